@@ -1,0 +1,87 @@
+"""One transform in two halves: the client's makes an update an integer vector, the server's makes the sum a mean."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto.entropy import Entropy, SystemEntropy
+from secfed.crypto.prg import SEED_BYTES
+from secfed.encoding.fixed_point import FixedPoint
+from secfed.encoding.flatten import Structure, Update, flatten, structure, unflatten
+from secfed.errors import EncodingError
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Flatten, clip, round and weigh; and back.
+
+    Args:
+        structure: Names, shapes and dtypes that every update must have.
+        fixed_point: How values become integers.
+
+    Client and server hold the same pipeline; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
+    """
+
+    structure: Structure
+    fixed_point: FixedPoint
+
+    @classmethod
+    def of(cls, example: Update, *, clip: float, clients: int, max_weight: int = 1, bits: int = 16) -> "Pipeline":
+        """Make the pipeline for updates that look like an example (the model, say).
+
+        Args:
+            example: Array, or list or dictionary of arrays.
+            clip: Values are clipped to [-clip, clip].
+            clients: Most clients in one sum.
+            max_weight: Largest weight of a client, public.
+            bits: Bits of a rounded value.
+
+        Raises:
+            ConfigError: The parameters do not fit together.
+            EncodingError: The example is no update.
+        """
+        return cls(structure(example), FixedPoint(clip, bits, clients, max_weight))
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector: one for each value, one for the weight."""
+        return self.structure.size + 1
+
+    @property
+    def modulus_bits(self) -> int:
+        """Bits of an entry."""
+        return self.fixed_point.modulus_bits
+
+    @property
+    def context(self) -> bytes:
+        """What binds a session to these parameters."""
+        return self.fixed_point.context(self.structure.size)
+
+    def check(self, update: Update) -> npt.NDArray[np.floating[Any]]:
+        """Flatten an update of the right structure.
+
+        Raises:
+            EncodingError: Names, shapes or dtypes differ, or a value is not finite.
+        """
+        if difference := self.structure.difference(structure(update)):
+            raise EncodingError(difference)
+        values = flatten(update)
+        if not np.isfinite(values).all():
+            raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
+        return values
+
+    def encode(self, update: Update, weight: int, *, entropy: Entropy | None = None) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Encode one client's update: shape `(length,)`, modulo `2**modulus_bits`.
+
+        Raises:
+            EncodingError: The update or the weight does not fit; nothing has been sent.
+        """
+        seed = (entropy or SystemEntropy()).draw("rounding", SEED_BYTES)
+        return self.fixed_point.encode(self.check(update), weight, seed=seed)
+
+    def decode(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[Update, int]:
+        """Decode the sum to the weighted mean, with the structure of one update, and the sum of the weights."""
+        values, weight = self.fixed_point.decode(total)
+        return unflatten(values, self.structure), weight

@@ -1,0 +1,123 @@
+"""Everything the server saw in a session, byte for byte: what attacks and audits are given, and nothing else."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.aggregation.pipeline import Pipeline
+from secfed.encoding.flatten import Update, flatten
+from secfed.errors import EncodingError
+from secfed.secagg.config import Config
+from secfed.secagg.messages import MaskedInputCollectionResponse
+from secfed.secagg.packing import unpack
+from secfed.secagg.session import Direction
+from secfed.secagg.stages import Stage
+
+# Chance of calling a hidden update visible: one in a billion.
+_SIGNIFICANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message between the server and a client."""
+
+    stage: Stage
+    direction: Direction
+    client_id: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resemblance:
+    """How much one client's contribution, as the server saw it, looks like an update.
+
+    Attributes:
+        correlation: Pearson correlation with the update's values: 1 where the server saw it, about 0 where it did not.
+        correlation_p_value: Chance of at least this correlation if the contribution is uniform noise.
+        uniformity_p_value: Chi-square test that the contribution is uniform over the ring (of floats: 0, they are not).
+    """
+
+    correlation: float
+    correlation_p_value: float
+    uniformity_p_value: float
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the contribution cannot be told from uniform noise (wrong once in a billion times)."""
+        return min(self.correlation_p_value, self.uniformity_p_value) > _SIGNIFICANCE
+
+
+@dataclass
+class Transcript:
+    """What the server saw.
+
+    Attributes:
+        protection: `"plain"` or `"secagg"`.
+        pipeline: The public encoding.
+        config: The session's public parameters; None without a protocol.
+        entries: Every message in order.
+        total: What the server ends with: the sum modulo `2**modulus_bits` (plain: the weighted mean), flat.
+        survivors: Ids of the clients in the sum.
+    """
+
+    protection: Literal["plain", "secagg"]
+    pipeline: Pipeline
+    config: Config | None = None
+    entries: list[Entry] = field(default_factory=list, repr=False)
+    total: npt.NDArray[Any] | None = field(default=None, repr=False)
+    survivors: tuple[int, ...] = ()
+
+    def record(self, stage: Stage, direction: Direction, client_id: int, data: bytes) -> None:
+        """Append one message."""
+        self.entries.append(Entry(stage, direction, client_id, data))
+
+    def contribution(self, client_id: int) -> npt.NDArray[Any]:
+        """Return the vector that a client sent, as the server can read it, without the entry of the weight.
+
+        Returns:
+            Plain: the update's values. SecAgg: the masked vector. Shape `(size,)`.
+
+        Raises:
+            EncodingError: The client sent none.
+        """
+        for entry in self.entries:
+            asked = entry.stage is Stage.MASKED_INPUT_COLLECTION and entry.direction == "to_server"
+            if asked and entry.client_id == client_id:
+                if self.config is None:
+                    return np.frombuffer(entry.data, "<f8")[1:]
+                payload = MaskedInputCollectionResponse.from_bytes(entry.data).masked
+                return unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)[:-1]
+        raise EncodingError(f"client {client_id} sent no input in this session")
+
+    def resemblance(self, client_id: int, update: Update) -> Resemblance:
+        """Hold a client's contribution, as the server saw it, against an update.
+
+        Raises:
+            EncodingError: The client sent none, or the update has another structure or fewer than 64 values.
+        """
+        from scipy import stats  # slow to import, and needed here alone
+
+        values = flatten(update).astype(np.float64)
+        seen = self.contribution(client_id)
+        if len(values) != len(seen) or len(values) < 64:
+            raise EncodingError(f"the update has {len(values)} values and the contribution {len(seen)}, needed the same number, at least 64")
+        bits = None if self.config is None else self.config.modulus_bits
+        # The values enter as ranks or as they are; against uniform noise the correlation is 0 either way.
+        correlation, correlation_p = stats.pearsonr(_centred(seen, bits), values)
+        if bits is None:
+            return Resemblance(float(correlation), float(correlation_p), 0.0)
+        cells = min(8, bits)
+        counts = np.bincount((seen >> np.array(bits - cells, seen.dtype)).astype(np.int64), minlength=1 << cells)
+        if len(values) < 5 << cells:  # too few values for that many cells
+            counts = counts.reshape(4, -1).sum(axis=1)
+        return Resemblance(float(correlation), float(correlation_p), float(stats.chisquare(counts).pvalue))
+
+
+def _centred(seen: npt.NDArray[Any], bits: int | None) -> npt.NDArray[np.float64]:
+    """Read ring elements as signed numbers, floats as they are."""
+    if bits is None:
+        return seen.astype(np.float64)
+    shift = np.uint64(64 - bits)
+    return ((seen.astype(np.uint64) << shift).view(np.int64) >> np.int64(64 - bits)).astype(np.float64)

@@ -1,0 +1,35 @@
+"""AES-128-GCM under keys that are used once."""
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from secfed.errors import SecFedError
+
+TAG_BYTES = 16
+# A fixed nonce is sound only because every key seals exactly one message: keys are fresh per session, pair and direction.
+_NONCE = bytes(12)
+
+
+class OpenError(SecFedError):
+    """A sealed message was altered, or sealed under another key or other associated data."""
+
+
+def seal(key: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+    """Encrypt and authenticate; `key` has 16 bytes and must never seal a second message.
+
+    Returns:
+        `len(plaintext) + 16` bytes.
+    """
+    return AESGCM(key).encrypt(_NONCE, plaintext, associated_data)
+
+
+def open(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
+    """Decrypt what `seal` made.
+
+    Raises:
+        OpenError: It was not made with this key and this associated data.
+    """
+    try:
+        return AESGCM(key).decrypt(_NONCE, sealed, associated_data)
+    except (InvalidTag, ValueError):
+        raise OpenError("the sealed message does not open") from None

@@ -1,0 +1,62 @@
+"""Randomness by label: from the operating system, or derived from a seed for tests and published vectors.
+
+A seed makes every secret predictable, so `SeededEntropy` exists only inside `with predictable_secrets():`; outside it is refused.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from secfed.crypto.agreement import derive
+from secfed.crypto.prg import keystream
+from secfed.errors import ConfigError
+
+_predictable: ContextVar[bool] = ContextVar("predictable", default=False)
+
+
+class Entropy(Protocol):
+    """A source of secret bytes."""
+
+    def draw(self, label: str, size: int) -> bytes:
+        """Return `size` bytes; `label` says what they are for."""
+
+
+class SystemEntropy:
+    """The operating system's generator; the label plays no part."""
+
+    def draw(self, label: str, size: int) -> bytes:
+        """Return `size` fresh bytes."""
+        return os.urandom(size)
+
+
+class SeededEntropy:
+    """Bytes that follow from a seed and a label, for vectors and tests.
+
+    Raises:
+        ConfigError: Built outside `predictable_secrets()`.
+
+    Source: `protocols/secagg/README.md`, section 6.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        if not _predictable.get():
+            raise ConfigError("a seed makes every secret predictable: real sessions draw from the operating system, found a seed")
+        if len(seed) != 32:
+            raise ConfigError(f"the seed has {len(seed)} bytes, needs 32")
+        self._seed = seed
+
+    def draw(self, label: str, size: int) -> bytes:
+        """Return the `size` bytes that the seed gives for this label, always the same."""
+        return keystream(derive(self._seed, b"", b"secfed/entropy/v1 " + label.encode(), 32), size)
+
+
+@contextmanager
+def predictable_secrets() -> Iterator[None]:
+    """Allow `SeededEntropy` inside this block: for tests and vectors, never where data are real."""
+    token = _predictable.set(True)
+    try:
+        yield
+    finally:
+        _predictable.reset(token)

@@ -1,0 +1,98 @@
+"""Seeds to vectors: AES-128-CTR keystream, added to a vector in cache-sized chunks.
+
+A seed has 32 bytes: the AES key, then the initial counter block. The keystream is read as little-endian unsigned integers of the vector's own dtype.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+
+SEED_BYTES = 32
+BLOCK_BYTES = 16
+# The keystream chunk and the accumulator's slice stay in the second-level cache together.
+CHUNK_BYTES = 1 << 17
+# Below this much keystream a second thread costs more than it brings.
+_THREAD_BYTES = 1 << 22
+
+Vector = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def keystream(seed: bytes, size: int) -> bytes:
+    """Return the first `size` bytes of the keystream (SP 800-38A, section 6.5)."""
+    return _cipher(seed).update(bytes(size))
+
+
+def expand(seed: bytes, length: int, dtype: npt.DTypeLike) -> Vector:
+    """Expand a seed to a vector.
+
+    Args:
+        seed: 32 bytes.
+        length: Number of entries.
+        dtype: Unsigned integer type of the entries.
+
+    Returns:
+        Vector of shape `(length,)`.
+    """
+    vector = np.zeros(length, dtype)
+    accumulate(vector, [seed], [])
+    return vector
+
+
+def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], threads: int | None = None) -> None:
+    """Add and subtract the masks of many seeds, in place, modulo the dtype's range.
+
+    Args:
+        vector: Shape `(length,)`, unsigned, contiguous.
+        added: Seeds whose masks are added.
+        subtracted: Seeds whose masks are subtracted.
+        threads: How many threads may share the work, by default one for each usable core (`cryptography` from version 50 releases the interpreter lock;
+            before that one thread is as fast).
+    """
+    size = vector.nbytes
+    count = len(added) + len(subtracted)
+    if count == 0 or size == 0:
+        return
+    if size <= CHUNK_BYTES or size * count < _THREAD_BYTES:
+        threads = 1
+    elif threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Every thread takes one contiguous part of the vector, cut at a cipher block, and all seeds.
+    part = -(-size // (threads * BLOCK_BYTES)) * BLOCK_BYTES
+    spans = [(start, min(start + part, size)) for start in range(0, size, part)]
+    if len(spans) == 1:
+        return _accumulate_span(vector, added, subtracted, *spans[0])
+    with ThreadPoolExecutor(len(spans)) as pool:
+        for future in [pool.submit(_accumulate_span, vector, added, subtracted, *span) for span in spans]:
+            future.result()  # an exception in a thread must not leave half a mask behind in silence
+
+
+def _accumulate_span(vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], start: int, stop: int) -> None:
+    """Treat the bytes from `start` to `stop` of a vector, chunk by chunk."""
+    target = vector[start // vector.itemsize : -(-stop // vector.itemsize)]
+    chunk = min(CHUNK_BYTES, stop - start)
+    zeros, stream = np.zeros(chunk, np.uint8), np.empty(chunk, np.uint8)
+    words = stream.view(vector.dtype.newbyteorder("<"))
+    step = chunk // vector.itemsize
+    operations = [(_cipher(seed, start // BLOCK_BYTES), np.add) for seed in added]
+    operations += [(_cipher(seed, start // BLOCK_BYTES), np.subtract) for seed in subtracted]
+    # Chunk outside, seeds inside: the slice of the vector is fetched once and takes all masks while it is in the cache.
+    for position in range(0, len(target), step):
+        piece = target[position : position + step]
+        short = len(piece) * vector.itemsize
+        source, sink = (zeros, stream) if short == chunk else (zeros[:short], stream[:short])
+        mask = words[: len(piece)]
+        for cipher, operation in operations:
+            cipher.update_into(source, sink)
+            operation(piece, mask, out=piece)
+
+
+def _cipher(seed: bytes, block: int = 0) -> CipherContext:
+    """Return the keystream of a seed from the given 16-byte block on."""
+    counter = int.from_bytes(seed[16:32], "big") + block
+    nonce = (counter % (1 << 128)).to_bytes(16, "big") if block else seed[16:32]
+    return Cipher(algorithms.AES(seed[:16]), modes.CTR(nonce)).encryptor()

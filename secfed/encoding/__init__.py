@@ -1,0 +1,1 @@
+"""Real arrays to vectors of integers and back: flattening and fixed point."""

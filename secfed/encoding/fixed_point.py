@@ -1,0 +1,143 @@
+"""Real values to integers whose weighted sum cannot overflow: clip, scale, round at random without bias, weigh.
+
+Source: `protocols/encoding/README.md`; stochastic rounding as in Kairouz, Liu, Steinke 2021 section 4, without the conditional part.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto import prg
+from secfed.errors import ConfigError, EncodingError
+
+Vector = npt.NDArray[np.unsignedinteger[Any]]
+# Values treated at a time: temporaries stay in the cache.
+_CHUNK = 1 << 15
+_RANDOM_STEPS = 2.0**-32
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """How values become integers; public, and the same for all clients of a sum.
+
+    Args:
+        clip: Values are clipped to [-clip, clip].
+        bits: A value becomes one of `2**bits - 1` whole numbers, symmetric about 0; 2 to 32.
+        clients: Most vectors in one sum.
+        max_weight: Largest weight of a client.
+
+    Raises:
+        ConfigError: A parameter is out of range, or the sum would need more than 64 bits.
+
+    The 100/200/300-sample example of FedAvg:
+
+    >>> import numpy as np
+    >>> fixed = FixedPoint(clip=4.0, bits=16, clients=3, max_weight=300)
+    >>> updates, weights = [np.array([1.0]), np.array([2.0]), np.array([3.0])], [100, 200, 300]
+    >>> vectors = [fixed.encode(update, weight, seed=bytes(32)) for update, weight in zip(updates, weights)]
+    >>> values, total = fixed.decode(sum(vectors) % 2**fixed.modulus_bits)
+    >>> total, round(float(values[0]), 3)  # (100*1 + 200*2 + 300*3) / 600
+    (600, 2.333)
+    """
+
+    clip: float
+    bits: int = 16
+    clients: int = 1
+    max_weight: int = 1
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.clip) and self.clip > 0):
+            raise ConfigError(f"clip {self.clip} must be a positive finite number")
+        if not 2 <= self.bits <= 32:
+            raise ConfigError(f"bits {self.bits} must be from 2 to 32")
+        if self.clients < 1 or self.max_weight < 1:
+            raise ConfigError(f"clients {self.clients} and max_weight {self.max_weight} must be at least 1")
+        if self.modulus_bits > 64:
+            found = f"{self.clients} clients of weight up to {self.max_weight} at {self.bits} bits"
+            raise ConfigError(f"{found} need {self.modulus_bits} bits for their sum, 64 are the most: lower bits or max_weight")
+
+    @property
+    def levels(self) -> int:
+        """The whole number that `clip` becomes."""
+        return int((1 << (self.bits - 1)) - 1)
+
+    @property
+    def modulus_bits(self) -> int:
+        """Bits of the ring: just enough that the signed sum of all clients at full weight and clip fits."""
+        return (self.clients * self.max_weight * self.levels).bit_length() + 1
+
+    def context(self, values: int) -> bytes:
+        """Return the text that binds a secure-aggregation session to these parameters."""
+        spec = f"clip={float(self.clip).hex()} bits={self.bits} max_weight={self.max_weight} values={values}"
+        return b"secfed/encoding/v1 " + spec.encode()
+
+    def clipped(self, values: npt.NDArray[np.floating[Any]]) -> int:
+        """Count the values beyond the clip."""
+        return int(np.count_nonzero(np.abs(values) > self.clip))
+
+    def encode(self, values: npt.NDArray[np.floating[Any]], weight: int, *, seed: bytes) -> Vector:
+        """Encode one client's contribution.
+
+        Args:
+            values: Shape `(size,)`, finite.
+            weight: Whole number in [1, max_weight].
+            seed: 32 bytes that decide how values are rounded; fresh for every contribution.
+
+        Returns:
+            Shape `(size + 1,)`, modulo `2**modulus_bits`, in the narrowest unsigned dtype: weight times each rounded value, then the weight.
+
+        Raises:
+            EncodingError: A value is not finite, or the weight is not allowed.
+        """
+        if isinstance(weight, bool) or not isinstance(weight, int | np.integer):
+            if not float(weight).is_integer():
+                raise EncodingError(f"weight {weight} must be a whole number: multiply all weights and round them")
+            weight = int(weight)
+        if not 1 <= weight <= self.max_weight:
+            raise EncodingError(f"weight {weight} must be from 1 to max_weight {self.max_weight}")
+        if values.ndim != 1:
+            raise EncodingError(f"values have shape {values.shape}, needed one dimension")
+        width = next(width for width in (8, 16, 32, 64) if width >= self.modulus_bits)
+        vector = np.empty(len(values) + 1, f"u{width // 8}")
+        random = prg.expand(seed, len(values), np.uint32)
+        scale = self.levels / self.clip
+        wrapped = vector.view(f"i{width // 8}")
+        for start in range(0, len(values), _CHUNK):
+            piece = values[start : start + _CHUNK].astype(np.float64)
+            if not np.isfinite(piece).all():
+                raise EncodingError(f"value {start + int(np.argmin(np.isfinite(piece)))} is not finite")
+            np.clip(piece, -self.clip, self.clip, out=piece)
+            piece *= scale
+            floor = np.floor(piece)
+            piece -= floor
+            # r < fraction * 2^32, with both sides scaled by a power of two: the same comparison.
+            floor += random[start : start + _CHUNK] * _RANDOM_STEPS < piece
+            np.clip(floor, -self.levels, self.levels, out=floor)
+            whole = floor.astype(np.int64)
+            whole *= weight  # in whole numbers: the product may be too long for a float64
+            wrapped[start : start + len(whole)] = whole
+        vector[-1] = weight
+        if width > self.modulus_bits:
+            vector &= vector.dtype.type((1 << self.modulus_bits) - 1)
+        return vector
+
+    def decode(self, total: Vector) -> tuple[npt.NDArray[np.float64], int]:
+        """Decode a sum.
+
+        Args:
+            total: The sum modulo `2**modulus_bits`, shape `(size + 1,)`.
+
+        Returns:
+            The weighted mean, shape `(size,)`, and the sum of the weights.
+
+        Raises:
+            EncodingError: The weights sum to 0 or less: the sum is not one of such vectors.
+        """
+        shift = 64 - self.modulus_bits
+        signed = (total.astype(np.uint64) << np.uint64(shift)).view(np.int64) >> np.int64(shift)
+        weight = int(signed[-1])
+        if weight <= 0:
+            raise EncodingError(f"the weights sum to {weight}, needed at least 1: this is no sum of encoded vectors")
+        return signed[:-1] / weight * (self.clip / self.levels), weight

@@ -1,0 +1,115 @@
+"""A model update of any shape to one flat array and back; and the hash of a model.
+
+An update is an array, or a list, tuple or dictionary of updates. Dictionaries are taken in the order of their keys sorted as strings. Source: `protocols/encoding/README.md`, section 5.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.errors import EncodingError
+
+Update = Any  # an array, or lists, tuples and dictionaries of arrays, nested
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The names, shapes and dtypes of an update, so that a flat array can become one again."""
+
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype[Any], ...]
+    example: Update
+
+    @property
+    def size(self) -> int:
+        """Values in all arrays together."""
+        return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes)
+
+    def difference(self, other: "Structure") -> str:
+        """Say where another update differs, or nothing ("")."""
+        if self.paths != other.paths:
+            odd = sorted(set(self.paths) ^ set(other.paths))
+            return f"arrays {odd[:3]} are in one but not in the other" if odd else "the arrays come in another order"
+        for path, shape, other_shape in zip(self.paths, self.shapes, other.shapes, strict=True):
+            if shape != other_shape:
+                return f"{path or 'the array'} has shape {other_shape}, needed {shape}"
+        for path, dtype, other_dtype in zip(self.paths, self.dtypes, other.dtypes, strict=True):
+            if dtype != other_dtype:
+                return f"{path or 'the array'} has dtype {other_dtype}, needed {dtype}"
+        return ""
+
+
+def structure(update: Update) -> Structure:
+    """Describe an update.
+
+    Raises:
+        EncodingError: It holds no arrays, or something that is no array of floating-point numbers.
+    """
+    leaves = list(_leaves(update, ""))
+    if not leaves:
+        raise EncodingError("the update holds no array")
+    for path, array in leaves:
+        if array.dtype.kind != "f":
+            raise EncodingError(f"{path or 'the array'} has dtype {array.dtype}, needed floating-point numbers")
+    found = Structure(
+        tuple(path for path, _ in leaves),
+        tuple(array.shape for _, array in leaves),
+        tuple(array.dtype for _, array in leaves),
+        update,
+    )
+    if found.size == 0:
+        raise EncodingError("the update holds no value: all its arrays are empty")
+    return found
+
+
+def flatten(update: Update) -> npt.NDArray[np.floating[Any]]:
+    """Join all arrays, each in C order, to one of shape `(size,)`; of float64 unless all have one narrower dtype."""
+    arrays = [array.reshape(-1) for _, array in _leaves(update, "")]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def unflatten(values: npt.NDArray[np.floating[Any]], like: Structure) -> Update:
+    """Cut a flat array of shape `(size,)` into an update with the given structure; the inverse of `flatten`."""
+    ends = np.cumsum([int(np.prod(shape, dtype=np.int64)) for shape in like.shapes])
+    parts = np.split(values, ends[:-1])
+    arrays = zip(parts, like.shapes, like.dtypes, strict=True)
+    return _rebuild(like.example, iter([part.reshape(shape).astype(dtype) for part, shape, dtype in arrays]))
+
+
+def model_hash(model: Update) -> bytes:
+    """Return 32 bytes that stand for a model: its names, shapes, dtypes and every value."""
+    digest = hashlib.sha256(b"secfed/encoding/v1 model")
+    for path, array in _leaves(model, ""):
+        header = f"{path}\0{array.dtype.newbyteorder('<').str}\0{array.shape}\0".encode()
+        digest.update(len(header).to_bytes(4, "little") + header)
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return digest.digest()
+
+
+def _leaves(update: Update, path: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    if isinstance(update, Mapping):
+        if len({str(key) for key in update}) < len(update):
+            raise EncodingError(f"two names in {path or 'the update'} are the same as strings")
+        for key in sorted(update, key=str):
+            yield from _leaves(update[key], f"{path}/{key}" if path else str(key))
+    elif isinstance(update, Sequence) and not isinstance(update, str | bytes):
+        for i, part in enumerate(update):
+            yield from _leaves(part, f"{path}/{i}" if path else str(i))
+    elif isinstance(update, float | int):
+        raise EncodingError(f"{path or 'the update'} is a plain number, needed an array")
+    else:
+        yield path, np.asarray(update)
+
+
+def _rebuild(example: Update, arrays: Iterator[npt.NDArray[Any]]) -> Update:
+    if isinstance(example, Mapping):
+        parts = {key: _rebuild(example[key], arrays) for key in sorted(example, key=str)}
+        return {key: parts[key] for key in example}
+    if isinstance(example, Sequence) and not isinstance(example, str | bytes):
+        return [_rebuild(part, arrays) for part in example]
+    return next(arrays)

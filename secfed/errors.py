@@ -1,0 +1,100 @@
+"""The one tree of errors; each class says whose fault it is.
+
+Every error that secfed raises on purpose is a `SecFedError` (a wrong Python type raises plain `TypeError`). Texts say what was found and what was needed; they never
+hold a secret, so they may be sent to the other party or written to a log.
+"""
+
+
+class SecFedError(Exception):
+    """Something that secfed refuses or cannot do."""
+
+
+class ConfigError(SecFedError, ValueError):
+    """These parameters cannot work together; the caller has to change them."""
+
+
+class StageError(SecFedError):
+    """A method or message came out of turn; nothing has changed.
+
+    Attributes:
+        check: Number of the check in the protocol's specification, or "" where the caller's own code is at fault.
+    """
+
+    def __init__(self, message: str, check: str = "") -> None:
+        super().__init__(message)
+        self.check = check
+
+
+class EncodingError(SecFedError, ValueError):
+    """A value does not fit: not finite, wrong shape or type, out of range; nothing has been sent."""
+
+
+class ProtocolError(SecFedError):
+    """Another party broke the protocol, or too few of them remain.
+
+    Attributes:
+        check: Number of the check in the protocol's specification ("C7", "S4").
+    """
+
+    def __init__(self, message: str, check: str) -> None:
+        super().__init__(message)
+        self.check = check
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.args[0]}" if self.check else str(self.args[0])
+
+
+class MalformedMessageError(ProtocolError):
+    """These bytes are no message; whoever sent them, or the network, is at fault.
+
+    Attributes:
+        offset: Byte at which reading stopped.
+    """
+
+    def __init__(self, message: str, offset: int, check: str = "C1") -> None:
+        super().__init__(message, check)
+        self.offset = offset
+
+
+class FaultyClientError(ProtocolError):
+    """A client sent what no honest client sends.
+
+    The sender's transport identity is what is blamed: without authenticated transport this proves nothing about the person behind it.
+
+    Attributes:
+        client_id: The client to blame.
+    """
+
+    def __init__(self, message: str, client_id: int, check: str) -> None:
+        super().__init__(message, check)
+        self.client_id = client_id
+
+
+class FaultyServerError(ProtocolError):
+    """The server (or whoever speaks in its place) sent what no honest server sends; the client has erased its secrets."""
+
+
+class TooFewSurvivorsError(ProtocolError):
+    """Fewer clients remain than the threshold; nobody's fault, try again with a new cohort.
+
+    Attributes:
+        survivors: How many remain.
+        threshold: How many are needed.
+    """
+
+    def __init__(self, message: str, survivors: int, threshold: int) -> None:
+        super().__init__(message, "")
+        self.survivors = survivors
+        self.threshold = threshold
+
+
+class MissingExtraError(SecFedError, ImportError):
+    """An optional package is not installed.
+
+    Attributes:
+        extra: The extra to install, as in `pip install "secfed[cli]"`.
+    """
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(f'{package} is not installed; it comes with the extra "{extra}": pip install "secfed[{extra}]"')
+        self.extra = extra

@@ -1,0 +1,44 @@
+"""FedAvg.
+
+H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: *Communication-Efficient Learning of Deep Networks from Decentralized Data*, AISTATS 2017, Algorithm 1.
+"""
+
+import numpy as np
+
+from secfed.aggregation.aggregators import Aggregator
+from secfed.encoding.flatten import Update, flatten, structure, unflatten
+from secfed.errors import ConfigError
+from secfed.federated.training import LocalUpdate, Model, Training
+
+
+class FedAvg(Training):
+    """The next model is the last one plus the weighted mean of the updates.
+
+    Args:
+        local_update: See `Training`.
+        aggregator: How updates become a mean.
+        learning_rate: Factor on the mean; 1 is the paper's.
+
+    Raises:
+        ConfigError: The learning rate is not positive.
+
+    >>> import numpy as np, secfed
+    >>> def local_update(model, data):  # one step of gradient descent on the mean square
+    ...     return data.mean(axis=0) - model, len(data)
+    >>> clients = [np.full((n, 2), float(value)) for n, value in [(100, 1), (200, 2), (300, 3)]]
+    >>> training = secfed.FedAvg(local_update, aggregator=secfed.SecAgg(threshold=2, clip=4.0))
+    >>> [report] = training.rounds(np.zeros(2), clients, count=1)
+    >>> report.survivors, np.round(report.model, 2).tolist()  # (100*1 + 200*2 + 300*3) / 600
+    ((1, 2, 3), [2.33, 2.33])
+    """
+
+    def __init__(self, local_update: LocalUpdate, *, aggregator: Aggregator, learning_rate: float = 1.0) -> None:
+        super().__init__(local_update, aggregator=aggregator)
+        if not learning_rate > 0:
+            raise ConfigError(f"learning_rate {learning_rate} must be positive")
+        self._learning_rate = learning_rate
+
+    def step(self, model: Model, mean: Update) -> Model:
+        """Add the mean to the model."""
+        values = flatten(model).astype(np.float64) + self._learning_rate * flatten(mean).astype(np.float64)
+        return unflatten(values, structure(model))

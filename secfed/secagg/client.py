@@ -1,0 +1,359 @@
+"""The client's half of a session: bytes in, bytes out; no socket, no clock.
+
+It believes nothing that it can recompute (session id, graph, who its holders are) and checks the rest; the numbers C1 to C22 are those of `protocols/secagg/README.md`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto import aead, shamir, signing
+from secfed.crypto.agreement import KEY_BYTES, KeyPair, is_sound
+from secfed.crypto.entropy import Entropy, SystemEntropy
+from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, StageError
+from secfed.secagg import binding, masking, messages, snapshot
+from secfed.secagg.config import Config, Policy
+from secfed.secagg.graph import Graph, Set
+from secfed.secagg.stages import KINDS, REQUEST, Stage, following
+from secfed.wire import Message, kind_of
+
+SEALED_BYTES = 2 * shamir.SHARE_BYTES + aead.TAG_BYTES
+
+
+class Client:
+    """One client in one session.
+
+    Args:
+        config: The session's parameters, from the application.
+        client_id: This client's id in `config.client_ids`.
+        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. It is copied.
+        policy: What this client insists on, whatever the configuration says.
+        signing_key: Its identity key (adversary `"malicious_server"` only).
+        directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"` only).
+        entropy: Source of secrets; by default the operating system's.
+        threads: Threads that expand masks, by default one for each usable core.
+
+    Raises:
+        ConfigError: No such client, or identity keys missing or superfluous.
+        EncodingError: The vector has the wrong shape, type or range.
+
+    Attributes:
+        stage: The stage whose request it awaits.
+
+    Security: The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors' vectors and nothing else about this one's. Against
+        a server that breaks the protocol this takes the adversary `"malicious_server"`. One object is one session: there is no way back and no reuse.
+    Source: Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        client_id: int,
+        vector: npt.ArrayLike,
+        *,
+        policy: Policy | None = None,
+        signing_key: signing.SigningKey | None = None,
+        directory: Mapping[int, bytes] | None = None,
+        entropy: Entropy | None = None,
+        threads: int | None = None,
+    ) -> None:
+        try:
+            self._number = config.number(client_id)
+        except KeyError:
+            raise ConfigError(f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration") from None
+        self._config = config
+        self._policy = policy or Policy()
+        self._directory = binding.check_directory(config, directory)
+        self._signing_key = binding.check_signing_key(config, client_id, signing_key, self._directory)
+        self._entropy: Entropy = entropy or SystemEntropy()
+        self._threads = threads
+        self.client_id = client_id
+        self.stage = Stage.ADVERTISE_KEYS
+        self._vector: npt.NDArray[np.unsignedinteger[Any]] | None = _checked_vector(vector, config)
+        # What the stages leave for each other; `_erase` forgets it.
+        self._nonce = self._session_id = self._signature = b""
+        self._channel: KeyPair | None = None
+        self._mask: KeyPair | None = None
+        self._self_seed = b""
+        self._advertised: Set = np.zeros(0, np.bool_)
+        self._shared: Set = np.zeros(0, np.bool_)
+        self._survivors: Set = np.zeros(0, np.bool_)
+        self._graph: Graph | None = None
+        self._opening_keys: dict[int, bytes] = {}  # by number of the sender
+        self._mask_keys: dict[int, bytes] = {}  # by number of the neighbor
+        self._shares: dict[int, bytes] = {}  # by number of the owner: mask key's share, self seed's share
+
+    def __repr__(self) -> str:
+        return f"Client(client_id={self.client_id}, stage={self.stage.name})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Client holds secrets and cannot be pickled; see to_bytes")
+
+    def receive(self, data: bytes) -> bytes:
+        """Take one message from the server and answer it.
+
+        Args:
+            data: A whole message.
+
+        Returns:
+            The response; empty if the message was the server's Abort.
+
+        Raises:
+            MalformedMessageError: C1; nothing has changed.
+            StageError: C2, a message out of turn or a second time; nothing has changed.
+            FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
+        """
+        kind = kind_of(data)
+        if kind not in KINDS:
+            raise MalformedMessageError(f"unknown kind of message {kind}", 1)
+        if self.stage in (Stage.DONE, Stage.ABORTED):  # C2
+            raise StageError(f"message of kind {kind} after the end of the session ({self.stage.name})", "C2")
+        if kind == messages.Abort.kind:
+            messages.Abort.from_bytes(data)
+            self._erase(Stage.ABORTED)
+            return b""
+        expected = REQUEST[self.stage]
+        if kind != expected.kind:  # C2
+            raise StageError(f"message of kind {kind} in stage {self.stage.name}, needed {expected.__name__}", "C2")
+        request: Any = expected.from_bytes(data)
+        try:
+            response: Message = getattr(self, f"_{self.stage.name.lower()}")(request)
+        except FaultyServerError:
+            self._erase(Stage.ABORTED)
+            raise
+        if self.stage is Stage.UNMASKING:
+            self._erase(Stage.DONE)
+        else:
+            self.stage = following(self.stage, self._config)
+        return response.to_bytes()
+
+    def abort(self, reason: str = "left") -> bytes:
+        """Leave the session and erase its secrets.
+
+        Args:
+            reason: ASCII, at most 64 characters, read by the server: a check's number, a word.
+
+        Returns:
+            The Abort message for the server.
+        """
+        self._erase(Stage.ABORTED)
+        return messages.Abort(reason.encode("ascii", "replace")[: messages.MAXIMUM_REASON]).to_bytes()
+
+    def to_bytes(self) -> bytes:
+        """Save this client between two stages, secrets included: whoever reads these bytes reads the vector.
+
+        Save **before** sending a response, so that a restarted client cannot answer the same request twice with something else. After the last response nothing can be resumed.
+        """
+        return snapshot.save_client(self)
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes,
+        *,
+        signing_key: signing.SigningKey | None = None,
+        directory: Mapping[int, bytes] | None = None,
+        policy: Policy | None = None,
+        threads: int | None = None,
+    ) -> Self:
+        """Resume a saved client; identity keys and policy come from the caller again.
+
+        Raises:
+            StageError: It had released its shares or aborted: a second answer could open somebody's vector.
+            MalformedMessageError: These bytes are no saved client.
+        """
+        return snapshot.resume_client(cls, data, signing_key=signing_key, directory=directory, policy=policy, threads=threads)
+
+    # One method for each stage, named after it. Each checks everything before it changes anything.
+
+    def _advertise_keys(self, request: messages.AdvertiseKeysRequest) -> Message:
+        config = self._config
+        if request.config_hash != config.hash:  # C3
+            raise FaultyServerError("the server runs another configuration than this client", "C3")
+        if objection := self._policy.objection(config):  # C4
+            raise FaultyServerError(objection, "C4")
+        self._nonce = request.nonce
+        self._channel = KeyPair(self._entropy.draw("channel_key", KEY_BYTES))
+        self._mask = KeyPair(self._entropy.draw("mask_key", KEY_BYTES))
+        keys = self._channel.public_bytes, self._mask.public_bytes
+        if self._signing_key:
+            self._signature = self._signing_key.sign(binding.advertisement(config, self._nonce, self.client_id, *keys))
+        return messages.AdvertiseKeysResponse(*keys, self._signature)
+
+    def _share_keys(self, request: messages.ShareKeysRequest) -> Message:
+        config, me = self._config, self._number
+        assert self._channel is not None and self._mask is not None
+        advertised = messages.set_from_bytes(request.advertised, len(config.client_ids))
+        members = np.flatnonzero(advertised)
+        channel_keys = messages.column(request.channel_keys, KEY_BYTES, len(members), "channel keys")
+        mask_keys = messages.column(request.mask_keys, KEY_BYTES, len(members), "mask keys")
+        signed = signing.SIGNATURE_BYTES if config.malicious_server else 0
+        signatures = messages.column(request.signatures, signed, len(members), "signatures") if signed else []
+        if not signed and request.signatures:
+            raise MalformedMessageError(f"{len(request.signatures)} bytes of signatures that nobody asked for", 0)
+        place = int(np.searchsorted(members, me))
+        own = (self._channel.public_bytes, self._mask.public_bytes, self._signature)
+        listed = (channel_keys[place], mask_keys[place], signatures[place] if signed else b"") if advertised[me] else ()
+        if listed != own:  # C5
+            raise FaultyServerError("this client's own keys are missing or altered", "C5")
+        if len({*channel_keys, *mask_keys}) < 2 * len(members):  # C6
+            raise FaultyServerError("two clients have the same public key", "C6")
+        if not all(map(is_sound, channel_keys)) or not all(map(is_sound, mask_keys)):  # C7
+            raise FaultyServerError("a public key is not canonical or of low order", "C7")
+        for i, signature in enumerate(signatures):  # C8
+            peer = config.client_ids[members[i]]
+            signed_keys = binding.advertisement(config, self._nonce, peer, channel_keys[i], mask_keys[i])
+            if not signing.verify(self._directory[peer], signature, signed_keys):
+                raise FaultyServerError(f"the keys of client {peer} are not signed by its identity key", "C8")
+        session_id = binding.session_id(config, self._nonce, request.advertised, request.channel_keys, request.mask_keys)
+        graph = Graph(config, advertised, session_id)
+        holders = graph.holders(me)
+        if len(holders) < config.threshold or len(members) < self._policy.minimum_cohort:  # C9
+            found = f"{len(members)} clients advertised keys, {len(holders)} hold this one's shares"
+            raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C9")
+        self._session_id, self._advertised, self._graph = session_id, advertised, graph
+        others = graph.neighbors(me)
+        places = dict(zip(others.tolist(), np.searchsorted(members, others).tolist(), strict=True))
+        self._mask_keys = {number: mask_keys[place] for number, place in places.items()}
+        shares = self._split(holders)
+        sealed = []
+        for number, share in zip(holders.tolist(), shares, strict=True):
+            if number == me:  # its own shares it keeps
+                self._shares[me] = share
+                continue
+            sealing_key, self._opening_keys[number] = binding.channel_keys(
+                self._channel, channel_keys[places[number]], session_id, self.client_id, config.client_ids[number]
+            )
+            data = binding.sealing_data(session_id, self.client_id, config.client_ids[number])
+            sealed.append(aead.seal(sealing_key, share, data))
+        self._channel = None
+        commitment = binding.commitment(session_id, self.client_id, self._self_seed)
+        return messages.ShareKeysResponse(commitment, b"".join(sealed))
+
+    def _split(self, holders: npt.NDArray[np.intp]) -> list[bytes]:
+        """Draw the self seed and split both secrets; one pair of shares for each holder."""
+        assert self._mask is not None
+        self._self_seed = self._entropy.draw("self_seed", shamir.SECRET_BYTES)
+        secrets = self._mask.private_bytes() + self._self_seed
+        coefficients = shamir.draw_coefficients(self._entropy, self._config.threshold, 2)
+        shares = shamir.split(secrets, self._config.threshold, self._config.ids[holders], coefficients)
+        data = shamir.shares_to_bytes(shares)
+        return [data[i : i + 2 * shamir.SHARE_BYTES] for i in range(0, len(data), 2 * shamir.SHARE_BYTES)]
+
+    def _masked_input_collection(self, request: messages.MaskedInputCollectionRequest) -> Message:
+        config, me, ids = self._config, self._number, self._config.client_ids
+        assert self._graph is not None and self._mask is not None and self._vector is not None
+        shared = messages.set_from_bytes(request.shared, len(ids))
+        if not shared[me] or (shared & ~self._advertised).any():  # C10
+            raise FaultyServerError("this client, or one that advertised no keys, is out of place among those that shared", "C10")
+        holders = self._graph.holders(me)
+        holders = holders[shared[holders]]
+        if len(holders) < config.threshold or int(shared.sum()) < self._policy.minimum_cohort:  # C11
+            found = f"{int(shared.sum())} clients shared, {len(holders)} of them hold this one's shares"
+            raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C11")
+        senders = holders[holders != me].tolist()
+        if len(request.sealed) % SEALED_BYTES:
+            raise MalformedMessageError(f"{len(request.sealed)} bytes are no whole sealed pairs of {SEALED_BYTES} bytes", 0)
+        if len(request.sealed) != SEALED_BYTES * len(senders):  # C12
+            found = f"{len(request.sealed)} bytes of sealed shares"
+            raise FaultyServerError(f"{found}, {len(senders)} of {SEALED_BYTES} bytes are needed", "C12")
+        opened = {}
+        for i, sender in enumerate(senders):
+            sealed = request.sealed[i * SEALED_BYTES : (i + 1) * SEALED_BYTES]
+            data = binding.sealing_data(self._session_id, ids[sender], self.client_id)
+            try:
+                opened[sender] = aead.open(self._opening_keys[sender], sealed, data)
+            except aead.OpenError:  # C13
+                raise FaultyServerError(f"the shares from client {ids[sender]} do not open", "C13") from None
+        if shamir.shares_from_bytes(b"".join(opened.values())) is None:  # C14
+            raise FaultyServerError("a share is not an element of the field", "C14")
+        added, subtracted = [binding.self_mask_seed(self._session_id, self.client_id, self._self_seed)], []
+        for number in self._mask_keys:
+            if shared[number]:
+                seed = binding.pair_seed(self._mask, self._mask_keys[number], self._session_id, self.client_id, ids[number])
+                (added if me < number else subtracted).append(seed)
+        kind = masking.create(config, self._session_id, self._threads)
+        payload = kind.mask(self._vector, added, subtracted)
+        self._shared = shared
+        self._shares = {number: self._shares[me] if number == me else opened[number] for number in holders.tolist()}
+        self._vector = self._mask = None
+        self._self_seed = b""
+        self._opening_keys, self._mask_keys = {}, {}
+        return messages.MaskedInputCollectionResponse(payload)
+
+    def _check_survivors(self, survivors: Set) -> None:
+        """C15 to C17, wherever the survivors are first announced."""
+        if (survivors & ~self._shared).any():  # C15
+            raise FaultyServerError("a survivor had not shared its keys", "C15")
+        if not survivors[self._number]:  # C16
+            raise FaultyServerError("this client is not among the survivors", "C16")
+        assert self._graph is not None
+        alive = int(survivors[self._graph.holders(self._number)].sum())
+        if alive < self._config.threshold or int(survivors.sum()) < self._policy.minimum_cohort:  # C17
+            found = f"{int(survivors.sum())} survivors, {alive} of them hold this client's shares"
+            raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {self._config.threshold}", "C17")
+
+    def _consistency_check(self, request: messages.ConsistencyCheckRequest) -> Message:
+        survivors = messages.set_from_bytes(request.survivors, len(self._config.client_ids))
+        self._check_survivors(survivors)
+        assert self._signing_key is not None
+        self._survivors = survivors
+        return messages.ConsistencyCheckResponse(self._signing_key.sign(binding.survivors(self._session_id, request.survivors)))
+
+    def _unmasking(self, request: messages.UnmaskingRequest) -> Message:
+        clients = len(self._config.client_ids)
+        survivors = messages.set_from_bytes(request.survivors, clients)
+        dropouts = messages.set_from_bytes(request.dropouts, clients)
+        signers = np.flatnonzero(messages.set_from_bytes(request.signers, clients))
+        signatures = messages.column(request.signatures, signing.SIGNATURE_BYTES, len(signers), "signatures")
+        if len(signers) and not self._config.malicious_server:
+            raise MalformedMessageError(f"{len(signers)} signers in a session without signatures", len(signers))
+        self._check_survivors(survivors)
+        if (survivors & dropouts).any():  # C18
+            raise FaultyServerError("the server asks for both shares of one client", "C18")
+        if ((survivors | dropouts) != self._shared).any():  # C19
+            raise FaultyServerError("survivors and dropouts together are not those that shared", "C19")
+        if self._config.malicious_server:
+            self._check_signatures(survivors, signers.tolist(), signatures, request.survivors)
+        size = shamir.SHARE_BYTES
+        shares = [
+            pair[size:] if survivors[number] else pair[:size]
+            for number, pair in sorted(self._shares.items())
+        ]
+        return messages.UnmaskingResponse(b"".join(shares))
+
+    def _check_signatures(self, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes) -> None:
+        """C20 to C22: enough holders have signed the same survivors as this client."""
+        if (survivors != self._survivors).any():  # C20
+            raise FaultyServerError("these are not the survivors that this client signed", "C20")
+        signed = binding.survivors(self._session_id, survivors_bytes)
+        for number, signature in zip(signers, signatures, strict=True):
+            peer = self._config.client_ids[number]
+            known = number in self._shares and survivors[number]
+            if not known or not signing.verify(self._directory[peer], signature, signed):  # C21
+                raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
+        own = self._config.complete and self._number not in signers
+        if len(signers) + own < self._config.threshold:  # C22
+            raise FaultyServerError(f"{len(signers) + own} signatures on the survivors, needed {self._config.threshold}", "C22")
+
+    def _erase(self, stage: Stage) -> None:
+        """Drop every secret; Python may keep copies of bytes until it reuses the memory."""
+        self.stage = stage
+        self._vector = self._channel = self._mask = self._graph = None
+        self._self_seed = b""
+        self._opening_keys, self._mask_keys, self._shares = {}, {}, {}
+
+
+def _checked_vector(vector: npt.ArrayLike, config: Config) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Copy the vector into the ring's dtype, or say why it does not fit."""
+    array = np.asarray(vector)
+    if array.shape != (config.length,):
+        raise EncodingError(f"the vector has shape {array.shape}, needs ({config.length},)")
+    if array.dtype.kind not in "ui":
+        raise EncodingError(f"the vector has dtype {array.dtype}, needs whole numbers")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >> config.modulus_bits:
+        raise EncodingError(f"the vector's entries run from {low} to {high}, needed 0 to 2**{config.modulus_bits} - 1")
+    return array.astype(config.dtype)

@@ -1,0 +1,269 @@
+"""What every party must agree on before a session, and what a client insists on whatever the server says."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto.field import P
+from secfed.errors import ConfigError, MalformedMessageError
+
+Adversary = Literal["semi_honest", "malicious_server"]
+Masking = Literal["aes128_ctr"]
+
+LABEL: Final = b"secfed/secagg/v1 "
+HASH_BYTES: Final = 32
+MAXIMUM_CLIENTS: Final = 1 << 24
+MAXIMUM_LENGTH: Final = 1 << 32
+MAXIMUM_CONTEXT: Final = 1024
+_ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
+_MASKINGS: Final[dict[Masking, int]] = {"aes128_ctr": 1}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The parameters of one session; server and clients must hold the same.
+
+    Args:
+        client_ids: The cohort: distinct whole numbers in [1, 2^31 - 2]. An id is also the coordinate of the client's Shamir shares.
+        threshold: Fewest clients (on a k-regular graph: fewest of a client's neighbors) that can unmask.
+        length: Entries of a vector.
+        modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
+        neighbors: Clients that share pair masks with one client; None is everyone (Bonawitz et al. 2017), an even number less than that a k-regular graph (Bell et al. 2020).
+            `parameters` chooses it with the threshold.
+        colluders: Most clients among one client's holders that may collude with the server.
+        adversary: `"semi_honest"`, or `"malicious_server"` with identity keys and a consistency check.
+        round: The training round.
+        model_hash: 32 bytes: the hash of the model being trained. Clients that were given different models cannot be aggregated.
+        masking: The kind of mask.
+        context: The application's own parameters, at most 1024 bytes; bound into every key, not read.
+
+    Raises:
+        ConfigError: These parameters cannot work together.
+
+    Source: `protocols/secagg/README.md`, section 2.1.
+    """
+
+    client_ids: tuple[int, ...]
+    threshold: int
+    length: int
+    modulus_bits: int = 32
+    neighbors: int = None  # type: ignore[assignment]  # None is replaced by the number of other clients
+    colluders: int = 0
+    adversary: Adversary = "semi_honest"
+    round: int = 0
+    model_hash: bytes = field(default=bytes(HASH_BYTES), repr=False)
+    masking: Masking = "aes128_ctr"
+    context: bytes = field(default=b"", repr=False)
+
+    def __init__(  # written out so that client_ids takes any iterable and neighbors takes None
+        self,
+        client_ids: Iterable[int],
+        threshold: int,
+        length: int,
+        modulus_bits: int = 32,
+        *,
+        neighbors: int | None = None,
+        colluders: int = 0,
+        adversary: Adversary = "semi_honest",
+        round: int = 0,
+        model_hash: bytes = bytes(HASH_BYTES),
+        masking: Masking = "aes128_ctr",
+        context: bytes = b"",
+    ) -> None:
+        ids = tuple(sorted(int(client_id) for client_id in client_ids))
+        values: dict[str, Any] = {
+            "client_ids": ids,
+            "threshold": threshold,
+            "length": length,
+            "modulus_bits": modulus_bits,
+            "neighbors": len(ids) - 1 if neighbors is None else neighbors,
+            "colluders": colluders,
+            "adversary": adversary,
+            "round": round,
+            "model_hash": model_hash,
+            "masking": masking,
+            "context": context,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self._check_fields()
+        self._check_thresholds()
+
+    def _check_fields(self) -> None:
+        n = len(self.client_ids)
+        if not 2 <= n <= MAXIMUM_CLIENTS:
+            raise ConfigError(f"{n} clients: needed 2 to {MAXIMUM_CLIENTS}; a sum of one is that one's vector")
+        if self.client_ids[0] < 1 or self.client_ids[-1] > P - 1:
+            raise ConfigError(f"client ids from {self.client_ids[0]} to {self.client_ids[-1]}: needed 1 to {P - 1}")
+        if len(set(self.client_ids)) < n:
+            raise ConfigError(f"{n - len(set(self.client_ids))} of {n} client ids occur twice: ids must be distinct")
+        for name, low, high in (
+            ("length", 1, MAXIMUM_LENGTH),
+            ("modulus_bits", 1, 64),
+            ("colluders", 0, n),
+            ("round", 0, (1 << 64) - 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or not low <= value <= high:
+                raise ConfigError(f"{name} {value!r} must be a whole number from {low} to {high}")
+        if self.adversary not in _ADVERSARIES:
+            raise ConfigError(f"adversary {self.adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
+        if self.masking not in _MASKINGS:
+            raise ConfigError(f"masking {self.masking!r} must be one of {', '.join(map(repr, _MASKINGS))}")
+        if len(self.model_hash) != HASH_BYTES:
+            raise ConfigError(f"model_hash has {len(self.model_hash)} bytes, needs {HASH_BYTES}")
+        if len(self.context) > MAXIMUM_CONTEXT:
+            raise ConfigError(f"context has {len(self.context)} bytes, at most {MAXIMUM_CONTEXT} are allowed")
+
+    def _check_thresholds(self) -> None:
+        n, t, k, c = len(self.client_ids), self.threshold, self.neighbors, self.colluders
+        if not isinstance(k, int | np.integer) or not 1 <= k <= n - 1:
+            raise ConfigError(f"neighbors {k!r} must be a whole number from 1 to {n - 1}, the other clients")
+        if k < n - 1 and k % 2:
+            raise ConfigError(f"neighbors {k} must be even, or {n - 1} for all other clients")
+        holders = f"{self.holders} {'clients' if self.complete else 'neighbors'}"
+        if not isinstance(t, int | np.integer) or not 2 <= t <= self.holders:
+            raise ConfigError(f"threshold {t!r} must be a whole number from 2 to {self.holders} ({holders})")
+        if t <= c:
+            raise ConfigError(f"threshold {t} must be more than {c} colluders, who could unmask by themselves")
+        if self.complete and 2 * t <= n:
+            raise ConfigError(f"threshold {t} must be more than half of {n} clients")
+        if self.adversary == "malicious_server" and 2 * t <= self.holders + c:
+            needed = (self.holders + c) // 2 + 1
+            raise ConfigError(f"threshold {t} must be at least {needed} against a malicious server with {holders} and {c} colluders")
+
+    @property
+    def complete(self) -> bool:
+        """Whether everyone masks with everyone (Bonawitz et al. 2017)."""
+        return self.neighbors == len(self.client_ids) - 1
+
+    @property
+    def holders(self) -> int:
+        """How many clients hold shares of one client's secrets: all on the complete graph, else its neighbors."""
+        return len(self.client_ids) if self.complete else self.neighbors
+
+    @property
+    def malicious_server(self) -> bool:
+        """Whether identity keys and the consistency check are used."""
+        return self.adversary == "malicious_server"
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The narrowest unsigned dtype that holds an entry."""
+        width = next(width for width in (8, 16, 32, 64) if width >= self.modulus_bits)
+        return np.dtype(f"u{width // 8}")
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The client ids as an array, ascending: entry i is the id of client number i."""
+        return np.array(self.client_ids, np.int64)
+
+    def number(self, client_id: int) -> int:
+        """Return a client's position in the ascending ids, from 0.
+
+        Raises:
+            KeyError: It is not in the cohort.
+        """
+        place = int(np.searchsorted(self.ids, client_id))
+        if place == len(self.ids) or self.ids[place] != client_id:
+            raise KeyError(client_id)
+        return place
+
+    def to_bytes(self) -> bytes:
+        """Encode every field, in the order of the specification."""
+        return b"".join(
+            (
+                len(self.client_ids).to_bytes(4, "little"),
+                self.ids.astype("<u4").tobytes(),
+                self.threshold.to_bytes(4, "little"),
+                self.length.to_bytes(8, "little"),
+                bytes((self.modulus_bits,)),
+                self.neighbors.to_bytes(4, "little"),
+                self.colluders.to_bytes(4, "little"),
+                bytes((_ADVERSARIES.index(self.adversary),)),
+                self.round.to_bytes(8, "little"),
+                self.model_hash,
+                bytes((_MASKINGS[self.masking],)),
+                len(self.context).to_bytes(4, "little"),
+                self.context,
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Decode a configuration, for transports that carry it to the clients (who hold it against their `Policy`).
+
+        Raises:
+            MalformedMessageError: These bytes are no configuration.
+            ConfigError: They are one, but its parameters cannot work together.
+        """
+        count = int.from_bytes(data[:4], "little")
+        if len(data) < 4 + 4 * count + 67 or len(data) != 4 + 4 * count + 67 + int.from_bytes(
+            data[4 * count + 67 : 4 * count + 71], "little"
+        ):
+            raise MalformedMessageError(f"{len(data)} bytes are no configuration of {count} clients", len(data))
+        rest = memoryview(data)[4 + 4 * count :]
+
+        def number(start: int, size: int) -> int:
+            return int.from_bytes(rest[start : start + size], "little")
+
+        if rest[21] >= len(_ADVERSARIES) or rest[62] not in _MASKINGS.values():
+            raise MalformedMessageError("unknown adversary or masking", 4 + 4 * count)
+        return cls(
+            np.frombuffer(data, "<u4", count, 4).tolist(),
+            number(0, 4),
+            number(4, 8),
+            rest[12],
+            neighbors=number(13, 4),
+            colluders=number(17, 4),
+            adversary=_ADVERSARIES[rest[21]],
+            round=number(22, 8),
+            model_hash=bytes(rest[30:62]),
+            masking=next(name for name, code in _MASKINGS.items() if code == rest[62]),
+            context=bytes(rest[67:]),
+        )
+
+    @cached_property
+    def hash(self) -> bytes:
+        """The 32-byte hash of every field, which all signatures and keys are bound to."""
+        return hashlib.sha256(LABEL + b"config" + self.to_bytes()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a client insists on; nothing that a server sends can lower it.
+
+    Args:
+        minimum_cohort: Fewest clients in the cohort, and in every later set of the session.
+        minimum_threshold: Least threshold.
+        minimum_neighbors: Fewest clients to share pair masks with.
+        minimum_colluders: Fewest colluders that the configuration must withstand.
+        adversary: `"malicious_server"` refuses sessions without identity keys and the consistency check.
+
+    Source: check C4.
+    """
+
+    minimum_cohort: int = 2
+    minimum_threshold: int = 2
+    minimum_neighbors: int = 1
+    minimum_colluders: int = 0
+    adversary: Adversary = "semi_honest"
+
+    def objection(self, config: Config) -> str:
+        """Say what a configuration lacks, or nothing ("")."""
+        for found, needed, what in (
+            (len(config.client_ids), self.minimum_cohort, "clients"),
+            (config.threshold, self.minimum_threshold, "as threshold"),
+            (config.neighbors, self.minimum_neighbors, "neighbors"),
+            (config.colluders, self.minimum_colluders, "colluders to be withstood"),
+        ):
+            if found < needed:
+                return f"the configuration has {found} {what}, this client's policy needs {needed}"
+        if self.adversary == "malicious_server" and not config.malicious_server:
+            return "the configuration is for a semi-honest server, this client's policy needs malicious_server"
+        return ""

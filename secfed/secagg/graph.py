@@ -1,0 +1,60 @@
+"""Who masks with whom: everyone (Bonawitz et al. 2017), or k neighbors on a ring that all committed keys have shuffled (Bell et al. 2020, section 3)."""
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto.prg import keystream
+from secfed.secagg.config import LABEL, Config
+
+Numbers = npt.NDArray[np.intp]
+Set = npt.NDArray[np.bool_]
+
+
+class Graph:
+    """The graph over the clients that advertised keys; every party computes it by itself.
+
+    Clients go by their number here: the position of their id among the configuration's ascending ids.
+
+    Args:
+        config: The session's configuration.
+        advertised: Who advertised keys, shape `(clients,)`.
+        session_id: 32 bytes; it depends on all keys.
+    """
+
+    def __init__(self, config: Config, advertised: Set, session_id: bytes) -> None:
+        self._members = np.flatnonzero(advertised)
+        self._complete = config.complete
+        self._half = config.neighbors // 2
+        # Too few clients for k distinct neighbors each: everyone neighbors everyone.
+        self._everyone = config.complete or len(self._members) - 1 <= config.neighbors
+        self._session_id = session_id
+
+    @cached_property
+    def _ring(self) -> Numbers:
+        seed = hashlib.sha256(LABEL + b"graph" + self._session_id).digest()
+        tags = np.frombuffer(keystream(seed, 8 * len(self._members)), ">u8")
+        return self._members[np.argsort(tags, kind="stable")]
+
+    @cached_property
+    def _place(self) -> Numbers:
+        """The position on the ring of each client number."""
+        place = np.empty(int(self._members[-1]) + 1, np.intp)
+        place[self._ring] = np.arange(len(self._ring))
+        return place
+
+    def neighbors(self, number: int) -> Numbers:
+        """Return the clients that share pair masks with one client, ascending."""
+        if self._everyone:
+            return self._members[self._members != number]
+        steps = np.concatenate((np.arange(-self._half, 0), np.arange(1, self._half + 1)))
+        return np.sort(self._ring[(self._place[number] + steps) % len(self._ring)])
+
+    def holders(self, number: int) -> Numbers:
+        """Return the clients that hold shares of one client's secrets, ascending; symmetric, like the graph.
+
+        On the complete graph a client holds a share of its own as well (Bonawitz et al., Figure 4), on a k-regular one it does not (Bell et al.).
+        """
+        return self._members if self._complete else self.neighbors(number)

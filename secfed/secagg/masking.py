@@ -1,0 +1,104 @@
+"""The seam between the protocol and its masks: seeds and vectors in, payload bytes out, and back to the sum.
+
+Client and server agree on seeds and know nothing of what is done with them. A second kind of masking is a class like `AesCtr` and a line in `_KINDS` (and a code in `config`).
+Source: Bonawitz et al. 2017, section 4 and Figure 4 (round 2).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto import prg
+from secfed.errors import MalformedMessageError
+from secfed.secagg import packing
+from secfed.secagg.config import Config
+
+Vector = npt.NDArray[np.unsignedinteger[Any]]
+
+
+class Accumulator(Protocol):
+    """The server's half: adds payloads as they arrive and takes the masks off their sum."""
+
+    def add(self, payload: bytes) -> None:
+        """Add one client's payload; refuse a malformed one before anything changes (MalformedMessageError)."""
+
+    def remove(self, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
+        """Take off the masks that clients had added and subtracted."""
+
+    def sum(self) -> Vector:
+        """Return the sum, shape `(length,)`, once all masks are off."""
+
+    def to_bytes(self) -> bytes:
+        """Save what has been added so far."""
+
+
+class Masking(Protocol):
+    """One kind of masking for one session."""
+
+    payload_bytes: int
+
+    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes]) -> bytes:
+        """Return the payload of a vector under the masks of these seeds."""
+
+    def accumulator(self, saved: bytes | None = None) -> Accumulator:
+        """Start a sum, or resume a saved one."""
+
+
+def create(config: Config, session_id: bytes, threads: int | None) -> Masking:
+    """Return the configuration's kind of masking for one session."""
+    return _KINDS[config.masking](config, session_id, threads)
+
+
+class AesCtr:
+    """Masks are AES-128-CTR keystreams; the payload is the masked vector, bit-packed."""
+
+    def __init__(self, config: Config, session_id: bytes, threads: int | None) -> None:
+        self._length, self._bits, self._dtype = config.length, config.modulus_bits, config.dtype
+        self._threads = threads
+        self.payload_bytes = packing.packed_bytes(config.length, config.modulus_bits)
+
+    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes]) -> bytes:
+        """Return the bit-packed masked vector; the vector itself becomes the masked one."""
+        prg.accumulate(vector, added, subtracted, self._threads)
+        return packing.pack(vector, self._bits)
+
+    def accumulator(self, saved: bytes | None = None) -> "_AesCtrSum":
+        """Start a sum, or resume a saved one."""
+        return _AesCtrSum(self._length, self._bits, self._dtype, self._threads, saved)
+
+
+class _AesCtrSum:
+    """One vector, whatever the number of clients."""
+
+    def __init__(self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | None) -> None:
+        self._bits, self._threads = bits, threads
+        self._total: Vector = np.zeros(length, dtype) if saved is None else np.frombuffer(saved, dtype).copy()
+
+    def add(self, payload: bytes) -> None:
+        length, bits = len(self._total), self._bits
+        needed = packing.packed_bytes(length, bits)
+        if len(payload) != needed:
+            raise MalformedMessageError(f"the masked vector has {len(payload)} bytes, needs {needed}", len(payload))
+        unused = -length * bits % 8
+        if payload[-1] >> (8 - unused):
+            raise MalformedMessageError("unused bits of the masked vector's last byte are not zero", needed - 1)
+        view = memoryview(payload)
+        for start in range(0, length, packing.CHUNK_ENTRIES):
+            target = self._total[start : start + packing.CHUNK_ENTRIES]
+            offset = start * bits // 8
+            piece = view[offset : offset + packing.packed_bytes(len(target), bits)]
+            target += packing.unpack(piece, len(target), bits, self._total.dtype)
+
+    def remove(self, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
+        prg.accumulate(self._total, subtracted, added, self._threads)
+
+    def sum(self) -> Vector:
+        return self._total & self._total.dtype.type((1 << self._bits) - 1)
+
+    def to_bytes(self) -> bytes:
+        return self._total.tobytes()
+
+
+_KINDS: dict[str, Any] = {"aes128_ctr": AesCtr}

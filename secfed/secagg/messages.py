@@ -1,0 +1,147 @@
+"""The messages of a session, and the two forms of data inside them: sets of clients and columns of equal parts.
+
+`<Stage>Request` goes from the server to a client, `<Stage>Response` back. `protocols/secagg/messages.json` says the same, and a test compares the two.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from secfed.crypto.agreement import KEY_BYTES
+from secfed.crypto.signing import SIGNATURE_BYTES
+from secfed.errors import MalformedMessageError
+from secfed.secagg.config import HASH_BYTES
+from secfed.secagg.graph import Set
+from secfed.wire import Message
+
+MAXIMUM_REASON = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AdvertiseKeysRequest(Message):
+    """Opens the session."""
+
+    kind: ClassVar[int] = 1
+    nonce: Annotated[bytes, 32]  # fresh from the server; makes the session id new even where all clients repeat themselves
+    config_hash: Annotated[bytes, HASH_BYTES]  # compared by the client with its own
+
+
+@dataclass(frozen=True, slots=True)
+class AdvertiseKeysResponse(Message):
+    """A client's fresh public keys."""
+
+    kind: ClassVar[int] = 2
+    channel_key: Annotated[bytes, KEY_BYTES]  # seals shares
+    mask_key: Annotated[bytes, KEY_BYTES]  # agrees on pair seeds
+    signature: bytes  # under the identity key; empty if the adversary is semi-honest
+
+
+@dataclass(frozen=True, slots=True)
+class ShareKeysRequest(Message):
+    """All keys of this session, the same for everyone."""
+
+    kind: ClassVar[int] = 3
+    advertised: bytes  # set: who advertised keys
+    channel_keys: bytes  # column over that set
+    mask_keys: bytes  # column over that set
+    signatures: bytes  # column over that set; empty if the adversary is semi-honest
+
+
+@dataclass(frozen=True, slots=True)
+class ShareKeysResponse(Message):
+    """Shares of a client's two secrets, sealed for each other holder."""
+
+    kind: ClassVar[int] = 4
+    commitment: Annotated[bytes, HASH_BYTES]  # to the self seed: lets the server recognise wrong shares of it
+    sealed: bytes  # column over the other holders
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedInputCollectionRequest(Message):
+    """What the others sealed for this client."""
+
+    kind: ClassVar[int] = 5
+    shared: bytes  # set: who has sent shares
+    sealed: bytes  # column over the other holders in that set
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedInputCollectionResponse(Message):
+    """A client's vector under its masks."""
+
+    kind: ClassVar[int] = 6
+    masked: bytes  # as the kind of masking writes it
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyCheckRequest(Message):
+    """Who is in the sum; only with a malicious server in mind."""
+
+    kind: ClassVar[int] = 7
+    survivors: bytes  # set
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyCheckResponse(Message):
+    """A client's signature on the one set of survivors that it accepts."""
+
+    kind: ClassVar[int] = 8
+    signature: Annotated[bytes, SIGNATURE_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskingRequest(Message):
+    """Asks for one share of each client: of the self seed of a survivor, of the mask key of a dropout."""
+
+    kind: ClassVar[int] = 9
+    survivors: bytes  # set
+    dropouts: bytes  # set: sent shares, but no masked input
+    signers: bytes  # set: the receiver's holders that signed; empty if the adversary is semi-honest
+    signatures: bytes  # column over the signers
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskingResponse(Message):
+    """One share for each client whose shares the sender holds; which kind follows from the survivors, so never both."""
+
+    kind: ClassVar[int] = 10
+    shares: bytes  # column over the holders that sent shares
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Message):
+    """Either side ends its part in the session."""
+
+    kind: ClassVar[int] = 255
+    reason: bytes  # ASCII, at most 64 bytes: a check's number or a word, never more
+
+
+def set_to_bytes(members: Set) -> bytes:
+    """Encode a set of clients as a bitmap over their numbers."""
+    return np.packbits(members, bitorder="little").tobytes()
+
+
+def set_from_bytes(data: bytes, clients: int) -> Set:
+    """Decode a set of clients, shape `(clients,)`.
+
+    Raises:
+        MalformedMessageError: C1, wrong length or bits beyond the last client.
+    """
+    if len(data) != -(-clients // 8):
+        raise MalformedMessageError(f"a set of {clients} clients has {len(data)} bytes, needs {-(-clients // 8)}", 0)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    if bits[clients:].any():
+        raise MalformedMessageError(f"a set has members beyond the {clients} clients", len(data) - 1)
+    return bits[:clients].view(np.bool_)
+
+
+def column(data: bytes, part_bytes: int, parts: int, what: str) -> list[bytes]:
+    """Cut a column into its parts.
+
+    Raises:
+        MalformedMessageError: C1, the length is not that of so many parts.
+    """
+    if len(data) != part_bytes * parts:
+        raise MalformedMessageError(f"{what} have {len(data)} bytes, {parts} of {part_bytes} bytes are needed", len(data))
+    return [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]

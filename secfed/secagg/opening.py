@@ -1,0 +1,147 @@
+"""From the holders' shares back to secrets, many owners at once; wrong shares are found and their senders named."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto import shamir
+from secfed.crypto.agreement import KeyPair
+from secfed.crypto.field import Elements
+from secfed.errors import FaultyClientError
+from secfed.secagg import binding
+from secfed.secagg.config import Config
+from secfed.secagg.graph import Graph, Set
+
+# Field elements in a batch of owners, with their coordinates' differences: bounds memory.
+_BATCH_ELEMENTS = 1 << 22
+
+
+class _Accepts(Protocol):
+    def __call__(self, owner: int, secret: bytes) -> bool: ...
+
+
+class Opener:
+    """Combines the shares of one session.
+
+    Args:
+        config: The session's parameters.
+        graph: Who holds whose shares.
+        shared: The owners: who had sent shares.
+        unmaskers: The holders that answered.
+        shares: Their answers: one share for each owner whose shares they hold, ascending.
+
+    Attributes:
+        faults: The holders whose shares were found wrong.
+    """
+
+    def __init__(self, config: Config, graph: Graph, shared: Set, unmaskers: Set, shares: Mapping[int, bytes]) -> None:
+        self._config, self._graph, self._shared = config, graph, shared
+        self._shares = {number: np.frombuffer(data, "<u4").reshape(-1, shamir.LIMBS) for number, data in shares.items()}
+        self._unmaskers = np.flatnonzero(unmaskers).tolist()
+        self._liars: set[int] = set()
+        self.faults: list[FaultyClientError] = []
+
+    def mask_keys(self, public_keys: Mapping[int, bytes]) -> dict[int, KeyPair]:
+        """Combine the mask keys of dropouts, by number.
+
+        Raises:
+            FaultyClientError: S12, an owner's shares give no key that fits its public key.
+        """
+        pairs: dict[int, KeyPair] = {}
+
+        def accepts(owner: int, secret: bytes) -> bool:
+            pairs[owner] = KeyPair(secret)
+            return pairs[owner].public_bytes == public_keys[owner]
+
+        self._open(list(public_keys), accepts, "S12")
+        return pairs
+
+    def self_seeds(self, owners: Sequence[int], commitments: Mapping[int, bytes], session_id: bytes) -> dict[int, bytes]:
+        """Combine the self seeds of survivors, by number.
+
+        Raises:
+            FaultyClientError: S13, an owner's shares give no seed that opens its commitment.
+        """
+
+        def accepts(owner: int, secret: bytes) -> bool:
+            return binding.commitment(session_id, self._config.client_ids[owner], secret) == commitments[owner]
+
+        return self._open(owners, accepts, "S13")
+
+    def _open(self, owners: Sequence[int], accepts: _Accepts, check: str) -> dict[int, bytes]:
+        opened: dict[int, bytes] = {}
+        size = max(1, _BATCH_ELEMENTS // (self._config.threshold * max(shamir.LIMBS, self._config.threshold)))
+        if self._config.complete:  # all owners have the same coordinates: one set of weights for all
+            size = max(1, _BATCH_ELEMENTS // (self._config.threshold * shamir.LIMBS))
+        pending = list(owners)
+        while pending:
+            batch = np.array(pending[:size], np.intp)
+            points, shares = self._first_shares(batch)
+            same = bool((points == points[0]).all())
+            weights = shamir.lagrange_weights(points[0] if same else points)
+            done = 0
+            for owner, limbs in zip(batch.tolist(), shamir.combine(weights, shares), strict=True):
+                done += 1
+                secret = shamir.from_limbs(limbs)
+                if secret is None or not accepts(owner, secret):
+                    opened[owner] = self._repair(owner, accepts, check)
+                    break  # the rest of the batch is combined anew, without the liars
+                opened[owner] = secret
+            pending = pending[done:]
+        return opened
+
+    def _first_shares(self, owners: npt.NDArray[np.intp]) -> tuple[Elements, Elements]:
+        """Return, for each owner, coordinates and shares of its first holders that answered, as many as the threshold."""
+        threshold = self._config.threshold
+        points = np.zeros((len(owners), threshold), np.uint64)
+        shares = np.zeros((len(owners), threshold, shamir.LIMBS), np.uint64)
+        counts = np.zeros(len(owners), np.intp)
+        row = np.full(len(self._shared), -1, np.intp)
+        row[owners] = np.arange(len(owners))
+        for holder, held in self._held():
+            rows = row[held]
+            slots = np.flatnonzero(rows >= 0)
+            slots = slots[counts[rows[slots]] < threshold]
+            rows = rows[slots]
+            points[rows, counts[rows]] = self._config.client_ids[holder]
+            shares[rows, counts[rows]] = self._shares[holder][slots]
+            counts[rows] += 1
+        return points, shares
+
+    def _held(self) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+        """Yield each holder that answered with the owners whose shares it holds, in the order of its answer; liars last."""
+        for holder in sorted(self._unmaskers, key=lambda holder: holder in self._liars):
+            held = self._graph.holders(holder)
+            yield holder, held[self._shared[held]]
+
+    def _repair(self, owner: int, accepts: _Accepts, check: str) -> bytes:
+        """Combine one secret although shares are wrong, and name who sent them."""
+        holders, rows = [], []
+        for holder, held in self._held():
+            slot = int(np.searchsorted(held, owner))
+            if slot < len(held) and held[slot] == owner:
+                holders.append(holder)
+                rows.append(self._shares[holder][slot])
+        points = self._config.ids[holders].astype(np.uint64)
+        shares = np.array(rows, np.uint64)
+        threshold, client_id = self._config.threshold, self._config.client_ids[owner]
+        wrong = shamir.find_wrong(points, shares, threshold)
+        if wrong is not None:
+            right = np.flatnonzero(~wrong)[:threshold]
+            secret = shamir.from_limbs(shamir.combine(shamir.lagrange_weights(points[right]), shares[right]))
+            if secret is not None and accepts(owner, secret):
+                self._blame([holders[i] for i in np.flatnonzero(wrong).tolist()], client_id, check)
+                return secret
+        found = f"the shares of client {client_id} do not combine to the secret that it committed to"
+        raise FaultyClientError(f"{found}: it dealt wrong ones, or too many of its {len(holders)} holders lie", client_id, check)
+
+    def _blame(self, holders: list[int], owner_id: int, check: str) -> None:
+        """Name holders of wrong shares; from now on theirs are used only where those of others do not suffice."""
+        for holder in holders:
+            if holder not in self._liars:
+                client_id = self._config.client_ids[holder]
+                text = f"client {client_id} sent a wrong share of client {owner_id}'s secret"
+                self.faults.append(FaultyClientError(text, client_id, check))
+                self._liars.add(holder)

@@ -1,0 +1,284 @@
+"""Neighbors and threshold of a session, from the fractions of clients that may be corrupt and may drop out.
+
+Symbols of the papers: n clients, k neighbors, t threshold, gamma corrupt fraction, delta dropout fraction, sigma
+security bits, eta correctness bits, A corrupt clients, D dropouts, S = n - D survivors.
+"""
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from secfed.errors import ConfigError
+
+_MOST_CLIENTS = 2**24  # what a configuration can list
+_COMPLETE_GRAPH_CLIENTS = 4096  # beyond, each client would agree keys with and share to thousands of others
+_MOST_LOST = 0.9  # of the clients, on a k-regular graph: the range in which the production chooser accepts a request
+
+# Fractions are written in decimals: 0.29 * 100 is 28.999999999999996 in floats. A count is rounded up when it is within
+# a millionth of the next client (the cautious side); 0.34 + 0.56 and tails that are exactly at their bound may come out
+# above it: a billionth, far more than the rounding error, is let pass.
+_COUNT_SLACK = 1e-6
+_SLACK = 1e-9
+
+_Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What to put into a configuration.
+
+    Attributes:
+        neighbors: k, clients that each client shares pair masks with; `clients - 1` is the complete graph.
+        threshold: t, shares that open a secret.
+        colluders: t1, the most corrupt clients among the holders of one client's shares. The holders are its
+            `neighbors`, or all clients on the complete graph.
+        clients: n, the cohort that this is for.
+        adversary: the adversary that this is for.
+    """
+
+    neighbors: int
+    threshold: int
+    colluders: int
+    clients: int
+    adversary: str
+
+
+def parameters(
+    *,
+    clients: int,
+    corrupt_fraction: float,
+    dropout_fraction: float,
+    adversary: Literal["semi_honest", "malicious_server"] = "semi_honest",
+    security_bits: float = 40,
+    correctness_bits: float = 20,
+    minimum_honest_inputs: int = 1,
+) -> Parameters:
+    """Choose the fewest neighbors, then the smallest threshold, that are secure and survive the dropouts.
+
+    A k-regular graph (k even, k < n - 1) is chosen if there is one, otherwise the complete graph:
+
+    * k-regular: gamma + delta <= 0.9 (`semi_honest`) or gamma + 2 delta <= 0.9 (`malicious_server`), as in the
+      production chooser; the honest survivors stay connected except with probability 2^-(sigma+1); some client has
+      more than t1 corrupt neighbors with probability at most 2^-(sigma+1), fewer than t surviving ones with
+      probability at most 2^-eta; t > t1, and 2t > k + t1 if the adversary is `malicious_server`.
+    * complete: nothing is left to chance, so the bound of 0.9, which keeps random graphs away from where their tails
+      demand almost all clients as neighbors, does not apply, nor do the bits. t1 = A; t > A, 2t > n (2t > n + A if
+      `malicious_server`) and t <= S, exactly. At most 4096 clients: above, its cost rules a complete graph out.
+
+    Always 2 <= t <= k (n on the complete graph), as a configuration demands, and t - t1 >= `minimum_honest_inputs`.
+
+    Args:
+        clients: n, 2 to 2^24.
+        corrupt_fraction: gamma in [0, 1), clients that may collude with the server. A = floor(gamma n).
+        dropout_fraction: delta in [0, 1), clients that may drop out in a session. D = floor(delta n).
+        adversary: "semi_honest" or "malicious_server".
+        security_bits: sigma > 0; the graph fails to protect with probability at most 2^-sigma. Unused on the complete
+            graph.
+        correctness_bits: eta > 0; the random dropouts of a session leave some client without t holders with
+            probability at most 2^-eta. Unused on the complete graph.
+        minimum_honest_inputs: at least so many honest holders of each opened client are in the same sum: t - t1. On the
+            complete graph the client itself is one of them.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        ConfigError: an argument is out of its range, or no graph and threshold satisfy the rules.
+
+    Security:
+        The rule for k-regular graphs assumes that the server did not choose the graph and that dropouts are random.
+        A server that chooses the dropouts after it has seen the graph can still cut out a small part of it: against
+        that, clients sign the one set of survivors, and what is left to each is `minimum_honest_inputs`.
+
+    Source:
+        Bell et al., Secure Single-Server Aggregation with (Poly)Logarithmic Overhead, CCS 2020, section 3;
+        the exact tails, the semi-malicious bound 2t > k + t1 and the 0.9 are the rule of Google's federated-compute
+        (`fcp/secagg/server`, graph parameter finder). Complete graph: Bonawitz et al., CCS 2017.
+    """
+    wanted = _validated(
+        clients, corrupt_fraction, dropout_fraction, adversary, security_bits, correctness_bits, minimum_honest_inputs
+    )
+    if wanted.most_lost <= _MOST_LOST + _SLACK:
+        found = _smallest_regular_graph(wanted)
+        if found is not None:
+            return found
+        refusal = f"no even k below {clients - 1} neighbors makes a safe k-regular graph"
+    else:
+        lost = f"{wanted.most_lost_words} = {wanted.most_lost:.9g}"
+        refusal = f"{lost} is above {_MOST_LOST}, the most for a k-regular graph"
+    return _complete_graph(wanted, refusal)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    clients: int
+    corrupt: int  # A
+    dropouts: int  # D
+    malicious: bool
+    security_bits: float
+    correctness_bits: float
+    honest_inputs: int
+    most_lost: float
+    most_lost_words: str
+
+    @property
+    def survivors(self) -> int:
+        return self.clients - self.dropouts
+
+    def smallest_threshold(self, holders: int, colluders: int, *, complete: bool = False) -> int:
+        # A configuration demands t >= 2, also where nobody is corrupt and one share would do.
+        threshold = max(2, colluders + self.honest_inputs)
+        if self.malicious:
+            # A malicious server asks some holders for the self seed and others for the mask key of one client; the
+            # colluders answer both questions. 2t > h + t1 leaves too few holders for one of the two.
+            threshold = max(threshold, (holders + colluders) // 2 + 1)
+        elif complete:
+            threshold = max(threshold, holders // 2 + 1)
+        return threshold
+
+    def result(self, neighbors: int, threshold: int, colluders: int) -> Parameters:
+        adversary = "malicious_server" if self.malicious else "semi_honest"
+        return Parameters(neighbors, threshold, colluders, self.clients, adversary)
+
+
+def _validated(
+    clients: int,
+    corrupt_fraction: float,
+    dropout_fraction: float,
+    adversary: str,
+    security_bits: float,
+    correctness_bits: float,
+    minimum_honest_inputs: int,
+) -> _Request:
+    n, honest_inputs = operator.index(clients), operator.index(minimum_honest_inputs)
+    if not 2 <= n <= _MOST_CLIENTS:
+        raise ConfigError(f"{n} clients must be at least 2 and at most {_MOST_CLIENTS}")
+    for name, fraction in (("corrupt_fraction", corrupt_fraction), ("dropout_fraction", dropout_fraction)):
+        if not 0 <= fraction < 1:
+            raise ConfigError(f"{name} {fraction} must be at least 0 and below 1")
+    if adversary not in ("semi_honest", "malicious_server"):
+        raise ConfigError(f"adversary {adversary!r} must be 'semi_honest' or 'malicious_server'")
+    for name, bits in (("security_bits", security_bits), ("correctness_bits", correctness_bits)):
+        if not 0 < bits < math.inf:
+            raise ConfigError(f"{name} {bits} must be above 0 and finite")
+    if not 1 <= honest_inputs <= n:
+        raise ConfigError(f"minimum_honest_inputs {honest_inputs} must be at least 1 and at most {n} clients")
+    malicious = adversary == "malicious_server"
+    return _Request(
+        clients=n,
+        corrupt=math.floor(corrupt_fraction * n + _COUNT_SLACK),
+        dropouts=math.floor(dropout_fraction * n + _COUNT_SLACK),
+        malicious=malicious,
+        security_bits=security_bits,
+        correctness_bits=correctness_bits,
+        honest_inputs=honest_inputs,
+        most_lost=corrupt_fraction + (2 if malicious else 1) * dropout_fraction,
+        most_lost_words=f"corrupt_fraction + {'2 ' if malicious else ''}dropout_fraction",
+    )
+
+
+def _smallest_regular_graph(wanted: _Request) -> Parameters | None:
+    n = wanted.clients
+    # The union bound over n clients; sigma + 1 since connectivity has the other half of 2^-sigma.
+    log_corrupt_bound = -(wanted.security_bits + 1) * math.log(2) - math.log(n)
+    log_dropout_bound = -wanted.correctness_bits * math.log(2) - math.log(n)
+    corrupt, survivors = _Marked(wanted.corrupt, n), _Marked(wanted.survivors, n)
+    k = _fewest_connecting_neighbors(wanted)
+    while k < n - 1:
+        colluders = corrupt.most(k, log_corrupt_bound)
+        threshold = wanted.smallest_threshold(k, colluders)
+        missing = threshold - survivors.fewest(k, log_dropout_bound)
+        if missing <= 0:
+            return wanted.result(k, threshold, colluders)
+        # Feasibility is not monotone in k, so this neither bisects nor gallops. But one more neighbor raises `fewest`
+        # by at most one (couple the draws of k and k + 1) and never lowers the threshold: all k below k + missing fail.
+        # Where 2t > k + t1 sets the threshold, it rises with k by a half each: all below k + 2 missing fail.
+        if wanted.malicious and 2 * (threshold - 1) <= k + colluders:
+            missing *= 2
+        k += missing + missing % 2
+    return None
+
+
+def _fewest_connecting_neighbors(wanted: _Request) -> int:
+    """The smallest even k at which the honest survivors are connected but with probability 2^-(sigma+1).
+
+    On the ring a cut is two runs of k/2 clients, all corrupt or dropped: n (n - k - 1) / 2 pairs of runs, each lost
+    with probability C(n-k, B-k) / C(n, B) = B (B-1) .. (B-k+1) / (n (n-1) .. (n-k+1)), B = A + D. This falls with k.
+    """
+    n, lost = wanted.clients, wanted.corrupt + wanted.dropouts
+    if lost < 2:
+        return 2
+    log_bound = -(wanted.security_bits + 1) * math.log(2)
+    # n^2 (B/n)^k is an upper bound of the expression, so the answer is no larger than where that one meets the bound.
+    sufficient = math.ceil((2 * math.log(n) - log_bound) / -math.log(lost / n)) + 2
+    most = min(sufficient + sufficient % 2, n - 2)
+    even = np.arange(2, most + 1, 2)
+    log_cut = _log_falling(lost, n, most)[even] - _log_falling(n, n, most)[even] + np.log(n / 2 * (n - even - 1))
+    connected = np.flatnonzero(log_cut < log_bound)
+    return int(even[connected[0]]) if connected.size else n - 1
+
+
+def _complete_graph(wanted: _Request, refusal: str) -> Parameters:
+    n, colluders = wanted.clients, wanted.corrupt
+    if n > _COMPLETE_GRAPH_CLIENTS:
+        most = _COMPLETE_GRAPH_CLIENTS
+        raise ConfigError(f"{refusal}, and {n} clients are above {most}, the most for a complete graph")
+    threshold = wanted.smallest_threshold(n, colluders, complete=True)
+    if threshold > wanted.survivors:
+        raise ConfigError(
+            f"{refusal}, and a complete graph of {n} clients, {colluders} of them corrupt, "
+            f"needs threshold {threshold}, above its {wanted.survivors} survivors"
+        )
+    return wanted.result(n - 1, threshold, colluders)
+
+
+class _Marked:
+    """How many of k clients, drawn from all without replacement, are marked (corrupt, or survivors): hypergeometric."""
+
+    def __init__(self, marked: int, clients: int) -> None:
+        self._marked, self._clients = marked, clients
+        self._grow(min(1024, clients))
+
+    def _grow(self, draws: int) -> None:
+        self._draws = draws
+        self._log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, draws + 1)))))
+        self._log_marked = _log_falling(self._marked, self._clients, draws)
+        self._log_unmarked = _log_falling(self._clients - self._marked, self._clients, draws)
+        self._log_clients = _log_falling(self._clients, self._clients, draws)
+
+    def _multiples(self, k: int, log_bound: float) -> _Floats:
+        """P[X = x] / bound for x = 0 .. k, cut at e: enough to exceed the bound, and it cannot overflow."""
+        if k > self._draws:
+            self._grow(min(2 * k, self._clients))
+        factorial = self._log_factorial
+        log_probability = factorial[k] - factorial[: k + 1] - factorial[k::-1] - self._log_clients[k]
+        log_probability += self._log_marked[: k + 1]
+        log_probability += self._log_unmarked[k::-1]
+        multiples: _Floats = np.exp(np.minimum(log_probability - log_bound, 1.0))
+        return multiples
+
+    def most(self, k: int, log_bound: float) -> int:
+        """The smallest x with P[X > x] <= bound."""
+        return k - _terms_within_bound(self._multiples(k, log_bound)[::-1])
+
+    def fewest(self, k: int, log_bound: float) -> int:
+        """The largest x with P[X < x] <= bound."""
+        return _terms_within_bound(self._multiples(k, log_bound))
+
+
+def _terms_within_bound(multiples: _Floats) -> int:
+    # The sum starts at the far end of the tail, with the smallest terms: no cancellation, whatever the bound.
+    return int(np.searchsorted(np.cumsum(multiples), 1 + _SLACK, side="right"))
+
+
+def _log_falling(marked: int, clients: int, size: int) -> _Floats:
+    """Logarithms of marked (marked - 1) .. (marked - x + 1) / clients^x for x = 0 .. size.
+
+    Sums of logarithms of ratios keep about 12 digits; differences of log-gamma at 10^6 would keep 8.
+    """
+    with np.errstate(divide="ignore"):  # more draws than there are marked clients: probability 0, logarithm -inf
+        steps = np.log(np.maximum(marked - np.arange(size), 0) / clients)
+    return np.concatenate(([0.0], np.cumsum(steps)))

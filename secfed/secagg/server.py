@@ -1,0 +1,428 @@
+"""The server's half of a session: it sees keys, sealed shares and masked vectors, and ends with their sum; no socket, no clock.
+
+The numbers S1 to S13 are those of `protocols/secagg/README.md`. Inputs are added as they arrive: memory does not grow with clients times length.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto import shamir, signing
+from secfed.crypto.agreement import is_sound
+from secfed.crypto.entropy import Entropy, SystemEntropy
+from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
+from secfed.secagg import binding, masking, messages, opening, snapshot
+from secfed.secagg.client import SEALED_BYTES
+from secfed.secagg.config import Config
+from secfed.secagg.graph import Graph, Set
+from secfed.secagg.stages import RESPONSE, Stage, following
+from secfed.wire import kind_of
+
+Outbox = dict[int, bytes]
+
+
+class Server:
+    """The server in one session.
+
+    Args:
+        config: The session's parameters.
+        directory: The identity keys of the cohort, 32 bytes by client id (adversary `"malicious_server"` only).
+        entropy: Source of the session's nonce; by default the operating system's.
+        threads: Threads that expand masks, by default one for each usable core.
+
+    Raises:
+        ConfigError: The directory is missing or superfluous.
+
+    Attributes:
+        stage: The stage whose responses it collects; None before `open()`.
+        faults: A `FaultyClientError` for each message refused and each wrong share found, in order.
+        aborts: The reason of each client that left, by id.
+
+    Source: Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        directory: Mapping[int, bytes] | None = None,
+        entropy: Entropy | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._config = config
+        self._directory = binding.check_directory(config, directory)
+        self._entropy: Entropy = entropy or SystemEntropy()
+        self._threads = threads
+        self.stage: Stage | None = None
+        self.faults: list[FaultyClientError] = []
+        self.aborts: dict[int, str] = {}
+        clients = len(config.client_ids)
+        self._nonce = self._session_id = b""
+        self._graph: Graph | None = None
+        self._answered: Set = np.zeros(clients, np.bool_)  # in this stage
+        self._awaited: Set = np.ones(clients, np.bool_)  # those asked in this stage
+        self._advertised = self._shared = self._survivors = self._signers = self._answered
+        self._keys: dict[int, tuple[bytes, bytes, bytes]] = {}  # by number: channel key, mask key, signature
+        self._known_keys: set[bytes] = set()
+        self._commitments: dict[int, bytes] = {}
+        self._sealed: dict[int, bytes] = {}
+        self._signatures: dict[int, bytes] = {}
+        self._shares: dict[int, bytes] = {}
+        self._accumulator: masking.Accumulator | None = None
+        self._sum: npt.NDArray[np.unsignedinteger[Any]] | None = None
+
+    def __repr__(self) -> str:
+        return f"Server(stage={self.stage.name if self.stage else None}, clients={len(self._config.client_ids)})"
+
+    @property
+    def config(self) -> Config:
+        """The session's parameters."""
+        return self._config
+
+    @property
+    def done(self) -> bool:
+        """Whether the sum is there."""
+        return self.stage is Stage.DONE
+
+    @property
+    def sum(self) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The survivors' sum modulo `2**modulus_bits`, shape `(length,)`.
+
+        Raises:
+            StageError: The session is not done.
+        """
+        if self._sum is None:
+            raise StageError(f"there is no sum yet: the session is in stage {self.stage.name if self.stage else 'none'}")
+        return self._sum
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Ids of the clients in the sum; known from the end of MaskedInputCollection."""
+        return self._ids(self._survivors)
+
+    @property
+    def dropouts(self) -> tuple[int, ...]:
+        """Ids of the clients that are not in the sum."""
+        return self._ids(~self._survivors)
+
+    @property
+    def awaited(self) -> tuple[int, ...]:
+        """Ids of the clients whose response this stage still awaits."""
+        return self._ids(self._awaited & ~self._answered)
+
+    @property
+    def message_bytes(self) -> int:
+        """The longest message that this stage accepts: what a transport should allow."""
+        return max(messages.Abort.size(messages.MAXIMUM_REASON), self._expected_bytes())
+
+    def open(self) -> Outbox:
+        """Begin the session.
+
+        Returns:
+            The AdvertiseKeysRequest for every client.
+        """
+        if self.stage is not None:
+            raise StageError("the session is open already; a new session needs a new Server")
+        self._nonce = self._entropy.draw("nonce", 32)
+        self.stage = Stage.ADVERTISE_KEYS
+        request = messages.AdvertiseKeysRequest(self._nonce, self._config.hash).to_bytes()
+        return dict.fromkeys(self._config.client_ids, request)
+
+    def receive(self, client_id: int, data: bytes) -> bool:
+        """Take one message from a client; the transport vouches for who it is.
+
+        Args:
+            client_id: The sender.
+            data: A whole message, at most `message_bytes` long.
+
+        Returns:
+            True if it counts; False if it came late and was ignored.
+
+        Raises:
+            FaultyClientError: S1 to S11: refused and listed in `faults`; nothing has changed, the client may still send a proper one.
+            StageError: The session is not open.
+        """
+        if self.stage is None:
+            raise StageError(f"a message from client {client_id}, but the session is not open")
+        if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
+            return False
+        try:
+            return self._receive(client_id, data)
+        except MalformedMessageError as error:  # S2, S9
+            check = error.check if error.check.startswith("S") else "S2"
+            fault = FaultyClientError(f"client {client_id}: {error.args[0]}", client_id, check)
+        except FaultyClientError as error:
+            fault = error
+        self.faults.append(fault)
+        raise fault from None
+
+    def _receive(self, client_id: int, data: bytes) -> bool:
+        assert self.stage is not None
+        try:
+            number = self._config.number(client_id)
+        except KeyError:  # S1
+            raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
+        if len(data) > self.message_bytes:  # S2
+            found = f"{len(data)} bytes from client {client_id}"
+            raise FaultyClientError(f"{found}, at most {self.message_bytes} are allowed", client_id, "S2")
+        kind = kind_of(data)
+        if any(RESPONSE[Stage(stage)].kind == kind for stage in range(Stage.ADVERTISE_KEYS, self.stage)):  # S3
+            return False
+        if not self._awaited[number]:  # S1
+            raise FaultyClientError(f"client {client_id} has dropped out and is not awaited", client_id, "S1")
+        if kind == messages.Abort.kind:
+            reason = messages.Abort.from_bytes(data).reason
+            self._awaited[number] = False
+            self.aborts[client_id] = reason.decode("ascii", "replace")
+            return True
+        expected = RESPONSE[self.stage]
+        if kind != expected.kind:  # S3
+            found = f"message of kind {kind} from client {client_id}"
+            raise FaultyClientError(f"{found} in stage {self.stage.name}, needed {expected.__name__}", client_id, "S3")
+        if self._answered[number]:  # S4
+            raise FaultyClientError(f"client {client_id} answered twice in stage {self.stage.name}", client_id, "S4")
+        getattr(self, f"_{self.stage.name.lower()}")(client_id, number, expected.from_bytes(data))
+        self._answered[number] = True
+        return True
+
+    def close_stage(self) -> Outbox:
+        """End the stage: whoever has not answered has dropped out.
+
+        Returns:
+            The next stage's request for each client that is still in; empty when the sum is there.
+
+        Raises:
+            TooFewSurvivorsError: The threshold cannot be met any more; the session is over.
+            FaultyClientError: S12 or S13, a client dealt shares that cannot be combined; the session is over.
+            StageError: The session is not open, or over.
+        """
+        if self.stage is None or self.stage in (Stage.DONE, Stage.ABORTED):
+            raise StageError(f"no stage to close: the session is {self.stage.name if self.stage else 'not open'}")
+        answered = self._answered & self._awaited
+        try:
+            outbox: Outbox = getattr(self, f"_close_{self.stage.name.lower()}")(answered)
+        except (TooFewSurvivorsError, FaultyClientError):
+            self.stage = Stage.ABORTED
+            raise
+        self.stage = following(self.stage, self._config)
+        self._awaited = np.isin(self._config.ids, list(outbox))
+        self._answered = np.zeros_like(self._awaited)
+        return outbox
+
+    def abort(self, reason: str = "ended") -> Outbox:
+        """End the session without a sum.
+
+        Returns:
+            The Abort message for every client that is still in.
+        """
+        self.stage = Stage.ABORTED
+        message = messages.Abort(reason.encode("ascii", "replace")[: messages.MAXIMUM_REASON]).to_bytes()
+        return dict.fromkeys(self._ids(self._awaited), message)
+
+    def to_bytes(self) -> bytes:
+        """Save the session at any time after `open()`; it holds no client's secrets, but what the server has seen."""
+        return snapshot.save_server(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, directory: Mapping[int, bytes] | None = None, threads: int | None = None) -> Self:
+        """Resume a saved session with the same result; messages accepted before it was saved are not needed again.
+
+        Raises:
+            MalformedMessageError: These bytes are no saved server.
+        """
+        return snapshot.resume_server(cls, data, directory=directory, threads=threads)
+
+    # Two methods for each stage: one takes a response, one closes.
+
+    def _expected_bytes(self) -> int:
+        """Length of this stage's response, at most."""
+        match self.stage:
+            case Stage.ADVERTISE_KEYS:
+                return messages.AdvertiseKeysResponse.size(signing.SIGNATURE_BYTES)
+            case Stage.SHARE_KEYS:
+                return messages.ShareKeysResponse.size(SEALED_BYTES * self._config.holders)
+            case Stage.MASKED_INPUT_COLLECTION:
+                return messages.MaskedInputCollectionResponse.size(self._masking().payload_bytes)
+            case Stage.UNMASKING:
+                return messages.UnmaskingResponse.size(shamir.SHARE_BYTES * self._config.holders)
+            case _:
+                return messages.ConsistencyCheckResponse.size()
+
+    def _advertise_keys(self, client_id: int, number: int, response: messages.AdvertiseKeysResponse) -> None:
+        keys = (response.channel_key, response.mask_key)
+        needed = signing.SIGNATURE_BYTES if self._config.malicious_server else 0
+        if len(response.signature) != needed:
+            raise MalformedMessageError(f"the signature has {len(response.signature)} bytes, needs {needed}", len(response.signature))
+        if not all(map(is_sound, keys)):  # S5
+            raise FaultyClientError(f"a public key of client {client_id} is not canonical or of low order", client_id, "S5")
+        if keys[0] == keys[1] or not self._known_keys.isdisjoint(keys):  # S6
+            raise FaultyClientError(f"a public key of client {client_id} occurs twice", client_id, "S6")
+        if needed:
+            signed = binding.advertisement(self._config, self._nonce, client_id, *keys)
+            if not signing.verify(self._directory[client_id], response.signature, signed):  # S7
+                raise FaultyClientError(f"the keys of client {client_id} are not signed by its identity key", client_id, "S7")
+        self._known_keys.update(keys)
+        self._keys[number] = (*keys, response.signature)
+
+    def _close_advertise_keys(self, answered: Set) -> Outbox:
+        config = self._config
+        members = np.flatnonzero(answered)
+        count = len(members)
+        self._check_enough(count)
+        if not config.complete and count - 1 < config.threshold:
+            raise TooFewSurvivorsError(
+                f"{count} clients advertised keys, each needs {config.threshold} neighbors", count, config.threshold + 1
+            )
+        self._advertised = answered
+        entries = [self._keys[number] for number in members.tolist()]
+        columns = [b"".join(entry[i] for entry in entries) for i in range(3)]
+        request = messages.ShareKeysRequest(messages.set_to_bytes(answered), *columns)
+        self._session_id = binding.session_id(
+            config, self._nonce, request.advertised, request.channel_keys, request.mask_keys
+        )
+        self._graph = Graph(config, answered, self._session_id)
+        return dict.fromkeys(self._ids(answered), request.to_bytes())
+
+    def _others(self, number: int, among: Set | None = None) -> npt.NDArray[np.intp]:
+        """Return the holders of a client other than itself, ascending."""
+        assert self._graph is not None
+        others = self._graph.neighbors(number)
+        return others if among is None else others[among[others]]
+
+    def _holders(self, number: int, among: Set) -> npt.NDArray[np.intp]:
+        assert self._graph is not None
+        holders = self._graph.holders(number)
+        return holders[among[holders]]
+
+    def _share_keys(self, client_id: int, number: int, response: messages.ShareKeysResponse) -> None:
+        needed = SEALED_BYTES * len(self._others(number))
+        if len(response.sealed) != needed:  # S8
+            found = f"{len(response.sealed)} bytes of sealed shares from client {client_id}"
+            raise FaultyClientError(f"{found}, needed {needed}", client_id, "S8")
+        self._commitments[number] = response.commitment
+        self._sealed[number] = response.sealed
+
+    def _close_share_keys(self, answered: Set) -> Outbox:
+        shared = answered.copy()
+        # A client whose holders are gone could never be opened: it counts as a dropout of this stage, which may leave others short.
+        while short := [n for n in np.flatnonzero(shared).tolist() if len(self._holders(n, shared)) < self._config.threshold]:
+            shared[short] = False
+        self._check_enough(int(shared.sum()))
+        self._shared = shared
+        self._accumulator = self._masking().accumulator()
+        pieces: dict[int, list[bytes]] = {number: [] for number in np.flatnonzero(shared).tolist()}
+        # Senders ascend, so every receiver's pieces do.
+        for sender in pieces:
+            sealed = self._sealed[sender]
+            for slot, receiver in enumerate(self._others(sender).tolist()):
+                if shared[receiver]:
+                    pieces[receiver].append(sealed[slot * SEALED_BYTES : (slot + 1) * SEALED_BYTES])
+        self._sealed = {}
+        members = messages.set_to_bytes(shared)
+        return {
+            self._config.client_ids[number]: messages.MaskedInputCollectionRequest(members, b"".join(sealed)).to_bytes()
+            for number, sealed in pieces.items()
+        }
+
+    def _masked_input_collection(self, client_id: int, number: int, response: messages.MaskedInputCollectionResponse) -> None:
+        assert self._accumulator is not None
+        try:
+            self._accumulator.add(response.masked)
+        except MalformedMessageError as error:
+            raise MalformedMessageError(error.args[0], error.offset, "S9") from None
+
+    def _close_masked_input_collection(self, answered: Set) -> Outbox:
+        self._check_openable(answered)
+        self._survivors = answered
+        if not self._config.malicious_server:
+            return self._unmasking_requests(answered)
+        request = messages.ConsistencyCheckRequest(messages.set_to_bytes(answered)).to_bytes()
+        return dict.fromkeys(self._ids(answered), request)
+
+    def _consistency_check(self, client_id: int, number: int, response: messages.ConsistencyCheckResponse) -> None:
+        signed = binding.survivors(self._session_id, messages.set_to_bytes(self._survivors))
+        if not signing.verify(self._directory[client_id], response.signature, signed):  # S10
+            raise FaultyClientError(f"client {client_id} did not sign the survivors", client_id, "S10")
+        self._signatures[number] = response.signature
+
+    def _close_consistency_check(self, answered: Set) -> Outbox:
+        self._check_openable(answered)
+        self._signers = answered
+        return self._unmasking_requests(answered)
+
+    def _unmasking_requests(self, receivers: Set) -> Outbox:
+        survivors = messages.set_to_bytes(self._survivors)
+        dropouts = messages.set_to_bytes(self._shared & ~self._survivors)
+        nobody = np.zeros_like(receivers)
+        outbox = {}
+        for number in np.flatnonzero(receivers).tolist():
+            signers = nobody.copy()
+            if self._config.malicious_server:
+                signers[self._holders(number, self._signers)] = True
+            signatures = b"".join(self._signatures[signer] for signer in np.flatnonzero(signers).tolist())
+            request = messages.UnmaskingRequest(survivors, dropouts, messages.set_to_bytes(signers), signatures)
+            outbox[self._config.client_ids[number]] = request.to_bytes()
+        return outbox
+
+    def _unmasking(self, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
+        needed = shamir.SHARE_BYTES * len(self._holders(number, self._shared))
+        if len(response.shares) != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
+            found = f"{len(response.shares)} bytes of shares from client {client_id}"
+            raise FaultyClientError(f"{found}, needed {needed} bytes of field elements", client_id, "S11")
+        self._shares[number] = response.shares
+
+    def _close_unmasking(self, answered: Set) -> Outbox:
+        self._check_openable(answered)
+        assert self._graph is not None and self._accumulator is not None
+        opener = opening.Opener(self._config, self._graph, self._shared, answered, self._shares)
+        for added, subtracted in self._masks(opener):
+            self._accumulator.remove(added, subtracted)
+        self._sum = self._accumulator.sum()
+        self._shares = {}
+        return {}
+
+    def _masks(self, opener: "opening.Opener") -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """Yield the seeds of the masks that are left in the sum, added and subtracted by the survivors."""
+        ids = self._config.client_ids
+        dropouts = np.flatnonzero(self._shared & ~self._survivors).tolist()
+        survivors = np.flatnonzero(self._survivors).tolist()
+        mask_keys = {number: self._keys[number][1] for number in dropouts}
+        pairs = opener.mask_keys(mask_keys)  # S12
+        seeds = opener.self_seeds(survivors, self._commitments, self._session_id)  # S13
+        self.faults += opener.faults
+        yield [binding.self_mask_seed(self._session_id, ids[number], seeds[number]) for number in survivors], []
+        for number in dropouts:
+            added, subtracted = [], []
+            for survivor in self._others(number, self._survivors).tolist():
+                key = self._keys[survivor][1]
+                seed = binding.pair_seed(pairs[number], key, self._session_id, ids[number], ids[survivor])
+                # The lower id added it.
+                (added if survivor < number else subtracted).append(seed)
+            yield added, subtracted
+
+    def _masking(self) -> masking.Masking:
+        return masking.create(self._config, self._session_id, self._threads)
+
+    def _check_enough(self, found: int) -> None:
+        if found < self._config.threshold:
+            assert self.stage is not None
+            needed = f"the threshold is {self._config.threshold}"
+            raise TooFewSurvivorsError(f"{found} clients are left after {self.stage.name}, {needed}", found, self._config.threshold)
+
+    def _check_openable(self, remaining: Set) -> None:
+        """Every client that shared must keep as many holders as the threshold, or its masks stay in the sum."""
+        self._check_enough(int(remaining.sum()))
+        if self._config.complete:
+            return
+        for number in np.flatnonzero(self._shared).tolist():
+            left = len(self._holders(number, remaining))
+            if left < self._config.threshold:
+                who = f"client {self._config.client_ids[number]} has {left} neighbors left"
+                raise TooFewSurvivorsError(f"{who}, the threshold is {self._config.threshold}", left, self._config.threshold)
+
+    def _ids(self, members: Set) -> tuple[int, ...]:
+        return tuple(self._config.ids[members].tolist())
+
+

@@ -1,0 +1,123 @@
+"""The whole protocol on one page: a server and all clients in one process, with dropouts."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto.entropy import Entropy
+from secfed.crypto.signing import SigningKey
+from secfed.errors import ConfigError, FaultyClientError
+from secfed.secagg.client import Client
+from secfed.secagg.config import Config, Policy
+from secfed.secagg.server import Server
+from secfed.secagg.stages import Stage
+
+Direction = Literal["to_client", "to_server"]
+Observer = Callable[[Stage, Direction, int, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a session gave.
+
+    Attributes:
+        sum: The survivors' sum modulo `2**modulus_bits`, shape `(length,)`.
+        survivors: Ids of the clients in the sum.
+        dropouts: Ids of the others.
+        faults: Every message refused, every wrong share found.
+        bytes_up: What each client sent, by id.
+        bytes_down: What each client was sent, by id.
+        seconds: Wall time of each stage, all parties together.
+    """
+
+    sum: npt.NDArray[np.unsignedinteger[Any]]
+    survivors: tuple[int, ...]
+    dropouts: tuple[int, ...]
+    faults: tuple[FaultyClientError, ...]
+    bytes_up: dict[int, int]
+    bytes_down: dict[int, int]
+    seconds: dict[Stage, float]
+
+
+def run_session(
+    config: Config,
+    vectors: Mapping[int, npt.ArrayLike],
+    *,
+    dropouts: Mapping[int, Stage] | None = None,
+    policy: Policy | None = None,
+    observer: Observer | None = None,
+    entropies: Callable[[int], Entropy | None] = lambda party: None,
+) -> Result:
+    """Run one session in memory.
+
+    Args:
+        config: The session's parameters.
+        vectors: Each client's vector by id; see `Client`.
+        dropouts: Clients that fall silent, and the first stage that they do not answer.
+        policy: The policy of every client.
+        observer: Called with every message, as the server sees it: stage, direction, client id, bytes.
+        entropies: Source of secrets of each party by id, 0 for the server; None is the operating system's.
+
+    Returns:
+        The sum and what it cost. With adversary `"malicious_server"` identity keys are made for this session alone.
+
+    Raises:
+        ConfigError: A vector is missing, or a dropout is no client.
+        EncodingError: A vector does not fit.
+        TooFewSurvivorsError: Too many dropouts.
+
+    Security: All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client` and `Server` does.
+    """
+    silent = dict(dropouts or {})
+    if unknown := set(config.client_ids) ^ set(vectors) | set(silent) - set(config.client_ids):
+        raise ConfigError(f"vectors and dropouts must be those of the {len(config.client_ids)} clients, found or lacked {sorted(unknown)[:5]}")
+    keys: dict[int, SigningKey] = {}
+    directory = None
+    if config.malicious_server:
+        keys = {client_id: SigningKey.generate() for client_id in config.client_ids}
+        directory = {client_id: key.public_bytes for client_id, key in keys.items()}
+    server = Server(config, directory=directory, entropy=entropies(0))
+    clients = {
+        client_id: Client(
+            config,
+            client_id,
+            vectors[client_id],
+            policy=policy,
+            signing_key=keys.get(client_id),
+            directory=directory,
+            entropy=entropies(client_id),
+        )
+        for client_id in config.client_ids
+        if silent.get(client_id) is not Stage.ADVERTISE_KEYS
+    }
+    bytes_up, bytes_down = dict.fromkeys(config.client_ids, 0), dict.fromkeys(config.client_ids, 0)
+    seconds: dict[Stage, float] = {}
+    outbox = server.open()
+    while not server.done:
+        stage = server.stage
+        assert stage is not None
+        started = time.perf_counter()
+        for client_id in list(outbox):
+            request = outbox.pop(client_id)
+            bytes_down[client_id] += len(request)
+            if observer:
+                observer(stage, "to_client", client_id, request)
+            if silent.get(client_id, Stage.DONE) <= stage:
+                clients.pop(client_id, None)
+                continue
+            response = clients[client_id].receive(request)
+            bytes_up[client_id] += len(response)
+            if observer:
+                observer(stage, "to_server", client_id, response)
+            server.receive(client_id, response)
+        outbox = server.close_stage()
+        seconds[stage] = time.perf_counter() - started
+    return Result(
+        server.sum, server.survivors, server.dropouts, tuple(server.faults), bytes_up, bytes_down, seconds
+    )
+
+

@@ -1,0 +1,45 @@
+"""The order of a session: which message each stage accepts. Nothing else in the package knows it."""
+
+from enum import IntEnum
+
+from secfed.secagg import messages
+from secfed.secagg.config import Config
+from secfed.wire import Message
+
+
+class Stage(IntEnum):
+    """Where a party stands; a client's stage is the one whose request it awaits, the server's the one whose responses it collects."""
+
+    ADVERTISE_KEYS = 1
+    SHARE_KEYS = 2
+    MASKED_INPUT_COLLECTION = 3
+    CONSISTENCY_CHECK = 4
+    UNMASKING = 5
+    DONE = 6
+    ABORTED = 7
+
+
+REQUEST: dict[Stage, type[Message]] = {
+    Stage.ADVERTISE_KEYS: messages.AdvertiseKeysRequest,
+    Stage.SHARE_KEYS: messages.ShareKeysRequest,
+    Stage.MASKED_INPUT_COLLECTION: messages.MaskedInputCollectionRequest,
+    Stage.CONSISTENCY_CHECK: messages.ConsistencyCheckRequest,
+    Stage.UNMASKING: messages.UnmaskingRequest,
+}
+
+RESPONSE: dict[Stage, type[Message]] = {
+    Stage.ADVERTISE_KEYS: messages.AdvertiseKeysResponse,
+    Stage.SHARE_KEYS: messages.ShareKeysResponse,
+    Stage.MASKED_INPUT_COLLECTION: messages.MaskedInputCollectionResponse,
+    Stage.CONSISTENCY_CHECK: messages.ConsistencyCheckResponse,
+    Stage.UNMASKING: messages.UnmaskingResponse,
+}
+
+KINDS = {message.kind for table in (REQUEST, RESPONSE) for message in table.values()} | {messages.Abort.kind}
+
+
+def following(stage: Stage, config: Config) -> Stage:
+    """Return the stage after this one; without a malicious server in mind there is no consistency check."""
+    if stage is Stage.MASKED_INPUT_COLLECTION and not config.malicious_server:
+        return Stage.UNMASKING
+    return Stage(stage + 1)

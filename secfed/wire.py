@@ -1,0 +1,88 @@
+"""Messages to bytes and back: one codec, one encoding for each message, nothing left over.
+
+A message class is a frozen dataclass whose fields are all `bytes`; `Annotated[bytes, 32]` is a field of fixed length, plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then
+each field; fixed ones as they are, variable ones behind a little-endian `u32` length. Reading never allocates more than the input has.
+"""
+
+from dataclasses import fields
+from functools import cache
+from typing import Any, ClassVar, Self, get_args, get_type_hints
+
+from secfed.errors import MalformedMessageError
+
+VERSION = 1
+_LENGTH_BYTES = 4
+
+
+class Message:
+    """Base of all messages; subclasses are frozen dataclasses and set `kind`."""
+
+    kind: ClassVar[int]
+    __slots__ = ()
+
+    def to_bytes(self) -> bytes:
+        """Encode this message."""
+        parts = [bytes((VERSION, self.kind))]
+        for name, size in layout(type(self)):
+            value: bytes = getattr(self, name)
+            if size is None:
+                parts.append(len(value).to_bytes(_LENGTH_BYTES, "little"))
+            elif len(value) != size:
+                raise ValueError(f"{type(self).__name__}.{name} has {len(value)} bytes, needs {size}")
+            parts.append(value)
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Decode one message.
+
+        Raises:
+            MalformedMessageError: Wrong version or kind, a field that runs past the end, or bytes left over.
+        """
+        if kind_of(data) != cls.kind:
+            raise MalformedMessageError(f"message of kind {data[1]}, needed {cls.__name__} ({cls.kind})", 1)
+        values: dict[str, Any] = {}
+        offset = 2
+        for name, fixed in layout(cls):
+            if fixed is None:
+                if offset + _LENGTH_BYTES > len(data):
+                    raise MalformedMessageError(f"{cls.__name__} ends inside the length of {name}", offset)
+                size = int.from_bytes(data[offset : offset + _LENGTH_BYTES], "little")
+                offset += _LENGTH_BYTES
+            else:
+                size = fixed
+            if offset + size > len(data):
+                needed = f"{name} needs {size} bytes, {len(data) - offset} are left"
+                raise MalformedMessageError(f"{cls.__name__} ends too early: {needed}", offset)
+            values[name] = data[offset : offset + size]
+            offset += size
+        if offset != len(data):
+            raise MalformedMessageError(f"{len(data) - offset} bytes after the end of {cls.__name__}", offset)
+        return cls(**values)
+
+    @classmethod
+    def size(cls, *variable: int) -> int:
+        """Return the bytes of a message whose variable fields have these lengths, in order."""
+        sizes = iter(variable)
+        return 2 + sum(_LENGTH_BYTES + next(sizes) if fixed is None else fixed for _, fixed in layout(cls))
+
+
+@cache
+def layout(message_type: type[Message]) -> tuple[tuple[str, int | None], ...]:
+    """Return each field's name and fixed length (None: variable), in wire order."""
+    hints = get_type_hints(message_type, include_extras=True)
+    names = [field.name for field in fields(message_type)]  # type: ignore[arg-type]
+    return tuple((name, next(iter(get_args(hints[name])[1:]), None)) for name in names)
+
+
+def kind_of(data: bytes) -> int:
+    """Return the kind of an encoded message.
+
+    Raises:
+        MalformedMessageError: Too short, or not of this version of the protocol.
+    """
+    if len(data) < 2:
+        raise MalformedMessageError(f"{len(data)} bytes are no message, 2 are the least", 0)
+    if data[0] != VERSION:
+        raise MalformedMessageError(f"protocol version {data[0]}, this is version {VERSION}", 0)
+    return data[1]
