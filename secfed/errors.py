@@ -1,6 +1,7 @@
 """The one tree of errors; each class says whose fault it is.
 
-Every error that secfed raises on purpose is a `SecFedError` (a wrong Python type raises plain `TypeError`). Texts say what was found and what was needed; they never
+Every error that secfed raises on purpose is a `SecFedError` (a wrong Python type raises plain `TypeError`). Texts say
+what was found and what was needed; they never
 hold a secret, so they may be sent to the other party or written to a log.
 """
 
@@ -59,7 +60,8 @@ class MalformedMessageError(ProtocolError):
 class FaultyClientError(ProtocolError):
     """A client sent what no honest client sends.
 
-    The sender's transport identity is what is blamed: without authenticated transport this proves nothing about the person behind it.
+    The sender's transport identity is what is blamed: without authenticated transport this proves nothing about the
+    person behind it.
 
     Attributes:
         client_id: The client to blame.
@@ -71,7 +73,7 @@ class FaultyClientError(ProtocolError):
 
 
 class FaultyServerError(ProtocolError):
-    """The server (or whoever speaks in its place) sent what no honest server sends; the client has erased its secrets."""
+    """The server, or who speaks in its place, sent what no honest server sends; the client has erased its secrets."""
 
 
 class TooFewSurvivorsError(ProtocolError):
@@ -96,5 +98,7 @@ class MissingExtraError(SecFedError, ImportError):
     """
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(f'{package} is not installed; it comes with the extra "{extra}": pip install "secfed[{extra}]"')
+        super().__init__(
+            f'{package} is not installed; it comes with the extra "{extra}": pip install "secfed[{extra}]"'
+        )
         self.extra = extra

@@ -1,7 +1,9 @@
 """Messages to bytes and back: one codec, one encoding for each message, nothing left over.
 
-A message class is a frozen dataclass whose fields are all `bytes`; `Annotated[bytes, 32]` is a field of fixed length, plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then
-each field; fixed ones as they are, variable ones behind a little-endian `u32` length. Reading never allocates more than the input has.
+A message class is a frozen dataclass whose fields are all `bytes`; `Annotated[bytes, 32]` is a field of fixed length,
+plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then
+each field; fixed ones as they are, variable ones behind a little-endian `u32` length. Reading never allocates more than
+the input has.
 """
 
 from dataclasses import fields
@@ -63,15 +65,19 @@ class Message:
     @classmethod
     def size(cls, *variable: int) -> int:
         """Return the bytes of a message whose variable fields have these lengths, in order."""
-        sizes = iter(variable)
-        return 2 + sum(_LENGTH_BYTES + next(sizes) if fixed is None else fixed for _, fixed in layout(cls))
+        fixed = [size for _, size in layout(cls) if size is not None]
+        return 2 + sum(fixed) + _LENGTH_BYTES * (len(layout(cls)) - len(fixed)) + sum(variable)
+
+
+def layout(message_type: type[Message]) -> tuple[tuple[str, int | None], ...]:
+    """Return the name and fixed length (None: variable) of each field of a message class, in wire order."""
+    return _layout(message_type)  # type: ignore[arg-type]  # classes are hashable, whatever their instances are
 
 
 @cache
-def layout(message_type: type[Message]) -> tuple[tuple[str, int | None], ...]:
-    """Return each field's name and fixed length (None: variable), in wire order."""
+def _layout(message_type: Any) -> tuple[tuple[str, int | None], ...]:
     hints = get_type_hints(message_type, include_extras=True)
-    names = [field.name for field in fields(message_type)]  # type: ignore[arg-type]
+    names = [field.name for field in fields(message_type)]
     return tuple((name, next(iter(get_args(hints[name])[1:]), None)) for name in names)
 
 

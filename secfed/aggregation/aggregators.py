@@ -1,9 +1,11 @@
 """Three ways to the same mean: in the clear, under secure aggregation, (later) encrypted."""
 
+import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,7 +68,8 @@ class Aggregator(Protocol):
         """Return the weighted mean of the updates of those clients that do not drop out.
 
         Args:
-            updates: One update per client: a list (ids from 1) or a dictionary by client id. An update is an array, or a list or dictionary of arrays, of any float dtype; all alike.
+            updates: One update per client: a list (ids from 1) or a dictionary by client id. An update is an array, or
+                a list or dictionary of arrays, of any float dtype; all alike.
             weights: One positive weight per client (its number of examples), in the same form; by default all 1.
             dropouts: Clients that fall silent, and the first stage that they do not answer.
             round: The training round.
@@ -100,7 +103,9 @@ class Plain:
         pipeline = Pipeline.of(next(iter(by_id.values())), clip=1.0, clients=len(by_id))
         transcript = Transcript("plain", pipeline) if record else None
         sent: dict[int, int] = dict.fromkeys(by_id, 0)
-        survivors = [client_id for client_id in by_id if silent.get(client_id, Stage.DONE) > Stage.MASKED_INPUT_COLLECTION]
+        survivors = [
+            client_id for client_id in by_id if silent.get(client_id, Stage.DONE) > Stage.MASKED_INPUT_COLLECTION
+        ]
         checked = {client_id: _named(client_id, pipeline.check, update) for client_id, update in by_id.items()}
         if not survivors:
             raise TooFewSurvivorsError("no client is left", 0, 1)
@@ -126,38 +131,47 @@ class SecAgg:
     """Secure aggregation: the server sees the sum of the survivors' weighted updates, and the sum of their weights.
 
     Args:
-        threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask: a number, or a fraction of them (rounded up, and never below what the adversary demands).
+        threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask: a number, or a fraction
+            of them (rounded up, and never below what the adversary demands).
         clip: Values are clipped to [-clip, clip].
-        bits: Bits of a rounded value.
+        bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
-        neighbors: Clients that share pair masks with one client; None is all (Bonawitz et al. 2017), see `secagg.parameters`.
+        neighbors: Clients that share pair masks with one client; None is all (Bonawitz et al. 2017), see
+            `secagg.parameters`.
         adversary: `"semi_honest"` or `"malicious_server"`.
         colluders: Most clients among one client's holders that may collude with the server.
         policy: What every client insists on.
+        rounding_seed: Makes the random rounding repeatable, for simulations; keys and masks never come from it.
 
     Raises:
         ConfigError: A parameter is out of range.
 
-    Security: In this class all parties live in one process: it is for simulation and tests. A deployment puts `secagg.Client` and `secagg.Server` on its own network and gets the same sum.
+    Security: In this class all parties live in one process: it is for simulation and tests. A deployment puts
+    `secagg.Client` and `secagg.Server` on its own network and gets the same sum.
     """
 
     threshold: float = 2 / 3
     clip: float = 4.0
-    bits: int = 16
+    bits: int | None = None
     max_weight: int | None = None
     neighbors: int | None = None
     adversary: Adversary = "semi_honest"
     colluders: int = 0
     policy: Policy | None = None
+    rounding_seed: int | None = None
 
     def __post_init__(self) -> None:
         fraction = isinstance(self.threshold, float)
         if self.threshold <= 0 or (fraction and self.threshold > 1):
-            raise ConfigError(f"threshold {self.threshold} must be a number of clients, or a fraction above 0 and up to 1")
+            raise ConfigError(
+                f"threshold {self.threshold} must be a number of clients, or a fraction above 0 and up to 1"
+            )
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip {self.clip} must be a positive finite number")
 
-    def config(self, client_ids: Sequence[int], pipeline: Pipeline, *, round: int = 0, model_hash: bytes = _NO_MODEL) -> Config:
+    def config(
+        self, client_ids: Sequence[int], pipeline: Pipeline, *, round: int = 0, model_hash: bytes = _NO_MODEL
+    ) -> Config:
         """Return the session's configuration for a cohort."""
         neighbors = None if self.neighbors is None or self.neighbors >= len(client_ids) - 1 else self.neighbors
         return Config(
@@ -185,6 +199,12 @@ class SecAgg:
         # The fraction's own rounding error must not cost a client: 2/3 of 30 is 20.
         return max(least, math.ceil(self.threshold * holders - 1e-9))
 
+    def _rounding(self, round: int, client_id: int) -> bytes | None:
+        """Return what decides one client's rounding in one round; None is the operating system's choice."""
+        if self.rounding_seed is None:
+            return None
+        return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
+
     def aggregate(
         self,
         updates: Updates,
@@ -205,7 +225,8 @@ class SecAgg:
         vectors = {}
         beyond = 0
         for client_id, update in by_id.items():
-            vectors[client_id] = _named(client_id, pipeline.encode, update, weight_of[client_id])
+            seed = self._rounding(round, client_id)
+            vectors[client_id] = _named(client_id, partial(pipeline.encode, seed=seed), update, weight_of[client_id])
             beyond += pipeline.fixed_point.clipped(flatten(update))
         if beyond:
             share = f"{beyond} of {pipeline.structure.size * len(by_id)} values"
@@ -217,7 +238,14 @@ class SecAgg:
         if transcript:
             transcript.total, transcript.survivors = result.sum, result.survivors
         return Aggregate(
-            mean, result.survivors, result.dropouts, weight, result.bytes_up, result.bytes_down, result.seconds, transcript
+            mean,
+            result.survivors,
+            result.dropouts,
+            weight,
+            result.bytes_up,
+            result.bytes_down,
+            result.seconds,
+            transcript,
         )
 
 
@@ -231,7 +259,11 @@ def _cohort(updates: Updates, weights: Weights) -> tuple[dict[int, Update], dict
     elif isinstance(weights, Mapping):
         weight_of = dict(weights)
     else:
-        weight_of = dict(enumerate(weights, start=1)) if not isinstance(updates, Mapping) else dict(zip(by_id, weights, strict=False))
+        weight_of = (
+            dict(enumerate(weights, start=1))
+            if not isinstance(updates, Mapping)
+            else dict(zip(by_id, weights, strict=False))
+        )
         if len(weights) != len(by_id):
             raise EncodingError(f"{len(weights)} weights for {len(by_id)} updates")
     if odd := set(weight_of) ^ set(by_id):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secfed.crypto.entropy import Entropy, SystemEntropy
+from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.encoding.fixed_point import FixedPoint
 from secfed.encoding.flatten import Structure, Update, flatten, structure, unflatten
@@ -28,7 +28,9 @@ class Pipeline:
     fixed_point: FixedPoint
 
     @classmethod
-    def of(cls, example: Update, *, clip: float, clients: int, max_weight: int = 1, bits: int = 16) -> "Pipeline":
+    def of(
+        cls, example: Update, *, clip: float, clients: int, max_weight: int = 1, bits: int | None = None
+    ) -> "Pipeline":
         """Make the pipeline for updates that look like an example (the model, say).
 
         Args:
@@ -36,12 +38,14 @@ class Pipeline:
             clip: Values are clipped to [-clip, clip].
             clients: Most clients in one sum.
             max_weight: Largest weight of a client, public.
-            bits: Bits of a rounded value.
+            bits: Bits of a rounded value; None chooses, see `FixedPoint.fitting`.
 
         Raises:
             ConfigError: The parameters do not fit together.
             EncodingError: The example is no update.
         """
+        if bits is None:
+            return cls(structure(example), FixedPoint.fitting(clip, clients=clients, max_weight=max_weight))
         return cls(structure(example), FixedPoint(clip, bits, clients, max_weight))
 
     @property
@@ -72,14 +76,24 @@ class Pipeline:
             raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
         return values
 
-    def encode(self, update: Update, weight: int, *, entropy: Entropy | None = None) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Encode one client's update: shape `(length,)`, modulo `2**modulus_bits`.
+    def encode(
+        self, update: Update, weight: int, *, seed: bytes | None = None
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Encode one client's update.
+
+        Args:
+            update: Array, or list or dictionary of arrays, of the pipeline's structure.
+            weight: Whole number in [1, max_weight].
+            seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
+
+        Returns:
+            Shape `(length,)`, modulo `2**modulus_bits`.
 
         Raises:
             EncodingError: The update or the weight does not fit; nothing has been sent.
         """
-        seed = (entropy or SystemEntropy()).draw("rounding", SEED_BYTES)
-        return self.fixed_point.encode(self.check(update), weight, seed=seed)
+        rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
+        return self.fixed_point.encode(self.check(update), weight, seed=rounding)
 
     def decode(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[Update, int]:
         """Decode the sum to the weighted mean, with the structure of one update, and the sum of the weights."""

@@ -102,7 +102,9 @@ class Transcript:
         values = flatten(update).astype(np.float64)
         seen = self.contribution(client_id)
         if len(values) != len(seen) or len(values) < 64:
-            raise EncodingError(f"the update has {len(values)} values and the contribution {len(seen)}, needed the same number, at least 64")
+            raise EncodingError(
+                f"the update has {len(values)} values, the contribution {len(seen)}: needed the same, at least 64"
+            )
         bits = None if self.config is None else self.config.modulus_bits
         # The values enter as ranks or as they are; against uniform noise the correlation is 0 either way.
         correlation, correlation_p = stats.pearsonr(_centred(seen, bits), values)

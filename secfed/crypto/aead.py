@@ -6,7 +6,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from secfed.errors import SecFedError
 
 TAG_BYTES = 16
-# A fixed nonce is sound only because every key seals exactly one message: keys are fresh per session, pair and direction.
+# A fixed nonce is sound only because every key seals exactly one message: keys are fresh per session, pair and
+# direction.
 _NONCE = bytes(12)
 
 

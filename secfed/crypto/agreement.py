@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 KEY_BYTES: Final = 32
 _P = 2**255 - 19
 _SHA256 = hashes.SHA256()
-# The canonical u-coordinates of low order, on the curve and its twist; every private key maps them to the all-zero secret (RFC 7748 section 6.1).
+# The canonical u-coordinates of low order, on the curve and its twist; every private key maps them to the all-zero
+# secret (RFC 7748 section 6.1).
 _LOW_ORDER = frozenset(
     u.to_bytes(KEY_BYTES, "little")
     for u in (
@@ -45,15 +46,21 @@ class KeyPair:
         """Return the 32 secret bytes, to be shared among the holders."""
         return self._private.private_bytes_raw()
 
-    def agree(self, public_key: bytes, *, salt: bytes, info: bytes, size: int = 32) -> bytes:
-        """Derive `size` key bytes from the X25519 secret with another party.
+    def agree(self, other: bytes | X25519PublicKey, *, salt: bytes, info: bytes, size: int = 32) -> bytes:
+        """Derive `size` key bytes from the X25519 secret with another party's public key.
 
         Raises:
             ValueError: The other key is of low order.
 
         Source: RFC 7748 section 6.1, RFC 5869.
         """
-        return derive(self._private.exchange(X25519PublicKey.from_public_bytes(public_key)), salt, info, size)
+        public_key = parse(other) if isinstance(other, bytes) else other
+        return derive(self._private.exchange(public_key), salt, info, size)
+
+
+def parse(public_key: bytes) -> X25519PublicKey:
+    """Read a public key once, where it serves many agreements."""
+    return X25519PublicKey.from_public_bytes(public_key)
 
 
 def derive(secret: bytes, salt: bytes, info: bytes, size: int) -> bytes:

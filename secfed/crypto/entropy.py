@@ -1,6 +1,7 @@
 """Randomness by label: from the operating system, or derived from a seed for tests and published vectors.
 
-A seed makes every secret predictable, so `SeededEntropy` exists only inside `with predictable_secrets():`; outside it is refused.
+A seed makes every secret predictable, so `SeededEntropy` exists only inside `with predictable_secrets():`; outside it
+is refused.
 """
 
 import os
@@ -42,7 +43,9 @@ class SeededEntropy:
 
     def __init__(self, seed: bytes) -> None:
         if not _predictable.get():
-            raise ConfigError("a seed makes every secret predictable: real sessions draw from the operating system, found a seed")
+            raise ConfigError(
+                "a seed makes every secret predictable: real sessions draw from the operating system, found a seed"
+            )
         if len(seed) != 32:
             raise ConfigError(f"the seed has {len(seed)} bytes, needs 32")
         self._seed = seed

@@ -1,6 +1,7 @@
 """Arithmetic modulo p = 2^31 - 1 on numpy `uint64` arrays.
 
-Products of two elements fit 62 bits, and 2^31 = 1 modulo p, so reduction is a shift and an addition. Not constant-time: numpy's integer operations take the same time for all values on
+Products of two elements fit 62 bits, and 2^31 = 1 modulo p, so reduction is a shift and an addition. Not constant-time:
+numpy's integer operations take the same time for all values on
 common processors, but nothing here promises it.
 """
 
@@ -39,7 +40,8 @@ def multiply(left: Elements, right: Elements) -> Elements:
 
 def _below_p(values: Elements) -> Elements:
     """Subtract p where a value below 2p is not below p, in place: the difference wraps to a huge number elsewhere."""
-    return np.minimum(values, values - _P, out=values)
+    np.minimum(values, values - _P, out=values)
+    return values
 
 
 def subtract(left: Elements, right: Elements) -> Elements:
@@ -89,7 +91,8 @@ def powers(points: Elements, count: int) -> Elements:
 def matmul(left: Elements, right: Elements) -> Elements:
     """Multiply matrices of elements.
 
-    numpy multiplies integer matrices slowly; halves of 16 bits multiply exactly in float64, where the linear algebra library does the work.
+    numpy multiplies integer matrices slowly; halves of 16 bits multiply exactly in float64, where the linear algebra
+    library does the work.
 
     Args:
         left: Shape `(rows, inner)`, `inner` at most 2^20.

@@ -1,6 +1,7 @@
 """Seeds to vectors: AES-128-CTR keystream, added to a vector in cache-sized chunks.
 
-A seed has 32 bytes: the AES key, then the initial counter block. The keystream is read as little-endian unsigned integers of the vector's own dtype.
+A seed has 32 bytes: the AES key, then the initial counter block. The keystream is read as little-endian unsigned
+integers of the vector's own dtype.
 """
 
 import os
@@ -50,7 +51,8 @@ def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[byte
         vector: Shape `(length,)`, unsigned, contiguous.
         added: Seeds whose masks are added.
         subtracted: Seeds whose masks are subtracted.
-        threads: How many threads may share the work, by default one for each usable core (`cryptography` from version 50 releases the interpreter lock;
+        threads: How many threads may share the work, by default one for each usable core (`cryptography` from version
+            50 releases the interpreter lock;
             before that one thread is as fast).
     """
     size = vector.nbytes
@@ -71,13 +73,16 @@ def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[byte
             future.result()  # an exception in a thread must not leave half a mask behind in silence
 
 
-def _accumulate_span(vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], start: int, stop: int) -> None:
+def _accumulate_span(
+    vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], start: int, stop: int
+) -> None:
     """Treat the bytes from `start` to `stop` of a vector, chunk by chunk."""
     target = vector[start // vector.itemsize : -(-stop // vector.itemsize)]
     chunk = min(CHUNK_BYTES, stop - start)
     zeros, stream = np.zeros(chunk, np.uint8), np.empty(chunk, np.uint8)
     words = stream.view(vector.dtype.newbyteorder("<"))
     step = chunk // vector.itemsize
+    operations: list[tuple[CipherContext, np.ufunc]]
     operations = [(_cipher(seed, start // BLOCK_BYTES), np.add) for seed in added]
     operations += [(_cipher(seed, start // BLOCK_BYTES), np.subtract) for seed in subtracted]
     # Chunk outside, seeds inside: the slice of the vector is fetched once and takes all masks while it is in the cache.
@@ -87,7 +92,7 @@ def _accumulate_span(vector: Vector, added: Sequence[bytes], subtracted: Sequenc
         source, sink = (zeros, stream) if short == chunk else (zeros[:short], stream[:short])
         mask = words[: len(piece)]
         for cipher, operation in operations:
-            cipher.update_into(source, sink)
+            cipher.update_into(source, sink)  # type: ignore[arg-type]  # any buffer will do
             operation(piece, mask, out=piece)
 
 

@@ -1,8 +1,10 @@
 """Shamir sharing of 32-byte secrets over the field of p = 2^31 - 1, for many secrets at once.
 
-A secret is 9 limbs of 30 bits, each shared by its own polynomial; a share is 9 field elements, 36 bytes. The holder's client id is the coordinate.
+A secret is 9 limbs of 30 bits, each shared by its own polynomial; a share is 9 field elements, 36 bytes. The holder's
+client id is the coordinate.
 
-Source: Shamir, *How to Share a Secret*, 1979; error correction: Gao, *A New Algorithm for Decoding Reed-Solomon Codes*, 2003.
+Source: Shamir, *How to Share a Secret*, 1979; error correction: Gao, *A New Algorithm for Decoding Reed-Solomon Codes*,
+2003.
 """
 
 import secrets
@@ -40,7 +42,9 @@ def split(secret: bytes, threshold: int, points: npt.NDArray[np.integer], coeffi
     Security: Fewer than `threshold` shares say nothing about a secret.
     """
     table = field.powers(points.astype(np.uint64), threshold - 1)
-    return field.reduce(field.matmul(table, coefficients) + to_limbs(secret))
+    shares = field.matmul(table, coefficients)
+    shares += to_limbs(secret)
+    return field.reduce(shares)
 
 
 def draw_coefficients(entropy: Entropy, threshold: int, count: int) -> Elements:
@@ -130,9 +134,11 @@ def find_wrong(points: Elements, shares: Elements, threshold: int) -> npt.NDArra
         threshold: Shares that determine the polynomials.
 
     Returns:
-        True where a share is wrong, shape `(holders,)`; None if more than `(holders - threshold) // 2` are wrong, so that nobody can be named.
+        True where a share is wrong, shape `(holders,)`; None if more than `(holders - threshold) // 2` are wrong, so
+        that nobody can be named.
     """
-    # One random combination of the limbs errs where any limb errs, but for a chance of 2^-31 that the final check of the secret catches.
+    # One random combination of the limbs errs where any limb errs, but for a chance of 2^-31 that the final check of
+    # the secret catches.
     mixing = np.array([secrets.randbelow(field.P - 1) + 1 for _ in range(shares.shape[1])], np.uint64)
     values = field.reduce(field.multiply(shares, mixing).sum(axis=1, dtype=np.uint64))
     polynomial = _decode(points, values, threshold)
@@ -158,7 +164,10 @@ def _decode(points: Elements, values: Elements, threshold: int) -> Elements | No
     while 2 * (len(newer) - 1) >= len(points) + threshold and newer.any():
         quotient, rest = _divide(older, newer)
         older, newer = newer, rest
-        locator_older, locator = locator, _add(locator_older, field.subtract(np.zeros(1, np.uint64), _multiply(quotient, locator)))
+        locator_older, locator = (
+            locator,
+            _add(locator_older, field.subtract(np.zeros(1, np.uint64), _multiply(quotient, locator))),
+        )
     polynomial, rest = _divide(newer, _trim(locator))
     return polynomial if not rest.any() and len(_trim(polynomial)) <= threshold else None
 

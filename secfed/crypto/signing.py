@@ -10,7 +10,8 @@ class SigningKey:
     """A client's identity key; its representation shows no secret and it cannot be pickled.
 
     Args:
-        private_bytes: 32 secret bytes. They are kept by the owner, for years; only the public key goes into directories.
+        private_bytes: 32 secret bytes. They are kept by the owner, for years; only the public key goes into
+            directories.
     """
 
     __slots__ = ("_private", "public_bytes")
@@ -28,7 +29,9 @@ class SigningKey:
         return f"SigningKey(public_bytes={self.public_bytes.hex()}, private redacted)"
 
     def __reduce__(self) -> str:
-        raise TypeError("a SigningKey holds a private key and cannot be pickled; store private_bytes() where only the owner reads")
+        raise TypeError(
+            "a SigningKey holds a private key and cannot be pickled; store private_bytes() where only the owner reads"
+        )
 
     def private_bytes(self) -> bytes:
         """Return the 32 secret bytes, for the owner's key store."""

@@ -1,6 +1,7 @@
 """Real values to integers whose weighted sum cannot overflow: clip, scale, round at random without bias, weigh.
 
-Source: `protocols/encoding/README.md`; stochastic rounding as in Kairouz, Liu, Steinke 2021 section 4, without the conditional part.
+Source: `protocols/encoding/README.md`; stochastic rounding as in Kairouz, Liu, Steinke 2021 section 4, without the
+conditional part.
 """
 
 from dataclasses import dataclass
@@ -47,16 +48,31 @@ class FixedPoint:
     clients: int = 1
     max_weight: int = 1
 
+    @classmethod
+    def fitting(cls, clip: float, *, clients: int, max_weight: int) -> "FixedPoint":
+        """Choose `bits`: 16, or as few as 12 if that keeps the sum within 32 bits, where masks cost half of what 64
+        bits cost.
+
+        Raises:
+            ConfigError: As for the class.
+        """
+        room = 31 - (clients * max_weight - 1).bit_length() if clients >= 1 and max_weight >= 1 else 16
+        return cls(clip, min(16, room + 1) if room >= 11 else 16, clients, max_weight)
+
     def __post_init__(self) -> None:
         if not (np.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip {self.clip} must be a positive finite number")
         if not 2 <= self.bits <= 32:
             raise ConfigError(f"bits {self.bits} must be from 2 to 32")
+        if not (np.isfinite(self.levels / self.clip) and self.clip / self.levels > 0):
+            raise ConfigError(f"clip {self.clip} is too small for a step of float64 arithmetic")
         if self.clients < 1 or self.max_weight < 1:
             raise ConfigError(f"clients {self.clients} and max_weight {self.max_weight} must be at least 1")
         if self.modulus_bits > 64:
             found = f"{self.clients} clients of weight up to {self.max_weight} at {self.bits} bits"
-            raise ConfigError(f"{found} need {self.modulus_bits} bits for their sum, 64 are the most: lower bits or max_weight")
+            raise ConfigError(
+                f"{found} need {self.modulus_bits} bits for their sum, 64 are the most: lower bits or max_weight"
+            )
 
     @property
     def levels(self) -> int:
@@ -86,7 +102,8 @@ class FixedPoint:
             seed: 32 bytes that decide how values are rounded; fresh for every contribution.
 
         Returns:
-            Shape `(size + 1,)`, modulo `2**modulus_bits`, in the narrowest unsigned dtype: weight times each rounded value, then the weight.
+            Shape `(size + 1,)`, modulo `2**modulus_bits`, in the narrowest unsigned dtype: weight times each rounded
+            value, then the weight.
 
         Raises:
             EncodingError: A value is not finite, or the weight is not allowed.
@@ -133,11 +150,12 @@ class FixedPoint:
             The weighted mean, shape `(size,)`, and the sum of the weights.
 
         Raises:
-            EncodingError: The weights sum to 0 or less: the sum is not one of such vectors.
+            EncodingError: The weights' sum is not one that such vectors can have.
         """
         shift = 64 - self.modulus_bits
         signed = (total.astype(np.uint64) << np.uint64(shift)).view(np.int64) >> np.int64(shift)
         weight = int(signed[-1])
-        if weight <= 0:
-            raise EncodingError(f"the weights sum to {weight}, needed at least 1: this is no sum of encoded vectors")
+        if not 1 <= weight <= self.clients * self.max_weight:
+            needed = f"needed 1 to {self.clients * self.max_weight}"
+            raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
         return signed[:-1] / weight * (self.clip / self.levels), weight

@@ -1,6 +1,7 @@
 """A model update of any shape to one flat array and back; and the hash of a model.
 
-An update is an array, or a list, tuple or dictionary of updates. Dictionaries are taken in the order of their keys sorted as strings. Source: `protocols/encoding/README.md`, section 5.
+An update is an array, or a list, tuple or dictionary of updates. Dictionaries are taken in the order of their keys
+sorted as strings. Source: `protocols/encoding/README.md`, section 5.
 """
 
 import hashlib

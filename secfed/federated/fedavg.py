@@ -1,6 +1,7 @@
 """FedAvg.
 
-H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: *Communication-Efficient Learning of Deep Networks from Decentralized Data*, AISTATS 2017, Algorithm 1.
+H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: *Communication-Efficient Learning of Deep Networks
+from Decentralized Data*, AISTATS 2017, Algorithm 1.
 """
 
 import numpy as np

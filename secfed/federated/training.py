@@ -26,7 +26,8 @@ class RoundReport:
         cohort: Ids of the clients that were sampled.
         survivors: Ids of those whose update is in the mean; empty if the round failed.
         aggregate: What the aggregator gave; None if the round failed.
-        failure: Why there is no aggregate ("" if there is one): too few survivors, or too small a cohort. The model is then as before.
+        failure: Why there is no aggregate ("" if there is one): too few survivors, or too small a cohort. The model is
+            then as before.
         model_bytes: Size of the model that each client of the cohort was sent.
     """
 
@@ -43,7 +44,8 @@ class Training:
     """Rounds of a federated algorithm; a subclass says how the server steps.
 
     Args:
-        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the model; the update has the model's structure, the
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
+            model; the update has the model's structure, the
             weight is the number of examples.
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
     """
@@ -74,7 +76,8 @@ class Training:
             count: Number of rounds.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
             seed: Makes the cohorts repeatable; secrets never come from it.
-            dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer (simulation).
+            dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
+                (simulation).
 
         Yields:
             A report for each round. A round with too few survivors leaves the model as it was and says so.
@@ -112,7 +115,8 @@ class Training:
             except TooFewSurvivorsError as error:
                 aggregate, failure = None, str(error)
             except ConfigError as error:
-                # A sampled cohort may be too small for the threshold by chance, and the next one may do; all clients are no matter of chance.
+                # A sampled cohort may be too small for the threshold by chance, and the next one may do; all clients
+                # are no matter of chance.
                 if len(cohort) == len(data):
                     raise
                 aggregate, failure = None, str(error)
@@ -129,6 +133,4 @@ class Training:
         for client_id, examples in data.items():
             own_copy = unflatten(flatten(model).copy(), like)  # whatever it does to its copy, the others do not see
             updates[client_id], weights[client_id] = self._local_update(own_copy, examples)
-        return self._aggregator.aggregate(
-            updates, weights, dropouts=silent, round=number, model_hash=model_hash(model)
-        )
+        return self._aggregator.aggregate(updates, weights, dropouts=silent, round=number, model_hash=model_hash(model))

@@ -1,6 +1,8 @@
-"""Pairwise-masked secure aggregation: Bonawitz et al. 2017, and Bell et al. 2020 where a client has fewer neighbors than there are others.
+"""Pairwise-masked secure aggregation: Bonawitz et al. 2017, and Bell et al. 2020 where a client has fewer neighbors
+than there are others.
 
-These are the parts, for those who own transport, identity keys and timeouts; `secfed.SecAgg` is the ready-made aggregator.
+These are the parts, for those who own transport, identity keys and timeouts; `secfed.SecAgg` is the ready-made
+aggregator.
 """
 
 from secfed.crypto.signing import SigningKey

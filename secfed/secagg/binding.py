@@ -1,7 +1,11 @@
-"""What keys, signatures and hashes are bound to: every label and every byte string of `protocols/secagg/README.md`, section 2.2, in one place."""
+"""What keys, signatures and hashes are bound to: every label and every byte string of `protocols/secagg/README.md`,
+section 2.2, in one place.
+"""
 
 import hashlib
 from collections.abc import Mapping
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from secfed.crypto.agreement import KeyPair, derive
 from secfed.crypto.signing import SigningKey
@@ -39,7 +43,7 @@ def commitment(session: bytes, client_id: int, self_seed: bytes) -> bytes:
 
 def channel_keys(own: KeyPair, other: bytes, session: bytes, own_id: int, other_id: int) -> tuple[bytes, bytes]:
     """Return the keys that seal to the other client and open what it seals, 16 bytes each."""
-    low, high = sorted((own_id, other_id))
+    low, high = (own_id, other_id) if own_id < other_id else (other_id, own_id)
     keys = own.agree(other, salt=session, info=LABEL + b"channel" + _u32(low) + _u32(high))
     return (keys[:16], keys[16:]) if own_id < other_id else (keys[16:], keys[:16])
 
@@ -49,9 +53,9 @@ def sealing_data(session: bytes, sender: int, receiver: int) -> bytes:
     return LABEL + b"shares" + session + _u32(sender) + _u32(receiver)
 
 
-def pair_seed(own: KeyPair, other: bytes, session: bytes, own_id: int, other_id: int) -> bytes:
+def pair_seed(own: KeyPair, other: bytes | X25519PublicKey, session: bytes, own_id: int, other_id: int) -> bytes:
     """Return the seed of the mask that two clients have in common."""
-    low, high = sorted((own_id, other_id))
+    low, high = (own_id, other_id) if own_id < other_id else (other_id, own_id)
     return own.agree(other, salt=session, info=LABEL + b"pair" + _u32(low) + _u32(high))
 
 
@@ -74,14 +78,18 @@ def check_directory(config: Config, directory: Mapping[int, bytes] | None) -> Ma
         raise ConfigError('adversary "malicious_server" needs a directory of pinned identity keys, found none')
     missing = [client_id for client_id in config.client_ids if len(directory.get(client_id, b"")) != 32]
     if missing:
-        raise ConfigError(f"the directory lacks the 32-byte identity key of client {missing[0]} ({len(missing)} in all)")
+        raise ConfigError(
+            f"the directory lacks the 32-byte identity key of client {missing[0]} ({len(missing)} in all)"
+        )
     pinned = {client_id: directory[client_id] for client_id in config.client_ids}
     if len(set(pinned.values())) < len(pinned):
         raise ConfigError("two clients have the same identity key in the directory: identities must be distinct")
     return pinned
 
 
-def check_signing_key(config: Config, client_id: int, key: SigningKey | None, directory: Mapping[int, bytes]) -> SigningKey | None:
+def check_signing_key(
+    config: Config, client_id: int, key: SigningKey | None, directory: Mapping[int, bytes]
+) -> SigningKey | None:
     """Return the client's identity key, or None where the adversary is semi-honest.
 
     Raises:

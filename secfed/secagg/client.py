@@ -1,6 +1,7 @@
 """The client's half of a session: bytes in, bytes out; no socket, no clock.
 
-It believes nothing that it can recompute (session id, graph, who its holders are) and checks the rest; the numbers C1 to C22 are those of `protocols/secagg/README.md`.
+It believes nothing that it can recompute (session id, graph, who its holders are) and checks the rest; the numbers C1
+to C22 are those of `protocols/secagg/README.md`.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ class Client:
         vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. It is copied.
         policy: What this client insists on, whatever the configuration says.
         signing_key: Its identity key (adversary `"malicious_server"` only).
-        directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"` only).
+        directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"`
+            only).
         entropy: Source of secrets; by default the operating system's.
         threads: Threads that expand masks, by default one for each usable core.
 
@@ -42,8 +44,10 @@ class Client:
     Attributes:
         stage: The stage whose request it awaits.
 
-    Security: The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors' vectors and nothing else about this one's. Against
-        a server that breaks the protocol this takes the adversary `"malicious_server"`. One object is one session: there is no way back and no reuse.
+    Security: The server, together with at most `config.colluders` of this client's holders, learns the sum of the
+    survivors' vectors and nothing else about this one's. Against
+        a server that breaks the protocol this takes the adversary `"malicious_server"`. One object is one session:
+        there is no way back and no reuse.
     Source: Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
     """
 
@@ -62,7 +66,9 @@ class Client:
         try:
             self._number = config.number(client_id)
         except KeyError:
-            raise ConfigError(f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration") from None
+            raise ConfigError(
+                f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
+            ) from None
         self._config = config
         self._policy = policy or Policy()
         self._directory = binding.check_directory(config, directory)
@@ -144,7 +150,8 @@ class Client:
     def to_bytes(self) -> bytes:
         """Save this client between two stages, secrets included: whoever reads these bytes reads the vector.
 
-        Save **before** sending a response, so that a restarted client cannot answer the same request twice with something else. After the last response nothing can be resumed.
+        Save **before** sending a response, so that a restarted client cannot answer the same request twice with
+        something else. After the last response nothing can be resumed.
         """
         return snapshot.save_client(self)
 
@@ -164,7 +171,9 @@ class Client:
             StageError: It had released its shares or aborted: a second answer could open somebody's vector.
             MalformedMessageError: These bytes are no saved client.
         """
-        return snapshot.resume_client(cls, data, signing_key=signing_key, directory=directory, policy=policy, threads=threads)
+        return snapshot.resume_client(
+            cls, data, signing_key=signing_key, directory=directory, policy=policy, threads=threads
+        )
 
     # One method for each stage, named after it. Each checks everything before it changes anything.
 
@@ -207,7 +216,9 @@ class Client:
             signed_keys = binding.advertisement(config, self._nonce, peer, channel_keys[i], mask_keys[i])
             if not signing.verify(self._directory[peer], signature, signed_keys):
                 raise FaultyServerError(f"the keys of client {peer} are not signed by its identity key", "C8")
-        session_id = binding.session_id(config, self._nonce, request.advertised, request.channel_keys, request.mask_keys)
+        session_id = binding.session_id(
+            config, self._nonce, request.advertised, request.channel_keys, request.mask_keys
+        )
         graph = Graph(config, advertised, session_id)
         holders = graph.holders(me)
         if len(holders) < config.threshold or len(members) < self._policy.minimum_cohort:  # C9
@@ -247,7 +258,9 @@ class Client:
         assert self._graph is not None and self._mask is not None and self._vector is not None
         shared = messages.set_from_bytes(request.shared, len(ids))
         if not shared[me] or (shared & ~self._advertised).any():  # C10
-            raise FaultyServerError("this client, or one that advertised no keys, is out of place among those that shared", "C10")
+            raise FaultyServerError(
+                "this client, or one that advertised no keys, is out of place among those that shared", "C10"
+            )
         holders = self._graph.holders(me)
         holders = holders[shared[holders]]
         if len(holders) < config.threshold or int(shared.sum()) < self._policy.minimum_cohort:  # C11
@@ -255,7 +268,9 @@ class Client:
             raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C11")
         senders = holders[holders != me].tolist()
         if len(request.sealed) % SEALED_BYTES:
-            raise MalformedMessageError(f"{len(request.sealed)} bytes are no whole sealed pairs of {SEALED_BYTES} bytes", 0)
+            raise MalformedMessageError(
+                f"{len(request.sealed)} bytes are no whole sealed pairs of {SEALED_BYTES} bytes", 0
+            )
         if len(request.sealed) != SEALED_BYTES * len(senders):  # C12
             found = f"{len(request.sealed)} bytes of sealed shares"
             raise FaultyServerError(f"{found}, {len(senders)} of {SEALED_BYTES} bytes are needed", "C12")
@@ -269,10 +284,13 @@ class Client:
                 raise FaultyServerError(f"the shares from client {ids[sender]} do not open", "C13") from None
         if shamir.shares_from_bytes(b"".join(opened.values())) is None:  # C14
             raise FaultyServerError("a share is not an element of the field", "C14")
-        added, subtracted = [binding.self_mask_seed(self._session_id, self.client_id, self._self_seed)], []
+        added = [binding.self_mask_seed(self._session_id, self.client_id, self._self_seed)]
+        subtracted: list[bytes] = []
         for number in self._mask_keys:
             if shared[number]:
-                seed = binding.pair_seed(self._mask, self._mask_keys[number], self._session_id, self.client_id, ids[number])
+                seed = binding.pair_seed(
+                    self._mask, self._mask_keys[number], self._session_id, self.client_id, ids[number]
+                )
                 (added if me < number else subtracted).append(seed)
         kind = masking.create(config, self._session_id, self._threads)
         payload = kind.mask(self._vector, added, subtracted)
@@ -293,14 +311,18 @@ class Client:
         alive = int(survivors[self._graph.holders(self._number)].sum())
         if alive < self._config.threshold or int(survivors.sum()) < self._policy.minimum_cohort:  # C17
             found = f"{int(survivors.sum())} survivors, {alive} of them hold this client's shares"
-            raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {self._config.threshold}", "C17")
+            raise FaultyServerError(
+                f"{found}: needed {self._policy.minimum_cohort} and {self._config.threshold}", "C17"
+            )
 
     def _consistency_check(self, request: messages.ConsistencyCheckRequest) -> Message:
         survivors = messages.set_from_bytes(request.survivors, len(self._config.client_ids))
         self._check_survivors(survivors)
         assert self._signing_key is not None
         self._survivors = survivors
-        return messages.ConsistencyCheckResponse(self._signing_key.sign(binding.survivors(self._session_id, request.survivors)))
+        return messages.ConsistencyCheckResponse(
+            self._signing_key.sign(binding.survivors(self._session_id, request.survivors))
+        )
 
     def _unmasking(self, request: messages.UnmaskingRequest) -> Message:
         clients = len(self._config.client_ids)
@@ -318,13 +340,12 @@ class Client:
         if self._config.malicious_server:
             self._check_signatures(survivors, signers.tolist(), signatures, request.survivors)
         size = shamir.SHARE_BYTES
-        shares = [
-            pair[size:] if survivors[number] else pair[:size]
-            for number, pair in sorted(self._shares.items())
-        ]
+        shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(self._shares.items())]
         return messages.UnmaskingResponse(b"".join(shares))
 
-    def _check_signatures(self, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes) -> None:
+    def _check_signatures(
+        self, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes
+    ) -> None:
         """C20 to C22: enough holders have signed the same survivors as this client."""
         if (survivors != self._survivors).any():  # C20
             raise FaultyServerError("these are not the survivors that this client signed", "C20")
@@ -336,7 +357,9 @@ class Client:
                 raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
         own = self._config.complete and self._number not in signers
         if len(signers) + own < self._config.threshold:  # C22
-            raise FaultyServerError(f"{len(signers) + own} signatures on the survivors, needed {self._config.threshold}", "C22")
+            raise FaultyServerError(
+                f"{len(signers) + own} signatures on the survivors, needed {self._config.threshold}", "C22"
+            )
 
     def _erase(self, stage: Stage) -> None:
         """Drop every secret; Python may keep copies of bytes until it reuses the memory."""

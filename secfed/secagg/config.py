@@ -29,16 +29,19 @@ class Config:
     """The parameters of one session; server and clients must hold the same.
 
     Args:
-        client_ids: The cohort: distinct whole numbers in [1, 2^31 - 2]. An id is also the coordinate of the client's Shamir shares.
+        client_ids: The cohort: distinct whole numbers in [1, 2^31 - 2]. An id is also the coordinate of the client's
+            Shamir shares.
         threshold: Fewest clients (on a k-regular graph: fewest of a client's neighbors) that can unmask.
         length: Entries of a vector.
         modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
-        neighbors: Clients that share pair masks with one client; None is everyone (Bonawitz et al. 2017), an even number less than that a k-regular graph (Bell et al. 2020).
+        neighbors: Clients that share pair masks with one client; None is everyone (Bonawitz et al. 2017), an even
+            number less than that a k-regular graph (Bell et al. 2020).
             `parameters` chooses it with the threshold.
         colluders: Most clients among one client's holders that may collude with the server.
         adversary: `"semi_honest"`, or `"malicious_server"` with identity keys and a consistency check.
         round: The training round.
-        model_hash: 32 bytes: the hash of the model being trained. Clients that were given different models cannot be aggregated.
+        model_hash: 32 bytes: the hash of the model being trained. Clients that were given different models cannot be
+            aggregated.
         masking: The kind of mask.
         context: The application's own parameters, at most 1024 bytes; bound into every key, not read.
 
@@ -102,15 +105,15 @@ class Config:
             raise ConfigError(f"client ids from {self.client_ids[0]} to {self.client_ids[-1]}: needed 1 to {P - 1}")
         if len(set(self.client_ids)) < n:
             raise ConfigError(f"{n - len(set(self.client_ids))} of {n} client ids occur twice: ids must be distinct")
-        for name, low, high in (
+        for field_name, low, high in (
             ("length", 1, MAXIMUM_LENGTH),
             ("modulus_bits", 1, 64),
             ("colluders", 0, n),
             ("round", 0, (1 << 64) - 1),
         ):
-            value = getattr(self, name)
+            value = getattr(self, field_name)
             if not isinstance(value, int | np.integer) or not low <= value <= high:
-                raise ConfigError(f"{name} {value!r} must be a whole number from {low} to {high}")
+                raise ConfigError(f"{field_name} {value!r} must be a whole number from {low} to {high}")
         if self.adversary not in _ADVERSARIES:
             raise ConfigError(f"adversary {self.adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
         if self.masking not in _MASKINGS:
@@ -135,7 +138,9 @@ class Config:
             raise ConfigError(f"threshold {t} must be more than half of {n} clients")
         if self.adversary == "malicious_server" and 2 * t <= self.holders + c:
             needed = (self.holders + c) // 2 + 1
-            raise ConfigError(f"threshold {t} must be at least {needed} against a malicious server with {holders} and {c} colluders")
+            raise ConfigError(
+                f"threshold {t} must be at least {needed} against a malicious server with {holders} and {c} colluders"
+            )
 
     @property
     def complete(self) -> bool:
@@ -146,6 +151,16 @@ class Config:
     def holders(self) -> int:
         """How many clients hold shares of one client's secrets: all on the complete graph, else its neighbors."""
         return len(self.client_ids) if self.complete else self.neighbors
+
+    @property
+    def indivisible(self) -> bool:
+        """Whether even a server that chooses the dropouts after seeing the graph cannot split the sum into smaller
+        ones.
+
+        On a ring that takes a run of `neighbors / 2` lost clients; the last honest client before it would keep at most
+        `neighbors / 2 + colluders` holders, which must not reach the threshold.
+        """
+        return self.complete or 2 * self.threshold > self.neighbors + 2 * self.colluders
 
     @property
     def malicious_server(self) -> bool:
@@ -212,7 +227,8 @@ class Config:
         def number(start: int, size: int) -> int:
             return int.from_bytes(rest[start : start + size], "little")
 
-        if rest[21] >= len(_ADVERSARIES) or rest[62] not in _MASKINGS.values():
+        maskings = {code: name for name, code in _MASKINGS.items()}
+        if rest[21] >= len(_ADVERSARIES) or rest[62] not in maskings:
             raise MalformedMessageError("unknown adversary or masking", 4 + 4 * count)
         return cls(
             np.frombuffer(data, "<u4", count, 4).tolist(),
@@ -224,7 +240,7 @@ class Config:
             adversary=_ADVERSARIES[rest[21]],
             round=number(22, 8),
             model_hash=bytes(rest[30:62]),
-            masking=next(name for name, code in _MASKINGS.items() if code == rest[62]),
+            masking=maskings[rest[62]],
             context=bytes(rest[67:]),
         )
 
@@ -244,6 +260,7 @@ class Policy:
         minimum_neighbors: Fewest clients to share pair masks with.
         minimum_colluders: Fewest colluders that the configuration must withstand.
         adversary: `"malicious_server"` refuses sessions without identity keys and the consistency check.
+        indivisible: Refuses k-regular graphs on which a server that chooses the dropouts could split the sum.
 
     Source: check C4.
     """
@@ -253,6 +270,7 @@ class Policy:
     minimum_neighbors: int = 1
     minimum_colluders: int = 0
     adversary: Adversary = "semi_honest"
+    indivisible: bool = False
 
     def objection(self, config: Config) -> str:
         """Say what a configuration lacks, or nothing ("")."""
@@ -266,4 +284,7 @@ class Policy:
                 return f"the configuration has {found} {what}, this client's policy needs {needed}"
         if self.adversary == "malicious_server" and not config.malicious_server:
             return "the configuration is for a semi-honest server, this client's policy needs malicious_server"
+        if self.indivisible and not config.indivisible:
+            lax = f"threshold {config.threshold} of {config.neighbors} neighbors with {config.colluders} colluders"
+            return f"{lax} lets the server split the sum, this client's policy refuses that"
         return ""

@@ -1,4 +1,6 @@
-"""Who masks with whom: everyone (Bonawitz et al. 2017), or k neighbors on a ring that all committed keys have shuffled (Bell et al. 2020, section 3)."""
+"""Who masks with whom: everyone (Bonawitz et al. 2017), or k neighbors on a ring that all committed keys have shuffled
+(Bell et al. 2020, section 3).
+"""
 
 import hashlib
 from functools import cached_property
@@ -36,7 +38,8 @@ class Graph:
     def _ring(self) -> Numbers:
         seed = hashlib.sha256(LABEL + b"graph" + self._session_id).digest()
         tags = np.frombuffer(keystream(seed, 8 * len(self._members)), ">u8")
-        return self._members[np.argsort(tags, kind="stable")]
+        order: Numbers = np.argsort(tags, kind="stable")
+        return self._members[order]
 
     @cached_property
     def _place(self) -> Numbers:
@@ -48,13 +51,15 @@ class Graph:
     def neighbors(self, number: int) -> Numbers:
         """Return the clients that share pair masks with one client, ascending."""
         if self._everyone:
-            return self._members[self._members != number]
+            others: Numbers = self._members[self._members != number]
+            return others
         steps = np.concatenate((np.arange(-self._half, 0), np.arange(1, self._half + 1)))
         return np.sort(self._ring[(self._place[number] + steps) % len(self._ring)])
 
     def holders(self, number: int) -> Numbers:
         """Return the clients that hold shares of one client's secrets, ascending; symmetric, like the graph.
 
-        On the complete graph a client holds a share of its own as well (Bonawitz et al., Figure 4), on a k-regular one it does not (Bell et al.).
+        On the complete graph a client holds a share of its own as well (Bonawitz et al., Figure 4), on a k-regular one
+        it does not (Bell et al.).
         """
         return self._members if self._complete else self.neighbors(number)

@@ -1,6 +1,7 @@
 """The seam between the protocol and its masks: seeds and vectors in, payload bytes out, and back to the sum.
 
-Client and server agree on seeds and know nothing of what is done with them. A second kind of masking is a class like `AesCtr` and a line in `_KINDS` (and a code in `config`).
+Client and server agree on seeds and know nothing of what is done with them. A second kind of masking is a class like
+`AesCtr` and a line in `_KINDS` (and a code in `config`).
 Source: Bonawitz et al. 2017, section 4 and Figure 4 (round 2).
 """
 
@@ -48,7 +49,8 @@ class Masking(Protocol):
 
 def create(config: Config, session_id: bytes, threads: int | None) -> Masking:
     """Return the configuration's kind of masking for one session."""
-    return _KINDS[config.masking](config, session_id, threads)
+    kind: Masking = _KINDS[config.masking](config, session_id, threads)
+    return kind
 
 
 class AesCtr:

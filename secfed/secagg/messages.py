@@ -1,6 +1,7 @@
 """The messages of a session, and the two forms of data inside them: sets of clients and columns of equal parts.
 
-`<Stage>Request` goes from the server to a client, `<Stage>Response` back. `protocols/secagg/messages.json` says the same, and a test compares the two.
+`<Stage>Request` goes from the server to a client, `<Stage>Response` back. `protocols/secagg/messages.json` says the
+same, and a test compares the two.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ class AdvertiseKeysRequest(Message):
     """Opens the session."""
 
     kind: ClassVar[int] = 1
-    nonce: Annotated[bytes, 32]  # fresh from the server; makes the session id new even where all clients repeat themselves
+    nonce: Annotated[
+        bytes, 32
+    ]  # fresh from the server; makes the session id new even where all clients repeat themselves
     config_hash: Annotated[bytes, HASH_BYTES]  # compared by the client with its own
 
 
@@ -143,5 +146,7 @@ def column(data: bytes, part_bytes: int, parts: int, what: str) -> list[bytes]:
         MalformedMessageError: C1, the length is not that of so many parts.
     """
     if len(data) != part_bytes * parts:
-        raise MalformedMessageError(f"{what} have {len(data)} bytes, {parts} of {part_bytes} bytes are needed", len(data))
+        raise MalformedMessageError(
+            f"{what} have {len(data)} bytes, {parts} of {part_bytes} bytes are needed", len(data)
+        )
     return [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]

@@ -58,7 +58,9 @@ class Opener:
         self._open(list(public_keys), accepts, "S12")
         return pairs
 
-    def self_seeds(self, owners: Sequence[int], commitments: Mapping[int, bytes], session_id: bytes) -> dict[int, bytes]:
+    def self_seeds(
+        self, owners: Sequence[int], commitments: Mapping[int, bytes], session_id: bytes
+    ) -> dict[int, bytes]:
         """Combine the self seeds of survivors, by number.
 
         Raises:
@@ -93,7 +95,7 @@ class Opener:
         return opened
 
     def _first_shares(self, owners: npt.NDArray[np.intp]) -> tuple[Elements, Elements]:
-        """Return, for each owner, coordinates and shares of its first holders that answered, as many as the threshold."""
+        """Return, for each owner, coordinates and shares of the first holders that answered, up to the threshold."""
         threshold = self._config.threshold
         points = np.zeros((len(owners), threshold), np.uint64)
         shares = np.zeros((len(owners), threshold, shamir.LIMBS), np.uint64)
@@ -111,7 +113,9 @@ class Opener:
         return points, shares
 
     def _held(self) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
-        """Yield each holder that answered with the owners whose shares it holds, in the order of its answer; liars last."""
+        """Yield each holder that answered with the owners whose shares it holds, in the order of its answer; liars
+        last.
+        """
         for holder in sorted(self._unmaskers, key=lambda holder: holder in self._liars):
             held = self._graph.holders(holder)
             yield holder, held[self._shared[held]]
@@ -135,7 +139,9 @@ class Opener:
                 self._blame([holders[i] for i in np.flatnonzero(wrong).tolist()], client_id, check)
                 return secret
         found = f"the shares of client {client_id} do not combine to the secret that it committed to"
-        raise FaultyClientError(f"{found}: it dealt wrong ones, or too many of its {len(holders)} holders lie", client_id, check)
+        raise FaultyClientError(
+            f"{found}: it dealt wrong ones, or too many of its {len(holders)} holders lie", client_id, check
+        )
 
     def _blame(self, holders: list[int], owner_id: int, check: str) -> None:
         """Name holders of wrong shares; from now on theirs are used only where those of others do not suffice."""

@@ -1,6 +1,7 @@
 """Vectors of `modulus_bits`-bit integers, without a gap, to bytes and back.
 
-Entry i fills bits `i*bits .. (i+1)*bits - 1` of the byte string, least significant bit first. Entries whose bits end where a machine word ends recur with a short period; all periods are treated at once,
+Entry i fills bits `i*bits .. (i+1)*bits - 1` of the byte string, least significant bit first. Entries whose bits end
+where a machine word ends recur with a short period; all periods are treated at once,
 column by column, a cache-sized chunk at a time.
 """
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
 # Entries treated at a time; a multiple of every period (64 and its divisors).
-CHUNK_ENTRIES = 1 << 16
+CHUNK_ENTRIES = 1 << 17
 
 
 def packed_bytes(length: int, bits: int) -> int:
@@ -74,7 +75,9 @@ def unpack(data: bytes | memoryview, length: int, bits: int, dtype: np.dtype[Any
     for start in range(0, length, CHUNK_ENTRIES):
         count = min(CHUNK_ENTRIES, length - start)
         offset = start * bits // 8
-        vector[start : start + count] = _unpack_chunk(data[offset : offset + packed_bytes(count, bits)], count, bits, dtype)
+        vector[start : start + count] = _unpack_chunk(
+            data[offset : offset + packed_bytes(count, bits)], count, bits, dtype
+        )
     return vector
 
 

@@ -55,6 +55,7 @@ def parameters(
     security_bits: float = 40,
     correctness_bits: float = 20,
     minimum_honest_inputs: int = 1,
+    indivisible: bool = False,
 ) -> Parameters:
     """Choose the fewest neighbors, then the smallest threshold, that are secure and survive the dropouts.
 
@@ -81,6 +82,8 @@ def parameters(
             probability at most 2^-eta. Unused on the complete graph.
         minimum_honest_inputs: at least so many honest holders of each opened client are in the same sum: t - t1. On the
             complete graph the client itself is one of them.
+        indivisible: also demand 2t > k + 2 t1 of a k-regular graph, so that a server that chooses the dropouts after it
+            has seen the graph cannot cut the sum into smaller ones (`Policy.indivisible` lets a client insist on it).
 
     Returns:
         The parameters.
@@ -90,8 +93,9 @@ def parameters(
 
     Security:
         The rule for k-regular graphs assumes that the server did not choose the graph and that dropouts are random.
-        A server that chooses the dropouts after it has seen the graph can still cut out a small part of it: against
-        that, clients sign the one set of survivors, and what is left to each is `minimum_honest_inputs`.
+        A server that chooses the dropouts after it has seen the graph can still cut out a part of it and learn that
+        part's sum; what is left to each client is `minimum_honest_inputs`. With `indivisible` it cannot: a cut on the
+        ring needs a run of k/2 lost clients, and the last honest client before it keeps at most k/2 + t1 < t holders.
 
     Source:
         Bell et al., Secure Single-Server Aggregation with (Poly)Logarithmic Overhead, CCS 2020, section 3;
@@ -99,7 +103,14 @@ def parameters(
         (`fcp/secagg/server`, graph parameter finder). Complete graph: Bonawitz et al., CCS 2017.
     """
     wanted = _validated(
-        clients, corrupt_fraction, dropout_fraction, adversary, security_bits, correctness_bits, minimum_honest_inputs
+        clients,
+        corrupt_fraction,
+        dropout_fraction,
+        adversary,
+        security_bits,
+        correctness_bits,
+        minimum_honest_inputs,
+        indivisible,
     )
     if wanted.most_lost <= _MOST_LOST + _SLACK:
         found = _smallest_regular_graph(wanted)
@@ -121,6 +132,7 @@ class _Request:
     security_bits: float
     correctness_bits: float
     honest_inputs: int
+    indivisible: bool
     most_lost: float
     most_lost_words: str
 
@@ -135,6 +147,8 @@ class _Request:
             # A malicious server asks some holders for the self seed and others for the mask key of one client; the
             # colluders answer both questions. 2t > h + t1 leaves too few holders for one of the two.
             threshold = max(threshold, (holders + colluders) // 2 + 1)
+        if self.indivisible and not complete:
+            threshold = max(threshold, holders // 2 + colluders + 1)
         elif complete:
             threshold = max(threshold, holders // 2 + 1)
         return threshold
@@ -152,6 +166,7 @@ def _validated(
     security_bits: float,
     correctness_bits: float,
     minimum_honest_inputs: int,
+    indivisible: bool,
 ) -> _Request:
     n, honest_inputs = operator.index(clients), operator.index(minimum_honest_inputs)
     if not 2 <= n <= _MOST_CLIENTS:
@@ -175,6 +190,7 @@ def _validated(
         security_bits=security_bits,
         correctness_bits=correctness_bits,
         honest_inputs=honest_inputs,
+        indivisible=indivisible,
         most_lost=corrupt_fraction + (2 if malicious else 1) * dropout_fraction,
         most_lost_words=f"corrupt_fraction + {'2 ' if malicious else ''}dropout_fraction",
     )
@@ -195,8 +211,12 @@ def _smallest_regular_graph(wanted: _Request) -> Parameters | None:
             return wanted.result(k, threshold, colluders)
         # Feasibility is not monotone in k, so this neither bisects nor gallops. But one more neighbor raises `fewest`
         # by at most one (couple the draws of k and k + 1) and never lowers the threshold: all k below k + missing fail.
-        # Where 2t > k + t1 sets the threshold, it rises with k by a half each: all below k + 2 missing fail.
-        if wanted.malicious and 2 * (threshold - 1) <= k + colluders:
+        # Where 2t > k + t1 (or + 2 t1) sets the threshold, it rises with k by at least a half each: all below
+        # k + 2 missing fail.
+        by_half = (wanted.malicious and 2 * (threshold - 1) <= k + colluders) or (
+            wanted.indivisible and threshold == k // 2 + colluders + 1
+        )
+        if by_half:
             missing *= 2
         k += missing + missing % 2
     return None

@@ -1,6 +1,8 @@
-"""The server's half of a session: it sees keys, sealed shares and masked vectors, and ends with their sum; no socket, no clock.
+"""The server's half of a session: it sees keys, sealed shares and masked vectors, and ends with their sum; no socket,
+no clock.
 
-The numbers S1 to S13 are those of `protocols/secagg/README.md`. Inputs are added as they arrive: memory does not grow with clients times length.
+The numbers S1 to S13 are those of `protocols/secagg/README.md`. Inputs are added as they arrive: memory does not grow
+with clients times length.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import shamir, signing
-from secfed.crypto.agreement import is_sound
+from secfed.crypto.agreement import is_sound, parse
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
 from secfed.secagg import binding, masking, messages, opening, snapshot
@@ -94,7 +96,9 @@ class Server:
             StageError: The session is not done.
         """
         if self._sum is None:
-            raise StageError(f"there is no sum yet: the session is in stage {self.stage.name if self.stage else 'none'}")
+            raise StageError(
+                f"there is no sum yet: the session is in stage {self.stage.name if self.stage else 'none'}"
+            )
         return self._sum
 
     @property
@@ -141,7 +145,8 @@ class Server:
             True if it counts; False if it came late and was ignored.
 
         Raises:
-            FaultyClientError: S1 to S11: refused and listed in `faults`; nothing has changed, the client may still send a proper one.
+            FaultyClientError: S1 to S11: refused and listed in `faults`; nothing has changed, the client may still send
+                a proper one.
             StageError: The session is not open.
         """
         if self.stage is None:
@@ -226,7 +231,9 @@ class Server:
         return snapshot.save_server(self)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, directory: Mapping[int, bytes] | None = None, threads: int | None = None) -> Self:
+    def from_bytes(
+        cls, data: bytes, *, directory: Mapping[int, bytes] | None = None, threads: int | None = None
+    ) -> Self:
         """Resume a saved session with the same result; messages accepted before it was saved are not needed again.
 
         Raises:
@@ -254,15 +261,21 @@ class Server:
         keys = (response.channel_key, response.mask_key)
         needed = signing.SIGNATURE_BYTES if self._config.malicious_server else 0
         if len(response.signature) != needed:
-            raise MalformedMessageError(f"the signature has {len(response.signature)} bytes, needs {needed}", len(response.signature))
+            raise MalformedMessageError(
+                f"the signature has {len(response.signature)} bytes, needs {needed}", len(response.signature)
+            )
         if not all(map(is_sound, keys)):  # S5
-            raise FaultyClientError(f"a public key of client {client_id} is not canonical or of low order", client_id, "S5")
+            raise FaultyClientError(
+                f"a public key of client {client_id} is not canonical or of low order", client_id, "S5"
+            )
         if keys[0] == keys[1] or not self._known_keys.isdisjoint(keys):  # S6
             raise FaultyClientError(f"a public key of client {client_id} occurs twice", client_id, "S6")
         if needed:
             signed = binding.advertisement(self._config, self._nonce, client_id, *keys)
             if not signing.verify(self._directory[client_id], response.signature, signed):  # S7
-                raise FaultyClientError(f"the keys of client {client_id} are not signed by its identity key", client_id, "S7")
+                raise FaultyClientError(
+                    f"the keys of client {client_id} are not signed by its identity key", client_id, "S7"
+                )
         self._known_keys.update(keys)
         self._keys[number] = (*keys, response.signature)
 
@@ -306,27 +319,40 @@ class Server:
 
     def _close_share_keys(self, answered: Set) -> Outbox:
         shared = answered.copy()
-        # A client whose holders are gone could never be opened: it counts as a dropout of this stage, which may leave others short.
-        while short := [n for n in np.flatnonzero(shared).tolist() if len(self._holders(n, shared)) < self._config.threshold]:
+        # A client whose holders are gone could never be opened: it counts as a dropout of this stage, which may leave
+        # others short.
+        while short := [
+            n for n in np.flatnonzero(shared).tolist() if len(self._holders(n, shared)) < self._config.threshold
+        ]:
             shared[short] = False
         self._check_enough(int(shared.sum()))
         self._shared = shared
         self._accumulator = self._masking().accumulator()
-        pieces: dict[int, list[bytes]] = {number: [] for number in np.flatnonzero(shared).tolist()}
-        # Senders ascend, so every receiver's pieces do.
-        for sender in pieces:
-            sealed = self._sealed[sender]
-            for slot, receiver in enumerate(self._others(sender).tolist()):
-                if shared[receiver]:
-                    pieces[receiver].append(sealed[slot * SEALED_BYTES : (slot + 1) * SEALED_BYTES])
+        return dict(self._forwarded(shared))
+
+    def _forwarded(self, shared: Set) -> Iterator[tuple[int, bytes]]:
+        """Yield each client's MaskedInputCollectionRequest: what its holders sealed for it, senders ascending."""
+        receivers = np.flatnonzero(shared)
+        row = np.full(len(shared), -1, np.intp)
+        row[receivers] = np.arange(len(receivers))
+        counts = np.zeros(len(receivers), np.intp)
+        sealed = np.empty((len(receivers), min(self._config.holders, len(receivers)), SEALED_BYTES), np.uint8)
+        for sender in receivers.tolist():
+            pairs = np.frombuffer(self._sealed.pop(sender), np.uint8).reshape(-1, SEALED_BYTES)
+            rows = row[self._others(sender)]
+            kept = rows >= 0
+            rows = rows[kept]
+            sealed[rows, counts[rows]] = pairs[kept]
+            counts[rows] += 1
         self._sealed = {}
         members = messages.set_to_bytes(shared)
-        return {
-            self._config.client_ids[number]: messages.MaskedInputCollectionRequest(members, b"".join(sealed)).to_bytes()
-            for number, sealed in pieces.items()
-        }
+        for i, number in enumerate(receivers.tolist()):
+            request = messages.MaskedInputCollectionRequest(members, sealed[i, : counts[i]].tobytes())
+            yield self._config.client_ids[number], request.to_bytes()
 
-    def _masked_input_collection(self, client_id: int, number: int, response: messages.MaskedInputCollectionResponse) -> None:
+    def _masked_input_collection(
+        self, client_id: int, number: int, response: messages.MaskedInputCollectionResponse
+    ) -> None:
         assert self._accumulator is not None
         try:
             self._accumulator.add(response.masked)
@@ -393,10 +419,12 @@ class Server:
         seeds = opener.self_seeds(survivors, self._commitments, self._session_id)  # S13
         self.faults += opener.faults
         yield [binding.self_mask_seed(self._session_id, ids[number], seeds[number]) for number in survivors], []
+        parsed = {number: parse(self._keys[number][1]) for number in survivors} if dropouts else {}
         for number in dropouts:
-            added, subtracted = [], []
+            added: list[bytes] = []
+            subtracted: list[bytes] = []
             for survivor in self._others(number, self._survivors).tolist():
-                key = self._keys[survivor][1]
+                key = parsed[survivor]
                 seed = binding.pair_seed(pairs[number], key, self._session_id, ids[number], ids[survivor])
                 # The lower id added it.
                 (added if survivor < number else subtracted).append(seed)
@@ -409,7 +437,9 @@ class Server:
         if found < self._config.threshold:
             assert self.stage is not None
             needed = f"the threshold is {self._config.threshold}"
-            raise TooFewSurvivorsError(f"{found} clients are left after {self.stage.name}, {needed}", found, self._config.threshold)
+            raise TooFewSurvivorsError(
+                f"{found} clients are left after {self.stage.name}, {needed}", found, self._config.threshold
+            )
 
     def _check_openable(self, remaining: Set) -> None:
         """Every client that shared must keep as many holders as the threshold, or its masks stay in the sum."""
@@ -420,9 +450,9 @@ class Server:
             left = len(self._holders(number, remaining))
             if left < self._config.threshold:
                 who = f"client {self._config.client_ids[number]} has {left} neighbors left"
-                raise TooFewSurvivorsError(f"{who}, the threshold is {self._config.threshold}", left, self._config.threshold)
+                raise TooFewSurvivorsError(
+                    f"{who}, the threshold is {self._config.threshold}", left, self._config.threshold
+                )
 
     def _ids(self, members: Set) -> tuple[int, ...]:
         return tuple(self._config.ids[members].tolist())
-
-

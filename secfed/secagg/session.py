@@ -70,11 +70,14 @@ def run_session(
         EncodingError: A vector does not fit.
         TooFewSurvivorsError: Too many dropouts.
 
-    Security: All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client` and `Server` does.
+    Security: All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client`
+    and `Server` does.
     """
     silent = dict(dropouts or {})
     if unknown := set(config.client_ids) ^ set(vectors) | set(silent) - set(config.client_ids):
-        raise ConfigError(f"vectors and dropouts must be those of the {len(config.client_ids)} clients, found or lacked {sorted(unknown)[:5]}")
+        raise ConfigError(
+            f"vectors and dropouts must be those of all {len(config.client_ids)} clients, found odd: {sorted(unknown)[:5]}"
+        )
     keys: dict[int, SigningKey] = {}
     directory = None
     if config.malicious_server:
@@ -116,8 +119,4 @@ def run_session(
             server.receive(client_id, response)
         outbox = server.close_stage()
         seconds[stage] = time.perf_counter() - started
-    return Result(
-        server.sum, server.survivors, server.dropouts, tuple(server.faults), bytes_up, bytes_down, seconds
-    )
-
-
+    return Result(server.sum, server.survivors, server.dropouts, tuple(server.faults), bytes_up, bytes_down, seconds)

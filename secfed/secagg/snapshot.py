@@ -87,9 +87,7 @@ def save_server(server: "Server") -> bytes:
     ).to_bytes()
 
 
-def resume_server(
-    cls: "type[_S]", data: bytes, *, directory: Mapping[int, bytes] | None, threads: int | None
-) -> "_S":
+def resume_server(cls: "type[_S]", data: bytes, *, directory: Mapping[int, bytes] | None, threads: int | None) -> "_S":
     """Decode a server; see `Server.from_bytes`."""
     saved = SavedServer.from_bytes(data)
     config = Config.from_bytes(saved.config)
@@ -149,7 +147,9 @@ def resume_client(
     config = Config.from_bytes(saved.config)
     stage = Stage(saved.stage[0])
     if stage in (Stage.DONE, Stage.ABORTED):
-        raise StageError("this client has released its shares or left the session; resuming it could open somebody's vector")
+        raise StageError(
+            "this client has released its shares or left the session; resuming it could open somebody's vector"
+        )
     # Once the masked input is sent the vector is gone, and a client needs one to be built.
     vector = np.frombuffer(saved.vector, config.dtype) if saved.vector else np.zeros(config.length, config.dtype)
     client = cls(

@@ -8,7 +8,9 @@ from secfed.wire import Message
 
 
 class Stage(IntEnum):
-    """Where a party stands; a client's stage is the one whose request it awaits, the server's the one whose responses it collects."""
+    """Where a party stands; a client's stage is the one whose request it awaits, the server's the one whose responses
+    it collects.
+    """
 
     ADVERTISE_KEYS = 1
     SHARE_KEYS = 2

@@ -1,0 +1,61 @@
+"""Measure everything and print one table: `python -m benchmarks` (about 15 minutes).
+
+The peers are installed apart, below `build/peers/`.
+"""
+
+import os
+
+# One thread for the linear algebra library: CPU seconds must mean work, not waiting threads. Before numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import secure_aggregation
+from benchmarks.measure import Line
+
+
+def table(lines: Iterable[Line]) -> str:
+    """Write lines as a Markdown table."""
+    rows = ["| what | target | found | met | figures |", "|---|---|---|---|---|"]
+    rows += [
+        f"| {line.what} | {line.target} | {line.found} | {'yes' if line.met else '**no**'} | {line.detail} |"
+        for line in lines
+    ]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--no-peers", action="store_true", help="leave out what needs a peer's environment")
+    parser.add_argument(
+        "--only", nargs="*", help="names of measurements", choices=[part.__name__ for part in secure_aggregation.ALL]
+    )
+    parser.add_argument("--write", type=Path, help="also write the table to this file")
+    arguments = parser.parse_args()
+    lines = []
+    for part in secure_aggregation.ALL:
+        if (arguments.only and part.__name__ not in arguments.only) or (
+            arguments.no_peers and part in secure_aggregation.PEERS
+        ):
+            continue
+        for line in part():
+            print(f"{line.what}: {line.found} ({line.target}) {line.detail}", file=sys.stderr, flush=True)
+            lines.append(line)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("cryptography", "numpy"))
+    where = (
+        f"{date.today()}, Python {platform.python_version()}, {packages}, {os.cpu_count()} cores, {platform.machine()}"
+    )
+    text = f"{table(lines)}\n\nMeasured {where}.\n"
+    print(text)
+    if arguments.write:
+        arguments.write.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
