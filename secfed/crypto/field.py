@@ -44,6 +44,12 @@ def _below_p(values: Elements) -> Elements:
     return values
 
 
+def add(left: Elements, right: Elements) -> Elements:
+    """Return `left + right`; both in `[0, p)`."""
+    total: Elements = left + right
+    return _below_p(total)
+
+
 def subtract(left: Elements, right: Elements) -> Elements:
     """Return `left - right`; both in `[0, p)`."""
     return _below_p(left + (_P - right))

@@ -42,9 +42,8 @@ def split(secret: bytes, threshold: int, points: npt.NDArray[np.integer], coeffi
     Security: Fewer than `threshold` shares say nothing about a secret.
     """
     table = field.powers(points.astype(np.uint64), threshold - 1)
-    shares = field.matmul(table, coefficients)
-    shares += to_limbs(secret)
-    return field.reduce(shares)
+    products: Elements = field.matmul(table, coefficients)
+    return field.add(products, to_limbs(secret))
 
 
 def draw_coefficients(entropy: Entropy, threshold: int, count: int) -> Elements:
@@ -54,7 +53,8 @@ def draw_coefficients(entropy: Entropy, threshold: int, count: int) -> Elements:
     accepted = words[words != field.P][:needed]
     if len(accepted) < needed:
         raise RuntimeError("the random source returns one value again and again")
-    return accepted.astype(np.uint64).reshape(threshold - 1, LIMBS * count)
+    coefficients: Elements = accepted.astype(np.uint64).reshape(threshold - 1, LIMBS * count)
+    return coefficients
 
 
 def lagrange_weights(points: Elements) -> Elements:

@@ -16,7 +16,7 @@ from secfed.errors import ConfigError, EncodingError
 Vector = npt.NDArray[np.unsignedinteger[Any]]
 # Values treated at a time: temporaries stay in the cache.
 _CHUNK = 1 << 15
-_RANDOM_STEPS = 2.0**-32
+_RANDOM_STEPS = 2.0**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +120,27 @@ class FixedPoint:
         vector = np.empty(len(values) + 1, f"u{width // 8}")
         random = prg.expand(seed, len(values), np.uint32)
         scale = self.levels / self.clip
+        # clip * scale may round to just above the last level; only then can a rounded value be beyond it.
+        beyond = self.clip * scale > self.levels
+        exact = self.levels * int(weight) < 1 << 53  # else the product is too long for a float64
         wrapped = vector.view(f"i{width // 8}")
         for start in range(0, len(values), _CHUNK):
             piece = values[start : start + _CHUNK].astype(np.float64)
-            if not np.isfinite(piece).all():
+            with np.errstate(over="ignore"):  # a quick look first: one number that is finite only if all are
+                suspicious = not np.isfinite(piece @ piece)
+            if suspicious and not np.isfinite(piece).all():
                 raise EncodingError(f"value {start + int(np.argmin(np.isfinite(piece)))} is not finite")
             np.clip(piece, -self.clip, self.clip, out=piece)
             piece *= scale
             floor = np.floor(piece)
             piece -= floor
-            # r < fraction * 2^32, with both sides scaled by a power of two: the same comparison.
-            floor += random[start : start + _CHUNK] * _RANDOM_STEPS < piece
-            np.clip(floor, -self.levels, self.levels, out=floor)
-            whole = floor.astype(np.int64)
-            whole *= weight  # in whole numbers: the product may be too long for a float64
-            wrapped[start : start + len(whole)] = whole
+            piece *= _RANDOM_STEPS
+            floor += random[start : start + _CHUNK] < piece
+            if beyond:
+                np.clip(floor, -self.levels, self.levels, out=floor)
+            whole = floor if exact else floor.astype(np.int64)
+            whole *= weight
+            np.copyto(wrapped[start : start + len(whole)], whole, casting="unsafe")
         vector[-1] = weight
         if width > self.modulus_bits:
             vector &= vector.dtype.type((1 << self.modulus_bits) - 1)

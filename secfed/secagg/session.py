@@ -76,7 +76,7 @@ def run_session(
     silent = dict(dropouts or {})
     if unknown := set(config.client_ids) ^ set(vectors) | set(silent) - set(config.client_ids):
         raise ConfigError(
-            f"vectors and dropouts must be those of all {len(config.client_ids)} clients, found odd: {sorted(unknown)[:5]}"
+            f"vectors and dropouts must be those of all {len(config.client_ids)} clients, odd are {sorted(unknown)[:5]}"
         )
     keys: dict[int, SigningKey] = {}
     directory = None
