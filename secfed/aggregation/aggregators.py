@@ -146,8 +146,9 @@ class SecAgg:
     Raises:
         ConfigError: A parameter is out of range.
 
-    Security: In this class all parties live in one process: it is for simulation and tests. A deployment puts
-    `secagg.Client` and `secagg.Server` on its own network and gets the same sum.
+    Security:
+        In this class all parties live in one process: it is for simulation and tests. A deployment puts `secagg.Client`
+        and `secagg.Server` on its own network and gets the same sum.
     """
 
     threshold: float = 2 / 3

@@ -76,9 +76,7 @@ class Pipeline:
             raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
         return values
 
-    def encode(
-        self, update: Update, weight: int, *, seed: bytes | None = None
-    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+    def encode(self, update: Update, weight: int, *, seed: bytes | None = None) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Encode one client's update.
 
         Args:

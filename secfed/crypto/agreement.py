@@ -52,7 +52,8 @@ class KeyPair:
         Raises:
             ValueError: The other key is of low order.
 
-        Source: RFC 7748 section 6.1, RFC 5869.
+        Source:
+            RFC 7748 section 6.1, RFC 5869.
         """
         public_key = parse(other) if isinstance(other, bytes) else other
         return derive(self._private.exchange(public_key), salt, info, size)

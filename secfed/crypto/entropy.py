@@ -38,7 +38,8 @@ class SeededEntropy:
     Raises:
         ConfigError: Built outside `predictable_secrets()`.
 
-    Source: `protocols/secagg/README.md`, section 6.
+    Source:
+        `protocols/secagg/README.md`, section 6.
     """
 
     def __init__(self, seed: bytes) -> None:

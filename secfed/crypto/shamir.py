@@ -39,7 +39,8 @@ def split(secret: bytes, threshold: int, points: npt.NDArray[np.integer], coeffi
     Returns:
         Shares, shape `(holders, 9 * secrets)`.
 
-    Security: Fewer than `threshold` shares say nothing about a secret.
+    Security:
+        Fewer than `threshold` shares say nothing about a secret.
     """
     table = field.powers(points.astype(np.uint64), threshold - 1)
     products: Elements = field.matmul(table, coefficients)

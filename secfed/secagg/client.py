@@ -44,11 +44,13 @@ class Client:
     Attributes:
         stage: The stage whose request it awaits.
 
-    Security: The server, together with at most `config.colluders` of this client's holders, learns the sum of the
-    survivors' vectors and nothing else about this one's. Against
-        a server that breaks the protocol this takes the adversary `"malicious_server"`. One object is one session:
-        there is no way back and no reuse.
-    Source: Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
+    Security:
+        The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors'
+        vectors and nothing else about this one's. Against a server that breaks the protocol this takes the adversary
+        `"malicious_server"`. One object is one session: there is no way back and no reuse.
+
+    Source:
+        Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
     """
 
     def __init__(

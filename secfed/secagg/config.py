@@ -48,7 +48,8 @@ class Config:
     Raises:
         ConfigError: These parameters cannot work together.
 
-    Source: `protocols/secagg/README.md`, section 2.1.
+    Source:
+        `protocols/secagg/README.md`, section 2.1.
     """
 
     client_ids: tuple[int, ...]
@@ -262,7 +263,8 @@ class Policy:
         adversary: `"malicious_server"` refuses sessions without identity keys and the consistency check.
         indivisible: Refuses k-regular graphs on which a server that chooses the dropouts could split the sum.
 
-    Source: check C4.
+    Source:
+        check C4.
     """
 
     minimum_cohort: int = 2

@@ -42,7 +42,8 @@ class Server:
         faults: A `FaultyClientError` for each message refused and each wrong share found, in order.
         aborts: The reason of each client that left, by id.
 
-    Source: Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
+    Source:
+        Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
     """
 
     def __init__(

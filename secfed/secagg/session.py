@@ -70,8 +70,9 @@ def run_session(
         EncodingError: A vector does not fit.
         TooFewSurvivorsError: Too many dropouts.
 
-    Security: All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client`
-    and `Server` does.
+    Security:
+        All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client` and
+        `Server` does.
     """
     silent = dict(dropouts or {})
     if unknown := set(config.client_ids) ^ set(vectors) | set(silent) - set(config.client_ids):

@@ -1,0 +1,21 @@
+"""Sphinx settings; warnings are errors."""
+
+from importlib.metadata import version as installed
+
+project = "secfed"
+copyright = "the secfed authors"  # noqa: A001
+release = installed("secfed")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_static_path = ["_static"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+napoleon_custom_sections = [("Security", "notes_style"), ("Source", "notes_style"), ("Yields", "returns_style")]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+add_module_names = False
+default_role = "code"
+exclude_patterns = ["_build"]
+# Pages of the repository that are not part of the site are linked by their path in it.
+suppress_warnings = ["myst.xref_missing"]

@@ -1,0 +1,1 @@
+"""The command line `secfed`: federated training, budgets and attacks to try without writing code."""

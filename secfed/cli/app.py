@@ -1,0 +1,181 @@
+"""The commands and their options. Heavy packages are imported inside functions, so that `secfed --help` is quick."""
+
+import json
+import time
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secfed.cli.extras import require
+from secfed.errors import SecFedError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Secure aggregation, encrypted sums and privacy budgets for federated learning.",
+)
+
+
+class Dataset(StrEnum):
+    """Data sets; the names in `datasets.LOADERS`."""
+
+    DIGITS = "digits"
+
+
+class Protection(StrEnum):
+    """Aggregators."""
+
+    PLAIN = "plain"
+    SECAGG = "secagg"
+
+
+class Algorithm(StrEnum):
+    """Federated algorithms."""
+
+    FEDAVG = "fedavg"
+
+
+class Adversary(StrEnum):
+    """Whom secure aggregation withstands."""
+
+    SEMI_HONEST = "semi_honest"
+    MALICIOUS_SERVER = "malicious_server"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"secfed {version('secfed')}")
+        except PackageNotFoundError:
+            typer.echo("secfed (not installed: run from its source tree)")
+        raise typer.Exit
+
+
+@app.callback()
+def secfed(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a command; without this, one command alone would not need its name."""
+
+
+def _threshold(text: str) -> float:
+    """Read a count ("30") or a fraction ("0.6", "2/3")."""
+    above, slash, below = text.partition("/")
+    try:
+        number = int(above) / int(below) if slash else float(text) if "." in text else int(text)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(
+            f"{text!r} is neither a number of clients (30) nor a fraction of them (0.6 or 2/3)"
+        ) from None
+    if number <= 0 or (isinstance(number, float) and not number <= 1):
+        raise typer.BadParameter(f"{text} must be a number of clients from 2, or a fraction above 0 and up to 1")
+    return number
+
+
+def _probability(number: float) -> float:
+    if not 0 <= number <= 1:  # typer's own bounds let "nan" pass
+        raise typer.BadParameter(f"{number} must be from 0 to 1")
+    return number
+
+
+def _positive(number: float) -> float:
+    if not 0 < number < float("inf"):
+        raise typer.BadParameter(f"{number} must be positive and finite")
+    return number
+
+
+@app.command()
+def simulate(
+    dataset: Annotated[Dataset, typer.Option(help="Data to train on.")] = Dataset.DIGITS,
+    clients: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of clients. Of digits, 13 are its writers; above, each class is dealt out unequally."
+        ),
+    ] = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of training rounds.")] = 30,
+    aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
+    algorithm: Annotated[Algorithm, typer.Option(help="How the server trains.")] = Algorithm.FEDAVG,
+    dropout: Annotated[
+        float,
+        typer.Option(
+            callback=_probability, help="Probability that a client falls silent in a round, at a random stage."
+        ),
+    ] = 0.1,
+    threshold: Annotated[
+        Any,
+        typer.Option(
+            parser=_threshold,
+            metavar="COUNT|FRACTION",
+            help="Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum.",
+        ),
+    ] = "2/3",
+    neighbors: Annotated[
+        int | None, typer.Option(min=1, help="Clients that share masks with one client, even; by default all do.")
+    ] = None,
+    adversary: Annotated[Adversary, typer.Option(help="Whom secure aggregation withstands.")] = Adversary.SEMI_HONEST,
+    sampling_rate: Annotated[
+        float, typer.Option(max=1, callback=_positive, help="Probability that a client joins a round's cohort.")
+    ] = 1.0,
+    alpha: Annotated[
+        float,
+        typer.Option(callback=_positive, help="Dirichlet parameter: the smaller, the fewer classes a client has."),
+    ] = 0.5,
+    clip: Annotated[
+        float, typer.Option(callback=_positive, help="Values of updates are clipped to [-clip, clip].")
+    ] = 4.0,
+    seed: Annotated[int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it.")] = 0,
+    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """Train on a real data set under secure aggregation, with clients that drop out, and in the clear beside it."""
+    require("rich", "scikit-learn", "matplotlib")  # now, not after the training
+    from rich.console import Console
+
+    from secfed.cli import display
+    from secfed.cli.simulate import Settings
+    from secfed.cli.simulate import simulate as run
+
+    settings = Settings(
+        dataset=dataset.value,
+        clients=clients,
+        rounds=rounds,
+        aggregator=aggregator.value,
+        algorithm=algorithm.value,
+        dropout=dropout,
+        threshold=threshold,
+        neighbors=neighbors,
+        adversary=adversary.value,
+        sampling_rate=sampling_rate,
+        alpha=alpha,
+        clip=clip,
+        seed=seed,
+    )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SecFedError(f"cannot make the folder {output}: {error.strerror}") from None
+    started = time.perf_counter()
+    with display.live_table(settings, Console(stderr=True)) as watch:
+        outcome = run(settings, watch)
+    seconds = time.perf_counter() - started
+    file = output / "accuracy.png"
+    try:
+        display.picture(outcome, file)
+    except OSError as error:
+        raise SecFedError(f"cannot write {file}: {error.strerror}") from None
+    console = Console(stderr=as_json)
+    for line in display.summary(outcome, seconds, [str(file)]):
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+    if as_json:
+        typer.echo(json.dumps(outcome.to_json([str(file)])))
+    if not outcome.sums:
+        raise SecFedError(f"no round gave a mean; the first: {outcome.records[0].failure}")

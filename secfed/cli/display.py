@@ -1,0 +1,213 @@
+"""What a person sees of a run: a table that grows, a progress bar, a summary, a picture."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secfed.cli.extras import require
+from secfed.cli.simulate import Outcome, RoundRecord, Settings
+from secfed.secagg import Stage
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
+
+# Column heads: the stages' names, hyphenated so that all columns fit into 80.
+_HEADS = {
+    Stage.ADVERTISE_KEYS: "adver-\ntise\nkeys",
+    Stage.SHARE_KEYS: "share\nkeys",
+    Stage.MASKED_INPUT_COLLECTION: "masked\ninput",
+    Stage.CONSISTENCY_CHECK: "consis-\ntency\ncheck",
+    Stage.UNMASKING: "unmask-\ning",
+}
+# Lines that the table's head, its foot, the notes and the progress bar take.
+_OTHER_LINES = 13
+
+
+@contextmanager
+def live_table(settings: Settings, console: "Console") -> Iterator[Callable[[RoundRecord], None]]:
+    """Show rounds as they come; yields what to call with each.
+
+    While the run goes on only the last rounds are shown, as many as the terminal has room for; at the end all are.
+    Where there is no terminal, only the end is printed.
+    """
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("training"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("rounds, left"),
+        TimeRemainingColumn(),
+    )
+    view = _View(settings, console, [], progress, progress.add_task("training", total=settings.rounds))
+    if not console.is_terminal:
+        try:
+            yield view.add
+        finally:
+            view.running = False
+            console.print(view)
+        return
+    with Live(view, console=console) as live:
+        try:
+            yield view.add
+        finally:
+            view.running = False
+            live.vertical_overflow = "visible"
+
+
+@dataclass
+class _View:
+    """The table and the bar below it, drawn anew at each refresh."""
+
+    settings: Settings
+    console: "Console"
+    records: list[RoundRecord]
+    progress: "Progress"
+    task: "TaskID"
+    running: bool = True
+
+    def add(self, record: RoundRecord) -> None:
+        self.records.append(record)
+        self.progress.advance(self.task)
+
+    def __rich__(self) -> "RenderableType":
+        from rich.console import Group
+
+        if not self.records:
+            return self.progress if self.running else ""
+        shown = self.records
+        if self.running:
+            shown = shown[-max(1, self.console.height - _OTHER_LINES) :]
+        table = round_table(self.settings, shown)
+        notes = [f"[red]round {record.number} failed:[/] {record.failure}" for record in shown if record.failure]
+        if self.running:
+            return Group(table, *notes[-1:], self.progress)
+        return Group(table, *notes)
+
+
+def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
+    """Lay rounds out as a table that fits a terminal of 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    stages = settings.stages if settings.aggregator != "plain" else ()
+    title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.aggregator}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
+    heads = ["round", "accu-\nracy\n%", "plain\n%", "sur-\nvivors", "up\nkB", "down\nkB"]
+    for head in heads if stages else [head for head in heads if head != "plain\n%"]:
+        table.add_column(head, justify="right", vertical="bottom")
+    for stage in stages:
+        table.add_column(f"{_HEADS[stage]}\nms", justify="right", vertical="bottom", style="cyan")
+    table.add_column("round\ns", justify="right", vertical="bottom", style="cyan")
+    for record in records:
+        survivors = "[red]failed[/]" if record.failure else f"{record.survivors}/{record.cohort}"
+        cells = [str(record.number), f"[bold]{100 * record.accuracy:.2f}[/]"]
+        cells += [f"{100 * record.plain_accuracy:.2f}"] if stages else []
+        cells += [survivors, _kilobytes(record.bytes_up_per_client), _kilobytes(record.bytes_down_per_client)]
+        cells += [
+            f"{1000 * record.stage_seconds[stage]:.0f}" if stage in record.stage_seconds else "-" for stage in stages
+        ]
+        table.add_row(*cells, f"{record.seconds:.2f}")
+    return table
+
+
+def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
+    """Say in a few lines how the run went."""
+    settings, records = outcome.settings, outcome.records
+    rounds = f"{len(records)} rounds of {settings.algorithm}"
+    lines = [f"accuracy {100 * outcome.accuracy:.2f} % after {rounds} under {settings.aggregator}, in {seconds:.1f} s"]
+    if settings.aggregator == "plain":
+        lines.append(f"the server saw every update in the clear, in {outcome.sums} rounds")
+    else:
+        points = 100 * (outcome.accuracy - outcome.plain_accuracy)
+        plain = f"{100 * outcome.plain_accuracy:.2f} % ({points:+.2f} points)"
+        lines.append(f"plain {settings.algorithm} with the same seed: {plain}")
+        cause = "rounding" if outcome.same_survivors else "rounding, and rounds with other survivors than plain's"
+        cause += ", clipping" if outcome.clipped_rounds else ""
+        lines.append(f"largest difference of the two models: {outcome.max_model_difference:.1e} (from {cause})")
+    silent = ", ".join(f"{count} at {stage.name}" for stage, count in outcome.dropouts.items())
+    lines.append(f"clients that fell silent: {silent}")
+    if settings.aggregator != "plain":
+        lines.append(f"the server saw {_sums(outcome)} and no update of any client")
+    if outcome.sums < len(records):
+        lines.append(f"{len(records) - outcome.sums} of {len(records)} rounds failed and left the model as it was")
+    if outcome.clipped_rounds:
+        rounds = f"{outcome.clipped_rounds} of {len(records)} rounds"
+        lines.append(f"values beyond clip {settings.clip:g} were clipped in {rounds}: a larger --clip changes less")
+    return lines + [f"picture: {file}" for file in files]
+
+
+def picture(outcome: Outcome, path: Path) -> None:
+    """Draw the accuracies of both runs, and the survivors of each round below them, to a PNG file.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    settings, records = outcome.settings, outcome.records
+    numbers = [record.number for record in records]
+    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    protected = settings.aggregator != "plain"
+    # The curves nearly coincide: a broad pale one below a narrow dark one shows both.
+    label = f"plain: {100 * outcome.plain_accuracy:.1f} %"
+    top.plot(
+        numbers,
+        [100 * record.plain_accuracy for record in records],
+        color="#f2a65a",
+        linewidth=6,
+        alpha=0.7,
+        label=label,
+    )
+    if protected:
+        label = f"{settings.aggregator}: {100 * outcome.accuracy:.1f} %"
+        accuracies = [100 * record.accuracy for record in records]
+        top.plot(numbers, accuracies, color="#1f4e79", linewidth=1.8, marker="o", markersize=3.5, label=label)
+    top.set_ylabel("test accuracy (%)")
+    title = f"{settings.dataset}: {settings.algorithm} with {settings.clients} clients"
+    if protected:
+        title += f"\nlargest difference of the two models {outcome.max_model_difference:.1e}"
+    top.set_title(title)
+    top.legend(loc="lower right")
+    top.grid(alpha=0.3)
+
+    bottom.bar(numbers, [record.cohort for record in records], color="#d9d9d9", label="cohort")
+    bottom.bar(numbers, [record.survivors for record in records], color="#1f4e79", label="survivors")
+    failed = [record.number for record in records if record.failure]
+    if failed:
+        bottom.plot(
+            failed, [0] * len(failed), "x", color="#c0392b", markersize=9, clip_on=False, zorder=3, label="failed round"
+        )
+    if outcome.threshold is not None:
+        bottom.axhline(
+            outcome.threshold, color="#c0392b", linestyle="--", linewidth=1.2, label=f"threshold {outcome.threshold}"
+        )
+    bottom.set_ylabel("clients")
+    bottom.set_xlabel("round")
+    bottom.set_xlim(0.4, len(records) + 0.6)
+    bottom.set_ylim(0, 1.05 * max(1, *(record.cohort for record in records)))
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, format="png")
+
+
+def _sums(outcome: Outcome) -> str:
+    counts = [record.survivors for record in outcome.records if not record.failure]
+    if not counts:
+        return "no sum"
+    spread = str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return f"{len(counts)} sum{'s' if len(counts) > 1 else ''} of {spread} updates each"
+
+
+def _kilobytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1000:.1f}"

@@ -1,0 +1,95 @@
+"""The model that the command line trains: a perceptron with one hidden layer, in numpy, as a dictionary of arrays."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.cli.chance import generator
+
+Array = npt.NDArray[np.float64]
+Model = dict[str, Array]
+
+_LOCAL_EPOCHS = 5
+_BATCH = 10
+_LEARNING_RATE = 0.2
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One client's data and its own source of chance.
+
+    Two runs that start from examples with generators in the same state, and call on the same clients, train alike.
+
+    Attributes:
+        inputs: Shape `(rows, features)`.
+        labels: Shape `(rows,)`.
+        generator: Draws the batches; each local training moves it on.
+    """
+
+    inputs: Array = field(repr=False)
+    labels: npt.NDArray[np.int64] = field(repr=False)
+    generator: np.random.Generator = field(repr=False)
+
+
+def init(seed: int, features: int = 64, hidden: int = 32, classes: int = 10) -> Model:
+    """Draw a model: He's normal weights, biases of 0."""
+    random = generator(seed, "model")
+    return {
+        "hidden_weight": random.normal(0.0, np.sqrt(2 / features), (features, hidden)),
+        "hidden_bias": np.zeros(hidden),
+        "output_weight": random.normal(0.0, np.sqrt(2 / hidden), (hidden, classes)),
+        "output_bias": np.zeros(classes),
+    }
+
+
+def gradient(model: Model, inputs: Array, labels: npt.NDArray[np.int64]) -> tuple[float, Model]:
+    """Return the mean cross-entropy of a batch and its gradient, which has the model's structure."""
+    hidden, logits = _forward(model, inputs)
+    logits -= logits.max(axis=1, keepdims=True)
+    probabilities = np.exp(logits)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    rows = np.arange(len(labels))
+    loss = -float(np.log(probabilities[rows, labels]).mean())
+    error = probabilities
+    error[rows, labels] -= 1.0
+    error /= len(labels)
+    hidden_error = (error @ model["output_weight"].T) * (hidden > 0)
+    return loss, {
+        "hidden_weight": inputs.T @ hidden_error,
+        "hidden_bias": hidden_error.sum(axis=0),
+        "output_weight": hidden.T @ error,
+        "output_bias": error.sum(axis=0),
+    }
+
+
+def local_update(model: Model, data: Examples) -> tuple[Model, int]:
+    """Train on one client's data: a few epochs of gradient descent on small batches.
+
+    Args:
+        model: Left as it is.
+        data: The client's examples.
+
+    Returns:
+        The change of the model, and the number of examples.
+    """
+    trained = {name: array.copy() for name, array in model.items()}
+    for _ in range(_LOCAL_EPOCHS):
+        order = data.generator.permutation(len(data.labels))
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            _, slope = gradient(trained, data.inputs[batch], data.labels[batch])
+            for name, array in trained.items():
+                array -= _LEARNING_RATE * slope[name]
+    return {name: trained[name] - model[name] for name in model}, len(data.labels)
+
+
+def accuracy(model: Model, inputs: Array, labels: npt.NDArray[np.int64]) -> float:
+    """Return the fraction of inputs whose largest logit is at the label."""
+    return float((_forward(model, inputs)[1].argmax(axis=1) == labels).mean())
+
+
+def _forward(model: Model, inputs: Array) -> tuple[Array, Array]:
+    """Return the hidden layer and the logits."""
+    hidden = np.maximum(inputs @ model["hidden_weight"] + model["hidden_bias"], 0.0)
+    return hidden, hidden @ model["output_weight"] + model["output_bias"]

@@ -1,0 +1,232 @@
+"""The command line as a program: what it prints where, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from secfed.cli.app import Dataset
+from secfed.cli.datasets import LOADERS
+from tests.cli.runner import Runner
+
+SMALL = ("simulate", "--clients", 8, "--rounds", 2, "--seed", 1, "--dropout", 0.05)
+ROUND_KEYS = {"number", "accuracy", "cohort", "survivors", "bytes_up_per_client", "bytes_down_per_client", "seconds"}
+SOURCE = Path(__file__).parents[2]
+
+
+def run_python(code: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("aggregator", ["plain", "secagg"])
+def test_simulate_prints_exactly_one_json_object_with_the_keys_of_the_contract(
+    secfed: Runner, tmp_path: Path, aggregator: str
+) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--aggregator", aggregator)
+    assert run.exit_code == 0
+    found = json.loads(run.stdout)  # refuses anything before or after the object
+    assert found["aggregator"] == aggregator and found["algorithm"] == "fedavg"
+    for key in ("accuracy", "plain_accuracy", "max_model_difference"):
+        assert isinstance(found[key], float)
+    assert found["epsilon"] is None and found["delta"] is None
+    assert found["files"] == [str(tmp_path / "accuracy.png")]
+    assert [entry["number"] for entry in found["rounds"]] == [1, 2]
+    for entry in found["rounds"]:
+        assert set(entry) >= ROUND_KEYS
+        assert all(isinstance(entry[key], int) for key in ROUND_KEYS - {"accuracy", "seconds"})
+        assert isinstance(entry["accuracy"], float) and isinstance(entry["seconds"], float)
+        assert entry["cohort"] == 8 >= entry["survivors"] > 0
+        assert entry["bytes_up_per_client"] > 0 and entry["bytes_down_per_client"] > 19_000  # the model among them
+        assert set(entry["dropouts"]) == {"ADVERTISE_KEYS", "SHARE_KEYS", "MASKED_INPUT_COLLECTION", "UNMASKING"}
+        assert entry["failure"] is None
+    assert found["rounds"][-1]["accuracy"] == found["accuracy"]
+    assert found["rounds"][-1]["plain_accuracy"] == found["plain_accuracy"]
+
+
+def test_against_a_malicious_server_the_consistency_check_is_a_stage(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--adversary", "malicious_server")
+    entry = json.loads(run.stdout)["rounds"][0]
+    assert "CONSISTENCY_CHECK" in entry["dropouts"]
+    assert set(entry["stage_seconds"]) == set(entry["dropouts"])
+    assert "consis-" in run.stderr
+
+
+def test_with_json_the_table_and_the_summary_go_to_stderr(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path)
+    assert run.stdout.count("\n") == 1
+    assert "vivors" in run.stderr and "kB" in run.stderr and "ms" in run.stderr
+    assert "the server saw 2 sums of" in run.stderr and "no update of any client" in run.stderr
+
+
+def test_without_json_the_summary_goes_to_stdout(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--output", tmp_path)
+    assert "plain fedavg with the same seed" in run.stdout
+    assert "the server saw 2 sums of" in run.stdout
+    assert "vivors" in run.stderr
+
+
+def test_under_plain_the_summary_admits_that_the_server_saw_every_update(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--output", tmp_path, "--aggregator", "plain")
+    assert "the server saw every update in the clear" in run.stdout
+    assert "no update" not in run.stdout
+
+
+def test_a_seed_makes_a_run_repeatable(secfed: Runner, tmp_path: Path) -> None:
+    def run(seed: int) -> dict[str, object]:
+        found = json.loads(secfed(*SMALL, "--json", "--output", tmp_path, "--seed", seed).stdout)
+        for entry in found["rounds"]:
+            del entry["seconds"], entry["stage_seconds"]
+        return dict(found)
+
+    assert run(7) == run(7)
+    assert run(7)["max_model_difference"] != run(8)["max_model_difference"]
+
+
+def test_the_picture_is_a_png_of_some_size(secfed: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    secfed(*SMALL, "--output", folder)
+    data = (folder / "accuracy.png").read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    assert width >= 800 and height >= 600 and len(data) > 10_000
+
+
+def test_a_failed_round_is_shown_in_the_table_the_summary_and_the_json(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--threshold", 8, "--dropout", 0.08, "--rounds", 6)
+    entries = json.loads(run.stdout)["rounds"]
+    failed = [entry for entry in entries if entry["failure"]]
+    assert run.exit_code == 0 and 0 < len(failed) < len(entries)
+    assert all(entry["survivors"] == 0 and entry["bytes_up_per_client"] is None for entry in failed)
+    assert f"round {failed[0]['number']} failed: " in run.stderr
+    assert f"{len(failed)} of 6 rounds failed" in run.stderr
+
+
+def test_a_run_without_any_sum_ends_with_exit_code_1(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--dropout", 1)
+    assert run.exit_code == 1
+    assert "no round gave a mean" in run.stderr
+    assert all(entry["failure"] for entry in json.loads(run.stdout)["rounds"])
+
+
+def test_clipping_is_said_once(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--clip", 0.05)
+    assert run.stderr.count("were clipped") == 1
+    assert "ClippingWarning" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--threshold", 60), "threshold 60 must be a whole number from 2 to 8 (8 clients)"),
+        (("--threshold", 4), "threshold 4 must be more than half of 8 clients"),
+        (("--neighbors", 3), "neighbors 3 must be even"),
+        (("--clients", 1443), "1443 clients must be at least 1 and at most the 1442 training rows"),
+        (("--output", "/dev/null/folder"), "cannot make the folder /dev/null/folder"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_exit_code_1_and_one_clear_line(
+    secfed: Runner, tmp_path: Path, options: tuple[object, ...], text: str
+) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, *options)
+    assert run.exit_code == 1
+    assert run.stdout == ""
+    assert f"secfed: {text}" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (("--aggregator", "paillier"), ("'paillier'", "'plain'", "'secagg'")),
+        (("--algorithm", "fedprox"), ("'fedprox'", "'fedavg'")),
+        (("--dataset", "mnist"), ("'mnist'", "'digits'")),
+        (("--adversary", "nobody"), ("'semi_honest'", "'malicious_server'")),
+        (("--privacy", "central"), ("--privacy",)),
+        (("--threshold", "most"), ("'most'", "fraction")),
+        (("--threshold", "1.5"), ("1.5", "fraction above 0 and up to 1")),
+        (("--threshold", "3/2"), ("3/2", "fraction above 0 and up to 1")),
+        (("--threshold", "2/0"), ("'2/0'", "fraction")),
+        (("--threshold", "0"), ("must be a number of clients",)),
+        (("--clients", "0"), ("--clients",)),
+        (("--rounds", "0"), ("--rounds",)),
+        (("--seed", "-1"), ("--seed",)),
+        (("--dropout", "1.5"), ("1.5 must be from 0 to 1",)),
+        (("--dropout", "nan"), ("nan must be from 0 to 1",)),
+        (("--sampling-rate", "0"), ("--sampling-rate",)),
+        (("--sampling-rate", "1.1"), ("--sampling-rate",)),
+        (("--clip", "nan"), ("--clip",)),
+        (("--alpha", "-1"), ("--alpha",)),
+    ],
+)
+def test_wrong_use_ends_with_exit_code_2_and_says_what_exists(
+    secfed: Runner, arguments: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
+    run = secfed("simulate", "--json", *arguments)
+    assert run.exit_code == 2
+    assert run.stdout == ""
+    assert all(text in run.stderr for text in texts)
+
+
+def test_an_unknown_command_is_wrong_use(secfed: Runner) -> None:
+    run = secfed("encrypt-everything")
+    assert run.exit_code == 2 and "encrypt-everything" in run.stderr
+
+
+@pytest.mark.parametrize(("threshold", "found"), [("6", 6), ("0.75", 6), ("3/4", 6), ("1.0", 8)])
+def test_a_threshold_is_a_count_or_a_fraction(secfed: Runner, tmp_path: Path, threshold: str, found: int) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--dropout", 1, "--threshold", threshold)
+    assert f"the threshold is {found}" in run.stderr
+
+
+def test_the_version_is_printed(secfed: Runner) -> None:
+    run = secfed("--version")
+    assert run.exit_code == 0 and run.stdout.startswith("secfed ")
+
+
+def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
+    code = """
+import sys
+sys.argv = ["secfed", "--help"]
+from secfed.cli.__main__ import main
+try:
+    main()
+finally:
+    print("LOADED", sorted({"sklearn", "matplotlib", "scipy"} & set(sys.modules)))
+"""
+    run = run_python(code)
+    assert run.returncode == 0
+    assert "simulate" in run.stdout and "LOADED []" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("typer", "typer"), ("rich", "rich"), ("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")],
+)
+def test_a_missing_package_is_named_with_the_extra_to_install(module: str, package: str) -> None:
+    code = f"""
+import sys
+sys.modules[{module!r}] = None
+sys.argv = ["secfed", "simulate", "--rounds", "1"]
+from secfed.cli.__main__ import main
+main()
+"""
+    run = run_python(code)
+    assert run.returncode == 1
+    assert run.stderr == (
+        f'secfed: {package} is not installed; it comes with the extra "cli": pip install "secfed[cli]"\n'
+    )
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "secfed.cli", *map(str, SMALL), "--json", "--output", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=SOURCE, check=False)
+    assert run.returncode == 0
+    assert isinstance(json.loads(run.stdout), dict)
+
+
+def test_each_data_set_that_can_be_named_can_be_loaded() -> None:
+    assert {dataset.value for dataset in Dataset} == set(LOADERS)

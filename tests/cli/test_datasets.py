@@ -1,0 +1,115 @@
+"""Data sets: each row has one place, and the same place each time."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from secfed.cli.datasets import Federation, digits, dirichlet_split, hold_out
+from secfed.errors import ConfigError
+
+
+def rows(inputs: np.ndarray, labels: np.ndarray) -> list[tuple[float, ...]]:
+    return [(*row, label) for row, label in zip(inputs.tolist(), labels.tolist(), strict=True)]
+
+
+def file_rows() -> list[tuple[float, ...]]:
+    pixels, labels = load_digits(return_X_y=True)
+    return rows(pixels / 16.0, labels)
+
+
+def all_rows(federation: Federation) -> list[tuple[float, ...]]:
+    return [row for part in (*federation.clients.values(), federation.test) for row in rows(*part)]
+
+
+@pytest.mark.parametrize("clients", [1, 4, 13, 50, 1442])
+def test_every_row_of_digits_is_used_exactly_once(clients: int) -> None:
+    federation = digits(clients)
+    assert sorted(federation.clients) == list(range(1, clients + 1))
+    assert sorted(all_rows(federation)) == sorted(file_rows())  # no two rows of the file are the same
+
+
+@pytest.mark.parametrize("clients", [3, 13, 50])
+def test_no_client_has_a_test_row(clients: int) -> None:
+    federation = digits(clients)
+    test = set(rows(*federation.test))
+    assert all(test.isdisjoint(rows(*part)) for part in federation.clients.values())
+
+
+def test_rows_of_digits_are_all_different_so_that_they_can_be_told_apart() -> None:
+    found = file_rows()
+    assert len(set(found)) == len(found) == 1797
+
+
+def test_thirteen_clients_are_contiguous_blocks_of_the_file() -> None:
+    place = {row: i for i, row in enumerate(file_rows())}
+    federation = digits(13)
+    spans = [[place[row] for row in rows(*part)] for part in federation.clients.values()]
+    assert all(span == sorted(span) for span in spans)
+    assert all(before[-1] < after[0] for before, after in itertools.pairwise(spans))
+    test = {place[row] for row in rows(*federation.test)}
+    for span in spans:  # what is missing in a block is held out, and nobody else's
+        assert set(range(span[0], span[-1] + 1)) - set(span) <= test
+
+
+def test_fewer_clients_than_writers_are_groups_of_whole_writers() -> None:
+    writers = [set(rows(*part)) for part in digits(13).clients.values()]
+    for inputs, labels in digits(4).clients.values():
+        client = set(rows(inputs, labels))
+        assert all(writer <= client or writer.isdisjoint(client) for writer in writers)
+
+
+def test_test_rows_hold_a_fifth_of_each_class_whatever_the_seed() -> None:
+    _, labels = load_digits(return_X_y=True)
+    _, test = hold_out(labels)
+    for label in range(10):
+        count = int((labels == label).sum())
+        assert int((labels[test] == label).sum()) == count // 5
+    first, second = digits(50, seed=1).test, digits(50, seed=2).test
+    assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
+
+
+def test_the_seed_decides_the_split() -> None:
+    def labels(seed: int) -> list[list[int]]:
+        return [part[1].tolist() for part in digits(50, seed=seed).clients.values()]
+
+    assert labels(3) == labels(3)
+    assert labels(3) != labels(4)
+
+
+def test_a_small_alpha_gives_clients_fewer_classes_than_a_large_one() -> None:
+    def classes(alpha: float) -> float:
+        return float(np.mean([len(set(part[1].tolist())) for part in digits(50, alpha=alpha).clients.values()]))
+
+    assert classes(0.1) < 6 < classes(100.0)
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=120),
+    share=st.floats(0.01, 1.0),
+    alpha=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 2**32),
+)
+def test_a_dirichlet_split_uses_each_row_once_and_leaves_nobody_empty(
+    labels: list[int], share: float, alpha: float, seed: int
+) -> None:
+    clients = max(1, round(share * len(labels)))
+    parts = dirichlet_split(np.array(labels), clients, alpha, seed)
+    assert sum(map(len, parts)) == len(labels)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    assert min(map(len, parts)) >= min(4, len(labels) // clients)
+
+
+@pytest.mark.parametrize("clients", [0, 1443])
+def test_a_number_of_clients_that_rows_do_not_suffice_for_is_refused(clients: int) -> None:
+    with pytest.raises(ConfigError, match=f"{clients} clients must be at least 1 and at most the 1442"):
+        digits(clients)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_alpha_that_is_not_positive_is_refused(alpha: float) -> None:
+    with pytest.raises(ConfigError, match="alpha"):
+        digits(50, alpha)
