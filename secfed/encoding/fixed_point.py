@@ -56,7 +56,7 @@ class FixedPoint:
         Raises:
             ConfigError: As for the class.
         """
-        room = 31 - (clients * max_weight - 1).bit_length() if clients >= 1 and max_weight >= 1 else 16
+        room = 31 - (int(clients) * int(max_weight) - 1).bit_length() if clients >= 1 and max_weight >= 1 else 16
         return cls(clip, min(16, room + 1) if room >= 11 else 16, clients, max_weight)
 
     def __post_init__(self) -> None:
@@ -77,12 +77,12 @@ class FixedPoint:
     @property
     def levels(self) -> int:
         """The whole number that `clip` becomes."""
-        return int((1 << (self.bits - 1)) - 1)
+        return (1 << (int(self.bits) - 1)) - 1
 
     @property
     def modulus_bits(self) -> int:
         """Bits of the ring: just enough that the signed sum of all clients at full weight and clip fits."""
-        return (self.clients * self.max_weight * self.levels).bit_length() + 1
+        return (int(self.clients) * int(self.max_weight) * self.levels).bit_length() + 1
 
     def context(self, values: int) -> bytes:
         """Return the text that binds a secure-aggregation session to these parameters."""
@@ -91,7 +91,7 @@ class FixedPoint:
 
     def clipped(self, values: npt.NDArray[np.floating[Any]]) -> int:
         """Count the values beyond the clip."""
-        return int(np.count_nonzero(np.abs(values) > self.clip))
+        return int(np.count_nonzero(np.abs(values) > np.float64(self.clip)))
 
     def encode(self, values: npt.NDArray[np.floating[Any]], weight: int, *, seed: bytes) -> Vector:
         """Encode one client's contribution.
@@ -111,7 +111,7 @@ class FixedPoint:
         if isinstance(weight, bool) or not isinstance(weight, int | np.integer):
             if not float(weight).is_integer():
                 raise EncodingError(f"weight {weight} must be a whole number: multiply all weights and round them")
-            weight = int(weight)
+        weight = int(weight)
         if not 1 <= weight <= self.max_weight:
             raise EncodingError(f"weight {weight} must be from 1 to max_weight {self.max_weight}")
         if values.ndim != 1:
@@ -122,7 +122,7 @@ class FixedPoint:
         scale = self.levels / self.clip
         # clip * scale may round to just above the last level; only then can a rounded value be beyond it.
         beyond = self.clip * scale > self.levels
-        exact = self.levels * int(weight) < 1 << 53  # else the product is too long for a float64
+        exact = self.levels * weight < 1 << 53  # else the product is too long for a float64
         wrapped = vector.view(f"i{width // 8}")
         for start in range(0, len(values), _CHUNK):
             piece = values[start : start + _CHUNK].astype(np.float64)

@@ -97,11 +97,12 @@ def _leaves(update: Update, path: str) -> Iterator[tuple[str, npt.NDArray[Any]]]
         if len({str(key) for key in update}) < len(update):
             raise EncodingError(f"two names in {path or 'the update'} are the same as strings")
         for key in sorted(update, key=str):
-            yield from _leaves(update[key], f"{path}/{key}" if path else str(key))
+            name = str(key).replace("~", "~0").replace("/", "~1")  # as in RFC 6901: a/b is a name inside another
+            yield from _leaves(update[key], f"{path}/{name}" if path else name)
     elif isinstance(update, Sequence) and not isinstance(update, str | bytes):
         for i, part in enumerate(update):
             yield from _leaves(part, f"{path}/{i}" if path else str(i))
-    elif isinstance(update, float | int):
+    elif isinstance(update, float | int | np.generic):
         raise EncodingError(f"{path or 'the update'} is a plain number, needed an array")
     else:
         yield path, np.asarray(update)
@@ -109,8 +110,9 @@ def _leaves(update: Update, path: str) -> Iterator[tuple[str, npt.NDArray[Any]]]
 
 def _rebuild(example: Update, arrays: Iterator[npt.NDArray[Any]]) -> Update:
     if isinstance(example, Mapping):
-        parts = {key: _rebuild(example[key], arrays) for key in sorted(example, key=str)}
-        return {key: parts[key] for key in example}
+        named = {key: _rebuild(example[key], arrays) for key in sorted(example, key=str)}
+        return {key: named[key] for key in example}
     if isinstance(example, Sequence) and not isinstance(example, str | bytes):
-        return [_rebuild(part, arrays) for part in example]
+        parts = [_rebuild(part, arrays) for part in example]
+        return tuple(parts) if isinstance(example, tuple) else parts
     return next(arrays)
