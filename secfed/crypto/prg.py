@@ -17,6 +17,8 @@ SEED_BYTES = 32
 BLOCK_BYTES = 16
 # The keystream chunk and the accumulator's slice stay in the second-level cache together.
 CHUNK_BYTES = 1 << 17
+# Threads hand the interpreter lock over once a chunk, which costs them: longer chunks, though the cache likes them less.
+_SHARED_CHUNK_BYTES = 1 << 19
 # Below this much keystream a second thread costs more than it brings.
 _THREAD_BYTES = 1 << 22
 
@@ -67,18 +69,20 @@ def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[byte
     part = -(-size // (threads * BLOCK_BYTES)) * BLOCK_BYTES
     spans = [(start, min(start + part, size)) for start in range(0, size, part)]
     if len(spans) == 1:
-        return _accumulate_span(vector, added, subtracted, *spans[0])
+        return _accumulate_span(vector, added, subtracted, *spans[0], CHUNK_BYTES)
     with ThreadPoolExecutor(len(spans)) as pool:
-        for future in [pool.submit(_accumulate_span, vector, added, subtracted, *span) for span in spans]:
+        for future in [
+            pool.submit(_accumulate_span, vector, added, subtracted, *span, _SHARED_CHUNK_BYTES) for span in spans
+        ]:
             future.result()  # an exception in a thread must not leave half a mask behind in silence
 
 
 def _accumulate_span(
-    vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], start: int, stop: int
+    vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], start: int, stop: int, chunk_bytes: int
 ) -> None:
     """Treat the bytes from `start` to `stop` of a vector, chunk by chunk."""
     target = vector[start // vector.itemsize : -(-stop // vector.itemsize)]
-    chunk = min(CHUNK_BYTES, stop - start)
+    chunk = min(chunk_bytes, stop - start)
     zeros, stream = np.zeros(chunk, np.uint8), np.empty(chunk, np.uint8)
     words = stream.view(vector.dtype.newbyteorder("<"))
     step = chunk // vector.itemsize
