@@ -17,7 +17,7 @@ SEED_BYTES = 32
 BLOCK_BYTES = 16
 # The keystream chunk and the accumulator's slice stay in the second-level cache together.
 CHUNK_BYTES = 1 << 17
-# Threads hand the interpreter lock over once a chunk, which costs them: longer chunks, though the cache likes them less.
+# Threads hand the interpreter lock over once a chunk, which costs them: longer chunks, though the cache minds.
 _SHARED_CHUNK_BYTES = 1 << 19
 # Below this much keystream a second thread costs more than it brings.
 _THREAD_BYTES = 1 << 22

@@ -108,9 +108,8 @@ class FixedPoint:
         Raises:
             EncodingError: A value is not finite, or the weight is not allowed.
         """
-        if isinstance(weight, bool) or not isinstance(weight, int | np.integer):
-            if not float(weight).is_integer():
-                raise EncodingError(f"weight {weight} must be a whole number: multiply all weights and round them")
+        if not isinstance(weight, int | np.integer) and not float(weight).is_integer():
+            raise EncodingError(f"weight {weight} must be a whole number: multiply all weights and round them")
         weight = int(weight)
         if not 1 <= weight <= self.max_weight:
             raise EncodingError(f"weight {weight} must be from 1 to max_weight {self.max_weight}")

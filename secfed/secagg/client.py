@@ -20,8 +20,6 @@ from secfed.secagg.graph import Graph, Set
 from secfed.secagg.stages import KINDS, REQUEST, Stage, following
 from secfed.wire import Message, kind_of
 
-SEALED_BYTES = 2 * shamir.SHARE_BYTES + aead.TAG_BYTES
-
 
 class Client:
     """One client in one session.
@@ -155,7 +153,7 @@ class Client:
         Save **before** sending a response, so that a restarted client cannot answer the same request twice with
         something else. After the last response nothing can be resumed.
         """
-        return snapshot.save_client(self)
+        return snapshot.save_client(self._config, vars(self))
 
     @classmethod
     def from_bytes(
@@ -173,9 +171,22 @@ class Client:
             StageError: It had released its shares or aborted: a second answer could open somebody's vector.
             MalformedMessageError: These bytes are no saved client.
         """
-        return snapshot.resume_client(
-            cls, data, signing_key=signing_key, directory=directory, policy=policy, threads=threads
+        config, state = snapshot.resume_client(data)
+        if state["stage"] in (Stage.DONE, Stage.ABORTED):
+            raise StageError("this client has released its shares or left: resuming it could open somebody's vector")
+        # Once the masked input is sent the vector is gone; one is needed to build the object.
+        nothing = np.zeros(config.length, config.dtype)
+        client = cls(
+            config,
+            state["client_id"],
+            nothing,
+            policy=policy,
+            signing_key=signing_key,
+            directory=directory,
+            threads=threads,
         )
+        vars(client).update(state)
+        return client
 
     # One method for each stage, named after it. Each checks everything before it changes anything.
 
@@ -269,16 +280,16 @@ class Client:
             found = f"{int(shared.sum())} clients shared, {len(holders)} of them hold this one's shares"
             raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C11")
         senders = holders[holders != me].tolist()
-        if len(request.sealed) % SEALED_BYTES:
+        if len(request.sealed) % messages.SEALED_BYTES:
             raise MalformedMessageError(
-                f"{len(request.sealed)} bytes are no whole sealed pairs of {SEALED_BYTES} bytes", 0
+                f"{len(request.sealed)} bytes are no whole sealed pairs of {messages.SEALED_BYTES} bytes", 0
             )
-        if len(request.sealed) != SEALED_BYTES * len(senders):  # C12
+        if len(request.sealed) != messages.SEALED_BYTES * len(senders):  # C12
             found = f"{len(request.sealed)} bytes of sealed shares"
-            raise FaultyServerError(f"{found}, {len(senders)} of {SEALED_BYTES} bytes are needed", "C12")
+            raise FaultyServerError(f"{found}, {len(senders)} of {messages.SEALED_BYTES} bytes are needed", "C12")
         opened = {}
         for i, sender in enumerate(senders):
-            sealed = request.sealed[i * SEALED_BYTES : (i + 1) * SEALED_BYTES]
+            sealed = request.sealed[i * messages.SEALED_BYTES : (i + 1) * messages.SEALED_BYTES]
             data = binding.sealing_data(self._session_id, ids[sender], self.client_id)
             try:
                 opened[sender] = aead.open(self._opening_keys[sender], sealed, data)

@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
+from secfed.crypto.aead import TAG_BYTES
 from secfed.crypto.agreement import KEY_BYTES
+from secfed.crypto.shamir import SHARE_BYTES
 from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.errors import MalformedMessageError
 from secfed.secagg.config import HASH_BYTES
@@ -17,6 +19,7 @@ from secfed.secagg.graph import Set
 from secfed.wire import Message
 
 MAXIMUM_REASON = 64
+SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 
 
 @dataclass(frozen=True, slots=True)

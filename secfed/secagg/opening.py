@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import shamir
-from secfed.crypto.agreement import KeyPair
+from secfed.crypto.agreement import KeyPair, parse
 from secfed.crypto.field import Elements
 from secfed.errors import FaultyClientError
 from secfed.secagg import binding
@@ -31,17 +31,54 @@ class Opener:
         shared: The owners: who had sent shares.
         unmaskers: The holders that answered.
         shares: Their answers: one share for each owner whose shares they hold, ascending.
-
-    Attributes:
-        faults: The holders whose shares were found wrong.
+        faults: Where holders whose shares are found wrong are listed.
     """
 
-    def __init__(self, config: Config, graph: Graph, shared: Set, unmaskers: Set, shares: Mapping[int, bytes]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        graph: Graph,
+        shared: Set,
+        unmaskers: Set,
+        shares: Mapping[int, bytes],
+        faults: list[FaultyClientError],
+    ) -> None:
         self._config, self._graph, self._shared = config, graph, shared
         self._shares = {number: np.frombuffer(data, "<u4").reshape(-1, shamir.LIMBS) for number, data in shares.items()}
         self._unmaskers = np.flatnonzero(unmaskers).tolist()
         self._liars: set[int] = set()
-        self.faults: list[FaultyClientError] = []
+        self._faults = faults
+
+    def masks(
+        self, survivors: Set, keys: Mapping[int, bytes], commitments: Mapping[int, bytes], session_id: bytes
+    ) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """Yield the seeds of the masks that are left in the sum, as the survivors added and subtracted them.
+
+        Args:
+            survivors: Who is in the sum.
+            keys: Public mask keys by number.
+            commitments: Commitments to the self seeds by number.
+            session_id: 32 bytes.
+
+        Raises:
+            FaultyClientError: S12 or S13, before anything is yielded.
+        """
+        ids = self._config.client_ids
+        dropouts = np.flatnonzero(self._shared & ~survivors).tolist()
+        members = np.flatnonzero(survivors).tolist()
+        pairs = self.mask_keys({number: keys[number] for number in dropouts})
+        seeds = self.self_seeds(members, commitments, session_id)
+        yield [binding.self_mask_seed(session_id, ids[number], seeds[number]) for number in members], []
+        parsed = {number: parse(keys[number]) for number in members} if dropouts else {}
+        for number in dropouts:
+            added: list[bytes] = []
+            subtracted: list[bytes] = []
+            neighbors = self._graph.neighbors(number)
+            for survivor in neighbors[survivors[neighbors]].tolist():
+                seed = binding.pair_seed(pairs[number], parsed[survivor], session_id, ids[number], ids[survivor])
+                # The lower id added it.
+                (added if survivor < number else subtracted).append(seed)
+            yield added, subtracted
 
     def mask_keys(self, public_keys: Mapping[int, bytes]) -> dict[int, KeyPair]:
         """Combine the mask keys of dropouts, by number.
@@ -149,5 +186,5 @@ class Opener:
             if holder not in self._liars:
                 client_id = self._config.client_ids[holder]
                 text = f"client {client_id} sent a wrong share of client {owner_id}'s secret"
-                self.faults.append(FaultyClientError(text, client_id, check))
+                self._faults.append(FaultyClientError(text, client_id, check))
                 self._liars.add(holder)

@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import shamir, signing
-from secfed.crypto.agreement import is_sound, parse
+from secfed.crypto.agreement import is_sound
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
 from secfed.secagg import binding, masking, messages, opening, snapshot
-from secfed.secagg.client import SEALED_BYTES
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
 from secfed.secagg.stages import RESPONSE, Stage, following
@@ -209,8 +208,10 @@ class Server:
         answered = self._answered & self._awaited
         try:
             outbox: Outbox = getattr(self, f"_close_{self.stage.name.lower()}")(answered)
-        except (TooFewSurvivorsError, FaultyClientError):
+        except (TooFewSurvivorsError, FaultyClientError) as error:
             self.stage = Stage.ABORTED
+            if isinstance(error, FaultyClientError):
+                self.faults.append(error)
             raise
         self.stage = following(self.stage, self._config)
         self._awaited = np.isin(self._config.ids, list(outbox))
@@ -229,7 +230,9 @@ class Server:
 
     def to_bytes(self) -> bytes:
         """Save the session at any time after `open()`; it holds no client's secrets, but what the server has seen."""
-        return snapshot.save_server(self)
+        if self.stage is None:
+            raise StageError("the session is not open: there is nothing to save")
+        return snapshot.save_server(self._config, vars(self))
 
     @classmethod
     def from_bytes(
@@ -240,7 +243,12 @@ class Server:
         Raises:
             MalformedMessageError: These bytes are no saved server.
         """
-        return snapshot.resume_server(cls, data, directory=directory, threads=threads)
+        config, state, total = snapshot.resume_server(data)
+        server = cls(config, directory=directory, threads=threads)
+        vars(server).update(state)
+        if total:
+            server._accumulator = server._masking().accumulator(total)
+        return server
 
     # Two methods for each stage: one takes a response, one closes.
 
@@ -250,7 +258,7 @@ class Server:
             case Stage.ADVERTISE_KEYS:
                 return messages.AdvertiseKeysResponse.size(signing.SIGNATURE_BYTES)
             case Stage.SHARE_KEYS:
-                return messages.ShareKeysResponse.size(SEALED_BYTES * self._config.holders)
+                return messages.ShareKeysResponse.size(messages.SEALED_BYTES * self._config.holders)
             case Stage.MASKED_INPUT_COLLECTION:
                 return messages.MaskedInputCollectionResponse.size(self._masking().payload_bytes)
             case Stage.UNMASKING:
@@ -311,7 +319,7 @@ class Server:
         return holders[among[holders]]
 
     def _share_keys(self, client_id: int, number: int, response: messages.ShareKeysResponse) -> None:
-        needed = SEALED_BYTES * len(self._others(number))
+        needed = messages.SEALED_BYTES * len(self._others(number))
         if len(response.sealed) != needed:  # S8
             found = f"{len(response.sealed)} bytes of sealed shares from client {client_id}"
             raise FaultyClientError(f"{found}, needed {needed}", client_id, "S8")
@@ -337,9 +345,9 @@ class Server:
         row = np.full(len(shared), -1, np.intp)
         row[receivers] = np.arange(len(receivers))
         counts = np.zeros(len(receivers), np.intp)
-        sealed = np.empty((len(receivers), min(self._config.holders, len(receivers)), SEALED_BYTES), np.uint8)
+        sealed = np.empty((len(receivers), min(self._config.holders, len(receivers)), messages.SEALED_BYTES), np.uint8)
         for sender in receivers.tolist():
-            pairs = np.frombuffer(self._sealed.pop(sender), np.uint8).reshape(-1, SEALED_BYTES)
+            pairs = np.frombuffer(self._sealed.pop(sender), np.uint8).reshape(-1, messages.SEALED_BYTES)
             rows = row[self._others(sender)]
             kept = rows >= 0
             rows = rows[kept]
@@ -403,33 +411,13 @@ class Server:
     def _close_unmasking(self, answered: Set) -> Outbox:
         self._check_openable(answered)
         assert self._graph is not None and self._accumulator is not None
-        opener = opening.Opener(self._config, self._graph, self._shared, answered, self._shares)
-        for added, subtracted in self._masks(opener):
+        keys = {number: entry[1] for number, entry in self._keys.items()}
+        opener = opening.Opener(self._config, self._graph, self._shared, answered, self._shares, self.faults)
+        for added, subtracted in opener.masks(self._survivors, keys, self._commitments, self._session_id):
             self._accumulator.remove(added, subtracted)
         self._sum = self._accumulator.sum()
         self._shares = {}
         return {}
-
-    def _masks(self, opener: "opening.Opener") -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """Yield the seeds of the masks that are left in the sum, added and subtracted by the survivors."""
-        ids = self._config.client_ids
-        dropouts = np.flatnonzero(self._shared & ~self._survivors).tolist()
-        survivors = np.flatnonzero(self._survivors).tolist()
-        mask_keys = {number: self._keys[number][1] for number in dropouts}
-        pairs = opener.mask_keys(mask_keys)  # S12
-        seeds = opener.self_seeds(survivors, self._commitments, self._session_id)  # S13
-        self.faults += opener.faults
-        yield [binding.self_mask_seed(self._session_id, ids[number], seeds[number]) for number in survivors], []
-        parsed = {number: parse(self._keys[number][1]) for number in survivors} if dropouts else {}
-        for number in dropouts:
-            added: list[bytes] = []
-            subtracted: list[bytes] = []
-            for survivor in self._others(number, self._survivors).tolist():
-                key = parsed[survivor]
-                seed = binding.pair_seed(pairs[number], key, self._session_id, ids[number], ids[survivor])
-                # The lower id added it.
-                (added if survivor < number else subtracted).append(seed)
-            yield added, subtracted
 
     def _masking(self) -> masking.Masking:
         return masking.create(self._config, self._session_id, self._threads)

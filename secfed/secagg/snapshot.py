@@ -1,26 +1,23 @@
-"""Parties to bytes and back, between two messages: a crash costs nothing, and nobody answers twice."""
+"""Parties to bytes and back, between two messages: a crash costs nothing, and nobody answers twice.
+
+A party's state comes as the dictionary of its attributes, and goes back as one to be laid over a new party.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from secfed.crypto.agreement import KeyPair
-from secfed.crypto.signing import SigningKey
-from secfed.errors import FaultyClientError, MalformedMessageError, StageError
+from secfed.crypto.agreement import KEY_BYTES, KeyPair
+from secfed.errors import ConfigError, FaultyClientError, MalformedMessageError
 from secfed.secagg import messages
-from secfed.secagg.config import Config, Policy
+from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph
 from secfed.secagg.stages import Stage
 from secfed.wire import Message
 
-if TYPE_CHECKING:
-    from secfed.secagg.client import Client
-    from secfed.secagg.server import Server
-
-    _C = TypeVar("_C", bound=Client)
-    _S = TypeVar("_S", bound=Server)
+State = dict[str, Any]
 
 _SERVER_SETS = ("_answered", "_awaited", "_advertised", "_shared", "_survivors", "_signers")
 _SERVER_MAPS = ("_commitments", "_sealed", "_signatures", "_shares")
@@ -65,62 +62,63 @@ class SavedClient(Message):
     maps: bytes
 
 
-def save_server(server: "Server") -> bytes:
-    """Encode a server; see `Server.to_bytes`."""
-    if server.stage is None:
-        raise StageError("the session is not open: there is nothing to save")
-    state: dict[str, Any] = vars(server)
+def save_server(config: Config, state: Mapping[str, Any]) -> bytes:
+    """Encode a server's attributes; see `Server.to_bytes`."""
     maps = [_map_to_bytes(state[name]) for name in _SERVER_MAPS]
     accumulator, total = state["_accumulator"], state["_sum"]
     return SavedServer(
-        config=server.config.to_bytes(),
-        stage=bytes((server.stage,)),
+        config=config.to_bytes(),
+        stage=bytes((state["stage"],)),
         nonce=state["_nonce"],
         session_id=state["_session_id"],
         sets=b"".join(messages.set_to_bytes(state[name]) for name in _SERVER_SETS),
         keys=_map_to_bytes({number: b"".join(keys) for number, keys in state["_keys"].items()}),
         maps=_map_to_bytes(dict(enumerate(maps))),
-        accumulator=b"" if accumulator is None or server.done else accumulator.to_bytes(),
+        accumulator=b"" if accumulator is None or total is not None else accumulator.to_bytes(),
         sum=b"" if total is None else total.tobytes(),
-        faults=_map_to_bytes({i: _fault_to_bytes(fault) for i, fault in enumerate(server.faults)}),
-        aborts=_map_to_bytes({client_id: reason.encode() for client_id, reason in server.aborts.items()}),
+        faults=_map_to_bytes({i: _fault_to_bytes(fault) for i, fault in enumerate(state["faults"])}),
+        aborts=_map_to_bytes({client_id: reason.encode() for client_id, reason in state["aborts"].items()}),
     ).to_bytes()
 
 
-def resume_server(cls: "type[_S]", data: bytes, *, directory: Mapping[int, bytes] | None, threads: int | None) -> "_S":
-    """Decode a server; see `Server.from_bytes`."""
+def resume_server(data: bytes) -> tuple[Config, State, bytes]:
+    """Decode a server to its configuration, attributes and saved accumulator (empty if none); see `Server.from_bytes`.
+
+    Raises:
+        MalformedMessageError: These bytes are no saved server.
+    """
     saved = SavedServer.from_bytes(data)
-    config = Config.from_bytes(saved.config)
-    server = cls(config, directory=directory, threads=threads)
-    state: dict[str, Any] = vars(server)
-    server.stage = Stage(saved.stage[0])
-    state["_nonce"], state["_session_id"] = saved.nonce, saved.session_id
-    _restore_sets(state, _SERVER_SETS, saved.sets, len(config.client_ids))
-    for name, part in zip(_SERVER_MAPS, _map_from_bytes(saved.maps).values(), strict=True):
-        state[name] = _map_from_bytes(part)
+    config = _config(saved.config)
     keys = _map_from_bytes(saved.keys)
-    state["_keys"] = {number: (entry[:32], entry[32:64], entry[64:]) for number, entry in keys.items()}
-    state["_known_keys"] = {key for entry in keys.values() for key in (entry[:32], entry[32:64])}
+    state: State = {
+        "stage": _stage(saved.stage),
+        "_nonce": saved.nonce,
+        "_session_id": saved.session_id,
+        "_keys": {number: (entry[:32], entry[32:64], entry[64:]) for number, entry in keys.items()},
+        "_known_keys": {key for entry in keys.values() for key in (entry[:32], entry[32:64])},
+        "_sum": _array(saved.sum, config) if saved.sum else None,
+        "faults": [_fault_from_bytes(entry) for entry in _map_from_bytes(saved.faults).values()],
+        "aborts": {number: reason.decode() for number, reason in _map_from_bytes(saved.aborts).items()},
+    }
+    clients = len(config.client_ids)
+    sets = messages.column(saved.sets, -(-clients // 8), len(_SERVER_SETS), "sets")
+    state |= {name: messages.set_from_bytes(part, clients) for name, part in zip(_SERVER_SETS, sets, strict=True)}
+    state |= {name: _map_from_bytes(part) for name, part in _named(saved.maps, _SERVER_MAPS).items()}
     if saved.session_id:
         state["_graph"] = Graph(config, state["_advertised"], saved.session_id)
     if saved.accumulator:
-        state["_accumulator"] = server._masking().accumulator(saved.accumulator)
-    if saved.sum:
-        state["_sum"] = np.frombuffer(saved.sum, config.dtype).copy()
-    server.faults = [_fault_from_bytes(entry) for entry in _map_from_bytes(saved.faults).values()]
-    server.aborts = {client_id: reason.decode() for client_id, reason in _map_from_bytes(saved.aborts).items()}
-    return server
+        _array(saved.accumulator, config)
+    return config, state, saved.accumulator
 
 
-def save_client(client: "Client") -> bytes:
-    """Encode a client; see `Client.to_bytes`."""
-    state: dict[str, Any] = vars(client)
+def save_client(config: Config, state: Mapping[str, Any]) -> bytes:
+    """Encode a client's attributes; see `Client.to_bytes`."""
     vector, channel, mask = state["_vector"], state["_channel"], state["_mask"]
     maps = [_map_to_bytes(state[name]) for name in _CLIENT_MAPS]
     return SavedClient(
-        config=state["_config"].to_bytes(),
-        client_id=client.client_id.to_bytes(4, "little"),
-        stage=bytes((client.stage,)),
+        config=config.to_bytes(),
+        client_id=state["client_id"].to_bytes(4, "little"),
+        stage=bytes((state["stage"],)),
         vector=b"" if vector is None else vector.tobytes(),
         nonce=state["_nonce"],
         signature=state["_signature"],
@@ -133,54 +131,65 @@ def save_client(client: "Client") -> bytes:
     ).to_bytes()
 
 
-def resume_client(
-    cls: "type[_C]",
-    data: bytes,
-    *,
-    signing_key: SigningKey | None,
-    directory: Mapping[int, bytes] | None,
-    policy: Policy | None,
-    threads: int | None,
-) -> "_C":
-    """Decode a client; see `Client.from_bytes`."""
+def resume_client(data: bytes) -> tuple[Config, State]:
+    """Decode a client to its configuration and attributes; see `Client.from_bytes`.
+
+    Raises:
+        MalformedMessageError: These bytes are no saved client.
+    """
     saved = SavedClient.from_bytes(data)
-    config = Config.from_bytes(saved.config)
-    stage = Stage(saved.stage[0])
-    if stage in (Stage.DONE, Stage.ABORTED):
-        raise StageError(
-            "this client has released its shares or left the session; resuming it could open somebody's vector"
-        )
-    # Once the masked input is sent the vector is gone, and a client needs one to be built.
-    vector = np.frombuffer(saved.vector, config.dtype) if saved.vector else np.zeros(config.length, config.dtype)
-    client = cls(
-        config,
-        int.from_bytes(saved.client_id, "little"),
-        vector,
-        policy=policy,
-        signing_key=signing_key,
-        directory=directory,
-        threads=threads,
-    )
-    state: dict[str, Any] = vars(client)
-    client.stage = stage
-    state["_vector"] = vector.copy() if saved.vector else None
-    state["_nonce"], state["_signature"], state["_session_id"] = saved.nonce, saved.signature, saved.session_id
-    state["_self_seed"] = saved.self_seed
-    state["_channel"] = KeyPair(saved.channel) if saved.channel else None
-    state["_mask"] = KeyPair(saved.mask) if saved.mask else None
+    config = _config(saved.config)
+    state: State = {
+        "client_id": int.from_bytes(saved.client_id, "little"),
+        "stage": _stage(saved.stage),
+        "_vector": _array(saved.vector, config) if saved.vector else None,
+        "_nonce": saved.nonce,
+        "_signature": saved.signature,
+        "_session_id": saved.session_id,
+        "_channel": _pair(saved.channel),
+        "_mask": _pair(saved.mask),
+        "_self_seed": saved.self_seed,
+    }
     clients = len(config.client_ids)
-    for name, part in zip(_CLIENT_SETS, _map_from_bytes(saved.sets).values(), strict=True):
+    for name, part in _named(saved.sets, _CLIENT_SETS).items():
         state[name] = messages.set_from_bytes(part, clients) if part else np.zeros(0, np.bool_)
-    for name, part in zip(_CLIENT_MAPS, _map_from_bytes(saved.maps).values(), strict=True):
-        state[name] = _map_from_bytes(part)
-    if saved.session_id:
+    state |= {name: _map_from_bytes(part) for name, part in _named(saved.maps, _CLIENT_MAPS).items()}
+    if saved.session_id and state["stage"] < Stage.DONE:
         state["_graph"] = Graph(config, state["_advertised"], saved.session_id)
-    return client
+    return config, state
 
 
-def _restore_sets(state: dict[str, Any], names: tuple[str, ...], data: bytes, clients: int) -> None:
-    for name, part in zip(names, messages.column(data, -(-clients // 8), len(names), "sets"), strict=True):
-        state[name] = messages.set_from_bytes(part, clients).copy()
+def _config(data: bytes) -> Config:
+    try:
+        return Config.from_bytes(data)
+    except ConfigError as error:
+        raise MalformedMessageError(f"a saved party has no sound configuration: {error}", 0) from None
+
+
+def _stage(data: bytes) -> Stage:
+    if data[0] not in list(Stage):
+        raise MalformedMessageError(f"a saved party is in stage {data[0]}, which there is not", 0)
+    return Stage(data[0])
+
+
+def _array(data: bytes, config: Config) -> Any:
+    if len(data) != config.length * config.dtype.itemsize:
+        raise MalformedMessageError(f"a saved vector has {len(data)} bytes, needs {config.length} entries", len(data))
+    return np.frombuffer(data, config.dtype).copy()
+
+
+def _pair(private: bytes) -> KeyPair | None:
+    if private and len(private) != KEY_BYTES:
+        raise MalformedMessageError(f"a saved private key has {len(private)} bytes, needs {KEY_BYTES}", len(private))
+    return KeyPair(private) if private else None
+
+
+def _named(data: bytes, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Decode a map whose keys are the places in a list of names."""
+    parts = _map_from_bytes(data)
+    if list(parts) != list(range(len(names))):
+        raise MalformedMessageError(f"a saved party has {len(parts)} parts, needs {len(names)}", 0)
+    return dict(zip(names, parts.values(), strict=True))
 
 
 def _map_to_bytes(entries: Mapping[int, bytes]) -> bytes:
