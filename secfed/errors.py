@@ -1,13 +1,25 @@
 """The one tree of errors; each class says whose fault it is.
 
 Every error that secfed raises on purpose is a `SecFedError` (a wrong Python type raises plain `TypeError`). Texts say
-what was found and what was needed; they never
-hold a secret, so they may be sent to the other party or written to a log.
+what was found and what was needed; they never hold a secret, so they may go to the other party or into a log.
 """
+
+from typing import Any
 
 
 class SecFedError(Exception):
     """Something that secfed refuses or cannot do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses take more than their text; without this they would not come out of a pickle (of a worker process).
+        return _restore, (type(self), self.args, vars(self))
+
+
+def _restore(cls: type[SecFedError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> SecFedError:
+    error = cls.__new__(cls)
+    error.args = arguments
+    vars(error).update(attributes)
+    return error
 
 
 class ConfigError(SecFedError, ValueError):

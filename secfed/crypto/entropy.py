@@ -36,24 +36,29 @@ class SeededEntropy:
     """Bytes that follow from a seed and a label, for vectors and tests.
 
     Raises:
-        ConfigError: Built outside `predictable_secrets()`.
+        ConfigError: Built or used outside `predictable_secrets()`.
 
     Source:
         `protocols/secagg/README.md`, section 6.
     """
 
     def __init__(self, seed: bytes) -> None:
-        if not _predictable.get():
-            raise ConfigError(
-                "a seed makes every secret predictable: real sessions draw from the operating system, found a seed"
-            )
+        _check_allowed()
         if len(seed) != 32:
             raise ConfigError(f"the seed has {len(seed)} bytes, needs 32")
         self._seed = seed
 
     def draw(self, label: str, size: int) -> bytes:
         """Return the `size` bytes that the seed gives for this label, always the same."""
+        _check_allowed()
         return keystream(derive(self._seed, b"", b"secfed/entropy/v1 " + label.encode(), 32), size)
+
+
+def _check_allowed() -> None:
+    if not _predictable.get():
+        raise ConfigError(
+            "a seed makes secrets predictable: real sessions draw from the system, found a seed"
+        )
 
 
 @contextmanager

@@ -126,7 +126,9 @@ class Client:
         request: Any = expected.from_bytes(data)
         try:
             response: Message = getattr(self, f"_{self.stage.name.lower()}")(request)
-        except FaultyServerError:
+        except MalformedMessageError:
+            raise
+        except Exception:  # a proven fault, or a stage that broke off half way: either way there is no going on
             self._erase(Stage.ABORTED)
             raise
         if self.stage is Stage.UNMASKING:
@@ -165,7 +167,7 @@ class Client:
         policy: Policy | None = None,
         threads: int | None = None,
     ) -> Self:
-        """Resume a saved client; identity keys and policy come from the caller again.
+        """Resume a saved client; identity keys come from the caller again, the policy too if it is another one now.
 
         Raises:
             StageError: It had released its shares or aborted: a second answer could open somebody's vector.
@@ -180,12 +182,12 @@ class Client:
             config,
             state["client_id"],
             nothing,
-            policy=policy,
+            policy=policy or state["_policy"],
             signing_key=signing_key,
             directory=directory,
             threads=threads,
         )
-        vars(client).update(state)
+        vars(client).update(state | {"_policy": policy or state["_policy"]})
         return client
 
     # One method for each stage, named after it. Each checks everything before it changes anything.
@@ -270,6 +272,9 @@ class Client:
         config, me, ids = self._config, self._number, self._config.client_ids
         assert self._graph is not None and self._mask is not None and self._vector is not None
         shared = messages.set_from_bytes(request.shared, len(ids))
+        if len(request.sealed) % messages.SEALED_BYTES:
+            found = f"{len(request.sealed)} bytes are no whole sealed pairs of {messages.SEALED_BYTES} bytes"
+            raise MalformedMessageError(found, len(request.sealed))
         if not shared[me] or (shared & ~self._advertised).any():  # C10
             raise FaultyServerError(
                 "this client, or one that advertised no keys, is out of place among those that shared", "C10"
@@ -280,10 +285,6 @@ class Client:
             found = f"{int(shared.sum())} clients shared, {len(holders)} of them hold this one's shares"
             raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C11")
         senders = holders[holders != me].tolist()
-        if len(request.sealed) % messages.SEALED_BYTES:
-            raise MalformedMessageError(
-                f"{len(request.sealed)} bytes are no whole sealed pairs of {messages.SEALED_BYTES} bytes", 0
-            )
         if len(request.sealed) != messages.SEALED_BYTES * len(senders):  # C12
             found = f"{len(request.sealed)} bytes of sealed shares"
             raise FaultyServerError(f"{found}, {len(senders)} of {messages.SEALED_BYTES} bytes are needed", "C12")

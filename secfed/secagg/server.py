@@ -65,7 +65,7 @@ class Server:
         self._graph: Graph | None = None
         self._answered: Set = np.zeros(clients, np.bool_)  # in this stage
         self._awaited: Set = np.ones(clients, np.bool_)  # those asked in this stage
-        self._advertised = self._shared = self._survivors = self._signers = self._answered
+        self._advertised, self._shared, self._survivors, self._signers = np.zeros((4, clients), np.bool_)
         self._keys: dict[int, tuple[bytes, bytes, bytes]] = {}  # by number: channel key, mask key, signature
         self._known_keys: set[bytes] = set()
         self._commitments: dict[int, bytes] = {}
@@ -103,13 +103,13 @@ class Server:
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Ids of the clients in the sum; known from the end of MaskedInputCollection."""
+        """Ids of the clients in the sum; none before the end of MaskedInputCollection."""
         return self._ids(self._survivors)
 
     @property
     def dropouts(self) -> tuple[int, ...]:
-        """Ids of the clients that are not in the sum."""
-        return self._ids(~self._survivors)
+        """Ids of the clients that are not in the sum; none before the end of MaskedInputCollection."""
+        return self._ids(~self._survivors) if self._survivors.any() else ()
 
     @property
     def awaited(self) -> tuple[int, ...]:
@@ -157,11 +157,12 @@ class Server:
             return self._receive(client_id, data)
         except MalformedMessageError as error:  # S2, S9
             check = error.check if error.check.startswith("S") else "S2"
-            fault = FaultyClientError(f"client {client_id}: {error.args[0]}", client_id, check)
+            text = f"client {client_id}: {error.args[0]}"
         except FaultyClientError as error:
-            fault = error
-        self.faults.append(fault)
-        raise fault from None
+            text, check = error.args[0], error.check
+        # What is kept is not what is raised: that has a traceback, whose frames hold the refused message.
+        self.faults.append(FaultyClientError(text, client_id, check))
+        raise FaultyClientError(text, client_id, check)
 
     def _receive(self, client_id: int, data: bytes) -> bool:
         assert self.stage is not None
@@ -169,18 +170,20 @@ class Server:
             number = self._config.number(client_id)
         except KeyError:  # S1
             raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
-        if len(data) > self.message_bytes:  # S2
-            found = f"{len(data)} bytes from client {client_id}"
-            raise FaultyClientError(f"{found}, at most {self.message_bytes} are allowed", client_id, "S2")
         kind = kind_of(data)
         if any(RESPONSE[Stage(stage)].kind == kind for stage in range(Stage.ADVERTISE_KEYS, self.stage)):  # S3
             return False
+        if len(data) > self.message_bytes:  # S2
+            found = f"{len(data)} bytes from client {client_id}"
+            raise FaultyClientError(f"{found}, at most {self.message_bytes} are allowed", client_id, "S2")
         if not self._awaited[number]:  # S1
             raise FaultyClientError(f"client {client_id} has dropped out and is not awaited", client_id, "S1")
         if kind == messages.Abort.kind:
             reason = messages.Abort.from_bytes(data).reason
+            if len(reason) > messages.MAXIMUM_REASON or not (reason.isascii() and reason.decode().isprintable()):
+                raise MalformedMessageError("the reason is no short line of printable ASCII", len(data))
             self._awaited[number] = False
-            self.aborts[client_id] = reason.decode("ascii", "replace")
+            self.aborts[client_id] = reason.decode()
             return True
         expected = RESPONSE[self.stage]
         if kind != expected.kind:  # S3
@@ -205,13 +208,12 @@ class Server:
         """
         if self.stage is None or self.stage in (Stage.DONE, Stage.ABORTED):
             raise StageError(f"no stage to close: the session is {self.stage.name if self.stage else 'not open'}")
-        answered = self._answered & self._awaited
         try:
-            outbox: Outbox = getattr(self, f"_close_{self.stage.name.lower()}")(answered)
-        except (TooFewSurvivorsError, FaultyClientError) as error:
+            outbox: Outbox = getattr(self, f"_close_{self.stage.name.lower()}")(self._answered)
+        except Exception as error:  # whatever it is, half of a stage may be done: there is no second try
             self.stage = Stage.ABORTED
             if isinstance(error, FaultyClientError):
-                self.faults.append(error)
+                self.faults.append(FaultyClientError(error.args[0], error.client_id, error.check))
             raise
         self.stage = following(self.stage, self._config)
         self._awaited = np.isin(self._config.ids, list(outbox))
@@ -327,6 +329,7 @@ class Server:
         self._sealed[number] = response.sealed
 
     def _close_share_keys(self, answered: Set) -> Outbox:
+        self._check_enough(int(answered.sum()))
         shared = answered.copy()
         # A client whose holders are gone could never be opened: it counts as a dropout of this stage, which may leave
         # others short.

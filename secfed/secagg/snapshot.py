@@ -3,16 +3,18 @@
 A party's state comes as the dictionary of its attributes, and goes back as one to be laid over a new party.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from secfed.crypto.agreement import KEY_BYTES, KeyPair
-from secfed.errors import ConfigError, FaultyClientError, MalformedMessageError
+from secfed.crypto.agreement import KeyPair
+from secfed.errors import FaultyClientError, MalformedMessageError
 from secfed.secagg import messages
-from secfed.secagg.config import Config
+from secfed.secagg.config import HASH_BYTES, Config, Policy
 from secfed.secagg.graph import Graph
 from secfed.secagg.stages import Stage
 from secfed.wire import Message
@@ -50,6 +52,7 @@ class SavedClient(Message):
     kind: ClassVar[int] = 102
     config: bytes
     client_id: Annotated[bytes, 4]
+    policy: bytes
     stage: Annotated[bytes, 1]
     vector: bytes
     nonce: bytes
@@ -66,7 +69,7 @@ def save_server(config: Config, state: Mapping[str, Any]) -> bytes:
     """Encode a server's attributes; see `Server.to_bytes`."""
     maps = [_map_to_bytes(state[name]) for name in _SERVER_MAPS]
     accumulator, total = state["_accumulator"], state["_sum"]
-    return SavedServer(
+    saved = SavedServer(
         config=config.to_bytes(),
         stage=bytes((state["stage"],)),
         nonce=state["_nonce"],
@@ -78,7 +81,8 @@ def save_server(config: Config, state: Mapping[str, Any]) -> bytes:
         sum=b"" if total is None else total.tobytes(),
         faults=_map_to_bytes({i: _fault_to_bytes(fault) for i, fault in enumerate(state["faults"])}),
         aborts=_map_to_bytes({client_id: reason.encode() for client_id, reason in state["aborts"].items()}),
-    ).to_bytes()
+    )
+    return _sealed_off(saved)
 
 
 def resume_server(data: bytes) -> tuple[Config, State, bytes]:
@@ -87,16 +91,16 @@ def resume_server(data: bytes) -> tuple[Config, State, bytes]:
     Raises:
         MalformedMessageError: These bytes are no saved server.
     """
-    saved = SavedServer.from_bytes(data)
-    config = _config(saved.config)
+    saved = SavedServer.from_bytes(_whole(data))
+    config = Config.from_bytes(saved.config)
     keys = _map_from_bytes(saved.keys)
     state: State = {
-        "stage": _stage(saved.stage),
+        "stage": Stage(saved.stage[0]),
         "_nonce": saved.nonce,
         "_session_id": saved.session_id,
         "_keys": {number: (entry[:32], entry[32:64], entry[64:]) for number, entry in keys.items()},
         "_known_keys": {key for entry in keys.values() for key in (entry[:32], entry[32:64])},
-        "_sum": _array(saved.sum, config) if saved.sum else None,
+        "_sum": np.frombuffer(saved.sum, config.dtype).copy() if saved.sum else None,
         "faults": [_fault_from_bytes(entry) for entry in _map_from_bytes(saved.faults).values()],
         "aborts": {number: reason.decode() for number, reason in _map_from_bytes(saved.aborts).items()},
     }
@@ -106,8 +110,6 @@ def resume_server(data: bytes) -> tuple[Config, State, bytes]:
     state |= {name: _map_from_bytes(part) for name, part in _named(saved.maps, _SERVER_MAPS).items()}
     if saved.session_id:
         state["_graph"] = Graph(config, state["_advertised"], saved.session_id)
-    if saved.accumulator:
-        _array(saved.accumulator, config)
     return config, state, saved.accumulator
 
 
@@ -115,9 +117,10 @@ def save_client(config: Config, state: Mapping[str, Any]) -> bytes:
     """Encode a client's attributes; see `Client.to_bytes`."""
     vector, channel, mask = state["_vector"], state["_channel"], state["_mask"]
     maps = [_map_to_bytes(state[name]) for name in _CLIENT_MAPS]
-    return SavedClient(
+    saved = SavedClient(
         config=config.to_bytes(),
         client_id=state["client_id"].to_bytes(4, "little"),
+        policy=json.dumps(asdict(state["_policy"])).encode(),
         stage=bytes((state["stage"],)),
         vector=b"" if vector is None else vector.tobytes(),
         nonce=state["_nonce"],
@@ -128,7 +131,8 @@ def save_client(config: Config, state: Mapping[str, Any]) -> bytes:
         self_seed=state["_self_seed"],
         sets=_map_to_bytes({i: messages.set_to_bytes(state[name]) for i, name in enumerate(_CLIENT_SETS)}),
         maps=_map_to_bytes(dict(enumerate(maps))),
-    ).to_bytes()
+    )
+    return _sealed_off(saved)
 
 
 def resume_client(data: bytes) -> tuple[Config, State]:
@@ -137,17 +141,18 @@ def resume_client(data: bytes) -> tuple[Config, State]:
     Raises:
         MalformedMessageError: These bytes are no saved client.
     """
-    saved = SavedClient.from_bytes(data)
-    config = _config(saved.config)
+    saved = SavedClient.from_bytes(_whole(data))
+    config = Config.from_bytes(saved.config)
     state: State = {
         "client_id": int.from_bytes(saved.client_id, "little"),
-        "stage": _stage(saved.stage),
-        "_vector": _array(saved.vector, config) if saved.vector else None,
+        "_policy": Policy(**json.loads(saved.policy)),
+        "stage": Stage(saved.stage[0]),
+        "_vector": np.frombuffer(saved.vector, config.dtype).copy() if saved.vector else None,
         "_nonce": saved.nonce,
         "_signature": saved.signature,
         "_session_id": saved.session_id,
-        "_channel": _pair(saved.channel),
-        "_mask": _pair(saved.mask),
+        "_channel": KeyPair(saved.channel) if saved.channel else None,
+        "_mask": KeyPair(saved.mask) if saved.mask else None,
         "_self_seed": saved.self_seed,
     }
     clients = len(config.client_ids)
@@ -159,37 +164,22 @@ def resume_client(data: bytes) -> tuple[Config, State]:
     return config, state
 
 
-def _config(data: bytes) -> Config:
-    try:
-        return Config.from_bytes(data)
-    except ConfigError as error:
-        raise MalformedMessageError(f"a saved party has no sound configuration: {error}", 0) from None
+def _sealed_off(saved: Message) -> bytes:
+    data = saved.to_bytes()
+    return data + hashlib.sha256(data).digest()
 
 
-def _stage(data: bytes) -> Stage:
-    if data[0] not in list(Stage):
-        raise MalformedMessageError(f"a saved party is in stage {data[0]}, which there is not", 0)
-    return Stage(data[0])
-
-
-def _array(data: bytes, config: Config) -> Any:
-    if len(data) != config.length * config.dtype.itemsize:
-        raise MalformedMessageError(f"a saved vector has {len(data)} bytes, needs {config.length} entries", len(data))
-    return np.frombuffer(data, config.dtype).copy()
-
-
-def _pair(private: bytes) -> KeyPair | None:
-    if private and len(private) != KEY_BYTES:
-        raise MalformedMessageError(f"a saved private key has {len(private)} bytes, needs {KEY_BYTES}", len(private))
-    return KeyPair(private) if private else None
+def _whole(data: bytes) -> bytes:
+    """Take off the digest: it guards against damage, not against malice (who may write here may read the secrets)."""
+    body, digest = data[:-HASH_BYTES], data[-HASH_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise MalformedMessageError(f"these {len(data)} bytes are no saved party, or a damaged one", len(body))
+    return body
 
 
 def _named(data: bytes, names: tuple[str, ...]) -> dict[str, bytes]:
     """Decode a map whose keys are the places in a list of names."""
-    parts = _map_from_bytes(data)
-    if list(parts) != list(range(len(names))):
-        raise MalformedMessageError(f"a saved party has {len(parts)} parts, needs {len(names)}", 0)
-    return dict(zip(names, parts.values(), strict=True))
+    return dict(zip(names, _map_from_bytes(data).values(), strict=True))
 
 
 def _map_to_bytes(entries: Mapping[int, bytes]) -> bytes:
@@ -203,18 +193,15 @@ def _map_from_bytes(data: bytes) -> dict[int, bytes]:
     entries, offset = {}, 0
     while offset < len(data):
         size = int.from_bytes(data[offset + 4 : offset + 8], "little")
-        value = data[offset + 8 : offset + 8 + size]
-        if len(value) < size or offset + 8 > len(data):
-            raise MalformedMessageError("a saved party ends too early", offset)
-        entries[int.from_bytes(data[offset : offset + 4], "little")] = value
+        entries[int.from_bytes(data[offset : offset + 4], "little")] = data[offset + 8 : offset + 8 + size]
         offset += 8 + size
     return entries
 
 
 def _fault_to_bytes(fault: FaultyClientError) -> bytes:
-    return fault.client_id.to_bytes(8, "little") + fault.check.encode() + b"\0" + str(fault.args[0]).encode()
+    return f"{fault.client_id}\0{fault.check}\0{fault.args[0]}".encode()
 
 
 def _fault_from_bytes(data: bytes) -> FaultyClientError:
-    check, text = data[8:].split(b"\0", 1)
-    return FaultyClientError(text.decode(), int.from_bytes(data[:8], "little"), check.decode())
+    client_id, check, text = data.decode().split("\0", 2)
+    return FaultyClientError(text, int(client_id), check)
