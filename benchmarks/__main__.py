@@ -19,6 +19,8 @@ from pathlib import Path
 from benchmarks import secure_aggregation
 from benchmarks.measure import Line
 
+MARKER = "<!-- table -->"
+
 
 def table(lines: Iterable[Line]) -> str:
     """Write lines as a Markdown table."""
@@ -36,7 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", help="names of measurements", choices=[part.__name__ for part in secure_aggregation.ALL]
     )
-    parser.add_argument("--write", type=Path, help="also write the table to this file")
+    parser.add_argument("--write", type=Path, help=f"a page whose part after {MARKER} is replaced")
     arguments = parser.parse_args()
     lines = []
     for part in secure_aggregation.ALL:
@@ -54,7 +56,10 @@ def main() -> None:
     text = f"{table(lines)}\n\nMeasured {where}.\n"
     print(text)
     if arguments.write:
-        arguments.write.write_text(text)
+        kept, marker, _ = arguments.write.read_text().partition(MARKER)
+        if not marker:
+            parser.error(f"{arguments.write} has no line {MARKER}")
+        arguments.write.write_text(f"{kept}{marker}\n\n{text}")
 
 
 if __name__ == "__main__":

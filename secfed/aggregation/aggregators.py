@@ -115,7 +115,8 @@ class Plain:
             total += values.astype(np.float64) * weight_of[client_id]
             sent[client_id] = values.nbytes + 8
             if transcript:
-                data = np.concatenate(([weight_of[client_id]], values)).astype("<f8").tobytes()
+                weighed = np.array([weight_of[client_id]], "<f8").tobytes()
+                data = weighed + values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
                 transcript.record(Stage.MASKED_INPUT_COLLECTION, "to_server", client_id, data)
         weight = math.fsum(weight_of[client_id] for client_id in survivors)
         total /= weight
@@ -163,12 +164,14 @@ class SecAgg:
 
     def __post_init__(self) -> None:
         fraction = isinstance(self.threshold, float)
-        if self.threshold <= 0 or (fraction and self.threshold > 1):
+        if not self.threshold > 0 or (fraction and self.threshold > 1):
             raise ConfigError(
                 f"threshold {self.threshold} must be a number of clients, or a fraction above 0 and up to 1"
             )
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip {self.clip} must be a positive finite number")
+        if self.max_weight is not None and self.max_weight < 1:
+            raise ConfigError(f"max_weight {self.max_weight} must be at least 1")
 
     def config(
         self, client_ids: Sequence[int], pipeline: Pipeline, *, round: int = 0, model_hash: bytes = _NO_MODEL
@@ -192,11 +195,11 @@ class SecAgg:
         """Turn a fraction into a number of clients."""
         if isinstance(self.threshold, int | np.integer):
             return int(self.threshold)
-        least = 2
+        least = max(2, self.colluders + 1)
         if self.adversary == "malicious_server":
             least = (holders + self.colluders) // 2 + 1
         elif complete:
-            least = max(holders // 2, self.colluders) + 1
+            least = max(least, holders // 2 + 1)
         # The fraction's own rounding error must not cost a client: 2/3 of 30 is 20.
         return max(least, math.ceil(self.threshold * holders - 1e-9))
 
@@ -219,7 +222,7 @@ class SecAgg:
         """Return the weighted mean of the rounded updates; see `Aggregator.aggregate`."""
         by_id, weight_of = _cohort(updates, weights)
         silent = _checked_dropouts(by_id, dropouts)
-        max_weight = self.max_weight or 1 << max(0, math.ceil(math.log2(max(weight_of.values()))))
+        max_weight = self.max_weight or 1 << (math.ceil(max(weight_of.values())) - 1).bit_length()
         example = next(iter(by_id.values()))
         pipeline = Pipeline.of(example, clip=self.clip, clients=len(by_id), max_weight=max_weight, bits=self.bits)
         config = self.config(list(by_id), pipeline, round=round, model_hash=model_hash)

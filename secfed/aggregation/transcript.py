@@ -86,7 +86,8 @@ class Transcript:
             asked = entry.stage is Stage.MASKED_INPUT_COLLECTION and entry.direction == "to_server"
             if asked and entry.client_id == client_id:
                 if self.config is None:
-                    return np.frombuffer(entry.data, "<f8")[1:]
+                    dtype = np.result_type(*self.pipeline.structure.dtypes).newbyteorder("<")
+                    return np.frombuffer(entry.data, dtype, offset=8)
                 payload = MaskedInputCollectionResponse.from_bytes(entry.data).masked
                 return unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)[:-1]
         raise EncodingError(f"client {client_id} sent no input in this session")
@@ -107,7 +108,9 @@ class Transcript:
             )
         bits = None if self.config is None else self.config.modulus_bits
         # The values enter as ranks or as they are; against uniform noise the correlation is 0 either way.
-        correlation, correlation_p = stats.pearsonr(_centred(seen, bits), values)
+        correlation, correlation_p = 0.0, 1.0
+        if np.ptp(values) > 0:  # a constant update correlates with nothing
+            correlation, correlation_p = stats.pearsonr(_centred(seen, bits), values)
         if bits is None:
             return Resemblance(float(correlation), float(correlation_p), 0.0)
         cells = min(8, bits)

@@ -56,9 +56,7 @@ class SeededEntropy:
 
 def _check_allowed() -> None:
     if not _predictable.get():
-        raise ConfigError(
-            "a seed makes secrets predictable: real sessions draw from the system, found a seed"
-        )
+        raise ConfigError("a seed makes secrets predictable: real sessions draw from the system, found a seed")
 
 
 @contextmanager

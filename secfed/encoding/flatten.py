@@ -31,8 +31,8 @@ class Structure:
         """Values in all arrays together."""
         return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes)
 
-    def difference(self, other: "Structure") -> str:
-        """Say where another update differs, or nothing ("")."""
+    def difference(self, other: "Structure", *, dtypes: bool = True) -> str:
+        """Say where another update differs, or nothing (""); dtypes may be left out of it."""
         if self.paths != other.paths:
             odd = sorted(set(self.paths) ^ set(other.paths))
             return f"arrays {odd[:3]} are in one but not in the other" if odd else "the arrays come in another order"
@@ -40,7 +40,7 @@ class Structure:
             if shape != other_shape:
                 return f"{path or 'the array'} has shape {other_shape}, needed {shape}"
         for path, dtype, other_dtype in zip(self.paths, self.dtypes, other.dtypes, strict=True):
-            if dtype != other_dtype:
+            if dtypes and dtype != other_dtype:
                 return f"{path or 'the array'} has dtype {other_dtype}, needed {dtype}"
         return ""
 
@@ -102,7 +102,7 @@ def _leaves(update: Update, path: str) -> Iterator[tuple[str, npt.NDArray[Any]]]
     elif isinstance(update, Sequence) and not isinstance(update, str | bytes):
         for i, part in enumerate(update):
             yield from _leaves(part, f"{path}/{i}" if path else str(i))
-    elif isinstance(update, float | int | np.generic):
+    elif isinstance(update, float | int) and not isinstance(update, np.generic):  # numpy makes scalars of 0-d arrays
         raise EncodingError(f"{path or 'the update'} is a plain number, needed an array")
     else:
         yield path, np.asarray(update)

@@ -4,6 +4,8 @@ H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: *Communicati
 from Decentralized Data*, AISTATS 2017, Algorithm 1.
 """
 
+import math
+
 import numpy as np
 
 from secfed.aggregation.aggregators import Aggregator
@@ -21,7 +23,7 @@ class FedAvg(Training):
         learning_rate: Factor on the mean; 1 is the paper's.
 
     Raises:
-        ConfigError: The learning rate is not positive.
+        ConfigError: The learning rate is not positive and finite.
 
     >>> import numpy as np, secfed
     >>> def local_update(model, data):  # one step of gradient descent on the mean square
@@ -35,8 +37,8 @@ class FedAvg(Training):
 
     def __init__(self, local_update: LocalUpdate, *, aggregator: Aggregator, learning_rate: float = 1.0) -> None:
         super().__init__(local_update, aggregator=aggregator)
-        if not learning_rate > 0:
-            raise ConfigError(f"learning_rate {learning_rate} must be positive")
+        if not 0 < learning_rate < math.inf:
+            raise ConfigError(f"learning_rate {learning_rate} must be positive and finite")
         self._learning_rate = learning_rate
 
     def step(self, model: Model, mean: Update) -> Model:

@@ -8,7 +8,7 @@ import numpy as np
 
 from secfed.aggregation.aggregators import Aggregate, Aggregator
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
-from secfed.errors import ConfigError, TooFewSurvivorsError
+from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.secagg.stages import Stage
 
 Model = Update
@@ -133,4 +133,6 @@ class Training:
         for client_id, examples in data.items():
             own_copy = unflatten(flatten(model).copy(), like)  # whatever it does to its copy, the others do not see
             updates[client_id], weights[client_id] = self._local_update(own_copy, examples)
+            if difference := like.difference(structure(updates[client_id]), dtypes=False):
+                raise EncodingError(f"client {client_id}: the update is not shaped like the model: {difference}")
         return self._aggregator.aggregate(updates, weights, dropouts=silent, round=number, model_hash=model_hash(model))

@@ -124,13 +124,19 @@ class Client:
         if kind != expected.kind:  # C2
             raise StageError(f"message of kind {kind} in stage {self.stage.name}, needed {expected.__name__}", "C2")
         request: Any = expected.from_bytes(data)
+        fault = None
         try:
             response: Message = getattr(self, f"_{self.stage.name.lower()}")(request)
         except MalformedMessageError:
             raise
-        except Exception:  # a proven fault, or a stage that broke off half way: either way there is no going on
+        except FaultyServerError as error:
+            self._erase(Stage.ABORTED)
+            fault = FaultyServerError(error.args[0], error.check)
+        except BaseException:  # the stage broke off half way: there is no going on
             self._erase(Stage.ABORTED)
             raise
+        if fault:  # raised anew: the frames of the first traceback hold shares
+            raise fault
         if self.stage is Stage.UNMASKING:
             self._erase(Stage.DONE)
         else:
@@ -390,7 +396,6 @@ def _checked_vector(vector: npt.ArrayLike, config: Config) -> npt.NDArray[np.uns
         raise EncodingError(f"the vector has shape {array.shape}, needs ({config.length},)")
     if array.dtype.kind not in "ui":
         raise EncodingError(f"the vector has dtype {array.dtype}, needs whole numbers")
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high >> config.modulus_bits:
-        raise EncodingError(f"the vector's entries run from {low} to {high}, needed 0 to 2**{config.modulus_bits} - 1")
+    if int(array.min()) < 0 or int(array.max()) >> config.modulus_bits:  # which entry, and what it is, is a secret
+        raise EncodingError(f"an entry of the vector is not from 0 to 2**{config.modulus_bits} - 1")
     return array.astype(config.dtype)

@@ -126,6 +126,9 @@ class Server:
 
         Returns:
             The AdvertiseKeysRequest for every client.
+
+        Raises:
+            StageError: It is open already.
         """
         if self.stage is not None:
             raise StageError("the session is open already; a new session needs a new Server")
@@ -210,7 +213,7 @@ class Server:
             raise StageError(f"no stage to close: the session is {self.stage.name if self.stage else 'not open'}")
         try:
             outbox: Outbox = getattr(self, f"_close_{self.stage.name.lower()}")(self._answered)
-        except Exception as error:  # whatever it is, half of a stage may be done: there is no second try
+        except BaseException as error:  # whatever it is, half of a stage may be done: there is no second try
             self.stage = Stage.ABORTED
             if isinstance(error, FaultyClientError):
                 self.faults.append(FaultyClientError(error.args[0], error.client_id, error.check))
@@ -231,7 +234,11 @@ class Server:
         return dict.fromkeys(self._ids(self._awaited), message)
 
     def to_bytes(self) -> bytes:
-        """Save the session at any time after `open()`; it holds no client's secrets, but what the server has seen."""
+        """Save the session; what is saved holds no client's secrets, but what the server has seen.
+
+        Raises:
+            StageError: It is not open yet.
+        """
         if self.stage is None:
             raise StageError("the session is not open: there is nothing to save")
         return snapshot.save_server(self._config, vars(self))

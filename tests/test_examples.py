@@ -1,0 +1,37 @@
+"""The examples: each runs by itself, soon ends, and fits a screen."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+EVERY_EXAMPLE = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+MOST_LINES = 60
+TIMEOUT_SECONDS = 60
+
+
+@EVERY_EXAMPLE
+def test_example_runs(path: Path, tmp_path: Path) -> None:
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "an example shows something"
+
+
+@EVERY_EXAMPLE
+def test_example_fits_a_screen(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) <= MOST_LINES
+    assert lines[0].startswith('"""'), "an example says what it shows"
