@@ -363,7 +363,8 @@ class Client:
             else:
                 key = channel_key(self.session, self.channel_private, self.keys[v][0], self.id, v)
                 sealed.append(AESGCM(key).encrypt(bytes(12), pair, shares_data(self.session, self.id, v)))
-        return encode(4, commitment=commit(self.session, self.self_seed, self.id), sealed=b"".join(sealed))
+        return encode(4, session_id=self.session, commitment=commit(self.session, self.self_seed, self.id),
+                      sealed=b"".join(sealed))
 
     def masked(self, m):
         config, self.u2, sealed = self.config, m["shared"], cut(m["sealed"], 88)
@@ -386,7 +387,7 @@ class Client:
                 seed = pair_seed(self.session, self.mask_private, self.keys[v][1], self.id, v)
                 vector = add(config, vector, mask(config, seed), 1 if self.id < v else -1)
         self.vector = None
-        return encode(6, masked=pack(config, vector))
+        return encode(6, session_id=self.session, masked=pack(config, vector))
 
     def check_survivors(self, survivors):
         self.demand("C15", set(survivors) <= set(self.u2))
@@ -411,7 +412,7 @@ class Client:
             own = {self.id} if complete(config) else set()
             self.demand("C22", len(set(signers) | own) >= config["threshold"])
         # The share of the self seed is the second half of a pair, that of the mask key the first.
-        return encode(10, shares=b"".join(self.pairs[v][36:] if v in survivors else self.pairs[v][:36]
+        return encode(10, session_id=self.session, shares=b"".join(self.pairs[v][36:] if v in survivors else self.pairs[v][:36]
                                           for v in self.holders if v in self.u2))
 
 
@@ -438,9 +439,9 @@ class Server:
     def longest(self, stage):
         config = self.config
         longest = {ADVERTISE: 70 + 64 * malicious(config), CHECK: 66,
-                   MASK: 6 + (config["length"] * config["modulus_bits"] + 7) // 8}
+                   MASK: 38 + (config["length"] * config["modulus_bits"] + 7) // 8}
         h = len(config["client_ids"]) if complete(config) else config["neighbors"]
-        longest |= {SHARE: 38 + 88 * h, UNMASK: 6 + 36 * h}
+        longest |= {SHARE: 70 + 88 * h, UNMASK: 38 + 36 * h}
         return max(longest[stage], 70)      # an Abort has 70 bytes
 
     def receive(self, u, data):
@@ -464,6 +465,7 @@ class Server:
             return                          # late, and no fault
         demand("S3", kind == expected)
         demand("S4", u not in self.accepted)
+        demand("S14", "session_id" not in m or m["session_id"] == self.session)
 
         if kind == 2:
             keys = m["channel_key"], m["mask_key"]
@@ -779,7 +781,7 @@ def session_vectors():
 def lie(about, ids=(1, 2, 3, 4, 5, 6, 7)):
     """Holder -> owner whose share it changes in one limb. On the complete graph of ids 1, 2, ..., all in U2."""
     def tamper(u, kind, reply):
-        return bump(reply, 6 + 36 * ids.index(about[u]) + 8) if kind == 10 and u in about else reply
+        return bump(reply, 38 + 36 * ids.index(about[u]) + 8) if kind == 10 and u in about else reply
     return tamper
 
 
@@ -999,7 +1001,8 @@ def server_rejects():
             mask_key=strict.server.keys[3][1], signature=b""), "no identity signature", ADVERTISE, session=strict)
     add_one("S03_later_stage", 3, semi.replies[3, 6], "the masked input a stage early", SHARE)
     add_one("S03_request", 3, semi.requests[3, 1], "a request, which only servers send", ADVERTISE)
-    add_one("S04_second_masked_input", 3, encode(6, masked=pack(semi.config, [1, 2, 3, 4, 5])),
+    add_one("S04_second_masked_input", 3, encode(6, session_id=semi.server.session,
+            masked=pack(semi.config, [1, 2, 3, 4, 5])),
             "a second masked input, another one", MASK, first=(2, 3))
     add_one("S04_second_keys", 3, encode(2, channel_key=public_key(sha256(b"1")), mask_key=public_key(sha256(b"2")),
             signature=b""), "a second pair of keys", ADVERTISE, first=(2, 3))
@@ -1019,21 +1022,27 @@ def server_rejects():
     add_one("S07_signature_of_another_session", 3, strict_other.replies[3, 2],
             "client 3's response to another nonce", ADVERTISE, session=strict)
     share = semi.replies[3, 4]
-    add_one("S08_pair_missing", 3, encode(4, commitment=share[2:34], sealed=share[38:-88]),
+    add_one("S08_pair_missing", 3, encode(4, session_id=share[2:34], commitment=share[34:66], sealed=share[70:-88]),
             "three sealed pairs for four", SHARE)
     add_one("S09_unused_bits", 3, semi.replies[3, 6][:-1] + u8(semi.replies[3, 6][-1] | 128),
             "the highest of the four unused bits is set", MASK)
-    add_one("S09_too_short", 3, encode(6, masked=semi.replies[3, 6][6:-1]), "a byte is missing in the vector", MASK)
+    add_one("S09_too_short", 3, encode(6, session_id=semi.server.session, masked=semi.replies[3, 6][38:-1]),
+            "a byte is missing in the vector", MASK)
     for what, about, session in (("over_other_survivors", [2, 3, 5, 8], strict.server.session),
                                  ("of_another_session", ids, strict_other.server.session)):
         add_one(f"S10_signature_{what}", 3, encode(8, signature=strict.identity(3).sign(
                 survivors_message(strict.config, session, about))), f"signature {what}", CHECK, session=strict)
     add_one("S10_signed_by_another_client", 3, strict.replies[2, 8], "client 2 signed for client 3", CHECK,
             session=strict)
-    shares = semi.replies[3, 10][6:]
-    add_one("S11_share_missing", 3, encode(10, shares=shares[:-36]), "four shares for five holders", UNMASK)
-    add_one("S11_limb_too_large", 3, encode(10, shares=replace(shares, 4, u32(P))),
+    shares = semi.replies[3, 10][38:]
+    add_one("S11_share_missing", 3, encode(10, session_id=semi.server.session, shares=shares[:-36]), "four shares for five holders", UNMASK)
+    add_one("S11_limb_too_large", 3, encode(10, session_id=semi.server.session,
+            shares=replace(shares, 4, u32(P))),
             "a limb of a share is p, which is no element of the field", UNMASK)
+    earlier = Session("server, semi-honest, earlier", configure(ids, 3, 5, 20))
+    add_one("S14_masked_input_of_another_session", 3, earlier.replies[3, 6], "client 3's masked input of another session",
+            MASK)
+    add_one("S14_shares_of_another_session", 3, earlier.replies[3, 10], "client 3's shares of another session", UNMASK)
     out["reject_S12_share_cannot_be_corrected"] = Session("S12", configure([1, 2, 3, 4, 5], 4, 4, 16), {MASK: [5]},
         lie({2: 5})).refused_at_the_end("four shares of client 5's mask key, threshold 4, one wrong: owner named",
                                         ("FaultyClientError", "S12", 5))

@@ -262,7 +262,7 @@ class Client:
             sealed.append(aead.seal(sealing_key, share, data))
         self._channel = None
         commitment = binding.commitment(session_id, self.client_id, self._self_seed)
-        return messages.ShareKeysResponse(commitment, b"".join(sealed))
+        return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed))
 
     def _split(self, holders: npt.NDArray[np.intp]) -> list[bytes]:
         """Draw the self seed and split both secrets; one pair of shares for each holder."""
@@ -278,9 +278,7 @@ class Client:
         config, me, ids = self._config, self._number, self._config.client_ids
         assert self._graph is not None and self._mask is not None and self._vector is not None
         shared = messages.set_from_bytes(request.shared, len(ids))
-        if len(request.sealed) % messages.SEALED_BYTES:
-            found = f"{len(request.sealed)} bytes are no whole sealed pairs of {messages.SEALED_BYTES} bytes"
-            raise MalformedMessageError(found, len(request.sealed))
+        pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
         if not shared[me] or (shared & ~self._advertised).any():  # C10
             raise FaultyServerError(
                 "this client, or one that advertised no keys, is out of place among those that shared", "C10"
@@ -291,9 +289,8 @@ class Client:
             found = f"{int(shared.sum())} clients shared, {len(holders)} of them hold this one's shares"
             raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C11")
         senders = holders[holders != me].tolist()
-        if len(request.sealed) != messages.SEALED_BYTES * len(senders):  # C12
-            found = f"{len(request.sealed)} bytes of sealed shares"
-            raise FaultyServerError(f"{found}, {len(senders)} of {messages.SEALED_BYTES} bytes are needed", "C12")
+        if pairs != len(senders):  # C12
+            raise FaultyServerError(f"{pairs} sealed shares, needed {len(senders)}", "C12")
         opened = {}
         for i, sender in enumerate(senders):
             sealed = request.sealed[i * messages.SEALED_BYTES : (i + 1) * messages.SEALED_BYTES]
@@ -313,13 +310,13 @@ class Client:
                 )
                 (added if me < number else subtracted).append(seed)
         kind = masking.create(config, self._session_id, self._threads)
-        payload = kind.mask(self._vector, added, subtracted)
+        payload = kind.mask(self._vector, added, subtracted, self._entropy)
         self._shared = shared
         self._shares = {number: self._shares[me] if number == me else opened[number] for number in holders.tolist()}
         self._vector = self._mask = None
         self._self_seed = b""
         self._opening_keys, self._mask_keys = {}, {}
-        return messages.MaskedInputCollectionResponse(payload)
+        return messages.MaskedInputCollectionResponse(self._session_id, payload)
 
     def _check_survivors(self, survivors: Set) -> None:
         """C15 to C17, wherever the survivors are first announced."""
@@ -361,7 +358,7 @@ class Client:
             self._check_signatures(survivors, signers.tolist(), signatures, request.survivors)
         size = shamir.SHARE_BYTES
         shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(self._shares.items())]
-        return messages.UnmaskingResponse(b"".join(shares))
+        return messages.UnmaskingResponse(self._session_id, b"".join(shares))
 
     def _check_signatures(
         self, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes

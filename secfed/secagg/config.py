@@ -20,6 +20,7 @@ HASH_BYTES: Final = 32
 MAXIMUM_CLIENTS: Final = 1 << 24
 MAXIMUM_LENGTH: Final = 1 << 32
 MAXIMUM_CONTEXT: Final = 1024
+MAXIMUM_PACKED_BITS: Final = 8 * ((1 << 32) - 1)  # a field's length is a u32
 _ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
 _MASKINGS: Final[dict[Masking, int]] = {"aes128_ctr": 1}
 
@@ -79,16 +80,16 @@ class Config:
         masking: Masking = "aes128_ctr",
         context: bytes = b"",
     ) -> None:
-        ids = tuple(sorted(int(client_id) for client_id in client_ids))
+        ids = tuple(sorted(_whole("client id", client_id) for client_id in client_ids))
         values: dict[str, Any] = {
             "client_ids": ids,
-            "threshold": threshold,
-            "length": length,
-            "modulus_bits": modulus_bits,
-            "neighbors": len(ids) - 1 if neighbors is None else neighbors,
-            "colluders": colluders,
+            "threshold": _whole("threshold", threshold),
+            "length": _whole("length", length),
+            "modulus_bits": _whole("modulus_bits", modulus_bits),
+            "neighbors": len(ids) - 1 if neighbors is None else _whole("neighbors", neighbors),
+            "colluders": _whole("colluders", colluders),
             "adversary": adversary,
-            "round": round,
+            "round": _whole("round", round),
             "model_hash": model_hash,
             "masking": masking,
             "context": context,
@@ -113,8 +114,13 @@ class Config:
             ("round", 0, (1 << 64) - 1),
         ):
             value = getattr(self, field_name)
-            if not isinstance(value, int | np.integer) or not low <= value <= high:
+            if not low <= value <= high:
                 raise ConfigError(f"{field_name} {value!r} must be a whole number from {low} to {high}")
+        if self.length * self.modulus_bits > MAXIMUM_PACKED_BITS:
+            found = f"{self.length} entries of {self.modulus_bits} bits"
+            raise ConfigError(
+                f"{found} are {self.length * self.modulus_bits} bits, one message holds {MAXIMUM_PACKED_BITS}"
+            )
         if self.adversary not in _ADVERSARIES:
             raise ConfigError(f"adversary {self.adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
         if self.masking not in _MASKINGS:
@@ -126,13 +132,13 @@ class Config:
 
     def _check_thresholds(self) -> None:
         n, t, k, c = len(self.client_ids), self.threshold, self.neighbors, self.colluders
-        if not isinstance(k, int | np.integer) or not 1 <= k <= n - 1:
-            raise ConfigError(f"neighbors {k!r} must be a whole number from 1 to {n - 1}, the other clients")
+        if not 1 <= k <= n - 1:
+            raise ConfigError(f"neighbors {k} must be a whole number from 1 to {n - 1}, the other clients")
         if k < n - 1 and k % 2:
             raise ConfigError(f"neighbors {k} must be even, or {n - 1} for all other clients")
         holders = f"{self.holders} {'clients' if self.complete else 'neighbors'}"
-        if not isinstance(t, int | np.integer) or not 2 <= t <= self.holders:
-            raise ConfigError(f"threshold {t!r} must be a whole number from 2 to {self.holders} ({holders})")
+        if not 2 <= t <= self.holders:
+            raise ConfigError(f"threshold {t} must be a whole number from 2 to {self.holders} ({holders})")
         if t <= c:
             raise ConfigError(f"threshold {t} must be more than {c} colluders, who could unmask by themselves")
         if self.complete and 2 * t <= n:
@@ -231,8 +237,11 @@ class Config:
         maskings = {code: name for name, code in _MASKINGS.items()}
         if rest[21] >= len(_ADVERSARIES) or rest[62] not in maskings:
             raise MalformedMessageError("unknown adversary or masking", 4 + 4 * count)
+        ids = np.frombuffer(data, "<u4", count, 4)
+        if (ids[1:] <= ids[:-1]).any():  # there is one encoding of a configuration
+            raise MalformedMessageError("the client ids do not ascend", 4)
         return cls(
-            np.frombuffer(data, "<u4", count, 4).tolist(),
+            ids.tolist(),
             number(0, 4),
             number(4, 8),
             rest[12],
@@ -249,6 +258,13 @@ class Config:
     def hash(self) -> bytes:
         """The 32-byte hash of every field, which all signatures and keys are bound to."""
         return hashlib.sha256(LABEL + b"config" + self.to_bytes()).digest()
+
+
+def _whole(name: str, value: Any) -> int:
+    """Return a whole number of Python's, whoever's it was."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"{name} {value!r} must be a whole number")
+    return int(value)
 
 
 @dataclass(frozen=True, slots=True)

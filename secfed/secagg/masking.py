@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import prg
+from secfed.crypto.entropy import Entropy
 from secfed.errors import MalformedMessageError
 from secfed.secagg import packing
 from secfed.secagg.config import Config
@@ -40,8 +41,8 @@ class Masking(Protocol):
 
     payload_bytes: int
 
-    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes]) -> bytes:
-        """Return the payload of a vector under the masks of these seeds."""
+    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy) -> bytes:
+        """Return the payload of a vector under the masks of these seeds; entropy is for secrets of the kind's own."""
 
     def accumulator(self, saved: bytes | None = None) -> Accumulator:
         """Start a sum, or resume a saved one."""
@@ -61,7 +62,7 @@ class AesCtr:
         self._threads = threads
         self.payload_bytes = packing.packed_bytes(config.length, config.modulus_bits)
 
-    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes]) -> bytes:
+    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy) -> bytes:
         """Return the bit-packed masked vector; the vector itself becomes the masked one."""
         prg.accumulate(vector, added, subtracted, self._threads)
         return packing.pack(vector, self._bits)

@@ -59,6 +59,7 @@ class ShareKeysResponse(Message):
     """Shares of a client's two secrets, sealed for each other holder."""
 
     kind: ClassVar[int] = 4
+    session_id: Annotated[bytes, HASH_BYTES]  # so that a slow answer is not taken for one of a later session
     commitment: Annotated[bytes, HASH_BYTES]  # to the self seed: lets the server recognise wrong shares of it
     sealed: bytes  # column over the other holders
 
@@ -77,6 +78,7 @@ class MaskedInputCollectionResponse(Message):
     """A client's vector under its masks."""
 
     kind: ClassVar[int] = 6
+    session_id: Annotated[bytes, HASH_BYTES]
     masked: bytes  # as the kind of masking writes it
 
 
@@ -112,6 +114,7 @@ class UnmaskingResponse(Message):
     """One share for each client whose shares the sender holds; which kind follows from the survivors, so never both."""
 
     kind: ClassVar[int] = 10
+    session_id: Annotated[bytes, HASH_BYTES]
     shares: bytes  # column over the holders that sent shares
 
 
@@ -140,6 +143,17 @@ def set_from_bytes(data: bytes, clients: int) -> Set:
     if bits[clients:].any():
         raise MalformedMessageError(f"a set has members beyond the {clients} clients", len(data) - 1)
     return bits[:clients].view(np.bool_)
+
+
+def whole_parts(data: bytes, part_bytes: int, what: str) -> int:
+    """Return how many parts a column has.
+
+    Raises:
+        MalformedMessageError: C1, the last part is not whole.
+    """
+    if len(data) % part_bytes:
+        raise MalformedMessageError(f"{len(data)} bytes are no whole {what} of {part_bytes} bytes", len(data))
+    return len(data) // part_bytes
 
 
 def column(data: bytes, part_bytes: int, parts: int, what: str) -> list[bytes]:

@@ -18,7 +18,7 @@ from secfed.errors import FaultyClientError, MalformedMessageError, StageError, 
 from secfed.secagg import binding, masking, messages, opening, snapshot
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
-from secfed.secagg.stages import RESPONSE, Stage, following
+from secfed.secagg.stages import RESPONSE, Stage, following, longest_response
 from secfed.wire import kind_of
 
 Outbox = dict[int, bytes]
@@ -119,7 +119,10 @@ class Server:
     @property
     def message_bytes(self) -> int:
         """The longest message that this stage accepts: what a transport should allow."""
-        return max(messages.Abort.size(messages.MAXIMUM_REASON), self._expected_bytes())
+        if self.stage not in RESPONSE:
+            return 0
+        payload = self._masking().payload_bytes if self.stage is Stage.MASKED_INPUT_COLLECTION else 0
+        return longest_response(self.stage, self._config, payload)
 
     def open(self) -> Outbox:
         """Begin the session.
@@ -194,7 +197,10 @@ class Server:
             raise FaultyClientError(f"{found} in stage {self.stage.name}, needed {expected.__name__}", client_id, "S3")
         if self._answered[number]:  # S4
             raise FaultyClientError(f"client {client_id} answered twice in stage {self.stage.name}", client_id, "S4")
-        getattr(self, f"_{self.stage.name.lower()}")(client_id, number, expected.from_bytes(data))
+        response = expected.from_bytes(data)
+        if getattr(response, "session_id", self._session_id) != self._session_id:  # S14
+            raise FaultyClientError(f"client {client_id} answers another session", client_id, "S14")
+        getattr(self, f"_{self.stage.name.lower()}")(client_id, number, response)
         self._answered[number] = True
         return True
 
@@ -261,20 +267,6 @@ class Server:
 
     # Two methods for each stage: one takes a response, one closes.
 
-    def _expected_bytes(self) -> int:
-        """Length of this stage's response, at most."""
-        match self.stage:
-            case Stage.ADVERTISE_KEYS:
-                return messages.AdvertiseKeysResponse.size(signing.SIGNATURE_BYTES)
-            case Stage.SHARE_KEYS:
-                return messages.ShareKeysResponse.size(messages.SEALED_BYTES * self._config.holders)
-            case Stage.MASKED_INPUT_COLLECTION:
-                return messages.MaskedInputCollectionResponse.size(self._masking().payload_bytes)
-            case Stage.UNMASKING:
-                return messages.UnmaskingResponse.size(shamir.SHARE_BYTES * self._config.holders)
-            case _:
-                return messages.ConsistencyCheckResponse.size()
-
     def _advertise_keys(self, client_id: int, number: int, response: messages.AdvertiseKeysResponse) -> None:
         keys = (response.channel_key, response.mask_key)
         needed = signing.SIGNATURE_BYTES if self._config.malicious_server else 0
@@ -328,10 +320,10 @@ class Server:
         return holders[among[holders]]
 
     def _share_keys(self, client_id: int, number: int, response: messages.ShareKeysResponse) -> None:
-        needed = messages.SEALED_BYTES * len(self._others(number))
-        if len(response.sealed) != needed:  # S8
-            found = f"{len(response.sealed)} bytes of sealed shares from client {client_id}"
-            raise FaultyClientError(f"{found}, needed {needed}", client_id, "S8")
+        needed = len(self._others(number))
+        found = messages.whole_parts(response.sealed, messages.SEALED_BYTES, "sealed shares")
+        if found != needed:  # S8
+            raise FaultyClientError(f"{found} sealed shares from client {client_id}, needed {needed}", client_id, "S8")
         self._commitments[number] = response.commitment
         self._sealed[number] = response.sealed
 
@@ -412,10 +404,11 @@ class Server:
         return outbox
 
     def _unmasking(self, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
-        needed = shamir.SHARE_BYTES * len(self._holders(number, self._shared))
-        if len(response.shares) != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
-            found = f"{len(response.shares)} bytes of shares from client {client_id}"
-            raise FaultyClientError(f"{found}, needed {needed} bytes of field elements", client_id, "S11")
+        needed = len(self._holders(number, self._shared))
+        found = messages.whole_parts(response.shares, shamir.SHARE_BYTES, "shares")
+        if found != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
+            text = f"{found} shares from client {client_id}, needed {needed} of field elements"
+            raise FaultyClientError(text, client_id, "S11")
         self._shares[number] = response.shares
 
     def _close_unmasking(self, answered: Set) -> Outbox:

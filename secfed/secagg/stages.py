@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from secfed.crypto.shamir import SHARE_BYTES
+from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.secagg import messages
 from secfed.secagg.config import Config
 from secfed.wire import Message
@@ -45,3 +47,21 @@ def following(stage: Stage, config: Config) -> Stage:
     if stage is Stage.MASKED_INPUT_COLLECTION and not config.malicious_server:
         return Stage.UNMASKING
     return Stage(stage + 1)
+
+
+def longest_response(stage: Stage, config: Config, payload_bytes: int) -> int:
+    """Return the bytes of the longest message that a client may send in a stage, an Abort among them.
+
+    Args:
+        stage: The stage.
+        config: The session's parameters.
+        payload_bytes: Length of a masked vector.
+    """
+    variable = {
+        Stage.ADVERTISE_KEYS: [SIGNATURE_BYTES],
+        Stage.SHARE_KEYS: [messages.SEALED_BYTES * config.holders],
+        Stage.MASKED_INPUT_COLLECTION: [payload_bytes],
+        Stage.CONSISTENCY_CHECK: [],
+        Stage.UNMASKING: [SHARE_BYTES * config.holders],
+    }
+    return max(messages.Abort.size(messages.MAXIMUM_REASON), RESPONSE[stage].size(*variable[stage]))
