@@ -3,7 +3,7 @@
 from importlib.metadata import version as installed
 
 project = "secfed"
-copyright = "the secfed authors"  # noqa: A001
+copyright = "the secfed authors"
 release = installed("secfed")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"

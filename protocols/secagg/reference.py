@@ -412,8 +412,8 @@ class Client:
             own = {self.id} if complete(config) else set()
             self.demand("C22", len(set(signers) | own) >= config["threshold"])
         # The share of the self seed is the second half of a pair, that of the mask key the first.
-        return encode(10, session_id=self.session, shares=b"".join(self.pairs[v][36:] if v in survivors else self.pairs[v][:36]
-                                          for v in self.holders if v in self.u2))
+        shares = [self.pairs[v][36:] if v in survivors else self.pairs[v][:36] for v in self.holders if v in self.u2]
+        return encode(10, session_id=self.session, shares=b"".join(shares))
 
 
 # ---------------------------------------------------------------- server
@@ -1035,13 +1035,13 @@ def server_rejects():
     add_one("S10_signed_by_another_client", 3, strict.replies[2, 8], "client 2 signed for client 3", CHECK,
             session=strict)
     shares = semi.replies[3, 10][38:]
-    add_one("S11_share_missing", 3, encode(10, session_id=semi.server.session, shares=shares[:-36]), "four shares for five holders", UNMASK)
-    add_one("S11_limb_too_large", 3, encode(10, session_id=semi.server.session,
-            shares=replace(shares, 4, u32(P))),
+    add_one("S11_share_missing", 3, encode(10, session_id=semi.server.session, shares=shares[:-36]),
+            "four shares for five holders", UNMASK)
+    add_one("S11_limb_too_large", 3, encode(10, session_id=semi.server.session, shares=replace(shares, 4, u32(P))),
             "a limb of a share is p, which is no element of the field", UNMASK)
     earlier = Session("server, semi-honest, earlier", configure(ids, 3, 5, 20))
-    add_one("S14_masked_input_of_another_session", 3, earlier.replies[3, 6], "client 3's masked input of another session",
-            MASK)
+    add_one("S14_masked_input_of_another_session", 3, earlier.replies[3, 6],
+            "client 3's masked input of another session", MASK)
     add_one("S14_shares_of_another_session", 3, earlier.replies[3, 10], "client 3's shares of another session", UNMASK)
     out["reject_S12_share_cannot_be_corrected"] = Session("S12", configure([1, 2, 3, 4, 5], 4, 4, 16), {MASK: [5]},
         lie({2: 5})).refused_at_the_end("four shares of client 5's mask key, threshold 4, one wrong: owner named",

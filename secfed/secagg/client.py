@@ -111,6 +111,7 @@ class Client:
             StageError: C2, a message out of turn or a second time; nothing has changed.
             FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
         """
+        data = bytes(data)
         kind = kind_of(data)
         if kind not in KINDS:
             raise MalformedMessageError(f"unknown kind of message {kind}", 1)

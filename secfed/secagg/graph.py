@@ -63,3 +63,11 @@ class Graph:
         it does not (Bell et al.).
         """
         return self._members if self._complete else self.neighbors(number)
+
+    def short(self, owners: Set, among: Set, threshold: int) -> list[int]:
+        """Return the owners of which fewer than `threshold` holders are among the given clients."""
+        if self._complete:  # all have the same holders
+            return [] if int(among.sum()) >= threshold else np.flatnonzero(owners).tolist()
+        return [
+            number for number in np.flatnonzero(owners).tolist() if int(among[self.holders(number)].sum()) < threshold
+        ]

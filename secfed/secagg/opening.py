@@ -185,6 +185,6 @@ class Opener:
         for holder in holders:
             if holder not in self._liars:
                 client_id = self._config.client_ids[holder]
-                text = f"client {client_id} sent a wrong share of client {owner_id}'s secret"
+                text = f"client {client_id} sent a wrong share of client {owner_id}'s secret, or was dealt one"
                 self._faults.append(FaultyClientError(text, client_id, check))
                 self._liars.add(holder)

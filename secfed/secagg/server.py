@@ -22,6 +22,7 @@ from secfed.secagg.stages import RESPONSE, Stage, following, longest_response
 from secfed.wire import kind_of
 
 Outbox = dict[int, bytes]
+MAXIMUM_FAULTS = 10_000  # listed; more are refused all the same
 
 
 class Server:
@@ -38,7 +39,7 @@ class Server:
 
     Attributes:
         stage: The stage whose responses it collects; None before `open()`.
-        faults: A `FaultyClientError` for each message refused and each wrong share found, in order.
+        faults: A `FaultyClientError` for each message refused and each wrong share found, in order; 10,000 at most.
         aborts: The reason of each client that left, by id.
 
     Source:
@@ -61,6 +62,7 @@ class Server:
         self.faults: list[FaultyClientError] = []
         self.aborts: dict[int, str] = {}
         clients = len(config.client_ids)
+        self._numbers = {client_id: number for number, client_id in enumerate(config.client_ids)}
         self._nonce = self._session_id = b""
         self._graph: Graph | None = None
         self._answered: Set = np.zeros(clients, np.bool_)  # in this stage
@@ -160,22 +162,22 @@ class Server:
         if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
             return False
         try:
-            return self._receive(client_id, data)
+            return self._receive(client_id, bytes(data))
         except MalformedMessageError as error:  # S2, S9
             check = error.check if error.check.startswith("S") else "S2"
             text = f"client {client_id}: {error.args[0]}"
         except FaultyClientError as error:
             text, check = error.args[0], error.check
         # What is kept is not what is raised: that has a traceback, whose frames hold the refused message.
-        self.faults.append(FaultyClientError(text, client_id, check))
+        if len(self.faults) < MAXIMUM_FAULTS:
+            self.faults.append(FaultyClientError(text, client_id, check))
         raise FaultyClientError(text, client_id, check)
 
     def _receive(self, client_id: int, data: bytes) -> bool:
         assert self.stage is not None
-        try:
-            number = self._config.number(client_id)
-        except KeyError:  # S1
-            raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
+        if client_id not in self._numbers:  # S1
+            raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1")
+        number = self._numbers[client_id]
         kind = kind_of(data)
         if any(RESPONSE[Stage(stage)].kind == kind for stage in range(Stage.ADVERTISE_KEYS, self.stage)):  # S3
             return False
@@ -332,9 +334,8 @@ class Server:
         shared = answered.copy()
         # A client whose holders are gone could never be opened: it counts as a dropout of this stage, which may leave
         # others short.
-        while short := [
-            n for n in np.flatnonzero(shared).tolist() if len(self._holders(n, shared)) < self._config.threshold
-        ]:
+        assert self._graph is not None
+        while short := self._graph.short(shared, shared, self._config.threshold):
             shared[short] = False
         self._check_enough(int(shared.sum()))
         self._shared = shared
@@ -436,15 +437,12 @@ class Server:
     def _check_openable(self, remaining: Set) -> None:
         """Every client that shared must keep as many holders as the threshold, or its masks stay in the sum."""
         self._check_enough(int(remaining.sum()))
-        if self._config.complete:
-            return
-        for number in np.flatnonzero(self._shared).tolist():
+        assert self._graph is not None
+        threshold = self._config.threshold
+        for number in self._graph.short(self._shared, remaining, threshold):
             left = len(self._holders(number, remaining))
-            if left < self._config.threshold:
-                who = f"client {self._config.client_ids[number]} has {left} neighbors left"
-                raise TooFewSurvivorsError(
-                    f"{who}, the threshold is {self._config.threshold}", left, self._config.threshold
-                )
+            who = f"client {self._config.client_ids[number]} has {left} neighbors left"
+            raise TooFewSurvivorsError(f"{who}, the threshold is {threshold}", left, threshold)
 
     def _ids(self, members: Set) -> tuple[int, ...]:
         return tuple(self._config.ids[members].tolist())

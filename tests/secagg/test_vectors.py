@@ -17,7 +17,7 @@ from tests import vectors
 
 FILES = vectors.files("secagg")
 CLIENT_CHECKS = [f"C{i}" for i in range(1, 23)]
-SERVER_CHECKS = [f"S{i}" for i in range(1, 14)]
+SERVER_CHECKS = [f"S{i}" for i in range(1, 15)]
 
 
 def parties(vector: dict[str, Any]) -> tuple[secagg.Server, dict[str, secagg.Client]]:
@@ -109,7 +109,10 @@ def test_messages_are_those_of_the_schema() -> None:
     described = {
         message["name"]: (
             message["kind"],
-            tuple((field["name"], None if field["length"] == "variable" else field["length"]) for field in message["fields"]),
+            tuple(
+                (field["name"], None if field["length"] == "variable" else field["length"])
+                for field in message["fields"]
+            ),
         )
         for message in schema["messages"]
     }

@@ -1,0 +1,315 @@
+"""What parties agree on: which configurations are refused, in which words; that every field counts; packing."""
+
+import dataclasses
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secfed import errors
+from secfed.secagg import Config, Policy, packing
+from secfed.secagg.client import Client
+from tests.secagg.forge import RING, complete, ring
+
+NINE = range(1, 10)
+
+
+def texts(**fields: Any) -> str:
+    with pytest.raises(errors.ConfigError) as caught:
+        Config(**{"client_ids": NINE, "threshold": 5, "length": 10} | fields)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"threshold": 4}, "threshold 4 must be more than half of 9 clients"),
+        ({"threshold": 1}, "threshold 1 must be a whole number from 2 to 9 (9 clients)"),
+        ({"threshold": 10}, "threshold 10 must be a whole number from 2 to 9 (9 clients)"),
+        ({"threshold": 0}, "threshold 0 must be a whole number from 2 to 9 (9 clients)"),
+        ({"threshold": -5}, "threshold -5 must be a whole number from 2 to 9 (9 clients)"),
+        ({"threshold": 0.6}, "threshold 0.6 must be a whole number"),
+        ({"threshold": "5"}, "threshold '5' must be a whole number"),
+        ({"threshold": None}, "threshold None must be a whole number"),
+        ({"threshold": 5, "neighbors": 4}, "threshold 5 must be a whole number from 2 to 4 (4 neighbors)"),
+        ({"threshold": 2, "neighbors": 3}, "neighbors 3 must be even, or 8 for all other clients"),
+        ({"neighbors": 0}, "neighbors 0 must be a whole number from 1 to 8, the other clients"),
+        ({"neighbors": 9}, "neighbors 9 must be a whole number from 1 to 8, the other clients"),
+        ({"neighbors": 2.0}, "neighbors 2.0 must be a whole number"),
+        ({"colluders": 5}, "threshold 5 must be more than 5 colluders, who could unmask by themselves"),
+        ({"colluders": -1}, "colluders -1 must be a whole number from 0 to 9"),
+        (
+            {"colluders": 2, "adversary": "malicious_server"},
+            "threshold 5 must be at least 6 against a malicious server with 9 clients and 2 colluders",
+        ),
+        (
+            {"threshold": 2, "neighbors": 4, "adversary": "malicious_server"},
+            "threshold 2 must be at least 3 against a malicious server with 4 neighbors and 0 colluders",
+        ),
+        ({"length": 0}, "length 0 must be a whole number from 1 to 4294967296"),
+        ({"length": 1.5}, "length 1.5 must be a whole number"),
+        ({"modulus_bits": 0}, "modulus_bits 0 must be a whole number from 1 to 64"),
+        ({"modulus_bits": 65}, "modulus_bits 65 must be a whole number from 1 to 64"),
+        ({"round": -1}, "round -1 must be a whole number from 0 to 18446744073709551615"),
+        ({"round": 2**64}, "round 18446744073709551616 must be a whole number from 0 to 18446744073709551615"),
+        ({"model_hash": b""}, "model_hash has 0 bytes, needs 32"),
+        ({"model_hash": bytes(33)}, "model_hash has 33 bytes, needs 32"),
+        ({"context": bytes(1025)}, "context has 1025 bytes, at most 1024 are allowed"),
+        ({"adversary": "malicious"}, "adversary 'malicious' must be one of 'semi_honest', 'malicious_server'"),
+        ({"masking": "none"}, "masking 'none' must be one of 'aes128_ctr'"),
+        ({"client_ids": [1.0, 2, 3]}, "client id 1.0 must be a whole number"),
+        ({"client_ids": [7]}, "1 clients: needed 2 to 16777216; a sum of one is that one's vector"),
+        ({"client_ids": []}, "0 clients: needed 2 to 16777216; a sum of one is that one's vector"),
+        ({"client_ids": [0, 1, 2]}, "client ids from 0 to 2: needed 1 to 2147483646"),
+        ({"client_ids": [1, 2**31 - 1]}, "client ids from 1 to 2147483647: needed 1 to 2147483646"),
+        ({"client_ids": [1, 2, 2, 3]}, "1 of 4 client ids occur twice: ids must be distinct"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused_with_what_was_found_and_needed(fields: dict[str, Any], text: str) -> None:
+    assert texts(**fields) == text
+
+
+def test_the_smallest_and_largest_that_can_work_are_accepted() -> None:
+    assert Config([1, 2], 2, 1, 1).holders == 2
+    assert Config([1, 2**31 - 2], 2, 1, 64, round=2**64 - 1, context=bytes(1024)).dtype == np.uint64
+    assert Config(NINE, 5, 10).neighbors == 8
+    assert Config(NINE, 2, 10, neighbors=2).holders == 2
+    assert not Config(NINE, 2, 10, neighbors=2).complete
+    assert Config(reversed(NINE), 9, 10).client_ids == tuple(NINE)
+    assert [Config([1, 2], 2, 1, bits).dtype.itemsize for bits in (8, 9, 16, 17, 32, 33)] == [1, 2, 2, 4, 4, 8]
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = complete()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.threshold = 2  # type: ignore[misc]
+
+
+BASE = Config(NINE, 6, 10, 16, colluders=1, adversary="malicious_server", round=3, model_hash=b"m" * 32, context=b"c")
+CHANGES: list[dict[str, Any]] = [
+    {"client_ids": range(2, 11)},
+    {"client_ids": range(1, 9)},
+    {"threshold": 7},
+    {"length": 11},
+    {"modulus_bits": 17},
+    {"neighbors": 6, "threshold": 6},
+    {"colluders": 2},
+    {"adversary": "semi_honest"},
+    {"round": 4},
+    {"model_hash": b"n" * 32},
+    {"context": b"d"},
+    {"context": b"cc"},
+    {"context": b""},
+]
+
+
+def changed(**fields: Any) -> Config:
+    names = [field.name for field in dataclasses.fields(BASE)]
+    values = {name: getattr(BASE, name) for name in names} | {"neighbors": None} | fields
+    return Config(**values)
+
+
+def test_every_field_changes_the_hash() -> None:
+    assert changed().hash == BASE.hash
+    hashes = [changed(**fields).hash for fields in CHANGES]
+    assert len({*hashes, BASE.hash}) == len(CHANGES) + 1
+    assert {name for fields in CHANGES for name in fields} >= {f.name for f in dataclasses.fields(BASE)} - {"masking"}
+
+
+def test_the_way_it_is_written_does_not_change_the_hash() -> None:
+    assert Config([3, 1, 2], 2, 5).hash == Config((1, 2, 3), 2, 5, neighbors=2).hash
+    assert Config(np.array([3, 1, 2]), 2, 5) == Config({1, 2, 3}, 2, 5)
+
+
+@pytest.mark.parametrize("name", ["threshold", "length", "modulus_bits", "neighbors", "colluders", "round"])
+def test_numpy_integers_are_integers(name: str) -> None:
+    value = getattr(BASE, name)
+    assert changed(**{name: np.int64(value)}).hash == BASE.hash
+
+
+@pytest.mark.parametrize("ids", [[1.5, 2.7, 3.2], ["1", "2", "3"], [True, 2, 3]])
+def test_ids_that_are_no_whole_numbers_are_refused(ids: Any) -> None:
+    with pytest.raises(errors.ConfigError):
+        Config(ids, 2, 5)
+
+
+def test_a_vector_that_no_message_can_carry_is_refused() -> None:
+    with pytest.raises(errors.ConfigError):
+        Config([1, 2], 2, 2**29, 64)
+    assert Config([1, 2], 2, 2**29 - 1, 64).length == 2**29 - 1
+    assert Config([1, 2], 2, 2**32, 7).length == 2**32
+
+
+# Bytes.
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> Config:
+    ids = draw(st.sets(st.integers(1, 2**31 - 2), min_size=2, max_size=9))
+    n = len(ids)
+    neighbors = draw(st.sampled_from([None, *range(2, n - 1, 2)]))
+    held = neighbors or n
+    threshold = draw(st.integers(max(2, held // 2 + 1), held))
+    return Config(
+        ids,
+        threshold,
+        draw(st.integers(1, 2**29 - 1)),
+        draw(st.integers(1, 64)),
+        neighbors=neighbors,
+        colluders=draw(st.integers(0, max(0, 2 * threshold - held - 1))),
+        adversary=draw(st.sampled_from(["semi_honest", "malicious_server"])),
+        round=draw(st.integers(0, 2**64 - 1)),
+        model_hash=draw(st.binary(min_size=32, max_size=32)),
+        context=draw(st.binary(max_size=100)),
+    )
+
+
+@given(configurations())
+@settings(deadline=None)
+def test_bytes_come_back_as_the_same_configuration(config: Config) -> None:
+    data = config.to_bytes()
+    again = Config.from_bytes(data)
+    assert again == config
+    assert (again.to_bytes(), again.hash) == (data, config.hash)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_nothing_but_secfeds_errors(data: bytes) -> None:
+    with pytest.raises((errors.MalformedMessageError, errors.ConfigError)):
+        Config.from_bytes(data)
+
+
+@given(configurations(), st.integers(0, 2**16), st.integers(1, 255))
+@settings(deadline=None, max_examples=300)
+def test_altered_bytes_are_another_configuration_or_an_error(config: Config, place: int, change: int) -> None:
+    data = bytearray(config.to_bytes())
+    data[place % len(data)] ^= change
+    try:
+        again = Config.from_bytes(bytes(data))
+    except (errors.MalformedMessageError, errors.ConfigError):
+        return
+    assert again != config
+    assert again.hash != config.hash
+
+
+def test_truncated_or_longer_bytes_are_malformed() -> None:
+    for config in (BASE, ring(), complete()):
+        data = config.to_bytes()
+        for broken in [data[:size] for size in range(len(data))] + [data + b"\0"]:
+            with pytest.raises(errors.SecFedError):
+                Config.from_bytes(broken)
+
+
+def test_there_is_one_encoding_of_a_configuration() -> None:
+    data = Config([3, 5], 2, 5).to_bytes()
+    swapped = data[:4] + data[8:12] + data[4:8] + data[12:]
+    with pytest.raises(errors.MalformedMessageError):
+        Config.from_bytes(swapped)
+
+
+# Policy.
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (Policy(minimum_cohort=12), "the configuration has 11 clients, this client's policy needs 12"),
+        (Policy(minimum_threshold=4), "the configuration has 3 as threshold, this client's policy needs 4"),
+        (Policy(minimum_neighbors=5), "the configuration has 4 neighbors, this client's policy needs 5"),
+        (
+            Policy(minimum_colluders=1),
+            "the configuration has 0 colluders to be withstood, this client's policy needs 1",
+        ),
+        (
+            Policy(adversary="malicious_server"),
+            "the configuration is for a semi-honest server, this client's policy needs malicious_server",
+        ),
+    ],
+    ids=["cohort", "threshold", "neighbors", "colluders", "adversary"],
+)
+def test_policy_says_what_a_configuration_lacks(policy: Policy, text: str) -> None:
+    assert policy.objection(ring(adversary="semi_honest")) == text
+
+
+def test_policy_refuses_a_sum_that_could_be_split() -> None:
+    strict = Policy(indivisible=True)
+    for threshold, colluders, divisible in ((2, 0, True), (3, 0, False), (3, 1, True), (4, 1, False), (4, 2, True)):
+        config = Config(RING, threshold, 5, neighbors=4, colluders=colluders)
+        assert config.indivisible is not divisible
+        assert bool(strict.objection(config)) is divisible
+    assert strict.objection(complete()) == ""
+    assert Policy().objection(Config([1, 2], 2, 1)) == ""
+
+
+def test_policy_has_nothing_against_exactly_what_it_needs() -> None:
+    assert Policy(5, 4, 4, 1, "malicious_server", indivisible=True).objection(complete(colluders=1)) == ""
+
+
+# Packing.
+
+
+def naive_pack(vector: Any, bits: int) -> bytes:
+    """The specification in one big integer."""
+    number = sum((int(entry) & (1 << bits) - 1) << bits * i for i, entry in enumerate(vector))
+    return number.to_bytes(-(-len(vector) * bits // 8), "little")
+
+
+def naive_unpack(data: bytes, length: int, bits: int) -> list[int]:
+    number = int.from_bytes(data, "little")
+    return [number >> bits * i & (1 << bits) - 1 for i in range(length)]
+
+
+def pack_by_bits(vector: Any, bits: int) -> bytes:
+    """The specification in single bits: fast enough for long vectors."""
+    rows = np.unpackbits(vector.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+    return np.packbits(rows[:, :bits], bitorder="little").tobytes()
+
+
+@pytest.mark.parametrize("bits", range(1, 65))
+def test_packing_is_that_of_big_integers(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    dtype = Config([1, 2], 2, 1, bits).dtype
+    for length in (1, 2, 3, 7, 8, 9, 31, 63, 64, 65, 127, 129, 1001):
+        for vector in (
+            rng.integers(0, 1 << min(bits, 63), length, np.uint64).astype(dtype),
+            np.full(length, (1 << bits) - 1, dtype),
+            rng.integers(0, np.iinfo(dtype).max, length, dtype, endpoint=True),  # bits beyond are dropped
+        ):
+            before = vector.copy()
+            data = packing.pack(vector, bits)
+            assert data == naive_pack(vector, bits)
+            assert len(data) == packing.packed_bytes(length, bits)
+            assert packing.unpack(data, length, bits, dtype).tolist() == naive_unpack(data, length, bits)
+            assert packing.unpack(memoryview(data), length, bits, dtype).dtype == dtype
+            assert np.array_equal(vector, before)
+
+
+@pytest.mark.parametrize("bits", [1, 3, 7, 9, 13, 16, 17, 31, 33, 53, 63])
+@pytest.mark.parametrize("extra", [-1, 0, 1, 3])
+def test_packing_crosses_its_chunks(bits: int, extra: int) -> None:
+    length = packing.CHUNK_ENTRIES + extra
+    dtype = Config([1, 2], 2, 1, bits).dtype
+    vector = np.random.default_rng(bits).integers(0, 1 << bits, length, np.uint64).astype(dtype)
+    data = packing.pack(vector, bits)
+    assert data == pack_by_bits(vector, bits)
+    assert np.array_equal(packing.unpack(data, length, bits, dtype), vector)
+
+
+def test_packing_takes_vectors_of_any_stride() -> None:
+    wide = np.arange(300, dtype=np.uint16)
+    for vector in (wide[::3], wide[::-3]):
+        for bits in (9, 13, 16):
+            assert packing.pack(vector, bits) == naive_pack(vector, bits)
+
+
+def test_a_client_sends_what_packing_says() -> None:
+    rng = random.Random(1)
+    for _ in range(5):
+        config = Config([1, 2], 2, rng.randrange(1, 50), rng.randrange(1, 65))
+        client = Client(config, 1, np.zeros(config.length, config.dtype))
+        assert client.client_id == 1
+        assert packing.packed_bytes(config.length, config.modulus_bits) == -(-config.length * config.modulus_bits // 8)
