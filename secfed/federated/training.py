@@ -1,5 +1,6 @@
 """The training round, whatever the algorithm: sample a cohort, train locally, aggregate, step."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ class RoundReport:
     model_bytes: int
 
 
-class Training:
+class Training(ABC):
     """Rounds of a federated algorithm; a subclass says how the server steps.
 
     Args:
@@ -54,9 +55,9 @@ class Training:
         self._local_update = local_update
         self._aggregator = aggregator
 
+    @abstractmethod
     def step(self, model: Model, mean: Update) -> Model:
         """Return the next model from the weighted mean of the updates."""
-        raise NotImplementedError
 
     def rounds(
         self,
