@@ -1,4 +1,4 @@
-"""Sums without seeing: secure aggregation, encrypted sums and privacy budgets for federated learning."""
+"""Sums without seeing: secure aggregation for federated learning."""
 
 from secfed import secagg
 from secfed.aggregation import Plain, SecAgg

@@ -323,6 +323,8 @@ class Client:
                     and config["threshold"] >= policy.get("minimum_threshold", 0)
                     and config["neighbors"] >= policy.get("minimum_neighbors", 0)
                     and config["colluders"] >= policy.get("minimum_colluders", 0)
+                    and (not policy.get("indivisible") or complete(config)
+                         or 2 * config["threshold"] > config["neighbors"] + 2 * config["colluders"])
                     and (malicious(config) or policy.get("adversary") != "malicious_server"))
         self.nonce = m["nonce"]
         self.channel_private, self.mask_private = draw(self.seed, "channel_key", 32), draw(self.seed, "mask_key", 32)
@@ -848,6 +850,9 @@ def client_rejects():
                 policy=policy)
     add_one("C04_neighbors_downgraded", 3, ring.requests[3, 1], "four neighbors, the client demands six", session=ring,
             policy={"minimum_neighbors": 6})
+
+    add_one("C04_sum_may_be_split", 3, ring.requests[3, 1], "2t = 6 is not above k + 2c = 6: the ring can be cut",
+            session=ring, policy={"indivisible": True})
 
     # C5 to C9
     fields, fresh = semi.fields(5, 3), public_key(sha256(b"a key of the server"))

@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Secure aggregation, encrypted sums and privacy budgets for federated learning.",
+    help="Secure aggregation for federated learning: the server only ever sees the sum.",
 )
 
 
