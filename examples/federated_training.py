@@ -1,4 +1,7 @@
-"""Federated training on real handwriting: 13 writers, whose digits never leave them, train one classifier."""
+"""Federated training on real handwriting: 13 writers, whose digits never leave them, train one classifier.
+
+Needs scikit-learn for its data set (the extra "cli").
+"""
 
 import numpy as np
 from sklearn.datasets import load_digits

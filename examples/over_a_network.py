@@ -1,4 +1,4 @@
-"""The state machines behind sockets: a server and five clients over TCP on this machine, one of which hangs up."""
+"""Malicious-server mode behind sockets: a server and five clients over TCP on this machine, one of which hangs up."""
 
 import asyncio
 
@@ -6,7 +6,10 @@ import numpy as np
 
 from secfed import secagg
 
-CONFIG = secagg.Config([1, 2, 3, 4, 5], threshold=3, length=1000)
+KEYS = {i: secagg.SigningKey.generate() for i in range(1, 6)}  # in earnest each is on its owner's machine
+DIRECTORY = {i: key.public_bytes for i, key in KEYS.items()}  # pinned by everyone
+CONFIG = secagg.Config(DIRECTORY, threshold=3, length=1000, adversary="malicious_server")
+POLICY = secagg.Policy(minimum_cohort=4, adversary="malicious_server")
 TIMEOUT_SECONDS = 5.0
 
 
@@ -23,7 +26,7 @@ async def read(reader, limit):
 
 
 async def run_server(connections):
-    server = secagg.Server(CONFIG)
+    server = secagg.Server(CONFIG, directory=DIRECTORY)
     outbox = server.open()
 
     async def exchange(client_id, request):
@@ -42,7 +45,8 @@ async def run_server(connections):
 async def run_client(port, client_id, vanishes):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await send(writer, client_id.to_bytes(4, "little"))  # in earnest TLS says who this is
-    client = secagg.Client(CONFIG, client_id, np.full(1000, client_id, np.uint32))
+    vector, keys = np.full(1000, client_id, np.uint32), {"signing_key": KEYS[client_id], "directory": DIRECTORY}
+    client = secagg.Client(CONFIG, client_id, vector, policy=POLICY, **keys)
     while client.stage is not secagg.Stage.DONE:
         if vanishes and client.stage is secagg.Stage.MASKED_INPUT_COLLECTION:
             break

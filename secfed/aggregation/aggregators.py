@@ -133,7 +133,7 @@ class SecAgg:
 
     Args:
         threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask: a number, or a fraction
-            of them (rounded up, and never below what the adversary demands).
+            of them (rounded up, and never below what the adversary demands). 1.0 is all of them, 1 is refused.
         clip: Values are clipped to [-clip, clip].
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
@@ -163,6 +163,8 @@ class SecAgg:
     rounding_seed: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.threshold, str):
+            raise ConfigError(f"threshold {self.threshold!r} must be a number of clients, or a fraction such as 2/3")
         fraction = isinstance(self.threshold, float)
         if not self.threshold > 0 or (fraction and self.threshold > 1):
             raise ConfigError(
@@ -280,6 +282,8 @@ def _cohort(updates: Updates, weights: Weights) -> tuple[dict[int, Update], dict
 
 def _checked_dropouts(by_id: Mapping[int, Update], dropouts: Mapping[int, Stage] | None) -> dict[int, Stage]:
     silent = dict(dropouts or {})
+    if odd := [stage for stage in silent.values() if not isinstance(stage, Stage)]:
+        raise ConfigError(f"dropouts must lead from a client id to a secagg.Stage, found {odd[0]!r}")
     if unknown := set(silent) - set(by_id):
         raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(by_id)} clients")
     return silent

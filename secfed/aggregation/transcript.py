@@ -17,6 +17,7 @@ from secfed.secagg.stages import Stage
 
 # Chance of calling a hidden update visible: one in a billion.
 _SIGNIFICANCE = 1e-9
+_FEWEST_VALUES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,11 @@ class Transcript:
 
         values = flatten(update).astype(np.float64)
         seen = self.contribution(client_id)
-        if len(values) != len(seen) or len(values) < 64:
+        if len(values) < _FEWEST_VALUES:
+            raise EncodingError(f"{len(values)} values are too few for this test, needed at least {_FEWEST_VALUES}")
+        if len(values) != len(seen):
             raise EncodingError(
-                f"the update has {len(values)} values, the contribution {len(seen)}: needed the same, at least 64"
+                f"the update has {len(values)} values, the contribution {len(seen)}: needed the same number"
             )
         bits = None if self.config is None else self.config.modulus_bits
         # The values enter as ranks or as they are; against uniform noise the correlation is 0 either way.

@@ -56,7 +56,9 @@ def structure(update: Update) -> Structure:
         raise EncodingError("the update holds no array")
     for path, array in leaves:
         if array.dtype.kind != "f":
-            raise EncodingError(f"{path or 'the array'} has dtype {array.dtype}, needed floating-point numbers")
+            raise EncodingError(
+                f"{path or 'the array'} has dtype {array.dtype}, needed floating-point numbers, as from astype"
+            )
     found = Structure(
         tuple(path for path, _ in leaves),
         tuple(array.shape for _, array in leaves),
@@ -103,7 +105,7 @@ def _leaves(update: Update, path: str) -> Iterator[tuple[str, npt.NDArray[Any]]]
         for i, part in enumerate(update):
             yield from _leaves(part, f"{path}/{i}" if path else str(i))
     elif isinstance(update, float | int) and not isinstance(update, np.generic):  # numpy makes scalars of 0-d arrays
-        raise EncodingError(f"{path or 'the update'} is a plain number, needed an array")
+        raise EncodingError(f"{path or 'the update'} is a plain number, needed an array: wrap it in np.asarray")
     else:
         yield path, np.asarray(update)
 

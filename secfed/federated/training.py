@@ -52,6 +52,8 @@ class Training(ABC):
     """
 
     def __init__(self, local_update: LocalUpdate, *, aggregator: Aggregator) -> None:
+        if not hasattr(aggregator, "aggregate"):
+            raise ConfigError(f"aggregator {aggregator!r} must be an aggregator, such as secfed.SecAgg(...)")
         self._local_update = local_update
         self._aggregator = aggregator
 
@@ -133,7 +135,11 @@ class Training(ABC):
         updates, weights = {}, {}
         for client_id, examples in data.items():
             own_copy = unflatten(flatten(model).copy(), like)  # whatever it does to its copy, the others do not see
-            updates[client_id], weights[client_id] = self._local_update(own_copy, examples)
+            returned = self._local_update(own_copy, examples)
+            if not (isinstance(returned, tuple) and len(returned) == 2):
+                found = type(returned).__name__
+                raise EncodingError(f"client {client_id}: local_update returned {found}, needed (update, weight)")
+            updates[client_id], weights[client_id] = returned
             if difference := like.difference(structure(updates[client_id]), dtypes=False):
                 raise EncodingError(f"client {client_id}: the update is not shaped like the model: {difference}")
         return self._aggregator.aggregate(updates, weights, dropouts=silent, round=number, model_hash=model_hash(model))

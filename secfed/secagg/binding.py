@@ -76,6 +76,9 @@ def check_directory(config: Config, directory: Mapping[int, bytes] | None) -> Ma
         return {}
     if directory is None:
         raise ConfigError('adversary "malicious_server" needs a directory of pinned identity keys, found none')
+    if odd := [client_id for client_id, key in directory.items() if not isinstance(key, bytes)]:
+        found = type(directory[odd[0]]).__name__
+        raise ConfigError(f"the directory has a {found} for client {odd[0]}, needed the 32 bytes of its public key")
     missing = [client_id for client_id in config.client_ids if len(directory.get(client_id, b"")) != 32]
     if missing:
         raise ConfigError(
@@ -101,6 +104,8 @@ def check_signing_key(
         return None
     if key is None:
         raise ConfigError('adversary "malicious_server" needs the client\'s signing_key, found none')
+    if not isinstance(key, SigningKey):
+        raise ConfigError(f"signing_key is of type {type(key).__name__}, needed SigningKey(private_bytes)")
     if key.public_bytes != directory[client_id]:
         raise ConfigError(f"signing_key is not the identity key that the directory pins for client {client_id}")
     return key

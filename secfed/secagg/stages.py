@@ -22,6 +22,9 @@ class Stage(IntEnum):
     DONE = 6
     ABORTED = 7
 
+    def __str__(self) -> str:
+        return self.name
+
 
 REQUEST: dict[Stage, type[Message]] = {
     Stage.ADVERTISE_KEYS: messages.AdvertiseKeysRequest,

@@ -538,3 +538,14 @@ def test_transcript_is_kept_only_where_asked_for() -> None:
 
 def test_representation_of_an_aggregate_is_short() -> None:
     assert "bytes_up" not in repr(SECURE.aggregate(random_updates(3), record=True))
+
+
+def test_threshold_in_words_is_refused() -> None:
+    with pytest.raises(ConfigError, match="threshold '2/3' must be a number of clients, or a fraction"):
+        secfed.SecAgg(threshold="2/3")  # type: ignore[arg-type]
+
+
+def test_dropouts_that_are_no_stages_are_refused() -> None:
+    updates = [np.ones(3), np.ones(3), np.ones(3)]
+    with pytest.raises(ConfigError, match="found 'SHARE_KEYS'"):
+        secfed.SecAgg().aggregate(updates, dropouts={1: "SHARE_KEYS"})  # type: ignore[dict-item]

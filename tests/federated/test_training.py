@@ -233,3 +233,15 @@ def test_update_of_one_client_that_does_not_fit_is_refused_by_name() -> None:
 
     with pytest.raises(EncodingError, match="client 2"):
         list(fedavg(update=odd).rounds(np.zeros(3), values(3), count=1))
+
+
+def test_aggregator_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="aggregator 'secagg' must be an aggregator"):
+        secfed.FedAvg(lambda model, data: (model, 1), aggregator="secagg")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("returned", "found"), [(None, "NoneType"), (np.zeros(2), "ndarray")])
+def test_local_update_that_returns_no_weight_is_named(returned: Any, found: str) -> None:
+    training = secfed.FedAvg(lambda model, data: returned, aggregator=secfed.Plain())
+    with pytest.raises(EncodingError, match=rf"client 1: local_update returned {found}, needed \(update, weight\)"):
+        next(training.rounds(np.zeros(2), [0, 0], count=1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secfed import errors
-from secfed.secagg import Config, Policy, packing
+from secfed.secagg import Config, Policy, Server, SigningKey, packing
 from secfed.secagg.client import Client
 from tests.secagg.forge import RING, complete, ring
 
@@ -313,3 +313,13 @@ def test_a_client_sends_what_packing_says() -> None:
         client = Client(config, 1, np.zeros(config.length, config.dtype))
         assert client.client_id == 1
         assert packing.packed_bytes(config.length, config.modulus_bits) == -(-config.length * config.modulus_bits // 8)
+
+
+def test_identity_keys_of_other_types_are_refused_by_name() -> None:
+    keys = {i: SigningKey.generate() for i in (1, 2, 3)}
+    directory = {i: key.public_bytes for i, key in keys.items()}
+    config = Config([1, 2, 3], 2, 4, adversary="malicious_server")
+    with pytest.raises(errors.ConfigError, match="the directory has a SigningKey for client 1"):
+        Server(config, directory=keys)  # type: ignore[arg-type]
+    with pytest.raises(errors.ConfigError, match="signing_key is of type bytes"):
+        Client(config, 1, np.zeros(4, int), signing_key=keys[1].private_bytes(), directory=directory)  # type: ignore[arg-type]
