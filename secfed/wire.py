@@ -1,9 +1,8 @@
 """Messages to bytes and back: one codec, one encoding for each message, nothing left over.
 
 A message class is a frozen dataclass whose fields are all `bytes`; `Annotated[bytes, 32]` is a field of fixed length,
-plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then
-each field; fixed ones as they are, variable ones behind a little-endian `u32` length. Reading never allocates more than
-the input has.
+plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then each field; fixed ones as they are,
+variable ones behind a little-endian `u32` length. Reading never allocates more than the input has.
 """
 
 from dataclasses import fields

@@ -1,8 +1,7 @@
 """Arithmetic modulo p = 2^31 - 1 on numpy `uint64` arrays.
 
 Products of two elements fit 62 bits, and 2^31 = 1 modulo p, so reduction is a shift and an addition. Not constant-time:
-numpy's integer operations take the same time for all values on
-common processors, but nothing here promises it.
+numpy's integer operations take the same time for all values on common processors, but nothing here promises it.
 """
 
 from typing import Final

@@ -54,8 +54,7 @@ def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[byte
         added: Seeds whose masks are added.
         subtracted: Seeds whose masks are subtracted.
         threads: How many threads may share the work, by default one for each usable core (`cryptography` from version
-            50 releases the interpreter lock;
-            before that one thread is as fast).
+            50 releases the interpreter lock; before that one thread is as fast).
     """
     size = vector.nbytes
     count = len(added) + len(subtracted)

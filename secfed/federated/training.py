@@ -46,8 +46,7 @@ class Training(ABC):
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
-            model; the update has the model's structure, the
-            weight is the number of examples.
+            model; the update has the model's structure, the weight is the number of examples.
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
     """
 

@@ -36,8 +36,7 @@ class Config:
         length: Entries of a vector.
         modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
         neighbors: Clients that share pair masks with one client; None is everyone (Bonawitz et al. 2017), an even
-            number less than that a k-regular graph (Bell et al. 2020).
-            `parameters` chooses it with the threshold.
+            number less than that a k-regular graph (Bell et al. 2020). `parameters` chooses it with the threshold.
         colluders: Most clients among one client's holders that may collude with the server.
         adversary: `"semi_honest"`, or `"malicious_server"` with identity keys and a consistency check.
         round: The training round.

@@ -1,8 +1,8 @@
 """Vectors of `modulus_bits`-bit integers, without a gap, to bytes and back.
 
 Entry i fills bits `i*bits .. (i+1)*bits - 1` of the byte string, least significant bit first. Entries whose bits end
-where a machine word ends recur with a short period; all periods are treated at once,
-column by column, a cache-sized chunk at a time.
+where a machine word ends recur with a short period; all periods are treated at once, column by column, a cache-sized
+chunk at a time.
 """
 
 from math import gcd
