@@ -2,9 +2,9 @@
 
 Runs in an environment of its own (it needs flwr and must not need secfed):
 
-    python3 -m venv /tmp/v/flwr && /tmp/v/flwr/bin/pip install 'flwr==1.41.0' numpy
-    /tmp/v/flwr/bin/python benchmarks/peer_flower.py --what client --length 1000000 --neighbors 100 --repeats 3
-    /tmp/v/flwr/bin/python benchmarks/peer_flower.py --what session --clients 100 --length 1000000 --dropouts 10 \
+    python3 -m venv flower && flower/bin/pip install 'flwr==1.41.0' numpy
+    flower/bin/python benchmarks/peer_flower.py --what client --length 1000000 --neighbors 100 --repeats 3
+    flower/bin/python benchmarks/peer_flower.py --what session --clients 100 --length 1000000 --dropouts 10 \
         --shares 21 --threshold 14
 
 `client` times one client's masking work. `session` times a whole round: Flower's client mod, Flower's workflow and
