@@ -61,8 +61,8 @@ def test_short_names_the_owners_with_too_few_holders() -> None:
 
 
 # Indivisible sums. The adversary knows the ring, picks the colluders (at most c among anyone's neighbors) and who
-# drops out. It gets the sum of a set of honest survivors if no honest survivor outside is a neighbor of one inside (pair masks
-# would stay) and each inside can be opened: t of its neighbors are honest survivors or colluders.
+# drops out. It gets the sum of a set of honest survivors if no honest survivor outside is a neighbor of one inside
+# (pair masks would stay) and each inside can be opened: t of its neighbors are honest survivors or colluders.
 
 CLIENTS, NEIGHBORS = 11, 4
 
