@@ -270,7 +270,7 @@ def decode(config, data):
     if kind == 9:
         demand(len(got["signatures"]) == 64 * len(got["signers"]) and (malicious(config) or not got["signers"]))
     if kind == ABORT:
-        demand(len(got["reason"]) <= 64 and got["reason"].isascii())
+        demand(len(got["reason"]) <= 64 and got["reason"].isascii() and got["reason"].decode().isprintable())
     # How many there must be depends on the session: C12, S8, S11. Here only that they are whole.
     demand(len(got.get("sealed", b"")) % 88 == 0 and len(got.get("shares", b"")) % 36 == 0)
     return kind, got

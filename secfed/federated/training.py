@@ -130,10 +130,10 @@ class Training(ABC):
     def _aggregate(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
         if not data:
             raise TooFewSurvivorsError("the cohort is empty", 0, 1)
-        like = structure(model)
+        like, values = structure(model), flatten(model)
         updates, weights = {}, {}
         for client_id, examples in data.items():
-            own_copy = unflatten(flatten(model).copy(), like)  # whatever it does to its copy, the others do not see
+            own_copy = unflatten(values, like)  # whatever it does to its copy, the others do not see
             returned = self._local_update(own_copy, examples)
             if not (isinstance(returned, tuple) and len(returned) == 2):
                 found = type(returned).__name__

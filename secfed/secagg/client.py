@@ -118,7 +118,7 @@ class Client:
         if self.stage in (Stage.DONE, Stage.ABORTED):  # C2
             raise StageError(f"message of kind {kind} after the end of the session ({self.stage.name})", "C2")
         if kind == messages.Abort.kind:
-            messages.Abort.from_bytes(data)
+            messages.Abort.from_bytes(data).text()
             self._erase(Stage.ABORTED)
             return b""
         expected = REQUEST[self.stage]
@@ -154,7 +154,7 @@ class Client:
             The Abort message for the server.
         """
         self._erase(Stage.ABORTED)
-        return messages.Abort(reason.encode("ascii", "replace")[: messages.MAXIMUM_REASON]).to_bytes()
+        return messages.Abort.because(reason).to_bytes()
 
     def to_bytes(self) -> bytes:
         """Save this client between two stages, secrets included: whoever reads these bytes reads the vector.
@@ -189,12 +189,12 @@ class Client:
             config,
             state["client_id"],
             nothing,
-            policy=policy or state["_policy"],
             signing_key=signing_key,
             directory=directory,
             threads=threads,
         )
-        vars(client).update(state | {"_policy": policy or state["_policy"]})
+        vars(client).update(state)
+        client._policy = policy or client._policy
         return client
 
     # One method for each stage, named after it. Each checks everything before it changes anything.

@@ -5,7 +5,7 @@ same, and a test compares the two.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 
@@ -123,7 +123,23 @@ class Abort(Message):
     """Either side ends its part in the session."""
 
     kind: ClassVar[int] = 255
-    reason: bytes  # ASCII, at most 64 bytes: a check's number or a word, never more
+    reason: bytes  # printable ASCII, at most 64 bytes: a check's number or a word, never more
+
+    @classmethod
+    def because(cls, reason: str) -> Self:
+        """Make the message; what is not printable ASCII becomes a question mark, what is too long is cut."""
+        printable = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in reason)
+        return cls(printable[:MAXIMUM_REASON].encode())
+
+    def text(self) -> str:
+        """Return the reason.
+
+        Raises:
+            MalformedMessageError: C1, it is no short line of printable ASCII.
+        """
+        if len(self.reason) > MAXIMUM_REASON or not (self.reason.isascii() and self.reason.decode().isprintable()):
+            raise MalformedMessageError("the reason is no short line of printable ASCII", len(self.reason))
+        return self.reason.decode()
 
 
 def set_to_bytes(members: Set) -> bytes:

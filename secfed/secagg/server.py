@@ -62,7 +62,6 @@ class Server:
         self.faults: list[FaultyClientError] = []
         self.aborts: dict[int, str] = {}
         clients = len(config.client_ids)
-        self._numbers = {client_id: number for number, client_id in enumerate(config.client_ids)}
         self._nonce = self._session_id = b""
         self._graph: Graph | None = None
         self._answered: Set = np.zeros(clients, np.bool_)  # in this stage
@@ -163,9 +162,8 @@ class Server:
             return False
         try:
             return self._receive(client_id, bytes(data))
-        except MalformedMessageError as error:  # S2, S9
-            check = error.check if error.check.startswith("S") else "S2"
-            text = f"client {client_id}: {error.args[0]}"
+        except MalformedMessageError as error:  # S2
+            text, check = f"client {client_id}: {error.args[0]}", "S2"
         except FaultyClientError as error:
             text, check = error.args[0], error.check
         # What is kept is not what is raised: that has a traceback, whose frames hold the refused message.
@@ -175,9 +173,10 @@ class Server:
 
     def _receive(self, client_id: int, data: bytes) -> bool:
         assert self.stage is not None
-        if client_id not in self._numbers:  # S1
-            raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1")
-        number = self._numbers[client_id]
+        try:
+            number = self._config.number(client_id)
+        except KeyError:  # S1
+            raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
         kind = kind_of(data)
         if any(RESPONSE[Stage(stage)].kind == kind for stage in range(Stage.ADVERTISE_KEYS, self.stage)):  # S3
             return False
@@ -187,11 +186,8 @@ class Server:
         if not self._awaited[number]:  # S1
             raise FaultyClientError(f"client {client_id} has dropped out and is not awaited", client_id, "S1")
         if kind == messages.Abort.kind:
-            reason = messages.Abort.from_bytes(data).reason
-            if len(reason) > messages.MAXIMUM_REASON or not (reason.isascii() and reason.decode().isprintable()):
-                raise MalformedMessageError("the reason is no short line of printable ASCII", len(data))
+            self.aborts[client_id] = messages.Abort.from_bytes(data).text()
             self._awaited[number] = False
-            self.aborts[client_id] = reason.decode()
             return True
         expected = RESPONSE[self.stage]
         if kind != expected.kind:  # S3
@@ -238,8 +234,7 @@ class Server:
             The Abort message for every client that is still in.
         """
         self.stage = Stage.ABORTED
-        message = messages.Abort(reason.encode("ascii", "replace")[: messages.MAXIMUM_REASON]).to_bytes()
-        return dict.fromkeys(self._ids(self._awaited), message)
+        return dict.fromkeys(self._ids(self._awaited), messages.Abort.because(reason).to_bytes())
 
     def to_bytes(self) -> bytes:
         """Save the session; what is saved holds no client's secrets, but what the server has seen.
@@ -310,11 +305,10 @@ class Server:
         self._graph = Graph(config, answered, self._session_id)
         return dict.fromkeys(self._ids(answered), request.to_bytes())
 
-    def _others(self, number: int, among: Set | None = None) -> npt.NDArray[np.intp]:
+    def _others(self, number: int) -> npt.NDArray[np.intp]:
         """Return the holders of a client other than itself, ascending."""
         assert self._graph is not None
-        others = self._graph.neighbors(number)
-        return others if among is None else others[among[others]]
+        return self._graph.neighbors(number)
 
     def _holders(self, number: int, among: Set) -> npt.NDArray[np.intp]:
         assert self._graph is not None
@@ -368,8 +362,8 @@ class Server:
         assert self._accumulator is not None
         try:
             self._accumulator.add(response.masked)
-        except MalformedMessageError as error:
-            raise MalformedMessageError(error.args[0], error.offset, "S9") from None
+        except MalformedMessageError as error:  # S9
+            raise FaultyClientError(f"client {client_id}: {error.args[0]}", client_id, "S9") from None
 
     def _close_masked_input_collection(self, answered: Set) -> Outbox:
         self._check_openable(answered)

@@ -558,3 +558,11 @@ def test_messages_after_the_end_are_ignored() -> None:
         assert session.server.receive(2, data) is False
         assert session.server.receive(99, data) is False
     assert session.server.to_bytes() == before
+
+
+@pytest.mark.parametrize("reason", ["line\nbreak", "x" * 100, "\x1b[2Jscreen", "für"])
+def test_an_abort_of_our_own_is_never_refused(reason: str) -> None:
+    session = Session(complete())
+    assert session.server.receive(FAULTY, session.clients[FAULTY].abort(reason))
+    assert session.server.aborts[FAULTY].isprintable()
+    assert session.clients[2].receive(session.server.abort(reason)[2]) == b""
