@@ -102,6 +102,24 @@ class TooFewSurvivorsError(ProtocolError):
         self.threshold = threshold
 
 
+class BudgetExceededError(SecFedError):
+    """This release would spend more than the budget; nothing has been drawn, sent or recorded.
+
+    Attributes:
+        epsilon: What would have been spent.
+        budget: The limit.
+    """
+
+    def __init__(self, message: str, epsilon: float, budget: float) -> None:
+        super().__init__(message)
+        self.epsilon = epsilon
+        self.budget = budget
+
+
+class UnsupportedEventError(SecFedError):
+    """There is no proved bound for this event under this adjacency or in this engine; nothing is guessed."""
+
+
 class MissingExtraError(SecFedError, ImportError):
     """An optional package is not installed.
 

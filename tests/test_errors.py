@@ -9,6 +9,7 @@ import pytest
 from secfed import errors
 from secfed.crypto.aead import OpenError
 from secfed.errors import (
+    BudgetExceededError,
     ConfigError,
     EncodingError,
     FaultyClientError,
@@ -19,6 +20,7 @@ from secfed.errors import (
     SecFedError,
     StageError,
     TooFewSurvivorsError,
+    UnsupportedEventError,
 )
 
 EXAMPLES: dict[SecFedError, tuple[str, dict[str, object]]] = {
@@ -33,6 +35,8 @@ EXAMPLES: dict[SecFedError, tuple[str, dict[str, object]]] = {
     FaultyClientError("text", 5, "S9"): ("S9: text", {"check": "S9", "client_id": 5}),
     FaultyServerError("text", "C18"): ("C18: text", {"check": "C18"}),
     TooFewSurvivorsError("text", 3, 4): ("text", {"check": "", "survivors": 3, "threshold": 4}),
+    BudgetExceededError("text", 3.5, 3.0): ("text", {"epsilon": 3.5, "budget": 3.0}),
+    UnsupportedEventError("text"): ("text", {}),
     MissingExtraError("cli", "rich"): (
         'rich is not installed; it comes with the extra "cli": pip install "secfed[cli]"',
         {"extra": "cli"},

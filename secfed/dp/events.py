@@ -1,0 +1,278 @@
+"""What was released: events, from which the accountant computes a guarantee.
+
+The unit of privacy is a client: two data sets are adjacent if they differ in all the data of one client. Every event
+is normalised to one client: it says how much noise there is for a contribution whose norm is at most `clip_norm`.
+
+* `"add_remove"`: one data set has a client that the other has not; the sum then moves by at most `clip_norm`.
+* `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+from secfed.errors import ConfigError
+
+Adjacency = Literal["add_remove", "replace"]
+ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """A sum of contributions of Euclidean norm at most `clip_norm`, and Gaussian noise, released.
+
+    Args:
+        noise_multiplier: Standard deviation of the noise in each coordinate, divided by `clip_norm`; positive.
+
+    Raises:
+        ConfigError: The noise multiplier is not positive and finite.
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _check_positive("noise_multiplier", self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
+class Laplace:
+    """A sum of contributions of 1-norm at most `clip_norm`, and Laplace noise, released.
+
+    Args:
+        noise_multiplier: Scale of the noise in each coordinate, divided by `clip_norm`; positive.
+
+    Raises:
+        ConfigError: The noise multiplier is not positive and finite.
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _check_positive("noise_multiplier", self.noise_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
+class _IntegerSum:
+    """Integer vectors of many clients, each with noise of its own, whose sum is released."""
+
+    noise_variance: float
+    clients: int
+    sensitivity: float
+    sensitivity_l1: float
+    dimension: int
+
+    def __post_init__(self) -> None:
+        _check_positive("noise_variance", self.noise_variance)
+        _check_positive("sensitivity", self.sensitivity)
+        _check_positive("sensitivity_l1", self.sensitivity_l1)
+        _check_count("clients", self.clients)
+        _check_count("dimension", self.dimension)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscreteGaussianSum(_IntegerSum):
+    """A sum of integer vectors to which each of `clients` honest survivors added discrete Gaussian noise.
+
+    All lengths are in lattice units: whole steps of the rounding.
+
+    Args:
+        noise_variance: Parameter sigma squared of the noise that each client adds in each coordinate.
+        clients: Honest clients whose noise really is in the sum: not dropouts, not colluders.
+        sensitivity: Largest Euclidean norm of one client's integer vector before its noise.
+        sensitivity_l1: Largest 1-norm of it.
+        dimension: Number of coordinates.
+
+    Raises:
+        ConfigError: A parameter is not positive and finite.
+
+    Source:
+        Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+        Aggregation, ICML 2021.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class SkellamSum(_IntegerSum):
+    """A sum of integer vectors to which each of `clients` honest survivors added Skellam noise.
+
+    All lengths are in lattice units.
+
+    Args:
+        noise_variance: Variance of the noise that each client adds in each coordinate.
+        clients: Honest clients whose noise really is in the sum.
+        sensitivity: Largest Euclidean norm of one client's integer vector before its noise.
+        sensitivity_l1: Largest 1-norm of it.
+        dimension: Number of coordinates.
+
+    Raises:
+        ConfigError: A parameter is not positive and finite.
+
+    Source:
+        Agarwal, Kairouz, Liu: The Skellam Mechanism for Differentially Private Federated Learning, NeurIPS 2021.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonSampled:
+    """A release from a cohort that each client joins independently with the same probability.
+
+    Args:
+        sampling_rate: That probability, above 0 and at most 1.
+        event: What is released from the cohort. The result is divided by a public number, never by how many came.
+
+    Raises:
+        ConfigError: The sampling rate is out of range.
+    """
+
+    sampling_rate: float
+    event: "Release"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sampling_rate <= 1:
+            raise ConfigError(f"sampling_rate {self.sampling_rate} must be above 0 and at most 1")
+        _check_release("PoissonSampled", self.event)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSizeSampled:
+    """A release from a cohort of fixed size, drawn uniformly among all clients.
+
+    Args:
+        cohort: Clients drawn, m.
+        population: Clients that they are drawn from, n; at least as many.
+        event: What is released from the cohort.
+
+    Raises:
+        ConfigError: The cohort is empty or larger than the population.
+    """
+
+    cohort: int
+    population: int
+    event: "Release"
+
+    def __post_init__(self) -> None:
+        _check_count("cohort", self.cohort)
+        _check_count("population", self.population)
+        if self.cohort > self.population:
+            raise ConfigError(f"cohort {self.cohort} is larger than the population {self.population}")
+        _check_release("FixedSizeSampled", self.event)
+
+    @property
+    def sampling_rate(self) -> float:
+        """Fraction of the clients that are drawn."""
+        return self.cohort / self.population
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Several events, all released.
+
+    Args:
+        events: Each event and how often it was released.
+
+    Raises:
+        ConfigError: A count is below 1, or something is no event.
+    """
+
+    events: tuple[tuple["Event", int], ...]
+
+    def __post_init__(self) -> None:
+        for event, count in self.events:
+            check_event(event)
+            _check_count("count", count)
+
+
+@dataclass(frozen=True, slots=True)
+class NonPrivate:
+    """Something released without noise: there is no guarantee any more."""
+
+
+Release = Gaussian | Laplace | DiscreteGaussianSum | SkellamSum
+Event = Release | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
+_KINDS: dict[str, Callable[..., Any]] = {
+    kind.__name__: kind
+    for kind in (
+        Gaussian,
+        Laplace,
+        DiscreteGaussianSum,
+        SkellamSum,
+        PoissonSampled,
+        FixedSizeSampled,
+        Composed,
+        NonPrivate,
+    )
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Return an event as a JSON object: its kind and its parameters."""
+    check_event(event)
+    parameters: dict[str, Any] = {"kind": type(event).__name__}
+    for parameter in fields(event):
+        value = getattr(event, parameter.name)
+        if parameter.name == "event":
+            value = to_json(value)
+        elif parameter.name == "events":
+            value = [[to_json(part), int(count)] for part, count in value]
+        elif isinstance(value, Integral):
+            value = int(value)
+        parameters[parameter.name] = value
+    return parameters
+
+
+def from_json(parameters: Mapping[str, Any]) -> Event:
+    """Return the event that a JSON object describes; the inverse of `to_json`.
+
+    Raises:
+        ConfigError: The object describes no event.
+    """
+    try:
+        named = dict(parameters)
+        kind = _KINDS[named.pop("kind")]
+        if "event" in named:
+            named["event"] = from_json(named["event"])
+        if "events" in named:
+            named["events"] = tuple((from_json(part), count) for part, count in named["events"])
+        event: Event = kind(**named)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{parameters!r:.200} describes no event: {error!r}") from None
+    return event
+
+
+def check_event(event: object) -> None:
+    """Refuse what is no event.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not isinstance(event, Event):
+        raise ConfigError(f"found {event!r:.100}, needed an event such as dp.Gaussian(noise_multiplier=1.0)")
+
+
+def check_adjacency(adjacency: str) -> None:
+    """Refuse an unknown adjacency.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    if adjacency not in ADJACENCIES:
+        raise ConfigError(f"adjacency {adjacency!r} must be one of {', '.join(ADJACENCIES)}")
+
+
+def _check_release(outer: str, event: object) -> None:
+    if not isinstance(event, Release):
+        raise ConfigError(f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), found {event!r:.100}")
+
+
+def _check_positive(name: str, number: float) -> None:
+    if isinstance(number, bool) or not (isinstance(number, int | float) and 0 < number < math.inf):
+        raise ConfigError(f"{name} {number!r} must be a positive finite number")
+
+
+def _check_count(name: str, number: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ConfigError(f"{name} {number!r} must be a whole number of at least 1")
