@@ -16,10 +16,12 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import secure_aggregation
+from benchmarks import privacy, secure_aggregation
 from benchmarks.measure import Line
 
 MARKER = "<!-- table -->"
+ALL = secure_aggregation.ALL + privacy.ALL
+PEERS = secure_aggregation.PEERS + privacy.PEERS
 
 
 def table(lines: Iterable[Line]) -> str:
@@ -35,21 +37,17 @@ def table(lines: Iterable[Line]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--no-peers", action="store_true", help="leave out what needs a peer's environment")
-    parser.add_argument(
-        "--only", nargs="*", help="names of measurements", choices=[part.__name__ for part in secure_aggregation.ALL]
-    )
+    parser.add_argument("--only", nargs="*", help="names of measurements", choices=[part.__name__ for part in ALL])
     parser.add_argument("--write", type=Path, help=f"a page whose part after {MARKER} is replaced")
     arguments = parser.parse_args()
     lines = []
-    for part in secure_aggregation.ALL:
-        if (arguments.only and part.__name__ not in arguments.only) or (
-            arguments.no_peers and part in secure_aggregation.PEERS
-        ):
+    for part in ALL:
+        if (arguments.only and part.__name__ not in arguments.only) or (arguments.no_peers and part in PEERS):
             continue
         for line in part():
             print(f"{line.what}: {line.found} ({line.target}) {line.detail}", file=sys.stderr, flush=True)
             lines.append(line)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("cryptography", "numpy"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("cryptography", "numpy", "scipy"))
     where = (
         f"{date.today()}, Python {platform.python_version()}, {packages}, {os.cpu_count()} cores, {platform.machine()}"
     )

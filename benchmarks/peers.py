@@ -3,11 +3,19 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / "build" / "peers"
+# Engine in `peer_dp.py` -> its environment, and what is installed there.
+ACCOUNTANTS = {
+    "dp_accounting_pld": ("dp_accounting", "dp-accounting==0.6.0"),
+    "dp_accounting_rdp": ("dp_accounting", "dp-accounting==0.6.0"),
+    "opacus_prv": ("opacus", "opacus==1.6.0", "torch==2.13.0"),
+    "prv_accountant": ("prv", "prv-accountant==0.2.0"),
+}
 
 
 def environment(name: str, *requirements: str) -> Path:
@@ -28,3 +36,21 @@ def flower(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+def accountant(engine: str, settings: Sequence[tuple[Any, float]], seconds: int) -> list[dict[str, Any]]:
+    """Ask another project's accountant for epsilons; see `peer_dp.py`.
+
+    Args:
+        engine: A name in `ACCOUNTANTS`.
+        settings: Groups of (sampling_rate, noise_multiplier, rounds), and delta.
+        seconds: CPU seconds allowed for each.
+    """
+    python = environment(*ACCOUNTANTS[engine])
+    asked = json.dumps({"settings": settings, "seconds": seconds})
+    command = [str(python), str(HERE / "peer_dp.py"), engine]
+    done = subprocess.run(
+        command, input=asked, text=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results

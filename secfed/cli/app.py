@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from secfed.cli import budget
 from secfed.cli.extras import require
 from secfed.errors import SecFedError
 
@@ -179,3 +180,8 @@ def simulate(
         typer.echo(json.dumps(outcome.to_json([str(file)])))
     if not outcome.sums:
         raise SecFedError(f"no round gave a mean; the first: {outcome.records[0].failure}")
+
+
+app.command()(budget.epsilon)
+app.command()(budget.noise)
+app.add_typer(budget.budget, name="budget")

@@ -3,6 +3,8 @@
 This room knows nothing of learning or of protocols.
 """
 
+from secfed.dp.accountant import Accountant, Bounds
+from secfed.dp.calibration import noise_multiplier, release, rounds, sampling_rate
 from secfed.dp.events import (
     Composed,
     DiscreteGaussianSum,
@@ -14,15 +16,23 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
+from secfed.dp.ledger import Ledger
 
 __all__ = [
+    "Accountant",
+    "Bounds",
     "Composed",
     "DiscreteGaussianSum",
     "Event",
     "FixedSizeSampled",
     "Gaussian",
     "Laplace",
+    "Ledger",
     "NonPrivate",
     "PoissonSampled",
     "SkellamSum",
+    "noise_multiplier",
+    "release",
+    "rounds",
+    "sampling_rate",
 ]

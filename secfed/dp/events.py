@@ -67,8 +67,8 @@ class _IntegerSum:
         _check_positive("noise_variance", self.noise_variance)
         _check_positive("sensitivity", self.sensitivity)
         _check_positive("sensitivity_l1", self.sensitivity_l1)
-        _check_count("clients", self.clients)
-        _check_count("dimension", self.dimension)
+        check_count("clients", self.clients)
+        check_count("dimension", self.dimension)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,8 @@ class FixedSizeSampled:
     event: "Release"
 
     def __post_init__(self) -> None:
-        _check_count("cohort", self.cohort)
-        _check_count("population", self.population)
+        check_count("cohort", self.cohort)
+        check_count("population", self.population)
         if self.cohort > self.population:
             raise ConfigError(f"cohort {self.cohort} is larger than the population {self.population}")
         _check_release("FixedSizeSampled", self.event)
@@ -181,7 +181,7 @@ class Composed:
     def __post_init__(self) -> None:
         for event, count in self.events:
             check_event(event)
-            _check_count("count", count)
+            check_count("count", count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +273,11 @@ def _check_positive(name: str, number: float) -> None:
         raise ConfigError(f"{name} {number!r} must be a positive finite number")
 
 
-def _check_count(name: str, number: int) -> None:
+def check_count(name: str, number: int) -> None:
+    """Refuse what is no whole number of at least 1.
+
+    Raises:
+        ConfigError: It is none.
+    """
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
         raise ConfigError(f"{name} {number!r} must be a whole number of at least 1")

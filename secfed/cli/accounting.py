@@ -1,0 +1,215 @@
+"""What the commands about budgets compute, as JSON objects and in words; nothing here prints."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secfed import dp
+from secfed.cli.extras import require
+from secfed.errors import ConfigError, SecFedError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Up to here epsilon is drawn after each round, above after so many rounds spread evenly.
+_EACH_ROUND = 1000
+_POINTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How cohorts are drawn.
+
+    Args:
+        rate: Fraction of the clients that join a round; with `cohort`, their quotient.
+        cohort: Clients drawn, in sampling of fixed size; None in Poisson sampling.
+        population: Clients that they are drawn from.
+    """
+
+    rate: float
+    cohort: int | None = None
+    population: int | None = None
+
+    @classmethod
+    def chosen(cls, kind: str, rate: float | None, cohort: int | None, population: int | None) -> "Sampling":
+        """Make sense of the options.
+
+        Raises:
+            ConfigError: They do not fit each other.
+        """
+        if kind == "poisson":
+            if cohort is not None or population is not None:
+                raise ConfigError("--cohort and --population belong to --sampling fixed")
+            return cls(1.0 if rate is None else rate)
+        if population is None:
+            raise ConfigError("--sampling fixed needs --population, and --cohort or --sampling-rate")
+        if (rate is None) == (cohort is None):
+            raise ConfigError("--sampling fixed needs either --cohort or --sampling-rate")
+        if cohort is None:
+            assert rate is not None
+            cohort = round(rate * population)
+            if not math.isclose(cohort, rate * population, rel_tol=1e-9) or cohort < 1:
+                found = f"sampling rate {rate:g} of {population} clients is {rate * population:g} clients"
+                raise ConfigError(f"{found}, needed a whole number: say --cohort instead")
+        if cohort > population:
+            raise ConfigError(f"cohort {cohort} is larger than the population {population}")
+        return cls(cohort / population, cohort, population)
+
+    def release(self, noise_multiplier: float) -> dp.Event:
+        """Return the event of a round."""
+        noisy = dp.Gaussian(noise_multiplier=noise_multiplier)
+        if self.cohort is not None and self.population is not None:
+            return dp.FixedSizeSampled(self.cohort, self.population, noisy)
+        return dp.PoissonSampled(self.rate, noisy) if self.rate < 1 else noisy
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parameters as a JSON object."""
+        kind = "poisson" if self.cohort is None else "fixed"
+        return {
+            "sampling": kind,
+            "sampling_rate": self.rate,
+            "cohort": self.cohort,
+            "population": self.population,
+        }
+
+
+def epsilon_of(
+    noise_multiplier: float, sampling: Sampling, rounds: int, delta: float, adjacency: dp.events.Adjacency
+) -> dict[str, Any]:
+    """Return what rounds of Gaussian noise spend."""
+    accountant = dp.Accountant(adjacency=adjacency).compose(sampling.release(noise_multiplier), rounds)
+    bounds = accountant.epsilon(delta, bounds=True)
+    return {
+        "epsilon": finite(bounds.upper),
+        "epsilon_lower": finite(bounds.lower),
+        "epsilon_upper": finite(bounds.upper),
+        "delta": delta,
+        "noise_multiplier": noise_multiplier,
+        **sampling.to_json(),
+        "rounds": rounds,
+        "adjacency": adjacency,
+        "assumptions": accountant.assumptions(delta=delta),
+    }
+
+
+def noise_for(
+    epsilon: float, sampling: Sampling, rounds: int, delta: float, adjacency: dp.events.Adjacency
+) -> dict[str, Any]:
+    """Return the least noise with which rounds stay within a budget."""
+    noise_multiplier = dp.noise_multiplier(
+        epsilon=epsilon,
+        delta=delta,
+        sampling_rate=sampling.rate,
+        rounds=rounds,
+        sampling="poisson" if sampling.cohort is None else "fixed",
+        population=sampling.population,
+        adjacency=adjacency,
+    )
+    spent = epsilon_of(noise_multiplier, sampling, rounds, delta, adjacency)
+    return {"noise_multiplier": noise_multiplier, **spent, "epsilon": epsilon}
+
+
+def standing(ledger: dp.Ledger, release: dp.Event | None = None) -> dict[str, Any]:
+    """Return where a ledger stands, and how many more rounds of a release fit."""
+    accountant = ledger.accountant()
+    budget = {"epsilon": ledger.epsilon, "delta": ledger.delta}
+    return {
+        "ledger": str(ledger.path),
+        "spent": finite(accountant.epsilon(ledger.delta)),
+        "limit": ledger.epsilon,
+        "delta": ledger.delta,
+        "adjacency": ledger.adjacency,
+        "remaining_rounds": None if release is None else accountant.remaining_rounds(release, **budget),
+        "assumptions": accountant.assumptions(delta=ledger.delta),
+    }
+
+
+def in_words(standing: dict[str, Any]) -> str:
+    """Say where a ledger stands."""
+    spent = "everything (no epsilon is guaranteed)" if standing["spent"] is None else f"epsilon {standing['spent']:.6g}"
+    return f"spent {spent} of {standing['limit']:g} at delta {standing['delta']:g}"
+
+
+def finite(number: float) -> float | None:
+    """Return a number as JSON can hold it: None for infinity."""
+    return float(number) if math.isfinite(number) else None
+
+
+def entry_table(ledger: dp.Ledger) -> "Table":
+    """Lay the releases of a ledger out as a table."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for head in ("entry", "count"):
+        table.add_column(head, justify="right")
+    for head in ("release", "state", "label", "last change"):
+        table.add_column(head, overflow="fold")
+    for entry in ledger.entries():
+        state = entry.state if entry.state != "reserved" else "[yellow]reserved[/]"
+        words = (describe(entry.event), state, escape(entry.label), entry.recorded_at)
+        table.add_row(str(entry.number), str(entry.count), *words)
+    return table
+
+
+def describe(event: dp.Event) -> str:
+    """Name an event briefly."""
+    match event:
+        case dp.PoissonSampled(rate, inner):
+            return f"{describe(inner)}, Poisson {rate:g}"
+        case dp.FixedSizeSampled(cohort, population, inner):
+            return f"{describe(inner)}, {cohort} of {population}"
+        case dp.Gaussian(noise) | dp.Laplace(noise):
+            return f"{type(event).__name__} {noise:g}"
+        case dp.DiscreteGaussianSum() | dp.SkellamSum():
+            return f"{type(event).__name__} of {event.clients}, variance {event.noise_variance:g}"
+        case dp.Composed(parts):
+            return "; ".join(f"{count} x {describe(part)}" for part, count in parts)
+    return type(event).__name__
+
+
+def picture(report: dict[str, Any], sampling: Sampling, file: Path) -> None:
+    """Draw epsilon against rounds to a file; its ending names the format.
+
+    Args:
+        report: What `epsilon_of` returned.
+        sampling: How cohorts are drawn.
+        file: Ends in .pdf, .png or .svg.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        SecFedError: The file cannot be written.
+    """
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    release, rounds, delta = sampling.release(report["noise_multiplier"]), report["rounds"], report["delta"]
+    accountant = dp.Accountant(adjacency=report["adjacency"])
+    if rounds <= _EACH_ROUND:
+        counts = list(range(1, rounds + 1))
+        epsilons = list(accountant.copy().compose(release, rounds).curve(delta))
+    else:
+        counts = sorted({max(1, rounds * point // _POINTS) for point in range(_POINTS + 1)})
+        epsilons = [accountant.copy().compose(release, count).epsilon(delta) for count in counts]
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
+    axes = figure.subplots()
+    single = rounds == 1
+    axes.plot(counts, epsilons, color="#1f4e79", linewidth=1.8, marker="o" if single else None)
+    axes.annotate(
+        f"{epsilons[-1]:.4g}", (counts[-1], epsilons[-1]), (-6, 4), textcoords="offset points", ha="right", va="bottom"
+    )
+    axes.set_xlabel("rounds")
+    axes.set_ylabel(f"epsilon at delta {delta:g}")
+    axes.set_title(f"{describe(release)}; adjacency {report['adjacency']}", fontsize=10)
+    axes.set_ylim(0, 1.1 * max(epsilons))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise SecFedError(f"cannot write {file}: {error.strerror}") from None

@@ -1,0 +1,231 @@
+"""The commands about budgets: `epsilon`, `noise`, and `budget` with its own. `app` adds them to the command line."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secfed.cli.extras import require
+from secfed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from secfed.cli.accounting import Sampling
+
+# Beyond, sums of float64 would no longer tell one round from none.
+_MOST = 10**12
+_PICTURE_FORMATS = (".pdf", ".png", ".svg")
+
+
+class SamplingKind(StrEnum):
+    """How cohorts are drawn."""
+
+    POISSON = "poisson"
+    FIXED = "fixed"
+
+
+class Adjacency(StrEnum):
+    """What one client's data are compared with."""
+
+    ADD_REMOVE = "add_remove"
+    REPLACE = "replace"
+
+
+def _positive(number: float) -> float:
+    if not 0 < number < float("inf"):  # typer's own bounds let "nan" pass
+        raise typer.BadParameter(f"{number} must be positive and finite")
+    return number
+
+
+def _inside(number: float) -> float:
+    if not 0 < number < 1:
+        raise typer.BadParameter(f"{number} must be above 0 and below 1")
+    return number
+
+
+def _rate(number: float | None) -> float | None:
+    if number is not None and not 0 < number <= 1:
+        raise typer.BadParameter(f"{number} must be above 0 and at most 1")
+    return number
+
+
+def _picture_file(file: Path | None) -> Path | None:
+    if file is not None and file.suffix.lower() not in _PICTURE_FORMATS:
+        raise typer.BadParameter(f"{str(file)!r} must end in one of {', '.join(_PICTURE_FORMATS)}")
+    return file
+
+
+Noise = Annotated[
+    float,
+    typer.Option(callback=_positive, help="Standard deviation of the noise in the sum, divided by the clip norm."),
+]
+Epsilon = Annotated[float, typer.Option(callback=_positive, help="The most that may be spent.")]
+Delta = Annotated[
+    float, typer.Option(callback=_inside, help="The chance that epsilon leaves out; far below 1 / clients.")
+]
+Rounds = Annotated[int, typer.Option(min=1, max=_MOST, help="How many rounds.")]
+Rate = Annotated[
+    float | None,
+    typer.Option(callback=_rate, help="Probability that a client joins a round, or the cohort's part of the clients."),
+]
+Kind = Annotated[
+    SamplingKind, typer.Option(help="Each client by its own coin, or a cohort of fixed size among all clients.")
+]
+Cohort = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: clients in a round.")]
+Population = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: all clients.")]
+Relation = Annotated[
+    Adjacency,
+    typer.Option(help="A client's data are there or not, or replaced by any other (moves a sum twice as far)."),
+]
+File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+
+
+def epsilon(
+    noise_multiplier: Noise,
+    delta: Delta,
+    sampling_rate: Rate = None,
+    rounds: Rounds = 1,
+    sampling: Kind = SamplingKind.POISSON,
+    population: Population = None,
+    cohort: Cohort = None,
+    adjacency: Relation = Adjacency.ADD_REMOVE,
+    plot: Annotated[
+        Path | None,
+        typer.Option(callback=_picture_file, dir_okay=False, help="Draw epsilon against rounds to this file."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds."""
+    drawn = _sampling(sampling, sampling_rate, cohort, population)
+    if plot is not None:
+        require("matplotlib")
+    from secfed.cli import accounting
+
+    report = accounting.epsilon_of(noise_multiplier, drawn, rounds, delta, adjacency.value)
+    if plot is not None:
+        accounting.picture(report, drawn, plot)
+    report["files"] = [] if plot is None else [str(plot)]
+    if report["epsilon"] is None:
+        lines = [f"no epsilon holds at delta {delta:g}"]
+    else:
+        lower, upper = report["epsilon_lower"], report["epsilon_upper"]
+        lines = [f"epsilon {upper:.9g} at delta {delta:g} (proved to lie from {lower:.12g} to {upper:.12g})"]
+    _print(report, [*lines, report["assumptions"], *(f"picture: {file}" for file in report["files"])], as_json)
+
+
+def noise(
+    epsilon: Epsilon,
+    delta: Delta,
+    sampling_rate: Rate = None,
+    rounds: Rounds = 1,
+    sampling: Kind = SamplingKind.POISSON,
+    population: Population = None,
+    cohort: Cohort = None,
+    adjacency: Relation = Adjacency.ADD_REMOVE,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the least Gaussian noise with which rounds stay within a budget."""
+    drawn = _sampling(sampling, sampling_rate, cohort, population)
+    from secfed.cli import accounting
+
+    report = accounting.noise_for(epsilon, drawn, rounds, delta, adjacency.value)
+    line = f"noise multiplier {report['noise_multiplier']:.9g} for epsilon {epsilon:g} at delta {delta:g}"
+    _print(report, [line, report["assumptions"]], as_json)
+
+
+budget = typer.Typer(no_args_is_help=True, help="Keep a privacy budget in a file, and never spend more.")
+
+
+@budget.command()
+def limit(
+    ledger: File, epsilon: Epsilon, delta: Delta, adjacency: Relation = Adjacency.ADD_REMOVE, as_json: AsJson = False
+) -> None:
+    """Begin a ledger with a limit; a file that exists is never overwritten."""
+    from secfed import dp
+    from secfed.cli import accounting
+
+    made = dp.Ledger.create(ledger, epsilon=epsilon, delta=delta, adjacency=adjacency.value)
+    report = accounting.standing(made)
+    line = f"{ledger}: at most epsilon {epsilon:g} at delta {delta:g}, adjacency {adjacency.value}"
+    _print(report, [line], as_json)
+
+
+@budget.command()
+def spend(
+    ledger: File,
+    noise_multiplier: Noise,
+    sampling_rate: Rate = None,
+    rounds: Rounds = 1,
+    sampling: Kind = SamplingKind.POISSON,
+    population: Population = None,
+    cohort: Cohort = None,
+    label: Annotated[str, typer.Option(help="Words for the listing.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Record rounds of Gaussian noise, or refuse them if they would overspend: before the noise is drawn."""
+    drawn = _sampling(sampling, sampling_rate, cohort, population)
+    from secfed import dp
+    from secfed.cli import accounting
+
+    release, opened = drawn.release(noise_multiplier), dp.Ledger.open(ledger)
+    entry = opened.commit(opened.reserve(release, rounds, label))
+    report = accounting.standing(opened, release) | {"entry": entry.to_json()}
+    lines = [accounting.in_words(report), f"{report['remaining_rounds']} more such rounds fit", report["assumptions"]]
+    _print(report, lines, as_json)
+
+
+@budget.command()
+def show(ledger: File, as_json: AsJson = False) -> None:
+    """List every release, and what they spend together; with --json, the whole ledger."""
+    from rich.console import Console
+
+    from secfed import dp
+    from secfed.cli import accounting
+
+    opened = dp.Ledger.open(ledger)
+    entries = opened.entries()
+    report = opened.to_json() | accounting.standing(opened, entries[-1].event if entries else None)
+    if entries:
+        Console(stderr=True).print(accounting.entry_table(opened))
+    lines = [accounting.in_words(report), report["assumptions"]]
+    if left := sum(entry.state == "reserved" for entry in entries):
+        lines.insert(1, f"{left} reserved and not committed; they count as spent")
+    if entries:
+        lines.insert(1, f"{report['remaining_rounds']} more releases like the last fit")
+    _print(report, lines, as_json)
+
+
+@budget.command()
+def remaining(
+    ledger: File,
+    noise_multiplier: Noise,
+    sampling_rate: Rate = None,
+    sampling: Kind = SamplingKind.POISSON,
+    population: Population = None,
+    cohort: Cohort = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how many more rounds of Gaussian noise fit."""
+    drawn = _sampling(sampling, sampling_rate, cohort, population)
+    from secfed import dp
+    from secfed.cli import accounting
+
+    release = drawn.release(noise_multiplier)
+    report = accounting.standing(dp.Ledger.open(ledger), release) | {"release": dp.events.to_json(release)}
+    lines = [f"{report['remaining_rounds']} more such rounds fit", accounting.in_words(report), report["assumptions"]]
+    _print(report, lines, as_json)
+
+
+def _sampling(kind: SamplingKind, rate: float | None, cohort: int | None, population: int | None) -> "Sampling":
+    from secfed.cli.accounting import Sampling
+
+    try:
+        return Sampling.chosen(kind.value, rate, cohort, population)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _print(report: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    typer.echo(json.dumps(report, allow_nan=False) if as_json else "\n".join(lines))

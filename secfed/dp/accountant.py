@@ -1,0 +1,290 @@
+"""The accountant: events in, a certified guarantee out."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from secfed.dp import rdp
+from secfed.dp.composition import Composition
+from secfed.dp.laws import Reals
+from secfed.dp.events import (
+    Adjacency,
+    Event,
+    check_adjacency,
+    check_count,
+    check_event,
+    from_json,
+    to_json,
+)
+from secfed.dp.words import assumptions
+from secfed.errors import ConfigError
+
+
+class Bounds(NamedTuple):
+    """A number between two certified values.
+
+    Attributes:
+        lower: The number is not below this.
+        upper: The number is not above this.
+    """
+
+    lower: float
+    upper: float
+
+
+class Accountant:
+    """What has been released, and what it has spent.
+
+    The guarantee is for one client: whoever sees all releases learns little about whether the client took part
+    (`"add_remove"`), or about what its data were (`"replace"`). Events must be fixed before the first release, or chosen
+    without looking at earlier releases: a budget that adapts to them needs a privacy filter, which this is not.
+
+    Args:
+        adjacency: `"add_remove"` or `"replace"`; see `events`.
+
+    Raises:
+        ConfigError: The adjacency is unknown.
+
+    >>> from secfed import dp
+    >>> release = dp.PoissonSampled(0.01, dp.Gaussian(noise_multiplier=1.1))
+    >>> round(dp.Accountant().compose(release, count=1000).epsilon(delta=1e-5), 6)
+    1.515362
+
+    Source:
+        `docs/accountant.md`.
+    """
+
+    def __init__(self, adjacency: Adjacency = "add_remove") -> None:
+        check_adjacency(adjacency)
+        self._adjacency: Adjacency = adjacency
+        self._events: dict[Event, int] = {}
+        self._composition: Composition | None = None
+
+    def __repr__(self) -> str:
+        releases = sum(self._events.values())
+        return f"Accountant(adjacency={self._adjacency!r}, releases={releases})"
+
+    @property
+    def adjacency(self) -> Adjacency:
+        """Which data sets are adjacent."""
+        return self._adjacency
+
+    @property
+    def events(self) -> tuple[tuple[Event, int], ...]:
+        """What was composed: each event and how often."""
+        return tuple(self._events.items())
+
+    def compose(self, event: Event, count: int = 1) -> "Accountant":
+        """Add a release.
+
+        Args:
+            event: What is released.
+            count: How often.
+
+        Returns:
+            This accountant.
+
+        Raises:
+            ConfigError: Something is no event, or the count is below 1.
+        """
+        check_event(event)
+        check_count("count", count)
+        self._events[event] = self._events.get(event, 0) + int(count)
+        self._composition = None
+        return self
+
+    def copy(self) -> "Accountant":
+        """Return an accountant with the same events that changes apart from this one."""
+        other = Accountant(self._adjacency)
+        other._events = dict(self._events)
+        other._composition = self._composition
+        return other
+
+    @overload
+    def epsilon(self, delta: float) -> float: ...
+    @overload
+    def epsilon(self, delta: float, *, bounds: Literal[False]) -> float: ...
+    @overload
+    def epsilon(self, delta: float, *, bounds: Literal[True]) -> Bounds: ...
+    def epsilon(self, delta: float, *, bounds: bool = False) -> float | Bounds:
+        """Return the least epsilon for which the releases are (epsilon, delta)-private.
+
+        Args:
+            delta: Above 0 and below 1.
+            bounds: Return a lower value as well.
+
+        Returns:
+            The certified upper value, infinite if there is none; with `bounds` both. For discrete noise, whose law is
+            not that of the pair that bounds it, and where only moments are known (Skellam), the lower value is 0.
+
+        Raises:
+            ConfigError: The delta is out of range.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        check_delta(delta)
+        found = Bounds(*self._composed().epsilon(delta))
+        return found if bounds else found.upper
+
+    @overload
+    def delta(self, epsilon: float) -> float: ...
+    @overload
+    def delta(self, epsilon: float, *, bounds: Literal[False]) -> float: ...
+    @overload
+    def delta(self, epsilon: float, *, bounds: Literal[True]) -> Bounds: ...
+    def delta(self, epsilon: float, *, bounds: bool = False) -> float | Bounds:
+        """Return the least delta for which the releases are (epsilon, delta)-private.
+
+        Args:
+            epsilon: At least 0.
+            bounds: Return a lower value as well.
+
+        Returns:
+            The certified upper value; with `bounds` both.
+
+        Raises:
+            ConfigError: The epsilon is negative or no number.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        if not epsilon >= 0:
+            raise ConfigError(f"epsilon {epsilon} must be at least 0")
+        found = Bounds(*self._composed().delta(epsilon))
+        return found if bounds else found.upper
+
+    def curve(self, delta: float) -> Reals:
+        """Return epsilon after each release, in the order of composition: `(releases,)`, upper values.
+
+        Raises:
+            ConfigError: The delta is out of range.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        check_delta(delta)
+        pieces, before = [], Composition.of((), self._adjacency)
+        for event, count in self._events.items():
+            pieces.append(before.curve(event, count, delta))
+            before = before.with_event(event, count)
+        return np.concatenate(pieces) if pieces else np.zeros(0)
+
+    def would_exceed(self, event: Event, *, epsilon: float, delta: float, count: int = 1) -> bool:
+        """Return whether the budget (epsilon, delta) would be overspent by one more event; nothing is recorded.
+
+        Raises:
+            ConfigError: The budget, the event or the count is out of range.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        check_budget(epsilon, delta)
+        return not self.copy().compose(event, count).epsilon(delta) <= epsilon
+
+    def remaining_rounds(self, event: Event, *, epsilon: float, delta: float) -> int:
+        """Return how often one more event fits into the budget (epsilon, delta), at most 10^9 times.
+
+        Raises:
+            ConfigError: The budget or the event is out of range.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        check_budget(epsilon, delta)
+        check_event(event)
+
+        def fits(count: int) -> bool:
+            return count == 0 or not self.would_exceed(event, epsilon=epsilon, delta=delta, count=count)
+
+        return largest(fits, most=10**9)
+
+    def mu(self) -> float:
+        """Return mu if the releases are exactly mu-Gaussian private: unsampled Gaussian releases only.
+
+        Raises:
+            UnsupportedEventError: Another event is among them.
+        """
+        return self._composed().mu()
+
+    def trade_off(self, false_positive_rate: float) -> float:
+        """Return the least false negative rate of any test between two adjacent data sets, where that is exact.
+
+        Args:
+            false_positive_rate: From 0 to 1.
+
+        Raises:
+            ConfigError: The rate is out of range.
+            UnsupportedEventError: There is more than unsampled Gaussian releases.
+
+        Source:
+            Dong, Roth, Su: Gaussian Differential Privacy, 2022, equation 6.
+        """
+        if not 0 <= false_positive_rate <= 1:
+            raise ConfigError(f"false_positive_rate {false_positive_rate} must be from 0 to 1")
+        return float(ndtr(ndtri(1 - false_positive_rate) - self.mu()))
+
+    def rdp_epsilon(self, delta: float) -> float:
+        """Return epsilon by Renyi moments: a second engine, never below the first one's lower value.
+
+        Raises:
+            ConfigError: The delta is out of range.
+            UnsupportedEventError: An event has no proved moment bound under this adjacency.
+        """
+        check_delta(delta)
+        return rdp.epsilon(self.events, self._adjacency, delta)
+
+    def assumptions(self, delta: float | None = None) -> str:
+        """Say in words what the numbers rest on."""
+        return assumptions(self.events, self._adjacency, delta)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        listed = [{"event": to_json(event), "count": count} for event, count in self._events.items()]
+        return {"adjacency": self._adjacency, "events": listed}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Accountant":
+        """Return the accountant that `to_json` described.
+
+        Raises:
+            ConfigError: This is no such description.
+        """
+        try:
+            accountant = cls(saved["adjacency"])
+            for entry in saved["events"]:
+                accountant.compose(from_json(entry["event"]), entry["count"])
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"this describes no accountant: {error!r}") from None
+        return accountant
+
+    def _composed(self) -> Composition:
+        if self._composition is None:
+            self._composition = Composition.of(self.events, self._adjacency)
+        return self._composition
+
+
+def largest(fits: Any, most: int) -> int:
+    """Return the largest count up to `most` for which `fits(count)` holds; it holds for 0, and up to some count."""
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, high * 2
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def check_delta(delta: float) -> None:
+    """Refuse a delta that is no probability, or that promises nothing.
+
+    Raises:
+        ConfigError: It is out of range.
+    """
+    if not 0 < delta < 1:
+        raise ConfigError(f"delta {delta} must be above 0 and below 1")
+
+
+def check_budget(epsilon: float, delta: float) -> None:
+    """Refuse a budget that nothing can keep.
+
+    Raises:
+        ConfigError: Epsilon or delta is out of range.
+    """
+    check_delta(delta)
+    if not 0 < epsilon < math.inf:
+        raise ConfigError(f"epsilon {epsilon} must be positive and finite")

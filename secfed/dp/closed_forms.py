@@ -1,0 +1,135 @@
+"""Profiles that have a closed form: unsampled Gaussian releases together, and one sampled release alone.
+
+Each returns the logarithm of delta(epsilon) between two bounds that hold the rounding error.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial.legendre import leggauss
+from scipy.special import erfcx, log_ndtr, ndtr
+
+from secfed.dp.laws import Kind, Reals
+
+_UNIT = 2.0**-53
+_NODES, _WEIGHTS = leggauss(16)
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianProfile:
+    """Unsampled Gaussian releases, composed.
+
+    Attributes:
+        mu: Distance of the two means in standard deviations: the root of the sum of squares of all releases'.
+
+    Source:
+        Balle, Wang: Improving the Gaussian Mechanism for Differential Privacy, ICML 2018, Theorem 8.
+    """
+
+    mu: float
+
+    def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
+        """Return the logarithm of delta, and its slope, of epsilon's shape."""
+        log, _ = _gaussian(epsilon, self.mu)
+        tail = epsilon + log_ndtr(-epsilon / self.mu - self.mu / 2) - log
+        return log, -np.exp(np.minimum(tail, 700.0))
+
+    def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
+        """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
+        log, wrong = _gaussian(epsilon, self.mu)
+        return log - wrong, log + wrong
+
+
+@dataclass(frozen=True, slots=True)
+class SingleProfile:
+    """One sampled Gaussian release; see `laws` for the pairs.
+
+    Attributes:
+        kind: Which pair of distributions.
+        rate: Probability that the client takes part.
+        spread: Noise in units of the shift.
+    """
+
+    kind: Kind
+    rate: float
+    spread: float
+
+    def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
+        """Return the logarithm of delta, and its slope, of epsilon's shape."""
+        width = 1e-6 * np.maximum(np.abs(epsilon), self.rate)
+        middle, beyond = (sum(self.bounds(at)) / 2 for at in (epsilon, epsilon + width))
+        return middle, (beyond - middle) / width
+
+    def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
+        """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
+        rate, spread = self.rate, self.spread
+        excess = np.expm1(np.minimum(epsilon, 700.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.kind == "SWAP":
+                return _swap(epsilon, rate, spread)
+            if self.kind == "ADD":
+                # 1 - e^epsilon (1 - rate), without cancellation.
+                left = rate - excess * (1 - rate)
+                inner = np.where(left > 0, np.log(rate) + epsilon - np.log(np.maximum(left, 1e-300)), 0.0)
+                factor = np.where(left > 0, np.log(np.maximum(left, 1e-300)), -np.inf)
+                loose = 4 * _UNIT * (rate + np.abs(excess)) / np.maximum(left, 1e-300)
+            else:
+                inner = np.where(epsilon < 600, np.log1p(excess / rate), epsilon - np.log(rate))
+                factor = np.full_like(epsilon, np.log(rate))
+                loose = 4 * _UNIT * (1 + np.abs(excess) / (rate + excess))
+            log, wrong = _gaussian(inner, 1 / spread)
+            # An error in the inner epsilon costs at most the slope, and that is below this.
+            slope = np.maximum(inner, 0.0) * spread**2 + 1.0 + spread
+            wrong = wrong + (loose + 4 * _UNIT * (np.abs(inner) + 1)) * (slope + 1) + 4 * _UNIT
+            return factor + log - wrong, factor + log + wrong
+
+
+def _gaussian(epsilon: Reals, mu: float) -> tuple[Reals, Reals]:
+    """Return the logarithm of Phi(-a) - e^epsilon Phi(-b), with b = epsilon / mu + mu / 2 = a + mu, and its error."""
+    a = epsilon / mu - mu / 2
+    b = epsilon / mu + mu / 2
+    slack = 4 * _UNIT * (np.abs(epsilon / mu) + mu)
+    # In terms of Mills' ratio m(x) = Phi(-x) / phi(x): phi(a) (m(a) - m(b)), and m' = x m - 1.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        mills_a, mills_b = _mills(np.maximum(a, -30.0)), _mills(np.maximum(b, -30.0))
+        size = mills_a - mills_b
+        wrong = 8 * _UNIT * (mills_a + mills_b) / size
+        x = (a + b)[..., None] / 2 + (mu / 2) * _NODES
+        slope = 1 - x * _mills(np.maximum(x, -30.0))
+        short = (slope * _WEIGHTS).sum(axis=-1) * (mu / 2)
+        wrong_short = 16 * _UNIT * (1 + np.maximum(b, 0.0) ** 2 * 2)
+        near = (mu < 0.25) & (a > -5)
+        size, wrong = np.where(near, short, size), np.where(near, wrong_short, wrong)
+        far = np.log(size) - a * a / 2 - 0.5 * np.log(2 * np.pi)
+        wrong = wrong + slack * (np.abs(a) + 2) + 4 * _UNIT * (a * a + 4)
+        # Left of the middle there is nothing to cancel.
+        whole = ndtr(-a) - np.exp(np.minimum(epsilon + log_ndtr(-b), 0.0))
+        plain = np.log(whole)
+        wrong_plain = (
+            8 * _UNIT * (np.abs(epsilon) + b * b + 4) * np.exp(epsilon + log_ndtr(-b)) + slack + 4 * _UNIT
+        ) / whole
+    left = (a < -5) & ~near
+    return np.where(left, plain, far), np.where(left, wrong_plain, wrong)
+
+
+def _mills(x: Reals) -> Reals:
+    return np.asarray(np.sqrt(np.pi / 2) * erfcx(x / np.sqrt(2)))
+
+
+def _swap(epsilon: Reals, rate: float, spread: float) -> tuple[Reals, Reals]:
+    """Integrate P - e^epsilon Q beyond the point where the loss is epsilon; that point's error is of second order."""
+    tiny = np.maximum(epsilon, 1e-300)
+    unit = np.log(rate) - 0.5 / spread**2
+    half = np.log1p(-rate) + tiny + np.log(-np.expm1(-tiny)) - np.log(2) - unit
+    place = spread**2 * np.where(
+        half > -300, half + np.log1p(np.sqrt(1 + np.exp(np.minimum(tiny - 2 * half, 700.0)))), tiny / 2
+    )
+    place = np.where(half < 300, place, spread**2 * (half + np.log(2)))
+    one = np.log(rate) + log_ndtr((1 - place) / spread)
+    two = np.log(rate) + epsilon + log_ndtr(-(1 + place) / spread)
+    three = np.log1p(-rate) + np.log(np.maximum(np.expm1(np.minimum(epsilon, 700.0)), 0.0)) + log_ndtr(-place / spread)
+    share = 1 - np.exp(two - one) - np.exp(three - one)
+    log = one + np.log(np.maximum(share, 0.0))
+    scale = 8 * _UNIT * (np.abs(epsilon) + (place / spread) ** 2 + 1 / spread**2 + np.abs(np.log(rate)) + 8)
+    wrong = scale * (2 / np.maximum(share, 1e-300))
+    return np.where(wrong < 1, log - wrong, -np.inf), np.where(wrong < 1, log, one) + wrong

@@ -1,0 +1,238 @@
+"""Events to pairs of distributions, and each composition to the engine that is exact for it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from secfed.dp import inversion, rdp
+from secfed.dp.closed_forms import GaussianProfile, SingleProfile
+from secfed.dp.events import (
+    Adjacency,
+    Composed,
+    DiscreteGaussianSum,
+    Event,
+    FixedSizeSampled,
+    Gaussian,
+    NonPrivate,
+    PoissonSampled,
+)
+from secfed.dp.inversion import Profile
+from secfed.dp.ladder import Moments, Releases
+from secfed.dp.laws import Kind, Laws, Reals
+from secfed.errors import UnsupportedEventError
+
+# Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
+_ROUNDING = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A composition, prepared for one adjacency.
+
+    Attributes:
+        adjacency: Which data sets are adjacent.
+        events: What is composed, without `Composed`.
+        directions: The pairs of distributions to compare, one or two; none where only moments are known.
+        slack: Bound of |log| of the ratio of the true law's probabilities to those of the law that is accounted.
+        exact: Whether the pairs are what the releases are; else they only bound them.
+    """
+
+    adjacency: Adjacency
+    events: dict[Event, int]
+    directions: tuple[Releases, ...] = field(repr=False)
+    slack: float
+    exact: bool
+
+    @classmethod
+    def of(cls, events: Iterable[tuple[Event, int]], adjacency: Adjacency) -> "Composition":
+        """Prepare events.
+
+        Raises:
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        flat: dict[Event, int] = {}
+        _flatten(events, 1, flat)
+        groups: dict[tuple[Kind, ...], list[tuple[float, float, int]]] = {}
+        square, slack, exact, moments_only = 0.0, 0.0, True, False
+        for event, count in flat.items():
+            if isinstance(event, NonPrivate):
+                continue
+            found = _pair(event, adjacency)
+            if found is None:
+                moments_only = True
+                rdp.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
+                continue
+            kinds, rate, spread, loose = found
+            slack += count * loose
+            exact = exact and not loose
+            if rate == 1.0:
+                square += count * ({"SWAP": 2.0}.get(kinds[0], 1.0) / spread) ** 2
+            else:
+                groups.setdefault(kinds, []).append((rate, spread, count))
+        directions: tuple[Releases, ...] = ()
+        if not moments_only:
+            two = any(len(kinds) == 2 for kinds in groups)
+            directions = tuple(
+                Releases(tuple(_laws(kinds[side % len(kinds)], rows) for kinds, rows in groups.items()), square)
+                for side in range(2 if two else 1)
+            )
+        return cls(adjacency, flat, directions, slack, exact)
+
+    @property
+    def private(self) -> bool:
+        """Whether there is a guarantee at all."""
+        return not any(isinstance(event, NonPrivate) for event in self.events)
+
+    def with_event(self, event: Event, count: int) -> "Composition":
+        """Return the composition with one more event.
+
+        Raises:
+            UnsupportedEventError: The event has no proved bound under this adjacency.
+        """
+        return Composition.of([*self.events.items(), (event, count)], self.adjacency)
+
+    def epsilon(self, delta: float) -> tuple[float, float]:
+        """Return lower and upper bounds of epsilon."""
+        if not self.events:
+            return 0.0, 0.0
+        if not self.private:
+            return math.inf, math.inf
+        if not self.directions:
+            return 0.0, rdp.epsilon(self.events.items(), self.adjacency, delta)
+        # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
+        log_delta = math.log(delta) - self.slack
+        low, high = 0.0, 0.0
+        for direction in self.directions:
+            if high and _log_chernoff_delta(direction, low) <= log_delta:
+                continue
+            found = _epsilon(direction, log_delta)
+            low, high = max(low, found[0]), max(high, found[1])
+        return (low if self.exact else 0.0), high + 2 * self.slack
+
+    def delta(self, epsilon: float) -> tuple[float, float]:
+        """Return lower and upper bounds of delta."""
+        if not self.events:
+            return 0.0, 0.0
+        if not self.private:
+            return 1.0, 1.0
+        if not self.directions:
+            return 0.0, rdp.delta(self.events.items(), self.adjacency, epsilon)
+        logs = [_delta(direction, max(epsilon - 2 * self.slack, 0.0)) for direction in self.directions]
+        low, high = max(log[0] for log in logs), max(log[1] for log in logs)
+        return (math.exp(low) if self.exact else 0.0), min(1.0, math.exp(min(high + self.slack, 0.0)))
+
+    def curve(self, event: Event, count: int, delta: float) -> Reals:
+        """Return the upper epsilon after each of `count` more releases of an event, `(count,)`."""
+        after = self.with_event(event, 1)
+        step = Composition.of([(event, 1)], self.adjacency)
+        if not after.directions or not after.private:
+            return np.array([self.with_event(event, i + 1).epsilon(delta)[1] for i in range(count)])
+        counts = np.arange(1, count + 1)
+        slacks = self.slack + step.slack * counts
+        pairs = [
+            (self.directions[min(side, len(self.directions) - 1)], step.directions[min(side, len(step.directions) - 1)])
+            for side in range(max(len(self.directions), len(step.directions)))
+        ]
+        best = np.zeros(count)
+        for base, extra in pairs:
+            best = np.maximum(best, _curve(base, extra, counts, math.log(delta) - slacks))
+        return best + 2 * slacks
+
+    def mu(self) -> float:
+        """Return the distance of the two means in standard deviations, if that is all.
+
+        Raises:
+            UnsupportedEventError: There is more than unsampled Gaussian releases.
+        """
+        if len(self.directions) != 1 or self.directions[0].laws or not self.exact or not self.private:
+            raise UnsupportedEventError("mu is exact for unsampled Gaussian releases only, found other events")
+        return math.sqrt(self.directions[0].gaussian)
+
+
+def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, int]) -> None:
+    for event, count in events:
+        if isinstance(event, Composed):
+            _flatten(event.events, times * count, into)
+        else:
+            into[event] = into.get(event, 0) + times * int(count)
+
+
+def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[Kind, ...], float, float, float] | None:
+    """Return the kinds of each direction, the rate, the spread and the slack; nothing where only moments are known."""
+    release = event.event if isinstance(event, PoissonSampled | FixedSizeSampled) else event
+    noise = _gaussian_noise(release)
+    if noise is None:
+        return None
+    spread, slack = noise
+    if isinstance(event, PoissonSampled):
+        kinds: tuple[Kind, ...] = ("REMOVE", "ADD") if adjacency == "add_remove" else ("SWAP",)
+        return kinds, float(event.sampling_rate), spread, slack
+    if isinstance(event, FixedSizeSampled):
+        # The cohort's size is fixed: without the client another stands in its place, twice the shift.
+        kinds = ("REMOVE", "ADD") if adjacency == "add_remove" else ("PAIR",)
+        return kinds, event.sampling_rate, spread / 2, slack
+    return ("REMOVE",), 1.0, spread if adjacency == "add_remove" else spread / 2, slack
+
+
+def _gaussian_noise(release: Event) -> tuple[float, float] | None:
+    """Return the noise multiplier of Gaussian noise that bounds a release, and the slack of the comparison."""
+    if isinstance(release, Gaussian):
+        return float(release.noise_multiplier), 0.0
+    if not isinstance(release, DiscreteGaussianSum):
+        return None
+    variance = release.noise_variance * release.clients - _ROUNDING**2
+    if variance <= 0:
+        return None
+    # Twice the sum over k >= 1 of exp(-2 pi^2 r^2 k^2), as a ratio, for each coordinate; and the sum's own law.
+    uneven = 2.0 * math.exp(-2 * math.pi**2 * _ROUNDING**2) * 1.001
+    k = np.arange(1, min(release.clients, 10_000))
+    terms = np.exp(-2 * math.pi**2 * release.noise_variance * k / (k + 1))
+    added = float(terms.sum()) + max(0, release.clients - 10_000) * float(terms[-1] if len(terms) else 0.0)
+    slack = release.dimension * (2 * math.atanh(uneven) + 5 * added)
+    return math.sqrt(variance) / release.sensitivity, slack
+
+
+def _laws(kind: Kind, rows: list[tuple[float, float, int]]) -> Laws:
+    rate, spread, count = np.array(rows, np.float64).T
+    return Laws(kind, rate, spread, count)
+
+
+def _profile(releases: Releases) -> Profile | None:
+    """Return a closed form, if there is one."""
+    if not releases.laws:
+        return GaussianProfile(math.sqrt(releases.gaussian))
+    if releases.gaussian == 0 and len(releases.laws) == 1 and len(releases.laws[0]) == 1:
+        law = releases.laws[0]
+        if law.count[0] == 1:
+            return SingleProfile(law.kind, float(law.rate[0]), float(law.spread[0]))
+    return None
+
+
+def _epsilon(releases: Releases, log_delta: float) -> tuple[float, float]:
+    profile = _profile(releases)
+    if profile is None:
+        low, high = inversion.epsilon_bounds(releases, log_delta)
+    else:
+        low, high = inversion.epsilon_of(profile, log_delta)
+    return max(low, 0.0), max(high, 0.0)
+
+
+def _delta(releases: Releases, epsilon: float) -> tuple[float, float]:
+    profile = _profile(releases)
+    if profile is None:
+        return inversion.delta_bounds(releases, epsilon)
+    low, high = profile.bounds(np.array([epsilon]))
+    return float(low[0]), float(high[0])
+
+
+def _log_chernoff_delta(releases: Releases, epsilon: float) -> float:
+    """Bound the logarithm of delta(epsilon): cheap, to see that a direction plays no part."""
+    if _profile(releases) is not None or epsilon <= 0:
+        return 0.0
+    return float(Moments.of(releases, None, epsilon).exponent(epsilon).min())
+
+
+def _curve(base: Releases, extra: Releases, counts: Reals, log_deltas: Reals) -> Reals:
+    return inversion.curve(base, extra, counts, log_deltas)

@@ -1,0 +1,436 @@
+"""Noise that no server adds: how finely to round, how much noise each client brings, and whether a ring holds the sum.
+
+Every client rounds its clipped, rotated vector to whole steps (`encoding.conditional_rounding`) and adds whole noise of
+its own; the ring sums both. `choose` finds the step: a long one lengthens the rounded vectors, so that they need more
+noise; a short one lets the sum wrap round the ring. Wrapping costs accuracy, never privacy: the guarantee is that of
+the sum before it, and so of all that is computed from it.
+
+Source: Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+Aggregation, ICML 2021; Agarwal, Kairouz, Liu: The Skellam Mechanism for Differentially Private Federated Learning,
+NeurIPS 2021; removable noise: Jiang, Wang, Chen: Efficient Federated Learning with Dropout-Resilient Differential
+Privacy, EuroSys 2024.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, get_args
+
+from secfed.dp.events import DiscreteGaussianSum, SkellamSum
+from secfed.errors import ConfigError, TooFewSurvivorsError
+
+Mechanism = Literal["discrete_gaussian", "skellam"]
+MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
+
+# What noise of whole numbers needs beyond a Gaussian's variance s^2, in square steps. Discrete Gaussian: it is, as good
+# as exactly, a randomised rounding of a Gaussian of variance less 1.5^2. Skellam: with 2.25 more its Renyi bound is
+# below the Gaussian's at all whole orders, as (1 + 2.25/m)/m <= 1/s^2 for m = s^2 + 2.25 (integer vectors: the 1-norm
+# is at most the square of the Euclidean norm).
+_MARGIN = 2.25
+# The sum of two discrete Gaussians of variance v or more is one, up to a factor 1 +- 10 exp(-pi^2 v) of each
+# probability. For all coordinates and additions together that shall change no epsilon by more than this.
+_CLOSURE_EPSILON = 1e-9
+# A weighted sum of random signs exceeds x deviations at most 3.18 times as often as a normal variable does: Bentkus,
+# Dzindzalieta: A tight Gaussian bound for weighted sums of Rademacher random variables, Bernoulli 2015.
+_SIGNS_FACTOR = 3.1787
+# No more of the coordinates wrap than this: with more, the error's size says little of how bad it is.
+_MOST_WRAPPED = 1e-3
+# Accuracy given up for a longer step: fewer wraps, and less noise to draw.
+_INDIFFERENCE = 1e-3
+_LEAST_OVERHEAD = 1.01
+# As in encoding.conditional_rounding: norms in steps, dimension's root added, stay below this.
+_LONGEST = 2.0**26
+_LARGEST_DIMENSION = 1 << 40
+_GRID = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The noise of each client, in layers, some of which the server can remove once it knows the survivors.
+
+    Layer `k` (from 0) is for sums with fewer than `honest[k - 1]` honest survivors; in others it is removed. Whoever
+    drops out, what stays from honest survivors has a variance of at least `variance`, and of exactly that if `honest`
+    holds their number.
+
+    Args:
+        variance: What the honest survivors' noise must come to in the sum, per coordinate, in square steps.
+        honest: Numbers of honest survivors, falling; the last is the fewest. One number: nothing is ever removed.
+
+    Raises:
+        ConfigError: The variance is not positive and finite, or the numbers do not fall to at least 1.
+
+    >>> layers = Layers(variance=60.0, honest=(6, 5, 4))
+    >>> layers.variances  # of one client: together 60/4
+    (10.0, 2.0, 3.0)
+    >>> [(honest, layers.kept(honest), honest * layers.per_client(honest)) for honest in (6, 5, 4)]
+    [(6, 1, 60.0), (5, 2, 60.0), (4, 3, 60.0)]
+    """
+
+    variance: float
+    honest: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_positive("variance", self.variance)
+        falling = all(more > fewer for more, fewer in zip(self.honest, self.honest[1:], strict=False))
+        if not (self.honest and falling and self.honest[-1] >= 1):
+            raise ConfigError(f"numbers of honest survivors {self.honest} must fall, to at least 1")
+
+    @classmethod
+    def removable(
+        cls, variance: float, *, clients: int, threshold: int, colluders: int = 0, most: int | None = None
+    ) -> "Layers":
+        """Make layers for any number of survivors from `threshold` to `clients`.
+
+        Args:
+            variance: As for the class.
+            clients: Clients in the cohort.
+            threshold: Fewest survivors in a sum, colluders among them.
+            colluders: Survivors whose noise does not count.
+            most: Most layers, each of which costs every client a seed to share. None: one for each number of survivors,
+                so that the noise is never more than needed. 1: nothing is removed.
+
+        Raises:
+            ConfigError: The numbers do not fit together.
+        """
+        if not 0 <= colluders < threshold <= clients:
+            raise ConfigError(
+                f"threshold {threshold} must be above colluders {colluders} and at most clients {clients}"
+            )
+        if most is not None and most < 1:
+            raise ConfigError(f"layers {most} must be at least 1")
+        first, last = clients - colluders, threshold - colluders
+        if most is None or most > first - last:
+            return cls(variance, tuple(range(first, last - 1, -1)))
+        # Equal ratios: the surplus is nowhere much larger than elsewhere.
+        numbers = {round(last * (first / last) ** (i / max(1, most - 1))) for i in range(most)}
+        return cls(variance, tuple(sorted(numbers, reverse=True)))
+
+    @property
+    def variances(self) -> tuple[float, ...]:
+        """Variance of each layer of one client, per coordinate, in square steps."""
+        pairs = zip(self.honest, self.honest[1:], strict=False)
+        # The difference of variance / fewer and variance / more, without its loss of digits.
+        return (
+            self.variance / self.honest[0],
+            *(self.variance * (more - fewer) / (more * fewer) for more, fewer in pairs),
+        )
+
+    def kept(self, honest: int) -> int:
+        """Return how many layers, from the first, stay in a sum with so many honest survivors.
+
+        Raises:
+            TooFewSurvivorsError: All layers together are too little noise for so few.
+        """
+        for index, needed in enumerate(self.honest):
+            if honest >= needed:
+                return index + 1
+        raise TooFewSurvivorsError(
+            f"{honest} honest survivors bring too little noise, needed {self.honest[-1]}", honest, self.honest[-1]
+        )
+
+    def per_client(self, honest: int) -> float:
+        """Return the variance of the layers of one client that stay; for errors see `kept`."""
+        return self.variance / self.honest[self.kept(honest) - 1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The public parameters of a sum with distributed noise; made by `choose`.
+
+    Args:
+        mechanism: Law of the noise.
+        clients: Most clients in a sum.
+        threshold: Fewest survivors in a sum, colluders among them.
+        colluders: Survivors whose noise does not count.
+        dimension: Coordinates of a rotated vector.
+        spread: Over how many coordinates the rotation spreads every value.
+        clip_norm: Largest Euclidean norm of a client's values.
+        noise_multiplier: That of the central Gaussian whose guarantee is met.
+        alignment: Largest norm of the sum of all clients' values, divided by `clients * clip_norm`.
+        modulus_bits: Bits of the ring.
+        step: Length of a step of the lattice, in the unit of the values.
+        noise: The noise of each client, in square steps.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+    """
+
+    mechanism: Mechanism
+    clients: int
+    threshold: int
+    colluders: int
+    dimension: int
+    spread: int
+    clip_norm: float
+    noise_multiplier: float
+    alignment: float
+    modulus_bits: int
+    step: float
+    noise: Layers
+
+    def __post_init__(self) -> None:
+        if self.mechanism not in MECHANISMS:
+            raise ConfigError(f"mechanism {self.mechanism!r} must be one of {', '.join(MECHANISMS)}")
+        if not 1 <= self.dimension <= _LARGEST_DIMENSION:
+            raise ConfigError(f"dimension {self.dimension} must be from 1 to 2^40")
+        if not 1 <= self.spread <= self.dimension:
+            raise ConfigError(f"spread {self.spread} must be from 1 to dimension {self.dimension}")
+        if not 1e-100 <= self.clip_norm <= 1e100:
+            raise ConfigError(f"clip_norm {self.clip_norm} must be from 1e-100 to 1e100")
+        if not 1e-6 <= self.noise_multiplier <= 1e6:
+            raise ConfigError(f"noise_multiplier {self.noise_multiplier} must be from 1e-6 to 1e6")
+        if not 0 < self.alignment <= 1:
+            raise ConfigError(f"alignment {self.alignment} must be above 0 and at most 1")
+        if not 2 <= self.modulus_bits <= 64:
+            raise ConfigError(f"modulus_bits {self.modulus_bits} must be from 2 to 64")
+
+    @property
+    def noise_variance(self) -> float:
+        """Variance of all the noise that one client adds, per coordinate, in square steps."""
+        return self.noise.variance / self.noise.honest[-1]
+
+    @property
+    def largest_square(self) -> int:
+        """Largest squared Euclidean norm of one client's integer vector, in square steps."""
+        return _largest_square(self.step, self.clip_norm, self.dimension)
+
+    @property
+    def sensitivity(self) -> float:
+        """Largest Euclidean norm of one client's integer vector, in steps."""
+        return math.sqrt(self.largest_square)
+
+    @property
+    def sensitivity_l1(self) -> float:
+        """Largest 1-norm of one client's integer vector, in steps."""
+        return min(math.sqrt(self.dimension) * self.sensitivity, float(self.largest_square))
+
+    def event(self, survivors: int) -> DiscreteGaussianSum | SkellamSum:
+        """Return what is released if so many clients are in the sum (and surplus layers are removed).
+
+        Raises:
+            TooFewSurvivorsError: They are fewer than the threshold: nothing may be released.
+        """
+        if survivors < self.threshold:
+            raise TooFewSurvivorsError(
+                f"{survivors} survivors bring too little noise, needed {self.threshold}", survivors, self.threshold
+            )
+        honest = survivors - self.colluders
+        kind = DiscreteGaussianSum if self.mechanism == "discrete_gaussian" else SkellamSum
+        return kind(self.noise.per_client(honest), honest, self.sensitivity, self.sensitivity_l1, self.dimension)
+
+    def error(self, survivors: int) -> float:
+        """Return the expected squared error of the sum per coordinate, in squared units of the values.
+
+        Noise, rounding at its worst, and wrapping at its worst. For the error of a mean divide by the square of what
+        the sum is divided by. For errors see `event`.
+        """
+        modulus = 2.0**self.modulus_bits
+        wraps, times, tail = 0.0, 0.5, self._tail(survivors)
+        # A coordinate beyond (k - 1/2) moduli wraps k times; the square of k is the sum of the first odd numbers.
+        while (part := 2 * times * tail(times * modulus)) > 1e-9 * wraps and times < 1e4:
+            wraps += part
+            times += 1
+        return self.step**2 * (self._noise(survivors) + survivors / 4 + modulus**2 * wraps)
+
+    @cached_property
+    def overhead(self) -> float:
+        """How many times the error of Gaussian noise in the same shares the error is, if all clients arrive.
+
+        This is the cost of whole numbers and a finite ring.
+        """
+        return self.error_ratio * self.noise.honest[0] / self.clients
+
+    @cached_property
+    def error_ratio(self) -> float:
+        """How many times the error of central Gaussian noise the error is, if all clients arrive.
+
+        Beside `overhead` this holds what is brought for clients who might have dropped out, or collude.
+        """
+        return self.error(self.clients) / (self.noise_multiplier * self.clip_norm) ** 2
+
+    @cached_property
+    def wraps(self) -> float:
+        """Expected number of coordinates, at most, that wrap if all clients arrive; also a bound of the chance of one.
+
+        Wrapping adds `2**modulus_bits` steps to a rotated coordinate, which rotating back spreads over all values.
+        """
+        return self.dimension * self._tail(self.clients)(2.0 ** (self.modulus_bits - 1))
+
+    def _noise(self, survivors: int) -> float:
+        return survivors * self.noise.per_client(survivors - self.colluders)
+
+    def _tail(self, survivors: int) -> Callable[[float], float]:
+        """Return a bound of the chance that a coordinate of the sum is as many steps from 0, or more."""
+        norm = self.alignment * survivors * self.clip_norm / self.step
+        noise, rounding = self._noise(survivors), survivors / 4
+        rotated = norm**2 / self.spread
+
+        def tail(steps: float) -> float:
+            # Either all is random, or the values' part is as large as it can be: no coordinate exceeds the norm.
+            if self.mechanism == "skellam":
+                random = _skellam_tail(steps, noise, rotated + rounding)
+                return min(1.0, 2 * random, 2 * _skellam_tail(steps - norm, noise, rounding))
+            random = _SIGNS_FACTOR * _normal_tail(steps, rotated + noise + rounding)
+            return min(1.0, 2 * random, 2 * _normal_tail(steps - norm, noise + rounding))
+
+        return tail
+
+
+def choose(
+    *,
+    clients: int,
+    threshold: int,
+    dimension: int,
+    clip_norm: float,
+    noise_multiplier: float,
+    bits: int | None = None,
+    mechanism: Mechanism = "discrete_gaussian",
+    spread: int | None = None,
+    colluders: int = 0,
+    layers: int = 1,
+    alignment: float = 1.0,
+    wrap_probability: float | None = None,
+    most_overhead: float = 1.1,
+) -> Plan:
+    """Choose step and noise so that the sum is as accurate as a ring allows, at the guarantee of a central Gaussian.
+
+    The step is the longest whose predicted error is within 0.1 % of the least. Where bits are scarce, that is with a
+    few wraps in a sum, see `Plan.wraps`; never with more than 1 in 1000 coordinates.
+
+    Args:
+        clients: Most clients in a sum.
+        threshold: Fewest survivors in a sum; their noise alone gives the guarantee.
+        dimension: Coordinates of a rotated vector.
+        clip_norm: Largest Euclidean norm of a client's values.
+        noise_multiplier: Standard deviation of central Gaussian noise, divided by `clip_norm`, as from
+            `dp.noise_multiplier`: the guarantee to meet. The discrete Gaussian meets it up to an epsilon of 1e-9,
+            Skellam noise in its Renyi divergences of whole orders, from which its epsilon comes out a little larger.
+        bits: Bits of the ring, 2 to 64; None takes the fewest that do.
+        mechanism: `"discrete_gaussian"` or `"skellam"`.
+        spread: Over how many coordinates the rotation spreads every value (`Rotation.spread`); None is all.
+        colluders: Survivors, at most, whose noise does not count: they may leave it out, or tell it to the server.
+        layers: Most layers of noise. 1: all noise stays, too much of it if more than the threshold survive. More:
+            surplus layers are removed, see `Layers.removable`.
+        alignment: Largest norm of the sum of all clients' values, divided by `clients * clip_norm`. 1 is safe: it holds
+            for equal updates. Updates without any likeness have `clients**-0.5`.
+        wrap_probability: If given, the largest chance that any coordinate of a sum wraps; 1e-9 costs about one bit.
+        most_overhead: How many times the error of Gaussian noise in the same shares the predicted error may be.
+
+    Raises:
+        ConfigError: A parameter is out of range, or the bits are too few (the text says how many would do).
+    """
+    shares = Layers.removable(1.0, clients=clients, threshold=threshold, colluders=colluders, most=layers)
+    # The plan's own checks come first, with a step and noise that are not final.
+    start = Plan(
+        mechanism, clients, threshold, colluders, dimension, dimension if spread is None else spread, clip_norm,
+        noise_multiplier, alignment, 64 if bits is None else bits, clip_norm, shares,
+    )  # fmt: skip
+    if wrap_probability is not None and not 0 < wrap_probability <= 1:
+        raise ConfigError(f"wrap_probability {wrap_probability} must be above 0 and at most 1")
+    if not _LEAST_OVERHEAD <= most_overhead < math.inf:
+        raise ConfigError(f"most_overhead {most_overhead} must be finite and at least {_LEAST_OVERHEAD}")
+    most_wraps = min(_MOST_WRAPPED * dimension, math.inf if wrap_probability is None else wrap_probability)
+    at_least = 2 if bits is None else bits
+    plan = _best(replace(start, modulus_bits=at_least), most_wraps)
+    if plan is not None and plan.overhead <= most_overhead:
+        return plan
+    low, high, enough = at_least, 65, None
+    while high - low > 1:  # more bits are never worse
+        middle = (low + high) // 2
+        candidate = _best(replace(start, modulus_bits=middle), most_wraps)
+        if candidate is not None and candidate.overhead <= most_overhead:
+            high, enough = middle, candidate
+        else:
+            low = middle
+    if enough is not None and bits is None:
+        return enough
+    cost = "too much would wrap" if plan is None else f"{plan.overhead:.3g} times the error of Gaussian noise"
+    found = f"{at_least} bits are too few for {clients} clients, {dimension} coordinates and noise_multiplier "
+    found += f"{noise_multiplier:.6g} ({cost}, needed at most {most_overhead:.6g})"
+    if enough is None:
+        raise ConfigError(f"{found}, and no number of bits would do: the noise is too little to be cut into shares")
+    raise ConfigError(f"{found}; {high} would do")
+
+
+def _best(plan: Plan, most_wraps: float) -> Plan | None:
+    """Return the plan with the longest step of nearly the least overhead, or None if too much wraps at any step."""
+    norm, noise, root = plan.clip_norm, plan.noise_multiplier * plan.clip_norm, math.sqrt(plan.dimension)
+    # Shorter or longer ones are never better, by far.
+    shortest = max(min(1e-4 * norm / root, 1e-3 * noise / math.sqrt(plan.clients)), norm / (_LONGEST - 1 - root))
+    longest = 2 * (norm + noise)
+    if _at(plan, longest).wraps > most_wraps:
+        return None
+    if _at(plan, shortest).wraps > most_wraps:
+        _, shortest = _bisect(shortest, longest, lambda step: _at(plan, step).wraps > most_wraps)
+    ratio = (longest / shortest) ** (1 / _GRID)
+    grid = [shortest * ratio**i for i in range(_GRID + 1)]
+    errors = [_at(plan, step).overhead for step in grid]
+    index = errors.index(min(errors))
+    low, high = grid[max(index - 1, 0)], grid[min(index + 1, _GRID)]
+    while high > low * (1 + 1e-6):  # golden section
+        left, right = low**0.618 * high**0.382, low**0.382 * high**0.618
+        if _at(plan, left).overhead <= _at(plan, right).overhead:
+            high = right
+        else:
+            low = left
+    limit = _at(plan, low).overhead * (1 + _INDIFFERENCE)
+    step, _ = _bisect(low, longest, lambda step: _at(plan, step).overhead <= limit)
+    return _at(plan, step)
+
+
+def _at(plan: Plan, step: float) -> Plan:
+    """Return the plan with another step, and the noise that goes with it."""
+    variance = plan.noise_multiplier**2 * _largest_square(step, plan.clip_norm, plan.dimension) + _MARGIN
+    if plan.mechanism == "discrete_gaussian":
+        shares = replace(plan.noise, variance=1.0).variances
+        additions = plan.clients * len(shares)
+        local = math.log(20 * plan.dimension * additions / _CLOSURE_EPSILON) / math.pi**2
+        variance = max(variance, local / min(shares))
+    # A little more, as rounding errors must not cost privacy.
+    return replace(plan, step=step, noise=replace(plan.noise, variance=variance * (1 + 1e-12)))
+
+
+def _bisect(low: float, high: float, belongs: Callable[[float], bool]) -> tuple[float, float]:
+    """Narrow an interval on whose low end something holds that does not on its high end."""
+    while high > low * (1 + 1e-9):
+        middle = math.sqrt(low) * math.sqrt(high)
+        if belongs(middle):
+            low = middle
+        else:
+            high = middle
+    return low, high
+
+
+def _largest_square(step: float, clip_norm: float, dimension: int) -> int:
+    # That of encoding.conditional_rounding to the last bit; the wings do not know each other, a test compares them.
+    norm, root = clip_norm / step, math.sqrt(dimension)
+    return max(1, math.floor(min(norm**2 + dimension / 4 + (norm + root / 2), (norm + root) ** 2)))
+
+
+def _normal_tail(distance: float, variance: float) -> float:
+    return math.erfc(distance / math.sqrt(2 * variance)) / 2
+
+
+def _skellam_tail(distance: float, noise: float, others: float) -> float:
+    """Bound the chance that Skellam noise and something no wilder than a normal variable exceed a distance.
+
+    Args:
+        distance: From the mean.
+        noise: Variance of the Skellam noise.
+        others: Variance of the normal variable.
+    """
+    if distance <= 0:
+        return 1.0
+    # Chernoff's bound; any tilt gives one. Newton's method falls to the best from above, where both terms alone are.
+    tilt = min(distance / (noise + others), math.asinh(distance / noise))
+    for _ in range(6):
+        excess = noise * math.sinh(tilt) + others * tilt - distance
+        tilt -= excess / (noise * math.cosh(tilt) + others)
+    # cosh(x) - 1 without its loss of digits.
+    return math.exp(min(0.0, 2 * noise * math.sinh(tilt / 2) ** 2 + others * tilt**2 / 2 - distance * tilt))
+
+
+def _check_positive(name: str, number: float) -> None:
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} {number} must be a positive finite number")

@@ -1,0 +1,110 @@
+"""A composition's real moments: K(t), from which everything else about a contour is chosen and bounded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import erfcx
+
+from secfed.dp.laws import Laws, Reals, grids, most_nodes
+
+# Nodes of one law that are too many.
+_MOST_NODES = 20_000
+# From one order of the ladder to the next.
+_RUNG = 2.0**0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Releases:
+    """A composition: sampled releases, and the squared distance of all unsampled Gaussian ones.
+
+    Attributes:
+        laws: Sampled releases, by kind.
+        gaussian: Sum of 1 / spread^2.
+    """
+
+    laws: tuple[Laws, ...]
+    gaussian: float
+
+    def joined(self, extra: "Releases", times: float) -> "Releases":
+        """Return this composition and another, so many times."""
+        parts = tuple(Laws(part.kind, part.rate, part.spread, part.count * times) for part in extra.laws)
+        return Releases(self.laws + parts, self.gaussian + extra.gaussian * times)
+
+
+def log_chernoff(order: Reals) -> Reals:
+    """Return log of max over x of (1 - e^-x)+ e^-tx: delta <= that times exp(K(t) - t epsilon)."""
+    return np.asarray(order * np.log(order) - (order + 1) * np.log1p(order))
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """K, its slope and its curvature at a ladder of orders, shape `(m,)` each, ascending."""
+
+    order: Reals
+    log: Reals
+    mean: Reals
+    variance: Reals
+
+    @classmethod
+    def of(cls, releases: Releases, log_delta: float | None, epsilon: float | None) -> "Moments":
+        """Climb from small orders until Chernoff's bound (of epsilon, or of delta) gets worse again."""
+        squares = sum(float((part.count * part.spread_of_loss**2).sum()) for part in releases.laws)
+        start = 0.3 / np.sqrt(squares + releases.gaussian)
+        first, last = 0, 6
+        columns = _ladder(releases, start * _RUNG ** np.arange(first, last))
+        while columns.shape[1] == 0:
+            first, last = first - 6, first
+            columns = _ladder(releases, start * _RUNG ** np.arange(first, last))
+        while True:
+            orders, logs = columns[0], columns[1] + log_chernoff(columns[0])
+            bound = (logs - log_delta) / orders if log_delta is not None else logs - orders * (epsilon or 0.0)
+            best = int(np.argmin(bound))
+            if len(orders) - best <= 5 and last < 200:
+                rungs = np.arange(last, last + 4)
+                piece = _ladder(releases, start * _RUNG**rungs)
+                last = last + 4 if piece.shape[1] == 4 else 200
+                columns = np.concatenate([columns, piece], axis=1)
+            elif best < 3 and first > -40:
+                rungs = np.arange(first - 6, first)
+                first -= 6
+                columns = np.concatenate([_ladder(releases, start * _RUNG**rungs), columns], axis=1)
+            else:
+                return cls(*columns)
+
+    @classmethod
+    def at(cls, releases: Releases, orders: Reals) -> "Moments":
+        """Evaluate at given orders, all of which must be small enough."""
+        return cls(*_columns(releases, orders))
+
+    def exponent(self, epsilon: float) -> Reals:
+        """Logarithm of Chernoff's bound of delta at each order."""
+        return self.log - self.order * epsilon + log_chernoff(self.order)
+
+    def epsilon_bound(self, log_delta: float) -> float:
+        """Chernoff's bound of epsilon: what Renyi differential privacy gives."""
+        return float(((self.log + log_chernoff(self.order) - log_delta) / self.order).min())
+
+    def saddle(self) -> tuple[Reals, Reals]:
+        """Estimate (epsilon, log delta) pairs, one per order: a normal law tilted back; to start with, no bound."""
+        scale = np.sqrt(self.variance / 2)
+        size = 0.5 * (erfcx(self.order * scale) - erfcx((self.order + 1) * scale))
+        return self.mean, self.log - self.order * self.mean + np.log(np.maximum(size, 1e-300))
+
+
+def _ladder(releases: Releases, orders: Reals) -> Reals:
+    """Return the orders, K, and the tilted loss's mean and variance at each; shape `(4, m)`.
+
+    Orders so large that a rare participation makes up the whole moment are left out: they bound nothing.
+    """
+    while len(orders) and any(most_nodes(laws, float(orders[-1])) > _MOST_NODES for laws in releases.laws):
+        orders = orders[:-1]
+    return _columns(releases, orders)
+
+
+def _columns(releases: Releases, orders: Reals) -> Reals:
+    gaussian = releases.gaussian
+    columns = np.array([orders, gaussian * orders * (orders + 1) / 2, gaussian * (orders + 0.5), gaussian + 0 * orders])
+    for laws in releases.laws:
+        for found in grids(laws, float(orders[-1]), 0.0, 1e-8, rows=len(orders)) if len(orders) else ():
+            columns[1:] += np.array(found.moments(orders)) @ found.laws.count
+    return columns

@@ -1,0 +1,406 @@
+"""Privacy loss distributions on a lattice: the third engine, for any discrete mechanism, with bounds on both sides.
+
+A release is a pair of laws: P if a client's data are there, Q if not. Its loss log P/Q is a random variable, and the
+losses of many releases add up, so that their law is a convolution, done by Fourier transform. Every error has a bound:
+
+* *Lattice, upper*: each loss is split between its two neighbours on the lattice so that the masses of P and of Q both
+  stay ("connect the dots"). Merging them again is post-processing, so the split pair gives away at least as much.
+* *Lattice, lower*: all outcomes whose losses lie in one cell are merged, which is post-processing, and the merged loss
+  is rounded down. Cells are shifted until merged losses meet the lattice, so that little is left to round.
+* *Continuous laws* are first cut at the edges of those cells and integrated by Gauss-Legendre in short pieces. What is
+  left out at 15 standard deviations counts as a loss without bound above, and not at all below.
+* *Tilting*: P's masses are multiplied by e^(order * loss) and normalised, so that the losses that matter lie in the
+  middle of the transform's window, at ordinary size, whatever delta is. delta is their mean weight, times a factor.
+* *Window*: what lies outside wraps around; its mass is bounded by Chernoff's inequality and counts at full weight.
+* *Round-off*: a transform of n values errs by at most `_FFT * log2(n)` of their Euclidean norm (Higham 2002, Theorem
+  24.2), which powers and products of numbers of size at most 1 add up; Cauchy and Schwarz do the rest.
+
+Source:
+    Doroshenko, Ghazi, Kamath, Kumar, Manurangsi: Connect the Dots: Tighter Discrete Approximations of Privacy Loss
+    Distributions, PoPETs 2022.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.dp import events as kinds
+from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, Laplace, PoissonSampled
+from secfed.dp.losses import Law, NoiseLaw, Pair
+from secfed.errors import ConfigError, UnsupportedEventError
+
+Array = npt.NDArray[np.floating[Any]]
+_FFT = 1e-15
+# Relative error of a mass after all (quadrature, exponentials), and of a loss; per release.
+_MASS_ERROR = 4e-14
+_LOSS_ERROR = 1e-15
+_MOST_CELLS = 1 << 18
+_MOST_WINDOW = 1 << 22
+
+
+def bounds_delta(
+    events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: float, step: float | None = None
+) -> tuple[float, float]:
+    """Return a lower and an upper bound of delta.
+
+    Args:
+        events: Each event and how often it was released: `Gaussian` and `Laplace`, also sampled.
+        adjacency: Which data sets are adjacent.
+        epsilon: At least 0 and finite.
+        step: Largest distance of lattice points; by default about a hundredth of one release's standard deviation.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+        UnsupportedEventError: This engine has no law for an event.
+    """
+    found = [pairs_delta(laws, epsilon, step) for laws in _directions(events, adjacency)]
+    return max(lower for lower, _ in found), max(upper for _, upper in found)
+
+
+def bounds_epsilon(
+    events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: float, step: float | None = None
+) -> tuple[float, float]:
+    """Return a lower and an upper bound of epsilon; the parameters are those of `bounds_delta`.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+        UnsupportedEventError: This engine has no law for an event.
+    """
+    found = [pairs_epsilon(laws, delta, step) for laws in _directions(events, adjacency)]
+    return max(lower for lower, _ in found), max(upper for _, upper in found)
+
+
+def pairs_delta(pairs: Iterable[tuple[Law, int]], epsilon: float, step: float | None = None) -> tuple[float, float]:
+    """Return bounds of delta of a composition, in the direction in which the pairs are given.
+
+    Args:
+        pairs: Each `Pair` and how often it was released.
+        epsilon: At least 0 and finite.
+        step: As for `bounds_delta`.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+    """
+    if not 0 <= epsilon < math.inf:
+        raise ConfigError(f"epsilon {epsilon} must be at least 0 and finite")
+    laws = _checked(pairs)
+    order = _order(_rough(laws), epsilon)
+    step = _step(laws, order, step)
+    upper = _Composition([(_split(law, step), count) for law, count in laws], step, order, epsilon)
+    lower = _Composition([(_merged(law, step, order), count) for law, count in laws], step, order, epsilon)
+    return lower.delta(epsilon, -1), upper.delta(epsilon, 1)
+
+
+def pairs_epsilon(pairs: Iterable[tuple[Law, int]], delta: float, step: float | None = None) -> tuple[float, float]:
+    """Return bounds of epsilon of a composition, in the direction in which the pairs are given.
+
+    Args:
+        pairs: Each `Pair` and how often it was released.
+        delta: Above 0 and below 1.
+        step: As for `bounds_delta`.
+
+    Returns:
+        Both at least 0; the upper one is infinite where there is no guarantee.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+    """
+    if not 0 < delta < 1:
+        raise ConfigError(f"delta {delta} must be above 0 and below 1")
+    laws = _checked(pairs)
+    rough = _rough(laws)
+    orders = 2.0 ** np.arange(-30.0, 31.0, 0.5)
+    exponents = np.array([(rough.log_moment(order) - math.log(delta)) / order for order in orders])
+    order = float(orders[np.argmin(exponents)])
+    step = _step(laws, order, step)
+    upper = [(_split(law, step), count) for law, count in laws]
+    lower = [(_merged(law, step, order), count) for law, count in laws]
+    guess = max(0.0, float(exponents.min()))
+    return _solve(lower, step, rough, guess, delta, -1), _solve(upper, step, rough, guess, delta, 1)
+
+
+def _checked(pairs: Iterable[tuple[Law, int]]) -> list[tuple[Law, int]]:
+    laws = list(pairs)
+    for _, count in laws:
+        if isinstance(count, bool) or not count >= 1 or int(count) != count:
+            raise ConfigError(f"count {count!r} must be a whole number of at least 1")
+    if not laws:
+        raise ConfigError("found no releases, needed at least one")
+    return laws
+
+
+def _directions(events: Iterable[tuple[Event, int]], adjacency: Adjacency) -> list[list[tuple[Law, int]]]:
+    kinds.check_adjacency(adjacency)
+    parts = list(kinds.Composed(tuple(events)).events)
+    flat: dict[Event, int] = {}
+    while parts:
+        event, count = parts.pop()
+        if isinstance(event, kinds.Composed):
+            parts += [(inner, count * times) for inner, times in event.events]
+        else:
+            flat[event] = flat.get(event, 0) + int(count)
+    directions = ("there", "back") if adjacency == "add_remove" else ("there",)
+    return [[(_law(event, adjacency, direction), count) for event, count in flat.items()] for direction in directions]
+
+
+def _law(event: Event, adjacency: Adjacency, direction: str) -> Law:
+    if isinstance(event, kinds.NonPrivate):
+        return Pair([1.0, 0.0], [0.0, 1.0])
+    release, rate = event, 1.0
+    if isinstance(event, PoissonSampled | FixedSizeSampled):
+        release, rate = event.event, event.sampling_rate
+    if not isinstance(release, Gaussian | Laplace):
+        raise UnsupportedEventError(f"the lattice engine has no law for {event} under {adjacency}")
+    replace, laplace = adjacency == "replace", isinstance(release, Laplace)
+    if replace and rate < 1:
+        direction = "swapped" if isinstance(event, FixedSizeSampled) else "replaced"
+        if laplace and direction == "replaced":
+            raise UnsupportedEventError(f"the lattice engine has no law for {event} under {adjacency}")
+    # Two data sets whose sums are twice the norm apart, but for Poisson sampling, where the absent client lies between.
+    twice = isinstance(event, FixedSizeSampled) or (replace and rate == 1)
+    scale = release.noise_multiplier / (2 if twice else 1)
+    return NoiseLaw(scale, rate, direction, laplace=laplace)
+
+
+class _Losses:
+    """Masses at losses `offset + step * index`, and the mass of losses without bound."""
+
+    def __init__(self, index: Array, step: float, masses: Array, infinite: float, offset: float = 0.0) -> None:
+        keep = masses > 0
+        self.index, self.losses, self.log_masses = (
+            index[keep].astype(np.int64),
+            index[keep] * step,
+            np.log(masses[keep]),
+        )
+        self.infinite, self.offset = infinite, offset
+
+    def log_moment(self, order: float) -> float:
+        terms = self.log_masses + order * self.losses
+        most = float(terms.max(initial=-math.inf))
+        return most + math.log(float(np.exp(terms - most).sum())) if most > -math.inf else most
+
+    def tilted(self, order: float) -> Array:
+        """Return the tilted masses; they sum to 1."""
+        return np.asarray(np.exp(self.log_masses + order * self.losses - self.log_moment(order)))
+
+    def spread(self, order: float) -> tuple[float, float]:
+        """Return mean and variance of the tilted law."""
+        tilted = self.tilted(order)
+        mean = float(tilted @ self.losses)
+        return mean, float(tilted @ (self.losses - mean) ** 2)
+
+
+class _Sum:
+    """Several independent losses, each several times."""
+
+    def __init__(self, parts: Sequence[tuple[_Losses, int]]) -> None:
+        self.parts = parts
+
+    def log_moment(self, order: float) -> float:
+        return sum(float(count) * part.log_moment(order) for part, count in self.parts)
+
+    def spread(self, order: float) -> tuple[float, float]:
+        spreads = [(part.spread(order), float(count)) for part, count in self.parts]
+        return sum(count * mean for (mean, _), count in spreads), sum(count * var for (_, var), count in spreads)
+
+
+def _rough(laws: Sequence[tuple[Law, int]]) -> _Sum:
+    """Return the losses without a lattice: for choices, not for bounds."""
+    parts = []
+    for law, count in laws:
+        masses, losses = law.atoms(np.empty(0))
+        parts.append((_Losses(losses, 1.0, masses, 0.0), count))
+    return _Sum(parts)
+
+
+def _order(rough: _Sum, epsilon: float) -> float:
+    """Return the tilt, at least 0, under which the mean of the total loss is epsilon."""
+    low, high = 0.0, 1.0
+    if rough.spread(low)[0] >= epsilon:
+        return low
+    while rough.spread(high)[0] < epsilon and high < 1 << 20:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rough.spread(middle)[0] < epsilon else (low, middle)
+    return low
+
+
+def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> float:
+    if step is None:
+        rough = _rough(laws)
+        variance, count = rough.spread(order)[1], sum(count for _, count in laws)
+        width = max(float(np.ptp(part.losses)) for part, _ in rough.parts if len(part.losses))
+        step = max(math.sqrt(variance / count) / 100, 24 * math.sqrt(variance) / _MOST_WINDOW, 4 * width / _MOST_CELLS)
+        step = step or 1e-3
+    if not 0 < step < math.inf:
+        raise ConfigError(f"step {step} must be positive and finite")
+    marks = next((law.marks for law, _ in laws if law.marks), None)
+    if marks is None:
+        return step
+    # A whole, even number of steps between the marks: atoms of one law fall on the lattice.
+    apart = abs(marks[1] - marks[0])
+    return apart / (2 * math.ceil(apart / (2 * step)))
+
+
+def _cells(law: Law, step: float, shift: float) -> Array:
+    """Return whole numbers k such that all losses lie between the first and the last `shift + step * k`."""
+    _, losses = law.atoms(np.empty(0))
+    low, high = (math.floor((losses.min() - shift) / step) - 1, math.ceil((losses.max() - shift) / step) + 1)
+    if high - low > 8 * _MOST_CELLS:
+        raise ConfigError(f"step {step} is too small for losses from {losses.min():.3g} to {losses.max():.3g}")
+    return np.arange(float(low), high + 1.0)
+
+
+def _split(law: Law, step: float) -> _Losses:
+    """Return the upper lattice: masses split between neighbours."""
+    cells = _cells(law, step, 0.0)
+    masses, losses = law.atoms(cells * step)
+    below = np.floor(losses / step)
+    share = np.clip(np.expm1(below * step - losses) / math.expm1(-step), 0.0, 1.0)
+    place = (below - cells[0]).astype(np.int64)
+    total: Array = np.bincount(place, masses * (1 - share), len(cells)) + np.bincount(
+        place + 1, masses * share, len(cells)
+    )
+    return _Losses(cells, step, total, law.infinite)
+
+
+def _merged(law: Law, step: float, order: float) -> _Losses:
+    """Return the lower lattice: cells merged, and what they then lose rounded down."""
+    shift = math.remainder(law.marks[0], step) if law.marks else 0.0
+    cells = _cells(law, step, shift)
+    cuts = shift + step * (cells[:-1] + 0.5)
+    for attempt in range(5):
+        masses, losses = law.atoms(cuts)
+        place = np.searchsorted(cuts, losses)
+        total: Array = np.bincount(place, masses, len(cells))
+        other = np.bincount(place, masses * np.exp(shift + step * cells[place] - losses), len(cells))
+        excess = np.log(np.divide(total, other, out=np.ones_like(total), where=total > 0))
+        if attempt < 4 and not isinstance(law, Pair):
+            moved = cuts - (excess[1:] + excess[:-1]) / 2
+            cuts = np.clip(moved, cuts - step / 4, cuts + step / 4)
+            cuts = np.clip(cuts, shift + step * (cells[:-1] + 0.1), shift + step * (cells[1:] - 0.1))
+    # What lies under the common offset goes down by a whole step; the offset that costs least counts.
+    kept = total > 0
+    weights = np.exp(np.log(total[kept]) + order * (step * cells[kept] - step * cells[kept].max()))
+    ranks = np.argsort(excess[kept])
+    offsets, weights = excess[kept][ranks], weights[ranks]
+    cost = step * (np.cumsum(weights) - weights) - weights.sum() * offsets
+    offset = float(offsets[np.argmin(cost)])
+    return _Losses(cells + np.floor((excess - offset) / step), step, total, 0.0, shift + offset)
+
+
+class _Composition:
+    """The law of the total loss, tilted, in a window around epsilon."""
+
+    def __init__(self, parts: Sequence[tuple[_Losses, int]], step: float, order: float, epsilon: float) -> None:
+        from scipy import fft
+
+        self.order, self.total = order, _Sum(parts)
+        releases = float(sum(count for _, count in parts))
+        self.infinite = min(1.0, sum(count * part.infinite for part, count in parts))
+        self.offset = sum(count * part.offset for part, count in parts)
+        widest = max(float(np.abs(part.losses).max(initial=0.0)) for part, _ in parts)
+        self.loss_error = releases * _LOSS_ERROR * (1 + widest)
+        self.mass_error = math.expm1(min(releases * _MASS_ERROR, 700.0))
+        self.log_moment = self.total.log_moment(order)
+        self.empty = self.log_moment == -math.inf
+        self.deviation = 0.0
+        if self.empty:
+            return
+        self.deviation = max(math.sqrt(self.total.spread(order)[1]), step)
+        size = 1 << 10
+        while True:
+            top, bottom = epsilon - self.offset + size * step / 2, epsilon - self.offset - size * step / 2
+            self.outside = self._beyond(top, bottom)
+            if size >= _MOST_WINDOW or self.outside < 1e-15:
+                break
+            size *= 2
+        product, error = np.ones(size // 2 + 1, complex), 0.0
+        for part, count in parts:
+            law = np.bincount(part.index % size, part.tilted(order), size)
+            product *= fft.rfft(law) ** count
+            error += float(count) * (_FFT * math.log2(size) * float(np.linalg.norm(law)))
+        first = math.floor(bottom / step)
+        masses = np.roll(fft.irfft(product, size), -(first % size))
+        # The transform back, and powers, whose relative error grows with the exponent.
+        self.error = error + float(np.linalg.norm(masses)) * (_FFT * math.log2(size) + 4e-16 * releases)
+        self.places, self.masses = (first + np.arange(size)) * step, masses
+
+    def _beyond(self, top: float, bottom: float) -> float:
+        """Return Chernoff's bound of the tilted mass outside the window."""
+        bound = 0.0
+        for edge, sign in ((top, 1.0), (bottom, -1.0)):
+            exponents = [0.0]
+            for more in sign * 2.0 ** np.arange(-1, 6) / self.deviation:
+                exponents.append(self.total.log_moment(self.order + more) - self.log_moment - more * edge)
+            bound += math.exp(min(exponents))
+        return bound
+
+    def delta(self, epsilon: float, sign: int) -> float:
+        """Return the most (sign 1) or the least (sign -1) that delta of these losses can be."""
+        if self.empty:
+            return self.infinite
+        at = epsilon - self.offset - sign * self.loss_error
+        above = self.places[np.searchsorted(self.places, at, "right") :] - at
+        weights = -np.exp(-self.order * above) * np.expm1(-above)
+        value = float(weights @ self.masses[len(self.masses) - len(weights) :])
+        # No weight is larger than (order / (1 + order))^order / (1 + order).
+        most = math.exp(self.order * math.log(self.order / (1 + self.order)) if self.order else 0.0) / (1 + self.order)
+        value += sign * (float(np.linalg.norm(weights)) * self.error + self.outside * most)
+        value *= 1 + sign * min(1.0, self.mass_error)
+        log_delta = self.log_moment - self.order * at + math.log(value) if value > 0 else -math.inf
+        return min(1.0, math.exp(min(log_delta, 0.0)) + self.infinite)
+
+
+def _solve(parts: list[tuple[_Losses, int]], step: float, rough: _Sum, guess: float, delta: float, sign: int) -> float:
+    """Return the epsilon at which a bound of delta has this value, rounded to its own side; move the window there."""
+    if sign > 0 and sum(count * part.infinite for part, count in parts) >= delta:
+        return math.inf
+    for _ in range(4):
+        composition = _Composition(parts, step, _order(rough, guess), guess)
+        low, high = _bracket(partial(composition.delta, sign=sign), guess, delta)
+        found = high if sign > 0 else low
+        if abs(found - guess) <= composition.deviation / 10:
+            break
+        guess = found
+    return found
+
+
+def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tuple[float, float]:
+    """Return neighbouring epsilons, with the curve at least delta at the first (or it is 0), at most at the second."""
+
+    def gap(epsilon: float) -> float:
+        value = curve(epsilon)
+        return math.log(value / delta) if value > 0 else -1e3
+
+    low = high = guess
+    at_low = at_high = gap(guess)
+    jump = 0.01 + guess / 16
+    while at_high > 0 and high < math.inf:
+        low, at_low = high, at_high
+        high, jump = high + jump, 2 * jump
+        at_high = gap(high)
+    while at_low <= 0:
+        if low == 0:
+            return 0.0, 0.0
+        high, at_high = low, at_low
+        low, jump = max(0.0, low - jump), 2 * jump
+        at_low = gap(low)
+    last = 0
+    for _ in range(200):
+        if high - low <= 1e-13 * (1 + high):
+            break
+        middle = low + (high - low) * min(max(at_low / (at_low - at_high), 1e-6), 1 - 1e-6)
+        value = gap(middle)
+        # The Illinois rule: an end that stays counts half, so that it does not stay for ever.
+        if value > 0:
+            at_high, low, at_low = (at_high / 2 if last > 0 else at_high), middle, value
+        else:
+            at_low, high, at_high = (at_low / 2 if last < 0 else at_low), middle, value
+        last = 1 if value > 0 else -1
+    return low, high

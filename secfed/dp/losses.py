@@ -1,0 +1,149 @@
+"""Laws of the loss of one release, for the lattice engine.
+
+A release is a pair of laws: P if a client's data are there, Q if not; its loss is log P/Q. Here a law of losses is a
+list of atoms: masses of P, and a loss each. Continuous laws are integrated by Gauss-Legendre in pieces so short that
+it is exact to rounding, and pieces end wherever the caller wants to tell losses apart.
+"""
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.errors import ConfigError
+
+Array = npt.NDArray[np.floating[Any]]
+# Gaussian noise beyond this many standard deviations counts as a loss without bound; more than its probability.
+_SIGMAS = 15.0
+_BEYOND = 1e-50
+
+
+class Law(Protocol):
+    """What the lattice engine needs to know of one release.
+
+    Attributes:
+        infinite: Probability of a loss without bound.
+        marks: Two losses between which the lattice is laid, if the law has atoms.
+    """
+
+    infinite: float
+    marks: tuple[float, ...]
+
+    def atoms(self, cuts: Array) -> tuple[Array, Array]:
+        """Return masses of P and losses, none across a cut."""
+
+
+class Pair:
+    """An explicit pair of laws on finitely many outcomes.
+
+    Args:
+        p: Probabilities with the client's data, shape `(outcomes,)`.
+        q: Probabilities without them; the same outcomes in the same order.
+
+    Raises:
+        ConfigError: These are no laws on the same outcomes.
+
+    Attributes:
+        infinite: Probability of outcomes that only the first law has.
+        marks: The two most probable losses, between which the lattice is laid.
+    """
+
+    def __init__(self, p: npt.ArrayLike, q: npt.ArrayLike) -> None:
+        first, second = np.array(p, np.float64), np.array(q, np.float64)
+        if first.ndim != 1 or first.shape != second.shape:
+            raise ConfigError(
+                f"p and q have shapes {first.shape} and {second.shape}, needed one and the same dimension"
+            )
+        for name, law in (("p", first), ("q", second)):
+            if not (np.all(law >= 0) and abs(law.sum() - 1) <= 1e-9):
+                raise ConfigError(f"{name} must be probabilities that sum to 1, found a sum of {law.sum()}")
+        both = (first > 0) & (second > 0)
+        self.infinite = float(first[second == 0].sum())
+        self._masses, self._losses = first[both], np.log(first[both]) - np.log(second[both])
+        order = np.argsort(-self._masses, kind="stable")
+        losses = self._losses[order]
+        other = losses[np.abs(losses - losses[0]) > 1e-9] if len(losses) else losses
+        self.marks: tuple[float, ...] = (float(losses[0]), float(other[0])) if len(other) else ()
+
+    def atoms(self, cuts: Array) -> tuple[Array, Array]:
+        """Return masses of P and losses."""
+        return self._masses, self._losses
+
+
+class NoiseLaw:
+    """Loss of sampled noise; F(m) is the noise's law around m, and w is log F(1)/F(0).
+
+    Directions: "there" is (1 - rate) F(0) + rate F(1) against F(0), "back" the reverse; "replaced" has
+    (1 - rate) F(0) + rate F(-1) as its second law; "swapped" has the delta of "there" in both directions.
+    """
+
+    def __init__(self, scale: float, rate: float, direction: str, *, laplace: bool) -> None:
+        self.scale, self.rate, self.direction, self.laplace = scale, rate, direction, laplace
+        self.infinite = 0.0 if laplace else _BEYOND
+        low, high = (0.0, 1.0) if laplace else (-_SIGMAS * scale, 1 + _SIGMAS * scale)
+        low = 0.5 if direction == "swapped" else low - (direction == "replaced")
+        # So short that 8 nodes are exact to rounding.
+        piece = scale / 4 if laplace else min(scale / 8, scale**2 / 4)
+        self.grid = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
+        self.marks: tuple[float, ...] = ()
+        if laplace:
+            ends = _mix(rate, np.array([1.0, -1.0]) / scale)
+            self.marks = (float(ends[0]), -float(ends[0]) if direction == "swapped" else float(ends[1]))
+            if direction == "back":
+                self.marks = (-self.marks[0], -self.marks[1])
+
+    def atoms(self, cuts: Array) -> tuple[Array, Array]:
+        """Return masses of P and losses, none across a cut."""
+        edges = np.append(self.grid, np.clip(self._place(cuts), self.grid[0], self.grid[-1]))
+        edges = np.unique(edges)
+        points, weights = np.polynomial.legendre.leggauss(8)
+        half = np.diff(edges)[:, None] / 2
+        x = (edges[:-1, None] + half * (1 + points)).ravel()
+        log_density = np.log((half * weights).ravel())
+        if self.laplace:
+            w = (2 * x - 1) / self.scale
+            log_density -= x / self.scale + math.log(2 * self.scale)
+            ends = np.array([1.0, -1.0]) / self.scale
+            w = np.append(w, ends)
+            log_density = np.append(log_density, math.log(0.5) - np.maximum(ends, 0.0))
+        else:
+            w = (x - 0.5) / self.scale**2
+            log_density -= (x / self.scale) ** 2 / 2 + math.log(self.scale * math.sqrt(2 * math.pi))
+        above = _mix(self.rate, w)
+        if self.direction == "there":
+            return np.exp(log_density + above), above
+        if self.direction == "back":
+            return np.exp(log_density), -above
+        if self.direction == "replaced":
+            return np.exp(log_density + above), above - _mix(self.rate, -w - 1 / self.scale**2)
+        above, log_density = above[w > 0], log_density[w > 0]
+        masses = np.exp(np.append(log_density + above, log_density))
+        return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([above, -above, [0.0]])
+
+    def _place(self, losses: Array) -> Array:
+        """Return where the loss has these values; nothing for values that it does not have."""
+        size, rate = np.abs(losses), self.rate
+        if self.direction == "replaced":
+            # A quadratic equation in e^(x / scale^2), mirrored for negative losses.
+            with np.errstate(divide="ignore"):
+                linear = math.log1p(-rate) + size + np.log(-np.expm1(-size))
+            root = np.logaddexp(2 * linear, math.log(4) + 2 * math.log(rate) - 1 / self.scale**2 + size) / 2
+            x = (np.logaddexp(linear, root) - math.log(2 * rate)) * self.scale**2 + 0.5
+            return np.asarray(np.sign(losses) * x)
+        values = {"there": losses, "back": -losses, "swapped": size}[self.direction]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            near = np.log1p(np.expm1(np.minimum(values, 30.0)) / rate)
+            far = values - math.log(rate) + np.log1p(-(1 - rate) * np.exp(-np.maximum(values, 30.0)))
+        w = np.where(values < 30, near, far)
+        w = w[np.isfinite(w)]
+        return np.asarray((1 + self.scale * w) / 2 if self.laplace else 0.5 + self.scale**2 * w)
+
+
+def _mix(rate: float, w: Array) -> Array:
+    """Return log(1 - rate + rate e^w)."""
+    if rate == 1:
+        return w
+    near = np.log1p(rate * np.expm1(np.minimum(w, 30.0)))
+    far = w + np.log(rate + (1 - rate) * np.exp(-np.maximum(w, 0.0)))
+    return np.asarray(np.where(w < 30, near, far))

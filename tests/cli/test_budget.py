@@ -1,0 +1,312 @@
+"""The commands about budgets: their numbers are the library's, their refusals are clear."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secfed import dp
+from secfed.cli.accounting import Sampling, describe
+from tests.cli.runner import Run, Runner
+
+# In memory where the system has such a folder: each record of a ledger waits for the disk several times.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+DELTA = 1e-5
+ROUNDS = ("--noise-multiplier", 1.1, "--sampling-rate", 0.01, "--rounds", 100)
+FIXED = ("--sampling", "fixed", "--population", 1000)
+
+
+@pytest.fixture
+def file() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder) / "budget.sqlite"
+
+
+@pytest.fixture
+def budget(file: Path) -> dp.Ledger:
+    return dp.Ledger.create(file, epsilon=3.0, delta=DELTA)
+
+
+def found(run: Run) -> dict[str, Any]:
+    """The one object on stdout of a command that did it."""
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout.count("\n") == 1
+    result = json.loads(run.stdout)
+    assert isinstance(result, dict)
+    return result
+
+
+# epsilon and noise
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+def test_epsilon_is_the_accountants_with_its_bounds_and_its_assumptions(secfed: Runner, adjacency: str) -> None:
+    result = found(secfed("epsilon", *ROUNDS, "--delta", DELTA, "--adjacency", adjacency, "--json"))
+    event = dp.PoissonSampled(0.01, dp.Gaussian(1.1))
+    accountant = dp.Accountant(adjacency=adjacency).compose(event, 100)  # type: ignore[arg-type]
+    bounds = accountant.epsilon(DELTA, bounds=True)
+    assert (result["epsilon_lower"], result["epsilon_upper"]) == (bounds.lower, bounds.upper)
+    assert result["epsilon"] == accountant.epsilon(DELTA)
+    assert 0 < result["epsilon_lower"] <= result["epsilon"] <= result["epsilon_upper"]
+    assert result["assumptions"] == accountant.assumptions(delta=DELTA)
+    assert {key: result[key] for key in ("delta", "rounds", "adjacency", "sampling", "sampling_rate", "files")} == {
+        "delta": DELTA,
+        "rounds": 100,
+        "adjacency": adjacency,
+        "sampling": "poisson",
+        "sampling_rate": 0.01,
+        "files": [],
+    }
+
+
+def test_without_json_the_number_and_its_assumptions_stand_on_stdout(secfed: Runner) -> None:
+    run = secfed("epsilon", *ROUNDS, "--delta", DELTA)
+    epsilon = dp.Accountant().compose(dp.PoissonSampled(0.01, dp.Gaussian(1.1)), 100).epsilon(DELTA)
+    assert run.exit_code == 0 and run.stderr == ""
+    assert run.stdout.startswith(f"epsilon {epsilon:.9g} at delta 1e-05 (proved to lie from ")
+    for word in ("client", "100", "Poisson"):
+        assert word in run.stdout
+
+
+def test_a_cohort_of_fixed_size_is_named_by_its_size_or_its_part(secfed: Runner) -> None:
+    rest = ("--noise-multiplier", 2.0, "--rounds", 10, "--delta", DELTA, "--adjacency", "replace", "--json")
+    by_size = found(secfed("epsilon", *FIXED, "--cohort", 30, *rest))
+    by_part = found(secfed("epsilon", *FIXED, "--sampling-rate", 0.03, *rest))
+    assert by_size == by_part
+    event = dp.FixedSizeSampled(30, 1000, dp.Gaussian(2.0))
+    assert by_size["epsilon"] == dp.Accountant(adjacency="replace").compose(event, 10).epsilon(DELTA)
+    assert (by_size["sampling"], by_size["cohort"], by_size["population"]) == ("fixed", 30, 1000)
+
+
+def test_without_sampling_a_round_is_one_gaussian(secfed: Runner) -> None:
+    result = found(secfed("epsilon", "--noise-multiplier", 2.0, "--delta", DELTA, "--json"))
+    assert result["epsilon"] == dp.Accountant().compose(dp.Gaussian(2.0)).epsilon(DELTA)
+    assert result["rounds"] == 1 and result["sampling_rate"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        (("--sampling-rate", 0.1), {"sampling_rate": 0.1}),
+        (
+            (*FIXED, "--cohort", 300, "--adjacency", "replace"),
+            {"sampling_rate": 0.3, "sampling": "fixed", "population": 1000, "adjacency": "replace"},
+        ),
+    ],
+)
+def test_noise_is_the_librarys_and_spends_just_the_budget(
+    secfed: Runner, options: tuple[object, ...], arguments: dict[str, Any]
+) -> None:
+    result = found(secfed("noise", "--epsilon", 2, "--delta", DELTA, "--rounds", 20, *options, "--json"))
+    assert result["noise_multiplier"] == dp.noise_multiplier(epsilon=2.0, delta=DELTA, rounds=20, **arguments)
+    assert result["epsilon"] == 2.0
+    assert 2 * (1 - 1e-6) < result["epsilon_upper"] <= 2
+    assert "client" in result["assumptions"]
+    noise = ("--noise-multiplier", result["noise_multiplier"])
+    again = found(secfed("epsilon", *noise, "--delta", DELTA, "--rounds", 20, *options, "--json"))
+    assert again["epsilon"] == result["epsilon_upper"]
+
+
+def test_noise_says_its_number_first(secfed: Runner) -> None:
+    run = secfed("noise", "--epsilon", 2, "--delta", DELTA)
+    expected = dp.noise_multiplier(epsilon=2.0, delta=DELTA)
+    assert run.stdout.startswith(f"noise multiplier {expected:.9g} for epsilon 2 at delta 1e-05\n")
+
+
+@pytest.mark.parametrize("rounds", [1, 100, 5000])
+def test_plot_draws_a_picture(secfed: Runner, tmp_path: Path, rounds: int) -> None:
+    picture = tmp_path / "epsilon.png"
+    run = secfed("epsilon", *ROUNDS[:4], "--rounds", rounds, "--delta", DELTA, "--plot", picture, "--json")
+    assert found(run)["files"] == [str(picture)]
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 10_000
+
+
+def test_a_picture_that_cannot_be_written_is_an_error(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed("epsilon", *ROUNDS, "--delta", DELTA, "--plot", tmp_path / "nowhere" / "epsilon.png", "--json")
+    assert run.exit_code == 1 and run.stdout == ""
+    assert "secfed: cannot write" in run.stderr and "Traceback" not in run.stderr
+
+
+RELEASE = {"--noise-multiplier": "1.1", "--delta": "1e-5"}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"--delta": "0"}, "0.0 must be above 0 and below 1"),
+        ({"--delta": "1"}, "1.0 must be above 0 and below 1"),
+        ({"--delta": "nan"}, "nan must be above 0 and below 1"),
+        ({"--noise-multiplier": "-1"}, "-1.0 must be positive and finite"),
+        ({"--noise-multiplier": "0"}, "0.0 must be positive and finite"),
+        ({"--noise-multiplier": "nan"}, "nan must be positive and finite"),
+        ({"--noise-multiplier": "inf"}, "inf must be positive and finite"),
+        ({"--noise-multiplier": "much"}, "--noise-multiplier"),
+        ({"--sampling-rate": "1.01"}, "1.01 must be above 0 and at most 1"),
+        ({"--sampling-rate": "0"}, "0.0 must be above 0 and at most 1"),
+        ({"--sampling-rate": "nan"}, "nan must be above 0 and at most 1"),
+        ({"--rounds": "0"}, "--rounds"),
+        ({"--rounds": "1" + 30 * "0"}, "--rounds"),
+        ({"--adjacency": "nearby"}, "'add_remove'"),
+        ({"--sampling": "shuffled"}, "'poisson'"),
+        ({"--cohort": "5"}, "--cohort and --population belong to --sampling fixed"),
+        ({"--population": "5"}, "--cohort and --population belong to --sampling fixed"),
+        ({"--sampling": "fixed"}, "needs --population"),
+        ({"--sampling": "fixed", "--population": "9"}, "needs either --cohort or --sampling-rate"),
+        (
+            {"--sampling": "fixed", "--population": "9", "--cohort": "3", "--sampling-rate": "0.5"},
+            "needs either --cohort or --sampling-rate",
+        ),
+        ({"--sampling": "fixed", "--population": "9", "--cohort": "10"}, "cohort 10 is larger than the population 9"),
+        (
+            {"--sampling": "fixed", "--population": "9", "--sampling-rate": "0.5"},
+            "sampling rate 0.5 of 9 clients is 4.5 clients, needed a whole number: say --cohort instead",
+        ),
+        ({"--sampling": "fixed", "--population": "9", "--sampling-rate": "1e-12"}, "needed a whole number"),
+        ({"--sampling": "fixed", "--population": "0", "--cohort": "1"}, "--population"),
+        ({"--plot": "epsilon.txt"}, "must end in one of .pdf, .png, .svg"),
+    ],
+)
+def test_wrong_use_ends_with_exit_code_2_and_says_why(secfed: Runner, options: dict[str, str], text: str) -> None:
+    run = secfed("epsilon", "--json", *(part for option in (RELEASE | options).items() for part in option))
+    assert run.exit_code == 2
+    assert run.stdout == ""
+    assert text in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("epsilon", ["0", "-3", "nan", "inf"])
+def test_a_budget_is_positive_and_finite(secfed: Runner, file: Path, epsilon: str) -> None:
+    for command in (("noise",), ("budget", "limit", "--ledger", file)):
+        run = secfed(*command, "--epsilon", epsilon, "--delta", DELTA)
+        assert run.exit_code == 2 and "must be positive and finite" in run.stderr
+    assert not file.exists()
+
+
+def test_what_is_missing_is_named(secfed: Runner) -> None:
+    assert "--noise-multiplier" in secfed("epsilon", "--delta", DELTA).stderr
+    assert "--epsilon" in secfed("noise", "--delta", DELTA).stderr
+    assert secfed("budget").exit_code == 2
+
+
+# budget
+
+
+def test_a_budget_from_its_limit_to_its_end(secfed: Runner, file: Path) -> None:
+    of = ("--ledger", file, "--json")
+    made = found(secfed("budget", "limit", *of, "--epsilon", 3, "--delta", DELTA, "--adjacency", "replace"))
+    assert (made["limit"], made["spent"], made["delta"], made["adjacency"]) == (3.0, 0.0, DELTA, "replace")
+    assert made["remaining_rounds"] is None
+
+    release = ("--noise-multiplier", 20)
+    fits = found(secfed("budget", "remaining", *of, *release))["remaining_rounds"]
+    event = dp.Gaussian(20.0)
+    accountant = dp.Accountant(adjacency="replace")
+    assert fits == accountant.remaining_rounds(event, epsilon=3.0, delta=DELTA) > 10
+
+    spent = found(secfed("budget", "spend", *of, *release, "--rounds", 7, "--label", "rounds 1-7"))
+    assert spent["remaining_rounds"] == fits - 7
+    assert spent["spent"] == pytest.approx(accountant.compose(event, 7).epsilon(DELTA), rel=1e-9)
+    assert (spent["entry"]["state"], spent["entry"]["count"], spent["entry"]["label"]) == ("committed", 7, "rounds 1-7")
+    assert "client" in spent["assumptions"]
+
+    found(secfed("budget", "spend", *of, *release, "--rounds", fits - 7))
+    before = found(secfed("budget", "show", *of))
+    refused = secfed("budget", "spend", *of, *release)
+    assert refused.exit_code == 1 and refused.stdout == ""
+    assert "secfed: with this release epsilon 3.0" in refused.stderr and "the budget is 3" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    after = found(secfed("budget", "show", *of))
+    assert after == before
+    assert after["remaining_rounds"] == 0 and after["spent"] <= after["limit"] == 3.0
+    assert [entry["count"] for entry in after["entries"]] == [7, fits - 7]
+    assert after["head"] == after["log"][-1]["hash"]
+
+
+def test_show_lists_the_releases_on_stderr_and_the_sum_on_stdout(secfed: Runner, budget: dp.Ledger) -> None:
+    empty = secfed("budget", "show", "--ledger", budget.path)
+    assert empty.stdout.startswith("spent epsilon 0 of 3 at delta 1e-05\n") and empty.stderr == ""
+    budget.commit(budget.reserve(dp.PoissonSampled(0.1, dp.Gaussian(4.0)), 5, "rounds [1]-5"))
+    budget.reserve(dp.Gaussian(30.0), label="crashed")
+    run = secfed("budget", "show", "--ledger", budget.path)
+    assert run.exit_code == 0
+    for text in ("Gaussian 4, Poisson 0.1", "rounds [1]-5", "committed", "crashed", "reserved"):
+        assert text in run.stderr
+    assert run.stdout.startswith(f"spent epsilon {budget.spent():.6g} of 3 at delta 1e-05\n")
+    assert "1 reserved and not committed; they count as spent\n" in run.stdout
+    assert f"{budget.remaining_rounds(dp.Gaussian(30.0))} more releases like the last fit\n" in run.stdout
+
+
+def test_a_ledger_that_guarantees_nothing_any_more_says_so(secfed: Runner, budget: dp.Ledger) -> None:
+    budget.record(dp.NonPrivate(), label="the log file")
+    run = secfed("budget", "show", "--ledger", budget.path)
+    assert "spent everything (no epsilon is guaranteed) of 3" in run.stdout
+    result = found(secfed("budget", "show", "--ledger", budget.path, "--json"))
+    assert result["spent"] is None and result["remaining_rounds"] == 0
+
+
+def test_the_other_commands_speak_too(secfed: Runner, file: Path) -> None:
+    made = secfed("budget", "limit", "--ledger", file, "--epsilon", 3, "--delta", DELTA)
+    assert made.stdout == f"{file}: at most epsilon 3 at delta 1e-05, adjacency add_remove\n"
+    release = ("--noise-multiplier", 10)
+    spent = secfed("budget", "spend", "--ledger", file, *release)
+    fits = dp.Ledger.open(file).remaining_rounds(dp.Gaussian(10.0))
+    assert spent.stdout.startswith("spent epsilon ") and f"\n{fits} more such rounds fit\n" in spent.stdout
+    left = secfed("budget", "remaining", "--ledger", file, *release)
+    assert left.stdout.startswith(f"{fits} more such rounds fit\nspent epsilon ")
+
+
+def test_an_existing_ledger_gets_no_other_limit(secfed: Runner, budget: dp.Ledger) -> None:
+    run = secfed("budget", "limit", "--ledger", budget.path, "--epsilon", 100, "--delta", DELTA, "--json")
+    assert run.exit_code == 1 and run.stdout == ""
+    assert "exists already, and is never overwritten" in run.stderr
+    assert dp.Ledger.open(budget.path).epsilon == 3.0
+
+
+@pytest.mark.parametrize("command", ["spend", "show", "remaining"])
+def test_a_ledger_that_is_not_there_or_is_none_is_an_error(secfed: Runner, file: Path, command: str) -> None:
+    release = () if command == "show" else ("--noise-multiplier", 1)
+    run = secfed("budget", command, "--ledger", file, *release, "--json")
+    assert run.exit_code == 1 and run.stdout == "" and not file.exists()
+    assert f"secfed: there is no ledger {file}" in run.stderr and "secfed budget limit" in run.stderr
+    file.write_text("something else, of some length. " * 40)
+    run = secfed("budget", command, "--ledger", file, *release, "--json")
+    assert run.exit_code == 1 and "is no ledger" in run.stderr
+    assert file.read_text().startswith("something else")
+
+
+def test_a_wrong_release_is_wrong_use_and_not_recorded(secfed: Runner, budget: dp.Ledger) -> None:
+    for options in (("--noise-multiplier", "nan"), ("--noise-multiplier", 1, "--rounds", 0), (*FIXED, "--cohort", 9)):
+        assert secfed("budget", "spend", "--ledger", budget.path, *options).exit_code == 2
+    assert secfed("budget", "spend", "--ledger", budget.path, "--noise-multiplier", 9, "--label", "a\nb").exit_code == 1
+    assert budget.entries() == ()
+
+
+# Pieces
+
+
+@pytest.mark.parametrize(
+    ("rate", "population", "cohort"), [(0.3, 10, 3), (1 / 3, 3, 1), (0.07, 10**6, 70_000), (1, 5, 5)]
+)
+def test_a_part_of_the_clients_is_a_cohort_where_it_is_whole(rate: float, population: int, cohort: int) -> None:
+    chosen = Sampling.chosen("fixed", rate, None, population)
+    assert (chosen.cohort, chosen.rate) == (cohort, cohort / population)
+
+
+def test_every_kind_of_event_has_words() -> None:
+    noisy = dp.Gaussian(1.5)
+    parts = {"noise_variance": 4.0, "clients": 7, "sensitivity": 3.0, "sensitivity_l1": 9.0, "dimension": 8}
+    events: dict[dp.Event, str] = {
+        noisy: "Gaussian 1.5",
+        dp.Laplace(2.0): "Laplace 2",
+        dp.PoissonSampled(0.1, noisy): "Gaussian 1.5, Poisson 0.1",
+        dp.FixedSizeSampled(3, 10, noisy): "Gaussian 1.5, 3 of 10",
+        dp.DiscreteGaussianSum(**parts): "DiscreteGaussianSum of 7, variance 4",  # type: ignore[arg-type]
+        dp.SkellamSum(**parts): "SkellamSum of 7, variance 4",  # type: ignore[arg-type]
+        dp.Composed(((noisy, 2), (dp.Laplace(2.0), 1))): "2 x Gaussian 1.5; 1 x Laplace 2",
+        dp.NonPrivate(): "NonPrivate",
+    }
+    assert {describe(event) for event in events} == set(events.values())
