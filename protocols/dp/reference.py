@@ -274,12 +274,7 @@ class Inversion:
             speed = radius * (acb(0, 1) * v + bend).cos()
             return moments.log(z, under) + (speed / z / arb.pi()).log(), z
 
-        # the trapezoid rule errs by the integrand at the rim of the strip times e^(-2 pi strip / step)
-        rim, v, most = [], 0.0, -1e300
-        while not rim or (rim[-1] > most - 30 and v < 40):
-            rim.append(max(size(*point(acb(v, side))) for side in (strip, -strip)))
-            most, v = max(most, rim[-1]), v + 0.25
-        step = arb(2 * math.pi * strip / ((nats + max(most - top, 0.0) + 12) * setting["fine"]))
+        step = arb(2 * math.pi * strip / (1.3 * (nats + 12) * setting["fine"]))
         quiet, i, best = 0, 0, -1e300
         while quiet < 0.6 / float(step):
             log_term, z = point(acb(step * i))
@@ -289,7 +284,7 @@ class Inversion:
             quiet = quiet + 1 if height < best - nats - 8 else 0
             self.terms.append((log_term - arb(2).log() if i == 0 else log_term, z))
             i += 1
-            if i > 20000:
+            if i > 100 * nats:
                 raise ArithmeticError("the contour does not end")
 
     def __call__(self, epsilon):

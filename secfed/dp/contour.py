@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.dp.ladder import Moments, Releases, log_chernoff
-from secfed.dp.laws import Cut, Nodes, Reals, grids
+from secfed.dp.laws import Cut, Nodes, Reals
+from secfed.dp.nodes import grids
 
 Complexes = npt.NDArray[np.complex128]
 _UNIT = 2.0**-53
@@ -74,7 +75,7 @@ def plan(releases: Releases, moments: Moments, epsilon: float, log_delta: float,
     period = np.maximum(np.maximum(left, right), 1e-300)
     deviation = np.sqrt(moments.variance)
     loss = exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation)
-    work = np.log(period / deviation) + np.maximum(loss - 7.0, 0.0)
+    work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7
     best = int(np.argmin(np.where(np.isfinite(work), work, np.inf)))
     order, width = float(orders[best]), float(period[best])
     # The tail is exp(fade) / (pi U) in units of exp(K(t) - t epsilon).
@@ -82,48 +83,65 @@ def plan(releases: Releases, moments: Moments, epsilon: float, log_delta: float,
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
     nothing = np.empty(0)
     simple = Plan(order, width, start, None, 1.0, nothing, nothing)
-    if start * width < _FEW_STEPS and _tail(releases, simple, allowed) <= allowed:
-        return simple
+    tail = _Tail(releases, order, 1.0)
+    frequency = start
+    for _ in range(5):
+        simple = replace(simple, frequency=frequency)
+        if frequency * width > _FEW_STEPS:
+            break
+        found = tail.log(frequency, None)
+        if found <= allowed:
+            return simple
+        # A normal law fades with the square of U.
+        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(found, -1.0)), 1.1, 3.0))
     divided = _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4))
+    tails = [_Tail(releases, order, candidate.stretch, allowed) for candidate in divided]
     last = _MOST_STEPS / width
     for frequency in (min(start, 10.0 / epsilon) if divided else start) * 1.5 ** np.arange(60):
         if frequency > last:
             break
-        for candidate in [simple, *divided] if frequency >= start else divided:
-            tried = replace(candidate, frequency=float(frequency))
-            if _tail(releases, tried, allowed) <= allowed:
-                return tried
+        for candidate, its in zip([simple, *divided], [tail, *tails], strict=True):
+            if (candidate.cut is not None or frequency >= start) and its.log(frequency, candidate.cut) <= allowed:
+                return replace(candidate, frequency=float(frequency))
     # No contour is short enough: the bounds will be wide, but they hold.
     return replace(simple, frequency=last)
 
 
 def shortest(releases: Releases, plan: Plan, goal: float) -> Plan:
     """Return the plan with U as long as another composition needs on the same contour, as far as that can be."""
+    tail = _Tail(releases, plan.order, 1.0)
     for frequency in plan.frequency * 1.3 ** np.arange(12):
         longer = replace(plan, frequency=float(frequency))
-        if _tail(releases, longer, 0.0) <= np.log(goal) - 8:
+        if tail.log(longer.frequency, None) <= np.log(goal) - 8:
             break
     return longer
 
 
-def _tail(releases: Releases, plan: Plan, wanted: float) -> float:
-    """Bound the logarithm of the integral beyond U, in units of exp(K(t) - t epsilon)."""
-    order, frequency, cut, stretch = plan.order, plan.frequency, plan.cut, plan.stretch
-    tolerance = 1e-8 if cut is None else max(1e-3 * float(np.exp(wanted)), 1e-40)
-    fade = -0.5 * releases.gaussian * frequency**2
-    shares = [-np.inf]
-    for laws in releases.laws:
-        for found in grids(laws, order, 0.0, tolerance, stretch=stretch, rows=4):
+class _Tail:
+    """Bounds of the integral beyond U, in units of exp(K(t) - t epsilon), for one order and sharpness of a cut."""
+
+    def __init__(self, releases: Releases, order: float, stretch: float, wanted: float = 0.0) -> None:
+        self._gaussian, self._order, self._stretch = releases.gaussian, order, stretch
+        tolerance = 1e-8 if stretch == 1 else max(1e-3 * float(np.exp(wanted)), 1e-40)
+        self._nodes = []
+        for laws in releases.laws:
+            for found in grids(laws, order, 0.0, tolerance, stretch=stretch, rows=12):
+                moment = found.moments(np.array([order]))[0][0]
+                self._nodes.append((found, np.exp(found.mass + order * found.loss - moment[:, None])))
+
+    def log(self, frequency: float, cut: float | None) -> float:
+        """Return the logarithm of the bound."""
+        fade, shares = -0.5 * self._gaussian * frequency**2, [-np.inf]
+        for found, tilted in self._nodes:
             count = found.laws.count
-            moment = found.moments(np.array([order]))[0][0]
-            tilted = np.exp(found.mass + order * found.loss - moment[:, None])
             if cut is None:
-                fade += float(count @ found.decay(tilted, order, frequency))
+                fade += float(count @ found.decay(tilted, self._order, frequency))
             else:
-                shares.extend(np.log(count) + found.decay(tilted, order, frequency, Cut.at(found, cut, stretch)))
-    if cut is not None:
-        fade += float(np.logaddexp.reduce(shares))
-    return fade - float(np.log(np.pi * frequency))
+                place = Cut.at(found, cut, self._stretch)
+                shares.extend(np.log(count) + found.decay(tilted, self._order, frequency, place))
+        if cut is not None:
+            fade += float(np.logaddexp.reduce(shares))
+        return fade - float(np.log(np.pi * frequency))
 
 
 def _cuts(releases: Releases, plan: Plan, epsilon: float, log_allowed: float) -> list[Plan]:
@@ -251,7 +269,7 @@ def _error(
         quadrature += found.discretisation(order, top)
     moved = np.minimum(2.0, at * (tilted * np.abs(centred)).sum(axis=1)[:, None])
     lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-order * found.loss, 700.0)))).sum(axis=1))
-    rounding = moved * (found.loss.shape[1] + 30) + 60 * lifted[:, None]
+    rounding = moved * (found.loss.shape[1] + 100) + 60 * lifted[:, None]
     return np.asarray(quadrature[:, None] + rounding * _UNIT)
 
 
@@ -394,21 +412,28 @@ def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes
     losing the small differences from 1.
     """
     mixed = np.zeros((len(tilted), across, across), np.complex128)
-    narrow, wide = np.arange(across) * step, np.arange(across) * (across * step)
     block = max(16, _ENTRIES // (across * len(tilted)))
     for start in range(0, tilted.shape[1], block):
-        loss, share = centred[:, None, start : start + block], tilted[:, None, start : start + block]
-        one, two = _turn(loss * narrow[:, None]), _turn(loss * wide[:, None]) * share
+        loss, share = centred[:, start : start + block], tilted[:, None, start : start + block]
+        one = _turns(loss * step, across)
+        two = _turns(loss * (across * step), across)
+        two *= share
         mixed += two @ one.transpose(0, 2, 1)
         mixed += two.sum(axis=2)[:, :, None]
-        mixed += (one * share).sum(axis=2)[:, None, :]
+        one *= share
+        mixed += one.sum(axis=2)[:, None, :]
     return mixed.reshape(len(tilted), -1)
 
 
-def _turn(angle: Reals) -> Complexes:
-    """Return exp(i angle) - 1 without cancellation."""
-    half = np.sin(angle / 2)
-    result = np.empty(angle.shape, np.complex128)
-    result.real = -2 * half * half
-    result.imag = np.sin(angle)
+def _turns(angle: Reals, count: int) -> Complexes:
+    """Return exp(i k angle) - 1 for k from 0 to count - 1 by doubling, without cancellation; `(n, count, nodes)`."""
+    result = np.zeros((len(angle), count, angle.shape[1]), np.complex128)
+    done = 1
+    while done < count:
+        half = np.sin(angle * (done / 2))
+        ahead = (-2 * half * half + 1j * np.sin(angle * done))[:, None]
+        some = min(done, count - done)
+        before = result[:, :some]
+        result[:, done : done + some] = before * ahead + before + ahead
+        done += some
     return result

@@ -52,12 +52,25 @@ def epsilon_bounds(releases: Releases, log_delta: float) -> tuple[float, float]:
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), chernoff)
-    low = high = np.array([np.nan])
-    for goal in (_ROUGH, _GOAL):
-        contour = build(releases, moments, plan(releases, moments, guess, log_delta, goal), goal)
-        low, high, found = solve(contour, np.array([log_delta]), np.array([guess]))
-        guess = min(float(found[0]), chernoff)
+    guess = _near(releases, moments, log_delta, guess)
+    contour = build(releases, moments, plan(releases, moments, guess, log_delta, _GOAL), _GOAL)
+    low, high, _ = solve(contour, np.array([log_delta]), np.array([guess]))
     return float(low[0]), float(min(high[0], chernoff))
+
+
+def _near(releases: Releases, moments: Moments, log_delta: float, guess: float) -> float:
+    """Improve a guess of epsilon on short contours, until one of them reaches delta itself."""
+    for _ in range(8):
+        estimate = min(log_delta, float(moments.exponent(guess).min()))
+        contour = build(releases, moments, plan(releases, moments, guess, estimate, _ROUGH), _ROUGH)
+        log, slope = (float(part[0]) for part in contour.value(np.array([guess])))
+        if np.isfinite(log) and abs(log - log_delta) < 1.0:
+            found = float(solve(contour, np.array([log_delta]), np.array([guess]))[2][0])
+            return found if abs(found - guess) < 4 / abs(slope) else guess
+        change = (log_delta - log) / slope if np.isfinite(log) else -0.3 * abs(guess)
+        most = 0.5 * abs(guess) + 0.1 / contour.order
+        guess = min(guess + float(np.clip(change, -most, most)), moments.epsilon_bound(log_delta))
+    return guess
 
 
 def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Reals, Reals]:
@@ -129,19 +142,17 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals) -> 
         moments = Moments.of(last, float(log_delta[-1]), None)
         means, logs = moments.saddle()
         ranked = np.argsort(-logs)
-        guess = min(
-            float(np.interp(-log_delta[-1], -logs[ranked], means[ranked])), moments.epsilon_bound(float(log_delta[-1]))
-        )
-        rough = plan(last, moments, guess, float(log_delta[-1]), _ROUGH)
-        found = solve(build(last, moments, rough, _ROUGH), log_delta[-1:], np.array([guess]))[2]
-        fine = plan(last, moments, float(found[0]), float(log_delta[-1]), _GOAL)
+        end = float(log_delta[-1])
+        guess = min(float(np.interp(-end, -logs[ranked], means[ranked])), moments.epsilon_bound(end))
+        guess = _near(last, moments, end, guess)
+        fine = plan(last, moments, guess, end, _GOAL)
         if fine.cut is None:
             # The shortest composition fades last.
             fine = shortest(base.joined(extra, float(counts[0])), fine, _GOAL)
             one, two = line(base, fine, _GOAL / 4)[0], line(extra, fine, _GOAL / 4 / float(counts[-1]))[0]
             ladder = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
             contour = assemble(one.plus(two, counts), None, fine, moments.order, ladder)
-            start = np.interp(counts, [0.0, float(counts[-1])], [0.0, float(found[0])])
+            start = np.interp(counts, [0.0, float(counts[-1])], [0.0, guess])
             lower, upper, _ = solve(contour, log_delta, start)
             upper[~(upper - lower <= _FINE * np.abs(upper))] = np.inf
     for i in np.flatnonzero(~np.isfinite(upper)):

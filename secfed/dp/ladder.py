@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfcx
 
-from secfed.dp.laws import Laws, Reals, grids, most_nodes
+from secfed.dp.laws import Laws, Reals
+from secfed.dp.nodes import grids, most_nodes
 
 # Nodes of one law that are too many.
 _MOST_NODES = 20_000
@@ -69,7 +70,12 @@ class Moments:
                 first -= 6
                 columns = np.concatenate([_ladder(releases, start * _RUNG**rungs), columns], axis=1)
             else:
-                return cls(*columns)
+                break
+        # Moments explode where a rare participation takes over: look closely around the best order.
+        near = orders[max(best - 2, 0) : best + 3]
+        close = (near[:-1, None] * (near[1:, None] / near[:-1, None]) ** (np.arange(1, 4) / 4)).ravel()
+        columns = np.concatenate([columns, _ladder(releases, close)], axis=1)
+        return cls(*columns[:, np.argsort(columns[0])])
 
     @classmethod
     def at(cls, releases: Releases, orders: Reals) -> "Moments":

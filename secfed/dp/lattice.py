@@ -33,7 +33,7 @@ from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, Lapla
 from secfed.dp.losses import Law, NoiseLaw, Pair
 from secfed.errors import ConfigError, UnsupportedEventError
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray[Any]
 _FFT = 1e-15
 # Relative error of a mass after all (quadrature, exponentials), and of a loss; per release.
 _MASS_ERROR = 4e-14
@@ -51,7 +51,7 @@ def bounds_delta(
         events: Each event and how often it was released: `Gaussian` and `Laplace`, also sampled.
         adjacency: Which data sets are adjacent.
         epsilon: At least 0 and finite.
-        step: Largest distance of lattice points; by default about a hundredth of one release's standard deviation.
+        step: Largest distance of lattice points; by default about a hundredth of the deviation of one release's loss.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -190,8 +190,8 @@ class _Losses:
     def spread(self, order: float) -> tuple[float, float]:
         """Return mean and variance of the tilted law."""
         tilted = self.tilted(order)
-        mean = float(tilted @ self.losses)
-        return mean, float(tilted @ (self.losses - mean) ** 2)
+        mean = float((tilted * self.losses).sum())
+        return mean, float((tilted * (self.losses - mean) ** 2).sum())
 
 
 class _Sum:
@@ -234,8 +234,8 @@ def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> 
     if step is None:
         rough = _rough(laws)
         variance, count = rough.spread(order)[1], sum(count for _, count in laws)
-        width = max(float(np.ptp(part.losses)) for part, _ in rough.parts if len(part.losses))
-        step = max(math.sqrt(variance / count) / 100, 24 * math.sqrt(variance) / _MOST_WINDOW, 4 * width / _MOST_CELLS)
+        finest = max(24 * math.sqrt(variance) / _MOST_WINDOW, *(2 * np.ptp(law.reach) / _MOST_CELLS for law, _ in laws))
+        step = max(math.sqrt(min(variance, rough.spread(0.0)[1]) / count) / 100, finest)
         step = step or 1e-3
     if not 0 < step < math.inf:
         raise ConfigError(f"step {step} must be positive and finite")
@@ -249,10 +249,9 @@ def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> 
 
 def _cells(law: Law, step: float, shift: float) -> Array:
     """Return whole numbers k such that all losses lie between the first and the last `shift + step * k`."""
-    _, losses = law.atoms(np.empty(0))
-    low, high = (math.floor((losses.min() - shift) / step) - 1, math.ceil((losses.max() - shift) / step) + 1)
+    low, high = math.floor((law.reach[0] - shift) / step) - 1, math.ceil((law.reach[1] - shift) / step) + 1
     if high - low > 8 * _MOST_CELLS:
-        raise ConfigError(f"step {step} is too small for losses from {losses.min():.3g} to {losses.max():.3g}")
+        raise ConfigError(f"step {step} is too small for losses from {law.reach[0]:.3g} to {law.reach[1]:.3g}")
     return np.arange(float(low), high + 1.0)
 
 
@@ -263,9 +262,7 @@ def _split(law: Law, step: float) -> _Losses:
     below = np.floor(losses / step)
     share = np.clip(np.expm1(below * step - losses) / math.expm1(-step), 0.0, 1.0)
     place = (below - cells[0]).astype(np.int64)
-    total: Array = np.bincount(place, masses * (1 - share), len(cells)) + np.bincount(
-        place + 1, masses * share, len(cells)
-    )
+    total = np.bincount(place, masses * (1 - share), len(cells)) + np.bincount(place + 1, masses * share, len(cells))
     return _Losses(cells, step, total, law.infinite)
 
 
@@ -277,7 +274,7 @@ def _merged(law: Law, step: float, order: float) -> _Losses:
     for attempt in range(5):
         masses, losses = law.atoms(cuts)
         place = np.searchsorted(cuts, losses)
-        total: Array = np.bincount(place, masses, len(cells))
+        total = np.bincount(place, masses, len(cells))
         other = np.bincount(place, masses * np.exp(shift + step * cells[place] - losses), len(cells))
         excess = np.log(np.divide(total, other, out=np.ones_like(total), where=total > 0))
         if attempt < 4 and not isinstance(law, Pair):
@@ -300,7 +297,9 @@ class _Composition:
     def __init__(self, parts: Sequence[tuple[_Losses, int]], step: float, order: float, epsilon: float) -> None:
         from scipy import fft
 
-        self.order, self.total = order, _Sum(parts)
+        # A stronger tilt has nothing to tell apart on this lattice.
+        self.order = order = min(order, 4 / step)
+        self.total = _Sum(parts)
         releases = float(sum(count for _, count in parts))
         self.infinite = min(1.0, sum(count * part.infinite for part, count in parts))
         self.offset = sum(count * part.offset for part, count in parts)
@@ -312,6 +311,7 @@ class _Composition:
         self.deviation = 0.0
         if self.empty:
             return
+        self.most = self.offset + sum(count * float(part.losses.max()) for part, count in parts) + self.loss_error
         self.deviation = max(math.sqrt(self.total.spread(order)[1]), step)
         size = 1 << 10
         while True:
@@ -343,7 +343,7 @@ class _Composition:
 
     def delta(self, epsilon: float, sign: int) -> float:
         """Return the most (sign 1) or the least (sign -1) that delta of these losses can be."""
-        if self.empty:
+        if self.empty or epsilon >= self.most:
             return self.infinite
         at = epsilon - self.offset - sign * self.loss_error
         above = self.places[np.searchsorted(self.places, at, "right") :] - at
@@ -365,7 +365,7 @@ def _solve(parts: list[tuple[_Losses, int]], step: float, rough: _Sum, guess: fl
         composition = _Composition(parts, step, _order(rough, guess), guess)
         low, high = _bracket(partial(composition.delta, sign=sign), guess, delta)
         found = high if sign > 0 else low
-        if abs(found - guess) <= composition.deviation / 10:
+        if found == math.inf or abs(found - guess) <= composition.deviation / 10:
             break
         guess = found
     return found

@@ -14,7 +14,6 @@ noise in units of the shift, phi the density of N(0, spread^2), v = (2x - 1) / (
 All quantities are arrays over many laws at once.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -26,10 +25,10 @@ Reals = npt.NDArray[np.float64]
 Kind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
 
 _UNIT = 2.0**-53
+# Angles tried, relative to what suits a normal law.
+_FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
 # Chords that bound a tail.
 _PIECES = 10
-# Numbers in one array of temporaries.
-_ENTRIES = 1 << 18
 # Spreads beyond the mean at which a normal tail is below exp(-_TAIL).
 _TAIL = 50.0
 _REACH = float(np.sqrt(2 * _TAIL))
@@ -191,20 +190,30 @@ class Nodes:
         best = np.zeros(len(self.laws)) if cut is None else np.log(mass)
         ideal = frequency * slope / spread**2
         stiffness = spread**2 * (1.0 if cut is None else cut.stretch)
-        for factor in (4.0, 2.0, 1.0, 0.5, 0.25, 0.1):
-            angle = np.minimum(ideal * factor * spread**2 / stiffness, np.pi / 2)
-            exponent = self._shrink(angle[:, None], order, frequency)
-            # What the trapezoid rule misses of this integral: moved once more, by as much as is allowed.
-            again = np.minimum(np.pi - 1e-3 - angle, np.pi / 2)
-            again = np.minimum(again, 2 * np.pi * spread**2 / (self.step * stiffness))
-            missed = _secant(self.laws, order, angle + again) + again**2 * stiffness / 2
-            missed = np.exp(np.minimum(np.log(2) + missed - 2 * np.pi * again * spread**2 / self.step, 700.0))
-            if cut is None:
-                sum_ = np.log1p(np.maximum((tilted * np.expm1(exponent)).sum(axis=1) + missed, _UNIT - 1))
-            else:
-                sum_ = np.log((share * np.exp(exponent)).sum(axis=1) + missed + 1e-300)
-            best = np.minimum(best, sum_ + angle**2 * stiffness / 2)
-        return best
+        angle = np.minimum(np.multiply.outer(_FACTORS, ideal * spread**2 / stiffness), np.pi / 2)
+        exponent = self._shrink(angle[..., None], order, frequency)
+        missed = np.exp(np.minimum(np.log(2) + self.missed(order, angle, stiffness), 700.0))
+        if cut is None:
+            sums = np.log1p(np.maximum((tilted * np.expm1(exponent)).sum(axis=-1) + missed, _UNIT - 1))
+        else:
+            sums = np.log((share * np.exp(exponent)).sum(axis=-1) + missed + 1e-300)
+        return np.asarray(np.minimum(best, (sums + angle**2 * stiffness / 2).min(axis=0)))
+
+    def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
+        """Bound what the trapezoid rule misses of the integral on a moved line: the line is moved once more.
+
+        Args:
+            order: t.
+            angle: How far the line was moved, over spread^2; shape `(k, n)`.
+            stiffness: What a move costs, shape `(n,)`.
+
+        Returns:
+            Half of it relative to E[exp(t loss)], its logarithm, shape `(k, n)`.
+        """
+        spread = self.laws.spread
+        again = np.minimum(np.minimum(np.pi - 1e-3 - angle, np.pi / 2), 2 * np.pi * spread**2 / (self.step * stiffness))
+        gained = _secant(self.laws, order, angle + again) + again**2 * stiffness / 2
+        return np.asarray(gained - 2 * np.pi * again * spread**2 / self.step)
 
     def _shrink(self, angle: Reals, order: float, frequency: float) -> Reals:
         """Logarithm of the integrand's modulus on the moved line, relative to that on the real line."""
@@ -255,37 +264,8 @@ class Cut:
         return cls(position, ndtr((found.points - position[:, None]) * sharpness), stretch)
 
 
-def grids(
-    laws: Laws, order: float, frequency: float, tolerance: float, *, stretch: float = 1.0, rows: int = 1
-) -> Iterator[Nodes]:
-    """Place nodes for moments up to a real part and an imaginary part.
-
-    Args:
-        laws: The releases.
-        order: Largest t.
-        frequency: Largest u.
-        tolerance: Error aimed at, relative to E[exp(t loss)], all compositions together.
-        stretch: `Cut.stretch` if the laws are going to be cut.
-        rows: How many numbers for each node the caller wants to hold at a time.
-
-    Yields:
-        Nodes for a group of laws that need about as many, so that temporaries stay small.
-    """
-    start, stop, sizes = _layout(laws, order, frequency, tolerance, stretch)
-    ranked, first = np.argsort(sizes, kind="stable"), 0
-    for i in range(1, len(ranked) + 1):
-        if i == len(ranked) or int(sizes[ranked[i]]) * (i + 1 - first) * rows > _ENTRIES:
-            chosen = ranked[first:i]
-            yield _nodes(laws.part(chosen), start[chosen], stop[chosen], int(sizes[ranked[i - 1]]), order)
-            first = i
-
-
-def most_nodes(laws: Laws, order: float) -> int:
-    """Return how many nodes real moments up to an order need, at the law that needs most."""
-    return int(_layout(laws, order, 0.0, 1e-8, 1.0)[2].max())
-
-
-def _nodes(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nodes:
+def place(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nodes:
+    """Place the nodes of laws with a common number."""
     step = (stop - start) / (size - 1)
     points = start[:, None] + np.arange(size) * step[:, None]
     spread, rate = laws.spread[:, None], laws.rate[:, None]
@@ -312,10 +292,10 @@ def likelihood(points: Reals, rate: Reals, spread: Reals) -> tuple[Reals, Reals]
     return gain, np.minimum(np.exp(joint - gain), 1.0)
 
 
-def _layout(
+def layout(
     laws: Laws, order: float, frequency: float, tolerance: float, stretch: float
 ) -> tuple[Reals, Reals, npt.NDArray[np.int64]]:
-    """First point, last point and number of points of each law."""
+    """Return the first and last point of each law, and how many it needs; each of shape `(n,)`."""
     start, stop = _range(laws, order)
     spread = laws.spread
     need = np.log(2 * laws.count / tolerance)
@@ -330,14 +310,25 @@ def _layout(
 def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
     """Where the integrand with exp(t loss) has all but exp(-_TAIL) of its mass."""
     near = _REACH * laws.spread
-    shift = {"ADD": order, "REMOVE": order + 1, "SWAP": 2 * order + 1}[laws.kind]
+    far = far_end(laws, order)
+    return (-far, near) if laws.kind == "ADD" else (-near, far)
+
+
+def far_end(laws: Laws, order: float) -> Reals:
+    """Return where the side of large |loss| ends, shape `(n,)`: beyond it is no more than exp(-_TAIL)."""
+    near = _REACH * laws.spread
+    shift = {"ADD": order, "SWAP": 2 * order + 1}.get(laws.kind, order + 1)
     # The mass may be at two humps far apart, or at the first alone: the nearest end whose tail is small enough.
     ends = near * (1 + shift / near) ** np.linspace(0.0, 1.0, 7)[:, None]
     tails = _tails(laws, order, -ends, ends)[0 if laws.kind == "ADD" else 1]
     small = tails < 4 - _TAIL
     first = np.where(small.any(axis=0), small.argmax(axis=0), len(ends) - 1)
-    far = ends[first, np.arange(len(laws))]
-    return (-far, near) if laws.kind == "ADD" else (-near, far)
+    return np.asarray(ends[first, np.arange(len(laws))])
+
+
+def right_tail(laws: Laws, order: float, stop: Reals) -> Reals:
+    """Bound the logarithm of the integral of P exp(t loss) right of `stop`, shape `(n,)`."""
+    return _tails(laws, order, -stop, stop)[1]
 
 
 def _tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, Reals]:

@@ -24,14 +24,16 @@ class Law(Protocol):
 
     Attributes:
         infinite: Probability of a loss without bound.
+        reach: The smallest and the largest of the other losses.
         marks: Two losses between which the lattice is laid, if the law has atoms.
     """
 
     infinite: float
+    reach: tuple[float, float]
     marks: tuple[float, ...]
 
     def atoms(self, cuts: Array) -> tuple[Array, Array]:
-        """Return masses of P and losses, none across a cut."""
+        """Return masses of P and losses, none integrated across a cut."""
 
 
 class Pair:
@@ -46,6 +48,7 @@ class Pair:
 
     Attributes:
         infinite: Probability of outcomes that only the first law has.
+        reach: The smallest and the largest of the other losses.
         marks: The two most probable losses, between which the lattice is laid.
     """
 
@@ -61,8 +64,8 @@ class Pair:
         both = (first > 0) & (second > 0)
         self.infinite = float(first[second == 0].sum())
         self._masses, self._losses = first[both], np.log(first[both]) - np.log(second[both])
-        order = np.argsort(-self._masses, kind="stable")
-        losses = self._losses[order]
+        self.reach = (float(self._losses.min(initial=0.0)), float(self._losses.max(initial=0.0)))
+        losses = self._losses[np.argsort(-self._masses, kind="stable")]
         other = losses[np.abs(losses - losses[0]) > 1e-9] if len(losses) else losses
         self.marks: tuple[float, ...] = (float(losses[0]), float(other[0])) if len(other) else ()
 
@@ -74,8 +77,17 @@ class Pair:
 class NoiseLaw:
     """Loss of sampled noise; F(m) is the noise's law around m, and w is log F(1)/F(0).
 
-    Directions: "there" is (1 - rate) F(0) + rate F(1) against F(0), "back" the reverse; "replaced" has
-    (1 - rate) F(0) + rate F(-1) as its second law; "swapped" has the delta of "there" in both directions.
+    Args:
+        scale: The noise's standard deviation or, of Laplace noise, its scale.
+        rate: Probability with which the client takes part.
+        direction: "there" is (1 - rate) F(0) + rate F(1) against F(0), "back" the reverse; "replaced" has
+            (1 - rate) F(0) + rate F(-1) as its second law; "swapped" has the delta of "there" in both directions.
+        laplace: Laplace noise, else Gaussian.
+
+    Attributes:
+        infinite: Probability of what is left out.
+        reach: The smallest and the largest of the other losses.
+        marks: The losses of Laplace noise beyond both centres, where its law has atoms.
     """
 
     def __init__(self, scale: float, rate: float, direction: str, *, laplace: bool) -> None:
@@ -86,15 +98,14 @@ class NoiseLaw:
         # So short that 8 nodes are exact to rounding.
         piece = scale / 4 if laplace else min(scale / 8, scale**2 / 4)
         self.grid = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
-        self.marks: tuple[float, ...] = ()
-        if laplace:
-            ends = _mix(rate, np.array([1.0, -1.0]) / scale)
-            self.marks = (float(ends[0]), -float(ends[0]) if direction == "swapped" else float(ends[1]))
-            if direction == "back":
-                self.marks = (-self.marks[0], -self.marks[1])
+        ends = self._loss(np.array([1.0, -1.0]) / scale if laplace else (self.grid[[-1, 0]] - 0.5) / scale**2)
+        if direction == "swapped":
+            ends[1] = -ends[0]
+        self.reach = (float(ends.min()), float(ends.max()))
+        self.marks: tuple[float, ...] = (float(ends[0]), float(ends[1])) if laplace else ()
 
     def atoms(self, cuts: Array) -> tuple[Array, Array]:
-        """Return masses of P and losses, none across a cut."""
+        """Return masses of P and losses, none integrated across a cut."""
         edges = np.append(self.grid, np.clip(self._place(cuts), self.grid[0], self.grid[-1]))
         edges = np.unique(edges)
         points, weights = np.polynomial.legendre.leggauss(8)
@@ -102,24 +113,29 @@ class NoiseLaw:
         x = (edges[:-1, None] + half * (1 + points)).ravel()
         log_density = np.log((half * weights).ravel())
         if self.laplace:
-            w = (2 * x - 1) / self.scale
-            log_density -= x / self.scale + math.log(2 * self.scale)
             ends = np.array([1.0, -1.0]) / self.scale
-            w = np.append(w, ends)
+            w = np.append((2 * x - 1) / self.scale, ends)
+            log_density -= x / self.scale + math.log(2 * self.scale)
             log_density = np.append(log_density, math.log(0.5) - np.maximum(ends, 0.0))
         else:
             w = (x - 0.5) / self.scale**2
             log_density -= (x / self.scale) ** 2 / 2 + math.log(self.scale * math.sqrt(2 * math.pi))
-        above = _mix(self.rate, w)
-        if self.direction == "there":
-            return np.exp(log_density + above), above
+        if self.direction == "swapped":
+            w, log_density = w[w > 0], log_density[w > 0]
+        above, losses = _mix(self.rate, w), self._loss(w)
         if self.direction == "back":
-            return np.exp(log_density), -above
-        if self.direction == "replaced":
-            return np.exp(log_density + above), above - _mix(self.rate, -w - 1 / self.scale**2)
-        above, log_density = above[w > 0], log_density[w > 0]
+            return np.exp(log_density), losses
+        if self.direction != "swapped":
+            return np.exp(log_density + above), losses
         masses = np.exp(np.append(log_density + above, log_density))
-        return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([above, -above, [0.0]])
+        return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([losses, -losses, [0.0]])
+
+    def _loss(self, w: Array) -> Array:
+        if self.direction == "back":
+            return -_mix(self.rate, w)
+        if self.direction == "replaced":
+            return _mix(self.rate, w) - _mix(self.rate, -w - 1 / self.scale**2)
+        return _mix(self.rate, w)
 
     def _place(self, losses: Array) -> Array:
         """Return where the loss has these values; nothing for values that it does not have."""
@@ -135,7 +151,7 @@ class NoiseLaw:
         with np.errstate(invalid="ignore", divide="ignore"):
             near = np.log1p(np.expm1(np.minimum(values, 30.0)) / rate)
             far = values - math.log(rate) + np.log1p(-(1 - rate) * np.exp(-np.maximum(values, 30.0)))
-        w = np.where(values < 30, near, far)
+        w = np.where(values < 30, near, far) if rate < 1 else values
         w = w[np.isfinite(w)]
         return np.asarray((1 + self.scale * w) / 2 if self.laplace else 0.5 + self.scale**2 * w)
 
@@ -143,7 +159,7 @@ class NoiseLaw:
 def _mix(rate: float, w: Array) -> Array:
     """Return log(1 - rate + rate e^w)."""
     if rate == 1:
-        return w
+        return w.copy()
     near = np.log1p(rate * np.expm1(np.minimum(w, 30.0)))
     far = w + np.log(rate + (1 - rate) * np.exp(-np.maximum(w, 0.0)))
     return np.asarray(np.where(w < 30, near, far))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -339,6 +340,7 @@ def hammer(path: Path, name: str, start: "multiprocessing.synchronize.Barrier") 
     ledger = Ledger.open(path)
     start.wait()
     for number in range(1000):
+        time.sleep(0.003)  # SQLite's locks are not fair: else one process may take it all
         try:
             entry = ledger.reserve(ROUND, label=f"{name} {number}")
         except BudgetExceededError:

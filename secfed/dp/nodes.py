@@ -1,0 +1,47 @@
+"""Nodes for all kinds of laws, in groups whose temporaries stay small."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from secfed.dp import laws as line
+from secfed.dp import pair
+from secfed.dp.laws import Laws, Nodes
+
+# Numbers in one array of temporaries.
+_ENTRIES = 1 << 18
+
+
+def grids(
+    laws: Laws, order: float, frequency: float, tolerance: float, *, stretch: float = 1.0, rows: int = 1
+) -> Iterator[Nodes]:
+    """Place nodes for moments up to a real part and an imaginary part.
+
+    Args:
+        laws: The releases.
+        order: Largest t.
+        frequency: Largest u.
+        tolerance: Error aimed at, relative to E[exp(t loss)], all compositions together.
+        stretch: `Cut.stretch` if the laws are going to be cut.
+        rows: How many numbers for each node the caller wants to hold at a time.
+
+    Yields:
+        Nodes for a group of laws that need about as many.
+    """
+    room = pair if laws.kind == "PAIR" else line
+    start, stop, sizes = room.layout(laws, order, frequency, tolerance, stretch)
+    ranked, first = np.argsort(sizes, kind="stable"), 0
+    for i in range(1, len(ranked) + 1):
+        if i == len(ranked) or int(sizes[ranked[i]]) * (i + 1 - first) * rows > _ENTRIES:
+            some, size = ranked[first:i], int(sizes[ranked[i - 1]])
+            if laws.kind == "PAIR":
+                yield pair.place(laws.part(some), start[some], stop[some], size | 1, order, frequency)
+            else:
+                yield line.place(laws.part(some), start[some], stop[some], size, order)
+            first = i
+
+
+def most_nodes(laws: Laws, order: float) -> int:
+    """Return how many nodes real moments up to an order need, at the law that needs most."""
+    room = pair if laws.kind == "PAIR" else line
+    return int(room.layout(laws, order, 0.0, 1e-8, 1.0)[2].max())

@@ -1,0 +1,164 @@
+"""Losses of releases from fixed-size cohorts under replacement (`PAIR`): both signs, and none at all.
+
+The loss is l(x) with density (1 + y) phi on x > 1/2, -l(x) with density phi there, and else 0. The half-line becomes
+a line by x = 1/2 + scale log(1 + e^r), on which the trapezoid rule converges exponentially as in `laws`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_ndtr, ndtr
+
+from secfed.dp.laws import Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail
+
+_UNIT = 2.0**-53
+# Imaginary parts of r that are tried.
+_TURNS = (1.6, 1.2, 0.8, 0.5, 0.3, 0.15)
+_EDGE = 1e-21
+
+
+@dataclass(frozen=True, slots=True)
+class PairNodes(Nodes):
+    """The atom at 0, then the negative losses, then the positive ones, by ascending x.
+
+    Attributes:
+        scale: Of the substitution, shape `(n,)`; `step` is in r.
+        density: Logarithm of the loss's density over the mass at each positive node, shape `(n, nodes / 2)`.
+        frequency: Largest imaginary part u.
+    """
+
+    scale: Reals
+    density: Reals = field(repr=False)
+    frequency: float
+
+    def truncation(self, order: float, log_moment: Reals) -> Reals:
+        """Bound what the nodes leave out, relative to E[exp(t loss)]; see `Nodes`."""
+        laws, stop = self.laws, self.points[:, -1]
+        gain, _ = likelihood(stop, laws.rate, laws.spread)
+        right = np.exp(right_tail(laws, order, stop) - log_moment) + np.exp(
+            -order * gain + log_ndtr(-stop / laws.spread)
+        )
+        # (e^((z+1)l) - 1) (1 - e^(-zl)) near l = 0.
+        first = self.points[:, -self.density.shape[1]]
+        gain, _ = likelihood(first, laws.rate, laws.spread)
+        left = (order + 1 + self.frequency) ** 2 * gain**2 * np.exp((order + 1) * gain) * (first - 0.5)
+        return np.asarray(right + left * 0.4 / laws.spread)
+
+    def discretisation(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
+        """Bound the error of the trapezoid rule relative to E[exp(t loss)]; see `Nodes`."""
+        best = np.full(len(self.laws), np.inf)
+        for turn in _TURNS:
+            cost = _cost(self.laws, self.scale, self.points[:, -1], order, frequency, turn, stretch)
+            back = 2 * np.pi * turn / self.step
+            best = np.minimum(best, np.log(2) + cost - back - np.log(-np.expm1(-back)))
+        return np.exp(np.minimum(best, 700.0))
+
+    def decay(self, tilted: Reals, order: float, frequency: float, cut: Cut | None = None) -> Reals:
+        """Bound the modulus of the moment for all u of at least `frequency`; see `Nodes`.
+
+        With a cut, the line of integration is moved as for the other kinds; the piece from 1/2 to it is bounded too.
+        Without one, two copies of the loss are compared: up to some u by the squares of their difference, beyond it by
+        the density's total variation.
+        """
+        if cut is not None:
+            edge = ndtr((0.5 - cut.position) * np.sqrt(cut.stretch - 1) / self.laws.spread)
+            # The chosen angle is below a right one.
+            piece = np.pi / 2 * self.laws.spread * edge * np.exp(np.pi**2 / 8 * self.laws.spread**2 * cut.stretch)
+            return np.logaddexp(Nodes.decay(self, tilted, order, frequency, cut), np.log(piece + 1e-300))
+        half = self.density.shape[1]
+        density = tilted[:, -half:] * np.exp(self.density)
+        negative = tilted[:, 1 : half + 1] * np.exp(self.density)
+        joined = np.concatenate(
+            [np.zeros((len(tilted), 1)), negative[:, ::-1], density, np.zeros((len(tilted), 1))], axis=1
+        )
+        variation = np.abs(np.diff(joined, axis=1)).sum(axis=1) * 1.05
+        mean = (tilted * self.loss).sum(axis=1)
+        away = self.loss - mean[:, None]
+        best = np.zeros(len(tilted))
+        for last in frequency * 2.0 ** np.arange(0, 12):
+            inside = tilted * (np.abs(away) <= np.pi / (2 * last))
+            squares = 2 * (inside.sum(axis=1) * (inside * away**2).sum(axis=1) - (inside * away).sum(axis=1) ** 2)
+            near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - _UNIT))
+            far = np.log(tilted[:, 0] + variation / last)
+            best = np.minimum(best, np.maximum(near, far))
+        return best
+
+    def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
+        """Logarithm of what the trapezoid rule misses of the integral on a moved line; see `Nodes`."""
+        spread, stop = self.laws.spread, self.points[:, -1]
+        turn = np.minimum(1.0, angle * spread**2 / self.scale)
+        shift = self.scale * turn / spread**2
+        cost = ((angle + shift) ** 2 - angle**2) * stiffness / 2
+        cost = cost + (stop + order + 1) * self.scale / spread**2 * -np.log(np.cos(turn / 2))
+        return np.asarray(cost - 2 * np.log(np.cos(turn / 2)) - 2 * np.pi * turn / self.step)
+
+
+def layout(
+    laws: Laws, order: float, frequency: float, tolerance: float, stretch: float
+) -> tuple[Reals, Reals, npt.NDArray[np.int64]]:
+    """Return the first and last r of each law, and how many nodes it needs; each of shape `(n,)`."""
+    stop = far_end(laws, order)
+    scale = _scale(laws, order)
+    slope = (order + 1 + frequency) ** 2 * (laws.rate / laws.spread**2) ** 2 * 0.4 / laws.spread
+    first = np.minimum((_EDGE / laws.count / np.maximum(slope, 1e-300)) ** (1 / 3), scale)
+    start = np.log(np.expm1(first / scale))
+    reach = (stop - 0.5) / scale
+    end = reach + np.log(-np.expm1(-reach))
+    need = np.log(2 * laws.count / tolerance)
+    step = np.zeros(len(laws))
+    for turn in _TURNS:
+        step = np.maximum(step, 2 * np.pi * turn / (need + _cost(laws, scale, stop, order, frequency, turn, stretch)))
+    return start, end, 2 * np.ceil((end - start) / step).astype(np.int64) + 5
+
+
+def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequency: float) -> PairNodes:
+    """Place the nodes of laws with a common number."""
+    half = (size - 1) // 2
+    step = (end - start) / (half - 1)
+    r = start[:, None] + np.arange(half) * step[:, None]
+    scale, spread, rate = _scale(laws, order)[:, None], laws.spread[:, None], laws.rate[:, None]
+    distance = scale * np.logaddexp(0.0, r)
+    points = 0.5 + distance
+    stretched = np.log(scale * step[:, None]) - np.logaddexp(0.0, -r)
+    mass = stretched - 0.5 * (points / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
+    # From the distance itself: near 1/2 the loss is small, and must not lose its digits.
+    v = distance / spread**2
+    joint = np.log(rate) + v
+    gain = np.log1p(rate * np.expm1(np.minimum(v, 20.0)))
+    gain = np.where(v < 20.0, gain, joint + np.log1p((1 - rate) / rate * np.exp(-np.maximum(v, 20.0))))
+    part = np.minimum(np.exp(joint - gain), 1.0)
+    both = np.exp(mass) * (2 + np.expm1(np.minimum(gain, 700.0)))
+    atom = np.maximum(1 - both.sum(axis=1, keepdims=True), 1e-300)
+    nowhere = np.full((len(laws), half + 1), -1e300)
+    return PairNodes(
+        laws=laws,
+        loss=np.concatenate([np.zeros_like(atom), -gain, gain], axis=1),
+        mass=np.concatenate([np.log(atom), mass, mass + gain], axis=1),
+        part=np.concatenate([np.zeros_like(atom), part, part], axis=1),
+        mirror=np.empty((0, 0)),
+        points=np.concatenate([nowhere, points], axis=1),
+        step=step,
+        order=order,
+        scale=scale[:, 0],
+        density=-(stretched + np.log(part) - 2 * np.log(spread)),
+        frequency=frequency,
+    )
+
+
+def _scale(laws: Laws, order: float) -> Reals:
+    return np.asarray(np.minimum(laws.spread, 4 * laws.spread**2 / (order + 1)))
+
+
+def _cost(laws: Laws, scale: Reals, stop: Reals, order: float, frequency: float, turn: float, stretch: float) -> Reals:
+    """Logarithm of what the integrand gains at most on the line of r with an imaginary part.
+
+    There x moves up by at most scale * turn, and back by at most -scale log cos(turn / 2).
+    """
+    spread = laws.spread
+    angle, back = scale * turn / spread**2, -scale * np.log(np.cos(turn / 2))
+    cost = frequency * angle + angle**2 * spread**2 * stretch / 2 + (stop + order + 1) * back / spread**2
+    cost = cost - np.log(np.cos(turn / 2)) - order * np.log(np.cos(np.minimum(angle, 3.0) / 2))
+    sharp = np.sqrt(stretch - 1) / spread
+    cost = cost + back * sharp * (sharp * stop + 1) * (stretch > 1)
+    return np.where(angle < 3.0, cost, 1e9)
