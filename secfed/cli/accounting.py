@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from secfed import dp
 from secfed.cli.extras import require
@@ -56,18 +56,19 @@ class Sampling:
             raise ConfigError(f"cohort {cohort} is larger than the population {population}")
         return cls(cohort / population, cohort, population)
 
+    @property
+    def kind(self) -> Literal["poisson", "fixed"]:
+        """The kind's name."""
+        return "poisson" if self.cohort is None else "fixed"
+
     def release(self, noise_multiplier: float) -> dp.Event:
         """Return the event of a round."""
-        noisy = dp.Gaussian(noise_multiplier=noise_multiplier)
-        if self.cohort is not None and self.population is not None:
-            return dp.FixedSizeSampled(self.cohort, self.population, noisy)
-        return dp.PoissonSampled(self.rate, noisy) if self.rate < 1 else noisy
+        return dp.release(noise_multiplier, self.rate, self.kind, self.population)
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as a JSON object."""
-        kind = "poisson" if self.cohort is None else "fixed"
         return {
-            "sampling": kind,
+            "sampling": self.kind,
             "sampling_rate": self.rate,
             "cohort": self.cohort,
             "population": self.population,
@@ -102,7 +103,7 @@ def noise_for(
         delta=delta,
         sampling_rate=sampling.rate,
         rounds=rounds,
-        sampling="poisson" if sampling.cohort is None else "fixed",
+        sampling=sampling.kind,
         population=sampling.population,
         adjacency=adjacency,
     )

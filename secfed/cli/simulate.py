@@ -1,15 +1,17 @@
-"""A federated training run, and the same run without protection beside it; knows no terminal."""
+"""A federated training run, and the same run with less protection beside it; knows no terminal."""
 
+import math
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
 
-from secfed import FedAvg, Plain, SecAgg
+from secfed import CentralGaussian, DistributedGaussian, FedAvg, Plain, SecAgg, dp
 from secfed.aggregation import Aggregator, ClippingWarning, Pipeline
 from secfed.cli import perceptron
 from secfed.cli.chance import generator
@@ -17,6 +19,9 @@ from secfed.cli.datasets import LOADERS, Federation
 from secfed.errors import ConfigError
 from secfed.federated import RoundReport
 from secfed.secagg import Stage
+
+# More layers of noise would each cost every client a draw, and bring the sum's noise hardly nearer to what is needed.
+_LAYERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,12 @@ class Settings:
         adversary: See `secfed.SecAgg`.
         sampling_rate: Probability that a client joins a round's cohort.
         alpha: How unequal the clients are; see `datasets`.
-        clip: See `secfed.SecAgg`.
-        seed: Decides everything but the secrets.
+        clip: See `secfed.SecAgg`; of no matter with privacy.
+        privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
+        epsilon: Budget of all rounds together.
+        delta: Budget of all rounds together.
+        clip_norm: See `secfed.CentralGaussian`.
+        seed: Decides everything but the secrets, noise among them.
     """
 
     dataset: str = "digits"
@@ -51,7 +60,26 @@ class Settings:
     sampling_rate: float = 1.0
     alpha: float = 0.5
     clip: float = 4.0
+    privacy: Literal["none", "central", "distributed"] = "none"
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    clip_norm: float = 1.0
     seed: int = 0
+
+    @property
+    def private(self) -> bool:
+        """Whether noise is added."""
+        return self.privacy != "none"
+
+    @property
+    def protected(self) -> bool:
+        """Whether anything is between the server and the updates, or between the model and who sees it."""
+        return self.private or self.aggregator != "plain"
+
+    @property
+    def protection(self) -> str:
+        """What that is, in words."""
+        return f"{self.aggregator} with {self.privacy} noise" if self.private else self.aggregator
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -69,6 +97,9 @@ class RoundRecord:
         number: From 1.
         accuracy: On the test rows, after the round.
         plain_accuracy: That of the run without protection.
+        central_accuracy: That of the run in which the server adds the noise, beside one in which the clients do.
+        epsilon: Spent up to this round, at the budget's delta; None without privacy.
+        delta: The budget's; None without privacy.
         cohort: Clients that were sampled.
         survivors: Clients whose update is in the mean; 0 if the round failed.
         plain_survivors: Those of the run without protection.
@@ -83,6 +114,9 @@ class RoundRecord:
     number: int
     accuracy: float
     plain_accuracy: float
+    central_accuracy: float | None
+    epsilon: float | None
+    delta: float | None
     cohort: int
     survivors: int
     plain_survivors: int
@@ -106,8 +140,10 @@ class RoundRecord:
             "seconds": self.seconds,
             "stage_seconds": {stage.name: seconds for stage, seconds in self.stage_seconds.items()},
             "plain_accuracy": self.plain_accuracy,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
             "failure": self.failure or None,
-        }
+        } | ({} if self.central_accuracy is None else {"central_accuracy": self.central_accuracy})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +156,7 @@ class Outcome:
         max_model_difference: Largest absolute difference of any parameter of the two models after the last round.
         threshold: Fewest survivors that can unmask, where that is one number for all rounds.
         clipped_rounds: Rounds in which values were beyond the clip.
+        noise_multiplier: What the budget took; None without privacy.
     """
 
     settings: Settings
@@ -127,6 +164,7 @@ class Outcome:
     max_model_difference: float
     threshold: int | None
     clipped_rounds: int
+    noise_multiplier: float | None
 
     @property
     def accuracy(self) -> float:
@@ -137,6 +175,16 @@ class Outcome:
     def plain_accuracy(self) -> float:
         """After the last round without protection."""
         return self.records[-1].plain_accuracy
+
+    @property
+    def central_accuracy(self) -> float | None:
+        """After the last round of the run in which the server adds the noise, if there is one."""
+        return self.records[-1].central_accuracy
+
+    @property
+    def epsilon(self) -> float | None:
+        """Spent by all rounds; None without privacy."""
+        return self.records[-1].epsilon
 
     @property
     def sums(self) -> int:
@@ -164,17 +212,30 @@ class Outcome:
             "accuracy": self.accuracy,
             "plain_accuracy": self.plain_accuracy,
             "max_model_difference": self.max_model_difference,
-            "epsilon": None,
-            "delta": None,
+            "epsilon": self.epsilon,
+            "delta": self.records[-1].delta,
             "rounds": [record.to_json() for record in self.records],
             "files": files,
+        } | self._privacy_to_json()
+
+    def _privacy_to_json(self) -> dict[str, Any]:
+        settings = self.settings
+        if not settings.private:
+            return {}
+        found: dict[str, Any] = {
+            "privacy": settings.privacy,
+            "epsilon_budget": settings.epsilon,
+            "clip_norm": settings.clip_norm,
+            "noise_multiplier": self.noise_multiplier,
         }
+        return found if self.central_accuracy is None else found | {"central_accuracy": self.central_accuracy}
 
 
 def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda record: None) -> Outcome:
     """Train, and train again in the clear with the same seed, cohorts and silent clients.
 
-    Both runs go forward together, so that each record has both accuracies.
+    Beside a run in which the clients add noise there is a third, in which the server does, for the same budget. All runs
+    go forward together, so that each record has all accuracies.
 
     Args:
         settings: What to run.
@@ -193,13 +254,14 @@ def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda r
     federation = LOADERS[settings.dataset](settings.clients, settings.alpha, settings.seed)
     model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
     secured = None if settings.aggregator == "plain" else _secagg(settings, federation)
+    privacy = _privacy(settings)
     records, clipped = [], 0
     final = plain_final = model
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ClippingWarning)
-        for report, plain, seconds in _both_runs(settings, federation, model, secured):
+        for report, plain, central, seconds in _all_runs(settings, federation, model, secured, privacy):
             final, plain_final = report.model, plain.model
-            records.append(_record(settings, federation, report, plain, seconds))
+            records.append(_record(settings, federation, report, plain, central, seconds))
             watch(records[-1])
     for warning in caught:
         if issubclass(warning.category, ClippingWarning):
@@ -207,7 +269,14 @@ def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda r
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     difference = max(float(np.abs(final[name] - plain_final[name]).max()) for name in model)
-    return Outcome(settings, tuple(records), difference, _threshold(settings, secured, model), clipped)
+    return Outcome(
+        settings,
+        tuple(records),
+        difference,
+        _threshold(settings, secured, privacy, model),
+        clipped,
+        privacy.noise_multiplier if privacy else None,
+    )
 
 
 def draw_dropouts(settings: Settings, number: int, cohort: tuple[int, ...]) -> dict[int, Stage]:
@@ -234,30 +303,81 @@ def _secagg(settings: Settings, federation: Federation) -> SecAgg:
     )
 
 
-def _threshold(settings: Settings, secured: SecAgg | None, model: perceptron.Model) -> int | None:
-    """Return the threshold if it counts clients of the cohort (not neighbors) and all cohorts are alike."""
+def _privacy(settings: Settings) -> CentralGaussian | DistributedGaussian | None:
+    """Calibrate the noise to the budget, at the worst that may happen: as few survivors as allowed in every round."""
+    if not settings.private:
+        return None
+    if settings.privacy == "central":
+        return _central(settings)
+    if settings.aggregator == "plain":
+        raise ConfigError("under --aggregator plain the server sees every update: distributed noise needs secagg")
+    # The server sees who is in a cohort, so against it sampling hides nothing.
+    noise = dp.noise_multiplier(epsilon=settings.epsilon, delta=settings.delta, rounds=settings.rounds)
+    return DistributedGaussian(
+        settings.clip_norm, noise, layers=_LAYERS, minimum_survivors=_minimum_survivors(settings)
+    )
+
+
+def _central(settings: Settings) -> CentralGaussian:
+    noise = dp.noise_multiplier(
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        rounds=settings.rounds,
+        sampling_rate=settings.sampling_rate,
+    )
+    return CentralGaussian(settings.clip_norm, noise)
+
+
+def _minimum_survivors(settings: Settings) -> int | None:
+    """Return the fewest survivors where the threshold does not say it: the same fraction of the expected cohort."""
+    if settings.neighbors is None or settings.neighbors >= settings.clients - 1:
+        return None
+    fraction = settings.threshold if settings.threshold <= 1 else settings.threshold / settings.neighbors
+    return max(2, math.ceil(fraction * settings.sampling_rate * settings.clients - 1e-9))
+
+
+def _threshold(
+    settings: Settings,
+    secured: SecAgg | None,
+    privacy: CentralGaussian | DistributedGaussian | None,
+    model: perceptron.Model,
+) -> int | None:
+    """Return the fewest survivors if they are counted over the cohort (not neighbors) and all cohorts are alike."""
     if secured is None or settings.sampling_rate < 1:
         return None
+    if isinstance(privacy, DistributedGaussian) and privacy.minimum_survivors is not None:
+        return privacy.minimum_survivors
     pipeline = Pipeline.of(model, clip=settings.clip, clients=settings.clients)
     config = secured.config(range(1, settings.clients + 1), pipeline)
     return config.threshold if config.complete else None
 
 
-def _both_runs(
-    settings: Settings, federation: Federation, model: perceptron.Model, secured: SecAgg | None
-) -> Iterator[tuple[RoundReport, RoundReport, float]]:
-    """Yield each round's report, the one without protection, and the wall time of the first."""
-    plain_rounds = _rounds(settings, federation, model, Plain())
-    if secured is None:
+def _all_runs(
+    settings: Settings,
+    federation: Federation,
+    model: perceptron.Model,
+    secured: SecAgg | None,
+    privacy: CentralGaussian | DistributedGaussian | None,
+) -> Iterator[tuple[RoundReport, RoundReport, RoundReport | None, float]]:
+    """Yield each round's report, the ones without protection and with central noise, and the wall time of the first."""
+    plain_rounds = _rounds(settings, federation, model, Plain(), None)
+    if not settings.protected:
         for plain, seconds in plain_rounds:
-            yield plain, plain, seconds
+            yield plain, plain, None, seconds
         return
-    for report, seconds in _rounds(settings, federation, model, secured):
-        yield report, next(plain_rounds)[0], seconds
+    central_rounds: Iterator[tuple[RoundReport | None, float]] = repeat((None, 0.0))
+    if isinstance(privacy, DistributedGaussian):
+        central_rounds = _rounds(settings, federation, model, Plain(), _central(settings))
+    for report, seconds in _rounds(settings, federation, model, secured or Plain(), privacy):
+        yield report, next(plain_rounds)[0], next(central_rounds)[0], seconds
 
 
 def _rounds(
-    settings: Settings, federation: Federation, model: perceptron.Model, aggregator: Aggregator
+    settings: Settings,
+    federation: Federation,
+    model: perceptron.Model,
+    aggregator: Aggregator,
+    privacy: CentralGaussian | DistributedGaussian | None,
 ) -> Iterator[tuple[RoundReport, float]]:
     """Train under an aggregator; yield each report with the round's wall time."""
     examples = {
@@ -268,7 +388,8 @@ def _rounds(
     def dropouts(number: int, cohort: tuple[int, ...]) -> Mapping[int, Stage]:
         return draw_dropouts(settings, number, cohort)
 
-    reports = FedAvg(perceptron.local_update, aggregator=aggregator).rounds(
+    budget = (settings.epsilon, settings.delta) if privacy else None
+    reports = FedAvg(perceptron.local_update, aggregator=aggregator, privacy=privacy, budget=budget).rounds(
         model, examples, settings.rounds, sampling_rate=settings.sampling_rate, seed=settings.seed, dropouts=dropouts
     )
     started = time.perf_counter()
@@ -278,7 +399,12 @@ def _rounds(
 
 
 def _record(
-    settings: Settings, federation: Federation, report: RoundReport, plain: RoundReport, seconds: float
+    settings: Settings,
+    federation: Federation,
+    report: RoundReport,
+    plain: RoundReport,
+    central: RoundReport | None,
+    seconds: float,
 ) -> RoundRecord:
     silent = Counter(draw_dropouts(settings, report.number, report.cohort).values())
     aggregate = report.aggregate
@@ -291,6 +417,9 @@ def _record(
         number=report.number,
         accuracy=perceptron.accuracy(report.model, *federation.test),
         plain_accuracy=perceptron.accuracy(plain.model, *federation.test),
+        central_accuracy=perceptron.accuracy(central.model, *federation.test) if central else None,
+        epsilon=report.accountant.epsilon(settings.delta) if report.accountant else None,
+        delta=settings.delta if report.accountant else None,
         cohort=len(report.cohort),
         survivors=len(report.survivors),
         plain_survivors=len(plain.survivors),

@@ -9,7 +9,6 @@ from scipy.special import ndtr, ndtri
 
 from secfed.dp import rdp
 from secfed.dp.composition import Composition
-from secfed.dp.laws import Reals
 from secfed.dp.events import (
     Adjacency,
     Event,
@@ -19,6 +18,7 @@ from secfed.dp.events import (
     from_json,
     to_json,
 )
+from secfed.dp.laws import Reals
 from secfed.dp.words import assumptions
 from secfed.errors import ConfigError
 
@@ -39,8 +39,8 @@ class Accountant:
     """What has been released, and what it has spent.
 
     The guarantee is for one client: whoever sees all releases learns little about whether the client took part
-    (`"add_remove"`), or about what its data were (`"replace"`). Events must be fixed before the first release, or chosen
-    without looking at earlier releases: a budget that adapts to them needs a privacy filter, which this is not.
+    (`"add_remove"`), or about what its data were (`"replace"`). Events must be fixed before the first release, or
+    chosen without looking at earlier releases: a budget that adapts to them needs a privacy filter, which this is not.
 
     Args:
         adjacency: `"add_remove"` or `"replace"`; see `events`.

@@ -74,7 +74,7 @@ def noise_multiplier(
         ConfigError: A parameter is out of range, or no noise keeps the budget.
 
     >>> round(noise_multiplier(epsilon=3.0, delta=1e-5, sampling_rate=0.01, rounds=1000), 4)
-    0.7926
+    0.8136
     """
     check_budget(epsilon, delta)
     check_count("rounds", rounds)

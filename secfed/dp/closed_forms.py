@@ -57,8 +57,9 @@ class SingleProfile:
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return the logarithm of delta, and its slope, of epsilon's shape."""
         width = 1e-6 * np.maximum(np.abs(epsilon), self.rate)
-        middle, beyond = (sum(self.bounds(at)) / 2 for at in (epsilon, epsilon + width))
-        return middle, (beyond - middle) / width
+        (low, high), (low_beyond, high_beyond) = self.bounds(epsilon), self.bounds(epsilon + width)
+        middle, beyond = np.maximum(low + high, -2e300) / 2, np.maximum(low_beyond + high_beyond, -2e300) / 2
+        return middle, np.minimum((beyond - middle) / width, -1e-300)
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""

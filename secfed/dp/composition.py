@@ -105,7 +105,7 @@ class Composition:
         log_delta = math.log(delta) - self.slack
         low, high = 0.0, 0.0
         for direction in self.directions:
-            if high and _log_chernoff_delta(direction, low) <= log_delta:
+            if high and _chernoff(direction, low, log_delta) <= log_delta:
                 continue
             found = _epsilon(direction, log_delta)
             low, high = max(low, found[0]), max(high, found[1])
@@ -119,8 +119,13 @@ class Composition:
             return 1.0, 1.0
         if not self.directions:
             return 0.0, rdp.delta(self.events.items(), self.adjacency, epsilon)
-        logs = [_delta(direction, max(epsilon - 2 * self.slack, 0.0)) for direction in self.directions]
-        low, high = max(log[0] for log in logs), max(log[1] for log in logs)
+        low, high = -math.inf, -math.inf
+        for direction in self.directions:
+            at = max(epsilon - 2 * self.slack, 0.0)
+            if high > -math.inf and _chernoff(direction, at, low) <= low:
+                continue
+            found = _delta(direction, at)
+            low, high = max(low, found[0]), max(high, found[1])
         return (math.exp(low) if self.exact else 0.0), min(1.0, math.exp(min(high + self.slack, 0.0)))
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:
@@ -129,7 +134,7 @@ class Composition:
         step = Composition.of([(event, 1)], self.adjacency)
         if not after.directions or not after.private:
             return np.array([self.with_event(event, i + 1).epsilon(delta)[1] for i in range(count)])
-        counts = np.arange(1, count + 1)
+        counts = np.arange(1.0, count + 1)
         slacks = self.slack + step.slack * counts
         pairs = [
             (self.directions[min(side, len(self.directions) - 1)], step.directions[min(side, len(step.directions) - 1)])
@@ -137,7 +142,7 @@ class Composition:
         ]
         best = np.zeros(count)
         for base, extra in pairs:
-            best = np.maximum(best, _curve(base, extra, counts, math.log(delta) - slacks))
+            best = np.maximum(best, inversion.curve(base, extra, counts, math.log(delta) - slacks, best, _epsilon))
         return best + 2 * slacks
 
     def mu(self) -> float:
@@ -210,10 +215,10 @@ def _profile(releases: Releases) -> Profile | None:
     return None
 
 
-def _epsilon(releases: Releases, log_delta: float) -> tuple[float, float]:
+def _epsilon(releases: Releases, log_delta: float, goal: float = inversion.GOAL) -> tuple[float, float]:
     profile = _profile(releases)
     if profile is None:
-        low, high = inversion.epsilon_bounds(releases, log_delta)
+        low, high = inversion.epsilon_bounds(releases, log_delta, goal)
     else:
         low, high = inversion.epsilon_of(profile, log_delta)
     return max(low, 0.0), max(high, 0.0)
@@ -227,12 +232,8 @@ def _delta(releases: Releases, epsilon: float) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
-def _log_chernoff_delta(releases: Releases, epsilon: float) -> float:
-    """Bound the logarithm of delta(epsilon): cheap, to see that a direction plays no part."""
+def _chernoff(releases: Releases, epsilon: float, enough: float) -> float:
+    """Bound the logarithm of delta(epsilon) cheaply, to see that a direction plays no part."""
     if _profile(releases) is not None or epsilon <= 0:
         return 0.0
-    return float(Moments.of(releases, None, epsilon).exponent(epsilon).min())
-
-
-def _curve(base: Releases, extra: Releases, counts: Reals, log_deltas: Reals) -> Reals:
-    return inversion.curve(base, extra, counts, log_deltas)
+    return float(Moments.of(releases, None, epsilon, enough).exponent(epsilon).min())

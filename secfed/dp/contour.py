@@ -15,14 +15,16 @@ import numpy.typing as npt
 
 from secfed.dp.ladder import Moments, Releases, log_chernoff
 from secfed.dp.laws import Cut, Nodes, Reals
-from secfed.dp.nodes import grids
+from secfed.dp.nodes import grids, most_nodes
 
 Complexes = npt.NDArray[np.complex128]
 _UNIT = 2.0**-53
 # Numbers in one array of temporaries.
 _ENTRIES = 1 << 17
-# Cuts of width spread / 2, 1/4, 1/8, 1/16: see `Cut`.
-_STRETCHES = (5.0, 17.0, 65.0, 257.0)
+# Cuts of width spread / 2, 1/4, 1/8, ...: see `Cut`.
+_STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
+# Nodes of one law that are too many.
+_MOST_NODES = 20_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
 _MOST_STEPS = 2e5
 _FEW_STEPS = 1e4
@@ -85,7 +87,7 @@ def plan(releases: Releases, moments: Moments, epsilon: float, log_delta: float,
     simple = Plan(order, width, start, None, 1.0, nothing, nothing)
     tail = _Tail(releases, order, 1.0)
     frequency = start
-    for _ in range(5):
+    for _ in range(8):
         simple = replace(simple, frequency=frequency)
         if frequency * width > _FEW_STEPS:
             break
@@ -93,18 +95,18 @@ def plan(releases: Releases, moments: Moments, epsilon: float, log_delta: float,
         if found <= allowed:
             return simple
         # A normal law fades with the square of U.
-        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(found, -1.0)), 1.1, 3.0))
+        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(found, -1.0)), 1.3, 3.0))
     divided = _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4))
     tails = [_Tail(releases, order, candidate.stretch, allowed) for candidate in divided]
-    last = _MOST_STEPS / width
+    last = (_MOST_STEPS if goal < 1e-6 else _MOST_STEPS / 10) / width
     for frequency in (min(start, 10.0 / epsilon) if divided else start) * 1.5 ** np.arange(60):
-        if frequency > last:
+        if frequency > last or any(most_nodes(laws, order, frequency) > _MOST_NODES for laws in releases.laws):
             break
         for candidate, its in zip([simple, *divided], [tail, *tails], strict=True):
             if (candidate.cut is not None or frequency >= start) and its.log(frequency, candidate.cut) <= allowed:
                 return replace(candidate, frequency=float(frequency))
     # No contour is short enough: the bounds will be wide, but they hold.
-    return replace(simple, frequency=last)
+    return replace(simple, frequency=float(min(last, frequency)))
 
 
 def shortest(releases: Releases, plan: Plan, goal: float) -> Plan:
@@ -149,7 +151,7 @@ def _cuts(releases: Releases, plan: Plan, epsilon: float, log_allowed: float) ->
     if epsilon <= 0 or any(laws.kind == "ADD" for laws in releases.laws):
         return []
     orders = np.geomspace(0.5, 2000.0, 16) / epsilon
-    losses = epsilon * 0.5 ** np.arange(1, 7)
+    losses = epsilon * 0.5 ** np.arange(1, 9)
     plans = []
     for stretch in _STRETCHES:
         rests = np.tile(releases.gaussian * orders * (orders + 1) / 2, (len(losses), 1))
@@ -209,7 +211,7 @@ def frequencies(plan: Plan) -> tuple[Reals, int]:
     """Return the values of u, shape `(k,)`, and the root of their number."""
     step = 2 * np.pi / plan.period
     across = int(np.ceil(np.sqrt(np.ceil(plan.frequency / step) + 1)))
-    return np.arange(across * across) * step, across
+    return np.arange(across * across, dtype=np.float64) * step, across
 
 
 def line(releases: Releases, plan: Plan, tolerance: float) -> tuple[Line, Line | None]:
@@ -239,7 +241,7 @@ def line(releases: Releases, plan: Plan, tolerance: float) -> tuple[Line, Line |
             log += float(moment @ count)
             mean += float(center @ count)
             wave = _waves(tilted, centred, step, across)
-            whole += count @ np.log1p(wave)
+            whole += count @ _log1p(wave)
             each = _error(found, tilted, centred, at, order, plan.stretch, moment)
             wrong += count @ np.log1p(each / np.abs(1 + wave))
             if plan.cut is None:
@@ -251,7 +253,7 @@ def line(releases: Releases, plan: Plan, tolerance: float) -> tuple[Line, Line |
             mass = share.sum(axis=1)
             wave = _waves(share / mass[:, None], centred, step, across)
             mass_below += float(count @ np.log(mass))
-            below += count @ np.log1p(wave)
+            below += count @ _log1p(wave)
             wrong_below += count @ np.log1p(each / (mass[:, None] * np.abs(1 + wave)))
     if plan.cut is None:
         return Line(log, mean, whole, wrong, fade), None
@@ -269,7 +271,7 @@ def _error(
         quadrature += found.discretisation(order, top)
     moved = np.minimum(2.0, at * (tilted * np.abs(centred)).sum(axis=1)[:, None])
     lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-order * found.loss, 700.0)))).sum(axis=1))
-    rounding = moved * (found.loss.shape[1] + 100) + 60 * lifted[:, None]
+    rounding = moved * (found.loss.shape[1] + 100) + 200 * lifted[:, None]
     return np.asarray(quadrature[:, None] + rounding * _UNIT)
 
 
@@ -423,6 +425,15 @@ def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes
         one *= share
         mixed += one.sum(axis=2)[:, None, :]
     return mixed.reshape(len(tilted), -1)
+
+
+def _log1p(wave: Complexes) -> Complexes:
+    """Return log(1 + wave); numpy's own takes the modulus first, and loses a small real part."""
+    x, y = wave.real, wave.imag
+    result = np.empty(wave.shape, np.complex128)
+    result.real = 0.5 * np.log1p(x * (2 + x) + y * y)
+    result.imag = np.arctan2(y, 1 + x)
+    return result
 
 
 def _turns(angle: Reals, count: int) -> Complexes:

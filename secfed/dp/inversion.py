@@ -1,21 +1,26 @@
 """From contours and closed forms to certified values of delta and epsilon, for one direction."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from secfed.dp.contour import assemble, build, line, plan, shortest
-from secfed.dp.ladder import Moments, Releases
+from secfed.dp.ladder import Moments, Releases, log_chernoff
 from secfed.dp.laws import Reals
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
-_GOAL = 1e-11
+GOAL = 1e-11
+# For curves, whose many values share contours: the error aimed at, and the gap that must be reached.
+_CURVE_GOAL = 1e-8
+_FINE = 1e-6
 # Counts on one contour: the last over the first.
-_BLOCK = 1.6
-# Relative gap that a contour shared by several counts must reach.
-_FINE = 1e-7
+_BLOCK = 2.0
 # The first attempt, which only serves as a guess.
 _ROUGH = 1e-3
+
+
+Alone = Callable[[Releases, float, float], tuple[float, float]]
 
 
 class Profile(Protocol):
@@ -37,7 +42,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     guess = min(float(np.interp(epsilon, means[ranked], logs[ranked])), chernoff)
     at = np.array([epsilon])
     low = high = np.array([np.nan])
-    for goal in (_ROUGH, _GOAL):
+    for goal in (_ROUGH, GOAL):
         contour = build(releases, moments, plan(releases, moments, epsilon, guess, goal), goal)
         value = float(contour.value(at)[0][0])
         guess = value if np.isfinite(value) else guess
@@ -45,15 +50,15 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     return float(low[0]), float(min(high[0], chernoff, 0.0))
 
 
-def epsilon_bounds(releases: Releases, log_delta: float) -> tuple[float, float]:
-    """Return lower and upper bounds of epsilon(delta)."""
+def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> tuple[float, float]:
+    """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta."""
     moments = Moments.of(releases, log_delta, None)
     chernoff = moments.epsilon_bound(log_delta)
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), chernoff)
     guess = _near(releases, moments, log_delta, guess)
-    contour = build(releases, moments, plan(releases, moments, guess, log_delta, _GOAL), _GOAL)
+    contour = build(releases, moments, plan(releases, moments, guess, log_delta, goal), goal)
     low, high, _ = solve(contour, np.array([log_delta]), np.array([guess]))
     return float(low[0]), float(min(high[0], chernoff))
 
@@ -112,7 +117,7 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
     return lower, upper, epsilon
 
 
-def curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals) -> Reals:
+def curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
     """Return upper bounds of epsilon after `extra` was released some numbers of times on top of `base`.
 
     Args:
@@ -120,43 +125,51 @@ def curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals) -> R
         extra: One more release.
         counts: How often, ascending, shape `(rows,)`.
         log_delta: Logarithm of delta for each, same shape.
+        floor: Values below which no bound is needed, same shape.
+        alone: `alone(releases, log_delta, goal)` gives the bounds of one composition.
 
     Returns:
-        Shape `(rows,)`, at least 0.
+        Shape `(rows,)`, at least the floor.
     """
     result = np.full(len(counts), np.nan)
     start = 0
     while start < len(counts):
         stop = int(np.searchsorted(counts, counts[start] * _BLOCK, side="right"))
         rows = slice(start, max(stop, start + 1))
-        result[rows] = _block(base, extra, counts[rows], log_delta[rows])
+        result[rows] = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone)
         start = rows.stop
-    return np.maximum(result, 0.0)
+    return np.asarray(np.maximum(result, floor))
 
 
-def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals) -> Reals:
+def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
     """Treat counts of like size on one contour; those that it does not suit, one by one."""
     upper = np.full(len(counts), np.inf)
-    if len(counts) > 2:
-        last = base.joined(extra, float(counts[-1]))
+    last = base.joined(extra, float(counts[-1]))
+    if floor[-1] > 0:
+        orders = Moments.of(last, None, float(floor[-1]), float(log_delta[-1])).order
+        size = Moments.at(base, orders).log + counts[:, None] * Moments.at(extra, orders).log + log_chernoff(orders)
+        lower = (size - orders * floor[:, None]).min(axis=1) <= log_delta
+        upper[lower] = floor[lower]
+    if len(counts) > 2 and not np.isfinite(upper).all():
         moments = Moments.of(last, float(log_delta[-1]), None)
         means, logs = moments.saddle()
         ranked = np.argsort(-logs)
         end = float(log_delta[-1])
         guess = min(float(np.interp(-end, -logs[ranked], means[ranked])), moments.epsilon_bound(end))
         guess = _near(last, moments, end, guess)
-        fine = plan(last, moments, guess, end, _GOAL)
+        fine = plan(last, moments, guess, end, _CURVE_GOAL)
         if fine.cut is None:
             # The shortest composition fades last.
-            fine = shortest(base.joined(extra, float(counts[0])), fine, _GOAL)
-            one, two = line(base, fine, _GOAL / 4)[0], line(extra, fine, _GOAL / 4 / float(counts[-1]))[0]
+            fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
+            one, two = line(base, fine, _CURVE_GOAL / 4)[0], line(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0]
             ladder = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
             contour = assemble(one.plus(two, counts), None, fine, moments.order, ladder)
             start = np.interp(counts, [0.0, float(counts[-1])], [0.0, guess])
-            lower, upper, _ = solve(contour, log_delta, start)
-            upper[~(upper - lower <= _FINE * np.abs(upper))] = np.inf
+            low, high, _ = solve(contour, log_delta, start)
+            found = high - low <= _FINE * np.abs(high)
+            upper[found] = high[found]
     for i in np.flatnonzero(~np.isfinite(upper)):
-        upper[i] = epsilon_bounds(base.joined(extra, float(counts[i])), float(log_delta[i]))[1]
+        upper[i] = alone(base.joined(extra, float(counts[i])), float(log_delta[i]), _CURVE_GOAL)[1]
     return upper
 
 

@@ -47,8 +47,10 @@ class Moments:
     variance: Reals
 
     @classmethod
-    def of(cls, releases: Releases, log_delta: float | None, epsilon: float | None) -> "Moments":
-        """Climb from small orders until Chernoff's bound (of epsilon, or of delta) gets worse again."""
+    def of(
+        cls, releases: Releases, log_delta: float | None, epsilon: float | None, enough: float = -np.inf
+    ) -> "Moments":
+        """Climb from small orders until Chernoff's bound (of epsilon, or of delta) gets worse again, or is enough."""
         squares = sum(float((part.count * part.spread_of_loss**2).sum()) for part in releases.laws)
         start = 0.3 / np.sqrt(squares + releases.gaussian)
         first, last = 0, 6
@@ -60,6 +62,8 @@ class Moments:
             orders, logs = columns[0], columns[1] + log_chernoff(columns[0])
             bound = (logs - log_delta) / orders if log_delta is not None else logs - orders * (epsilon or 0.0)
             best = int(np.argmin(bound))
+            if bound[best] <= enough:
+                return cls(*columns)
             if len(orders) - best <= 5 and last < 200:
                 rungs = np.arange(last, last + 4)
                 piece = _ladder(releases, start * _RUNG**rungs)

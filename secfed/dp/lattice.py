@@ -40,6 +40,7 @@ _MASS_ERROR = 4e-14
 _LOSS_ERROR = 1e-15
 _MOST_CELLS = 1 << 18
 _MOST_WINDOW = 1 << 22
+_CROWD = 64
 
 
 def bounds_delta(
@@ -115,11 +116,11 @@ def pairs_epsilon(pairs: Iterable[tuple[Law, int]], delta: float, step: float | 
     rough = _rough(laws)
     orders = 2.0 ** np.arange(-30.0, 31.0, 0.5)
     exponents = np.array([(rough.log_moment(order) - math.log(delta)) / order for order in orders])
-    order = float(orders[np.argmin(exponents)])
+    guess = max(0.0, float(exponents.min()))
+    order = _order(rough, guess)
     step = _step(laws, order, step)
     upper = [(_split(law, step), count) for law, count in laws]
     lower = [(_merged(law, step, order), count) for law, count in laws]
-    guess = max(0.0, float(exponents.min()))
     return _solve(lower, step, rough, guess, delta, -1), _solve(upper, step, rough, guess, delta, 1)
 
 
@@ -218,16 +219,20 @@ def _rough(laws: Sequence[tuple[Law, int]]) -> _Sum:
 
 
 def _order(rough: _Sum, epsilon: float) -> float:
-    """Return the tilt, at least 0, under which the mean of the total loss is epsilon."""
+    """Return the tilt, at least 0, under which the mean of the total loss is epsilon, or one that is strong enough.
+
+    Gaussian losses need less than 20 deviations down to a delta of 1e-80; near the largest loss that there is, more
+    would leave nothing but that loss, and delta a difference of nearly equal numbers.
+    """
+    deviation = math.sqrt(rough.spread(0.0)[1])
     low, high = 0.0, 1.0
-    if rough.spread(low)[0] >= epsilon:
-        return low
-    while rough.spread(high)[0] < epsilon and high < 1 << 20:
+    most = 20 / deviation if deviation > 0 else 1.0
+    while high < most and rough.spread(high)[0] < epsilon:
         high *= 2
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if rough.spread(middle)[0] < epsilon else (low, middle)
-    return low
+    return min(low, most)
 
 
 def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> float:
@@ -255,6 +260,13 @@ def _cells(law: Law, step: float, shift: float) -> Array:
     return np.arange(float(low), high + 1.0)
 
 
+def _any(parts: Sequence[tuple[_Losses, int]]) -> float:
+    """Return the probability that some loss is without bound."""
+    if any(part.infinite >= 1 for part, _ in parts):
+        return 1.0
+    return -math.expm1(sum(count * math.log1p(-part.infinite) for part, count in parts))
+
+
 def _split(law: Law, step: float) -> _Losses:
     """Return the upper lattice: masses split between neighbours."""
     cells = _cells(law, step, 0.0)
@@ -269,18 +281,22 @@ def _split(law: Law, step: float) -> _Losses:
 def _merged(law: Law, step: float, order: float) -> _Losses:
     """Return the lower lattice: cells merged, and what they then lose rounded down."""
     shift = math.remainder(law.marks[0], step) if law.marks else 0.0
+    if isinstance(law, NoiseLaw) and not law.marks and law.end:
+        # Where losses crowd at one end of their range, the lattice is laid so that the last cells fit too.
+        best = math.inf
+        for trial in step * np.arange(-8, 8) / 16:
+            cells = _cells(law, step, trial)
+            cells = cells[:_CROWD] if law.end < 0 else cells[-_CROWD:]
+            total, excess = _fit(law, step, trial, cells, 3)
+            inner = slice(None, -1) if law.end < 0 else slice(1, None)
+            cost = float((total[inner] * excess[inner] ** 2).sum())
+            best, shift = (cost, float(trial)) if cost < best else (best, shift)
     cells = _cells(law, step, shift)
-    cuts = shift + step * (cells[:-1] + 0.5)
-    for attempt in range(5):
-        masses, losses = law.atoms(cuts)
-        place = np.searchsorted(cuts, losses)
-        total = np.bincount(place, masses, len(cells))
-        other = np.bincount(place, masses * np.exp(shift + step * cells[place] - losses), len(cells))
-        excess = np.log(np.divide(total, other, out=np.ones_like(total), where=total > 0))
-        if attempt < 4 and not isinstance(law, Pair):
-            moved = cuts - (excess[1:] + excess[:-1]) / 2
-            cuts = np.clip(moved, cuts - step / 4, cuts + step / 4)
-            cuts = np.clip(cuts, shift + step * (cells[:-1] + 0.1), shift + step * (cells[1:] - 0.1))
+    total, excess = _fit(law, step, shift, cells, 0 if isinstance(law, Pair) else 4)
+    # Of noise, what is left out counts for nothing here.
+    infinite = law.infinite if isinstance(law, Pair) else 0.0
+    if not total.any():
+        return _Losses(cells, step, total, infinite)
     # What lies under the common offset goes down by a whole step; the offset that costs least counts.
     kept = total > 0
     weights = np.exp(np.log(total[kept]) + order * (step * cells[kept] - step * cells[kept].max()))
@@ -288,7 +304,27 @@ def _merged(law: Law, step: float, order: float) -> _Losses:
     offsets, weights = excess[kept][ranks], weights[ranks]
     cost = step * (np.cumsum(weights) - weights) - weights.sum() * offsets
     offset = float(offsets[np.argmin(cost)])
-    return _Losses(cells + np.floor((excess - offset) / step), step, total, 0.0, shift + offset)
+    return _Losses(cells + np.floor((excess - offset) / step), step, total, infinite, shift + offset)
+
+
+def _fit(law: Law, step: float, shift: float, cells: Array, rounds: int) -> tuple[Array, Array]:
+    """Merge outcomes around `shift + step * cells`; shift edges until merged losses lie there.
+
+    Returns:
+        Masses of P, and merged losses minus the lattice's.
+    """
+    middles = cells[:-1] + 0.5
+    cuts = shift + step * middles
+    for round in range(rounds + 1):
+        masses, losses = law.atoms(cuts)
+        place = np.searchsorted(cuts, losses)
+        total = np.bincount(place, masses, len(cells)).astype(np.float64)
+        other = np.bincount(place, masses * np.exp(shift + step * cells[place] - losses), len(cells))
+        excess = np.log(np.divide(total, other, out=np.ones_like(total), where=total > 0))
+        if round < rounds:
+            cuts = np.clip(cuts - (excess[1:] + excess[:-1]) / 2, cuts - step / 4, cuts + step / 4)
+            cuts = np.clip(cuts, shift + step * (middles - 0.4), shift + step * (middles + 0.4))
+    return total, excess
 
 
 class _Composition:
@@ -301,11 +337,12 @@ class _Composition:
         self.order = order = min(order, 4 / step)
         self.total = _Sum(parts)
         releases = float(sum(count for _, count in parts))
-        self.infinite = min(1.0, sum(count * part.infinite for part, count in parts))
+        self.infinite = _any(parts)
         self.offset = sum(count * part.offset for part, count in parts)
         widest = max(float(np.abs(part.losses).max(initial=0.0)) for part, _ in parts)
         self.loss_error = releases * _LOSS_ERROR * (1 + widest)
-        self.mass_error = math.expm1(min(releases * _MASS_ERROR, 700.0))
+        # The tilt multiplies masses by the exponential of a rounded number.
+        self.mass_error = releases * (_MASS_ERROR + 1e-15 * order * widest)
         self.log_moment = self.total.log_moment(order)
         self.empty = self.log_moment == -math.inf
         self.deviation = 0.0
@@ -316,7 +353,7 @@ class _Composition:
         size = 1 << 10
         while True:
             top, bottom = epsilon - self.offset + size * step / 2, epsilon - self.offset - size * step / 2
-            self.outside = self._beyond(top, bottom)
+            self.outside = self._beyond(top - step, bottom)
             if size >= _MOST_WINDOW or self.outside < 1e-15:
                 break
             size *= 2
@@ -343,8 +380,9 @@ class _Composition:
 
     def delta(self, epsilon: float, sign: int) -> float:
         """Return the most (sign 1) or the least (sign -1) that delta of these losses can be."""
+        infinite = self.infinite * (1 + sign * 1e-12)
         if self.empty or epsilon >= self.most:
-            return self.infinite
+            return min(1.0, infinite)
         at = epsilon - self.offset - sign * self.loss_error
         above = self.places[np.searchsorted(self.places, at, "right") :] - at
         weights = -np.exp(-self.order * above) * np.expm1(-above)
@@ -352,14 +390,15 @@ class _Composition:
         # No weight is larger than (order / (1 + order))^order / (1 + order).
         most = math.exp(self.order * math.log(self.order / (1 + self.order)) if self.order else 0.0) / (1 + self.order)
         value += sign * (float(np.linalg.norm(weights)) * self.error + self.outside * most)
-        value *= 1 + sign * min(1.0, self.mass_error)
+        value *= max(0.0, 1 + 2 * sign * (self.mass_error + 1e-15 * (abs(self.log_moment) + abs(self.order * at))))
         log_delta = self.log_moment - self.order * at + math.log(value) if value > 0 else -math.inf
-        return min(1.0, math.exp(min(log_delta, 0.0)) + self.infinite)
+        bound = min(1.0, math.exp(min(log_delta, 0.0)) + infinite)
+        return max(bound, math.ulp(0.0)) if sign > 0 and value > 0 else bound
 
 
 def _solve(parts: list[tuple[_Losses, int]], step: float, rough: _Sum, guess: float, delta: float, sign: int) -> float:
     """Return the epsilon at which a bound of delta has this value, rounded to its own side; move the window there."""
-    if sign > 0 and sum(count * part.infinite for part, count in parts) >= delta:
+    if _any(parts) * (1 + sign * 1e-12) >= delta:
         return math.inf
     for _ in range(4):
         composition = _Composition(parts, step, _order(rough, guess), guess)

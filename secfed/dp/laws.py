@@ -266,8 +266,9 @@ class Cut:
 
 def place(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nodes:
     """Place the nodes of laws with a common number."""
-    step = (stop - start) / (size - 1)
-    points = start[:, None] + np.arange(size) * step[:, None]
+    step = (stop - start) / (size - 2)
+    # Whole multiples of the step: a point near 0 must not carry the rounding error of one far off.
+    points = (np.floor(start / step)[:, None] + np.arange(size)) * step[:, None]
     spread, rate = laws.spread[:, None], laws.rate[:, None]
     density = -0.5 * (points / spread) ** 2 + np.log(step[:, None] / (spread * np.sqrt(2 * np.pi)))
     gain, part = likelihood(points, rate, spread)
@@ -304,7 +305,7 @@ def layout(
     angle = np.minimum(np.sqrt(2 * need / stretch) / spread, widest)
     exponent = stretch * angle**2 * spread**2 / 2 + turns * frequency * angle + need + _secant(laws, order, angle)
     step = 2 * np.pi * angle * spread**2 / exponent
-    return start, stop, np.ceil((stop - start) / step).astype(np.int64) + 2
+    return start, stop, np.ceil((stop - start) / step).astype(np.int64) + 3
 
 
 def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
@@ -382,7 +383,7 @@ def _secant(laws: Laws, order: float, angle: Reals) -> Reals:
     with np.errstate(divide="ignore"):
         beyond = np.minimum(-order * np.log1p(-laws.rate), everywhere - order * gain)
     outside = np.where(angle <= np.pi / 2, beyond, everywhere) + log_ndtr(-_REACH)
-    return np.minimum(everywhere, np.logaddexp(inside, outside))
+    return np.asarray(np.minimum(everywhere, np.logaddexp(inside, outside)))
 
 
 def _strip(laws: Laws, order: float, frequency: float, step: Reals, stretch: float) -> Reals:

@@ -54,7 +54,7 @@ class Pair:
 
     def __init__(self, p: npt.ArrayLike, q: npt.ArrayLike) -> None:
         first, second = np.array(p, np.float64), np.array(q, np.float64)
-        if first.ndim != 1 or first.shape != second.shape:
+        if first.ndim != 1 or first.shape != second.shape or not first.size:
             raise ConfigError(
                 f"p and q have shapes {first.shape} and {second.shape}, needed one and the same dimension"
             )
@@ -63,7 +63,12 @@ class Pair:
                 raise ConfigError(f"{name} must be probabilities that sum to 1, found a sum of {law.sum()}")
         both = (first > 0) & (second > 0)
         self.infinite = float(first[second == 0].sum())
-        self._masses, self._losses = first[both], np.log(first[both]) - np.log(second[both])
+        self._masses, other_masses = first[both], second[both]
+        with np.errstate(over="ignore", under="ignore"):
+            ratio = self._masses / other_masses
+        normal = (ratio > 1e-300) & (ratio < 1e300)
+        logs = np.log(self._masses) - np.log(other_masses)
+        self._losses = np.log(ratio, out=logs, where=normal)
         self.reach = (float(self._losses.min(initial=0.0)), float(self._losses.max(initial=0.0)))
         losses = self._losses[np.argsort(-self._masses, kind="stable")]
         other = losses[np.abs(losses - losses[0]) > 1e-9] if len(losses) else losses
@@ -88,11 +93,13 @@ class NoiseLaw:
         infinite: Probability of what is left out.
         reach: The smallest and the largest of the other losses.
         marks: The losses of Laplace noise beyond both centres, where its law has atoms.
+        end: Which end of their range the losses crowd at: -1, 1 or neither.
     """
 
     def __init__(self, scale: float, rate: float, direction: str, *, laplace: bool) -> None:
         self.scale, self.rate, self.direction, self.laplace = scale, rate, direction, laplace
         self.infinite = 0.0 if laplace else _BEYOND
+        self.end = {"there": -1, "back": 1}.get(direction, 0) if rate < 1 else 0
         low, high = (0.0, 1.0) if laplace else (-_SIGMAS * scale, 1 + _SIGMAS * scale)
         low = 0.5 if direction == "swapped" else low - (direction == "replaced")
         # So short that 8 nodes are exact to rounding.

@@ -41,7 +41,7 @@ def grids(
             first = i
 
 
-def most_nodes(laws: Laws, order: float) -> int:
-    """Return how many nodes real moments up to an order need, at the law that needs most."""
+def most_nodes(laws: Laws, order: float, frequency: float = 0.0) -> int:
+    """Return how many nodes moments up to a real and an imaginary part need, at the law that needs most."""
     room = pair if laws.kind == "PAIR" else line
-    return int(room.layout(laws, order, 0.0, 1e-8, 1.0)[2].max())
+    return int(room.layout(laws, order, frequency, 1e-8, 1.0)[2].max())

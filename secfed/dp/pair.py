@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_ndtr, ndtr
+from scipy.special import log_ndtr
 
 from secfed.dp.laws import Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail
 
@@ -52,7 +52,7 @@ class PairNodes(Nodes):
             cost = _cost(self.laws, self.scale, self.points[:, -1], order, frequency, turn, stretch)
             back = 2 * np.pi * turn / self.step
             best = np.minimum(best, np.log(2) + cost - back - np.log(-np.expm1(-back)))
-        return np.exp(np.minimum(best, 700.0))
+        return np.asarray(np.exp(np.minimum(best, 700.0)))
 
     def decay(self, tilted: Reals, order: float, frequency: float, cut: Cut | None = None) -> Reals:
         """Bound the modulus of the moment for all u of at least `frequency`; see `Nodes`.
@@ -62,10 +62,11 @@ class PairNodes(Nodes):
         the density's total variation.
         """
         if cut is not None:
-            edge = ndtr((0.5 - cut.position) * np.sqrt(cut.stretch - 1) / self.laws.spread)
+            edge = log_ndtr((0.5 - cut.position) * np.sqrt(cut.stretch - 1) / self.laws.spread)
             # The chosen angle is below a right one.
-            piece = np.pi / 2 * self.laws.spread * edge * np.exp(np.pi**2 / 8 * self.laws.spread**2 * cut.stretch)
-            return np.logaddexp(Nodes.decay(self, tilted, order, frequency, cut), np.log(piece + 1e-300))
+            height = np.pi**2 / 8 * self.laws.spread**2 * cut.stretch
+            piece = np.log(np.pi / 2 * self.laws.spread) + edge + height
+            return np.asarray(np.logaddexp(Nodes.decay(self, tilted, order, frequency, cut), piece))
         half = self.density.shape[1]
         density = tilted[:, -half:] * np.exp(self.density)
         negative = tilted[:, 1 : half + 1] * np.exp(self.density)
@@ -75,8 +76,8 @@ class PairNodes(Nodes):
         variation = np.abs(np.diff(joined, axis=1)).sum(axis=1) * 1.05
         mean = (tilted * self.loss).sum(axis=1)
         away = self.loss - mean[:, None]
-        best = np.zeros(len(tilted))
-        for last in frequency * 2.0 ** np.arange(0, 12):
+        best = np.minimum(np.log(tilted[:, 0] + variation / frequency), 0.0)
+        for last in frequency * 2.0 ** np.arange(1, 12):
             inside = tilted * (np.abs(away) <= np.pi / (2 * last))
             squares = 2 * (inside.sum(axis=1) * (inside * away**2).sum(axis=1) - (inside * away).sum(axis=1) ** 2)
             near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - _UNIT))

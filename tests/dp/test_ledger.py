@@ -374,7 +374,7 @@ def test_two_processes_on_one_file_never_exceed_the_budget(path: Path, method: s
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip("no such way to start a process here")
     context = multiprocessing.get_context(method)
-    ledger = Ledger.create(path, epsilon=8.0, delta=DELTA)
+    ledger = Ledger.create(path, epsilon=6.0, delta=DELTA)
     start = context.Barrier(2)
     processes = [context.Process(target=hammer, args=(path, name, start)) for name in ("a", "b")]
     for process in processes:
@@ -821,8 +821,8 @@ def test_any_sequence_of_operations_keeps_the_budget() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Spending,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=25,
+            max_examples=20,
+            stateful_step_count=20,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
