@@ -128,7 +128,7 @@ def at_random() -> list[dict[str, Any]]:
 
 def gap(result: dict[str, Any]) -> float:
     """(upper - lower) / upper; infinite where there is no answer."""
-    if "failure" in result:
+    if "failure" in result or not 0 <= result["lower"] <= result["upper"] < math.inf:
         return math.inf
     lower, upper = result["lower"], result["upper"]
     return 0.0 if lower == upper else (upper - lower) / upper
@@ -147,7 +147,7 @@ def certified_gap() -> Iterator[Line]:
         "at most 1e-6, typically 1e-9",
         f"{widest:.1e}, median {typical:.1e}",
         widest <= 1e-6 and typical <= 1e-9,
-        f"{failures} without an answer; widest: {worst['setting']}",
+        f"{failures} without an answer; widest: {worst['setting']} {worst.get('failure', '')}".strip(),
     )
 
 

@@ -1,8 +1,18 @@
 """Sums without seeing: secure aggregation for federated learning."""
 
-from secfed import secagg
-from secfed.aggregation import Plain, SecAgg
+from secfed import attacks, dp, secagg
+from secfed.aggregation import CentralGaussian, DistributedGaussian, Plain, SecAgg
 from secfed.errors import SecFedError
 from secfed.federated import FedAvg
 
-__all__ = ["FedAvg", "Plain", "SecAgg", "SecFedError", "secagg"]
+__all__ = [
+    "CentralGaussian",
+    "DistributedGaussian",
+    "FedAvg",
+    "Plain",
+    "SecAgg",
+    "SecFedError",
+    "attacks",
+    "dp",
+    "secagg",
+]

@@ -21,6 +21,8 @@ def public(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[
     """Yield a module or class and everything public in it, by dotted name."""
     yield prefix or "module", node
     for child in node.body:
+        if isinstance(child, ast.FunctionDef) and any(ast.unparse(line) == "overload" for line in child.decorator_list):
+            continue  # the docstring is that of what it overloads
         if isinstance(child, ast.ClassDef | ast.FunctionDef) and not child.name.startswith("_"):
             name = f"{prefix}.{child.name}".removeprefix(".")
             if isinstance(child, ast.ClassDef):

@@ -20,10 +20,12 @@ ARROWS: dict[str, set[str]] = {
     "crypto": {"errors"},
     "encoding": {"crypto.prg", "errors"},
     "secagg": {"crypto", "wire", "errors"},
-    "aggregation": {"encoding", "secagg", "crypto.entropy", "crypto.prg", "errors"},
-    "federated": {"aggregation", "encoding.flatten", "secagg.stages", "errors"},
-    "cli": {"__init__", "federated", "aggregation", "secagg", "errors"},
-    "__init__": {"aggregation", "errors", "federated", "secagg"},
+    "dp": {"crypto.prg", "errors"},
+    "attacks": {"errors"},
+    "aggregation": {"encoding", "secagg", "dp", "crypto.entropy", "crypto.prg", "errors"},
+    "federated": {"aggregation", "dp", "encoding.flatten", "secagg.stages", "errors"},
+    "cli": {"__init__", "federated", "aggregation", "dp", "secagg", "errors"},
+    "__init__": {"aggregation", "attacks", "dp", "errors", "federated", "secagg"},
 }
 MOST_LINES = 450
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "internal", "misc"}

@@ -10,7 +10,17 @@ import pytest
 import secfed
 
 ROOT = Path(__file__).parent.parent
-FACE = ["FedAvg", "Plain", "SecAgg", "SecFedError", "secagg"]
+FACE = [
+    "CentralGaussian",
+    "DistributedGaussian",
+    "FedAvg",
+    "Plain",
+    "SecAgg",
+    "SecFedError",
+    "attacks",
+    "dp",
+    "secagg",
+]
 SECAGG = [
     "Abort",
     "Client",

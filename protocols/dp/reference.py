@@ -367,10 +367,10 @@ def laplace(gap, count):
         return {2 * k - n: math.comb(n, k) * a**(n - k) * b**k for k in range(n + 1)}
 
     def integral(c, a, n, low, high):           # of e^(cl) (l - a)^n, by parts
-        total, sign = arb(0), arb(1)
-        for k in range(n, -1, -1):
-            total += sign * ((c * high).exp() * (high - a)**k - (c * low).exp() * (low - a)**k) / c
-            sign *= -arb(k) / c
+        top, bottom, total = (c * high).exp() / c, (c * low).exp() / c, arb(0)
+        for k in range(n + 1):
+            total = top - bottom - arb(k) / c * total
+            top, bottom = top * (high - a), bottom * (low - a)
         return total
 
     def tails(epsilon):
@@ -480,7 +480,7 @@ def one_direction(found, direction, query, value):
 
         if query == "delta":
             return delta(arb(value))[0], arb(0), "closed form"
-        if not delta(arb(0))[0] > arb(value):
+        if delta(arb(0))[0] <= arb(value):
             return arb(0), arb(0), "closed form"
         return bisect(lambda epsilon: delta(epsilon)[0], arb(value)), arb(0), "closed form"
     starts, epsilon = (1.0, 1.0), value

@@ -4,22 +4,25 @@ import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from secfed.aggregation.cohort import Updates, Weights, arrived, by_client, checked_dropouts, naming
+from secfed.aggregation.noise_shares import NoiseShare, surplus
 from secfed.aggregation.pipeline import Pipeline
+from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
+from secfed.aggregation.private_pipeline import PrivatePipeline
 from secfed.aggregation.transcript import Transcript
+from secfed.dp.events import Event
 from secfed.encoding.flatten import Update, flatten, unflatten
-from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from secfed.errors import ConfigError, FaultyServerError, TooFewSurvivorsError
 from secfed.secagg.config import HASH_BYTES, Adversary, Config, Policy
-from secfed.secagg.session import run_session
+from secfed.secagg.session import Observer, Result, run_session
 from secfed.secagg.stages import Stage
 
-Updates = Sequence[Update] | Mapping[int, Update]
-Weights = Sequence[float] | Mapping[int, float] | None
 _NO_MODEL = bytes(HASH_BYTES)
 
 
@@ -32,14 +35,17 @@ class Aggregate:
     """The outcome of one aggregation.
 
     Attributes:
-        mean: Weighted mean of the survivors' updates, with the structure of one update.
+        mean: Weighted mean of the survivors' updates, with the structure of one update; with privacy, their noisy sum
+            divided by the expected size of the cohort.
         survivors: Ids of the clients in the mean.
         dropouts: Ids of the others.
-        weight: Sum of the survivors' weights.
+        weight: Sum of the survivors' weights; with privacy, what the sum was divided by.
         bytes_up: What each client sent, by id.
         bytes_down: What each client was sent, by id (without the model).
         seconds: Wall time of each stage, all parties together.
         transcript: What the server saw, if that was asked for.
+        event: What was released, if that was private.
+        within_clip: The noisy fraction of clients whose update was within the clip, if the clip is adaptive.
     """
 
     mean: Update
@@ -50,6 +56,8 @@ class Aggregate:
     bytes_down: dict[int, int] = field(repr=False)
     seconds: dict[Stage, float] = field(repr=False)
     transcript: Transcript | None = field(default=None, repr=False)
+    event: Event | None = field(default=None, repr=False)
+    within_clip: float | None = None
 
 
 class Aggregator(Protocol):
@@ -64,6 +72,7 @@ class Aggregator(Protocol):
         round: int = 0,
         model_hash: bytes = _NO_MODEL,
         record: bool = False,
+        privacy: Privacy | None = None,
     ) -> Aggregate:
         """Return the weighted mean of the updates of those clients that do not drop out.
 
@@ -75,11 +84,26 @@ class Aggregator(Protocol):
             round: The training round.
             model_hash: Hash of the model being trained.
             record: Whether to keep a transcript of what the server saw.
+            privacy: `CentralGaussian` or `DistributedGaussian`: what the aggregate is then good for is in its `event`,
+                to be composed in a `dp.Accountant`; training does that by itself.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.
             EncodingError: An update or weight that does not fit; nothing has been sent.
             TooFewSurvivorsError: Too many dropouts.
+        """
+
+    def private_pipeline(self, privacy: Privacy, example: Update, clients: int) -> PrivatePipeline:
+        """Return how a private sum is made: what a session would release, before there is one.
+
+        Args:
+            privacy: As in `aggregate`.
+            example: What an update looks like.
+            clients: Size of the cohort.
+
+        Raises:
+            ConfigError: Parameters that do not fit the cohort.
+            EncodingError: The example is no update.
         """
 
 
@@ -96,17 +120,18 @@ class Plain:
         round: int = 0,
         model_hash: bytes = _NO_MODEL,
         record: bool = False,
+        privacy: Privacy | None = None,
     ) -> Aggregate:
         """Return the weighted mean in float64; see `Aggregator.aggregate`."""
-        by_id, weight_of = _cohort(updates, weights)
-        silent = _checked_dropouts(by_id, dropouts)
+        by_id, weight_of = by_client(updates, weights)
+        silent = checked_dropouts(by_id, dropouts)
+        if privacy is not None:
+            return self._private(privacy, by_id, weight_of, silent, record)
         pipeline = Pipeline.of(next(iter(by_id.values())), clip=1.0, clients=len(by_id))
         transcript = Transcript("plain", pipeline) if record else None
         sent: dict[int, int] = dict.fromkeys(by_id, 0)
-        survivors = [
-            client_id for client_id in by_id if silent.get(client_id, Stage.DONE) > Stage.MASKED_INPUT_COLLECTION
-        ]
-        checked = {client_id: _named(client_id, pipeline.check, update) for client_id, update in by_id.items()}
+        survivors = arrived(by_id, silent)
+        checked = {client_id: naming(client_id, pipeline.check, update) for client_id, update in by_id.items()}
         if not survivors:
             raise TooFewSurvivorsError("no client is left", 0, 1)
         total = np.zeros(pipeline.structure.size)
@@ -125,6 +150,62 @@ class Plain:
         dropped = tuple(client_id for client_id in by_id if client_id not in set(survivors))
         mean = unflatten(total, pipeline.structure)
         return Aggregate(mean, tuple(survivors), dropped, weight, sent, dict.fromkeys(by_id, 0), {}, transcript)
+
+    def private_pipeline(self, privacy: Privacy, example: Update, clients: int) -> PrivatePipeline:
+        """Return how a private sum is made; see `Aggregator.private_pipeline`.
+
+        Raises:
+            ConfigError: The privacy is not central: each update would be in the clear but for its share of the noise.
+        """
+        if not isinstance(privacy, CentralGaussian):
+            raise ConfigError(
+                f"Plain shows the server every update, {type(privacy).__name__} needs secure aggregation: "
+                "secfed.SecAgg, or secfed.CentralGaussian"
+            )
+        return PrivatePipeline.of(privacy, example, clients=clients)
+
+    def _private(
+        self,
+        privacy: Privacy,
+        by_id: Mapping[int, Update],
+        weight_of: Mapping[int, Any],
+        silent: Mapping[int, Stage],
+        record: bool,
+    ) -> Aggregate:
+        pipeline = self.private_pipeline(privacy, next(iter(by_id.values())), len(by_id))
+        transcript = Transcript("plain", pipeline) if record else None
+        sent: dict[int, int] = dict.fromkeys(by_id, 0)
+        vectors = {
+            client_id: naming(client_id, pipeline.encode, update, weight_of[client_id])
+            for client_id, update in by_id.items()
+        }
+        survivors = arrived(by_id, silent)
+        if not survivors:
+            raise TooFewSurvivorsError("no client is left", 0, 1)
+        total = np.zeros(pipeline.length, np.uint64)
+        for client_id in survivors:
+            vector = vectors[client_id]
+            total += vector
+            sent[client_id] = vector.nbytes
+            if transcript:
+                data = vector.astype(vector.dtype.newbyteorder("<"), copy=False).tobytes()
+                transcript.record(Stage.MASKED_INPUT_COLLECTION, "to_server", client_id, data)
+        total = pipeline.wrap(total.view(np.int64))
+        if transcript:
+            transcript.total, transcript.survivors = total, tuple(survivors)
+        decoded = pipeline.decode(pipeline.release(total))
+        return Aggregate(
+            decoded.mean,
+            tuple(survivors),
+            tuple(client_id for client_id in by_id if client_id not in set(survivors)),
+            pipeline.expected,
+            sent,
+            dict.fromkeys(by_id, 0),
+            {},
+            transcript,
+            pipeline.event(len(survivors)),
+            decoded.within_clip,
+        )
 
 
 @dataclass(frozen=True)
@@ -176,10 +257,15 @@ class SecAgg:
             raise ConfigError(f"max_weight {self.max_weight} must be at least 1")
 
     def config(
-        self, client_ids: Sequence[int], pipeline: Pipeline, *, round: int = 0, model_hash: bytes = _NO_MODEL
+        self,
+        client_ids: Sequence[int],
+        pipeline: Pipeline | PrivatePipeline,
+        *,
+        round: int = 0,
+        model_hash: bytes = _NO_MODEL,
     ) -> Config:
         """Return the session's configuration for a cohort."""
-        neighbors = None if self.neighbors is None or self.neighbors >= len(client_ids) - 1 else self.neighbors
+        neighbors = self._regular(len(client_ids))
         return Config(
             client_ids,
             self._threshold(len(client_ids) if neighbors is None else neighbors, neighbors is None),
@@ -192,6 +278,29 @@ class SecAgg:
             model_hash=model_hash,
             context=pipeline.context,
         )
+
+    def private_pipeline(self, privacy: Privacy, example: Update, clients: int) -> PrivatePipeline:
+        """Return how a private sum is made; see `Aggregator.private_pipeline`.
+
+        Raises:
+            ConfigError: The noise is the clients', and how many of them must arrive is not said.
+        """
+        if not isinstance(privacy, DistributedGaussian):
+            return PrivatePipeline.of(privacy, example, clients=clients)
+        fewest = privacy.minimum_survivors
+        if fewest is None:
+            if self._regular(clients) is not None:
+                raise ConfigError(
+                    f"with neighbors {self.neighbors} the threshold counts a client's neighbors: DistributedGaussian "
+                    "needs minimum_survivors, the fewest clients in a sum"
+                )
+            fewest = self._threshold(clients, True)
+        privacy = replace(privacy, colluders=max(privacy.colluders, self.colluders))
+        return PrivatePipeline.of(privacy, example, clients=clients, survivors=fewest)
+
+    def _regular(self, clients: int) -> int | None:
+        """Return the number of neighbors on a k-regular graph; None on the complete one."""
+        return None if self.neighbors is None or self.neighbors >= clients - 1 else self.neighbors
 
     def _threshold(self, holders: int, complete: bool) -> int:
         """Turn a fraction into a number of clients."""
@@ -220,10 +329,13 @@ class SecAgg:
         round: int = 0,
         model_hash: bytes = _NO_MODEL,
         record: bool = False,
+        privacy: Privacy | None = None,
     ) -> Aggregate:
         """Return the weighted mean of the rounded updates; see `Aggregator.aggregate`."""
-        by_id, weight_of = _cohort(updates, weights)
-        silent = _checked_dropouts(by_id, dropouts)
+        by_id, weight_of = by_client(updates, weights)
+        silent = checked_dropouts(by_id, dropouts)
+        if privacy is not None:
+            return self._private(privacy, by_id, weight_of, silent, round, model_hash, record)
         max_weight = self.max_weight or 1 << (math.ceil(max(weight_of.values())) - 1).bit_length()
         example = next(iter(by_id.values()))
         pipeline = Pipeline.of(example, clip=self.clip, clients=len(by_id), max_weight=max_weight, bits=self.bits)
@@ -232,7 +344,7 @@ class SecAgg:
         beyond = 0
         for client_id, update in by_id.items():
             seed = self._rounding(round, client_id)
-            vectors[client_id] = _named(client_id, partial(pipeline.encode, seed=seed), update, weight_of[client_id])
+            vectors[client_id] = naming(client_id, partial(pipeline.encode, seed=seed), update, weight_of[client_id])
             beyond += pipeline.fixed_point.clipped(flatten(update))
         if beyond:
             share = f"{beyond} of {pipeline.structure.size * len(by_id)} values"
@@ -254,44 +366,74 @@ class SecAgg:
             transcript,
         )
 
-
-def _cohort(updates: Updates, weights: Weights) -> tuple[dict[int, Update], dict[int, Any]]:
-    """Bring updates and weights to one form: by client id, ascending."""
-    by_id = dict(updates) if isinstance(updates, Mapping) else dict(enumerate(updates, start=1))
-    if not by_id:
-        raise EncodingError("found no update, needed at least one")
-    if weights is None:
-        weight_of: dict[int, Any] = dict.fromkeys(by_id, 1)
-    elif isinstance(weights, Mapping):
-        weight_of = dict(weights)
-    else:
-        weight_of = (
-            dict(enumerate(weights, start=1))
-            if not isinstance(updates, Mapping)
-            else dict(zip(by_id, weights, strict=False))
+    def _private(
+        self,
+        privacy: Privacy,
+        by_id: Mapping[int, Update],
+        weight_of: Mapping[int, Any],
+        silent: Mapping[int, Stage],
+        round: int,
+        model_hash: bytes,
+        record: bool,
+    ) -> Aggregate:
+        pipeline = self.private_pipeline(privacy, next(iter(by_id.values())), len(by_id))
+        config = self.config(list(by_id), pipeline, round=round, model_hash=model_hash)
+        plan = pipeline.plan
+        shares = {client_id: NoiseShare(plan) for client_id in by_id} if plan else {}
+        vectors = {}
+        for client_id, update in by_id.items():
+            encode = partial(pipeline.encode, seed=self._rounding(round, client_id), noise=shares.get(client_id))
+            vectors[client_id] = naming(client_id, encode, update, weight_of[client_id])
+        transcript = Transcript("secagg", pipeline, config) if record else None
+        observer = transcript.record if transcript else None
+        result = self._session(config, vectors, silent, observer, plan.threshold if plan else 0)
+        total, survivors = result.sum, result.survivors
+        if plan and (kept := plan.noise.kept(len(survivors) - plan.colluders)) < len(plan.noise.honest):
+            replies = {
+                client_id: shares[client_id].reveal(kept, len(survivors))
+                for client_id in survivors
+                if client_id not in silent
+            }
+            for client_id, reply in replies.items():
+                result.bytes_up[client_id] += len(reply)
+                if transcript:
+                    transcript.record(Stage.UNMASKING, "to_server", client_id, reply)
+            total = pipeline.wrap(pipeline.centre(total) - surplus(plan, len(survivors), replies))
+        if transcript:
+            transcript.total, transcript.survivors = total, survivors
+        decoded = pipeline.decode(pipeline.release(total))
+        return Aggregate(
+            decoded.mean,
+            survivors,
+            result.dropouts,
+            pipeline.expected,
+            result.bytes_up,
+            result.bytes_down,
+            result.seconds,
+            transcript,
+            pipeline.event(len(survivors)),
+            decoded.within_clip,
         )
-        if len(weights) != len(by_id):
-            raise EncodingError(f"{len(weights)} weights for {len(by_id)} updates")
-    if odd := set(weight_of) ^ set(by_id):
-        raise EncodingError(f"clients {sorted(odd)[:5]} have an update or a weight, but not both")
-    for client_id, weight in weight_of.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise EncodingError(f"weight {weight} of client {client_id} must be positive and finite")
-    return {client_id: by_id[client_id] for client_id in sorted(by_id)}, weight_of
 
-
-def _checked_dropouts(by_id: Mapping[int, Update], dropouts: Mapping[int, Stage] | None) -> dict[int, Stage]:
-    silent = dict(dropouts or {})
-    if odd := [stage for stage in silent.values() if not isinstance(stage, Stage)]:
-        raise ConfigError(f"dropouts must lead from a client id to a secagg.Stage, found {odd[0]!r}")
-    if unknown := set(silent) - set(by_id):
-        raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(by_id)} clients")
-    return silent
-
-
-def _named(client_id: int, function: Any, *arguments: Any) -> Any:
-    """Call a check on one client's update; an error says whose it was."""
-    try:
-        return function(*arguments)
-    except EncodingError as error:
-        raise EncodingError(f"client {client_id}: {error}") from None
+    def _session(
+        self,
+        config: Config,
+        vectors: Mapping[int, Any],
+        silent: Mapping[int, Stage],
+        observer: Observer | None,
+        fewest: int,
+    ) -> Result:
+        """Run a session in which every client insists on so many survivors before it helps to unmask."""
+        policy = self.policy or Policy()
+        policy = replace(policy, minimum_cohort=max(policy.minimum_cohort, fewest))
+        try:
+            return run_session(config, vectors, dropouts=silent, policy=policy, observer=observer)
+        except FaultyServerError as error:
+            count = len(arrived(config.client_ids, silent))
+            if error.check in ("C9", "C11", "C17") and count < fewest:
+                raise TooFewSurvivorsError(
+                    f"{count} survivors would bring too little noise, needed {fewest}: the clients did not unmask",
+                    count,
+                    fewest,
+                ) from None
+            raise

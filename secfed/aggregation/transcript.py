@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.aggregation.pipeline import Pipeline
+from secfed.aggregation.private_pipeline import PrivatePipeline
 from secfed.encoding.flatten import Update, flatten
 from secfed.errors import EncodingError
 from secfed.secagg.config import Config
@@ -59,12 +60,13 @@ class Transcript:
         pipeline: The public encoding.
         config: The session's public parameters; None without a protocol.
         entries: Every message in order.
-        total: What the server ends with: the sum modulo `2**modulus_bits` (plain: the weighted mean), flat.
+        total: What the server ends with: the sum modulo `2**modulus_bits` (plain without privacy: the weighted mean),
+            flat; surplus noise of clients is subtracted, the server's own is not yet in it.
         survivors: Ids of the clients in the sum.
     """
 
     protection: Literal["plain", "secagg"]
-    pipeline: Pipeline
+    pipeline: Pipeline | PrivatePipeline
     config: Config | None = None
     entries: list[Entry] = field(default_factory=list, repr=False)
     total: npt.NDArray[Any] | None = field(default=None, repr=False)
@@ -78,7 +80,8 @@ class Transcript:
         """Return the vector that a client sent, as the server can read it, without the entry of the weight.
 
         Returns:
-            Plain: the update's values. SecAgg: the masked vector. Shape `(size,)`.
+            Plain: the update's values (with privacy: clipped, in units of the clip). SecAgg: the masked vector. Shape
+            `(size,)`; with privacy `(length,)`, of a vector that may be rotated.
 
         Raises:
             EncodingError: The client sent none.
@@ -86,11 +89,16 @@ class Transcript:
         for entry in self.entries:
             asked = entry.stage is Stage.MASKED_INPUT_COLLECTION and entry.direction == "to_server"
             if asked and entry.client_id == client_id:
+                private = self.pipeline if isinstance(self.pipeline, PrivatePipeline) else None
+                if self.config is None and private:
+                    steps = np.frombuffer(entry.data, private.dtype.newbyteorder("<"))
+                    return private.lattice.decode(private.centre(steps))
                 if self.config is None:
                     dtype = np.result_type(*self.pipeline.structure.dtypes).newbyteorder("<")
                     return np.frombuffer(entry.data, dtype, offset=8)
                 payload = MaskedInputCollectionResponse.from_bytes(entry.data).masked
-                return unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)[:-1]
+                vector = unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)
+                return vector if private else vector[:-1]
         raise EncodingError(f"client {client_id} sent no input in this session")
 
     def resemblance(self, client_id: int, update: Update) -> Resemblance:
@@ -101,7 +109,10 @@ class Transcript:
         """
         from scipy import stats  # slow to import, and needed here alone
 
-        values = flatten(update).astype(np.float64)
+        if isinstance(self.pipeline, PrivatePipeline):
+            values = self.pipeline.coordinates(update)
+        else:
+            values = flatten(update).astype(np.float64)
         seen = self.contribution(client_id)
         if len(values) < _FEWEST_VALUES:
             raise EncodingError(f"{len(values)} values are too few for this test, needed at least {_FEWEST_VALUES}")

@@ -40,6 +40,14 @@ class Algorithm(StrEnum):
     FEDAVG = "fedavg"
 
 
+class Privacy(StrEnum):
+    """Who adds noise."""
+
+    NONE = "none"
+    CENTRAL = "central"
+    DISTRIBUTED = "distributed"
+
+
 class Adversary(StrEnum):
     """Whom secure aggregation withstands."""
 
@@ -91,16 +99,26 @@ def _positive(number: float) -> float:
     return number
 
 
+def _below_one(number: float) -> float:
+    if not 0 < number < 1:
+        raise typer.BadParameter(f"{number} must be above 0 and below 1")
+    return number
+
+
 @app.command()
 def simulate(
     dataset: Annotated[Dataset, typer.Option(help="Data to train on.")] = Dataset.DIGITS,
     clients: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Number of clients. Of digits, 13 are its writers; above, each class is dealt out unequally."
+            min=1,
+            show_default="50, with privacy 400",
+            help="Number of clients. Of digits, 13 are its writers; above, each class is dealt out unequally.",
         ),
-    ] = 50,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of training rounds.")] = 30,
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, show_default="30, with privacy 20", help="Number of training rounds.")
+    ] = None,
     aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
     algorithm: Annotated[Algorithm, typer.Option(help="How the server trains.")] = Algorithm.FEDAVG,
     dropout: Annotated[
@@ -114,11 +132,17 @@ def simulate(
         typer.Option(
             parser=_threshold,
             metavar="COUNT|FRACTION",
+            show_default="2/3",
             help="Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum.",
         ),
-    ] = "2/3",
+    ] = None,
     neighbors: Annotated[
-        int | None, typer.Option(min=1, help="Clients that share masks with one client, even; by default all do.")
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="all, with privacy and more than 100 clients 28",
+            help="Clients that share masks with one client, even.",
+        ),
     ] = None,
     adversary: Annotated[Adversary, typer.Option(help="Whom secure aggregation withstands.")] = Adversary.SEMI_HONEST,
     sampling_rate: Annotated[
@@ -131,13 +155,29 @@ def simulate(
     clip: Annotated[
         float, typer.Option(callback=_positive, help="Values of updates are clipped to [-clip, clip].")
     ] = 4.0,
-    seed: Annotated[int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it.")] = 0,
+    privacy: Annotated[
+        Privacy, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
+    ] = Privacy.NONE,
+    epsilon: Annotated[
+        float, typer.Option(callback=_positive, help="Privacy budget of all rounds; the noise follows from it.")
+    ] = 3.0,
+    delta: Annotated[float, typer.Option(callback=_below_one, help="Privacy budget of all rounds.")] = 1e-5,
+    clip_norm: Annotated[
+        float,
+        typer.Option(callback=_positive, help="With privacy, updates are scaled down to this Euclidean norm."),
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
+    ] = 0,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Train on a real data set under secure aggregation, with clients that drop out, and in the clear beside it."""
+    """Train on a real data set under secure aggregation, with clients that drop out, and in the clear beside it.
+
+    With --privacy distributed there is a third run beside them, in which the server adds the noise.
+    """
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console
 
@@ -145,7 +185,7 @@ def simulate(
     from secfed.cli.simulate import Settings
     from secfed.cli.simulate import simulate as run
 
-    settings = Settings(
+    settings = Settings.of(
         dataset=dataset.value,
         clients=clients,
         rounds=rounds,
@@ -158,6 +198,10 @@ def simulate(
         sampling_rate=sampling_rate,
         alpha=alpha,
         clip=clip,
+        privacy=privacy.value,
+        epsilon=epsilon,
+        delta=delta,
+        clip_norm=clip_norm,
         seed=seed,
     )
     try:

@@ -95,11 +95,15 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    stages = settings.stages if settings.aggregator != "plain" else ()
-    title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.aggregator}"
+    # With privacy there is no room for the stages beside it.
+    stages = settings.stages if settings.aggregator != "plain" and not settings.private else ()
+    title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
-    heads = ["round", "accu-\nracy\n%", "plain\n%", "sur-\nvivors", "up\nkB", "down\nkB"]
-    for head in heads if stages else [head for head in heads if head != "plain\n%"]:
+    heads = ["round", "accu-\nracy\n%"]
+    heads += ["cen-\ntral\n%"] if settings.privacy == "distributed" else []
+    heads += ["plain\n%"] if settings.protected else []
+    heads += ["epsi-\nlon"] if settings.private else []
+    for head in [*heads, "sur-\nvivors", "up\nkB", "down\nkB"]:
         table.add_column(head, justify="right", vertical="bottom")
     for stage in stages:
         table.add_column(f"{_HEADS[stage]}\nms", justify="right", vertical="bottom", style="cyan")
@@ -107,7 +111,9 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
     for record in records:
         survivors = "[red]failed[/]" if record.failure else f"{record.survivors}/{record.cohort}"
         cells = [str(record.number), f"[bold]{100 * record.accuracy:.2f}[/]"]
-        cells += [f"{100 * record.plain_accuracy:.2f}"] if stages else []
+        cells += [] if record.central_accuracy is None else [f"{100 * record.central_accuracy:.2f}"]
+        cells += [f"{100 * record.plain_accuracy:.2f}"] if settings.protected else []
+        cells += [] if record.epsilon is None else [f"{record.epsilon:.2f}"]
         cells += [survivors, _kilobytes(record.bytes_up_per_client), _kilobytes(record.bytes_down_per_client)]
         cells += [
             f"{1000 * record.stage_seconds[stage]:.0f}" if stage in record.stage_seconds else "-" for stage in stages
@@ -120,20 +126,25 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
     """Say in a few lines how the run went."""
     settings, records = outcome.settings, outcome.records
     rounds = f"{len(records)} rounds of {settings.algorithm}"
-    lines = [f"accuracy {100 * outcome.accuracy:.2f} % after {rounds} under {settings.aggregator}, in {seconds:.1f} s"]
+    lines = [f"accuracy {100 * outcome.accuracy:.2f} % after {rounds} under {settings.protection}, in {seconds:.1f} s"]
+    if outcome.central_accuracy is not None:
+        lines.append(f"with the same budget, noise from the server: {_beside(outcome, outcome.central_accuracy)}")
+    if settings.protected:
+        plain = _beside(outcome, outcome.plain_accuracy)
+        lines.append(f"plain {settings.algorithm} with the same seed: {plain}")
+        cause = "rounding" if outcome.same_survivors else "rounding, and rounds with other survivors than plain's"
+        cause += ", clipping" if outcome.clipped_rounds or settings.private else ""
+        cause += ", noise" if settings.private else ""
+        lines.append(f"largest difference of the two models: {outcome.max_model_difference:.1e} (from {cause})")
+    if outcome.epsilon is not None:
+        lines.append(_spent(outcome))
+    silent = ", ".join(f"{count} at {stage.name}" for stage, count in outcome.dropouts.items())
+    lines.append(f"clients that fell silent: {silent}")
     if settings.aggregator == "plain":
         lines.append(f"the server saw every update in the clear, in {outcome.sums} rounds")
     else:
-        points = 100 * (outcome.accuracy - outcome.plain_accuracy)
-        plain = f"{100 * outcome.plain_accuracy:.2f} % ({points:+.2f} points)"
-        lines.append(f"plain {settings.algorithm} with the same seed: {plain}")
-        cause = "rounding" if outcome.same_survivors else "rounding, and rounds with other survivors than plain's"
-        cause += ", clipping" if outcome.clipped_rounds else ""
-        lines.append(f"largest difference of the two models: {outcome.max_model_difference:.1e} (from {cause})")
-    silent = ", ".join(f"{count} at {stage.name}" for stage, count in outcome.dropouts.items())
-    lines.append(f"clients that fell silent: {silent}")
-    if settings.aggregator != "plain":
-        lines.append(f"the server saw {_sums(outcome)} and no update of any client")
+        noisy = ", the clients' noise in every sum," if settings.privacy == "distributed" else ""
+        lines.append(f"the server saw {_sums(outcome)}{noisy} and no update of any client")
     if outcome.sums < len(records):
         lines.append(f"{len(records) - outcome.sums} of {len(records)} rounds failed and left the model as it was")
     if outcome.clipped_rounds:
@@ -158,7 +169,6 @@ def picture(outcome: Outcome, path: Path) -> None:
     figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # draws to memory: no window system is asked
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    protected = settings.aggregator != "plain"
     # The curves nearly coincide: a broad pale one below a narrow dark one shows both.
     label = f"plain: {100 * outcome.plain_accuracy:.1f} %"
     top.plot(
@@ -169,13 +179,24 @@ def picture(outcome: Outcome, path: Path) -> None:
         alpha=0.7,
         label=label,
     )
-    if protected:
-        label = f"{settings.aggregator}: {100 * outcome.accuracy:.1f} %"
+    if outcome.central_accuracy is not None:
+        label = f"noise from the server: {100 * outcome.central_accuracy:.1f} %"
+        accuracies = [100 * (record.central_accuracy or 0.0) for record in records]
+        top.plot(numbers, accuracies, color="#5b8c5a", linewidth=1.8, linestyle="--", label=label)
+    if settings.protected:
+        label = f"{settings.protection}: {100 * outcome.accuracy:.1f} %"
         accuracies = [100 * record.accuracy for record in records]
         top.plot(numbers, accuracies, color="#1f4e79", linewidth=1.8, marker="o", markersize=3.5, label=label)
     top.set_ylabel("test accuracy (%)")
     title = f"{settings.dataset}: {settings.algorithm} with {settings.clients} clients"
-    if protected:
+    if outcome.epsilon is not None:
+        title += f"\nepsilon {outcome.epsilon:.2f} spent of {settings.epsilon:g}, at delta {settings.delta:g}"
+        spent = top.twinx()
+        spent.fill_between(numbers, [record.epsilon or 0.0 for record in records], color="#8e6bbf", alpha=0.12)
+        spent.axhline(settings.epsilon, color="#8e6bbf", linestyle=":", linewidth=1.2)
+        spent.set_ylim(0, 1.25 * settings.epsilon)
+        spent.set_ylabel("epsilon spent (shaded) and budget (dotted)", color="#8e6bbf")
+    elif settings.protected:
         title += f"\nlargest difference of the two models {outcome.max_model_difference:.1e}"
     top.set_title(title)
     top.legend(loc="lower right")
@@ -199,6 +220,21 @@ def picture(outcome: Outcome, path: Path) -> None:
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, format="png")
+
+
+def _beside(outcome: Outcome, accuracy: float) -> str:
+    return f"{100 * accuracy:.2f} % ({100 * (outcome.accuracy - accuracy):+.2f} points)"
+
+
+def _spent(outcome: Outcome) -> str:
+    settings = outcome.settings
+    against = "whoever sees the models"
+    if settings.privacy == "distributed":
+        against = "the server, and whoever sees the models"
+    return (
+        f"spent epsilon {outcome.epsilon:.4g} of {settings.epsilon:g} at delta {settings.delta:g}, against {against} "
+        f"(noise multiplier {outcome.noise_multiplier:.4g}, clip {settings.clip_norm:g}; a client is there or not)"
+    )
 
 
 def _sums(outcome: Outcome) -> str:

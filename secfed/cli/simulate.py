@@ -20,6 +20,10 @@ from secfed.errors import ConfigError
 from secfed.federated import RoundReport
 from secfed.secagg import Stage
 
+# Up to this many clients all share masks with each other.
+_COMPLETE = 100
+# The fewest survivors where the threshold does not say it, as a fraction of the expected cohort.
+_FEWEST = 2 / 3
 # More layers of noise would each cost every client a draw, and bring the sum's noise hardly nearer to what is needed.
 _LAYERS = 4
 
@@ -65,6 +69,18 @@ class Settings:
     delta: float = 1e-5
     clip_norm: float = 1.0
     seed: int = 0
+
+    @classmethod
+    def of(cls, **given: Any) -> "Settings":
+        """Fill in what is None; with privacy the clients are more, as noise hides one among few only at a cost."""
+        chosen: dict[str, Any] = {"clients": 50, "rounds": 30, "threshold": 2 / 3}
+        if given.get("privacy", "none") != "none":
+            chosen |= {"clients": 400, "rounds": 20}
+            many = (given.get("clients") or chosen["clients"]) > _COMPLETE
+            if many and given.get("aggregator") != "plain" and given.get("neighbors") is None:
+                # As of secagg.parameters for a twentieth corrupt and a tenth silent, and indivisible.
+                chosen |= {"neighbors": 28, "threshold": 15}
+        return cls(**chosen | {name: value for name, value in given.items() if value is not None})
 
     @property
     def private(self) -> bool:
@@ -234,8 +250,8 @@ class Outcome:
 def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda record: None) -> Outcome:
     """Train, and train again in the clear with the same seed, cohorts and silent clients.
 
-    Beside a run in which the clients add noise there is a third, in which the server does, for the same budget. All runs
-    go forward together, so that each record has all accuracies.
+    Beside a run in which the clients add noise there is a third, in which the server does, for the same budget. All
+    runs go forward together, so that each record has all accuracies.
 
     Args:
         settings: What to run.
@@ -329,11 +345,10 @@ def _central(settings: Settings) -> CentralGaussian:
 
 
 def _minimum_survivors(settings: Settings) -> int | None:
-    """Return the fewest survivors where the threshold does not say it: the same fraction of the expected cohort."""
+    """Return the fewest survivors where the threshold counts neighbors only."""
     if settings.neighbors is None or settings.neighbors >= settings.clients - 1:
         return None
-    fraction = settings.threshold if settings.threshold <= 1 else settings.threshold / settings.neighbors
-    return max(2, math.ceil(fraction * settings.sampling_rate * settings.clients - 1e-9))
+    return max(2, math.ceil(_FEWEST * settings.sampling_rate * settings.clients - 1e-9))
 
 
 def _threshold(

@@ -78,6 +78,7 @@ def noise_multiplier(
     """
     check_budget(epsilon, delta)
     check_count("rounds", rounds)
+    release(1.0, sampling_rate, sampling, population)  # refuses before the search does
 
     def spent(logarithm: float) -> float:
         event = release(math.exp(logarithm), sampling_rate, sampling, population)

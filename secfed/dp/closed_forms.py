@@ -65,7 +65,7 @@ class SingleProfile:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
         rate, spread = self.rate, self.spread
         excess = np.expm1(np.minimum(epsilon, 700.0))
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self.kind == "SWAP":
                 return _swap(epsilon, rate, spread)
             if self.kind == "ADD":

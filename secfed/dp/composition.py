@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp import inversion, rdp
+from secfed.dp import inversion, lattice, rdp
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.events import (
     Adjacency,
@@ -15,6 +15,7 @@ from secfed.dp.events import (
     Event,
     FixedSizeSampled,
     Gaussian,
+    Laplace,
     NonPrivate,
     PoissonSampled,
 )
@@ -85,6 +86,15 @@ class Composition:
         """Whether there is a guarantee at all."""
         return not any(isinstance(event, NonPrivate) for event in self.events)
 
+    @property
+    def discretised(self) -> bool:
+        """Whether all losses can be put on a lattice: Gaussian and Laplace noise, unsampled or Poisson sampled."""
+        inner = [event.event if isinstance(event, PoissonSampled) else event for event in self.events]
+        sampled = any(isinstance(event, PoissonSampled) for event in self.events)
+        return all(isinstance(event, Gaussian | Laplace) for event in inner) and (
+            not sampled or self.adjacency == "add_remove"
+        )
+
     def with_event(self, event: Event, count: int) -> "Composition":
         """Return the composition with one more event.
 
@@ -100,7 +110,11 @@ class Composition:
         if not self.private:
             return math.inf, math.inf
         if not self.directions:
-            return 0.0, rdp.epsilon(self.events.items(), self.adjacency, delta)
+            moments = rdp.epsilon(self.events.items(), self.adjacency, delta)
+            if not self.discretised:
+                return 0.0, moments
+            low, high = lattice.bounds_epsilon(self.events.items(), self.adjacency, delta)
+            return low, min(high, moments)
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
         low, high = 0.0, 0.0
@@ -118,7 +132,11 @@ class Composition:
         if not self.private:
             return 1.0, 1.0
         if not self.directions:
-            return 0.0, rdp.delta(self.events.items(), self.adjacency, epsilon)
+            moments = rdp.delta(self.events.items(), self.adjacency, epsilon)
+            if not self.discretised:
+                return 0.0, moments
+            low, high = lattice.bounds_delta(self.events.items(), self.adjacency, epsilon)
+            return low, min(high, moments)
         low, high = -math.inf, -math.inf
         for direction in self.directions:
             at = max(epsilon - 2 * self.slack, 0.0)
@@ -216,6 +234,8 @@ def _profile(releases: Releases) -> Profile | None:
 
 
 def _epsilon(releases: Releases, log_delta: float, goal: float = inversion.GOAL) -> tuple[float, float]:
+    if math.log(releases.variation) <= log_delta:
+        return 0.0, 0.0
     profile = _profile(releases)
     if profile is None:
         low, high = inversion.epsilon_bounds(releases, log_delta, goal)
@@ -234,6 +254,9 @@ def _delta(releases: Releases, epsilon: float) -> tuple[float, float]:
 
 def _chernoff(releases: Releases, epsilon: float, enough: float) -> float:
     """Bound the logarithm of delta(epsilon) cheaply, to see that a direction plays no part."""
-    if _profile(releases) is not None or epsilon <= 0:
+    profile = _profile(releases)
+    if profile is not None:
+        return float(profile.bounds(np.array([epsilon]))[1][0])
+    if epsilon <= 0:
         return 0.0
     return float(Moments.of(releases, None, epsilon, enough).exponent(epsilon).min())

@@ -54,25 +54,7 @@ class Laplace:
 
 
 @dataclass(frozen=True, slots=True)
-class _IntegerSum:
-    """Integer vectors of many clients, each with noise of its own, whose sum is released."""
-
-    noise_variance: float
-    clients: int
-    sensitivity: float
-    sensitivity_l1: float
-    dimension: int
-
-    def __post_init__(self) -> None:
-        _check_positive("noise_variance", self.noise_variance)
-        _check_positive("sensitivity", self.sensitivity)
-        _check_positive("sensitivity_l1", self.sensitivity_l1)
-        check_count("clients", self.clients)
-        check_count("dimension", self.dimension)
-
-
-@dataclass(frozen=True, slots=True)
-class DiscreteGaussianSum(_IntegerSum):
+class DiscreteGaussianSum:
     """A sum of integer vectors to which each of `clients` honest survivors added discrete Gaussian noise.
 
     All lengths are in lattice units: whole steps of the rounding.
@@ -92,9 +74,18 @@ class DiscreteGaussianSum(_IntegerSum):
         Aggregation, ICML 2021.
     """
 
+    noise_variance: float
+    clients: int
+    sensitivity: float
+    sensitivity_l1: float
+    dimension: int
+
+    def __post_init__(self) -> None:
+        _check_integer_sum(self)
+
 
 @dataclass(frozen=True, slots=True)
-class SkellamSum(_IntegerSum):
+class SkellamSum:
     """A sum of integer vectors to which each of `clients` honest survivors added Skellam noise.
 
     All lengths are in lattice units.
@@ -112,6 +103,15 @@ class SkellamSum(_IntegerSum):
     Source:
         Agarwal, Kairouz, Liu: The Skellam Mechanism for Differentially Private Federated Learning, NeurIPS 2021.
     """
+
+    noise_variance: float
+    clients: int
+    sensitivity: float
+    sensitivity_l1: float
+    dimension: int
+
+    def __post_init__(self) -> None:
+        _check_integer_sum(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,3 +281,10 @@ def check_count(name: str, number: int) -> None:
     """
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
         raise ConfigError(f"{name} {number!r} must be a whole number of at least 1")
+
+
+def _check_integer_sum(event: DiscreteGaussianSum | SkellamSum) -> None:
+    for name in ("noise_variance", "sensitivity", "sensitivity_l1"):
+        _check_positive(name, getattr(event, name))
+    for name in ("clients", "dimension"):
+        check_count(name, getattr(event, name))

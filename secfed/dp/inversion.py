@@ -5,9 +5,11 @@ from typing import Protocol
 
 import numpy as np
 
-from secfed.dp.contour import assemble, build, line, plan, shortest
+from secfed.dp.contour import assemble, build
 from secfed.dp.ladder import Moments, Releases, log_chernoff
 from secfed.dp.laws import Reals
+from secfed.dp.line import line
+from secfed.dp.plan import plan, shortest
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
 GOAL = 1e-11
@@ -24,7 +26,7 @@ Alone = Callable[[Releases, float, float], tuple[float, float]]
 
 
 class Profile(Protocol):
-    """delta as a function of epsilon, with bounds."""
+    """A delta for every epsilon, with bounds."""
 
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return the logarithm of delta, and its slope."""
@@ -65,7 +67,7 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
 
 def _near(releases: Releases, moments: Moments, log_delta: float, guess: float) -> float:
     """Improve a guess of epsilon on short contours, until one of them reaches delta itself."""
-    for _ in range(8):
+    for _ in range(16):
         estimate = min(log_delta, float(moments.exponent(guess).min()))
         contour = build(releases, moments, plan(releases, moments, guess, estimate, _ROUGH), _ROUGH)
         log, slope = (float(part[0]) for part in contour.value(np.array([guess])))
@@ -73,7 +75,7 @@ def _near(releases: Releases, moments: Moments, log_delta: float, guess: float) 
             found = float(solve(contour, np.array([log_delta]), np.array([guess]))[2][0])
             return found if abs(found - guess) < 4 / abs(slope) else guess
         change = (log_delta - log) / slope if np.isfinite(log) else -0.3 * abs(guess)
-        most = 0.5 * abs(guess) + 0.1 / contour.order
+        most = 0.8 * abs(guess)
         guess = min(guess + float(np.clip(change, -most, most)), moments.epsilon_bound(log_delta))
     return guess
 
@@ -92,15 +94,15 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
     epsilon = guess
     for _ in range(40):
         log, slope = profile.value(epsilon)
-        with np.errstate(invalid="ignore"):
-            change = np.where(np.isfinite(log), (log_delta - log) / slope, 0.0)
-        change = np.clip(change, -20 / np.abs(slope), 20 / np.abs(slope))
+        with np.errstate(invalid="ignore", over="ignore"):
+            change = np.where(log > -1e290, (log_delta - log) / slope, 0.0)
+        change = np.clip(change, -20 / np.maximum(np.abs(slope), 1e-290), 20 / np.maximum(np.abs(slope), 1e-290))
         epsilon = epsilon + change
         if (np.abs(change) <= 1e-15 * np.abs(epsilon)).all():
             break
     slope = -profile.value(epsilon)[1]
     low, high = profile.bounds(epsilon)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         down, up = np.abs(log_delta - low) / slope, np.abs(high - log_delta) / slope
     least = 4e-16 * np.abs(epsilon) + 1e-300
     lower, upper = np.full(len(epsilon), -np.inf), np.full(len(epsilon), np.inf)
@@ -181,7 +183,7 @@ def epsilon_of(profile: Profile, log_delta: float) -> tuple[float, float]:
     low, high = 0.0, 1e-12
     while profile.value(np.array([high]))[0][0] > log_delta and high < 1e300:
         low, high = high, high * 4
-    for _ in range(12):
+    for _ in range(16):
         middle = (low + high) / 2
         inside = profile.value(np.array([middle]))[0][0] > log_delta
         low, high = (middle, high) if inside else (low, middle)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import erfcx
+from scipy.special import erfcx, ndtr
 
 from secfed.dp.laws import Laws, Reals
 from secfed.dp.nodes import grids, most_nodes
@@ -25,6 +25,15 @@ class Releases:
 
     laws: tuple[Laws, ...]
     gaussian: float
+
+    @property
+    def variation(self) -> float:
+        """Bound delta(0): the sum of the releases' total variations; above 0."""
+        sums = [2 * float(ndtr(np.sqrt(self.gaussian) / 2)) - 1]
+        for part in self.laws:
+            shift = 2.0 if part.kind == "SWAP" else 1.0
+            sums.append(float(part.count @ (part.rate * (2 * ndtr(shift / 2 / part.spread) - 1))))
+        return max(sum(sums) * (1 + 1e-12), 1e-300)
 
     def joined(self, extra: "Releases", times: float) -> "Releases":
         """Return this composition and another, so many times."""

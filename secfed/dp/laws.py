@@ -106,7 +106,9 @@ class Nodes:
         total = tilted.sum(axis=2)
         with np.errstate(over="ignore", invalid="ignore"):
             # Where the moment is near 1, its distance from 1 is what matters, and must not be lost.
-            excess = (np.exp(self.mass) * np.expm1(np.minimum(exponent, 700.0))).sum(axis=2)
+            near = np.exp(self.mass) * np.expm1(np.minimum(exponent, 1.0))
+            far = np.exp(np.minimum(weight, 700.0)) - np.exp(self.mass)
+            excess = np.where(exponent > 1, far, near).sum(axis=2)
             log = np.where(excess < 1e3, np.log1p(excess), np.log(total) + top[..., 0])
         tilted /= total[..., None]
         mean = (tilted * self.loss).sum(axis=2)
@@ -259,7 +261,8 @@ class Cut:
                 half = linear - np.log(2) - unit
                 position = laws.spread**2 * (half + np.log1p(np.sqrt(1 + np.exp(loss - 2 * half))))
             else:
-                position = 0.5 + laws.spread**2 * (np.log(np.expm1(loss) + laws.rate) - np.log(laws.rate))
+                level = loss + np.log(laws.rate - np.expm1(-loss) * (1 - laws.rate))
+                position = 0.5 + laws.spread**2 * (level - np.log(laws.rate))
         sharpness = np.sqrt(stretch - 1) / laws.spread[:, None]
         return cls(position, ndtr((found.points - position[:, None]) * sharpness), stretch)
 

@@ -83,7 +83,7 @@ class PairNodes(Nodes):
             near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - _UNIT))
             far = np.log(tilted[:, 0] + variation / last)
             best = np.minimum(best, np.maximum(near, far))
-        return best
+        return np.asarray(best)
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
         """Logarithm of what the trapezoid rule misses of the integral on a moved line; see `Nodes`."""

@@ -9,8 +9,12 @@ import math
 import numpy as np
 
 from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian
+from secfed.dp.events import Adjacency
+from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, structure, unflatten
 from secfed.errors import ConfigError
+from secfed.federated.spending import Budget
 from secfed.federated.training import LocalUpdate, Model, Training
 
 
@@ -21,9 +25,13 @@ class FedAvg(Training):
         local_update: See `Training`.
         aggregator: How updates become a mean.
         learning_rate: Factor on the mean; 1 is the paper's.
+        privacy: See `Training`.
+        budget: See `Training`.
+        ledger: See `Training`.
+        adjacency: See `Training`.
 
     Raises:
-        ConfigError: The learning rate is not positive and finite.
+        ConfigError: The learning rate is not positive and finite, or as for `Training`.
 
     >>> import numpy as np, secfed
     >>> def local_update(model, data):  # one step of gradient descent on the mean square
@@ -35,8 +43,20 @@ class FedAvg(Training):
     ((1, 2, 3), [2.33, 2.33])
     """
 
-    def __init__(self, local_update: LocalUpdate, *, aggregator: Aggregator, learning_rate: float = 1.0) -> None:
-        super().__init__(local_update, aggregator=aggregator)
+    def __init__(
+        self,
+        local_update: LocalUpdate,
+        *,
+        aggregator: Aggregator,
+        learning_rate: float = 1.0,
+        privacy: CentralGaussian | DistributedGaussian | None = None,
+        budget: Budget | None = None,
+        ledger: Ledger | None = None,
+        adjacency: Adjacency | None = None,
+    ) -> None:
+        super().__init__(
+            local_update, aggregator=aggregator, privacy=privacy, budget=budget, ledger=ledger, adjacency=adjacency
+        )
         if not 0 < learning_rate < math.inf:
             raise ConfigError(f"learning_rate {learning_rate} must be positive and finite")
         self._learning_rate = learning_rate

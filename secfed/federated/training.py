@@ -2,14 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from secfed.aggregation.aggregators import Aggregate, Aggregator
+from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian
+from secfed.dp.accountant import Accountant
+from secfed.dp.events import Adjacency, Event
+from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from secfed.federated.spending import Budget, Spending
 from secfed.secagg.stages import Stage
 
 Model = Update
@@ -30,6 +35,10 @@ class RoundReport:
         failure: Why there is no aggregate ("" if there is one): too few survivors, or too small a cohort. The model is
             then as before.
         model_bytes: Size of the model that each client of the cohort was sent.
+        event: What was released, counted for the clients that really arrived; None without privacy or if the round
+            failed.
+        accountant: All that this training has released up to this round; a copy. None without privacy.
+        clip_norm: The clip of this round; None without privacy.
     """
 
     number: int
@@ -39,6 +48,9 @@ class RoundReport:
     aggregate: Aggregate | None = field(repr=False)
     failure: str
     model_bytes: int
+    event: Event | None = field(default=None, repr=False)
+    accountant: Accountant | None = field(default=None, repr=False)
+    clip_norm: float | None = None
 
 
 class Training(ABC):
@@ -48,13 +60,39 @@ class Training(ABC):
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
             model; the update has the model's structure, the weight is the number of examples.
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
+        privacy: `CentralGaussian(...)` or `DistributedGaussian(...)`. All clients then count alike, or up to
+            `weight_cap`, and the sum is divided by the expected size of the cohort. What rounds spend adds up over all
+            calls of `rounds`; an adaptive clip goes on from where it was.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's, or `"add_remove"`.
+
+    Raises:
+        ConfigError: A parameter is out of range, or there is a budget without privacy.
     """
 
-    def __init__(self, local_update: LocalUpdate, *, aggregator: Aggregator) -> None:
+    def __init__(
+        self,
+        local_update: LocalUpdate,
+        *,
+        aggregator: Aggregator,
+        privacy: CentralGaussian | DistributedGaussian | None = None,
+        budget: Budget | None = None,
+        ledger: Ledger | None = None,
+        adjacency: Adjacency | None = None,
+    ) -> None:
         if not hasattr(aggregator, "aggregate"):
             raise ConfigError(f"aggregator {aggregator!r} must be an aggregator, such as secfed.SecAgg(...)")
+        if privacy is None and not (budget is None and ledger is None and adjacency is None):
+            raise ConfigError("a budget, ledger or adjacency without privacy: nothing would be protected")
+        if privacy is not None and not isinstance(privacy, CentralGaussian | DistributedGaussian):
+            raise ConfigError(f"privacy {privacy!r:.100} must be CentralGaussian(...) or DistributedGaussian(...)")
+        if privacy is not None and not hasattr(aggregator, "private_pipeline"):
+            raise ConfigError(f"aggregator {aggregator!r} knows no privacy, needed one such as secfed.SecAgg(...)")
         self._local_update = local_update
         self._aggregator = aggregator
+        self._privacy = privacy
+        self._spending = Spending(adjacency, budget, ledger) if privacy else None
 
     @abstractmethod
     def step(self, model: Model, mean: Update) -> Model:
@@ -77,7 +115,8 @@ class Training(ABC):
             clients: Each client's data: a list (ids from 1) or a dictionary by client id.
             count: Number of rounds.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
-            seed: Makes the cohorts repeatable; secrets never come from it.
+            seed: Makes the cohorts repeatable; secrets never come from it. Privacy from sampling needs cohorts that
+                nobody can foresee: leave it out where data are real.
             dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
                 (simulation).
 
@@ -87,6 +126,7 @@ class Training(ABC):
         Raises:
             ConfigError: No clients, a sampling rate outside (0, 1], a negative count.
             EncodingError: The model or an update does not fit.
+            BudgetExceededError: The next round could overspend; nothing of it has been drawn or sent.
         """
         data = dict(clients) if isinstance(clients, Mapping) else dict(enumerate(clients, start=1))
         if not data:
@@ -108,7 +148,10 @@ class Training(ABC):
         generator: np.random.Generator,
         dropouts: Dropouts | None,
     ) -> Iterator[RoundReport]:
+        if self._privacy:
+            self._privacy = replace(self._privacy, population=len(data), sampling_rate=sampling_rate)
         for number in range(1, count + 1):
+            privacy = self._privacy
             chosen = generator.random(len(data)) < sampling_rate
             cohort = tuple(client_id for client_id, joins in zip(sorted(data), chosen, strict=True) if joins)
             silent = dropouts(number, cohort) if dropouts else {}
@@ -124,12 +167,41 @@ class Training(ABC):
                 aggregate, failure = None, str(error)
             if aggregate:
                 model = self.step(model, aggregate.mean)
+                if privacy and privacy.adaptive and aggregate.within_clip is not None:
+                    clip_norm = privacy.adaptive.next(privacy.clip_norm, aggregate.within_clip)
+                    self._privacy = replace(privacy, clip_norm=clip_norm)
             survivors = aggregate.survivors if aggregate else ()
-            yield RoundReport(number, model, cohort, survivors, aggregate, failure, flatten(model).nbytes)
+            yield RoundReport(
+                number,
+                model,
+                cohort,
+                survivors,
+                aggregate,
+                failure,
+                flatten(model).nbytes,
+                aggregate.event if aggregate else None,
+                self._spending.accountant() if self._spending else None,
+                privacy.clip_norm if privacy else None,
+            )
 
     def _aggregate(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
         if not data:
             raise TooFewSurvivorsError("the cohort is empty", 0, 1)
+        if not (self._privacy and self._spending):
+            return self._session(number, model, data, silent)
+        worst = self._aggregator.private_pipeline(self._privacy, model, len(data)).worst_event
+        self._spending.reserve(worst, f"round {number}")
+        try:
+            aggregate = self._session(number, model, data, silent)
+        except TooFewSurvivorsError:  # no sum was unmasked, and who was missing is taken as no fact about the data
+            self._spending.cancel()
+            raise
+        assert aggregate.event is not None
+        self._spending.commit(aggregate.event)
+        return aggregate
+
+    def _session(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
+        """Train locally and aggregate."""
         like, values = structure(model), flatten(model)
         updates, weights = {}, {}
         for client_id, examples in data.items():
@@ -141,4 +213,7 @@ class Training(ABC):
             updates[client_id], weights[client_id] = returned
             if difference := like.difference(structure(updates[client_id]), dtypes=False):
                 raise EncodingError(f"client {client_id}: the update is not shaped like the model: {difference}")
-        return self._aggregator.aggregate(updates, weights, dropouts=silent, round=number, model_hash=model_hash(model))
+        options: dict[str, Any] = {"privacy": self._privacy} if self._privacy else {}
+        return self._aggregator.aggregate(
+            updates, weights, dropouts=silent, round=number, model_hash=model_hash(model), **options
+        )

@@ -47,6 +47,24 @@ def test_simulate_prints_exactly_one_json_object_with_the_keys_of_the_contract(
     assert found["rounds"][-1]["plain_accuracy"] == found["plain_accuracy"]
 
 
+@pytest.mark.parametrize("privacy", ["central", "distributed"])
+def test_with_privacy_the_epsilon_of_each_round_is_told(secfed: Runner, tmp_path: Path, privacy: str) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--privacy", privacy, "--epsilon", 2.5, "--delta", 1e-6)
+    found = json.loads(run.stdout)
+    spent = [entry["epsilon"] for entry in found["rounds"]]
+    assert 0 < spent[0] < spent[1] == found["epsilon"] <= 2.5
+    assert found["delta"] == found["rounds"][0]["delta"] == 1e-6
+    assert found["privacy"] == privacy and found["epsilon_budget"] == 2.5
+    assert found["noise_multiplier"] > 1 and found["clip_norm"] == 1.0
+    assert ("central_accuracy" in found) == (privacy == "distributed")
+    if privacy == "distributed":
+        assert found["central_accuracy"] == found["rounds"][-1]["central_accuracy"]
+        assert "against the server, and whoever sees the models" in run.stderr
+    assert f"secagg with {privacy} noise" in run.stderr
+    assert f"spent epsilon {found['epsilon']:.4g} of 2.5 at delta 1e-06" in run.stderr
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
 def test_against_a_malicious_server_the_consistency_check_is_a_stage(secfed: Runner, tmp_path: Path) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, "--adversary", "malicious_server")
     entry = json.loads(run.stdout)["rounds"][0]
@@ -126,6 +144,7 @@ def test_clipping_is_said_once(secfed: Runner, tmp_path: Path) -> None:
         (("--neighbors", 3), "neighbors 3 must be even"),
         (("--clients", 1443), "1443 clients must be at least 1 and at most the 1442 training rows"),
         (("--output", "/dev/null/folder"), "cannot make the folder /dev/null/folder"),
+        (("--aggregator", "plain", "--privacy", "distributed"), "distributed noise needs secagg"),
     ],
 )
 def test_what_cannot_be_done_ends_with_exit_code_1_and_one_clear_line(
@@ -145,7 +164,11 @@ def test_what_cannot_be_done_ends_with_exit_code_1_and_one_clear_line(
         (("--algorithm", "fedprox"), ("'fedprox'", "'fedavg'")),
         (("--dataset", "mnist"), ("'mnist'", "'digits'")),
         (("--adversary", "nobody"), ("'semi_honest'", "'malicious_server'")),
-        (("--privacy", "central"), ("--privacy",)),
+        (("--privacy", "local"), ("'local'", "'none'", "'central'", "'distributed'")),
+        (("--epsilon", "0"), ("0.0 must be positive and finite",)),
+        (("--delta", "nan"), ("nan must be above 0 and below 1",)),
+        (("--delta", "1"), ("1.0 must be above 0 and below 1",)),
+        (("--clip-norm", "inf"), ("inf must be positive and finite",)),
         (("--threshold", "most"), ("'most'", "fraction")),
         (("--threshold", "1.5"), ("1.5", "fraction above 0 and up to 1")),
         (("--threshold", "3/2"), ("3/2", "fraction above 0 and up to 1")),

@@ -3,8 +3,11 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
+from secfed import FedAvg, SecAgg, dp
+from secfed.cli import simulate as simulate_module
 from secfed.cli.simulate import Outcome, RoundRecord, Settings, draw_dropouts, simulate
 from secfed.errors import ConfigError
 from secfed.secagg import Stage
@@ -110,3 +113,82 @@ def test_nothing_is_clipped_in_the_default_run_of_few_rounds() -> None:
 def test_no_rounds_are_refused() -> None:
     with pytest.raises(ConfigError, match="0 rounds"):
         simulate(dataclasses.replace(SMALL, rounds=0))
+
+
+@pytest.mark.parametrize("privacy", ["central", "distributed"])
+def test_epsilon_grows_from_round_to_round_and_stays_within_the_budget(privacy: str) -> None:
+    settings = dataclasses.replace(SMALL, clients=20, rounds=4, privacy=privacy, epsilon=1.5, delta=1e-6)
+    outcome = simulate(settings)
+    spent = [record.epsilon or 0.0 for record in outcome.records]
+    assert spent == sorted(spent) and 0 < spent[0] < spent[-1] == outcome.epsilon <= 1.5
+    assert outcome.noise_multiplier == pytest.approx(
+        dp.noise_multiplier(epsilon=1.5, delta=1e-6, rounds=4, sampling_rate=1.0)
+    )
+
+
+def test_budget_is_kept_even_if_as_few_as_allowed_survive() -> None:
+    """7 of 10 is the threshold; those who fall silent take their noise with them in every round."""
+    settings = Settings(clients=10, rounds=3, privacy="distributed", dropout=0.0, epsilon=1.0)
+    privacy = simulate_module._privacy(settings)
+    assert privacy is not None
+    aggregator = SecAgg(threshold=2 / 3)
+    silent = dict.fromkeys((1, 5, 9), Stage.MASKED_INPUT_COLLECTION)
+    training = FedAvg(
+        lambda model, data: (data, 1), aggregator=aggregator, privacy=privacy, budget=(settings.epsilon, settings.delta)
+    )
+    reports = list(training.rounds(np.zeros(50), [np.ones(50)] * 10, 3, dropouts=lambda number, cohort: silent))
+    assert [len(report.survivors) for report in reports] == [7, 7, 7]
+    assert reports[-1].accountant is not None
+    assert 0.999 < reports[-1].accountant.epsilon(settings.delta) <= 1.0
+
+
+def test_sampling_hides_clients_from_those_who_see_the_models_but_not_from_the_server() -> None:
+    settings = dataclasses.replace(SMALL, clients=40, rounds=2, sampling_rate=0.4, dropout=0.0)
+    central = simulate(dataclasses.replace(settings, privacy="central"))
+    distributed = simulate(dataclasses.replace(settings, privacy="distributed"))
+    assert central.noise_multiplier is not None and distributed.noise_multiplier is not None
+    assert (
+        central.noise_multiplier
+        < distributed.noise_multiplier
+        == pytest.approx(dp.noise_multiplier(epsilon=3.0, delta=1e-5, rounds=2))
+    )
+    assert all(outcome.epsilon is not None and outcome.epsilon <= 3 for outcome in (central, distributed))
+
+
+def test_runs_beside_a_distributed_one_do_not_depend_on_it() -> None:
+    settings = dataclasses.replace(SMALL, dropout=0.0)
+    plain, private = simulate(settings), simulate(dataclasses.replace(settings, privacy="distributed"))
+    assert [record.plain_accuracy for record in plain.records] == [record.plain_accuracy for record in private.records]
+    assert plain.central_accuracy is None and private.central_accuracy is not None
+
+
+def test_noise_does_not_follow_from_the_seed() -> None:
+    settings = dataclasses.replace(SMALL, dropout=0.0, privacy="distributed")
+    assert simulate(settings).max_model_difference != simulate(settings).max_model_difference
+
+
+def test_distributed_noise_without_secure_aggregation_is_refused() -> None:
+    with pytest.raises(ConfigError, match="distributed noise needs secagg"):
+        simulate(dataclasses.replace(SMALL, aggregator="plain", privacy="distributed"))
+
+
+def test_defaults_with_privacy_are_for_many_clients_and_without_it_as_ever() -> None:
+    assert Settings.of(clients=None, rounds=None, threshold=None, neighbors=None) == Settings()
+    private = Settings.of(clients=None, rounds=None, threshold=None, neighbors=None, privacy="distributed")
+    assert (private.clients, private.rounds, private.neighbors, private.threshold) == (400, 20, 28, 15)
+    few = Settings.of(clients=60, threshold=None, neighbors=None, privacy="central")
+    assert (few.clients, few.neighbors, few.threshold) == (60, None, 2 / 3)
+    own = Settings.of(clients=500, threshold=12, neighbors=20, privacy="central")
+    assert (own.neighbors, own.threshold) == (20, 12)
+
+
+@pytest.mark.slow
+def test_accuracy_under_distributed_noise_is_within_two_points_of_central_noise_at_the_same_epsilon() -> None:
+    """Noise moves each accuracy by about half a point; the last five rounds are averaged."""
+    outcome = simulate(Settings.of(privacy="distributed", epsilon=3.0, delta=1e-5))
+    last = outcome.records[-5:]
+    distributed = sum(record.accuracy for record in last) / 5
+    central = sum(record.central_accuracy or 0.0 for record in last) / 5
+    assert distributed > central - 0.02
+    assert distributed > 0.8
+    assert outcome.epsilon is not None and 2.5 < outcome.epsilon <= 3

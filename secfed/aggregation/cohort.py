@@ -1,0 +1,72 @@
+"""What the callers of an aggregator may write, brought to one form and checked."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from secfed.encoding.flatten import Update
+from secfed.errors import ConfigError, EncodingError
+from secfed.secagg.stages import Stage
+
+Updates = Sequence[Update] | Mapping[int, Update]
+Weights = Sequence[float] | Mapping[int, float] | None
+
+
+def by_client(updates: Updates, weights: Weights) -> tuple[dict[int, Update], dict[int, Any]]:
+    """Bring updates and weights to one form: by client id, ascending.
+
+    Raises:
+        EncodingError: There is no update, or weights are missing, superfluous or not positive and finite.
+    """
+    by_id = dict(updates) if isinstance(updates, Mapping) else dict(enumerate(updates, start=1))
+    if not by_id:
+        raise EncodingError("found no update, needed at least one")
+    if weights is None:
+        weight_of: dict[int, Any] = dict.fromkeys(by_id, 1)
+    elif isinstance(weights, Mapping):
+        weight_of = dict(weights)
+    else:
+        weight_of = (
+            dict(enumerate(weights, start=1))
+            if not isinstance(updates, Mapping)
+            else dict(zip(by_id, weights, strict=False))
+        )
+        if len(weights) != len(by_id):
+            raise EncodingError(f"{len(weights)} weights for {len(by_id)} updates")
+    if odd := set(weight_of) ^ set(by_id):
+        raise EncodingError(f"clients {sorted(odd)[:5]} have an update or a weight, but not both")
+    for client_id, weight in weight_of.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise EncodingError(f"weight {weight} of client {client_id} must be positive and finite")
+    return {client_id: by_id[client_id] for client_id in sorted(by_id)}, weight_of
+
+
+def checked_dropouts(by_id: Mapping[int, Update], dropouts: Mapping[int, Stage] | None) -> dict[int, Stage]:
+    """Return a copy of the dropouts.
+
+    Raises:
+        ConfigError: A dropout is no client, or its stage is none.
+    """
+    silent = dict(dropouts or {})
+    if odd := [stage for stage in silent.values() if not isinstance(stage, Stage)]:
+        raise ConfigError(f"dropouts must lead from a client id to a secagg.Stage, found {odd[0]!r}")
+    if unknown := set(silent) - set(by_id):
+        raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(by_id)} clients")
+    return silent
+
+
+def arrived(client_ids: Iterable[int], silent: Mapping[int, Stage]) -> list[int]:
+    """Return the clients whose input arrives."""
+    return [client_id for client_id in client_ids if silent.get(client_id, Stage.DONE) > Stage.MASKED_INPUT_COLLECTION]
+
+
+def naming(client_id: int, function: Any, *arguments: Any) -> Any:
+    """Call a check on one client's update; an error says whose it was.
+
+    Raises:
+        EncodingError: As the function's, with the client's id before it.
+    """
+    try:
+        return function(*arguments)
+    except EncodingError as error:
+        raise EncodingError(f"client {client_id}: {error}") from None

@@ -1,0 +1,223 @@
+"""Who adds the noise, and how much: what a training run or one aggregation is given as `privacy=`.
+
+The unit of privacy is a client. Its update is clipped to the Euclidean norm `clip_norm` as a whole, so the sum moves
+by at most that (twice that under `"replace"`, see `dp.events`), whatever the client's weight; the sum is divided by a
+public number, `sampling_rate * population`, never by how many came, which is itself a fact about clients.
+
+Under `"add_remove"` the other data set may be read as the same clients with one that contributes zeros. Who is sampled,
+and who drops out, is taken as independent of the data.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from secfed.dp.distributed import Mechanism
+from secfed.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveClipping:
+    """A clip that follows a quantile of the updates' norms.
+
+    Each client adds to its vector whether its update was within the clip. The count shares the noise of the sum: with
+    `u` the noise multiplier of the update and `b` the deviation of the noise on the count, `1/u^2 + 1/(2b)^2` is
+    `1/z^2` for the noise multiplier z of both together, which alone is accounted. It does not depend on the clip, so
+    the guarantee is that of a fixed clip.
+
+    Args:
+        target_quantile: Fraction of the clients that should be within the clip.
+        learning_rate: How fast the clip follows.
+        count_noise: Standard deviation of the noise on the count, in clients; None is a twentieth of the expected
+            cohort.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+
+    Source:
+        Andrew, Thakkar, McMahan, Ramaswamy: Differentially Private Learning with Adaptive Clipping, NeurIPS 2021.
+    """
+
+    target_quantile: float = 0.5
+    learning_rate: float = 0.2
+    count_noise: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.target_quantile <= 1:
+            raise ConfigError(f"target_quantile {self.target_quantile} must be from 0 to 1")
+        _check_positive("learning_rate", self.learning_rate)
+        if self.count_noise is not None:
+            _check_positive("count_noise", self.count_noise)
+
+    def next(self, clip_norm: float, within_clip: float) -> float:
+        """Return the clip of the next round from this round's noisy fraction of clients within the clip."""
+        moved = clip_norm * math.exp(-self.learning_rate * (within_clip - self.target_quantile))
+        return min(max(moved, 1e-100), 1e100)
+
+    def scale(self, noise_multiplier: float, expected: float) -> float:
+        """Return how far apart "within" and "beyond" are, in units of the clip, for the count to get its noise.
+
+        Args:
+            noise_multiplier: Of update and count together.
+            expected: Expected size of the cohort.
+
+        Raises:
+            ConfigError: The count's noise is too little: nothing would be left for the update.
+        """
+        noise = expected / 20 if self.count_noise is None else self.count_noise
+        if not 2 * noise > noise_multiplier:
+            raise ConfigError(
+                f"count_noise {noise:g} must be more than half of noise_multiplier {noise_multiplier:g}: more clients, "
+                "or a larger count_noise"
+            )
+        return 1 / (noise * math.sqrt(noise_multiplier**-2 - (2 * noise) ** -2))
+
+
+@runtime_checkable
+class Privacy(Protocol):
+    """What is common to all kinds of privacy: parameters, no state."""
+
+    @property
+    def clip_norm(self) -> float:
+        """Largest Euclidean norm of a client's update."""
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise of the sum, divided by `clip_norm`."""
+
+    @property
+    def adaptive(self) -> AdaptiveClipping | None:
+        """How the clip changes from round to round."""
+
+    @property
+    def weight_cap(self) -> float | None:
+        """The weight from which on a client counts fully; None: all count fully."""
+
+    @property
+    def population(self) -> int | None:
+        """Clients that a cohort is drawn from."""
+
+    @property
+    def sampling_rate(self) -> float:
+        """Probability with which each of them joins the cohort."""
+
+
+@dataclass(frozen=True)
+class CentralGaussian:
+    """Noise that the server adds to the sum: the server is trusted with the sum, what it publishes is private.
+
+    Under `SecAgg` the server sees the exact sum and no update; under `Plain` it sees every update.
+
+    Args:
+        clip_norm: Updates are scaled down to this Euclidean norm, all arrays of an update together.
+        noise_multiplier: Standard deviation of the noise, divided by `clip_norm`; as from `dp.noise_multiplier`.
+        adaptive: How the clip changes from round to round; None: it stays.
+        weight_cap: None: every client counts alike, weights are not used. Otherwise an update is scaled, after it was
+            clipped, by `min(weight, weight_cap) / weight_cap`: its norm only falls, so the sensitivity stays.
+        population: Clients that cohorts are drawn from; None: everybody is in the cohort. Training fills it in.
+        sampling_rate: Probability with which each of them joins a cohort, independently (Poisson sampling). Training
+            fills it in.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+
+    Security:
+        The noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole
+        numbers: no floating point is in the release. Privacy from sampling counts only against those who do not know
+        who was in a cohort; seeds of cohorts must then be secret too.
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+    adaptive: AdaptiveClipping | None = None
+    weight_cap: float | None = None
+    population: int | None = None
+    sampling_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class DistributedGaussian:
+    """Noise that the clients add, each a share, before secure aggregation: the server need not be trusted with the sum.
+
+    The shares of `minimum_survivors` clients (less colluders) are noise enough. Every client insists on so many before
+    it helps to unmask; the event of a round counts those that really arrived.
+
+    Args:
+        clip_norm: See `CentralGaussian`.
+        noise_multiplier: The guarantee to meet: that of central Gaussian noise of this standard deviation, divided by
+            `clip_norm`. Skellam noise comes out at a slightly larger epsilon, see `dp.distributed.choose`.
+        bits: Bits of an entry of the vector, 2 to 64; None takes the fewest that do.
+        mechanism: `"discrete_gaussian"` or `"skellam"`.
+        layers: 1: all noise stays, too much of it if more than the fewest survive. More: noise comes in as many layers,
+            and clients reveal those that are not needed once they know how many survived.
+        minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold. Needed with `neighbors`, where
+            the threshold counts a client's neighbors only, and with `secret_cohort`.
+        colluders: Survivors, at most, who may leave out their noise or tell it to the server; the aggregator's
+            `colluders` count too, the larger number holds.
+        adaptive: See `CentralGaussian`.
+        weight_cap: See `CentralGaussian`.
+        secret_cohort: Whether sampling counts as privacy. A server learns with whom it runs a session, so against it
+            sampling hides nothing, and by default nothing is counted. True gives the guarantee against those who see
+            the published models only.
+        population: See `CentralGaussian`.
+        sampling_rate: See `CentralGaussian`.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+
+    Security:
+        Clients are taken to follow the protocol, but for `colluders`. The guarantee holds for one client against the
+        server and all others outside of the session.
+
+    Source:
+        Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+        Aggregation, ICML 2021; see `dp.distributed`.
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+    bits: int | None = 16
+    mechanism: Mechanism = "discrete_gaussian"
+    layers: int = 1
+    minimum_survivors: int | None = None
+    colluders: int = 0
+    adaptive: AdaptiveClipping | None = None
+    weight_cap: float | None = None
+    secret_cohort: bool = False
+    population: int | None = None
+    sampling_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.colluders < 0:
+            raise ConfigError(f"colluders {self.colluders} must not be negative")
+        if self.minimum_survivors is not None and self.minimum_survivors < 1:
+            raise ConfigError(f"minimum_survivors {self.minimum_survivors} must be at least 1")
+        if self.secret_cohort and self.sampling_rate < 1 and self.minimum_survivors is None:
+            raise ConfigError(
+                "secret_cohort needs minimum_survivors: noise that depended on the cohort's size would tell it"
+            )
+
+
+def _check(privacy: Privacy) -> None:
+    """Refuse what no kind of privacy can have."""
+    if not 1e-100 <= privacy.clip_norm <= 1e100:
+        raise ConfigError(f"clip_norm {privacy.clip_norm} must be from 1e-100 to 1e100")
+    if not 1e-6 <= privacy.noise_multiplier <= 1e6:
+        raise ConfigError(f"noise_multiplier {privacy.noise_multiplier} must be from 1e-6 to 1e6")
+    if privacy.weight_cap is not None:
+        _check_positive("weight_cap", privacy.weight_cap)
+    if privacy.population is not None and privacy.population < 1:
+        raise ConfigError(f"population {privacy.population} must be at least 1")
+    if not 0 < privacy.sampling_rate <= 1:
+        raise ConfigError(f"sampling_rate {privacy.sampling_rate} must be above 0 and at most 1")
+    if privacy.sampling_rate < 1 and privacy.population is None:
+        raise ConfigError(f"sampling_rate {privacy.sampling_rate} needs the population: of how many clients")
+
+
+def _check_positive(name: str, number: float) -> None:
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} {number} must be a positive finite number")

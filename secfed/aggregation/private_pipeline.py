@@ -1,0 +1,279 @@
+"""The transform of a private sum: flatten, clip, rotate, round to whole steps, add noise; and back.
+
+All lengths inside are in units of the clip, so that a clip that changes from round to round changes no parameter of the
+noise, and all rounds are the same event.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.aggregation.noise_shares import NoiseShare
+from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
+from secfed.crypto.entropy import SystemEntropy
+from secfed.crypto.prg import SEED_BYTES
+from secfed.dp import events, samplers
+from secfed.dp.distributed import Plan, choose
+from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
+from secfed.encoding.flatten import Structure, Update, flatten, structure, unflatten
+from secfed.encoding.rotation import Rotation, rotated_length
+from secfed.errors import ConfigError, EncodingError
+
+# What whole noise needs beyond a Gaussian's variance, in square steps; see `dp.distributed`.
+_MARGIN = 2.25
+# A step of central sums: rounding adds at most a thousandth to the noise's variance, and to the square of the norms.
+_STEP_OF_CLIP, _STEP_OF_SPREAD, _STEP_OF_NOISE = 1e-3, 0.05, 1 / 16
+# A larger cohort is drawn less than once in a million rounds.
+_DEVIATIONS = 5.0
+# A little more noise than asked: epsilon falls by more than sums of whole noise add to it in hundreds of rounds, so
+# that a budget that Gaussian noise keeps to the last digit is kept.
+_HEADROOM = 1 + 1e-6
+
+_choose = lru_cache(16)(choose)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a private sum says.
+
+    Attributes:
+        mean: Sum of the clipped updates and the noise, divided by the expected size of the cohort.
+        within_clip: The noisy fraction of clients whose update was within the clip; None unless the clip is adaptive.
+    """
+
+    mean: Update
+    within_clip: float | None
+
+
+@dataclass(frozen=True)
+class PrivatePipeline:
+    """How updates become vectors of whole steps whose noisy sum is private; the private twin of `Pipeline`.
+
+    Args:
+        privacy: What was asked for.
+        structure: Names, shapes and dtypes that every update must have.
+        lattice: The rounding, in units of the clip.
+        modulus_bits: Bits of an entry.
+        count_scale: Distance of the two values of the entry that counts clients within the clip; 0: no such entry.
+        expected: What the sum is divided by.
+        plan: Parameters of the clients' noise; None: the server adds it.
+        rotation_seed: 32 bytes, public, fresh for every sum; empty: no rotation.
+
+    Client and server hold the same pipeline; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
+    """
+
+    privacy: Privacy
+    structure: Structure
+    lattice: Lattice
+    modulus_bits: int
+    count_scale: float
+    expected: float
+    plan: Plan | None
+    rotation_seed: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, privacy: Privacy, example: Update, *, clients: int, survivors: int = 1) -> "PrivatePipeline":
+        """Make the pipeline of one sum.
+
+        Args:
+            privacy: `CentralGaussian` or `DistributedGaussian`.
+            example: Array, or list or dictionary of arrays, that looks like an update.
+            clients: Size of the cohort.
+            survivors: Fewest clients whose noise may be in the sum; of no matter for `CentralGaussian`.
+
+        Raises:
+            ConfigError: The parameters do not fit together.
+            EncodingError: The example is no update.
+        """
+        like = structure(example)
+        population = clients if privacy.population is None else privacy.population
+        if clients > population:
+            raise ConfigError(f"a cohort of {clients} clients cannot come from a population of {population}")
+        expected = privacy.sampling_rate * population
+        scale = privacy.adaptive.scale(privacy.noise_multiplier, expected) if privacy.adaptive else 0.0
+        norm, size = math.hypot(1.0, scale / 2), like.size + bool(privacy.adaptive)
+        if isinstance(privacy, CentralGaussian):
+            lattice, bits = _central(privacy.noise_multiplier, norm, size, population)
+            return cls(privacy, like, lattice, bits, scale, expected, None, b"")
+        if not isinstance(privacy, DistributedGaussian):
+            raise ConfigError(f"found {privacy!r:.100}, needed secfed.CentralGaussian or secfed.DistributedGaussian")
+        most = clients
+        if privacy.secret_cohort:  # what is published must not depend on the cohort's size
+            spread = math.sqrt(expected * (1 - privacy.sampling_rate))
+            most = min(population, math.ceil(expected + _DEVIATIONS * (spread + 1)))
+        seed = SystemEntropy().draw("rotation", SEED_BYTES)
+        plan = _choose(
+            clients=max(most, survivors) if privacy.secret_cohort else most,
+            threshold=survivors,
+            dimension=rotated_length(size),
+            spread=Rotation(size, seed).spread,
+            clip_norm=norm,
+            noise_multiplier=privacy.noise_multiplier * _HEADROOM,
+            bits=privacy.bits,
+            mechanism=privacy.mechanism,
+            colluders=privacy.colluders,
+            layers=privacy.layers,
+        )
+        lattice = Lattice(plan.step, norm, plan.dimension)
+        return cls(privacy, like, lattice, plan.modulus_bits, scale, expected, plan, seed)
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector."""
+        return self.lattice.dimension
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The narrowest unsigned dtype that holds an entry."""
+        width = next(width for width in (8, 16, 32, 64) if width >= self.modulus_bits)
+        return np.dtype(f"u{width // 8}")
+
+    @property
+    def noise_variance(self) -> float:
+        """Parameter sigma squared of the noise that the server adds, in square steps; 0 if clients do."""
+        if self.plan:
+            return 0.0
+        return (self.privacy.noise_multiplier * _HEADROOM) ** 2 * self.lattice.largest_square + _MARGIN
+
+    @property
+    def context(self) -> bytes:
+        """What binds a session to these parameters."""
+        noise = "server"
+        if self.plan:
+            layers = hashlib.sha256(repr(self.plan.noise).encode()).hexdigest()
+            noise = f"{self.plan.mechanism} colluders={self.plan.colluders} threshold={self.plan.threshold} {layers}"
+        spec = (
+            f"clip_norm={float(self.privacy.clip_norm).hex()} weight_cap={self.privacy.weight_cap} "
+            f"count_scale={self.count_scale.hex()} values={self.structure.size} rotation={self.rotation_seed.hex()} "
+            f"noise={noise} variance={self.noise_variance.hex()} "
+        )
+        return b"secfed/aggregation/v1 " + spec.encode() + self.lattice.context
+
+    def event(self, survivors: int) -> events.Event:
+        """Return what is released if so many clients are in the sum.
+
+        Raises:
+            TooFewSurvivorsError: Their noise is too little: nothing may be released.
+        """
+        event: events.Release
+        if self.plan:
+            event = self.plan.event(survivors)
+            counts = isinstance(self.privacy, DistributedGaussian) and self.privacy.secret_cohort
+        else:
+            lattice = self.lattice
+            event = events.DiscreteGaussianSum(
+                self.noise_variance, 1, lattice.sensitivity, lattice.sensitivity_l1, lattice.dimension
+            )
+            counts = True
+        rate = self.privacy.sampling_rate
+        return events.PoissonSampled(rate, event) if counts and rate < 1 else event
+
+    @property
+    def worst_event(self) -> events.Event:
+        """What is released if as few clients arrive as allowed: what a budget must have room for."""
+        return self.event(self.plan.threshold if self.plan else 1)
+
+    def check(self, update: Update) -> npt.NDArray[np.floating[Any]]:
+        """Flatten an update of the right structure.
+
+        Raises:
+            EncodingError: Names, shapes or dtypes differ, or a value is not finite.
+        """
+        if difference := self.structure.difference(structure(update)):
+            raise EncodingError(difference)
+        values = flatten(update)
+        if not np.isfinite(values).all():
+            raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
+        return values
+
+    def coordinates(self, update: Update, weight: float = 1.0) -> npt.NDArray[np.float64]:
+        """Return the vector that rounding starts from, in units of the clip; shape `(length,)`.
+
+        Raises:
+            EncodingError: The update does not fit.
+        """
+        values = self.check(update)
+        clip_norm = self.privacy.clip_norm
+        clipped = clip_by_norm(values, clip_norm)
+        within = np.array_equal(clipped, values)
+        clipped /= clip_norm
+        if self.privacy.weight_cap is not None:
+            clipped *= min(weight, self.privacy.weight_cap) / self.privacy.weight_cap
+        if self.count_scale:
+            clipped = np.append(clipped, self.count_scale / 2 if within else -self.count_scale / 2)
+        return np.asarray(self._rotation.rotate(clipped), np.float64) if self.rotation_seed else clipped
+
+    def encode(
+        self, update: Update, weight: float = 1.0, *, seed: bytes | None = None, noise: NoiseShare | None = None
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Encode one client's update, with its noise if clients add it.
+
+        Args:
+            update: Array, or list or dictionary of arrays, of the pipeline's structure.
+            weight: Used if there is a `weight_cap`.
+            seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
+            noise: This client's noise, so that layers of it can be revealed later; by default fresh.
+
+        Returns:
+            Shape `(length,)`, modulo `2**modulus_bits`.
+
+        Raises:
+            EncodingError: The update does not fit; nothing has been sent.
+        """
+        rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
+        steps = self.lattice.round(self.coordinates(update, weight), seed=rounding)
+        if self.plan:
+            steps += (noise or NoiseShare(self.plan)).draw()
+        return self.wrap(steps)
+
+    def wrap(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Return whole numbers modulo `2**modulus_bits`, in the narrowest unsigned dtype."""
+        return (steps.astype(np.uint64) & np.uint64((1 << self.modulus_bits) - 1)).astype(self.dtype)
+
+    def centre(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
+        """Read entries modulo `2**modulus_bits` as signed numbers."""
+        shift = 64 - self.modulus_bits
+        return (total.astype(np.uint64) << np.uint64(shift)).view(np.int64) >> np.int64(shift)
+
+    def release(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
+        """Return the private sum in steps: of the exact one with the server's noise, or of one that holds noise.
+
+        Args:
+            total: The sum modulo `2**modulus_bits`, shape `(length,)`; surplus noise already subtracted.
+        """
+        steps = self.centre(total)
+        if not self.plan:
+            seed = SystemEntropy().draw("noise", SEED_BYTES)
+            steps += samplers.discrete_gaussian(self.noise_variance, self.length, seed)
+        return steps
+
+    def decode(self, released: npt.NDArray[np.int64]) -> Decoded:
+        """Decode a private sum."""
+        values = self.lattice.decode(released)
+        if self.rotation_seed:
+            values = np.asarray(self._rotation.rotate_back(values), np.float64)
+        size = self.structure.size
+        within = float(values[size]) / (self.count_scale * self.expected) + 0.5 if self.count_scale else None
+        mean = values[:size] * (self.privacy.clip_norm / self.expected)
+        return Decoded(unflatten(mean, self.structure), within)
+
+    @property
+    def _rotation(self) -> Rotation:
+        return Rotation(self.structure.size + bool(self.count_scale), self.rotation_seed)
+
+
+def _central(noise_multiplier: float, norm: float, size: int, clients: int) -> tuple[Lattice, int]:
+    """Choose the lattice of a sum with the server's noise, and a ring in which it cannot wrap."""
+    step = norm * min(
+        _STEP_OF_CLIP, _STEP_OF_SPREAD / math.sqrt(size), _STEP_OF_NOISE * noise_multiplier / math.sqrt(clients)
+    )
+    lattice = Lattice(step, norm, size)
+    bits = (clients * math.isqrt(lattice.largest_square)).bit_length() + 1
+    if bits > 64:
+        raise ConfigError(f"a sum of {clients} clients with noise_multiplier {noise_multiplier} needs {bits} bits")
+    return lattice, bits

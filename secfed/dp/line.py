@@ -1,0 +1,169 @@
+"""K along a contour: the moments of all releases at t + iu, for many u at once."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.dp.ladder import Releases
+from secfed.dp.laws import Cut, Nodes, Reals
+from secfed.dp.nodes import grids
+from secfed.dp.plan import Plan, frequencies
+
+Complexes = npt.NDArray[np.complex128]
+_UNIT = 2.0**-53
+# Numbers in one array of temporaries.
+_ENTRIES = 1 << 17
+# The least modulus of a release's moment, relative to the real one.
+_LEAST = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """K along a contour, for some releases; lines of two compositions add up.
+
+    Attributes:
+        log: K(t).
+        mean: Mean of the tilted loss.
+        exponent: K(t + iu) - K(t) - iu mean, at each u.
+        wrong: Bound of its error, quadrature and rounding together, at each u.
+        fade: Bound of its real part for all u from the last on.
+    """
+
+    log: float
+    mean: float
+    exponent: Complexes = field(repr=False)
+    wrong: Reals = field(repr=False)
+    fade: float
+
+    def plus(self, other: "Line", times: Reals) -> "Lines":
+        """Add another composition some number of times, `(rows,)`."""
+        return Lines(
+            self.log + times * other.log,
+            self.mean + times * other.mean,
+            self.exponent + times[:, None] * other.exponent,
+            self.wrong + times[:, None] * other.wrong,
+            self.fade + times * other.fade,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Several lines on one contour: the fields of `Line`, with rows in front."""
+
+    log: Reals
+    mean: Reals
+    exponent: Complexes = field(repr=False)
+    wrong: Reals = field(repr=False)
+    fade: Reals
+
+
+def line(releases: Releases, plan: Plan, tolerance: float) -> tuple[Line, Line | None]:
+    """Evaluate K along a contour.
+
+    Args:
+        releases: The composition.
+        plan: Where the contour runs.
+        tolerance: Error aimed at in K.
+
+    Returns:
+        The line, and with a cut that of what lies below it; its K(t) is relative to the whole's.
+    """
+    at, across = frequencies(plan)
+    order, top, step = plan.order, float(at[-1]), float(at[1])
+    gaussian = releases.gaussian
+    log, mean = gaussian * order * (order + 1) / 2, gaussian * (order + 0.5)
+    whole = (-0.5 * gaussian * at**2).astype(np.complex128)
+    wrong, wrong_below = np.zeros(len(at)), np.zeros(len(at))
+    below, fade, shares, mass_below = whole.copy(), float(whole.real[-1]), [-np.inf], 0.0
+    for laws in releases.laws:
+        for found in grids(laws, order, top, tolerance, stretch=plan.stretch, rows=2 * across + 4):
+            count = found.laws.count
+            moment, center, _ = (row[0] for row in found.moments(np.array([order])))
+            tilted = np.exp(found.mass + order * found.loss - moment[:, None])
+            centred = found.loss - center[:, None]
+            log += float(moment @ count)
+            mean += float(center @ count)
+            wave = _waves(tilted, centred, step, across)
+            whole += count @ _log1p(wave)
+            each = _error(found, tilted, centred, at, order, plan.stretch, moment)
+            wrong += count @ np.log1p(_share(each, wave))
+            if plan.cut is None:
+                fade += float(count @ found.decay(tilted, order, top))
+                continue
+            cut = Cut.at(found, plan.cut, plan.stretch)
+            shares.extend(np.log(count) + found.decay(tilted, order, top, cut))
+            share = tilted * (1 - cut.weight)
+            mass = share.sum(axis=1)
+            wave = _waves(share / mass[:, None], centred, step, across)
+            mass_below += float(count @ np.log(mass))
+            below += count @ _log1p(wave)
+            wrong_below += count @ np.log1p(_share(each / mass[:, None], wave))
+    if plan.cut is None:
+        return Line(log, mean, whole, wrong, fade), None
+    fade += float(np.logaddexp.reduce(shares))
+    return Line(log, mean, whole, wrong, fade), Line(mass_below, 0.0, below, wrong_below, fade)
+
+
+def _error(
+    found: Nodes, tilted: Reals, centred: Reals, at: Reals, order: float, stretch: float, moment: Reals
+) -> Reals:
+    """Bound the error of E[exp((t + iu) loss)] relative to E[exp(t loss)], at each u; shape `(n, k)`."""
+    top = float(at[-1])
+    quadrature = found.discretisation(order, top, stretch) + found.truncation(order, moment)
+    if stretch > 1:
+        quadrature += found.discretisation(order, top)
+    moved = np.minimum(2.0, at * (tilted * np.abs(centred)).sum(axis=1)[:, None])
+    lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-order * found.loss, 700.0)))).sum(axis=1))
+    rounding = moved * (found.loss.shape[1] + 100) + 200 * lifted[:, None]
+    return np.asarray(quadrature[:, None] + rounding * _UNIT)
+
+
+def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes:
+    """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ...; shape `(n, across**2)`.
+
+    exp(iu loss) - 1 for u = (a * across + b) * step is put together from a few such factors by matrix products, without
+    losing the small differences from 1.
+    """
+    mixed = np.zeros((len(tilted), across, across), np.complex128)
+    block = max(16, _ENTRIES // (across * len(tilted)))
+    for start in range(0, tilted.shape[1], block):
+        loss, share = centred[:, start : start + block], tilted[:, None, start : start + block]
+        one = _turns(loss * step, across)
+        two = _turns(loss * (across * step), across)
+        two *= share
+        mixed += two @ one.transpose(0, 2, 1)
+        mixed += two.sum(axis=2)[:, :, None]
+        one *= share
+        mixed += one.sum(axis=2)[:, None, :]
+    return mixed.reshape(len(tilted), -1)
+
+
+def _log1p(wave: Complexes) -> Complexes:
+    """Return log(1 + wave); numpy's own takes the modulus first, and loses a small real part."""
+    x, y = wave.real, wave.imag
+    result = np.empty(wave.shape, np.complex128)
+    # A moment of 0 counts as `_LEAST`, and `_share` says what that may be wrong by.
+    result.real = 0.5 * np.log1p(np.maximum(x * (2 + x) + y * y, _LEAST**2 - 1))
+    result.imag = np.arctan2(y, 1 + x)
+    return result
+
+
+def _share(each: Reals, wave: Complexes) -> Reals:
+    """Return an error of 1 + wave relative to its size, or to `_LEAST` where it is smaller than that."""
+    size = np.abs(1 + wave)
+    return np.asarray((each + 2 * _LEAST * (size < 2 * _LEAST)) / np.maximum(size, _LEAST))
+
+
+def _turns(angle: Reals, count: int) -> Complexes:
+    """Return exp(i k angle) - 1 for k from 0 to count - 1 by doubling, without cancellation; `(n, count, nodes)`."""
+    result = np.zeros((len(angle), count, angle.shape[1]), np.complex128)
+    done = 1
+    while done < count:
+        half = np.sin(angle * (done / 2))
+        ahead = (-2 * half * half + 1j * np.sin(angle * done))[:, None]
+        some = min(done, count - done)
+        before = result[:, :some]
+        result[:, done : done + some] = before * ahead + before + ahead
+        done += some
+    return result

@@ -1,0 +1,68 @@
+"""What a training run may spend on privacy: asked before each round, noted after it."""
+
+from secfed.dp.accountant import Accountant, check_budget
+from secfed.dp.book import Entry
+from secfed.dp.events import Adjacency, Event
+from secfed.dp.ledger import Ledger
+from secfed.errors import BudgetExceededError, ConfigError
+
+Budget = tuple[float, float]
+
+
+class Spending:
+    """An accountant with, if asked for, a limit and a ledger.
+
+    Args:
+        adjacency: `"add_remove"` or `"replace"`; None is the ledger's, or `"add_remove"`.
+        budget: Epsilon and delta that all rounds together may spend.
+        ledger: Where rounds are recorded too, and refused if the ledger's budget would be overspent.
+
+    Raises:
+        ConfigError: The budget is out of range, or the adjacency is not the ledger's.
+    """
+
+    def __init__(self, adjacency: Adjacency | None, budget: Budget | None, ledger: Ledger | None) -> None:
+        if budget is not None:
+            if not (isinstance(budget, tuple) and len(budget) == 2):
+                raise ConfigError(f"budget {budget!r} must be (epsilon, delta)")
+            check_budget(*budget)
+        if ledger is not None and adjacency not in (None, ledger.adjacency):
+            raise ConfigError(f"adjacency {adjacency!r} is not that of the ledger, {ledger.adjacency!r}")
+        self._budget, self._ledger = budget, ledger
+        self._accountant = Accountant(adjacency or (ledger.adjacency if ledger else "add_remove"))
+        self._entry: Entry | None = None
+
+    def accountant(self) -> Accountant:
+        """Return a copy of the accountant of what has been released."""
+        return self._accountant.copy()
+
+    def reserve(self, worst: Event, label: str) -> None:
+        """Set a round's worst case aside, before anything is drawn.
+
+        Raises:
+            BudgetExceededError: It would overspend; nothing is recorded.
+        """
+        if self._budget:
+            limit, delta = self._budget
+            epsilon = self._accountant.copy().compose(worst).epsilon(delta)
+            if not epsilon <= limit:
+                raise BudgetExceededError(
+                    f"after {label} epsilon {epsilon:.6g} at delta {delta:g} could be spent, the budget is {limit:g}: "
+                    "nothing was drawn or sent",
+                    epsilon,
+                    limit,
+                )
+        self._entry = self._ledger.reserve(worst, label=label) if self._ledger else None
+
+    def cancel(self) -> None:
+        """Give back what was set aside: nothing was released."""
+        if self._ledger and self._entry:
+            self._ledger.cancel(self._entry)
+        self._entry = None
+
+    def commit(self, event: Event) -> None:
+        """Note what was released."""
+        self._accountant.compose(event)
+        if self._ledger and self._entry:
+            self._ledger.commit(self._ledger.amend(self._entry, event))
+        self._entry = None
