@@ -98,7 +98,7 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
             change = np.where(log > -1e290, (log_delta - log) / slope, 0.0)
         change = np.clip(change, -20 / np.maximum(np.abs(slope), 1e-290), 20 / np.maximum(np.abs(slope), 1e-290))
         epsilon = epsilon + change
-        if (np.abs(change) <= 1e-15 * np.abs(epsilon)).all():
+        if (np.abs(change) <= 1e-14 * np.abs(epsilon)).all():
             break
     slope = -profile.value(epsilon)[1]
     low, high = profile.bounds(epsilon)

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import ndtr
 
 from secfed.dp import lattice, rdp
+from secfed.dp.accountant import Accountant
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -58,7 +59,7 @@ def test_randomised_response_equals_the_binomial_sum(chance: float, rounds: int,
 
 def test_randomised_response_has_the_right_epsilon_down_to_tiny_deltas() -> None:
     for delta in (0.1, 1e-5, 1e-30):
-        lower, upper = lattice.pairs_epsilon([(binary(0.52), 300)], delta)
+        lower, upper = lattice.pairs_epsilon([(binary(0.52), 300)], delta, 0.01)
         assert binary_delta(0.52, 300, upper) <= delta <= binary_delta(0.52, 300, lower)
         assert 0 < upper - lower <= 1e-8 * upper
 
@@ -84,13 +85,13 @@ def test_different_pairs_together_equal_the_sum_over_all_outcomes() -> None:
 
 def test_outcomes_of_one_law_only_count_as_lost() -> None:
     pair = Pair([0.9, 0.1, 0.0], [0.8, 0.0, 0.2])
-    for rounds in (1, 5):
+    for rounds in (1, 4):
         lost = 1 - 0.9**rounds
         for epsilon in (0.0, 3.0):
             exact = lost + max(0.9**rounds - math.exp(epsilon) * 0.8**rounds, 0)
-            lower, upper = lattice.pairs_delta([(pair, rounds)], epsilon)
-            assert lower <= exact <= upper <= exact + 1e-9
-    assert lattice.pairs_epsilon([(pair, 5)], 0.3) == (math.inf, math.inf)
+            lower, upper = lattice.pairs_delta([(pair, rounds)], epsilon, 1e-2)
+            assert lower <= exact <= upper <= exact + 0.01
+    assert lattice.pairs_epsilon([(pair, 5)], 0.3, 1e-2) == (math.inf, math.inf)
     assert lattice.pairs_epsilon([(Pair([1, 0], [0, 1]), 1)], 0.5) == (math.inf, math.inf)
 
 
@@ -142,8 +143,8 @@ def test_gaussian_composition_holds_the_closed_form_between_its_bounds(noise: fl
 def test_one_sampled_release_holds_the_closed_form_between_its_bounds(rate: float, noise: float) -> None:
     for epsilon in (0.0, 0.05, 1.0, 3.0):
         exact = rate * gaussian_delta(noise, math.log1p(math.expm1(epsilon) / rate))
-        lower, upper = lattice.bounds_delta([(PoissonSampled(rate, Gaussian(noise)), 1)], "add_remove", epsilon)
-        assert lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= upper <= lower + 1e-3 * exact
+        lower, upper = lattice.bounds_delta([(PoissonSampled(rate, Gaussian(noise)), 1)], "add_remove", epsilon, 2e-3)
+        assert lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= upper <= lower + 0.01 * exact
 
 
 def test_adding_a_client_in_one_sampled_release_equals_its_closed_form() -> None:
@@ -185,10 +186,10 @@ def test_laplace_releases_equal_repeated_integration(rounds: int) -> None:
 
 
 def test_many_laplace_releases_stay_below_their_largest_loss() -> None:
-    lower, upper = lattice.bounds_epsilon([(Laplace(1.0), 30)], "add_remove", 1e-20)
+    lower, upper = lattice.bounds_epsilon([(Laplace(1.0), 30)], "add_remove", 1e-20, 1e-2)
     assert 29.99 < lower <= upper <= 30 + 1e-9
-    lower, upper = lattice.bounds_epsilon([(Laplace(1.0), 30)], "replace", 1e-5)
-    assert 30 < lower <= upper < 60 and upper - lower < 1e-4
+    lower, upper = lattice.bounds_epsilon([(Laplace(1.0), 30)], "replace", 1e-5, 1e-2)
+    assert 30 < lower <= upper < 60 and upper - lower < 0.01
 
 
 def test_one_sampled_laplace_release_holds_the_closed_form_between_its_bounds() -> None:
@@ -223,10 +224,10 @@ def test_a_fixed_size_is_as_bad_in_both_directions_and_worse_than_removing() -> 
     for epsilon in (0.1, 1.0):
         exact = 0.3 * gaussian_delta(1.0, math.log1p(math.expm1(epsilon) / 0.3))
         for adjacency in ("add_remove", "replace"):
-            lower, upper = lattice.bounds_delta([(event, 1)], adjacency, epsilon)
+            lower, upper = lattice.bounds_delta([(event, 1)], adjacency, epsilon, 1e-3)
             assert lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= upper <= lower + 1e-3 * exact
-        many = lattice.bounds_delta([(event, 20)], "replace", epsilon)[0]
-        assert many > lattice.bounds_delta([(poisson, 20)], "add_remove", epsilon)[1]
+        many = lattice.bounds_delta([(event, 20)], "replace", epsilon, 1e-3)[0]
+        assert many > lattice.bounds_delta([(poisson, 20)], "add_remove", epsilon, 1e-3)[1]
 
 
 CASES: list[tuple[list[tuple[Event, int]], Adjacency]] = [
@@ -240,11 +241,11 @@ CASES: list[tuple[list[tuple[Event, int]], Adjacency]] = [
 
 
 @pytest.mark.parametrize(("events", "adjacency"), CASES, ids=range(len(CASES)))
-@pytest.mark.parametrize("delta", [1e-5, 1e-20])
+@pytest.mark.parametrize("delta", [1e-5, pytest.param(1e-20, marks=pytest.mark.slow)])
 def test_no_bound_is_above_that_of_renyi(events: list[tuple[Event, int]], adjacency: Adjacency, delta: float) -> None:
-    lower, upper = lattice.bounds_epsilon(events, adjacency, delta)
+    lower, upper = lattice.bounds_epsilon(events, adjacency, delta, 1e-3)
     assert lower <= upper <= lower * 1.003 + 1e-6
-    assert lower < rdp.epsilon(events, adjacency, delta)
+    assert upper < rdp.epsilon(events, adjacency, delta)
 
 
 def test_finer_lattices_give_closer_bounds_that_agree() -> None:
@@ -265,6 +266,18 @@ def test_compositions_may_be_nested() -> None:
 def test_replacing_under_plain_noise_is_noise_of_half_the_size() -> None:
     found = lattice.bounds_epsilon([(Gaussian(4.0), 3)], "replace", 1e-5)
     assert found == lattice.bounds_epsilon([(Gaussian(2.0), 3)], "add_remove", 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "noise", "rounds"), [(0.01, 1.1, 1000), (0.001, 0.8, 5000), (0.1, 0.3, 3)])
+def test_the_contour_engine_lies_between_the_bounds(rate: float, noise: float, rounds: int) -> None:
+    cohort = round(rate * 1000)
+    for event in (PoissonSampled(rate, Gaussian(noise)), FixedSizeSampled(cohort, 1000, Gaussian(2 * noise))):
+        for adjacency in ("add_remove", "replace"):
+            for delta in (1e-5, 1e-20):
+                found = Accountant(adjacency).compose(event, rounds).epsilon(delta, bounds=True)
+                lower, upper = lattice.bounds_epsilon([(event, rounds)], adjacency, delta)
+                assert lower <= found.upper and found.lower <= upper and upper <= lower * 1.01
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

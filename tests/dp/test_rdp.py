@@ -51,10 +51,9 @@ def line(noise: float, order: float) -> tuple[Array, Array, Array, float]:
 
 
 def divergence(first: Array, second: Array, order: float) -> float:
-    """Renyi divergence of two laws on the integers, which both must have mass wherever one has."""
-    kept = (first > 0) & (second > 0)  # beyond, both are below the least positive number
-    terms = order * np.log(first[kept]) + (1 - order) * np.log(second[kept])
-    return float(logsumexp(terms)) / (order - 1)
+    """Renyi divergence of two laws on the integers, less what underflows."""
+    both = (first > 0) & (second > 0)
+    return float(logsumexp(order * np.log(first[both]) + (1 - order) * np.log(second[both]))) / (order - 1)
 
 
 # --- moments ---------------------------------------------------------------------------------------------------------
