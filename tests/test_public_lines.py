@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import secfed
-from secfed import secagg
+from secfed import dp, secagg
 
 
 def test_one_off_secure_weighted_mean() -> None:
@@ -39,6 +39,46 @@ def test_training_under_secure_aggregation() -> None:
         assert set(report.survivors) <= set(report.cohort)
     assert numbers == list(range(1, 31))
     assert report.model == pytest.approx([1.0, 1.0, 1.0], abs=0.2)
+
+
+def test_training_under_secure_aggregation_and_differential_privacy() -> None:
+    def local_update(model, data):  # type: ignore[no-untyped-def]
+        update, weight = data.mean(axis=0) - model, len(data)
+        return update, weight
+
+    generator = np.random.default_rng(1)
+    clients = [generator.normal(1.0, 0.1, size=(20, 3)) for _ in range(24)]
+    training = secfed.FedAvg(
+        local_update,
+        aggregator=secfed.SecAgg(threshold=2 / 3, clip=4.0),
+        privacy=secfed.CentralGaussian(clip_norm=1.0, noise_multiplier=1.0),
+    )
+    spent = [0.0]
+    for report in training.rounds(np.zeros(3), clients, count=30, sampling_rate=0.5):
+        assert report.number == len(spent)
+        assert set(report.survivors) <= set(report.cohort)
+        spent.append(report.accountant.epsilon(delta=1e-5))  # type: ignore[union-attr]
+    assert spent == sorted(set(spent))
+    release = dp.PoissonSampled(0.5, dp.Gaussian(noise_multiplier=1.0))
+    assert spent[-1] == pytest.approx(dp.Accountant().compose(release, count=30).epsilon(delta=1e-5), rel=1e-4)
+    assert report.model == pytest.approx([1.0, 1.0, 1.0], abs=1.2)
+
+    training = secfed.FedAvg(
+        local_update,
+        aggregator=secfed.SecAgg(threshold=2 / 3, clip=4.0),
+        privacy=secfed.DistributedGaussian(clip_norm=1.0, noise_multiplier=1.0),
+    )
+    [report] = training.rounds(np.zeros(3), clients, count=1)
+    assert 0 < report.accountant.epsilon(delta=1e-5) < 5  # type: ignore[union-attr]
+
+
+def test_budgets() -> None:
+    release = dp.PoissonSampled(0.01, dp.Gaussian(noise_multiplier=1.1))
+    epsilon = dp.Accountant().compose(release, count=1000).epsilon(delta=1e-5)
+    assert epsilon == pytest.approx(1.5153624, abs=1e-6)
+    noise = dp.noise_multiplier(epsilon=3.0, delta=1e-5, sampling_rate=0.01, rounds=1000)
+    calibrated = dp.PoissonSampled(0.01, dp.Gaussian(noise_multiplier=noise))
+    assert 2.999999 < dp.Accountant().compose(calibrated, count=1000).epsilon(delta=1e-5) <= 3.0
 
 
 def test_state_machines_over_ones_own_network() -> None:

@@ -4,6 +4,7 @@ Written from README.md alone, whose section numbers stand beside the functions. 
 (package `python-flint`): what it rounds is in the radius. `python reference.py` rewrites vectors/, `--check` compares
 instead of writing.
 """
+import itertools
 import json
 import math
 import sys
@@ -37,7 +38,7 @@ def tail(x):
 class Curve:
     """Nodes of a trapezoid rule on an analytic curve: (log weight, loss), made on demand.
 
-    `total(s)` is the sum of weight * exp(s * loss). Terms below exp(-nats) are left out.
+    `total(s)` is the sum of weight * exp(s * loss), without the terms below exp(-nats) times the largest one or 1.
     """
 
     def __init__(self, node, left, step, nats):
@@ -45,17 +46,20 @@ class Curve:
 
     def total(self, s, last):
         """Nodes before number `last` are always looked at."""
-        t, u, total, i = float(s.real), float(s.imag), acb(0), 0
-        while True:
+        t, u, sizes, best = float(s.real), float(s.imag), [], -math.inf
+        while len(sizes) <= last or sizes[-1] > min(best, 0.0) - self.nats:
+            i = len(sizes)
             if i == len(self.nodes):
                 weight, loss = self.node(self.left + self.step * i)
                 self.nodes.append((weight, loss, float(weight.real), float(loss.real), float(loss.imag)))
-            weight, loss, a, b, c = self.nodes[i]
-            if a + t * b - u * c > -self.nats:
-                total += (weight + s * loss).exp()
-            elif i > last:
-                return total
-            i += 1
+            _, _, a, b, c = self.nodes[i]
+            sizes.append(a + t * b - u * c)
+            best = max(best, sizes[-1])
+        total, floor = acb(0), min(best, 0.0) - self.nats
+        for size, node in zip(sizes, self.nodes, strict=False):
+            if size > floor:
+                total += (node[0] + s * node[1]).exp()
+        return total
 
 
 def softplus(w):
@@ -279,11 +283,13 @@ class Inversion:
         while quiet < 0.6 / float(step):
             log_term, z = point(acb(step * i))
             log_term += step.log()
-            height = size(log_term, z)
-            best = max(best, height)
-            quiet = quiet + 1 if height < best - nats - 8 else 0
-            self.terms.append((log_term - arb(2).log() if i == 0 else log_term, z))
             i += 1
+            if not log_term.is_finite():        # the moment is 0 to all digits that there are
+                quiet += 1
+                continue
+            best = max(best, size(log_term, z))
+            quiet = quiet + 1 if size(log_term, z) < best - nats - 8 else 0
+            self.terms.append((log_term - arb(2).log() if i == 1 else log_term, z))
             if i > 100 * nats:
                 raise ArithmeticError("the contour does not end")
 
@@ -441,7 +447,7 @@ def two_releases(found, direction, epsilon, nodes=40):
     points = [*sorted((edge for edge in edges if low <= edge < high), key=float), high]
     rule = [arb.legendre_p_root(nodes, k, weight=True) for k in range(nodes)]
     total = start
-    for a, b in zip(points, points[1:], strict=False):
+    for a, b in itertools.pairwise(points):
         if b - a > arb("1e-25"):
             total += (b - a) / 2 * sum((w * integrand((a + b) / 2 + (b - a) / 2 * x) for x, w in rule), arb(0))
     return total

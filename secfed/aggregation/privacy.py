@@ -10,7 +10,6 @@ and who drops out, is taken as independent of the data.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from secfed.dp.distributed import Mechanism
 from secfed.errors import ConfigError
@@ -71,35 +70,6 @@ class AdaptiveClipping:
                 "or a larger count_noise"
             )
         return 1 / (noise * math.sqrt(noise_multiplier**-2 - (2 * noise) ** -2))
-
-
-@runtime_checkable
-class Privacy(Protocol):
-    """What is common to all kinds of privacy: parameters, no state."""
-
-    @property
-    def clip_norm(self) -> float:
-        """Largest Euclidean norm of a client's update."""
-
-    @property
-    def noise_multiplier(self) -> float:
-        """Standard deviation of the noise of the sum, divided by `clip_norm`."""
-
-    @property
-    def adaptive(self) -> AdaptiveClipping | None:
-        """How the clip changes from round to round."""
-
-    @property
-    def weight_cap(self) -> float | None:
-        """The weight from which on a client counts fully; None: all count fully."""
-
-    @property
-    def population(self) -> int | None:
-        """Clients that a cohort is drawn from."""
-
-    @property
-    def sampling_rate(self) -> float:
-        """Probability with which each of them joins the cohort."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +170,9 @@ class DistributedGaussian:
             raise ConfigError(
                 "secret_cohort needs minimum_survivors: noise that depended on the cohort's size would tell it"
             )
+
+
+Privacy = CentralGaussian | DistributedGaussian
 
 
 def _check(privacy: Privacy) -> None:

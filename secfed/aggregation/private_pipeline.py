@@ -90,6 +90,8 @@ class PrivatePipeline:
             ConfigError: The parameters do not fit together.
             EncodingError: The example is no update.
         """
+        if not isinstance(privacy, Privacy):
+            raise ConfigError(f"found {privacy!r:.100}, needed secfed.CentralGaussian or secfed.DistributedGaussian")
         like = structure(example)
         population = clients if privacy.population is None else privacy.population
         if clients > population:
@@ -100,8 +102,6 @@ class PrivatePipeline:
         if isinstance(privacy, CentralGaussian):
             lattice, bits = _central(privacy.noise_multiplier, norm, size, population)
             return cls(privacy, like, lattice, bits, scale, expected, None, b"")
-        if not isinstance(privacy, DistributedGaussian):
-            raise ConfigError(f"found {privacy!r:.100}, needed secfed.CentralGaussian or secfed.DistributedGaussian")
         most = clients
         if privacy.secret_cohort:  # what is published must not depend on the cohort's size
             spread = math.sqrt(expected * (1 - privacy.sampling_rate))

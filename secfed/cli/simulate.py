@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from secfed import CentralGaussian, DistributedGaussian, FedAvg, Plain, SecAgg, dp
-from secfed.aggregation import Aggregator, ClippingWarning, Pipeline
+from secfed.aggregation import Aggregator, ClippingWarning, Pipeline, Privacy
 from secfed.cli import perceptron
 from secfed.cli.chance import generator
 from secfed.cli.datasets import LOADERS, Federation
@@ -319,7 +319,7 @@ def _secagg(settings: Settings, federation: Federation) -> SecAgg:
     )
 
 
-def _privacy(settings: Settings) -> CentralGaussian | DistributedGaussian | None:
+def _privacy(settings: Settings) -> Privacy | None:
     """Calibrate the noise to the budget, at the worst that may happen: as few survivors as allowed in every round."""
     if not settings.private:
         return None
@@ -354,7 +354,7 @@ def _minimum_survivors(settings: Settings) -> int | None:
 def _threshold(
     settings: Settings,
     secured: SecAgg | None,
-    privacy: CentralGaussian | DistributedGaussian | None,
+    privacy: Privacy | None,
     model: perceptron.Model,
 ) -> int | None:
     """Return the fewest survivors if they are counted over the cohort (not neighbors) and all cohorts are alike."""
@@ -372,7 +372,7 @@ def _all_runs(
     federation: Federation,
     model: perceptron.Model,
     secured: SecAgg | None,
-    privacy: CentralGaussian | DistributedGaussian | None,
+    privacy: Privacy | None,
 ) -> Iterator[tuple[RoundReport, RoundReport, RoundReport | None, float]]:
     """Yield each round's report, the ones without protection and with central noise, and the wall time of the first."""
     plain_rounds = _rounds(settings, federation, model, Plain(), None)
@@ -392,7 +392,7 @@ def _rounds(
     federation: Federation,
     model: perceptron.Model,
     aggregator: Aggregator,
-    privacy: CentralGaussian | DistributedGaussian | None,
+    privacy: Privacy | None,
 ) -> Iterator[tuple[RoundReport, float]]:
     """Train under an aggregator; yield each report with the round's wall time."""
     examples = {

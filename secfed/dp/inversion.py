@@ -18,6 +18,8 @@ _CURVE_GOAL = 1e-8
 _FINE = 1e-6
 # Counts on one contour: the last over the first.
 _BLOCK = 2.0
+# The gap above which another contour is tried.
+_ENOUGH = 1e-7
 # The first attempt, which only serves as a guess.
 _ROUGH = 1e-3
 
@@ -60,9 +62,14 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), chernoff)
     guess = _near(releases, moments, log_delta, guess)
-    contour = build(releases, moments, plan(releases, moments, guess, log_delta, goal), goal)
-    low, high, _ = solve(contour, np.array([log_delta]), np.array([guess]))
-    return float(low[0]), float(min(high[0], chernoff))
+    best = (-np.inf, chernoff)
+    for steep in (False, True):
+        contour = build(releases, moments, plan(releases, moments, guess, log_delta, goal, steep=steep), goal)
+        low, high, _ = solve(contour, np.array([log_delta]), np.array([guess]))
+        best = max(best[0], float(low[0])), min(best[1], float(high[0]))
+        if best[1] - best[0] <= _ENOUGH * abs(best[1]):
+            break
+    return best
 
 
 def _near(releases: Releases, moments: Moments, log_delta: float, guess: float) -> float:

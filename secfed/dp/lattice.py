@@ -269,18 +269,24 @@ def _any(parts: Sequence[tuple[_Losses, int]]) -> float:
 
 def _split(law: Law, step: float) -> _Losses:
     """Return the upper lattice: masses split between neighbours."""
-    cells = _cells(law, step, 0.0)
-    masses, losses = law.atoms(cells * step)
-    below = np.floor(losses / step)
-    share = np.clip(np.expm1(below * step - losses) / math.expm1(-step), 0.0, 1.0)
+    shift = _shift(law, step)
+    cells = _cells(law, step, shift)
+    masses, losses = law.atoms(shift + cells * step)
+    below = np.floor((losses - shift) / step)
+    share = np.clip(np.expm1(shift + below * step - losses) / math.expm1(-step), 0.0, 1.0)
     place = (below - cells[0]).astype(np.int64)
     total = np.bincount(place, masses * (1 - share), len(cells)) + np.bincount(place + 1, masses * share, len(cells))
-    return _Losses(cells, step, total, law.infinite)
+    return _Losses(cells, step, total, law.infinite, shift)
+
+
+def _shift(law: Law, step: float) -> float:
+    """Return what puts a law's marks on the lattice."""
+    return math.remainder(law.marks[0], step) if law.marks else 0.0
 
 
 def _merged(law: Law, step: float, order: float) -> _Losses:
     """Return the lower lattice: cells merged, and what they then lose rounded down."""
-    shift = math.remainder(law.marks[0], step) if law.marks else 0.0
+    shift = _shift(law, step)
     if isinstance(law, NoiseLaw) and not law.marks and law.end:
         # Where losses crowd at one end of their range, the lattice is laid so that the last cells fit too.
         best = math.inf
@@ -335,7 +341,7 @@ class _Composition:
 
         # A stronger tilt has nothing to tell apart on this lattice.
         self.order = order = min(order, 4 / step)
-        self.total = _Sum(parts)
+        self.deviation, self.total = 0.0, _Sum(parts)
         releases = float(sum(count for _, count in parts))
         self.infinite = _any(parts)
         self.offset = sum(count * part.offset for part, count in parts)
@@ -345,7 +351,6 @@ class _Composition:
         self.mass_error = releases * (_MASS_ERROR + 1e-15 * order * widest)
         self.log_moment = self.total.log_moment(order)
         self.empty = self.log_moment == -math.inf
-        self.deviation = 0.0
         if self.empty:
             return
         self.most = self.offset + sum(count * float(part.losses.max()) for part, count in parts) + self.loss_error

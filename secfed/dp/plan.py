@@ -40,7 +40,9 @@ class Plan:
     rest: Reals = field(repr=False)
 
 
-def plan(releases: Releases, moments: Moments, epsilon: float, log_delta: float, goal: float) -> Plan:
+def plan(
+    releases: Releases, moments: Moments, epsilon: float, log_delta: float, goal: float, *, steep: bool = False
+) -> Plan:
     """Choose a contour for values of delta near a guess.
 
     Args:
@@ -49,6 +51,7 @@ def plan(releases: Releases, moments: Moments, epsilon: float, log_delta: float,
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
         goal: Relative error aimed at.
+        steep: Go nearer to where moments explode: less is lost to rounding, and more steps are needed.
 
     Returns:
         The contour that promises least work among the ladder's orders.
@@ -63,7 +66,9 @@ def plan(releases: Releases, moments: Moments, epsilon: float, log_delta: float,
     right = np.where(distance < 0, periods, np.inf).min(axis=1)
     period = np.maximum(np.maximum(left, right), 1e-300)
     # Where moments explode, so does the deviation; U still has to be as long as before.
-    deviation = np.minimum.accumulate(np.sqrt(moments.variance))
+    deviation = np.sqrt(moments.variance)
+    if not steep:
+        deviation = np.minimum.accumulate(deviation)
     loss = exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation)
     work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7
     best = int(np.argmin(np.where(np.isfinite(work), work, np.inf)))

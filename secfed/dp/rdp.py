@@ -139,14 +139,15 @@ def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
         else:
             break
     least, place = values.min(), places[np.argmin(values)]
-    for width in (1.0, 0.25, 0.0625):
+    for width in (1.0, 0.25, 0.0625, 0.0625 / 4):
         if not enough < least < math.inf:
             break
         closer = place + width * np.array([-0.75, -0.5, -0.25, 0.25, 0.5, 0.75])
         values = curve(4.0**closer)
         if values.min() < least:
             least, place = values.min(), closer[np.argmin(values)]
-    return float(least)
+    # A bound that no order improves on, as of Laplace noise, is approached far out.
+    return float(min(least, curve(np.array([4.0**20]))[0]))
 
 
 def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
@@ -350,15 +351,15 @@ class _SampledPair:
             _, ratio = self.logs((at - 0.5) / scale**2, (-at - 0.5) / scale**2)
             return weight - (x / scale) ** 2 / 2 + _log_rest(beta, ratio) - math.log(scale * math.sqrt(2 * math.pi))
 
-        # Cells to the right: density and weight fall, the rest grows, so mixed ends bound each cell from both sides.
-        edges = 0.5 + scale * np.arange(0.0, 13.5, 0.5)
-        far = 2 * self.reach * alpha + 30 * scale
-        further = math.ceil(math.log(max(far / edges[-1], 1.0)) / math.log(1.2))
-        edges = np.append(edges, edges[-1] * 1.2 ** np.arange(1.0, further + 1))
-        width = np.log(np.diff(edges))
-        upper, lower = integrand(edges[:-1], edges[1:]) + width, integrand(edges[1:], edges[:-1]) + width
-        end = edges[1:][upper > lower.max() - 50][-1]
-        start = -self.reach - 13 * scale
+        start, end = -self.reach - 13 * scale, 2 * self.reach * alpha + 30 * scale
+        if end - start > 400 * step:
+            # Cells: density and weight fall, the rest grows, so that mixed ends bound each cell from both sides.
+            near = 0.5 + scale * np.arange(0.0, 13.5, 0.5)
+            further = math.ceil(math.log(max(end / near[-1], 1.0)) / math.log(1.2))
+            edges = np.append(near, near[-1] * 1.2 ** np.arange(1.0, further + 1))
+            width = np.log(np.diff(edges))
+            upper, lower = integrand(edges[:-1], edges[1:]) + width, integrand(edges[1:], edges[:-1]) + width
+            end = float(edges[1:][upper > lower.max() - 50][-1])
         count = int((end - start) / step) + 2
         if count > _MOST_NODES:
             return math.inf

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from secfed.aggregation.aggregators import Aggregator
-from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian
+from secfed.aggregation.privacy import Privacy
 from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, structure, unflatten
@@ -49,7 +49,7 @@ class FedAvg(Training):
         *,
         aggregator: Aggregator,
         learning_rate: float = 1.0,
-        privacy: CentralGaussian | DistributedGaussian | None = None,
+        privacy: Privacy | None = None,
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         adjacency: Adjacency | None = None,

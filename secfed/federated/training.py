@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from secfed.aggregation.aggregators import Aggregate, Aggregator
-from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian
+from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event
 from secfed.dp.ledger import Ledger
@@ -76,7 +76,7 @@ class Training(ABC):
         local_update: LocalUpdate,
         *,
         aggregator: Aggregator,
-        privacy: CentralGaussian | DistributedGaussian | None = None,
+        privacy: Privacy | None = None,
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         adjacency: Adjacency | None = None,
@@ -85,7 +85,7 @@ class Training(ABC):
             raise ConfigError(f"aggregator {aggregator!r} must be an aggregator, such as secfed.SecAgg(...)")
         if privacy is None and not (budget is None and ledger is None and adjacency is None):
             raise ConfigError("a budget, ledger or adjacency without privacy: nothing would be protected")
-        if privacy is not None and not isinstance(privacy, CentralGaussian | DistributedGaussian):
+        if privacy is not None and not isinstance(privacy, Privacy):
             raise ConfigError(f"privacy {privacy!r:.100} must be CentralGaussian(...) or DistributedGaussian(...)")
         if privacy is not None and not hasattr(aggregator, "private_pipeline"):
             raise ConfigError(f"aggregator {aggregator!r} knows no privacy, needed one such as secfed.SecAgg(...)")

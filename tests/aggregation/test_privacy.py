@@ -82,7 +82,7 @@ def test_noise_is_at_least_that_of_the_gaussian_asked_for(kind: Any, noise_multi
 
 
 @pytest.mark.parametrize("kind", [CentralGaussian, DistributedGaussian])
-@pytest.mark.parametrize("adaptive", [None, AdaptiveClipping(count_noise=5.0)])
+@pytest.mark.parametrize("adaptive", [None, AdaptiveClipping(count_noise=20.0)])
 def test_a_budget_that_gaussian_noise_keeps_is_kept(kind: Any, adaptive: Any) -> None:
     noise = dp.noise_multiplier(epsilon=2.0, delta=1e-6, rounds=25)
     event = pipeline(kind(1.0, noise, adaptive=adaptive), size=5000).worst_event

@@ -45,7 +45,7 @@ def binary_delta(chance: float, rounds: int, epsilon: float) -> float:
 # --- explicit pairs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("chance", "rounds"), [(0.6, 10), (0.75, 30), (0.52, 300)])
+@pytest.mark.parametrize(("chance", "rounds"), [(0.6, 10), (0.75, 30), (0.52, 200)])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.55])
 def test_randomised_response_equals_the_binomial_sum(chance: float, rounds: int, share: float) -> None:
     epsilon = share * rounds * math.log(chance / (1 - chance))
@@ -59,8 +59,8 @@ def test_randomised_response_equals_the_binomial_sum(chance: float, rounds: int,
 
 def test_randomised_response_has_the_right_epsilon_down_to_tiny_deltas() -> None:
     for delta in (0.1, 1e-5, 1e-30):
-        lower, upper = lattice.pairs_epsilon([(binary(0.52), 300)], delta, 0.01)
-        assert binary_delta(0.52, 300, upper) <= delta <= binary_delta(0.52, 300, lower)
+        lower, upper = lattice.pairs_epsilon([(binary(0.52), 100)], delta, 0.01)
+        assert binary_delta(0.52, 100, upper) <= delta <= binary_delta(0.52, 100, lower)
         assert 0 < upper - lower <= 1e-8 * upper
 
 
@@ -127,8 +127,8 @@ def test_what_is_no_pair_of_laws_is_refused(p: list[float], q: list[float]) -> N
 # --- noise -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("noise", "rounds"), [(0.3, 2), (1.0, 1), (1.0, 50), (20.0, 400), (300.0, 1)])
-@pytest.mark.parametrize("delta", [0.01, 1e-5, 1e-30])
+@pytest.mark.parametrize(("noise", "rounds"), [(0.3, 2), (1.0, 1), (1.0, 20), (20.0, 100), (300.0, 1)])
+@pytest.mark.parametrize("delta", [0.01, 1e-30])
 def test_gaussian_composition_holds_the_closed_form_between_its_bounds(noise: float, rounds: int, delta: float) -> None:
     total = noise / math.sqrt(rounds)
     exact = gaussian_epsilon(total, delta)
@@ -139,11 +139,14 @@ def test_gaussian_composition_holds_the_closed_form_between_its_bounds(noise: fl
     assert lower <= delta * (1 + 1e-9) and delta * (1 - 1e-9) <= upper <= 1.02 * lower
 
 
-@pytest.mark.parametrize(("rate", "noise"), [(1e-3, 0.8), (0.1, 0.3), (0.1, 1.0), (0.9, 3.0)])
+@pytest.mark.parametrize(
+    ("rate", "noise"), [pytest.param(1e-3, 0.8, marks=pytest.mark.slow), (0.1, 0.5), (0.1, 1.0), (0.9, 3.0)]
+)
 def test_one_sampled_release_holds_the_closed_form_between_its_bounds(rate: float, noise: float) -> None:
-    for epsilon in (0.0, 0.05, 1.0, 3.0):
+    step = 2e-3 if rate > 0.01 else 2e-4
+    for epsilon in (0.0, 0.05, 3.0):
         exact = rate * gaussian_delta(noise, math.log1p(math.expm1(epsilon) / rate))
-        lower, upper = lattice.bounds_delta([(PoissonSampled(rate, Gaussian(noise)), 1)], "add_remove", epsilon, 2e-3)
+        lower, upper = lattice.bounds_delta([(PoissonSampled(rate, Gaussian(noise)), 1)], "add_remove", epsilon, step)
         assert lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= upper <= lower + 0.01 * exact
 
 
@@ -224,10 +227,10 @@ def test_a_fixed_size_is_as_bad_in_both_directions_and_worse_than_removing() -> 
     for epsilon in (0.1, 1.0):
         exact = 0.3 * gaussian_delta(1.0, math.log1p(math.expm1(epsilon) / 0.3))
         for adjacency in ("add_remove", "replace"):
-            lower, upper = lattice.bounds_delta([(event, 1)], adjacency, epsilon, 1e-3)
-            assert lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= upper <= lower + 1e-3 * exact
-        many = lattice.bounds_delta([(event, 20)], "replace", epsilon, 1e-3)[0]
-        assert many > lattice.bounds_delta([(poisson, 20)], "add_remove", epsilon, 1e-3)[1]
+            lower, upper = lattice.bounds_delta([(event, 1)], adjacency, epsilon, 3e-3)
+            assert lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= upper <= lower + 0.01 * exact
+        many = lattice.bounds_delta([(event, 20)], "replace", epsilon, 3e-3)[0]
+        assert many > lattice.bounds_delta([(poisson, 20)], "add_remove", epsilon, 3e-3)[1]
 
 
 CASES: list[tuple[list[tuple[Event, int]], Adjacency]] = [
