@@ -17,7 +17,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Secure aggregation for federated learning: the server only ever sees the sum.",
+    help="Secure aggregation for federated learning: the server only ever sees the sum. "
+    "With differential privacy, the sum spends a known budget.",
 )
 
 
@@ -70,7 +71,10 @@ def secfed(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Hold the options that come before a command; without this, one command alone would not need its name."""
+    """Hold the options that come before a command: `simulate` trains, with or without privacy; the others keep budgets.
+
+    What `secfed --help` says is `app`'s own help.
+    """
 
 
 def _threshold(text: str) -> float:
@@ -112,13 +116,11 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
-            show_default="50, with privacy 400",
+            show_default="50, with privacy 300",
             help="Number of clients. Of digits, 13 are its writers; above, each class is dealt out unequally.",
         ),
     ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, show_default="30, with privacy 20", help="Number of training rounds.")
-    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of training rounds.")] = 30,
     aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
     algorithm: Annotated[Algorithm, typer.Option(help="How the server trains.")] = Algorithm.FEDAVG,
     dropout: Annotated[
@@ -176,7 +178,8 @@ def simulate(
 ) -> None:
     """Train on a real data set under secure aggregation, with clients that drop out, and in the clear beside it.
 
-    With --privacy distributed there is a third run beside them, in which the server adds the noise.
+    With --privacy central or distributed all rounds together spend at most --epsilon at --delta. With --privacy
+    distributed there is a third run beside them, in which the server adds the noise.
     """
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console

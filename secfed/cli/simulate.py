@@ -73,12 +73,13 @@ class Settings:
     @classmethod
     def of(cls, **given: Any) -> "Settings":
         """Fill in what is None; with privacy the clients are more, as noise hides one among few only at a cost."""
-        chosen: dict[str, Any] = {"clients": 50, "rounds": 30, "threshold": 2 / 3}
+        chosen: dict[str, Any] = {"clients": 50, "threshold": 2 / 3}
         if given.get("privacy", "none") != "none":
-            chosen |= {"clients": 400, "rounds": 20}
+            chosen |= {"clients": 300}
             many = (given.get("clients") or chosen["clients"]) > _COMPLETE
             if many and given.get("aggregator") != "plain" and given.get("neighbors") is None:
-                # As of secagg.parameters for a twentieth corrupt and a tenth silent, and indivisible.
+                # The neighbors are those of secagg.parameters for 300 clients, a twentieth corrupt and a tenth silent.
+                # With a threshold of more than half of them, no server can split the sum unless clients collude.
                 chosen |= {"neighbors": 28, "threshold": 15}
         return cls(**chosen | {name: value for name, value in given.items() if value is not None})
 
