@@ -4,6 +4,7 @@ It believes nothing that it can recompute (session id, graph, who its holders ar
 to C22 are those of `protocols/secagg/README.md`.
 """
 
+import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from secfed.crypto.agreement import KEY_BYTES, KeyPair, is_sound
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, StageError
 from secfed.secagg import binding, masking, messages, snapshot
+from secfed.secagg.concurrency import refused_while_busy
 from secfed.secagg.config import Config, Policy
 from secfed.secagg.graph import Graph, Set
 from secfed.secagg.stages import KINDS, REQUEST, Stage, following
@@ -46,6 +48,9 @@ class Client:
         The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors'
         vectors and nothing else about this one's. Against a server that breaks the protocol this takes the adversary
         `"malicious_server"`. One object is one session: there is no way back and no reuse.
+        Each stage is answered at most once, also when several threads use the object: while one call of `receive`,
+        `abort` or `to_bytes` runs, every other one raises `StageError` (C2). Two answers to one request could differ by
+        one copy of the masks, which would reveal the vector.
 
     Source:
         Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
@@ -75,6 +80,7 @@ class Client:
         self._signing_key = binding.check_signing_key(config, client_id, signing_key, self._directory)
         self._entropy: Entropy = entropy or SystemEntropy()
         self._threads = threads
+        self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
         self._vector: npt.NDArray[np.unsignedinteger[Any]] | None = _checked_vector(vector, config)
@@ -97,6 +103,7 @@ class Client:
     def __reduce__(self) -> str:
         raise TypeError("a Client holds secrets and cannot be pickled; see to_bytes")
 
+    @refused_while_busy
     def receive(self, data: bytes) -> bytes:
         """Take one message from the server and answer it.
 
@@ -121,14 +128,17 @@ class Client:
             messages.Abort.from_bytes(data).text()
             self._erase(Stage.ABORTED)
             return b""
-        expected = REQUEST[self.stage]
+        stage, expected = self.stage, REQUEST[self.stage]
         if kind != expected.kind:  # C2
-            raise StageError(f"message of kind {kind} in stage {self.stage.name}, needed {expected.__name__}", "C2")
+            raise StageError(f"message of kind {kind} in stage {stage.name}, needed {expected.__name__}", "C2")
         request: Any = expected.from_bytes(data)
         fault = None
+        # ABORTED until the answer exists: whatever interrupts this call, the stage is not answered a second time.
+        self.stage = Stage.ABORTED
         try:
-            response: Message = getattr(self, f"_{self.stage.name.lower()}")(request)
-        except MalformedMessageError:
+            response: Message = getattr(self, f"_{stage.name.lower()}")(request)
+        except MalformedMessageError:  # raised before the stage changes anything
+            self.stage = stage
             raise
         except FaultyServerError as error:
             self._erase(Stage.ABORTED)
@@ -138,12 +148,14 @@ class Client:
             raise
         if fault:  # raised anew: the frames of the first traceback hold shares
             raise fault
-        if self.stage is Stage.UNMASKING:
+        answer = response.to_bytes()
+        if stage is Stage.UNMASKING:
             self._erase(Stage.DONE)
         else:
-            self.stage = following(self.stage, self._config)
-        return response.to_bytes()
+            self.stage = following(stage, self._config)
+        return answer
 
+    @refused_while_busy
     def abort(self, reason: str = "left") -> bytes:
         """Leave the session and erase its secrets.
 
@@ -152,15 +164,22 @@ class Client:
 
         Returns:
             The Abort message for the server.
+
+        Raises:
+            StageError: C2, another thread is using this client; nothing has changed.
         """
         self._erase(Stage.ABORTED)
         return messages.Abort.because(reason).to_bytes()
 
+    @refused_while_busy
     def to_bytes(self) -> bytes:
         """Save this client between two stages, secrets included: whoever reads these bytes reads the vector.
 
         Save **before** sending a response, so that a restarted client cannot answer the same request twice with
         something else. After the last response nothing can be resumed.
+
+        Raises:
+            StageError: C2, another thread is using this client.
         """
         return snapshot.save_client(self._config, vars(self))
 
@@ -197,7 +216,8 @@ class Client:
         client._policy = policy or client._policy
         return client
 
-    # One method for each stage, named after it. Each checks everything before it changes anything.
+    # One method for each stage, named after it. Each checks everything before it changes anything, and takes what is
+    # used up out of the object before it uses it.
 
     def _advertise_keys(self, request: messages.AdvertiseKeysRequest) -> Message:
         config = self._config
@@ -246,6 +266,7 @@ class Client:
         if len(holders) < config.threshold or len(members) < self._policy.minimum_cohort:  # C9
             found = f"{len(members)} clients advertised keys, {len(holders)} hold this one's shares"
             raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C9")
+        channel, self._channel = self._channel, None
         self._session_id, self._advertised, self._graph = session_id, advertised, graph
         others = graph.neighbors(me)
         places = dict(zip(others.tolist(), np.searchsorted(members, others).tolist(), strict=True))
@@ -257,11 +278,10 @@ class Client:
                 self._shares[me] = share
                 continue
             sealing_key, self._opening_keys[number] = binding.channel_keys(
-                self._channel, channel_keys[places[number]], session_id, self.client_id, config.client_ids[number]
+                channel, channel_keys[places[number]], session_id, self.client_id, config.client_ids[number]
             )
             data = binding.sealing_data(session_id, self.client_id, config.client_ids[number])
             sealed.append(aead.seal(sealing_key, share, data))
-        self._channel = None
         commitment = binding.commitment(session_id, self.client_id, self._self_seed)
         return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed))
 
@@ -302,21 +322,21 @@ class Client:
                 raise FaultyServerError(f"the shares from client {ids[sender]} do not open", "C13") from None
         if shamir.shares_from_bytes(b"".join(opened.values())) is None:  # C14
             raise FaultyServerError("a share is not an element of the field", "C14")
-        added = [binding.self_mask_seed(self._session_id, self.client_id, self._self_seed)]
+        vector, self._vector = self._vector, None
+        mask_key, self._mask = self._mask, None
+        self_seed, self._self_seed = self._self_seed, b""
+        mask_keys, self._mask_keys = self._mask_keys, {}
+        self._opening_keys = {}
+        added = [binding.self_mask_seed(self._session_id, self.client_id, self_seed)]
         subtracted: list[bytes] = []
-        for number in self._mask_keys:
+        for number, public_key in mask_keys.items():
             if shared[number]:
-                seed = binding.pair_seed(
-                    self._mask, self._mask_keys[number], self._session_id, self.client_id, ids[number]
-                )
+                seed = binding.pair_seed(mask_key, public_key, self._session_id, self.client_id, ids[number])
                 (added if me < number else subtracted).append(seed)
         kind = masking.create(config, self._session_id, self._threads)
-        payload = kind.mask(self._vector, added, subtracted, self._entropy)
+        payload = kind.mask(vector, added, subtracted, self._entropy)
         self._shared = shared
         self._shares = {number: self._shares[me] if number == me else opened[number] for number in holders.tolist()}
-        self._vector = self._mask = None
-        self._self_seed = b""
-        self._opening_keys, self._mask_keys = {}, {}
         return messages.MaskedInputCollectionResponse(self._session_id, payload)
 
     def _check_survivors(self, survivors: Set) -> None:
@@ -358,7 +378,8 @@ class Client:
         if self._config.malicious_server:
             self._check_signatures(survivors, signers.tolist(), signatures, request.survivors)
         size = shamir.SHARE_BYTES
-        shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(self._shares.items())]
+        held, self._shares = self._shares, {}
+        shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(held.items())]
         return messages.UnmaskingResponse(self._session_id, b"".join(shares))
 
     def _check_signatures(

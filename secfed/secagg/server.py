@@ -5,7 +5,8 @@ The numbers S1 to S13 are those of `protocols/secagg/README.md`. Inputs are adde
 with clients times length.
 """
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,8 @@ from secfed.crypto import shamir, signing
 from secfed.crypto.agreement import is_sound
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
-from secfed.secagg import binding, masking, messages, opening, snapshot
+from secfed.secagg import binding, forwarding, masking, messages, opening, snapshot
+from secfed.secagg.concurrency import one_at_a_time
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
 from secfed.secagg.stages import RESPONSE, Stage, following, longest_response
@@ -27,6 +29,9 @@ MAXIMUM_FAULTS = 10_000  # listed; more are refused all the same
 
 class Server:
     """The server in one session.
+
+    Several threads may use one server: one call runs at a time, the others wait. A thread that closes a stage after a
+    timeout should name it, `close_stage(stage)`, so that two such threads do not close two stages.
 
     Args:
         config: The session's parameters.
@@ -58,6 +63,7 @@ class Server:
         self._directory = binding.check_directory(config, directory)
         self._entropy: Entropy = entropy or SystemEntropy()
         self._threads = threads
+        self._lock = threading.RLock()
         self.stage: Stage | None = None
         self.faults: list[FaultyClientError] = []
         self.aborts: dict[int, str] = {}
@@ -113,6 +119,7 @@ class Server:
         return self._ids(~self._survivors) if self._survivors.any() else ()
 
     @property
+    @one_at_a_time
     def awaited(self) -> tuple[int, ...]:
         """Ids of the clients whose response this stage still awaits."""
         return self._ids(self._awaited & ~self._answered)
@@ -120,11 +127,13 @@ class Server:
     @property
     def message_bytes(self) -> int:
         """The longest message that this stage accepts: what a transport should allow."""
-        if self.stage not in RESPONSE:
+        stage = self.stage
+        if stage not in RESPONSE:
             return 0
-        payload = self._masking().payload_bytes if self.stage is Stage.MASKED_INPUT_COLLECTION else 0
-        return longest_response(self.stage, self._config, payload)
+        payload = self._masking().payload_bytes if stage is Stage.MASKED_INPUT_COLLECTION else 0
+        return longest_response(stage, self._config, payload)
 
+    @one_at_a_time
     def open(self) -> Outbox:
         """Begin the session.
 
@@ -141,6 +150,7 @@ class Server:
         request = messages.AdvertiseKeysRequest(self._nonce, self._config.hash).to_bytes()
         return dict.fromkeys(self._config.client_ids, request)
 
+    @one_at_a_time
     def receive(self, client_id: int, data: bytes) -> bool:
         """Take one message from a client; the transport vouches for who it is.
 
@@ -202,8 +212,13 @@ class Server:
         self._answered[number] = True
         return True
 
-    def close_stage(self) -> Outbox:
+    @one_at_a_time
+    def close_stage(self, stage: Stage | None = None) -> Outbox:
         """End the stage: whoever has not answered has dropped out.
+
+        Args:
+            stage: The stage that the caller means to close; by default the present one. If the session has gone on
+                since, nothing changes and StageError is raised.
 
         Returns:
             The next stage's request for each client that is still in; empty when the sum is there.
@@ -211,10 +226,12 @@ class Server:
         Raises:
             TooFewSurvivorsError: The threshold cannot be met any more; the session is over.
             FaultyClientError: S12 or S13, a client dealt shares that cannot be combined; the session is over.
-            StageError: The session is not open, or over.
+            StageError: The session is not open, over, or not in `stage`; nothing has changed.
         """
         if self.stage is None or self.stage in (Stage.DONE, Stage.ABORTED):
             raise StageError(f"no stage to close: the session is {self.stage.name if self.stage else 'not open'}")
+        if stage is not None and stage is not self.stage:
+            raise StageError(f"the session is in stage {self.stage.name}, asked to close {Stage(stage).name}")
         try:
             outbox: Outbox = getattr(self, f"_close_{self.stage.name.lower()}")(self._answered)
         except BaseException as error:  # whatever it is, half of a stage may be done: there is no second try
@@ -222,11 +239,12 @@ class Server:
             if isinstance(error, FaultyClientError):
                 self.faults.append(FaultyClientError(error.args[0], error.client_id, error.check))
             raise
-        self.stage = following(self.stage, self._config)
         self._awaited = np.isin(self._config.ids, list(outbox))
         self._answered = np.zeros_like(self._awaited)
+        self.stage = following(self.stage, self._config)
         return outbox
 
+    @one_at_a_time
     def abort(self, reason: str = "ended") -> Outbox:
         """End the session without a sum.
 
@@ -236,6 +254,7 @@ class Server:
         self.stage = Stage.ABORTED
         return dict.fromkeys(self._ids(self._awaited), messages.Abort.because(reason).to_bytes())
 
+    @one_at_a_time
     def to_bytes(self) -> bytes:
         """Save the session; what is saved holds no client's secrets, but what the server has seen.
 
@@ -334,27 +353,8 @@ class Server:
         self._check_enough(int(shared.sum()))
         self._shared = shared
         self._accumulator = self._masking().accumulator()
-        return dict(self._forwarded(shared))
-
-    def _forwarded(self, shared: Set) -> Iterator[tuple[int, bytes]]:
-        """Yield each client's MaskedInputCollectionRequest: what its holders sealed for it, senders ascending."""
-        receivers = np.flatnonzero(shared)
-        row = np.full(len(shared), -1, np.intp)
-        row[receivers] = np.arange(len(receivers))
-        counts = np.zeros(len(receivers), np.intp)
-        sealed = np.empty((len(receivers), min(self._config.holders, len(receivers)), messages.SEALED_BYTES), np.uint8)
-        for sender in receivers.tolist():
-            pairs = np.frombuffer(self._sealed.pop(sender), np.uint8).reshape(-1, messages.SEALED_BYTES)
-            rows = row[self._others(sender)]
-            kept = rows >= 0
-            rows = rows[kept]
-            sealed[rows, counts[rows]] = pairs[kept]
-            counts[rows] += 1
-        self._sealed = {}
-        members = messages.set_to_bytes(shared)
-        for i, number in enumerate(receivers.tolist()):
-            request = messages.MaskedInputCollectionRequest(members, sealed[i, : counts[i]].tobytes())
-            yield self._config.client_ids[number], request.to_bytes()
+        sealed, self._sealed = self._sealed, {}
+        return dict(forwarding.requests(self._config, self._graph, shared, sealed))
 
     def _masked_input_collection(
         self, client_id: int, number: int, response: messages.MaskedInputCollectionResponse

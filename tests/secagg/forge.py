@@ -269,7 +269,7 @@ def unmasking_request(
 
 # What a party remembers.
 
-_PUBLIC = {"_config", "_policy", "_directory", "_signing_key", "_entropy"}
+_PUBLIC = {"_config", "_policy", "_directory", "_signing_key", "_entropy", "_busy", "_lock"}
 
 
 def state(party: Client | Server, *, without: Collection[str] = ()) -> Any:
