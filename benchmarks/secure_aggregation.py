@@ -12,7 +12,7 @@ from benchmarks import peers
 from benchmarks.driver import Costs, run
 from benchmarks.measure import Line, cpu, paired, wall
 from secfed import secagg
-from secfed.crypto import prg
+from secfed.crypto import prg, signing
 from secfed.encoding.fixed_point import FixedPoint
 from secfed.secagg import Stage, messages
 from secfed.secagg.packing import packed_bytes
@@ -269,6 +269,30 @@ def growth() -> Iterator[Line]:
     )
 
 
+def session_signatures() -> Iterator[Line]:
+    key, message = secagg.SigningKey.generate(), bytes(80)
+    signature = key.sign(message)
+    for clients in (100, 1_000, 10_000):
+        chosen = secagg.parameters(
+            clients=clients,
+            corrupt_fraction=0.05,
+            dropout_fraction=0.05,
+            adversary="malicious_server",
+            indivisible=True,
+        )
+        needed = (clients + chosen.session_colluders) // 2 + 1 if chosen.session_colluders is not None else 0
+        seconds = cpu(
+            lambda needed=needed: [signing.verify(key.public_bytes, signature, message) for _ in range(needed)]
+        )
+        yield Line(
+            f"indivisible sum on a k-regular graph, {clients:,} clients: signatures for each client to verify",
+            "at most 64 bytes a client",
+            f"{64 * needed / 1e3:.1f} kB",
+            64 * needed <= 64 * clients,
+            f"{needed:,} signatures, {seconds * 1e3:.0f} ms",
+        )
+
+
 def chooser() -> Iterator[Line]:
     def choose() -> None:
         secagg.parameters(clients=1_000_000, corrupt_fraction=0.05, dropout_fraction=0.05, adversary="malicious_server")
@@ -294,6 +318,7 @@ ALL = (
     upload,
     server_memory,
     growth,
+    session_signatures,
     chooser,
 )
 PEERS = (client_against_flower, session_against_flower)

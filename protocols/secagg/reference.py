@@ -86,13 +86,28 @@ def verifies(identity, signature, message):
 
 def malicious(config): return config["adversary"] == "malicious_server"
 def complete(config): return config["neighbors"] == len(config["client_ids"]) - 1
+def whole_session(config): return config["session_colluders"] is not None
+
+
+def signers_needed(config, u1):
+    if whole_session(config):
+        return (len(u1) + config["session_colluders"]) // 2 + 1
+    return config["threshold"]
+
+
+def indivisible(config):
+    if complete(config) or malicious(config):
+        return complete(config) or whole_session(config)
+    return 2 * config["threshold"] > config["neighbors"] + 2 * config["colluders"]
 
 
 def config_bytes(config):
     ids, context = config["client_ids"], bytes.fromhex(config["context"])
     return b"".join([
         u32(len(ids)), *map(u32, ids), u32(config["threshold"]), u64(config["length"]), u8(config["modulus_bits"]),
-        u32(config["neighbors"]), u32(config["colluders"]), u8(int(malicious(config))), u64(config["round"]),
+        u32(config["neighbors"]), u32(config["colluders"]),
+        u32(config["session_colluders"] + 1 if whole_session(config) else 0),
+        u8(int(malicious(config))), u64(config["round"]),
         bytes.fromhex(config["model_hash"]), u8({"aes128_ctr": 1}[config["masking"]]), u32(len(context)), context])
 
 
@@ -108,6 +123,9 @@ def check_config(config):
             and (complete(config) or (k % 2 == 0 and 2 <= k < n - 1))
             and 2 <= t <= h and 0 <= c < t and (2 * t > h or not complete(config))
             and (2 * t > h + c or not malicious(config))
+            and (not whole_session(config) or (
+                malicious(config) and not complete(config) and 2 * t > k + 2 * c
+                and c <= config["session_colluders"] <= n - 2))
             and len(config["model_hash"]) == 64 and len(config["context"]) <= 2048):
         raise Refused("ConfigError")
 
@@ -323,8 +341,9 @@ class Client:
                     and config["threshold"] >= policy.get("minimum_threshold", 0)
                     and config["neighbors"] >= policy.get("minimum_neighbors", 0)
                     and config["colluders"] >= policy.get("minimum_colluders", 0)
-                    and (not policy.get("indivisible") or complete(config)
-                         or 2 * config["threshold"] > config["neighbors"] + 2 * config["colluders"])
+                    and (config["colluders"] if complete(config) else config["session_colluders"] or 0)
+                    >= policy.get("minimum_session_colluders", 0)
+                    and (not policy.get("indivisible") or indivisible(config))
                     and (malicious(config) or policy.get("adversary") != "malicious_server"))
         self.nonce = m["nonce"]
         self.channel_private, self.mask_private = draw(self.seed, "channel_key", 32), draw(self.seed, "mask_key", 32)
@@ -409,10 +428,11 @@ class Client:
         if malicious(config):
             self.demand("C20", survivors == self.signed)
             message = survivors_message(config, self.session, survivors)
-            self.demand("C21", all(v in self.holders and v in survivors and verifies(self.directory[v], s, message)
+            self.demand("C21", all((v in self.holders or whole_session(config)) and v in survivors
+                                   and verifies(self.directory[v], s, message)
                                    for v, s in zip(signers, cut(m["signatures"], 64), strict=True)))
-            own = {self.id} if complete(config) else set()
-            self.demand("C22", len(set(signers) | own) >= config["threshold"])
+            own = {self.id} if complete(config) or whole_session(config) else set()
+            self.demand("C22", len(set(signers) | own) >= signers_needed(config, self.keys))
         # The share of the self seed is the second half of a pair, that of the mask key the first.
         shares = [self.pairs[v][36:] if v in survivors else self.pairs[v][:36] for v in self.holders if v in self.u2]
         return encode(10, session_id=self.session, shares=b"".join(shares))
@@ -498,9 +518,10 @@ class Server:
                 CHECK: self.after_check, UNMASK: self.after_unmask}[stage]
         return self.await_answers(step(answers))
 
-    def demand_enough(self, remaining, opened):
+    def demand_enough(self, remaining, opened, signing=True):
         t = self.config["threshold"]
-        if len(remaining) < t or any(len(self.holders_in(u, remaining)) < t for u in opened):
+        needed = max(t, signers_needed(self.config, self.keys)) if signing else t
+        if len(remaining) < needed or any(len(self.holders_in(u, remaining)) < t for u in opened):
             raise Refused("TooFewSurvivorsError")
 
     def after_advertise(self, answers):
@@ -545,13 +566,15 @@ class Server:
         dropouts = bitmap(config, set(self.u2) - set(self.u3))
         for u in sorted(signatures):
             signers = self.holders_in(u, signatures) if malicious(config) else []
+            if whole_session(config):
+                signers = sorted(signatures)[:signers_needed(config, self.keys)]
             sends[u] = encode(9, survivors=bitmap(config, self.u3), dropouts=dropouts,
                               signers=bitmap(config, signers), signatures=b"".join(signatures[v] for v in signers))
         return sends
 
     def after_unmask(self, answers):
         config, total = self.config, [0] * self.config["length"]
-        self.demand_enough(sorted(answers), self.u2)
+        self.demand_enough(sorted(answers), self.u2, signing=False)
         dropouts = [u for u in self.u2 if u not in self.u3]
         mask_private = {d: self.opened(d, answers, "S12") for d in dropouts}
         self_seed = {u: self.opened(u, answers, "S13") for u in self.u3}
@@ -597,7 +620,7 @@ def dump(obj):
 
 def configure(ids, threshold, length, modulus_bits, adversary="semi_honest", **more):
     return {"client_ids": list(ids), "threshold": threshold, "length": length, "modulus_bits": modulus_bits,
-            "neighbors": len(ids) - 1, "colluders": 0, "adversary": adversary, "round": 7,
+            "neighbors": len(ids) - 1, "colluders": 0, "session_colluders": None, "adversary": adversary, "round": 7,
             "model_hash": sha256(b"secagg vectors: model").hex(), "masking": "aes128_ctr", "context": b"vectors".hex()
             } | more
 
@@ -750,6 +773,10 @@ def session_vectors():
         "session_k_regular_malicious_server": Session("k-regular malicious", configure(
             [1, 4, 9, 16, 25, 36, 2**31 - 2], 3, 5, 20, mal, neighbors=4, colluders=1), drop(MASK, 16)).accepted(
             "seven clients, each with four neighbors, identity keys, and client 16 drops out with its masked input"),
+        "session_k_regular_indivisible": Session("k-regular indivisible", configure(
+            [1, 4, 9, 16, 25, 36, 49, 64], 5, 5, 20, mal, neighbors=6, colluders=1, session_colluders=1),
+            drop(UNMASK, 25)).accepted(
+            "eight clients, each with six neighbors; five of the whole session sign before anyone opens"),
         "session_k_regular_shrinks_to_complete": Session("k-regular shrinks", configure(
             [1, 2, 3, 4, 5, 6], 3, 4, 8, neighbors=4), {ADVERTISE: [3], UNMASK: [6]}).accepted(
             "five of six clients advertise keys, so that all neighbor each other, but nobody holds its own shares"),
@@ -799,6 +826,8 @@ def client_rejects():
     dropped_strict = Session("reject, one dropped, malicious", configure(
         [1, 2, 4, 6, 7, 9], 4, 4, 26, mal, colluders=1), {MASK: [6]})
     ring = Session("reject, ring", configure([1, 2, 3, 4, 5, 6, 7], 3, 4, 16, mal, neighbors=4, colluders=1))
+    whole = Session("reject, whole session", configure(range(1, 10), 5, 4, 16, mal, neighbors=6, colluders=1,
+                                                       session_colluders=1), {MASK: [8]})
 
     def add_one(file, *args, session=semi, **more):
         out[f"reject_{file}"] = session.client_refuses(file.split("_")[0].replace("C0", "C"), *args, **more)
@@ -853,6 +882,8 @@ def client_rejects():
 
     add_one("C04_sum_may_be_split", 3, ring.requests[3, 1], "2t = 6 is not above k + 2c = 6: the ring can be cut",
             session=ring, policy={"indivisible": True})
+    add_one("C04_too_few_session_colluders", 5, whole.requests[5, 1], "one colluder in the session, the client wants 2",
+            session=whole, policy={"minimum_session_colluders": 2})
 
     # C5 to C9
     fields, fresh = semi.fields(5, 3), public_key(sha256(b"a key of the server"))
@@ -979,6 +1010,11 @@ def client_rejects():
             session=strict, after=7)
     add_one("C22_own_signature_counts_once", 5, signed(strict, 5, [2, 8], ids),
             "two signers and the client itself, the threshold is 4", session=strict, after=7)
+    rest = [u for u in whole.config["client_ids"] if u != 8]
+    add_one("C21_signer_of_the_session_is_no_survivor", 5, signed(whole, 5, [*rest[:-1], 8, 9], rest),
+            "client 8, a dropout, is among the signers, and signed", session=whole, after=7)
+    add_one("C22_whole_session", 5, signed(whole, 5, [1, 2, 3, 4], rest),
+            "four signers and the client itself; six of the nine are needed", session=whole, after=7)
     add_one("C22_k_regular", 5, signed(ring, 5, ring.server.neighbors[5][:2], [1, 2, 3, 4, 5, 6, 7]),
             "two of four holders signed, the threshold is 3; no holder of its own shares, the client does not count",
             session=ring, after=7)

@@ -222,6 +222,8 @@ class SecAgg:
             `secagg.parameters`.
         adversary: `"semi_honest"` or `"malicious_server"`.
         colluders: Most clients among one client's holders that may collude with the server.
+        session_colluders: Most clients of the whole session that may collude with a malicious server; makes the sum of
+            a k-regular graph indivisible, see `secagg.Config`.
         policy: What every client insists on.
         rounding_seed: Makes the random rounding repeatable, for simulations; keys and masks never come from it.
 
@@ -240,6 +242,7 @@ class SecAgg:
     neighbors: int | None = None
     adversary: Adversary = "semi_honest"
     colluders: int = 0
+    session_colluders: int | None = None
     policy: Policy | None = None
     rounding_seed: int | None = None
 
@@ -253,6 +256,8 @@ class SecAgg:
             )
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip {self.clip} must be a positive finite number")
+        if self.session_colluders is not None and (self.neighbors is None or self.adversary != "malicious_server"):
+            raise ConfigError('session_colluders has an effect only with neighbors and adversary="malicious_server"')
         if self.max_weight is not None and self.max_weight < 1:
             raise ConfigError(f"max_weight {self.max_weight} must be at least 1")
 
@@ -273,6 +278,7 @@ class SecAgg:
             pipeline.modulus_bits,
             neighbors=neighbors,
             colluders=self.colluders,
+            session_colluders=None if neighbors is None else self.session_colluders,
             adversary=self.adversary,
             round=round,
             model_hash=model_hash,
@@ -309,6 +315,8 @@ class SecAgg:
         least = max(2, self.colluders + 1)
         if self.adversary == "malicious_server":
             least = (holders + self.colluders) // 2 + 1
+            if self.session_colluders is not None:
+                least = max(least, holders // 2 + self.colluders + 1)
         elif complete:
             least = max(least, holders // 2 + 1)
         # The fraction's own rounding error must not cost a client: 2/3 of 30 is 20.

@@ -385,20 +385,21 @@ class Client:
     def _check_signatures(
         self, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes
     ) -> None:
-        """C20 to C22: enough holders have signed the same survivors as this client."""
+        """C20 to C22: enough clients have signed the same survivors as this client."""
         if (survivors != self._survivors).any():  # C20
             raise FaultyServerError("these are not the survivors that this client signed", "C20")
+        config = self._config
+        whole_session = config.session_colluders is not None
         signed = binding.survivors(self._session_id, survivors_bytes)
         for number, signature in zip(signers, signatures, strict=True):
-            peer = self._config.client_ids[number]
-            known = number in self._shares and survivors[number]
-            if not known or not signing.verify(self._directory[peer], signature, signed):  # C21
+            peer = config.client_ids[number]
+            counts = survivors[number] and (whole_session or number in self._shares)
+            if not counts or not signing.verify(self._directory[peer], signature, signed):  # C21
                 raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
-        own = self._config.complete and self._number not in signers
-        if len(signers) + own < self._config.threshold:  # C22
-            raise FaultyServerError(
-                f"{len(signers) + own} signatures on the survivors, needed {self._config.threshold}", "C22"
-            )
+        own = (config.complete or whole_session) and self._number not in signers
+        needed = config.signers_needed(int(self._advertised.sum()))
+        if len(signers) + own < needed:  # C22
+            raise FaultyServerError(f"{len(signers) + own} signatures on the survivors, needed {needed}", "C22")
 
     def _erase(self, stage: Stage) -> None:
         """Drop every secret; Python may keep copies of bytes until it reuses the memory."""

@@ -38,6 +38,9 @@ class Config:
         neighbors: Clients that share pair masks with one client; None is everyone (Bonawitz et al. 2017), an even
             number less than that a k-regular graph (Bell et al. 2020). `parameters` chooses it with the threshold.
         colluders: Most clients among one client's holders that may collude with the server.
+        session_colluders: Most clients of the whole session that may collude with a malicious server. On a k-regular
+            graph it makes the sum indivisible: a client opens only after more than half of the session's clients and
+            colluders have signed the same survivors. None counts signatures among a client's holders only.
         adversary: `"semi_honest"`, or `"malicious_server"` with identity keys and a consistency check.
         round: The training round.
         model_hash: 32 bytes: the hash of the model being trained. Clients that were given different models cannot be
@@ -58,6 +61,7 @@ class Config:
     modulus_bits: int = 32
     neighbors: int = None  # type: ignore[assignment]  # None is replaced by the number of other clients
     colluders: int = 0
+    session_colluders: int | None = None
     adversary: Adversary = "semi_honest"
     round: int = 0
     model_hash: bytes = field(default=bytes(HASH_BYTES), repr=False)
@@ -73,6 +77,7 @@ class Config:
         *,
         neighbors: int | None = None,
         colluders: int = 0,
+        session_colluders: int | None = None,
         adversary: Adversary = "semi_honest",
         round: int = 0,
         model_hash: bytes = bytes(HASH_BYTES),
@@ -87,6 +92,9 @@ class Config:
             "modulus_bits": _whole("modulus_bits", modulus_bits),
             "neighbors": len(ids) - 1 if neighbors is None else _whole("neighbors", neighbors),
             "colluders": _whole("colluders", colluders),
+            "session_colluders": (
+                None if session_colluders is None else _whole("session_colluders", session_colluders)
+            ),
             "adversary": adversary,
             "round": _whole("round", round),
             "model_hash": model_hash,
@@ -147,6 +155,22 @@ class Config:
             raise ConfigError(
                 f"threshold {t} must be at least {needed} against a malicious server with {holders} and {c} colluders"
             )
+        if self.session_colluders is not None:
+            self._check_session_colluders(self.session_colluders)
+
+    def _check_session_colluders(self, colluders: int) -> None:
+        n, t, k, c = len(self.client_ids), self.threshold, self.neighbors, self.colluders
+        if self.complete or not self.malicious_server:
+            raise ConfigError(
+                "session_colluders has an effect only on a k-regular graph against a malicious server; leave it out"
+            )
+        if not c <= colluders <= n - 2:
+            raise ConfigError(f"session_colluders {colluders} must be from {c} (colluders) to {n - 2} (clients - 2)")
+        if 2 * t <= k + 2 * c:
+            raise ConfigError(
+                f"threshold {t} must be at least {k // 2 + c + 1} with session_colluders, for {k} neighbors and "
+                f"{c} colluders"
+            )
 
     @property
     def complete(self) -> bool:
@@ -161,12 +185,28 @@ class Config:
     @property
     def indivisible(self) -> bool:
         """Whether even a server that chooses the dropouts after seeing the graph cannot split the sum into smaller
-        ones.
+        ones (`protocols/secagg/README.md`, section 4.1).
 
-        On a ring that takes a run of `neighbors / 2` lost clients; the last honest client before it would keep at most
-        `neighbors / 2 + colluders` holders, which must not reach the threshold.
+        Against a malicious server a k-regular graph needs `session_colluders`: signatures that are counted among a
+        client's holders only can agree on different survivors in different parts of the ring.
         """
-        return self.complete or 2 * self.threshold > self.neighbors + 2 * self.colluders
+        if self.complete:
+            return True
+        if self.malicious_server:
+            return self.session_colluders is not None
+        return 2 * self.threshold > self.neighbors + 2 * self.colluders
+
+    def signers_needed(self, advertised: int) -> int:
+        """Return how many clients must have signed the same survivors before a client opens.
+
+        Args:
+            advertised: Clients that advertised keys.
+        """
+        if not self.malicious_server:
+            return 0
+        if self.session_colluders is None:
+            return self.threshold
+        return (advertised + self.session_colluders) // 2 + 1
 
     @property
     def malicious_server(self) -> bool:
@@ -206,6 +246,7 @@ class Config:
                 bytes((self.modulus_bits,)),
                 self.neighbors.to_bytes(4, "little"),
                 self.colluders.to_bytes(4, "little"),
+                (0 if self.session_colluders is None else self.session_colluders + 1).to_bytes(4, "little"),
                 bytes((_ADVERSARIES.index(self.adversary),)),
                 self.round.to_bytes(8, "little"),
                 self.model_hash,
@@ -224,8 +265,8 @@ class Config:
             ConfigError: They are one, but its parameters cannot work together.
         """
         count = int.from_bytes(data[:4], "little")
-        if len(data) < 4 + 4 * count + 67 or len(data) != 4 + 4 * count + 67 + int.from_bytes(
-            data[4 * count + 67 : 4 * count + 71], "little"
+        if len(data) < 4 + 4 * count + 71 or len(data) != 4 + 4 * count + 71 + int.from_bytes(
+            data[4 * count + 71 : 4 * count + 75], "little"
         ):
             raise MalformedMessageError(f"{len(data)} bytes are no configuration of {count} clients", len(data))
         rest = memoryview(data)[4 + 4 * count :]
@@ -234,7 +275,7 @@ class Config:
             return int.from_bytes(rest[start : start + size], "little")
 
         maskings = {code: name for name, code in _MASKINGS.items()}
-        if rest[21] >= len(_ADVERSARIES) or rest[62] not in maskings:
+        if rest[25] >= len(_ADVERSARIES) or rest[66] not in maskings:
             raise MalformedMessageError("unknown adversary or masking", 4 + 4 * count)
         ids = np.frombuffer(data, "<u4", count, 4)
         if (ids[1:] <= ids[:-1]).any():  # there is one encoding of a configuration
@@ -246,11 +287,12 @@ class Config:
             rest[12],
             neighbors=number(13, 4),
             colluders=number(17, 4),
-            adversary=_ADVERSARIES[rest[21]],
-            round=number(22, 8),
-            model_hash=bytes(rest[30:62]),
-            masking=maskings[rest[62]],
-            context=bytes(rest[67:]),
+            session_colluders=number(21, 4) - 1 if number(21, 4) else None,
+            adversary=_ADVERSARIES[rest[25]],
+            round=number(26, 8),
+            model_hash=bytes(rest[34:66]),
+            masking=maskings[rest[66]],
+            context=bytes(rest[71:]),
         )
 
     @cached_property
@@ -271,12 +313,16 @@ class Policy:
     """What a client insists on; nothing that a server sends can lower it.
 
     Args:
-        minimum_cohort: Fewest clients in the cohort, and in every later set of the session.
+        minimum_cohort: Fewest clients in the cohort, and in every later set that is announced. If the sum is
+            indivisible, all honest clients of the announced survivors are in it. If it is not, a malicious server may
+            announce many and open the sum of few: at least `2 * threshold - neighbors - colluders` honest neighbors of
+            this client, and itself.
         minimum_threshold: Least threshold.
         minimum_neighbors: Fewest clients to share pair masks with.
-        minimum_colluders: Fewest colluders that the configuration must withstand.
+        minimum_colluders: Fewest colluders among one client's holders that the configuration must withstand.
         adversary: `"malicious_server"` refuses sessions without identity keys and the consistency check.
         indivisible: Refuses k-regular graphs on which a server that chooses the dropouts could split the sum.
+        minimum_session_colluders: Fewest colluders in the whole session that the configuration must withstand.
 
     Source:
         check C4.
@@ -288,6 +334,7 @@ class Policy:
     minimum_colluders: int = 0
     adversary: Adversary = "semi_honest"
     indivisible: bool = False
+    minimum_session_colluders: int = 0
 
     def objection(self, config: Config) -> str:
         """Say what a configuration lacks, or nothing ("")."""
@@ -296,6 +343,11 @@ class Policy:
             (config.threshold, self.minimum_threshold, "as threshold"),
             (config.neighbors, self.minimum_neighbors, "neighbors"),
             (config.colluders, self.minimum_colluders, "colluders to be withstood"),
+            (
+                config.colluders if config.complete else config.session_colluders or 0,
+                self.minimum_session_colluders,
+                "colluders to be withstood in the whole session",
+            ),
         ):
             if found < needed:
                 return f"the configuration has {found} {what}, this client's policy needs {needed}"
@@ -303,5 +355,7 @@ class Policy:
             return "the configuration is for a semi-honest server, this client's policy needs malicious_server"
         if self.indivisible and not config.indivisible:
             lax = f"threshold {config.threshold} of {config.neighbors} neighbors with {config.colluders} colluders"
+            if config.malicious_server:
+                lax = "a k-regular graph without session_colluders"
             return f"{lax} lets the server split the sum, this client's policy refuses that"
         return ""

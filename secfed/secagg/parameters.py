@@ -37,6 +37,8 @@ class Parameters:
             `neighbors`, or all clients on the complete graph.
         clients: n, the cohort that this is for.
         adversary: the adversary that this is for.
+        session_colluders: A, corrupt clients of the whole session, where a configuration needs it (k-regular,
+            `malicious_server` and indivisible); otherwise None.
     """
 
     neighbors: int
@@ -44,6 +46,7 @@ class Parameters:
     colluders: int
     clients: int
     adversary: str
+    session_colluders: int | None = None
 
 
 def parameters(
@@ -69,7 +72,8 @@ def parameters(
       demand almost all clients as neighbors, does not apply, nor do the bits. t1 = A; t > A, 2t > n (2t > n + A if
       `malicious_server`) and t <= S, exactly. At most 4096 clients: above, its cost rules a complete graph out.
 
-    Always 2 <= t <= k (n on the complete graph), as a configuration demands, and t - t1 >= `minimum_honest_inputs`.
+    Always 2 <= t <= k (n on the complete graph), as a configuration demands, and t - t1 >= `minimum_honest_inputs`
+    (2t - k - t1 on a k-regular graph against a malicious server, unless `indivisible`).
 
     Args:
         clients: n, 2 to 2^24.
@@ -80,10 +84,12 @@ def parameters(
             graph.
         correctness_bits: eta > 0; the random dropouts of a session leave some client without t holders with
             probability at most 2^-eta. Unused on the complete graph.
-        minimum_honest_inputs: at least so many honest holders of each opened client are in the same sum: t - t1. On the
+        minimum_honest_inputs: at least so many honest holders of each opened client are in the same sum. On the
             complete graph the client itself is one of them.
         indivisible: also demand 2t > k + 2 t1 of a k-regular graph, so that a server that chooses the dropouts after it
             has seen the graph cannot cut the sum into smaller ones (`Policy.indivisible` lets a client insist on it).
+            Against a malicious server the session also collects (n + A) / 2 signatures, 64 bytes each, for every
+            client: see `session_colluders`.
 
     Returns:
         The parameters.
@@ -93,9 +99,9 @@ def parameters(
 
     Security:
         The rule for k-regular graphs assumes that the server did not choose the graph and that dropouts are random.
-        A server that chooses the dropouts after it has seen the graph can still cut out a part of it and learn that
-        part's sum; what is left to each client is `minimum_honest_inputs`. With `indivisible` it cannot: a cut on the
-        ring needs a run of k/2 lost clients, and the last honest client before it keeps at most k/2 + t1 < t holders.
+        A server that chooses the dropouts after it has seen the graph, or tells clients different survivors, can still
+        cut out a part of it and learn that part's sum; what is left to each client is `minimum_honest_inputs`. With
+        `indivisible` it cannot: `protocols/secagg/README.md`, section 4.1, has the proof.
 
     Source:
         Bell et al., Secure Single-Server Aggregation with (Poly)Logarithmic Overhead, CCS 2020, section 3;
@@ -147,6 +153,9 @@ class _Request:
             # A malicious server asks some holders for the self seed and others for the mask key of one client; the
             # colluders answer both questions. 2t > h + t1 leaves too few holders for one of the two.
             threshold = max(threshold, (holders + colluders) // 2 + 1)
+            if not (complete or self.indivisible):
+                # What is left if the server tells clients different survivors: 2t - h - t1 honest neighbors.
+                threshold = max(threshold, -(-(holders + colluders + self.honest_inputs) // 2))
         if self.indivisible and not complete:
             threshold = max(threshold, holders // 2 + colluders + 1)
         elif complete:
@@ -155,7 +164,9 @@ class _Request:
 
     def result(self, neighbors: int, threshold: int, colluders: int) -> Parameters:
         adversary = "malicious_server" if self.malicious else "semi_honest"
-        return Parameters(neighbors, threshold, colluders, self.clients, adversary)
+        whole_session = self.malicious and self.indivisible and neighbors < self.clients - 1
+        session_colluders = self.corrupt if whole_session else None
+        return Parameters(neighbors, threshold, colluders, self.clients, adversary, session_colluders)
 
 
 def _validated(
@@ -198,6 +209,8 @@ def _validated(
 
 def _smallest_regular_graph(wanted: _Request) -> Parameters | None:
     n = wanted.clients
+    if wanted.malicious and wanted.indivisible and (n + wanted.corrupt) // 2 + 1 > wanted.survivors:
+        return None  # too few would be left to sign
     # The union bound over n clients; sigma + 1 since connectivity has the other half of 2^-sigma.
     log_corrupt_bound = -(wanted.security_bits + 1) * math.log(2) - math.log(n)
     log_dropout_bound = -wanted.correctness_bits * math.log(2) - math.log(n)
@@ -213,7 +226,8 @@ def _smallest_regular_graph(wanted: _Request) -> Parameters | None:
         # by at most one (couple the draws of k and k + 1) and never lowers the threshold: all k below k + missing fail.
         # Where 2t > k + t1 (or + 2 t1) sets the threshold, it rises with k by at least a half each: all below
         # k + 2 missing fail.
-        by_half = (wanted.malicious and 2 * (threshold - 1) <= k + colluders) or (
+        more_honest = 0 if wanted.indivisible else wanted.honest_inputs - 1
+        by_half = (wanted.malicious and 2 * (threshold - 1) <= k + colluders + more_honest) or (
             wanted.indivisible and threshold == k // 2 + colluders + 1
         )
         if by_half:

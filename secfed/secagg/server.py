@@ -387,16 +387,19 @@ class Server:
     def _unmasking_requests(self, receivers: Set) -> Outbox:
         survivors = messages.set_to_bytes(self._survivors)
         dropouts = messages.set_to_bytes(self._shared & ~self._survivors)
-        nobody = np.zeros_like(receivers)
-        outbox = {}
-        for number in np.flatnonzero(receivers).tolist():
-            signers = nobody.copy()
-            if self._config.malicious_server:
-                signers[self._holders(number, self._signers)] = True
-            signatures = b"".join(self._signatures[signer] for signer in np.flatnonzero(signers).tolist())
-            request = messages.UnmaskingRequest(survivors, dropouts, messages.set_to_bytes(signers), signatures)
-            outbox[self._config.client_ids[number]] = request.to_bytes()
-        return outbox
+
+        def request(signers: npt.NDArray[np.intp]) -> bytes:
+            members = np.zeros_like(receivers)
+            members[signers] = True
+            signatures = b"".join(self._signatures[signer] for signer in signers.tolist())
+            return messages.UnmaskingRequest(survivors, dropouts, messages.set_to_bytes(members), signatures).to_bytes()
+
+        if self._config.malicious_server and self._config.session_colluders is None:
+            numbers = np.flatnonzero(receivers).tolist()
+            return {self._config.client_ids[i]: request(self._holders(i, self._signers)) for i in numbers}
+        # The same for all; more signatures than are needed prove nothing more.
+        needed = self._config.signers_needed(int(self._advertised.sum()))
+        return dict.fromkeys(self._ids(receivers), request(np.flatnonzero(self._signers)[:needed]))
 
     def _unmasking(self, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
         needed = len(self._holders(number, self._shared))
@@ -421,11 +424,15 @@ class Server:
         return masking.create(self._config, self._session_id, self._threads)
 
     def _check_enough(self, found: int) -> None:
-        if found < self._config.threshold:
+        threshold = self._config.threshold
+        # Unmasking is answered by fewer: the signatures are there by then.
+        if self._config.session_colluders is not None and self.stage is not Stage.UNMASKING:
+            advertised = int(self._advertised.sum()) or found
+            threshold = max(threshold, self._config.signers_needed(advertised))
+        if found < threshold:
             assert self.stage is not None
-            needed = f"the threshold is {self._config.threshold}"
             raise TooFewSurvivorsError(
-                f"{found} clients are left after {self.stage.name}, {needed}", found, self._config.threshold
+                f"{found} clients are left after {self.stage.name}, {threshold} are needed", found, threshold
             )
 
     def _check_openable(self, remaining: Set) -> None:

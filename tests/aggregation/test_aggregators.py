@@ -456,6 +456,18 @@ def test_parameters_that_do_not_fit_the_cohort_are_refused(settings: dict[str, A
         secfed.SecAgg(**settings).aggregate(random_updates(8))
 
 
+def test_session_colluders_make_the_sum_of_a_ring_indivisible() -> None:
+    strict: dict[str, Any] = {"neighbors": 4, "adversary": "malicious_server", "policy": Policy(indivisible=True)}
+    aggregator = secfed.SecAgg(threshold=0.5, clip=1.0, colluders=1, session_colluders=2, **strict)
+    updates = {i: np.full(3, i / 10) for i in range(1, 10)}
+    np.testing.assert_allclose(aggregator.aggregate(updates).mean, 0.5, atol=1e-3)
+    few = {i: updates[i] for i in range(1, 6)}  # all neighbor each other: indivisible without it
+    np.testing.assert_allclose(aggregator.aggregate(few).mean, 0.3, atol=1e-3)
+    for fields in ({"adversary": "malicious_server"}, {"neighbors": 4}):
+        with pytest.raises(ConfigError, match="session_colluders has an effect only with neighbors"):
+            secfed.SecAgg(session_colluders=2, **fields)
+
+
 def test_more_neighbors_than_others_means_everyone() -> None:
     pipeline = secfed.aggregation.Pipeline.of(np.zeros(3), clip=1.0, clients=5)
     for neighbors in (4, 5, 100):

@@ -98,6 +98,8 @@ CHANGES: list[dict[str, Any]] = [
     {"modulus_bits": 17},
     {"neighbors": 6, "threshold": 6},
     {"colluders": 2},
+    {"neighbors": 6, "threshold": 6, "session_colluders": 1},
+    {"neighbors": 6, "threshold": 6, "session_colluders": 2},
     {"adversary": "semi_honest"},
     {"round": 4},
     {"model_hash": b"n" * 32},
@@ -225,11 +227,15 @@ def test_there_is_one_encoding_of_a_configuration() -> None:
             "the configuration has 0 colluders to be withstood, this client's policy needs 1",
         ),
         (
+            Policy(minimum_session_colluders=2),
+            "the configuration has 0 colluders to be withstood in the whole session, this client's policy needs 2",
+        ),
+        (
             Policy(adversary="malicious_server"),
             "the configuration is for a semi-honest server, this client's policy needs malicious_server",
         ),
     ],
-    ids=["cohort", "threshold", "neighbors", "colluders", "adversary"],
+    ids=["cohort", "threshold", "neighbors", "colluders", "session_colluders", "adversary"],
 )
 def test_policy_says_what_a_configuration_lacks(policy: Policy, text: str) -> None:
     assert policy.objection(ring(adversary="semi_honest")) == text
@@ -241,12 +247,44 @@ def test_policy_refuses_a_sum_that_could_be_split() -> None:
         config = Config(RING, threshold, 5, neighbors=4, colluders=colluders)
         assert config.indivisible is not divisible
         assert bool(strict.objection(config)) is divisible
+    # Against a malicious server it takes signatures of the whole session.
+    fields: dict[str, Any] = {"neighbors": 4, "colluders": 1, "adversary": "malicious_server"}
+    assert "without session_colluders lets the server split" in strict.objection(Config(RING, 4, 5, **fields))
+    assert strict.objection(Config(RING, 4, 5, session_colluders=1, **fields)) == ""
     assert strict.objection(complete()) == ""
     assert Policy().objection(Config([1, 2], 2, 1)) == ""
 
 
 def test_policy_has_nothing_against_exactly_what_it_needs() -> None:
-    assert Policy(5, 4, 4, 1, "malicious_server", indivisible=True).objection(complete(colluders=1)) == ""
+    policy = Policy(5, 4, 4, 1, "malicious_server", indivisible=True, minimum_session_colluders=1)
+    assert policy.objection(complete(colluders=1)) == ""
+    whole = Config(RING, 4, 5, neighbors=4, colluders=1, session_colluders=2, adversary="malicious_server")
+    assert dataclasses.replace(policy, minimum_session_colluders=2).objection(whole) == ""
+    assert dataclasses.replace(policy, minimum_session_colluders=3).objection(whole)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"neighbors": None, "threshold": 7}, "has an effect only on a k-regular graph against a malicious server"),
+        ({"adversary": "semi_honest"}, "has an effect only on a k-regular graph against a malicious server"),
+        ({"session_colluders": 0}, r"session_colluders 0 must be from 1 \(colluders\) to 9 \(clients - 2\)"),
+        ({"session_colluders": 10}, r"session_colluders 10 must be from 1 \(colluders\) to 9 \(clients - 2\)"),
+        ({"session_colluders": 1.5}, "session_colluders 1.5 must be a whole number"),
+        ({"neighbors": 6, "threshold": 5, "colluders": 2}, "threshold 5 must be at least 6 with session_colluders"),
+    ],
+)
+def test_session_colluders_that_cannot_work_are_refused(fields: dict[str, Any], text: str) -> None:
+    good: dict[str, Any] = {
+        "threshold": 4,
+        "length": 5,
+        "neighbors": 4,
+        "colluders": 1,
+        "session_colluders": 2,
+        "adversary": "malicious_server",
+    }
+    with pytest.raises(errors.ConfigError, match=text):
+        Config(RING, **good | fields)
 
 
 # Packing.

@@ -122,7 +122,9 @@ def exact_rule(
         if cuts << (security_bits + 1) >= 2 * math.comb(n, lost):
             continue
         colluders = exact_colluders(n, corrupt, k, security_bits)
-        secure = [t for t in range(max(2, colluders + honest), k + 1) if not malicious or 2 * t > k + colluders]
+        # Against a server that tells two stories 2t - k - t1 honest neighbors are left in a client's sum.
+        fewest = max(2, colluders + honest)
+        secure = [t for t in range(fewest, k + 1) if not malicious or 2 * t - k - colluders >= honest]
         if secure and tail_is_small(n, survivors, k, range(secure[0]), correctness_bits):
             return k, secure[0], colluders  # and a larger t survives less
     for t in range(2, survivors + 1):
@@ -221,6 +223,7 @@ def test_every_result_meets_the_rules_of_a_configuration(
     assert complete or (k % 2 == 0 and 2 <= k < clients - 1)
     assert 2 <= t <= holders
     assert t - colluders >= honest
+    assert complete or adversary == "semi_honest" or 2 * t - k - colluders >= honest
     assert not complete or 2 * t > holders
     assert adversary == "semi_honest" or 2 * t > holders + colluders
     assert (found.clients, found.adversary) == (clients, adversary)
@@ -234,11 +237,25 @@ def test_without_corrupt_clients_there_are_no_colluders() -> None:
 
 def test_more_honest_inputs_cost_more_neighbors() -> None:
     found = chosen(1000, 0.05, 0.05, "malicious_server")
-    assert found.threshold - found.colluders == 17  # what 52 neighbors bring unasked
-    assert chosen(1000, 0.05, 0.05, "malicious_server", minimum_honest_inputs=17) == found
-    more = chosen(1000, 0.05, 0.05, "malicious_server", minimum_honest_inputs=100)
+    k, t, colluders = found.neighbors, found.threshold, found.colluders
+    assert 2 * t - k - colluders == 2  # what 52 neighbors bring unasked
+    assert chosen(1000, 0.05, 0.05, "malicious_server", minimum_honest_inputs=2) == found
+    more = chosen(1000, 0.05, 0.05, "malicious_server", minimum_honest_inputs=30)
     assert more.neighbors > found.neighbors
-    assert more.threshold - more.colluders >= 100
+    assert 2 * more.threshold - more.neighbors - more.colluders >= 30
+    whole = chosen(1000, 0.05, 0.05, "malicious_server", indivisible=True, minimum_honest_inputs=46)
+    assert whole == chosen(1000, 0.05, 0.05, "malicious_server", indivisible=True)  # 71 - 25
+
+
+def test_indivisible_against_a_malicious_server_counts_the_corrupt_of_the_session() -> None:
+    whole = chosen(1000, 0.05, 0.05, "malicious_server", indivisible=True)
+    assert whole == Parameters(90, 71, 25, 1000, "malicious_server", session_colluders=50)
+    assert chosen(1000, 0.05, 0.05, indivisible=True).session_colluders is None
+    complete = chosen(3, 0.34, 0.0, "malicious_server", indivisible=True)
+    assert complete == Parameters(2, 3, 1, 3, "malicious_server")
+    # 801 of 1000 must sign and 699 are left; the complete graph needs the same.
+    with pytest.raises(ConfigError, match="needs threshold 801, above its 699 survivors"):
+        chosen(1000, 0.6, 0.301, "malicious_server", indivisible=True)
 
 
 def test_a_fraction_in_decimals_counts_the_clients_it_names() -> None:

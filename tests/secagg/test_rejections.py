@@ -228,7 +228,8 @@ def test_client_aborts_when_the_server_could_split_the_sum_and_its_policy_refuse
     divisible = ring(threshold=4, colluders=2)
     session = Session(divisible, policy=Policy(indivisible=True))
     attack(session, session.outbox[VICTIM], "C4")
-    Session(ring(threshold=4, colluders=1), policy=Policy(indivisible=True)).finish().assert_sum()
+    undivided = ring(threshold=4, colluders=1, session_colluders=1)
+    Session(undivided, policy=Policy(indivisible=True)).finish().assert_sum()
 
 
 def test_client_accepts_exactly_its_policy() -> None:
