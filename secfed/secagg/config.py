@@ -132,6 +132,11 @@ class Config:
             raise ConfigError(f"adversary {self.adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
         if self.masking not in _MASKINGS:
             raise ConfigError(f"masking {self.masking!r} must be one of {', '.join(map(repr, _MASKINGS))}")
+        for field_name in ("model_hash", "context"):
+            if not isinstance(getattr(self, field_name), bytes | bytearray | memoryview):
+                raise ConfigError(f"{field_name} is of type {type(getattr(self, field_name)).__name__}, needs bytes")
+            # A copy: what is hashed must not change afterwards.
+            object.__setattr__(self, field_name, bytes(getattr(self, field_name)))
         if len(self.model_hash) != HASH_BYTES:
             raise ConfigError(f"model_hash has {len(self.model_hash)} bytes, needs {HASH_BYTES}")
         if len(self.context) > MAXIMUM_CONTEXT:
@@ -324,6 +329,9 @@ class Policy:
         indivisible: Refuses k-regular graphs on which a server that chooses the dropouts could split the sum.
         minimum_session_colluders: Fewest colluders in the whole session that the configuration must withstand.
 
+    Raises:
+        ConfigError: A parameter has the wrong type, is negative, or names no adversary.
+
     Source:
         check C4.
     """
@@ -335,6 +343,23 @@ class Policy:
     adversary: Adversary = "semi_honest"
     indivisible: bool = False
     minimum_session_colluders: int = 0
+
+    def __post_init__(self) -> None:
+        for field_name in (
+            "minimum_cohort",
+            "minimum_threshold",
+            "minimum_neighbors",
+            "minimum_colluders",
+            "minimum_session_colluders",
+        ):
+            value = _whole(field_name, getattr(self, field_name))
+            if value < 0:
+                raise ConfigError(f"{field_name} {value} must not be negative")
+            object.__setattr__(self, field_name, value)
+        if self.adversary not in _ADVERSARIES:
+            raise ConfigError(f"adversary {self.adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
+        if not isinstance(self.indivisible, bool):
+            raise ConfigError(f"indivisible {self.indivisible!r} must be True or False")
 
     def objection(self, config: Config) -> str:
         """Say what a configuration lacks, or nothing ("")."""

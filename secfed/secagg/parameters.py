@@ -55,7 +55,7 @@ def parameters(
     corrupt_fraction: float,
     dropout_fraction: float,
     adversary: Literal["semi_honest", "malicious_server"] = "semi_honest",
-    security_bits: float = 40,
+    security_bits: float | None = None,
     correctness_bits: float = 20,
     minimum_honest_inputs: int = 1,
     indivisible: bool = False,
@@ -80,8 +80,9 @@ def parameters(
         corrupt_fraction: gamma in [0, 1), clients that may collude with the server. A = floor(gamma n).
         dropout_fraction: delta in [0, 1), clients that may drop out in a session. D = floor(delta n).
         adversary: "semi_honest" or "malicious_server".
-        security_bits: sigma > 0; the graph fails to protect with probability at most 2^-sigma. Unused on the complete
-            graph.
+        security_bits: sigma > 0; the graph fails to protect with probability at most 2^-sigma. None is 40 against a
+            semi-honest server and 80 against a malicious one, which can try graphs: each doubling of that work costs
+            one bit. Unused on the complete graph.
         correctness_bits: eta > 0; the random dropouts of a session leave some client without t holders with
             probability at most 2^-eta. Unused on the complete graph.
         minimum_honest_inputs: at least so many honest holders of each opened client are in the same sum. On the
@@ -108,6 +109,8 @@ def parameters(
         the exact tails, the semi-malicious bound 2t > k + t1 and the 0.9 are the rule of Google's federated-compute
         (`fcp/secagg/server`, graph parameter finder). Complete graph: Bonawitz et al., CCS 2017.
     """
+    if security_bits is None:
+        security_bits = 80 if adversary == "malicious_server" else 40
     wanted = _validated(
         clients,
         corrupt_fraction,

@@ -266,6 +266,41 @@ def test_policy_has_nothing_against_exactly_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
+        ({"adversary": "malicous_server"}, "adversary 'malicous_server' must be one of"),
+        ({"adversary": None}, "adversary None must be one of"),
+        ({"minimum_cohort": float("nan")}, "minimum_cohort nan must be a whole number"),
+        ({"minimum_cohort": 2.0}, "minimum_cohort 2.0 must be a whole number"),
+        ({"minimum_threshold": "3"}, "minimum_threshold '3' must be a whole number"),
+        ({"minimum_neighbors": True}, "minimum_neighbors True must be a whole number"),
+        ({"minimum_colluders": -1}, "minimum_colluders -1 must not be negative"),
+        ({"minimum_session_colluders": None}, "minimum_session_colluders None must be a whole number"),
+        ({"indivisible": "yes"}, "indivisible 'yes' must be True or False"),
+    ],
+)
+def test_policy_checks_its_fields_when_it_is_made(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(errors.ConfigError, match=text):
+        Policy(**fields)
+
+
+def test_policy_takes_whole_numbers_of_numpy() -> None:
+    assert Policy(minimum_cohort=np.int64(7)) == Policy(minimum_cohort=7)
+
+
+@pytest.mark.parametrize("name", ["model_hash", "context"])
+def test_configuration_takes_and_copies_bytes_only(name: str) -> None:
+    with pytest.raises(errors.ConfigError, match=f"{name} is of type str, needs bytes"):
+        changed(**{name: "x" * 32})
+    given = bytearray(32)
+    config = changed(**{name: given})
+    before = config.hash
+    given[0] = 1
+    assert getattr(config, name) == bytes(32)
+    assert Config.from_bytes(config.to_bytes()).hash == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
         ({"neighbors": None, "threshold": 7}, "has an effect only on a k-regular graph against a malicious server"),
         ({"adversary": "semi_honest"}, "has an effect only on a k-regular graph against a malicious server"),
         ({"session_colluders": 0}, r"session_colluders 0 must be from 1 \(colluders\) to 9 \(clients - 2\)"),

@@ -53,6 +53,8 @@ TABLE: list[tuple[int, float, float, Pair, Pair, Pair | None, int | None]] = [
 
 
 def chosen(clients: int, gamma: float, delta: float, adversary: Any = "semi_honest", **more: Any) -> Parameters:
+    """The parameters for 40 bits, which published figures are for, unless said otherwise."""
+    more = {"security_bits": 40} | more
     return parameters(clients=clients, corrupt_fraction=gamma, dropout_fraction=delta, adversary=adversary, **more)
 
 
@@ -227,6 +229,15 @@ def test_every_result_meets_the_rules_of_a_configuration(
     assert not complete or 2 * t > holders
     assert adversary == "semi_honest" or 2 * t > holders + colluders
     assert (found.clients, found.adversary) == (clients, adversary)
+
+
+def test_a_malicious_server_that_tries_graphs_is_met_with_80_bits() -> None:
+    fractions: Any = {"clients": 1000, "corrupt_fraction": 0.05, "dropout_fraction": 0.05}
+    assert parameters(**fractions) == chosen(1000, 0.05, 0.05)
+    strict = parameters(**fractions, adversary="malicious_server")
+    assert strict == chosen(1000, 0.05, 0.05, "malicious_server", security_bits=80)
+    assert pair(strict) == (66, 49)
+    assert pair(chosen(1000, 0.05, 0.05, "malicious_server")) == (52, 37)
 
 
 def test_without_corrupt_clients_there_are_no_colluders() -> None:
