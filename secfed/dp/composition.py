@@ -156,6 +156,21 @@ class Composition:
         # The true value is above 0 also where it is too small for a number.
         return least, max(most, math.ulp(0.0))
 
+    def quick(self, delta: float) -> tuple[float, float]:
+        """Return cheap bounds of epsilon, which `epsilon` never falls out of: to start a search."""
+        if not self.private:
+            return math.inf, math.inf
+        low, high = 0.0, rdp.epsilon(self.events.items(), self.adjacency, delta)
+        if self.directions and self.exact:
+            if all(math.log(direction.variation) <= math.log(delta) for direction in self.directions):
+                high = 0.0
+            # Whoever sees all releases sees each of them.
+            for laws in (laws for direction in self.directions for laws in direction.laws):
+                for rate, spread in zip(laws.rate[:8], laws.spread[:8], strict=True):
+                    one = SingleProfile(laws.kind, float(rate), float(spread))
+                    low = max(low, min(high, inversion.epsilon_of(one, math.log(delta))[0]))
+        return low, high
+
     def curve(self, event: Event, count: int, delta: float) -> Reals:
         """Return the upper epsilon after each of `count` more releases of an event, `(count,)`."""
         after = self.with_event(event, 1)

@@ -46,7 +46,7 @@ _CROWD = 64
 _WINDOW = 1 << 19
 _ATOMS = 2_000_000
 _FINE_CELLS = 512
-_ATTEMPTS = 5
+_ATTEMPTS = 3
 # The widest cell, as a loss.
 _WIDEST = 8.0
 _SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
@@ -432,7 +432,8 @@ def _solve(
         return math.inf
     for _ in range(4):
         composition = _Composition(parts, step, _order(rough, guess), guess, most)
-        low, high = _bracket(partial(composition.delta, sign=sign), guess, delta)
+        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-6 * guess
+        low, high = _bracket(partial(composition.delta, sign=sign), guess, delta, tolerance)
         found = high if sign > 0 else low
         if found == math.inf or abs(found - guess) <= composition.deviation / 10:
             break
@@ -440,7 +441,9 @@ def _solve(
     return found
 
 
-def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tuple[float, float]:
+def _bracket(
+    curve: Callable[[float], float], guess: float, delta: float, tolerance: float
+) -> tuple[float, float]:
     """Return neighbouring epsilons, with the curve at least delta at the first (or it is 0), at most at the second."""
 
     def gap(epsilon: float) -> float:
@@ -449,7 +452,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tup
 
     low = high = guess
     at_low = at_high = gap(guess)
-    jump = 0.01 + guess / 16
+    jump = min(0.01, guess) + guess / 16 if guess else 0.01
     while at_high > 0 and high < math.inf:
         low, at_low = high, at_high
         high, jump = high + jump, 2 * jump
@@ -462,7 +465,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tup
         at_low = gap(low)
     last = 0
     for _ in range(200):
-        if high - low <= 1e-13 * (1 + high):
+        if high - low <= tolerance:
             break
         middle = low + (high - low) * min(max(at_low / (at_low - at_high), 1e-6), 1 - 1e-6)
         value = gap(middle)
@@ -497,7 +500,7 @@ def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tupl
     for attempt in range(_ATTEMPTS):
         step, parts, _ = _bounded(laws, guess, coarse=attempt == 0)
         total = _Sum(parts)
-        found = _solve(parts, step, total, guess, delta, 1, _WINDOW)
+        found = _solve(parts, step, total, guess, delta, 1, _WINDOW if attempt else _WINDOW // 4)
         high, before = min(high, found), guess
         if not 0 < found < math.inf:
             break
