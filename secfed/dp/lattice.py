@@ -441,9 +441,7 @@ def _solve(
     return found
 
 
-def _bracket(
-    curve: Callable[[float], float], guess: float, delta: float, tolerance: float
-) -> tuple[float, float]:
+def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolerance: float) -> tuple[float, float]:
     """Return neighbouring epsilons, with the curve at least delta at the first (or it is 0), at most at the second."""
 
     def gap(epsilon: float) -> float:

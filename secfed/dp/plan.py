@@ -66,7 +66,7 @@ def plan(
     right = np.where(distance < 0, periods, np.inf).min(axis=1)
     period = np.maximum(np.maximum(left, right), 1e-300)
     # Where moments explode, so does the deviation; U still has to be as long as before.
-    deviation = np.sqrt(moments.variance)
+    deviation = np.sqrt(np.maximum(moments.variance, 1e-300))
     if not steep:
         deviation = np.minimum.accumulate(deviation)
     loss = exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation)

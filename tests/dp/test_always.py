@@ -9,6 +9,7 @@ import pytest
 
 from secfed import dp
 from secfed.dp import contour, inversion, lattice, plan
+from secfed.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +92,33 @@ def test_gaussian_delta_that_underflows_is_above_zero() -> None:
 def test_discrete_noise_is_never_above_its_moment_bound() -> None:
     accountant = dp.Accountant().compose(dp.DiscreteGaussianSum(0.5, 1000, 20.0, 300.0, 1000))
     assert accountant.epsilon(1e-5) <= accountant.rdp_epsilon(1e-5) < 136.75
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "rounds", "expected"),
+    [
+        (3.0, 1e-4, 1000, 0.391412),
+        (3.0, 1e-3, 100, 0.461019),
+        (10.0, 1e-3, 1000, 0.359581),
+        (20.0, 1e-4, 1000, 0.221203),
+    ],
+)
+def test_noise_is_found_without_a_look_at_hopeless_noise(
+    spent: list[float], epsilon: float, rate: float, rounds: int, expected: float
+) -> None:
+    found = dp.noise_multiplier(epsilon=epsilon, delta=1e-5, sampling_rate=rate, rounds=rounds)
+    assert found == pytest.approx(expected, abs=6e-7)
+    assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
+    assert poisson(rate, found, rounds).epsilon(1e-5) <= epsilon
+    assert poisson(rate, found * (1 - 1e-5), rounds).epsilon(1e-5, bounds=True).lower > epsilon
+
+
+def test_sampling_rate_is_found_where_noise_is_small(spent: list[float]) -> None:
+    found = dp.sampling_rate(epsilon=3.0, delta=1e-5, noise_multiplier=0.3, rounds=1000)
+    assert found == pytest.approx(7.10e-6, abs=5e-9)
+    assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
+
+
+def test_sampling_rate_for_a_tiny_budget_ends() -> None:
+    with pytest.raises(ConfigError, match="no sampling rate"):
+        dp.sampling_rate(epsilon=1e-9, delta=1e-12, noise_multiplier=0.01, rounds=10**6)
