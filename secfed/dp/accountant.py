@@ -187,10 +187,7 @@ class Accountant:
         check_budget(epsilon, delta)
         check_event(event)
 
-        def fits(count: int) -> bool:
-            return count == 0 or not self.would_exceed(event, epsilon=epsilon, delta=delta, count=count)
-
-        return largest(fits, most=10**9)
+        return most_rounds(self._composed(), event, epsilon, delta)
 
     def mu(self) -> float:
         """Return mu if the releases are exactly mu-Gaussian private: unsampled Gaussian releases only.
@@ -257,15 +254,35 @@ class Accountant:
         return self._composition
 
 
-def largest(fits: Any, most: int) -> int:
-    """Return the largest count up to `most` for which `fits(count)` holds; it holds for 0, and up to some count."""
-    low, high = 0, 1
-    while high <= most and fits(high):
-        low, high = high, high * 2
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+def most_rounds(before: Composition, event: Event, epsilon: float, delta: float, most: int = 10**9) -> int:
+    """Return how often one more event fits into a budget, at most `most` times."""
+
+    def after(count: int) -> Composition:
+        return before.with_event(event, count) if count else before
+
+    # Cheap bounds first: they say where to start.
+    low, step = 0, 1
+    while step <= most and after(step).quick(delta)[1] <= epsilon:
+        low, step = step, step * 2
+    value = after(low).epsilon(delta)[1]
+    if value > epsilon:
+        return 0
+    high, above = most + 1, math.inf
+    ahead = max(low, 1)
+    for tries in range(200):
+        if high - low <= 1:
+            break
+        if above == math.inf:
+            at, ahead = low + ahead, 2 * ahead
+        elif tries % 3 == 2 or not value > 0:
+            at = (low + high) // 2
+        else:
+            # The logarithm of epsilon is nearly linear in that of the count.
+            share = math.log(epsilon / value) / math.log(above / value)
+            at = round(math.exp(math.log(max(low, 1)) * (1 - share) + math.log(high) * share))
+        at = min(max(at, low + 1), high - 1)
+        found = after(at).epsilon(delta)[1]
+        low, value, high, above = (at, found, high, above) if found <= epsilon else (low, value, at, found)
     return low
 
 

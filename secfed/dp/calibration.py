@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from secfed.dp.accountant import Accountant, check_budget, largest
+from secfed.dp.accountant import check_budget, most_rounds
+from secfed.dp.composition import Composition
 from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled, check_count
 from secfed.errors import ConfigError
 
@@ -13,7 +14,9 @@ Sampling = Literal["poisson", "fixed"]
 # Relative accuracy of what is found.
 _ACCURACY = 1e-9
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e9
-_MOST_ROUNDS = 10**9
+# Where cheap bounds are good enough, as a logarithm, and the most evaluations after them.
+_NEAR = 0.02
+_MOST_TRIES = 16
 
 
 def release(
@@ -80,17 +83,11 @@ def noise_multiplier(
     check_count("rounds", rounds)
     release(1.0, sampling_rate, sampling, population)  # refuses before the search does
 
-    def spent(logarithm: float) -> float:
+    def composed(logarithm: float) -> Composition:
         event = release(math.exp(logarithm), sampling_rate, sampling, population)
-        return Accountant(adjacency).compose(event, rounds).epsilon(delta)
+        return Composition.of([(event, rounds)], adjacency)
 
-    low, high = math.log(_LEAST_NOISE), math.log(_MOST_NOISE)
-    # Unsampled noise is enough in any case, and a first guess.
-    guess = min(
-        max(math.log(math.sqrt(2 * rounds * math.log(1.25 / delta)) / epsilon) + math.log(sampling_rate), low + 1),
-        high - 1,
-    )
-    found = _falling(spent, epsilon, guess, low, high)
+    found = _falling(composed, epsilon, delta, math.log(_LEAST_NOISE), math.log(_MOST_NOISE))
     if found is None:
         raise ConfigError(
             f"no noise multiplier up to {_MOST_NOISE:g} keeps epsilon {epsilon} at delta {delta} for {rounds} rounds"
@@ -119,13 +116,12 @@ def sampling_rate(
     check_budget(epsilon, delta)
     check_count("rounds", rounds)
 
-    def spent(logarithm: float) -> float:
-        event = release(noise_multiplier, min(1.0, math.exp(-logarithm)))
-        return Accountant(adjacency).compose(event, rounds).epsilon(delta)
+    def composed(logarithm: float) -> Composition:
+        return Composition.of([(release(noise_multiplier, min(1.0, math.exp(-logarithm))), rounds)], adjacency)
 
-    if spent(0.0) <= epsilon:
+    if composed(0.0).epsilon(delta)[1] <= epsilon:
         return 1.0
-    found = _falling(spent, epsilon, 3.0, 0.0, math.log(1e12))
+    found = _falling(composed, epsilon, delta, 0.0, math.log(1e12))
     if found is None:
         raise ConfigError(f"no sampling rate from 1e-12 on keeps epsilon {epsilon} at delta {delta}")
     return math.exp(-found)
@@ -157,51 +153,71 @@ def rounds(
     """
     check_budget(epsilon, delta)
     event = release(noise_multiplier, sampling_rate, sampling, population)
-    empty = Accountant(adjacency)
-    return largest(
-        lambda count: count == 0 or not empty.would_exceed(event, epsilon=epsilon, delta=delta, count=count),
-        most=_MOST_ROUNDS,
-    )
+    return most_rounds(Composition.of((), adjacency), event, epsilon, delta)
 
 
-def _falling(spent: Callable[[float], float], budget: float, guess: float, low: float, high: float) -> float | None:
-    """Return the least argument at which a falling function is at most the budget, from above; or nothing.
+def _falling(
+    composed: Callable[[float], Composition], budget: float, delta: float, low: float, high: float
+) -> float | None:
+    """Return the least argument at which a falling epsilon is at most the budget, from above; or nothing.
 
-    The logarithm of epsilon is nearly linear in the logarithm of the noise: secant steps, kept inside a bracket.
+    Cheap bounds first: they say where to start, and where not to look at all. Then secant steps inside a bracket: the
+    logarithm of epsilon is nearly linear in the logarithm of the noise.
     """
-
-    def excess(at: float) -> float:
-        value = spent(at)
-        return math.inf if value == math.inf else math.log(max(value, 1e-300) / budget)
-
     left, right = (low, math.inf), (high, -math.inf)
-    at, step = guess, 0.5
-    while True:
-        value = excess(at)
+    at = _first(lambda x: composed(x).quick(delta)[1] <= budget, low, high)
+    known = _first(lambda x: not composed(x).quick(delta)[0] > budget, low, high if at is None else at)
+    if known is not None:
+        left = (max(low, known - 2 * _NEAR), math.inf)
+    at = high if at is None else at
+    before: tuple[float, float] | None = None
+    for _ in range(_MOST_TRIES):
+        bounds = composed(at).epsilon(delta)
+        value = _excess(bounds[1], budget)
         if value > 0:
             left = (at, value)
-            if right[1] != -math.inf or at >= high:
-                break
-            at = min(high, at + step)
+            if at >= high:
+                return None
+            if right[1] == -math.inf:
+                at = high
+                continue
         else:
             right = (at, value)
-            if left[1] != math.inf or at <= low:
+            if at <= low:
+                return at
+            # Where the engines differ by more than what is left, nothing is gained by going on.
+            width = math.log(bounds[1] / bounds[0]) if bounds[0] > 0 else 0.0
+            if right[0] - left[0] <= max(_ACCURACY / 2, 0.1 * width):
                 break
-            at = max(low, at - step)
-        step *= 2
-    if right[1] == -math.inf and left[0] >= high:
-        return None
-    if left[1] == math.inf and right[0] <= low:
-        return right[0]
-    side = 0
-    while right[0] - left[0] > _ACCURACY / 2:
-        share = 0.5 if not math.isfinite(left[1] + right[1]) or side > 1 else left[1] / (left[1] - right[1])
+        if right[0] - left[0] <= _ACCURACY / 2:
+            break
+        if left[1] == math.inf and value > -3:
+            # No value on the other side yet: a step along the slope, a little too far.
+            slope = abs((value - before[1]) / (at - before[0])) if before else 2.0
+            step = 1.1 * -value / max(slope, 0.5) + _NEAR / 10
+            before = (at, value)
+            at = max((left[0] + at) / 2, at - step)
+            continue
+        share = left[1] / (left[1] - right[1]) if math.isfinite(left[1] + right[1]) else 0.5
         # A little to the side of the longer half, so that the bracket closes from both ends.
-        at = left[0] + (right[0] - left[0]) * share
-        at += (_ACCURACY / 4) * (1 if right[0] - at > at - left[0] else -1)
+        width = right[0] - left[0]
+        share = min(max(share, 1e-4), 1 - 1e-4)
+        at = left[0] + width * share
+        nudge = max(_ACCURACY / 4, width * 1e-3)
+        at += nudge if share < 0.5 else -nudge
         at = min(max(at, left[0] + _ACCURACY / 8), right[0] - _ACCURACY / 8)
-        value = excess(at)
-        before = right[0] - left[0]
-        left, right = ((at, value), right) if value > 0 else (left, (at, value))
-        side = 0 if right[0] - left[0] < before / 2 else side + 1
     return right[0]
+
+
+def _excess(value: float, budget: float) -> float:
+    return math.inf if value == math.inf else math.log(max(value, 1e-300) / budget)
+
+
+def _first(holds: Callable[[float], bool], low: float, high: float) -> float | None:
+    """Return an argument near the least at which something that stays true holds; nothing if it does not at the end."""
+    if not holds(high):
+        return None
+    while high - low > _NEAR:
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

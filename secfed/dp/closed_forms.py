@@ -59,7 +59,8 @@ class SingleProfile:
         width = 1e-6 * np.maximum(np.abs(epsilon), self.rate)
         (low, high), (low_beyond, high_beyond) = self.bounds(epsilon), self.bounds(epsilon + width)
         middle, beyond = np.maximum(low + high, -2e300) / 2, np.maximum(low_beyond + high_beyond, -2e300) / 2
-        return middle, np.minimum((beyond - middle) / width, -1e-300)
+        with np.errstate(over="ignore"):
+            return middle, np.clip((beyond - middle) / width, -1e300, -1e-300)
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""

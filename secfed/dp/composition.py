@@ -20,12 +20,14 @@ from secfed.dp.events import (
     PoissonSampled,
 )
 from secfed.dp.inversion import Profile
-from secfed.dp.ladder import Moments, Releases
+from secfed.dp.ladder import Moments, NoOrderError, Releases
 from secfed.dp.laws import Kind, Laws, Reals
 from secfed.errors import UnsupportedEventError
 
 # Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
 _ROUNDING = 1.5
+# The relative gap above which Renyi moments are asked too.
+_TIGHT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,10 @@ class Composition:
                 continue
             found = _epsilon(direction, log_delta)
             low, high = max(low, found[0]), max(high, found[1])
-        return (low if self.exact else 0.0), high + 2 * self.slack
+        high += 2 * self.slack
+        if high - low > _TIGHT * high:
+            high = min(high, rdp.epsilon(self.events.items(), self.adjacency, delta))
+        return (low if self.exact else 0.0), high
 
     def delta(self, epsilon: float) -> tuple[float, float]:
         """Return lower and upper bounds of delta."""
@@ -144,7 +149,27 @@ class Composition:
                 continue
             found = _delta(direction, at)
             low, high = max(low, found[0]), max(high, found[1])
-        return (math.exp(low) if self.exact else 0.0), min(1.0, math.exp(min(high + self.slack, 0.0)))
+        high = min(high + self.slack, 0.0)
+        least, most = (math.exp(low) if self.exact else 0.0), math.exp(high)
+        if not high - low <= _TIGHT and epsilon < math.inf:
+            most = min(most, rdp.delta(self.events.items(), self.adjacency, epsilon))
+        # The true value is above 0 also where it is too small for a number.
+        return least, max(most, math.ulp(0.0))
+
+    def quick(self, delta: float) -> tuple[float, float]:
+        """Return cheap bounds of epsilon, which `epsilon` never falls out of: to start a search."""
+        if not self.private:
+            return math.inf, math.inf
+        low, high = 0.0, rdp.epsilon(self.events.items(), self.adjacency, delta)
+        if self.directions and self.exact:
+            if all(math.log(direction.variation) <= math.log(delta) for direction in self.directions):
+                high = 0.0
+            # Whoever sees all releases sees each of them.
+            for laws in (laws for direction in self.directions for laws in direction.laws):
+                for rate, spread in zip(laws.rate[:8], laws.spread[:8], strict=True):
+                    one = SingleProfile(laws.kind, float(rate), float(spread))
+                    low = max(low, min(high, inversion.epsilon_of(one, math.log(delta))[0]))
+        return low, high
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:
         """Return the upper epsilon after each of `count` more releases of an event, `(count,)`."""
@@ -259,4 +284,7 @@ def _chernoff(releases: Releases, epsilon: float, enough: float) -> float:
         return float(profile.bounds(np.array([epsilon]))[1][0])
     if epsilon <= 0:
         return 0.0
-    return float(Moments.of(releases, None, epsilon, enough).exponent(epsilon).min())
+    try:
+        return float(Moments.of(releases, None, epsilon, enough).exponent(epsilon).min())
+    except NoOrderError:
+        return 0.0

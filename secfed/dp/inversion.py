@@ -5,11 +5,13 @@ from typing import Protocol
 
 import numpy as np
 
-from secfed.dp.contour import assemble, build
-from secfed.dp.ladder import Moments, Releases, log_chernoff
+from secfed.dp import lattice
+from secfed.dp.closed_forms import GaussianProfile
+from secfed.dp.contour import Contour, assemble, build
+from secfed.dp.ladder import Moments, NoOrderError, Releases, log_chernoff
 from secfed.dp.laws import Reals
 from secfed.dp.line import line
-from secfed.dp.plan import plan, shortest
+from secfed.dp.plan import Plan, plan, shortest, work
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
 GOAL = 1e-11
@@ -22,6 +24,12 @@ _BLOCK = 2.0
 _ENOUGH = 1e-7
 # The first attempt, which only serves as a guess.
 _ROUGH = 1e-3
+# Attempts at a guess, and the work of all contours of one query: see `plan.work`.
+_TRIES = 8
+_MOST_WORK = 1.5e8
+_MOST_ROUGH_WORK = 2e7
+# The relative gap above which the lattice is asked too.
+_WIDE = 1e-3
 
 
 Alone = Callable[[Releases, float, float], tuple[float, float]]
@@ -37,46 +45,87 @@ class Profile(Protocol):
         """Return a lower and an upper bound of the logarithm of delta."""
 
 
+class Effort:
+    """What contours may still cost in one query; see `plan.work`."""
+
+    def __init__(self) -> None:
+        self.left = _MOST_WORK
+
+    def build(self, releases: Releases, moments: Moments, plan: Plan, goal: float) -> Contour | None:
+        """Build a contour; nothing where it would cost more than is left."""
+        cost = work(releases, plan, goal)
+        if not cost <= (self.left if goal < _ROUGH else min(self.left, _MOST_ROUGH_WORK)):
+            return None
+        self.left -= cost
+        return build(releases, moments, plan, goal)
+
+
 def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     """Return lower and upper bounds of the logarithm of delta(epsilon)."""
-    moments = Moments.of(releases, None, epsilon)
+    try:
+        moments = Moments.of(releases, None, epsilon)
+    except NoOrderError:
+        return lattice.releases_delta(releases, epsilon, 0.0)
     chernoff = float(moments.exponent(epsilon).min())
     means, logs = moments.saddle()
     ranked = np.argsort(means)
     guess = min(float(np.interp(epsilon, means[ranked], logs[ranked])), chernoff)
-    at = np.array([epsilon])
-    low = high = np.array([np.nan])
+    at, effort = np.array([epsilon]), Effort()
+    best = (-np.inf, min(chernoff, 0.0))
     for goal in (_ROUGH, GOAL):
-        contour = build(releases, moments, plan(releases, moments, epsilon, guess, goal), goal)
+        contour = effort.build(releases, moments, plan(releases, moments, epsilon, guess, goal), goal)
+        if contour is None:
+            break
         value = float(contour.value(at)[0][0])
         guess = value if np.isfinite(value) else guess
-    low, high = contour.bounds(at)
-    return float(low[0]), float(min(high[0], chernoff, 0.0))
+        if goal == GOAL:
+            low, high = contour.bounds(at)
+            best = _meet(best, (float(low[0]), float(high[0])))
+    if epsilon > 0 and not best[1] - best[0] <= _WIDE:
+        best = _meet(best, lattice.releases_delta(releases, epsilon, best[1]))
+    return best
 
 
 def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> tuple[float, float]:
     """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta."""
-    moments = Moments.of(releases, log_delta, None)
-    chernoff = moments.epsilon_bound(log_delta)
+    simple = epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
+    try:
+        moments = Moments.of(releases, log_delta, None)
+    except NoOrderError:
+        return _meet((-np.inf, simple), lattice.releases_epsilon(releases, log_delta, simple))
+    best = (-np.inf, min(simple, moments.epsilon_bound(log_delta)))
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
-    guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), chernoff)
-    guess = _near(releases, moments, log_delta, guess)
-    best = (-np.inf, chernoff)
+    guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), best[1])
+    effort, asked = Effort(), False
+    found = _near(releases, moments, log_delta, guess, effort)
+    if found is None:
+        best, asked = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1])), True
+        found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     for steep in (False, True):
-        contour = build(releases, moments, plan(releases, moments, guess, log_delta, goal, steep=steep), goal)
-        low, high, _ = solve(contour, np.array([log_delta]), np.array([guess]))
-        best = max(best[0], float(low[0])), min(best[1], float(high[0]))
+        contour = effort.build(releases, moments, plan(releases, moments, found, log_delta, goal, steep=steep), goal)
+        if contour is None:
+            break
+        low, high, _ = solve(contour, np.array([log_delta]), np.array([found]))
+        best = _meet(best, (float(low[0]), float(high[0])))
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
+    if not asked and not best[1] - best[0] <= _WIDE * abs(best[1]):
+        best = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1]))
     return best
 
 
-def _near(releases: Releases, moments: Moments, log_delta: float, guess: float) -> float:
-    """Improve a guess of epsilon on short contours, until one of them reaches delta itself."""
-    for _ in range(16):
+def _meet(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, float]:
+    return max(one[0], two[0]), min(one[1], two[1])
+
+
+def _near(releases: Releases, moments: Moments, log_delta: float, guess: float, effort: Effort) -> float | None:
+    """Improve a guess of epsilon on short contours, until one of them reaches delta itself; nothing if none does."""
+    for _ in range(_TRIES):
         estimate = min(log_delta, float(moments.exponent(guess).min()))
-        contour = build(releases, moments, plan(releases, moments, guess, estimate, _ROUGH), _ROUGH)
+        contour = effort.build(releases, moments, plan(releases, moments, guess, estimate, _ROUGH), _ROUGH)
+        if contour is None:
+            return None
         log, slope = (float(part[0]) for part in contour.value(np.array([guess])))
         if np.isfinite(log) and abs(log - log_delta) < 1.0:
             found = float(solve(contour, np.array([log_delta]), np.array([guess]))[2][0])
@@ -84,7 +133,7 @@ def _near(releases: Releases, moments: Moments, log_delta: float, guess: float) 
         change = (log_delta - log) / slope if np.isfinite(log) else -0.3 * abs(guess)
         most = 0.8 * abs(guess)
         guess = min(guess + float(np.clip(change, -most, most)), moments.epsilon_bound(log_delta))
-    return guess
+    return None
 
 
 def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Reals, Reals]:
@@ -165,9 +214,10 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
         ranked = np.argsort(-logs)
         end = float(log_delta[-1])
         guess = min(float(np.interp(-end, -logs[ranked], means[ranked])), moments.epsilon_bound(end))
-        guess = _near(last, moments, end, guess)
+        effort = Effort()
+        guess = _near(last, moments, end, guess, effort) or guess
         fine = plan(last, moments, guess, end, _CURVE_GOAL)
-        if fine.cut is None:
+        if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
             # The shortest composition fades last.
             fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
             one, two = line(base, fine, _CURVE_GOAL / 4)[0], line(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0]

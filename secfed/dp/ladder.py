@@ -14,6 +14,10 @@ _MOST_NODES = 20_000
 _RUNG = 2.0**0.5
 
 
+class NoOrderError(Exception):
+    """Moments of every order need too many nodes; the engines that need them have no answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Releases:
     """A composition: sampled releases, and the squared distance of all unsampled Gaussian ones.
@@ -34,6 +38,19 @@ class Releases:
             shift = 2.0 if part.kind == "SWAP" else 1.0
             sums.append(float(part.count @ (part.rate * (2 * ndtr(shift / 2 / part.spread) - 1))))
         return max(sum(sums) * (1 + 1e-12), 1e-300)
+
+    @property
+    def unsampled(self) -> float:
+        """The distance mu of unsampled Gaussian releases that give away at least as much; above 0.
+
+        Each law of a sampled pair is a mixture with weight `rate` of the unsampled one and of a law that both share,
+        and delta is jointly convex in the two laws; domination of each release carries over to the composition.
+        """
+        square = self.gaussian
+        for part in self.laws:
+            shift = 2.0 if part.kind == "SWAP" else 1.0
+            square += float(part.count @ (shift / part.spread) ** 2)
+        return float(np.sqrt(square)) * (1 + 1e-12)
 
     def joined(self, extra: "Releases", times: float) -> "Releases":
         """Return this composition and another, so many times."""
@@ -59,12 +76,18 @@ class Moments:
     def of(
         cls, releases: Releases, log_delta: float | None, epsilon: float | None, enough: float = -np.inf
     ) -> "Moments":
-        """Climb from small orders until Chernoff's bound (of epsilon, or of delta) gets worse again, or is enough."""
+        """Climb from small orders until Chernoff's bound (of epsilon, or of delta) gets worse again, or is enough.
+
+        Raises:
+            NoOrderError: No order is cheap enough.
+        """
         squares = sum(float((part.count * part.spread_of_loss**2).sum()) for part in releases.laws)
         start = 0.3 / np.sqrt(squares + releases.gaussian)
         first, last = 0, 6
         columns = _ladder(releases, start * _RUNG ** np.arange(first, last))
         while columns.shape[1] == 0:
+            if first < -40:
+                raise NoOrderError
             first, last = first - 6, first
             columns = _ladder(releases, start * _RUNG ** np.arange(first, last))
         while True:

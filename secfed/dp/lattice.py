@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, Laplace, PoissonSampled
+from secfed.dp.ladder import Releases
 from secfed.dp.losses import Law, NoiseLaw, Pair
 from secfed.errors import ConfigError, UnsupportedEventError
 
@@ -41,6 +42,14 @@ _LOSS_ERROR = 1e-15
 _MOST_CELLS = 1 << 18
 _MOST_WINDOW = 1 << 22
 _CROWD = 64
+# Work that a bounded query may take: values in a transform, atoms of all laws, and cells of one size.
+_WINDOW = 1 << 19
+_ATOMS = 2_000_000
+_FINE_CELLS = 512
+_ATTEMPTS = 3
+# The widest cell, as a loss.
+_WIDEST = 8.0
+_SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
 
 
 def bounds_delta(
@@ -267,14 +276,14 @@ def _any(parts: Sequence[tuple[_Losses, int]]) -> float:
     return -math.expm1(sum(count * math.log1p(-part.infinite) for part, count in parts))
 
 
-def _split(law: Law, step: float) -> _Losses:
+def _split(law: Law, step: float, cells: Array | None = None) -> _Losses:
     """Return the upper lattice: masses split between neighbours."""
     shift = _shift(law, step)
-    cells = _cells(law, step, shift)
-    masses, losses = law.atoms(shift + cells * step)
-    below = np.floor((losses - shift) / step)
-    share = np.clip(np.expm1(shift + below * step - losses) / math.expm1(-step), 0.0, 1.0)
-    place = (below - cells[0]).astype(np.int64)
+    cells = _cells(law, step, shift) if cells is None else cells
+    points = shift + cells * step
+    masses, losses = law.atoms(points)
+    place = np.clip(np.searchsorted(points, losses, "right") - 1, 0, len(cells) - 2)
+    share = np.clip(np.expm1(points[place] - losses) / np.expm1(points[place] - points[place + 1]), 0.0, 1.0)
     total = np.bincount(place, masses * (1 - share), len(cells)) + np.bincount(place + 1, masses * share, len(cells))
     return _Losses(cells, step, total, law.infinite, shift)
 
@@ -284,10 +293,10 @@ def _shift(law: Law, step: float) -> float:
     return math.remainder(law.marks[0], step) if law.marks else 0.0
 
 
-def _merged(law: Law, step: float, order: float) -> _Losses:
+def _merged(law: Law, step: float, order: float, given: Array | None = None) -> _Losses:
     """Return the lower lattice: cells merged, and what they then lose rounded down."""
     shift = _shift(law, step)
-    if isinstance(law, NoiseLaw) and not law.marks and law.end:
+    if given is None and isinstance(law, NoiseLaw) and not law.marks and law.end:
         # Where losses crowd at one end of their range, the lattice is laid so that the last cells fit too.
         best = math.inf
         for trial in step * np.arange(-8, 8) / 16:
@@ -297,7 +306,7 @@ def _merged(law: Law, step: float, order: float) -> _Losses:
             inner = slice(None, -1) if law.end < 0 else slice(1, None)
             cost = float((total[inner] * excess[inner] ** 2).sum())
             best, shift = (cost, float(trial)) if cost < best else (best, shift)
-    cells = _cells(law, step, shift)
+    cells = _cells(law, step, shift) if given is None else given
     total, excess = _fit(law, step, shift, cells, 0 if isinstance(law, Pair) else 4)
     # Of noise, what is left out counts for nothing here.
     infinite = law.infinite if isinstance(law, Pair) else 0.0
@@ -319,24 +328,32 @@ def _fit(law: Law, step: float, shift: float, cells: Array, rounds: int) -> tupl
     Returns:
         Masses of P, and merged losses minus the lattice's.
     """
-    middles = cells[:-1] + 0.5
+    middles, gaps = (cells[:-1] + cells[1:]) / 2, step * np.diff(cells)
     cuts = shift + step * middles
     for round in range(rounds + 1):
         masses, losses = law.atoms(cuts)
         place = np.searchsorted(cuts, losses)
         total = np.bincount(place, masses, len(cells)).astype(np.float64)
         other = np.bincount(place, masses * np.exp(shift + step * cells[place] - losses), len(cells))
-        excess = np.log(np.divide(total, other, out=np.ones_like(total), where=total > 0))
+        # A smaller excess is rounded down further, which is on the safe side.
+        excess = np.log(np.divide(total, np.maximum(other, 1e-300), out=np.ones_like(total), where=total > 0))
         if round < rounds:
-            cuts = np.clip(cuts - (excess[1:] + excess[:-1]) / 2, cuts - step / 4, cuts + step / 4)
-            cuts = np.clip(cuts, shift + step * (middles - 0.4), shift + step * (middles + 0.4))
+            cuts = np.clip(cuts - (excess[1:] + excess[:-1]) / 2, cuts - gaps / 4, cuts + gaps / 4)
+            cuts = np.clip(cuts, shift + step * middles - 0.4 * gaps, shift + step * middles + 0.4 * gaps)
     return total, excess
 
 
 class _Composition:
     """The law of the total loss, tilted, in a window around epsilon."""
 
-    def __init__(self, parts: Sequence[tuple[_Losses, int]], step: float, order: float, epsilon: float) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[_Losses, int]],
+        step: float,
+        order: float,
+        epsilon: float,
+        most: int = _MOST_WINDOW,
+    ) -> None:
         from scipy import fft
 
         # A stronger tilt has nothing to tell apart on this lattice.
@@ -359,7 +376,7 @@ class _Composition:
         while True:
             top, bottom = epsilon - self.offset + size * step / 2, epsilon - self.offset - size * step / 2
             self.outside = self._beyond(top - step, bottom)
-            if size >= _MOST_WINDOW or self.outside < 1e-15:
+            if size >= most or self.outside < 1e-15:
                 break
             size *= 2
         product, error = np.ones(size // 2 + 1, complex), 0.0
@@ -401,13 +418,22 @@ class _Composition:
         return max(bound, math.ulp(0.0)) if sign > 0 and value > 0 else bound
 
 
-def _solve(parts: list[tuple[_Losses, int]], step: float, rough: _Sum, guess: float, delta: float, sign: int) -> float:
+def _solve(
+    parts: Sequence[tuple[_Losses, int]],
+    step: float,
+    rough: _Sum,
+    guess: float,
+    delta: float,
+    sign: int,
+    most: int = _MOST_WINDOW,
+) -> float:
     """Return the epsilon at which a bound of delta has this value, rounded to its own side; move the window there."""
     if _any(parts) * (1 + sign * 1e-12) >= delta:
         return math.inf
     for _ in range(4):
-        composition = _Composition(parts, step, _order(rough, guess), guess)
-        low, high = _bracket(partial(composition.delta, sign=sign), guess, delta)
+        composition = _Composition(parts, step, _order(rough, guess), guess, most)
+        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-6 * guess
+        low, high = _bracket(partial(composition.delta, sign=sign), guess, delta, tolerance)
         found = high if sign > 0 else low
         if found == math.inf or abs(found - guess) <= composition.deviation / 10:
             break
@@ -415,7 +441,7 @@ def _solve(parts: list[tuple[_Losses, int]], step: float, rough: _Sum, guess: fl
     return found
 
 
-def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tuple[float, float]:
+def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolerance: float) -> tuple[float, float]:
     """Return neighbouring epsilons, with the curve at least delta at the first (or it is 0), at most at the second."""
 
     def gap(epsilon: float) -> float:
@@ -424,7 +450,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tup
 
     low = high = guess
     at_low = at_high = gap(guess)
-    jump = 0.01 + guess / 16
+    jump = min(0.01, guess) + guess / 16 if guess else 0.01
     while at_high > 0 and high < math.inf:
         low, at_low = high, at_high
         high, jump = high + jump, 2 * jump
@@ -437,7 +463,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tup
         at_low = gap(low)
     last = 0
     for _ in range(200):
-        if high - low <= 1e-13 * (1 + high):
+        if high - low <= tolerance:
             break
         middle = low + (high - low) * min(max(at_low / (at_low - at_high), 1e-6), 1 - 1e-6)
         value = gap(middle)
@@ -448,3 +474,122 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float) -> tup
             at_low, high, at_high = (at_low / 2 if last < 0 else at_low), middle, value
         last = 1 if value > 0 else -1
     return low, high
+
+
+def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tuple[float, float]:
+    """Return bounds of epsilon of sampled Gaussian releases in one direction, with bounded work.
+
+    The cells of the lattice get wider with the loss, so that few of them hold both the many losses near 0 and the rare
+    large ones.
+
+    Args:
+        releases: The composition.
+        log_delta: Logarithm of delta.
+        guess: An upper bound of epsilon, or an estimate.
+
+    Returns:
+        The bounds; 0 and infinity where the work is too much.
+    """
+    delta, low, high = math.exp(max(log_delta, -700.0)), 0.0, math.inf
+    laws = _noises(releases, log_delta)
+    if laws is None or not 0 < guess < _WIDEST * _WINDOW / 32:
+        return low, high
+    step = 0.0
+    for attempt in range(_ATTEMPTS):
+        step, parts, _ = _bounded(laws, guess, coarse=attempt == 0)
+        total = _Sum(parts)
+        found = _solve(parts, step, total, guess, delta, 1, _WINDOW if attempt else _WINDOW // 4)
+        high, before = min(high, found), guess
+        if not 0 < found < math.inf:
+            break
+        guess = found
+        if attempt and found > 0.7 * before:
+            break
+    merged = [(_merged(law, step, _order(total, guess), _wide_cells(law, step)), count) for law, count in laws]
+    # What is left out may count as a loss of 0 where both signs are possible: it is taken off.
+    lost = sum(count * law.infinite for law, count in laws)
+    return _solve(merged, step, total, guess, delta + lost, -1, _WINDOW), high
+
+
+def releases_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:
+    """Return bounds of the logarithm of delta, as `releases_epsilon` does of epsilon.
+
+    Args:
+        releases: The composition.
+        epsilon: Above 0.
+        log_delta: An upper bound of the logarithm of delta, or an estimate.
+    """
+    low, high = -math.inf, 0.0
+    for _ in range(_ATTEMPTS):
+        laws = _noises(releases, log_delta)
+        if laws is None or epsilon > _WIDEST * _WINDOW / 32:
+            return low, high
+        step, parts, order = _bounded(laws, epsilon)
+        found = _Composition(parts, step, order, epsilon, _WINDOW).delta(epsilon, 1)
+        before, log_delta = log_delta, math.log(found)
+        high = min(high, log_delta)
+        if log_delta > before - 2:
+            break
+    merged = [(_merged(law, step, order, _wide_cells(law, step)), count) for law, count in laws or ()]
+    lost = sum(count * law.infinite for law, count in laws or ())
+    found = _Composition(merged, step, order, epsilon, _WINDOW).delta(epsilon, -1) - lost
+    return (math.log(found) if found > 0 else -math.inf), high
+
+
+def _noises(releases: Releases, log_delta: float) -> list[tuple[NoiseLaw, int]] | None:
+    """Return the laws of releases, cut where no more than a millionth of delta is beyond; nothing if that is too much.
+
+    Masses are no logarithms here, and must not underflow.
+    """
+    counts = sum(float(part.count.sum()) for part in releases.laws) + float(releases.gaussian > 0)
+    beyond = math.exp(max(log_delta, -690.0)) * 1e-6 / counts
+    if beyond < 1e-280:
+        return None
+    rows = [
+        (float(spread), float(rate), _SIDES[part.kind], int(count))
+        for part in releases.laws
+        for rate, spread, count in zip(part.rate, part.spread, part.count, strict=True)
+    ]
+    if releases.gaussian > 0:
+        rows.append((1 / math.sqrt(releases.gaussian), 1.0, "there", 1))
+    # See `NoiseLaw`: 8 nodes on each piece.
+    if sum(8 * (40 * spread + 2) / min(spread / 8, spread**2 / 4) for spread, *_ in rows) > _ATOMS:
+        return None
+    return [(NoiseLaw(spread, rate, side, laplace=False, beyond=beyond), count) for spread, rate, side, count in rows]
+
+
+def _bounded(
+    laws: Sequence[tuple[NoiseLaw, int]], epsilon: float, *, coarse: bool = False
+) -> tuple[float, list[tuple[_Losses, int]], float]:
+    """Choose a step for losses near epsilon; return it, the upper lattice, and the tilt."""
+    # Losses near epsilon are to be told apart, and the window is to hold them.
+    least = (min(4 * epsilon, max(law.reach[1] for law, _ in laws)) + 4 * epsilon) / _WINDOW
+    step = min(_WIDEST / 2, max(least, epsilon / (200 if coarse else 2000)))
+    while True:
+        parts = [(_split(law, step, _wide_cells(law, step)), count) for law, count in laws]
+        total = _Sum(parts)
+        order = _order(total, epsilon)
+        # The split adds at most step^2 / 4 to a loss's variance: that must not matter in the sum.
+        fine = max(least, 0.05 * math.sqrt(total.spread(order)[1] / sum(count for _, count in laws)))
+        if step <= fine * 2:
+            return step, parts, order
+        step = fine
+
+
+def _wide_cells(law: Law, step: float) -> Array:
+    """Return indices of lattice points around all losses, so many for each doubling of the loss."""
+    low, high = law.reach[0] / step - 2, law.reach[1] / step + 2
+    half, most = np.arange(float(_FINE_CELLS)), max(-low, high)
+    pieces, start, gap = [half], float(_FINE_CELLS), 1.0
+    while start <= most + 2 * gap:
+        # No cell is so wide that ratios within it overflow.
+        wide = 2 * gap * step > _WIDEST
+        end = most + 3 * gap if wide else start + _FINE_CELLS * gap
+        pieces.append(np.arange(start, end, gap))
+        if wide:
+            break
+        start, gap = end, gap * 2
+    points = np.concatenate(pieces)
+    both = np.concatenate([-points[:0:-1], points])
+    first, last = np.searchsorted(both, [low, high])
+    return np.asarray(both[max(first - 1, 0) : last + 2])

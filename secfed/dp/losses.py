@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri_exp
 
 from secfed.errors import ConfigError
 
@@ -88,6 +89,8 @@ class NoiseLaw:
         direction: "there" is (1 - rate) F(0) + rate F(1) against F(0), "back" the reverse; "replaced" has
             (1 - rate) F(0) + rate F(-1) as its second law; "swapped" has the delta of "there" in both directions.
         laplace: Laplace noise, else Gaussian.
+        beyond: Probability of Gaussian noise that may count as a loss without bound; by default that beyond 15 standard
+            deviations.
 
     Attributes:
         infinite: Probability of what is left out.
@@ -96,11 +99,15 @@ class NoiseLaw:
         end: Which end of their range the losses crowd at: -1, 1 or neither.
     """
 
-    def __init__(self, scale: float, rate: float, direction: str, *, laplace: bool) -> None:
+    def __init__(
+        self, scale: float, rate: float, direction: str, *, laplace: bool, beyond: float | None = None
+    ) -> None:
         self.scale, self.rate, self.direction, self.laplace = scale, rate, direction, laplace
-        self.infinite = 0.0 if laplace else _BEYOND
+        self.infinite = 0.0 if laplace else beyond or _BEYOND
+        # Under each of the centers at most half of `beyond` lies on either side.
+        sigmas = _SIGMAS if beyond is None else 1e-6 - float(ndtri_exp(math.log(beyond / 2)))
         self.end = {"there": -1, "back": 1}.get(direction, 0) if rate < 1 else 0
-        low, high = (0.0, 1.0) if laplace else (-_SIGMAS * scale, 1 + _SIGMAS * scale)
+        low, high = (0.0, 1.0) if laplace else (-sigmas * scale, 1 + sigmas * scale)
         low = 0.5 if direction == "swapped" else low - (direction == "replaced")
         # So short that 8 nodes are exact to rounding.
         piece = scale / 4 if laplace else min(scale / 8, scale**2 / 4)

@@ -45,3 +45,9 @@ def most_nodes(laws: Laws, order: float, frequency: float = 0.0) -> int:
     """Return how many nodes moments up to a real and an imaginary part need, at the law that needs most."""
     room = pair if laws.kind == "PAIR" else line
     return int(room.layout(laws, order, frequency, 1e-8, 1.0)[2].max())
+
+
+def all_nodes(laws: Laws, order: float, frequency: float, tolerance: float, stretch: float) -> int:
+    """Return how many nodes `grids` will place for all laws together."""
+    room = pair if laws.kind == "PAIR" else line
+    return int(np.minimum(room.layout(laws, order, frequency, tolerance, stretch)[2], 1 << 40).sum())

@@ -6,7 +6,7 @@ import numpy as np
 
 from secfed.dp.ladder import Moments, Releases, log_chernoff
 from secfed.dp.laws import Cut, Reals
-from secfed.dp.nodes import grids, most_nodes
+from secfed.dp.nodes import all_nodes, grids, most_nodes
 
 # Cuts of width spread / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
@@ -66,7 +66,7 @@ def plan(
     right = np.where(distance < 0, periods, np.inf).min(axis=1)
     period = np.maximum(np.maximum(left, right), 1e-300)
     # Where moments explode, so does the deviation; U still has to be as long as before.
-    deviation = np.sqrt(moments.variance)
+    deviation = np.sqrt(np.maximum(moments.variance, 1e-300))
     if not steep:
         deviation = np.minimum.accumulate(deviation)
     loss = exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation)
@@ -158,6 +158,13 @@ def _cuts(releases: Releases, plan: Plan, epsilon: float, log_allowed: float) ->
                 plans.append(replace(plan, cut=float(loss), stretch=stretch, rest_orders=orders, rest=rest))
                 break
     return plans
+
+
+def work(releases: Releases, plan: Plan, goal: float) -> float:
+    """Predict the work of a contour before anything is allocated: nodes of all laws, times the values of u."""
+    steps = plan.frequency * plan.period / (2 * np.pi) + 2
+    nodes = sum(all_nodes(laws, plan.order, plan.frequency, goal / 4, plan.stretch) for laws in releases.laws)
+    return float((steps + 150) * (nodes + 100))
 
 
 def frequencies(plan: Plan) -> tuple[Reals, int]:

@@ -1,0 +1,124 @@
+"""The accountant always answers: cases that once took minutes, hundreds of gigabytes, or gave a useless bound."""
+
+import math
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from secfed import dp
+from secfed.dp import contour, inversion, lattice, plan
+from secfed.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    """End a test that would hang."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def spent(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record the predicted work of every contour that is built, and refuse windows that are too large."""
+    found: list[float] = []
+    build, window = contour.build, lattice._Composition
+
+    def recorded(releases, moments, chosen, goal):  # type: ignore[no-untyped-def]
+        found.append(plan.work(releases, chosen, goal))
+        return build(releases, moments, chosen, goal)
+
+    def counted(parts, step, order, epsilon, most):  # type: ignore[no-untyped-def]
+        assert most <= lattice._WINDOW
+        assert sum(len(part.losses) for part, _ in parts) <= 100_000
+        return window(parts, step, order, epsilon, most)
+
+    monkeypatch.setattr(inversion, "build", recorded)
+    monkeypatch.setattr(lattice, "_Composition", counted)
+    return found
+
+
+def poisson(rate: float, noise: float, rounds: int) -> dp.Accountant:
+    return dp.Accountant().compose(dp.PoissonSampled(rate, dp.Gaussian(noise)), rounds)
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "rounds", "delta", "least", "most"),
+    [
+        (0.01, 0.01, 10, 1e-5, 1.52e4, 1.526e4),
+        (1e-4, 1.0, 10_000, 1e-5, 0.0380, 0.03802),
+        (1e-4, 1.5, 10_000, 1e-6, 0.0250, 0.02501),
+        (1e-3, 2.0, 100, 1e-6, 0.0189, 0.01892),
+        (1e-6, 1.0, 100, 1e-8, 2.8e-5, 5.6e-5),
+        (1 / 3000, 4.0, 10_000, 1e-300, 0.0, 2.697),
+        (1e-3, 1.0, 3, 1e-8, 0.0964, 0.0966),
+        (1e-6, 2.0, 1000, 1e-8, 4.98e-5, 4.99e-5),
+        (1.761e-6, 2.0324, 2, 1.406e-8, 3.82e-6, 3.84e-6),
+        (1.006e-4, 1.316, 7840, 5.5e-6, 0.0224, 0.0228),
+    ],
+)
+def test_epsilon_is_useful_where_contours_are_long(
+    spent: list[float], rate: float, noise: float, rounds: int, delta: float, least: float, most: float
+) -> None:
+    accountant = poisson(rate, noise, rounds)
+    low, high = accountant.epsilon(delta, bounds=True)
+    assert least <= high <= most
+    assert 0 <= low <= high <= accountant.rdp_epsilon(delta)
+    assert sum(spent) <= 2 * inversion._MOST_WORK
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "rounds", "epsilon"), [(0.004258, 11.479, 24, 2.404), (3.07e-4, 1.511, 182, 21.45)]
+)
+def test_delta_that_underflows_is_above_zero(
+    spent: list[float], rate: float, noise: float, rounds: int, epsilon: float
+) -> None:
+    assert poisson(rate, noise, rounds).delta(epsilon, bounds=True) == (0.0, math.ulp(0.0))
+    assert sum(spent) <= 2 * inversion._MOST_WORK
+
+
+def test_gaussian_delta_that_underflows_is_above_zero() -> None:
+    assert dp.Accountant().compose(dp.Gaussian(1.0)).delta(100.0) > 0
+
+
+def test_discrete_noise_is_never_above_its_moment_bound() -> None:
+    accountant = dp.Accountant().compose(dp.DiscreteGaussianSum(0.5, 1000, 20.0, 300.0, 1000))
+    assert accountant.epsilon(1e-5) <= accountant.rdp_epsilon(1e-5) < 136.75
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "rounds", "expected"),
+    [
+        (3.0, 1e-4, 1000, 0.391412),
+        (3.0, 1e-3, 100, 0.461019),
+        (10.0, 1e-3, 1000, 0.359581),
+        (20.0, 1e-4, 1000, 0.221203),
+    ],
+)
+def test_noise_is_found_without_a_look_at_hopeless_noise(
+    spent: list[float], epsilon: float, rate: float, rounds: int, expected: float
+) -> None:
+    found = dp.noise_multiplier(epsilon=epsilon, delta=1e-5, sampling_rate=rate, rounds=rounds)
+    assert found == pytest.approx(expected, abs=6e-7)
+    assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
+    assert poisson(rate, found, rounds).epsilon(1e-5) <= epsilon
+    assert poisson(rate, found * (1 - 1e-5), rounds).epsilon(1e-5, bounds=True).lower > epsilon
+
+
+def test_sampling_rate_is_found_where_noise_is_small(spent: list[float]) -> None:
+    found = dp.sampling_rate(epsilon=3.0, delta=1e-5, noise_multiplier=0.3, rounds=1000)
+    assert found == pytest.approx(7.10e-6, abs=5e-9)
+    assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
+
+
+def test_sampling_rate_for_a_tiny_budget_ends() -> None:
+    with pytest.raises(ConfigError, match="no sampling rate"):
+        dp.sampling_rate(epsilon=1e-9, delta=1e-12, noise_multiplier=0.01, rounds=10**6)
