@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.aggregate import Aggregator
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger

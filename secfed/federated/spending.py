@@ -36,6 +36,11 @@ class Spending:
         """Return a copy of the accountant of what has been released."""
         return self._accountant.copy()
 
+    @property
+    def delta(self) -> float | None:
+        """The budget's delta, or else the ledger's."""
+        return self._budget[1] if self._budget else self._ledger.delta if self._ledger else None
+
     def reserve(self, worst: Event, label: str) -> None:
         """Set a round's worst case aside, before anything is drawn.
 

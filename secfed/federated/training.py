@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from secfed.aggregation.aggregators import Aggregate, Aggregator
+from secfed.aggregation.aggregate import Aggregate, Aggregator
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
-from secfed.dp.events import Adjacency, Event
+from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.federated.spending import Budget, Spending
 from secfed.secagg.stages import Stage
+
+# The part of delta that cohorts that cannot be aggregated may cost; and delta where neither budget nor ledger names it.
+MOST_OF_DELTA = 0.1
+_DELTA = 1e-5
 
 Model = Update
 LocalUpdate = Callable[[Model, Any], tuple[Update, float]]
@@ -30,13 +34,13 @@ class RoundReport:
         number: From 1.
         model: The model after the round.
         cohort: Ids of the clients that were sampled.
-        survivors: Ids of those whose update is in the mean; empty if the round failed.
+        survivors: Ids of those whose update is in the mean; empty if the round failed, or if only noise was released.
         aggregate: What the aggregator gave; None if the round failed.
         failure: Why there is no aggregate ("" if there is one): too few survivors, or too small a cohort. The model is
             then as before.
         model_bytes: Size of the model that each client of the cohort was sent.
         event: What was released, counted for the clients that really arrived; None without privacy or if the round
-            failed.
+            failed. A failed round of a Poisson cohort is charged all the same, with what it could have released.
         accountant: All that this training has released up to this round; a copy. None without privacy.
         clip_norm: The clip of this round; None without privacy.
     """
@@ -62,7 +66,8 @@ class Training(ABC):
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
         privacy: `CentralGaussian(...)` or `DistributedGaussian(...)`. All clients then count alike, or up to
             `weight_cap`, and the sum is divided by the expected size of the cohort. What rounds spend adds up over all
-            calls of `rounds`; an adaptive clip goes on from where it was.
+            calls of `rounds`; an adaptive clip goes on from where it was. Under `Plain` noise is released also if
+            nobody is in the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
         adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's, or `"add_remove"`.
@@ -104,7 +109,8 @@ class Training(ABC):
         clients: Sequence[Any] | Mapping[int, Any],
         count: int,
         *,
-        sampling_rate: float = 1.0,
+        sampling_rate: float | None = None,
+        cohort_size: int | None = None,
         seed: int | None = None,
         dropouts: Dropouts | None = None,
     ) -> Iterator[RoundReport]:
@@ -115,6 +121,8 @@ class Training(ABC):
             clients: Each client's data: a list (ids from 1) or a dictionary by client id.
             count: Number of rounds.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
+            cohort_size: Clients in each round's cohort, drawn uniformly among all, instead of `sampling_rate`: no
+                cohort is then too small for secure aggregation by chance. With neither, all clients take part.
             seed: Makes the cohorts repeatable; secrets never come from it. Privacy from sampling needs cohorts that
                 nobody can foresee: leave it out where data are real.
             dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
@@ -124,36 +132,53 @@ class Training(ABC):
             A report for each round. A round with too few survivors leaves the model as it was and says so.
 
         Raises:
-            ConfigError: No clients, a sampling rate outside (0, 1], a negative count.
+            ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
+                them, a negative count. Or too small a Poisson cohort is so likely that it would cost more than a tenth
+                of delta (of the budget, else of the ledger, else 1e-5), see `docs/accountant.md`, section 2.1.
             EncodingError: The model or an update does not fit.
             BudgetExceededError: The next round could overspend; nothing of it has been drawn or sent.
         """
         data = dict(clients) if isinstance(clients, Mapping) else dict(enumerate(clients, start=1))
         if not data:
             raise ConfigError("found no client, needed at least one")
-        if not 0 < sampling_rate <= 1:
+        if sampling_rate is not None and cohort_size is not None:
+            raise ConfigError(f"found sampling_rate {sampling_rate} and cohort_size {cohort_size}, needed one of both")
+        if sampling_rate is not None and not 0 < sampling_rate <= 1:
             raise ConfigError(f"sampling_rate {sampling_rate} must be above 0 and at most 1")
+        if cohort_size is not None:
+            check_count("cohort_size", cohort_size)
+            if cohort_size > len(data):
+                raise ConfigError(f"cohort_size {cohort_size} must be at most {len(data)}, the number of clients")
         if count < 0:
             raise ConfigError(f"count {count} must not be negative")
         structure(model)
+        rate = 1.0 if sampling_rate is None else sampling_rate
+        if self._privacy:
+            self._privacy = replace(self._privacy, population=len(data), sampling_rate=rate, cohort_size=cohort_size)
+            self._check_skips(model, count)
         generator = np.random.default_rng(seed)
-        return self._rounds(model, data, count, sampling_rate, generator, dropouts)
+
+        def draw() -> tuple[int, ...]:
+            ids = sorted(data)
+            if cohort_size is not None:
+                chosen = sorted(generator.choice(len(ids), cohort_size, replace=False))
+                return tuple(ids[place] for place in chosen)
+            joins = generator.random(len(ids)) < rate
+            return tuple(client_id for client_id, joined in zip(ids, joins, strict=True) if joined)
+
+        return self._rounds(model, data, count, draw, dropouts)
 
     def _rounds(
         self,
         model: Model,
         data: Mapping[int, Any],
         count: int,
-        sampling_rate: float,
-        generator: np.random.Generator,
+        draw: Callable[[], tuple[int, ...]],
         dropouts: Dropouts | None,
     ) -> Iterator[RoundReport]:
-        if self._privacy:
-            self._privacy = replace(self._privacy, population=len(data), sampling_rate=sampling_rate)
         for number in range(1, count + 1):
             privacy = self._privacy
-            chosen = generator.random(len(data)) < sampling_rate
-            cohort = tuple(client_id for client_id, joins in zip(sorted(data), chosen, strict=True) if joins)
+            cohort = draw()
             silent = dropouts(number, cohort) if dropouts else {}
             try:
                 aggregate, failure = self._aggregate(number, model, {id_: data[id_] for id_ in cohort}, silent), ""
@@ -184,17 +209,55 @@ class Training(ABC):
                 privacy.clip_norm if privacy else None,
             )
 
+    def _check_skips(self, model: Model, count: int) -> None:
+        """Refuse rounds in which cohorts that are too small, and release nothing, cost more than a small part of delta.
+
+        Raises:
+            ConfigError: It is.
+        """
+        privacy, spending = self._privacy, self._spending
+        if not (privacy and spending and count) or privacy.sampling_rate == 1:
+            return
+        population = privacy.population or 1
+        expected = round(privacy.sampling_rate * population)
+        pipeline = self._aggregator.private_pipeline(privacy, model, expected)
+        event = pipeline.worst_event
+        if not (isinstance(event, PoissonSampled) and event.decisive_probability):
+            return
+        delta = spending.delta or _DELTA
+        cost, allowed = count * event.decisive_probability, MOST_OF_DELTA * delta
+        if cost > allowed:
+            smallest, largest = pipeline.cohorts
+            needed = f"{smallest} to {largest}" if largest <= population else f"at least {smallest}"
+            raise ConfigError(
+                f"needed {needed} clients in a cohort, expected {expected} by chance: that one client decides whether "
+                f"there is a release costs {cost:.3g} of delta {delta:g} in {count} rounds, at most {allowed:.3g} is "
+                "allowed; more clients, a higher sampling_rate or a lower minimum make it rarer, cohort_size rules it "
+                "out"
+            )
+
     def _aggregate(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
-        if not data:
-            raise TooFewSurvivorsError("the cohort is empty", 0, 1)
         if not (self._privacy and self._spending):
+            if not data:
+                raise TooFewSurvivorsError("the cohort is empty", 0, 1)
             return self._session(number, model, data, silent)
-        worst = self._aggregator.private_pipeline(self._privacy, model, len(data)).worst_event
+        pipeline = self._aggregator.private_pipeline(self._privacy, model, len(data))
+        worst = pipeline.worst_event
         self._spending.reserve(worst, f"round {number}")
+        smallest, largest = pipeline.cohorts
         try:
+            if not smallest <= len(data) <= largest:
+                raise TooFewSurvivorsError(
+                    f"the cohort has {len(data)} clients, needed {smallest} to {largest}", len(data), smallest
+                )
             aggregate = self._session(number, model, data, silent)
-        except TooFewSurvivorsError:  # no sum was unmasked, and who was missing is taken as no fact about the data
-            self._spending.cancel()
+        except TooFewSurvivorsError:
+            # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
+            # missing is taken as none. But a Poisson cohort's size is, and its guarantee counts every round.
+            if isinstance(worst, PoissonSampled):
+                self._spending.commit(worst)
+            else:
+                self._spending.cancel()
             raise
         assert aggregate.event is not None
         self._spending.commit(aggregate.event)
@@ -213,7 +276,7 @@ class Training(ABC):
             updates[client_id], weights[client_id] = returned
             if difference := like.difference(structure(updates[client_id]), dtypes=False):
                 raise EncodingError(f"client {client_id}: the update is not shaped like the model: {difference}")
-        options: dict[str, Any] = {"privacy": self._privacy} if self._privacy else {}
+        options: dict[str, Any] = {"privacy": self._privacy, "example": model} if self._privacy else {}
         return self._aggregator.aggregate(
             updates, weights, dropouts=silent, round=number, model_hash=model_hash(model), **options
         )

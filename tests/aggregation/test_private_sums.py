@@ -1,6 +1,7 @@
 """Private means through the aggregators: the right noise, the right survivors, and nothing decoded from too few."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,17 @@ def test_what_does_not_fit_is_refused_by_name(aggregator: Any, privacy: Any) -> 
         aggregator.aggregate(updates_of(size=20), [-1] + [1] * 11, privacy=privacy)
 
 
-def test_nobody_left_is_too_few_even_in_the_clear() -> None:
-    with pytest.raises(TooFewSurvivorsError):
-        secfed.Plain().aggregate(
-            updates_of(2, 20),
-            dropouts=dict.fromkeys((1, 2), Stage.SHARE_KEYS),
-            privacy=CentralGaussian(1.0, 1.0),
-        )
+def test_noise_is_released_in_the_clear_also_if_nobody_is_left() -> None:
+    """Whether there is a release must not depend on who came."""
+    silent, privacy = dict.fromkeys((1, 2), Stage.SHARE_KEYS), CentralGaussian(1.0, 1.0)
+    some = secfed.Plain().aggregate(updates_of(2, 20), privacy=privacy)
+    left = secfed.Plain().aggregate(updates_of(2, 20), dropouts=silent, privacy=privacy)
+    nobody = secfed.Plain().aggregate({}, privacy=replace(privacy, population=2), example=np.zeros(20))
+    for aggregate in (left, nobody):
+        assert aggregate.survivors == () and aggregate.event == some.event
+        assert 0.2 < np.std(aggregate.mean) < 1.0  # noise of deviation 1, divided by 2
+    with pytest.raises(EncodingError, match="found no update"):
+        secfed.Plain().aggregate({}, privacy=privacy)
 
 
 @EVERY_MODE
