@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from secfed.aggregation.aggregate import Aggregate, Aggregator
+from secfed.aggregation.cohort import ClientEncodingError
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from secfed.federated.results import blank, checked_results
 from secfed.federated.spending import Budget, Spending
 from secfed.secagg.stages import Stage
 
@@ -43,6 +45,9 @@ class RoundReport:
             failed. A failed round of a Poisson cohort is charged all the same, with what it could have released.
         accountant: All that this training has released up to this round; a copy. None without privacy.
         clip_norm: The clip of this round; None without privacy.
+        rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
+            each with the reason; they count as dropouts. Who is among them depends on the data and is protected by
+            nothing: it is for the operator, not for publication.
     """
 
     number: int
@@ -55,6 +60,7 @@ class RoundReport:
     event: Event | None = field(default=None, repr=False)
     accountant: Accountant | None = field(default=None, repr=False)
     clip_norm: float | None = None
+    rejected: dict[int, str] = field(default_factory=dict)
 
 
 class Training(ABC):
@@ -97,6 +103,7 @@ class Training(ABC):
         self._local_update = local_update
         self._aggregator = aggregator
         self._privacy = privacy
+        self._population = 0
         self._spending = Spending(adjacency, budget, ledger) if privacy else None
 
     @abstractmethod
@@ -135,7 +142,7 @@ class Training(ABC):
             ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
                 them, a negative count. Or too small a Poisson cohort is so likely that it would cost more than a tenth
                 of delta (of the budget, else of the ledger, else 1e-5), see `docs/accountant.md`, section 2.1.
-            EncodingError: The model or an update does not fit.
+            EncodingError: The model does not fit, or no update of any client does.
             BudgetExceededError: The next round could overspend; nothing of it has been drawn or sent.
         """
         data = dict(clients) if isinstance(clients, Mapping) else dict(enumerate(clients, start=1))
@@ -152,6 +159,7 @@ class Training(ABC):
         if count < 0:
             raise ConfigError(f"count {count} must not be negative")
         structure(model)
+        self._population = len(data)
         rate = 1.0 if sampling_rate is None else sampling_rate
         if self._privacy:
             self._privacy = replace(self._privacy, population=len(data), sampling_rate=rate, cohort_size=cohort_size)
@@ -166,7 +174,7 @@ class Training(ABC):
             joins = generator.random(len(ids)) < rate
             return tuple(client_id for client_id, joined in zip(ids, joins, strict=True) if joined)
 
-        return self._rounds(model, data, count, draw, dropouts)
+        return self._rounds(model, data, count, draw, cohort_size is None, dropouts)
 
     def _rounds(
         self,
@@ -174,20 +182,23 @@ class Training(ABC):
         data: Mapping[int, Any],
         count: int,
         draw: Callable[[], tuple[int, ...]],
+        by_chance: bool,
         dropouts: Dropouts | None,
     ) -> Iterator[RoundReport]:
         for number in range(1, count + 1):
             privacy = self._privacy
             cohort = draw()
             silent = dropouts(number, cohort) if dropouts else {}
+            rejected: dict[int, str] = {}
+            chosen = {client_id: data[client_id] for client_id in cohort}
             try:
-                aggregate, failure = self._aggregate(number, model, {id_: data[id_] for id_ in cohort}, silent), ""
+                aggregate, failure = self._aggregate(number, model, chosen, silent, rejected), ""
             except TooFewSurvivorsError as error:
                 aggregate, failure = None, str(error)
             except ConfigError as error:
-                # A sampled cohort may be too small for the threshold by chance, and the next one may do; all clients
-                # are no matter of chance.
-                if len(cohort) == len(data):
+                # A Poisson cohort may be too small for the threshold by chance, and the next one may do; all clients,
+                # or a fixed number of them, are no matter of chance.
+                if not by_chance or len(cohort) == len(data):
                     raise
                 aggregate, failure = None, str(error)
             if aggregate:
@@ -207,6 +218,7 @@ class Training(ABC):
                 aggregate.event if aggregate else None,
                 self._spending.accountant() if self._spending else None,
                 privacy.clip_norm if privacy else None,
+                rejected,
             )
 
     def _check_skips(self, model: Model, count: int) -> None:
@@ -236,21 +248,22 @@ class Training(ABC):
                 "out"
             )
 
-    def _aggregate(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
+    def _aggregate(
+        self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
+    ) -> Aggregate:
         if not (self._privacy and self._spending):
             if not data:
                 raise TooFewSurvivorsError("the cohort is empty", 0, 1)
-            return self._session(number, model, data, silent)
+            return self._session(number, model, data, silent, rejected)
         pipeline = self._aggregator.private_pipeline(self._privacy, model, len(data))
         worst = pipeline.worst_event
         self._spending.reserve(worst, f"round {number}")
         smallest, largest = pipeline.cohorts
         try:
             if not smallest <= len(data) <= largest:
-                raise TooFewSurvivorsError(
-                    f"the cohort has {len(data)} clients, needed {smallest} to {largest}", len(data), smallest
-                )
-            aggregate = self._session(number, model, data, silent)
+                needed = f"at least {smallest}" if len(data) < smallest else f"at most {largest}"
+                raise TooFewSurvivorsError(f"the cohort has {len(data)} clients, needed {needed}", len(data), smallest)
+            aggregate = self._session(number, model, data, silent, rejected)
         except TooFewSurvivorsError:
             # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
             # missing is taken as none. But a Poisson cohort's size is, and its guarantee counts every round.
@@ -259,24 +272,38 @@ class Training(ABC):
             else:
                 self._spending.cancel()
             raise
+        except (ConfigError, EncodingError):  # before anything was drawn or sent
+            self._spending.cancel()
+            raise
         assert aggregate.event is not None
         self._spending.commit(aggregate.event)
         return aggregate
 
-    def _session(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
-        """Train locally and aggregate."""
-        like, values = structure(model), flatten(model)
-        updates, weights = {}, {}
-        for client_id, examples in data.items():
-            own_copy = unflatten(values, like)  # whatever it does to its copy, the others do not see
-            returned = self._local_update(own_copy, examples)
-            if not (isinstance(returned, tuple) and len(returned) == 2):
-                found = type(returned).__name__
-                raise EncodingError(f"client {client_id}: local_update returned {found}, needed (update, weight)")
-            updates[client_id], weights[client_id] = returned
-            if difference := like.difference(structure(updates[client_id]), dtypes=False):
-                raise EncodingError(f"client {client_id}: the update is not shaped like the model: {difference}")
+    def _session(
+        self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
+    ) -> Aggregate:
+        """Train locally and aggregate; a client whose result does not fit is rejected, and counts as a dropout."""
+        results = self._train(model, data)
+        updates, weights = checked_results(structure(model), results, rejected)
         options: dict[str, Any] = {"privacy": self._privacy, "example": model} if self._privacy else {}
-        return self._aggregator.aggregate(
-            updates, weights, dropouts=silent, round=number, model_hash=model_hash(model), **options
-        )
+        while True:
+            if len(rejected) == len(data) == self._population:  # all alike: that is the caller's mistake
+                client_id, reason = next(iter(rejected.items()))
+                raise EncodingError(f"client {client_id}: {reason}")
+            gone = dict.fromkeys(rejected, Stage.ADVERTISE_KEYS)
+            try:
+                return self._aggregator.aggregate(
+                    updates, weights, dropouts={**silent, **gone}, round=number, model_hash=model_hash(model), **options
+                )
+            except ClientEncodingError as error:  # nothing was sent: once more without that client
+                if error.client_id in rejected:
+                    raise
+                rejected[error.client_id] = "the aggregator refuses its update or weight"
+                updates[error.client_id], weights[error.client_id] = blank(updates[error.client_id]), 1
+
+    def _train(self, model: Model, data: Mapping[int, Any]) -> dict[int, Any]:
+        like, values = structure(model), flatten(model)
+        # Each client has its own copy: whatever it does to it, the others do not see.
+        return {
+            client_id: self._local_update(unflatten(values, like), examples) for client_id, examples in data.items()
+        }
