@@ -302,7 +302,7 @@ class SecAgg:
             warnings.warn(f"{share} were beyond clip {self.clip} and were clipped", ClippingWarning, stacklevel=2)
         transcript = Transcript("secagg", pipeline, config) if record else None
         observer = transcript.record if transcript else None
-        result = run_session(config, vectors, dropouts=silent, policy=self.policy, observer=observer)
+        result = self._session(config, vectors, silent, observer, 0)
         mean, weight = pipeline.decode(result.sum)
         if transcript:
             transcript.total, transcript.survivors = result.sum, result.survivors
@@ -376,17 +376,24 @@ class SecAgg:
     ) -> Result:
         """Run a session in which every client insists on so many survivors before it helps to unmask."""
         policy = self.policy or Policy()
+        if len(config.client_ids) < fewest:
+            raise TooFewSurvivorsError(
+                f"the cohort has {len(config.client_ids)} clients, needed {fewest} for enough noise",
+                len(config.client_ids),
+                fewest,
+            )
+        if objection := policy.objection(config):  # no server is at fault: the caller wrote both
+            raise ConfigError(f"the policy of this aggregator does not allow this session: {objection}")
         policy = replace(policy, minimum_cohort=max(policy.minimum_cohort, fewest))
         try:
             return run_session(config, vectors, dropouts=silent, policy=policy, observer=observer)
         except FaultyServerError as error:
             count = len(arrived(config.client_ids, silent))
-            if error.check in ("C9", "C11", "C17") and count < fewest:
-                raise TooFewSurvivorsError(
-                    f"{count} survivors would bring too little noise, needed {fewest}: the clients did not unmask",
-                    count,
-                    fewest,
-                ) from None
+            if error.check in ("C9", "C11", "C17") and count < policy.minimum_cohort:
+                least = policy.minimum_cohort
+                why = "would bring too little noise" if count < fewest else "are fewer than the policy allows"
+                text = f"{count} survivors {why}, needed {least}: the clients did not unmask"
+                raise TooFewSurvivorsError(text, count, least) from None
             raise
 
 

@@ -13,7 +13,7 @@ import secfed
 from secfed import dp
 from secfed.aggregation import AdaptiveClipping, CentralGaussian, DistributedGaussian
 from secfed.dp import DiscreteGaussianSum, SkellamSum
-from secfed.errors import ConfigError, EncodingError, FaultyServerError, TooFewSurvivorsError
+from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.secagg import Policy, Stage
 
 CLIENTS, SIZE = 12, 3000
@@ -156,8 +156,22 @@ def test_no_share_leaves_a_client_if_too_few_survive(monkeypatch: pytest.MonkeyP
 
 def test_policy_of_the_caller_holds_too() -> None:
     aggregator = secfed.SecAgg(threshold=7, policy=Policy(minimum_colluders=3))
-    with pytest.raises(FaultyServerError, match="colluders"):
-        aggregator.aggregate(updates_of(size=20), privacy=DistributedGaussian(1.0, 2.0))
+    for privacy in (None, DistributedGaussian(1.0, 2.0)):
+        with pytest.raises(ConfigError, match=r"policy of this aggregator does not allow this session: .* colluders"):
+            aggregator.aggregate(updates_of(size=20), privacy=privacy)
+
+
+def test_fewer_survivors_than_the_policy_of_the_caller_allows_are_too_few() -> None:
+    aggregator = secfed.SecAgg(threshold=7, policy=Policy(minimum_cohort=12))
+    for privacy in (None, CentralGaussian(1.0, 2.0)):
+        with pytest.raises(TooFewSurvivorsError, match="11 survivors are fewer than the policy allows, needed 12"):
+            aggregator.aggregate(updates_of(size=20), dropouts={1: Stage.SHARE_KEYS}, privacy=privacy)
+
+
+def test_secret_cohort_below_its_minimum_is_too_small() -> None:
+    privacy = DistributedGaussian(1.0, 2.0, secret_cohort=True, minimum_survivors=20, population=60, sampling_rate=0.5)
+    with pytest.raises(TooFewSurvivorsError, match="the cohort has 12 clients, needed 20 for enough noise"):
+        secfed.SecAgg().aggregate(updates_of(size=20), privacy=privacy)
 
 
 def test_colluders_of_the_aggregator_bring_no_noise() -> None:

@@ -311,6 +311,24 @@ def test_poisson_round_with_too_few_survivors_is_charged() -> None:
     assert report.accountant is not None and len(report.accountant.events) == 1
 
 
+def test_secret_cohorts_below_their_minimum_are_failed_rounds() -> None:
+    """The budget's delta is large, so that such cohorts may be as likely as they were when they crashed the run."""
+    privacy = DistributedGaussian(1.0, 2.0, secret_cohort=True, minimum_survivors=28)
+    training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=privacy, budget=(1e6, 0.99))
+    reports = list(training.rounds(np.zeros(3), values(60), 1, sampling_rate=0.5, seed=3))
+    for seed in range(6):
+        reports += training.rounds(np.zeros(3), values(60), 1, sampling_rate=0.5, seed=seed)
+    assert {bool(report.failure) for report in reports} == {True, False}
+    for report in reports:
+        assert bool(report.failure) == (len(report.cohort) < 28) == (report.aggregate is None)
+
+
+def test_cohort_below_the_minimum_of_a_policy_is_a_failed_round_without_privacy_too() -> None:
+    training = secfed.FedAvg(move, aggregator=secfed.SecAgg(policy=Policy(minimum_cohort=8)))
+    for report in training.rounds(np.zeros(3), values(16), 12, sampling_rate=0.5, seed=0):
+        assert bool(report.failure) == (len(report.cohort) < 8)
+
+
 # Cohorts of a fixed size.
 
 
