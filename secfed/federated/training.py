@@ -43,7 +43,8 @@ class RoundReport:
         model_bytes: Size of the model that each client of the cohort was sent.
         event: What was released, counted for the clients that really arrived; None without privacy or if the round
             failed. A failed round of a Poisson cohort is charged all the same, with what it could have released.
-        accountant: All that this training has released up to this round; a copy. None without privacy.
+        accountant: All that was released up to this round, by this training and before it, or all that the ledger says
+            is spent; a copy. None without privacy.
         clip_norm: The clip of this round; None without privacy.
         rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
             each with the reason; they count as dropouts. Who is among them depends on the data and is protected by
@@ -76,7 +77,9 @@ class Training(ABC):
             nobody is in the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
-        adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's, or `"add_remove"`.
+        adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's or accountant's, or `"add_remove"`.
+        accountant: What was released before, as the `accountant` of the last report of a run that is resumed: its
+            budget goes on. With a ledger there is no need: what that says is spent counts, whoever spent it.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget without privacy.
@@ -91,11 +94,12 @@ class Training(ABC):
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         adjacency: Adjacency | None = None,
+        accountant: Accountant | None = None,
     ) -> None:
         if not hasattr(aggregator, "aggregate"):
             raise ConfigError(f"aggregator {aggregator!r} must be an aggregator, such as secfed.SecAgg(...)")
-        if privacy is None and not (budget is None and ledger is None and adjacency is None):
-            raise ConfigError("a budget, ledger or adjacency without privacy: nothing would be protected")
+        if privacy is None and any(option is not None for option in (budget, ledger, adjacency, accountant)):
+            raise ConfigError("a budget, ledger, adjacency or accountant without privacy: nothing would be protected")
         if privacy is not None and not isinstance(privacy, Privacy):
             raise ConfigError(f"privacy {privacy!r:.100} must be CentralGaussian(...) or DistributedGaussian(...)")
         if privacy is not None and not hasattr(aggregator, "private_pipeline"):
@@ -104,7 +108,7 @@ class Training(ABC):
         self._aggregator = aggregator
         self._privacy = privacy
         self._population = 0
-        self._spending = Spending(adjacency, budget, ledger) if privacy else None
+        self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
 
     @abstractmethod
     def step(self, model: Model, mean: Update) -> Model:
