@@ -3,7 +3,8 @@
 Every aggregator has one method, `aggregate(updates, weights)`.
 """
 
-from secfed.aggregation.aggregators import Aggregate, Aggregator, ClippingWarning, Plain, SecAgg
+from secfed.aggregation.aggregate import Aggregate, Aggregator
+from secfed.aggregation.aggregators import ClippingWarning, Plain, SecAgg
 from secfed.aggregation.noise_shares import NoiseShare, surplus
 from secfed.aggregation.pipeline import Pipeline
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy

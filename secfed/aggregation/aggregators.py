@@ -4,107 +4,29 @@ import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
+from secfed.aggregation.aggregate import NO_MODEL, Aggregate
 from secfed.aggregation.cohort import Updates, Weights, arrived, by_client, checked_dropouts, naming
+from secfed.aggregation.cohort_sizes import sizes_that_run
 from secfed.aggregation.noise_shares import NoiseShare, surplus
 from secfed.aggregation.pipeline import Pipeline
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
-from secfed.aggregation.private_pipeline import PrivatePipeline
+from secfed.aggregation.private_pipeline import ANY_COHORT, PrivatePipeline
 from secfed.aggregation.transcript import Transcript
-from secfed.dp.events import Event
 from secfed.encoding.flatten import Update, flatten, unflatten
 from secfed.errors import ConfigError, FaultyServerError, TooFewSurvivorsError
-from secfed.secagg.config import HASH_BYTES, Adversary, Config, Policy
+from secfed.secagg.config import Adversary, Config, Policy
 from secfed.secagg.session import Observer, Result, run_session
 from secfed.secagg.stages import Stage
-
-_NO_MODEL = bytes(HASH_BYTES)
 
 
 class ClippingWarning(UserWarning):
     """Values beyond `clip` were clipped: the mean is not the mean of what came in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregate:
-    """The outcome of one aggregation.
-
-    Attributes:
-        mean: Weighted mean of the survivors' updates, with the structure of one update; with privacy, their noisy sum
-            divided by the expected size of the cohort.
-        survivors: Ids of the clients in the mean.
-        dropouts: Ids of the others.
-        weight: Sum of the survivors' weights; with privacy, what the sum was divided by.
-        bytes_up: What each client sent, by id.
-        bytes_down: What each client was sent, by id (without the model).
-        seconds: Wall time of each stage, all parties together.
-        transcript: What the server saw, if that was asked for.
-        event: What was released, if that was private.
-        within_clip: The noisy fraction of clients whose update was within the clip, if the clip is adaptive.
-    """
-
-    mean: Update
-    survivors: tuple[int, ...]
-    dropouts: tuple[int, ...]
-    weight: float
-    bytes_up: dict[int, int] = field(repr=False)
-    bytes_down: dict[int, int] = field(repr=False)
-    seconds: dict[Stage, float] = field(repr=False)
-    transcript: Transcript | None = field(default=None, repr=False)
-    event: Event | None = field(default=None, repr=False)
-    within_clip: float | None = None
-
-
-class Aggregator(Protocol):
-    """What a federated algorithm sees of any protection."""
-
-    def aggregate(
-        self,
-        updates: Updates,
-        weights: Weights = None,
-        *,
-        dropouts: Mapping[int, Stage] | None = None,
-        round: int = 0,
-        model_hash: bytes = _NO_MODEL,
-        record: bool = False,
-        privacy: Privacy | None = None,
-    ) -> Aggregate:
-        """Return the weighted mean of the updates of those clients that do not drop out.
-
-        Args:
-            updates: One update per client: a list (ids from 1) or a dictionary by client id. An update is an array, or
-                a list or dictionary of arrays, of any float dtype; all alike.
-            weights: One positive weight per client (its number of examples), in the same form; by default all 1.
-            dropouts: Clients that fall silent, and the first stage that they do not answer.
-            round: The training round.
-            model_hash: Hash of the model being trained.
-            record: Whether to keep a transcript of what the server saw.
-            privacy: `CentralGaussian` or `DistributedGaussian`: what the aggregate is then good for is in its `event`,
-                to be composed in a `dp.Accountant`; training does that by itself.
-
-        Raises:
-            ConfigError: Parameters that do not fit the cohort.
-            EncodingError: An update or weight that does not fit; nothing has been sent.
-            TooFewSurvivorsError: Too many dropouts.
-        """
-
-    def private_pipeline(self, privacy: Privacy, example: Update, clients: int) -> PrivatePipeline:
-        """Return how a private sum is made: what a session would release, before there is one.
-
-        Args:
-            privacy: As in `aggregate`.
-            example: What an update looks like.
-            clients: Size of the cohort.
-
-        Raises:
-            ConfigError: Parameters that do not fit the cohort.
-            EncodingError: The example is no update.
-        """
 
 
 @dataclass(frozen=True)
@@ -118,15 +40,18 @@ class Plain:
         *,
         dropouts: Mapping[int, Stage] | None = None,
         round: int = 0,
-        model_hash: bytes = _NO_MODEL,
+        model_hash: bytes = NO_MODEL,
         record: bool = False,
         privacy: Privacy | None = None,
+        example: Update | None = None,
     ) -> Aggregate:
         """Return the weighted mean in float64; see `Aggregator.aggregate`."""
+        if privacy is not None and example is not None and not updates:
+            return self._private(privacy, {}, {}, {}, record, example)
         by_id, weight_of = by_client(updates, weights)
         silent = checked_dropouts(by_id, dropouts)
         if privacy is not None:
-            return self._private(privacy, by_id, weight_of, silent, record)
+            return self._private(privacy, by_id, weight_of, silent, record, next(iter(by_id.values())))
         pipeline = Pipeline.of(next(iter(by_id.values())), clip=1.0, clients=len(by_id))
         transcript = Transcript("plain", pipeline) if record else None
         sent: dict[int, int] = dict.fromkeys(by_id, 0)
@@ -171,17 +96,16 @@ class Plain:
         weight_of: Mapping[int, Any],
         silent: Mapping[int, Stage],
         record: bool,
+        example: Update,
     ) -> Aggregate:
-        pipeline = self.private_pipeline(privacy, next(iter(by_id.values())), len(by_id))
+        pipeline = self.private_pipeline(privacy, example, len(by_id))
         transcript = Transcript("plain", pipeline) if record else None
         sent: dict[int, int] = dict.fromkeys(by_id, 0)
         vectors = {
             client_id: naming(client_id, pipeline.encode, update, weight_of[client_id])
             for client_id, update in by_id.items()
         }
-        survivors = arrived(by_id, silent)
-        if not survivors:
-            raise TooFewSurvivorsError("no client is left", 0, 1)
+        survivors = arrived(by_id, silent)  # perhaps nobody: the noise is then released all the same
         total = np.zeros(pipeline.length, np.uint64)
         for client_id in survivors:
             vector = vectors[client_id]
@@ -267,7 +191,7 @@ class SecAgg:
         pipeline: Pipeline | PrivatePipeline,
         *,
         round: int = 0,
-        model_hash: bytes = _NO_MODEL,
+        model_hash: bytes = NO_MODEL,
     ) -> Config:
         """Return the session's configuration for a cohort."""
         neighbors = self._regular(len(client_ids))
@@ -292,7 +216,7 @@ class SecAgg:
             ConfigError: The noise is the clients', and how many of them must arrive is not said.
         """
         if not isinstance(privacy, DistributedGaussian):
-            return PrivatePipeline.of(privacy, example, clients=clients)
+            return PrivatePipeline.of(privacy, example, clients=clients, cohorts=self._cohorts(privacy, 2))
         fewest = privacy.minimum_survivors
         if fewest is None:
             if self._regular(clients) is not None:
@@ -302,7 +226,33 @@ class SecAgg:
                 )
             fewest = self._threshold(clients, True)
         privacy = replace(privacy, colluders=max(privacy.colluders, self.colluders))
-        return PrivatePipeline.of(privacy, example, clients=clients, survivors=fewest)
+        cohorts = self._cohorts(privacy, fewest) if privacy.secret_cohort else ANY_COHORT
+        return PrivatePipeline.of(privacy, example, clients=clients, survivors=fewest, cohorts=cohorts)
+
+    def _cohorts(self, privacy: Privacy, fewest: int) -> tuple[int, int]:
+        """Return the smallest and the largest Poisson cohort that can run a session with at least `fewest` clients."""
+        if privacy.sampling_rate == 1 or privacy.population is None:
+            return ANY_COHORT
+        return _cohorts(self, privacy.population, round(privacy.sampling_rate * privacy.population), fewest)
+
+    def _refusal(self, clients: int, fewest: int) -> str:
+        """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
+        if clients < fewest:
+            return f"{clients} clients, needed {fewest}"
+        neighbors = self._regular(clients)
+        threshold = self._threshold(clients if neighbors is None else neighbors, neighbors is None)
+        try:
+            config = Config(
+                range(1, clients + 1),
+                threshold,
+                1,
+                neighbors=neighbors,
+                colluders=self.colluders,
+                adversary=self.adversary,
+            )
+        except ConfigError as error:
+            return str(error)
+        return (self.policy or Policy()).objection(config)
 
     def _regular(self, clients: int) -> int | None:
         """Return the number of neighbors on a k-regular graph; None on the complete one."""
@@ -335,9 +285,10 @@ class SecAgg:
         *,
         dropouts: Mapping[int, Stage] | None = None,
         round: int = 0,
-        model_hash: bytes = _NO_MODEL,
+        model_hash: bytes = NO_MODEL,
         record: bool = False,
         privacy: Privacy | None = None,
+        example: Update | None = None,
     ) -> Aggregate:
         """Return the weighted mean of the rounded updates; see `Aggregator.aggregate`."""
         by_id, weight_of = by_client(updates, weights)
@@ -359,7 +310,7 @@ class SecAgg:
             warnings.warn(f"{share} were beyond clip {self.clip} and were clipped", ClippingWarning, stacklevel=2)
         transcript = Transcript("secagg", pipeline, config) if record else None
         observer = transcript.record if transcript else None
-        result = run_session(config, vectors, dropouts=silent, policy=self.policy, observer=observer)
+        result = self._session(config, vectors, silent, observer, 0)
         mean, weight = pipeline.decode(result.sum)
         if transcript:
             transcript.total, transcript.survivors = result.sum, result.survivors
@@ -433,15 +384,28 @@ class SecAgg:
     ) -> Result:
         """Run a session in which every client insists on so many survivors before it helps to unmask."""
         policy = self.policy or Policy()
+        if len(config.client_ids) < fewest:
+            raise TooFewSurvivorsError(
+                f"the cohort has {len(config.client_ids)} clients, needed {fewest} for enough noise",
+                len(config.client_ids),
+                fewest,
+            )
+        if objection := policy.objection(config):  # no server is at fault: the caller wrote both
+            raise ConfigError(f"the policy of this aggregator does not allow this session: {objection}")
         policy = replace(policy, minimum_cohort=max(policy.minimum_cohort, fewest))
         try:
             return run_session(config, vectors, dropouts=silent, policy=policy, observer=observer)
         except FaultyServerError as error:
             count = len(arrived(config.client_ids, silent))
-            if error.check in ("C9", "C11", "C17") and count < fewest:
-                raise TooFewSurvivorsError(
-                    f"{count} survivors would bring too little noise, needed {fewest}: the clients did not unmask",
-                    count,
-                    fewest,
-                ) from None
+            if error.check in ("C9", "C11", "C17") and count < policy.minimum_cohort:
+                least = policy.minimum_cohort
+                why = "would bring too little noise" if count < fewest else "are fewer than the policy allows"
+                text = f"{count} survivors {why}, needed {least}: the clients did not unmask"
+                raise TooFewSurvivorsError(text, count, least) from None
             raise
+
+
+@lru_cache(64)
+def _cohorts(aggregator: SecAgg, population: int, expected: int, fewest: int) -> tuple[int, int]:
+    refusal = partial(aggregator._refusal, fewest=fewest)
+    return sizes_that_run(refusal, population=population, expected=expected, neighbors=aggregator.neighbors)

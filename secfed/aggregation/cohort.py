@@ -12,6 +12,18 @@ Updates = Sequence[Update] | Mapping[int, Update]
 Weights = Sequence[float] | Mapping[int, float] | None
 
 
+class ClientEncodingError(EncodingError):
+    """One client's update or weight does not fit; nothing has been sent.
+
+    Attributes:
+        client_id: The client.
+    """
+
+    def __init__(self, client_id: int, text: str) -> None:
+        super().__init__(f"client {client_id}: {text}")
+        self.client_id = client_id
+
+
 def by_client(updates: Updates, weights: Weights) -> tuple[dict[int, Update], dict[int, Any]]:
     """Bring updates and weights to one form: by client id, ascending.
 
@@ -64,9 +76,9 @@ def naming(client_id: int, function: Any, *arguments: Any) -> Any:
     """Call a check on one client's update; an error says whose it was.
 
     Raises:
-        EncodingError: As the function's, with the client's id before it.
+        ClientEncodingError: As the function's, with the client's id before it.
     """
     try:
         return function(*arguments)
     except EncodingError as error:
-        raise EncodingError(f"client {client_id}: {error}") from None
+        raise ClientEncodingError(client_id, str(error)) from None

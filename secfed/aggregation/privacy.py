@@ -2,16 +2,22 @@
 
 The unit of privacy is a client. Its update is clipped to the Euclidean norm `clip_norm` as a whole, so the sum moves
 by at most that (twice that under `"replace"`, see `dp.events`), whatever the client's weight; the sum is divided by a
-public number, `sampling_rate * population`, never by how many came, which is itself a fact about clients.
+public number, `sampling_rate * population` or `cohort_size`, never by how many came, which is itself a fact about
+clients.
 
 Under `"add_remove"` the other data set may be read as the same clients with one that contributes zeros. Who is sampled,
 and who drops out, is taken as independent of the data.
+
+With Poisson sampling the size of a cohort is a fact about clients too. `Plain` therefore releases noise also for an
+empty cohort. A session of secure aggregation cannot: the probability that it depends on one client whether a cohort is
+large enough for one is in the event (`decisive_probability`), and costs delta.
 """
 
 import math
 from dataclasses import dataclass
 
 from secfed.dp.distributed import Mechanism
+from secfed.dp.events import check_count
 from secfed.errors import ConfigError
 
 
@@ -87,6 +93,7 @@ class CentralGaussian:
         population: Clients that cohorts are drawn from; None: everybody is in the cohort. Training fills it in.
         sampling_rate: Probability with which each of them joins a cohort, independently (Poisson sampling). Training
             fills it in.
+        cohort_size: Clients in a cohort, drawn uniformly among all, instead of `sampling_rate`. Training fills it in.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -103,6 +110,7 @@ class CentralGaussian:
     weight_cap: float | None = None
     population: int | None = None
     sampling_rate: float = 1.0
+    cohort_size: int | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -134,6 +142,7 @@ class DistributedGaussian:
             the published models only.
         population: See `CentralGaussian`.
         sampling_rate: See `CentralGaussian`.
+        cohort_size: See `CentralGaussian`.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -159,6 +168,7 @@ class DistributedGaussian:
     secret_cohort: bool = False
     population: int | None = None
     sampling_rate: float = 1.0
+    cohort_size: int | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -189,6 +199,17 @@ def _check(privacy: Privacy) -> None:
         raise ConfigError(f"sampling_rate {privacy.sampling_rate} must be above 0 and at most 1")
     if privacy.sampling_rate < 1 and privacy.population is None:
         raise ConfigError(f"sampling_rate {privacy.sampling_rate} needs the population: of how many clients")
+    if privacy.cohort_size is None:
+        return
+    if privacy.sampling_rate != 1:
+        raise ConfigError(
+            f"found sampling_rate {privacy.sampling_rate} and cohort_size {privacy.cohort_size}, needed one of both"
+        )
+    check_count("cohort_size", privacy.cohort_size)
+    if privacy.population is None or privacy.cohort_size > privacy.population:
+        raise ConfigError(
+            f"cohort_size {privacy.cohort_size} needs a population of at least that, not {privacy.population}"
+        )
 
 
 def _check_positive(name: str, number: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln
 
 from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
@@ -33,6 +34,11 @@ _DEVIATIONS = 5.0
 # A little more noise than asked: epsilon falls by more than sums of whole noise add to it in hundreds of rounds, so
 # that a budget that Gaussian noise keeps to the last digit is kept.
 _HEADROOM = 1 + 1e-6
+
+# More than the relative error of the binomial law in double precision.
+_BINOMIAL_MARGIN = 1 + 1e-6
+# Every number of clients.
+ANY_COHORT = (0, 1 << 62)
 
 _choose = lru_cache(16)(choose)
 
@@ -63,6 +69,7 @@ class PrivatePipeline:
         expected: What the sum is divided by.
         plan: Parameters of the clients' noise; None: the server adds it.
         rotation_seed: 32 bytes, public, fresh for every sum; empty: no rotation.
+        cohorts: The smallest and the largest cohort of which a sum can be made.
 
     Client and server hold the same pipeline; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
     """
@@ -75,9 +82,18 @@ class PrivatePipeline:
     expected: float
     plan: Plan | None
     rotation_seed: bytes = field(repr=False)
+    cohorts: tuple[int, int] = ANY_COHORT
 
     @classmethod
-    def of(cls, privacy: Privacy, example: Update, *, clients: int, survivors: int = 1) -> "PrivatePipeline":
+    def of(
+        cls,
+        privacy: Privacy,
+        example: Update,
+        *,
+        clients: int,
+        survivors: int = 1,
+        cohorts: tuple[int, int] = ANY_COHORT,
+    ) -> "PrivatePipeline":
         """Make the pipeline of one sum.
 
         Args:
@@ -85,6 +101,7 @@ class PrivatePipeline:
             example: Array, or list or dictionary of arrays, that looks like an update.
             clients: Size of the cohort.
             survivors: Fewest clients whose noise may be in the sum; of no matter for `CentralGaussian`.
+            cohorts: The smallest and the largest cohort of which a sum can be made, whoever is sampled.
 
         Raises:
             ConfigError: The parameters do not fit together.
@@ -96,19 +113,21 @@ class PrivatePipeline:
         population = clients if privacy.population is None else privacy.population
         if clients > population:
             raise ConfigError(f"a cohort of {clients} clients cannot come from a population of {population}")
-        expected = privacy.sampling_rate * population
+        expected = float(privacy.cohort_size or privacy.sampling_rate * population)
         scale = privacy.adaptive.scale(privacy.noise_multiplier, expected) if privacy.adaptive else 0.0
         norm, size = math.hypot(1.0, scale / 2), like.size + bool(privacy.adaptive)
         if isinstance(privacy, CentralGaussian):
             lattice, bits = _central(privacy.noise_multiplier, norm, size, population)
-            return cls(privacy, like, lattice, bits, scale, expected, None, b"")
+            return cls(privacy, like, lattice, bits, scale, expected, None, b"", cohorts)
         most = clients
-        if privacy.secret_cohort:  # what is published must not depend on the cohort's size
+        if (
+            privacy.secret_cohort and privacy.cohort_size is None
+        ):  # what is published must not depend on the cohort's size
             spread = math.sqrt(expected * (1 - privacy.sampling_rate))
             most = min(population, math.ceil(expected + _DEVIATIONS * (spread + 1)))
         seed = SystemEntropy().draw("rotation", SEED_BYTES)
         plan = _choose(
-            clients=max(most, survivors) if privacy.secret_cohort else most,
+            clients=max(most, survivors) if privacy.secret_cohort and privacy.cohort_size is None else most,
             threshold=survivors,
             dimension=rotated_length(size),
             spread=Rotation(size, seed).spread,
@@ -120,7 +139,7 @@ class PrivatePipeline:
             layers=privacy.layers,
         )
         lattice = Lattice(plan.step, norm, plan.dimension)
-        return cls(privacy, like, lattice, plan.modulus_bits, scale, expected, plan, seed)
+        return cls(privacy, like, lattice, plan.modulus_bits, scale, expected, plan, seed, cohorts)
 
     @property
     def length(self) -> int:
@@ -170,8 +189,12 @@ class PrivatePipeline:
                 self.noise_variance, 1, lattice.sensitivity, lattice.sensitivity_l1, lattice.dimension
             )
             counts = True
-        rate = self.privacy.sampling_rate
-        return events.PoissonSampled(rate, event) if counts and rate < 1 else event
+        rate, size, population = self.privacy.sampling_rate, self.privacy.cohort_size, self.privacy.population
+        if counts and size is not None and population is not None and size < population:
+            return events.FixedSizeSampled(size, population, event)
+        if counts and rate < 1 and population is not None:
+            return events.PoissonSampled(rate, event, decisive_probability(population, rate, self.cohorts))
+        return event
 
     @property
     def worst_event(self) -> events.Event:
@@ -265,6 +288,34 @@ class PrivatePipeline:
     @property
     def _rotation(self) -> Rotation:
         return Rotation(self.structure.size + bool(self.count_scale), self.rotation_seed)
+
+
+@lru_cache(64)
+def decisive_probability(population: int, sampling_rate: float, cohorts: tuple[int, int]) -> float:
+    """Bound the probability that it depends on one client whether a Poisson cohort is too small or too large for a sum.
+
+    Args:
+        population: Clients that may join.
+        sampling_rate: Probability with which each of them does.
+        cohorts: The smallest and the largest cohort of which a sum can be made.
+
+    Returns:
+        The probability that of the others one less than the smallest cohort, or the largest one, joined; whether or
+        not the client is one of the `population`.
+    """
+    smallest, largest = cohorts
+    sizes = [size for size in (smallest - 1, largest) if 0 <= size <= population]
+    most = max(
+        sum(_binomial(others, sampling_rate, size) for size in sizes if size <= others)
+        for others in (population - 1, population)
+    )
+    return min(1.0, most * _BINOMIAL_MARGIN)
+
+
+def _binomial(count: int, rate: float, successes: int) -> float:
+    """Return the probability of so many successes, for a rate below 1."""
+    ways = gammaln(count + 1) - gammaln(successes + 1) - gammaln(count - successes + 1)
+    return math.exp(ways + successes * math.log(rate) + (count - successes) * math.log1p(-rate))
 
 
 def _central(noise_multiplier: float, norm: float, size: int, clients: int) -> tuple[Lattice, int]:

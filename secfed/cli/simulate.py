@@ -17,7 +17,7 @@ from secfed.cli import perceptron
 from secfed.cli.chance import generator
 from secfed.cli.datasets import LOADERS, Federation
 from secfed.errors import ConfigError
-from secfed.federated import RoundReport
+from secfed.federated.training import MOST_OF_DELTA, RoundReport
 from secfed.secagg import Stage
 
 # Up to this many clients all share masks with each other.
@@ -336,9 +336,11 @@ def _privacy(settings: Settings) -> Privacy | None:
 
 
 def _central(settings: Settings) -> CentralGaussian:
+    # Poisson cohorts that are too small for secure aggregation may take their part of delta.
+    chance = settings.privacy == "central" and settings.aggregator == "secagg" and settings.sampling_rate < 1
     noise = dp.noise_multiplier(
         epsilon=settings.epsilon,
-        delta=settings.delta,
+        delta=settings.delta * (1 - MOST_OF_DELTA) if chance else settings.delta,
         rounds=settings.rounds,
         sampling_rate=settings.sampling_rate,
     )

@@ -12,6 +12,7 @@ from secfed.dp.composition import Composition
 from secfed.dp.events import (
     Adjacency,
     Event,
+    PoissonSampled,
     check_adjacency,
     check_count,
     check_event,
@@ -20,7 +21,7 @@ from secfed.dp.events import (
 )
 from secfed.dp.laws import Reals
 from secfed.dp.words import assumptions
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, UnsupportedEventError
 
 
 class Bounds(NamedTuple):
@@ -125,7 +126,10 @@ class Accountant:
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
         check_delta(delta)
-        found = Bounds(*self._composed().epsilon(delta))
+        left = self._left(delta)
+        found = Bounds(*self._composed().epsilon(left)) if left > 0 else Bounds(0.0, math.inf)
+        if left < delta:
+            found = Bounds(0.0, found.upper)
         return found if bounds else found.upper
 
     @overload
@@ -151,6 +155,8 @@ class Accountant:
         if not epsilon >= 0:
             raise ConfigError(f"epsilon {epsilon} must be at least 0")
         found = Bounds(*self._composed().delta(epsilon))
+        if decisive := self._decisive:
+            found = Bounds(0.0, min(1.0, found.upper + decisive))
         return found if bounds else found.upper
 
     def curve(self, delta: float) -> Reals:
@@ -161,6 +167,9 @@ class Accountant:
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
         check_delta(delta)
+        delta = self._left(delta)  # what all releases together leave of delta is enough for the first ones
+        if not delta > 0:
+            return np.full(sum(self._events.values()), math.inf)
         pieces, before = [], Composition.of((), self._adjacency)
         for event, count in self._events.items():
             pieces.append(before.curve(event, count, delta))
@@ -195,6 +204,8 @@ class Accountant:
         Raises:
             UnsupportedEventError: Another event is among them.
         """
+        if self._decisive:
+            raise UnsupportedEventError("releases that may be skipped are not exactly mu-Gaussian private")
         return self._composed().mu()
 
     def trade_off(self, false_positive_rate: float) -> float:
@@ -222,7 +233,8 @@ class Accountant:
             UnsupportedEventError: An event has no proved moment bound under this adjacency.
         """
         check_delta(delta)
-        return rdp.epsilon(self.events, self._adjacency, delta)
+        left = self._left(delta)
+        return rdp.epsilon(self.events, self._adjacency, left) if left > 0 else math.inf
 
     def assumptions(self, delta: float | None = None) -> str:
         """Say in words what the numbers rest on."""
@@ -252,6 +264,19 @@ class Accountant:
         if self._composition is None:
             self._composition = Composition.of(self.events, self._adjacency)
         return self._composition
+
+    @property
+    def _decisive(self) -> float:
+        """Bound of the probability that one client ever decides whether there is a release."""
+        return math.fsum(
+            count * event.decisive_probability
+            for event, count in self._composed().events.items()
+            if isinstance(event, PoissonSampled)
+        )
+
+    def _left(self, delta: float) -> float:
+        """Return what of delta is left for the releases themselves: see `docs/accountant.md`, section 2.1."""
+        return delta - self._decisive
 
 
 def most_rounds(before: Composition, event: Event, epsilon: float, delta: float, most: int = 10**9) -> int:

@@ -120,18 +120,25 @@ class PoissonSampled:
 
     Args:
         sampling_rate: That probability, above 0 and at most 1.
-        event: What is released from the cohort. The result is divided by a public number, never by how many came.
+        event: What is released from the cohort, also if nobody joined. The result is divided by a public number, never
+            by how many came.
+        decisive_probability: Where nothing is released of cohorts of some sizes: probability, at most, that the others
+            in the cohort are so many that it depends on one client whether there is a release. Each release costs so
+            much more of delta.
 
     Raises:
-        ConfigError: The sampling rate is out of range.
+        ConfigError: The sampling rate or the probability is out of range.
     """
 
     sampling_rate: float
     event: "Release"
+    decisive_probability: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_rate <= 1:
             raise ConfigError(f"sampling_rate {self.sampling_rate} must be above 0 and at most 1")
+        if not 0 <= self.decisive_probability <= 1:
+            raise ConfigError(f"decisive_probability {self.decisive_probability} must be from 0 to 1")
         _check_release("PoissonSampled", self.event)
 
 
@@ -212,6 +219,8 @@ def to_json(event: Event) -> dict[str, Any]:
     parameters: dict[str, Any] = {"kind": type(event).__name__}
     for parameter in fields(event):
         value = getattr(event, parameter.name)
+        if parameter.name == "decisive_probability" and not value:
+            continue  # as events were written before there was this parameter
         if parameter.name == "event":
             value = to_json(value)
         elif parameter.name == "events":

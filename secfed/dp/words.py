@@ -61,8 +61,14 @@ def _event(event: Event) -> str:
             f"{event.clients} honest survivors, contributions of norm at most {event.sensitivity:g}, in lattice units"
         )
     if isinstance(event, PoissonSampled):
-        cohort = "each client joins the cohort independently"
-        return f"{_event(event.event)}; {cohort} with probability {event.sampling_rate:g}, by secret chance"
+        cohort = f"each client joins the cohort independently with probability {event.sampling_rate:g}"
+        skips = "noise is released also if nobody joined"
+        if event.decisive_probability:
+            skips = (
+                "noise is released unless the cohort is too small or too large, which depends on one client with "
+                f"probability {event.decisive_probability:.3g} at most, counted in delta"
+            )
+        return f"{_event(event.event)}; {cohort}, by secret chance; {skips}"
     if isinstance(event, FixedSizeSampled):
         cohort = f"a cohort of {event.cohort} of {event.population} clients, drawn uniformly"
         return f"{_event(event.event)}; {cohort}, by secret chance"

@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 
-from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.aggregate import Aggregator
 from secfed.aggregation.privacy import Privacy
+from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, structure, unflatten
@@ -29,6 +30,7 @@ class FedAvg(Training):
         budget: See `Training`.
         ledger: See `Training`.
         adjacency: See `Training`.
+        accountant: See `Training`.
 
     Raises:
         ConfigError: The learning rate is not positive and finite, or as for `Training`.
@@ -53,9 +55,16 @@ class FedAvg(Training):
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         adjacency: Adjacency | None = None,
+        accountant: Accountant | None = None,
     ) -> None:
         super().__init__(
-            local_update, aggregator=aggregator, privacy=privacy, budget=budget, ledger=ledger, adjacency=adjacency
+            local_update,
+            aggregator=aggregator,
+            privacy=privacy,
+            budget=budget,
+            ledger=ledger,
+            adjacency=adjacency,
+            accountant=accountant,
         )
         if not 0 < learning_rate < math.inf:
             raise ConfigError(f"learning_rate {learning_rate} must be positive and finite")

@@ -15,26 +15,45 @@ class Spending:
     Args:
         adjacency: `"add_remove"` or `"replace"`; None is the ledger's, or `"add_remove"`.
         budget: Epsilon and delta that all rounds together may spend.
-        ledger: Where rounds are recorded too, and refused if the ledger's budget would be overspent.
+        ledger: Where rounds are recorded, and refused if the ledger's budget would be overspent. What it says is spent,
+            by whomever, is then what the accountant says.
+        accountant: What was released before, without a ledger; it is copied.
 
     Raises:
-        ConfigError: The budget is out of range, or the adjacency is not the ledger's.
+        ConfigError: The budget is out of range, the adjacency is not the ledger's or the accountant's, or both are
+            given.
     """
 
-    def __init__(self, adjacency: Adjacency | None, budget: Budget | None, ledger: Ledger | None) -> None:
+    def __init__(
+        self,
+        adjacency: Adjacency | None,
+        budget: Budget | None,
+        ledger: Ledger | None,
+        accountant: Accountant | None = None,
+    ) -> None:
         if budget is not None:
             if not (isinstance(budget, tuple) and len(budget) == 2):
                 raise ConfigError(f"budget {budget!r} must be (epsilon, delta)")
             check_budget(*budget)
-        if ledger is not None and adjacency not in (None, ledger.adjacency):
-            raise ConfigError(f"adjacency {adjacency!r} is not that of the ledger, {ledger.adjacency!r}")
+        if ledger is not None and accountant is not None:
+            raise ConfigError("found a ledger and an accountant, needed one of both: a ledger knows what was spent")
+        if accountant is not None and not isinstance(accountant, Accountant):
+            raise ConfigError(f"accountant {accountant!r:.100} must be a dp.Accountant")
+        for name, source in (("ledger", ledger), ("accountant", accountant)):
+            if source is not None and adjacency not in (None, source.adjacency):
+                raise ConfigError(f"adjacency {adjacency!r} is not that of the {name}, {source.adjacency!r}")
         self._budget, self._ledger = budget, ledger
-        self._accountant = Accountant(adjacency or (ledger.adjacency if ledger else "add_remove"))
+        self._accountant = accountant.copy() if accountant else Accountant(adjacency or "add_remove")
         self._entry: Entry | None = None
 
     def accountant(self) -> Accountant:
-        """Return a copy of the accountant of what has been released."""
-        return self._accountant.copy()
+        """Return an accountant of what has been released: a copy, or what the ledger says now."""
+        return self._ledger.accountant() if self._ledger else self._accountant.copy()
+
+    @property
+    def delta(self) -> float | None:
+        """The budget's delta, or else the ledger's."""
+        return self._budget[1] if self._budget else self._ledger.delta if self._ledger else None
 
     def reserve(self, worst: Event, label: str) -> None:
         """Set a round's worst case aside, before anything is drawn.
@@ -44,7 +63,7 @@ class Spending:
         """
         if self._budget:
             limit, delta = self._budget
-            epsilon = self._accountant.copy().compose(worst).epsilon(delta)
+            epsilon = self.accountant().compose(worst).epsilon(delta)
             if not epsilon <= limit:
                 raise BudgetExceededError(
                     f"after {label} epsilon {epsilon:.6g} at delta {delta:g} could be spent, the budget is {limit:g}: "

@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from secfed.aggregation.aggregators import Aggregate, Aggregator
+from secfed.aggregation.aggregate import Aggregate, Aggregator
+from secfed.aggregation.cohort import ClientEncodingError
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
-from secfed.dp.events import Adjacency, Event
+from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from secfed.federated.results import blank, checked_results
 from secfed.federated.spending import Budget, Spending
 from secfed.secagg.stages import Stage
+
+# The part of delta that cohorts that cannot be aggregated may cost; and delta where neither budget nor ledger names it.
+MOST_OF_DELTA = 0.1
+_DELTA = 1e-5
 
 Model = Update
 LocalUpdate = Callable[[Model, Any], tuple[Update, float]]
@@ -30,15 +36,19 @@ class RoundReport:
         number: From 1.
         model: The model after the round.
         cohort: Ids of the clients that were sampled.
-        survivors: Ids of those whose update is in the mean; empty if the round failed.
+        survivors: Ids of those whose update is in the mean; empty if the round failed, or if only noise was released.
         aggregate: What the aggregator gave; None if the round failed.
         failure: Why there is no aggregate ("" if there is one): too few survivors, or too small a cohort. The model is
             then as before.
         model_bytes: Size of the model that each client of the cohort was sent.
         event: What was released, counted for the clients that really arrived; None without privacy or if the round
-            failed.
-        accountant: All that this training has released up to this round; a copy. None without privacy.
+            failed. A failed round of a Poisson cohort is charged all the same, with what it could have released.
+        accountant: All that was released up to this round, by this training and before it, or all that the ledger says
+            is spent; a copy. None without privacy.
         clip_norm: The clip of this round; None without privacy.
+        rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
+            each with the reason; they count as dropouts. Who is among them depends on the data and is protected by
+            nothing: it is for the operator, not for publication.
     """
 
     number: int
@@ -51,6 +61,7 @@ class RoundReport:
     event: Event | None = field(default=None, repr=False)
     accountant: Accountant | None = field(default=None, repr=False)
     clip_norm: float | None = None
+    rejected: dict[int, str] = field(default_factory=dict)
 
 
 class Training(ABC):
@@ -62,10 +73,13 @@ class Training(ABC):
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
         privacy: `CentralGaussian(...)` or `DistributedGaussian(...)`. All clients then count alike, or up to
             `weight_cap`, and the sum is divided by the expected size of the cohort. What rounds spend adds up over all
-            calls of `rounds`; an adaptive clip goes on from where it was.
+            calls of `rounds`; an adaptive clip goes on from where it was. Under `Plain` noise is released also if
+            nobody is in the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
-        adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's, or `"add_remove"`.
+        adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's or accountant's, or `"add_remove"`.
+        accountant: What was released before, as the `accountant` of the last report of a run that is resumed: its
+            budget goes on. With a ledger there is no need: what that says is spent counts, whoever spent it.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget without privacy.
@@ -80,11 +94,12 @@ class Training(ABC):
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         adjacency: Adjacency | None = None,
+        accountant: Accountant | None = None,
     ) -> None:
         if not hasattr(aggregator, "aggregate"):
             raise ConfigError(f"aggregator {aggregator!r} must be an aggregator, such as secfed.SecAgg(...)")
-        if privacy is None and not (budget is None and ledger is None and adjacency is None):
-            raise ConfigError("a budget, ledger or adjacency without privacy: nothing would be protected")
+        if privacy is None and any(option is not None for option in (budget, ledger, adjacency, accountant)):
+            raise ConfigError("a budget, ledger, adjacency or accountant without privacy: nothing would be protected")
         if privacy is not None and not isinstance(privacy, Privacy):
             raise ConfigError(f"privacy {privacy!r:.100} must be CentralGaussian(...) or DistributedGaussian(...)")
         if privacy is not None and not hasattr(aggregator, "private_pipeline"):
@@ -92,7 +107,8 @@ class Training(ABC):
         self._local_update = local_update
         self._aggregator = aggregator
         self._privacy = privacy
-        self._spending = Spending(adjacency, budget, ledger) if privacy else None
+        self._population = 0
+        self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
 
     @abstractmethod
     def step(self, model: Model, mean: Update) -> Model:
@@ -104,7 +120,8 @@ class Training(ABC):
         clients: Sequence[Any] | Mapping[int, Any],
         count: int,
         *,
-        sampling_rate: float = 1.0,
+        sampling_rate: float | None = None,
+        cohort_size: int | None = None,
         seed: int | None = None,
         dropouts: Dropouts | None = None,
     ) -> Iterator[RoundReport]:
@@ -115,6 +132,8 @@ class Training(ABC):
             clients: Each client's data: a list (ids from 1) or a dictionary by client id.
             count: Number of rounds.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
+            cohort_size: Clients in each round's cohort, drawn uniformly among all, instead of `sampling_rate`: no
+                cohort is then too small for secure aggregation by chance. With neither, all clients take part.
             seed: Makes the cohorts repeatable; secrets never come from it. Privacy from sampling needs cohorts that
                 nobody can foresee: leave it out where data are real.
             dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
@@ -124,45 +143,66 @@ class Training(ABC):
             A report for each round. A round with too few survivors leaves the model as it was and says so.
 
         Raises:
-            ConfigError: No clients, a sampling rate outside (0, 1], a negative count.
-            EncodingError: The model or an update does not fit.
+            ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
+                them, a negative count. Or too small a Poisson cohort is so likely that it would cost more than a tenth
+                of delta (of the budget, else of the ledger, else 1e-5), see `docs/accountant.md`, section 2.1.
+            EncodingError: The model does not fit, or no update of any client does.
             BudgetExceededError: The next round could overspend; nothing of it has been drawn or sent.
         """
         data = dict(clients) if isinstance(clients, Mapping) else dict(enumerate(clients, start=1))
         if not data:
             raise ConfigError("found no client, needed at least one")
-        if not 0 < sampling_rate <= 1:
+        if sampling_rate is not None and cohort_size is not None:
+            raise ConfigError(f"found sampling_rate {sampling_rate} and cohort_size {cohort_size}, needed one of both")
+        if sampling_rate is not None and not 0 < sampling_rate <= 1:
             raise ConfigError(f"sampling_rate {sampling_rate} must be above 0 and at most 1")
+        if cohort_size is not None:
+            check_count("cohort_size", cohort_size)
+            if cohort_size > len(data):
+                raise ConfigError(f"cohort_size {cohort_size} must be at most {len(data)}, the number of clients")
         if count < 0:
             raise ConfigError(f"count {count} must not be negative")
         structure(model)
+        self._population = len(data)
+        rate = 1.0 if sampling_rate is None else sampling_rate
+        if self._privacy:
+            self._privacy = replace(self._privacy, population=len(data), sampling_rate=rate, cohort_size=cohort_size)
+            self._check_skips(model, count)
         generator = np.random.default_rng(seed)
-        return self._rounds(model, data, count, sampling_rate, generator, dropouts)
+
+        def draw() -> tuple[int, ...]:
+            ids = sorted(data)
+            if cohort_size is not None:
+                chosen = sorted(generator.choice(len(ids), cohort_size, replace=False))
+                return tuple(ids[place] for place in chosen)
+            joins = generator.random(len(ids)) < rate
+            return tuple(client_id for client_id, joined in zip(ids, joins, strict=True) if joined)
+
+        return self._rounds(model, data, count, draw, cohort_size is None, dropouts)
 
     def _rounds(
         self,
         model: Model,
         data: Mapping[int, Any],
         count: int,
-        sampling_rate: float,
-        generator: np.random.Generator,
+        draw: Callable[[], tuple[int, ...]],
+        by_chance: bool,
         dropouts: Dropouts | None,
     ) -> Iterator[RoundReport]:
-        if self._privacy:
-            self._privacy = replace(self._privacy, population=len(data), sampling_rate=sampling_rate)
         for number in range(1, count + 1):
             privacy = self._privacy
-            chosen = generator.random(len(data)) < sampling_rate
-            cohort = tuple(client_id for client_id, joins in zip(sorted(data), chosen, strict=True) if joins)
+            cohort = draw()
             silent = dropouts(number, cohort) if dropouts else {}
+            rejected: dict[int, str] = {}
+            chosen = {client_id: data[client_id] for client_id in cohort}
             try:
-                aggregate, failure = self._aggregate(number, model, {id_: data[id_] for id_ in cohort}, silent), ""
+                aggregate, failure = self._aggregate(number, model, chosen, silent, rejected), ""
             except TooFewSurvivorsError as error:
                 aggregate, failure = None, str(error)
             except ConfigError as error:
-                # A sampled cohort may be too small for the threshold by chance, and the next one may do; all clients
-                # are no matter of chance.
-                if len(cohort) == len(data):
+                # A Poisson cohort may be too small for the threshold by chance, and the next one may do; all clients,
+                # or a fixed number of them, are no matter of chance.
+                if not by_chance or len(cohort) == len(data):
                     raise
                 aggregate, failure = None, str(error)
             if aggregate:
@@ -182,38 +222,92 @@ class Training(ABC):
                 aggregate.event if aggregate else None,
                 self._spending.accountant() if self._spending else None,
                 privacy.clip_norm if privacy else None,
+                rejected,
             )
 
-    def _aggregate(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
-        if not data:
-            raise TooFewSurvivorsError("the cohort is empty", 0, 1)
+    def _check_skips(self, model: Model, count: int) -> None:
+        """Refuse rounds in which cohorts that are too small, and release nothing, cost more than a small part of delta.
+
+        Raises:
+            ConfigError: It is.
+        """
+        privacy, spending = self._privacy, self._spending
+        if not (privacy and spending and count) or privacy.sampling_rate == 1:
+            return
+        population = privacy.population or 1
+        expected = round(privacy.sampling_rate * population)
+        pipeline = self._aggregator.private_pipeline(privacy, model, expected)
+        event = pipeline.worst_event
+        if not (isinstance(event, PoissonSampled) and event.decisive_probability):
+            return
+        delta = spending.delta or _DELTA
+        cost, allowed = count * event.decisive_probability, MOST_OF_DELTA * delta
+        if cost > allowed:
+            smallest, largest = pipeline.cohorts
+            needed = f"{smallest} to {largest}" if largest <= population else f"at least {smallest}"
+            raise ConfigError(
+                f"needed {needed} clients in a cohort, expected {expected} by chance: that one client decides whether "
+                f"there is a release costs {cost:.3g} of delta {delta:g} in {count} rounds, at most {allowed:.3g} is "
+                "allowed; more clients, a higher sampling_rate or a lower minimum make it rarer, cohort_size rules it "
+                "out"
+            )
+
+    def _aggregate(
+        self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
+    ) -> Aggregate:
         if not (self._privacy and self._spending):
-            return self._session(number, model, data, silent)
-        worst = self._aggregator.private_pipeline(self._privacy, model, len(data)).worst_event
+            if not data:
+                raise TooFewSurvivorsError("the cohort is empty", 0, 1)
+            return self._session(number, model, data, silent, rejected)
+        pipeline = self._aggregator.private_pipeline(self._privacy, model, len(data))
+        worst = pipeline.worst_event
         self._spending.reserve(worst, f"round {number}")
+        smallest, largest = pipeline.cohorts
         try:
-            aggregate = self._session(number, model, data, silent)
-        except TooFewSurvivorsError:  # no sum was unmasked, and who was missing is taken as no fact about the data
+            if not smallest <= len(data) <= largest:
+                needed = f"at least {smallest}" if len(data) < smallest else f"at most {largest}"
+                raise TooFewSurvivorsError(f"the cohort has {len(data)} clients, needed {needed}", len(data), smallest)
+            aggregate = self._session(number, model, data, silent, rejected)
+        except TooFewSurvivorsError:
+            # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
+            # missing is taken as none. But a Poisson cohort's size is, and its guarantee counts every round.
+            if isinstance(worst, PoissonSampled):
+                self._spending.commit(worst)
+            else:
+                self._spending.cancel()
+            raise
+        except (ConfigError, EncodingError):  # before anything was drawn or sent
             self._spending.cancel()
             raise
         assert aggregate.event is not None
         self._spending.commit(aggregate.event)
         return aggregate
 
-    def _session(self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage]) -> Aggregate:
-        """Train locally and aggregate."""
+    def _session(
+        self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
+    ) -> Aggregate:
+        """Train locally and aggregate; a client whose result does not fit is rejected, and counts as a dropout."""
+        results = self._train(model, data)
+        updates, weights = checked_results(structure(model), results, rejected)
+        options: dict[str, Any] = {"privacy": self._privacy, "example": model} if self._privacy else {}
+        while True:
+            if len(rejected) == len(data) == self._population:  # all alike: that is the caller's mistake
+                client_id, reason = next(iter(rejected.items()))
+                raise EncodingError(f"client {client_id}: {reason}")
+            gone = dict.fromkeys(rejected, Stage.ADVERTISE_KEYS)
+            try:
+                return self._aggregator.aggregate(
+                    updates, weights, dropouts={**silent, **gone}, round=number, model_hash=model_hash(model), **options
+                )
+            except ClientEncodingError as error:  # nothing was sent: once more without that client
+                if error.client_id in rejected:
+                    raise
+                rejected[error.client_id] = "the aggregator refuses its update or weight"
+                updates[error.client_id], weights[error.client_id] = blank(updates[error.client_id]), 1
+
+    def _train(self, model: Model, data: Mapping[int, Any]) -> dict[int, Any]:
         like, values = structure(model), flatten(model)
-        updates, weights = {}, {}
-        for client_id, examples in data.items():
-            own_copy = unflatten(values, like)  # whatever it does to its copy, the others do not see
-            returned = self._local_update(own_copy, examples)
-            if not (isinstance(returned, tuple) and len(returned) == 2):
-                found = type(returned).__name__
-                raise EncodingError(f"client {client_id}: local_update returned {found}, needed (update, weight)")
-            updates[client_id], weights[client_id] = returned
-            if difference := like.difference(structure(updates[client_id]), dtypes=False):
-                raise EncodingError(f"client {client_id}: the update is not shaped like the model: {difference}")
-        options: dict[str, Any] = {"privacy": self._privacy} if self._privacy else {}
-        return self._aggregator.aggregate(
-            updates, weights, dropouts=silent, round=number, model_hash=model_hash(model), **options
-        )
+        # Each client has its own copy: whatever it does to it, the others do not see.
+        return {
+            client_id: self._local_update(unflatten(values, like), examples) for client_id, examples in data.items()
+        }

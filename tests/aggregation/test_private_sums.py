@@ -1,6 +1,7 @@
 """Private means through the aggregators: the right noise, the right survivors, and nothing decoded from too few."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import secfed
 from secfed import dp
 from secfed.aggregation import AdaptiveClipping, CentralGaussian, DistributedGaussian
 from secfed.dp import DiscreteGaussianSum, SkellamSum
-from secfed.errors import ConfigError, EncodingError, FaultyServerError, TooFewSurvivorsError
+from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.secagg import Policy, Stage
 
 CLIENTS, SIZE = 12, 3000
@@ -155,8 +156,22 @@ def test_no_share_leaves_a_client_if_too_few_survive(monkeypatch: pytest.MonkeyP
 
 def test_policy_of_the_caller_holds_too() -> None:
     aggregator = secfed.SecAgg(threshold=7, policy=Policy(minimum_colluders=3))
-    with pytest.raises(FaultyServerError, match="colluders"):
-        aggregator.aggregate(updates_of(size=20), privacy=DistributedGaussian(1.0, 2.0))
+    for privacy in (None, DistributedGaussian(1.0, 2.0)):
+        with pytest.raises(ConfigError, match=r"policy of this aggregator does not allow this session: .* colluders"):
+            aggregator.aggregate(updates_of(size=20), privacy=privacy)
+
+
+def test_fewer_survivors_than_the_policy_of_the_caller_allows_are_too_few() -> None:
+    aggregator = secfed.SecAgg(threshold=7, policy=Policy(minimum_cohort=12))
+    for privacy in (None, CentralGaussian(1.0, 2.0)):
+        with pytest.raises(TooFewSurvivorsError, match="11 survivors are fewer than the policy allows, needed 12"):
+            aggregator.aggregate(updates_of(size=20), dropouts={1: Stage.SHARE_KEYS}, privacy=privacy)
+
+
+def test_secret_cohort_below_its_minimum_is_too_small() -> None:
+    privacy = DistributedGaussian(1.0, 2.0, secret_cohort=True, minimum_survivors=20, population=60, sampling_rate=0.5)
+    with pytest.raises(TooFewSurvivorsError, match="the cohort has 12 clients, needed 20 for enough noise"):
+        secfed.SecAgg().aggregate(updates_of(size=20), privacy=privacy)
 
 
 def test_colluders_of_the_aggregator_bring_no_noise() -> None:
@@ -190,13 +205,17 @@ def test_what_does_not_fit_is_refused_by_name(aggregator: Any, privacy: Any) -> 
         aggregator.aggregate(updates_of(size=20), [-1] + [1] * 11, privacy=privacy)
 
 
-def test_nobody_left_is_too_few_even_in_the_clear() -> None:
-    with pytest.raises(TooFewSurvivorsError):
-        secfed.Plain().aggregate(
-            updates_of(2, 20),
-            dropouts=dict.fromkeys((1, 2), Stage.SHARE_KEYS),
-            privacy=CentralGaussian(1.0, 1.0),
-        )
+def test_noise_is_released_in_the_clear_also_if_nobody_is_left() -> None:
+    """Whether there is a release must not depend on who came."""
+    silent, privacy = dict.fromkeys((1, 2), Stage.SHARE_KEYS), CentralGaussian(1.0, 1.0)
+    some = secfed.Plain().aggregate(updates_of(2, 20), privacy=privacy)
+    left = secfed.Plain().aggregate(updates_of(2, 20), dropouts=silent, privacy=privacy)
+    nobody = secfed.Plain().aggregate({}, privacy=replace(privacy, population=2), example=np.zeros(20))
+    for aggregate in (left, nobody):
+        assert aggregate.survivors == () and aggregate.event == some.event
+        assert 0.2 < np.std(aggregate.mean) < 1.0  # noise of deviation 1, divided by 2
+    with pytest.raises(EncodingError, match="found no update"):
+        secfed.Plain().aggregate({}, privacy=privacy)
 
 
 @EVERY_MODE

@@ -217,6 +217,51 @@ def test_ledger_says_which_adjacency_is_meant(tmp_path: Path) -> None:
         fedavg(CENTRAL, ledger=ledger, adjacency="add_remove")
 
 
+def test_resumed_training_goes_on_with_its_budget() -> None:
+    budget = (4.0, DELTA)
+    whole = fedavg(CENTRAL, budget=budget)
+    reports: list[Any] = []
+    with pytest.raises(BudgetExceededError):
+        reports.extend(whole.rounds(np.zeros(20), values(6), count=50))
+    first = fedavg(CENTRAL, budget=budget)
+    [stopped] = first.rounds(np.zeros(20), values(6), count=1)
+    assert len(reports) > 1 and stopped.accountant is not None
+    before = stopped.accountant.epsilon(DELTA)
+    resumed = fedavg(CENTRAL, budget=budget, accountant=stopped.accountant)
+    again: list[Any] = []
+    with pytest.raises(BudgetExceededError):
+        again.extend(resumed.rounds(stopped.model, values(6), count=50))
+    assert 1 + len(again) == len(reports)
+    assert again[-1].accountant.epsilon(DELTA) == reports[-1].accountant.epsilon(DELTA)
+    assert stopped.accountant.epsilon(DELTA) == before
+
+
+def test_trainings_with_one_ledger_report_what_it_says(tmp_path: Path) -> None:
+    ledger = dp.Ledger.create(tmp_path / "budget", epsilon=30.0, delta=DELTA)
+    ledger.record(dp.Gaussian(5.0), label="statistics")
+    one, two = fedavg(CENTRAL, ledger=ledger), fedavg(CENTRAL, ledger=dp.Ledger.open(ledger.path))
+    for training in (one, two, one):
+        [report] = training.rounds(np.zeros(20), values(6), count=1)
+        assert report.accountant is not None
+        assert report.accountant.epsilon(DELTA) == ledger.spent()
+    assert len(ledger.entries()) == 4
+    tight = fedavg(CENTRAL, ledger=ledger, budget=(ledger.spent() * 1.001, DELTA))
+    with pytest.raises(BudgetExceededError):
+        next(tight.rounds(np.zeros(20), values(6), count=1))
+
+
+def test_accountant_of_another_adjacency_or_beside_a_ledger_is_refused(tmp_path: Path) -> None:
+    ledger = dp.Ledger.create(tmp_path / "budget", epsilon=30.0, delta=DELTA)
+    assert fedavg(CENTRAL, accountant=dp.Accountant("replace"))
+    for options, text in (
+        ({"accountant": dp.Accountant("replace"), "adjacency": "add_remove"}, "that of the accountant, 'replace'"),
+        ({"accountant": dp.Accountant(), "ledger": ledger}, "found a ledger and an accountant, needed one of both"),
+        ({"accountant": 3.0}, "must be a dp.Accountant"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            fedavg(CENTRAL, **options)
+
+
 # The clip that moves.
 
 
@@ -251,6 +296,7 @@ def test_adaptive_clip_finds_the_median_of_the_norms_whatever_it_was() -> None:
     [
         ({"privacy": None, "budget": (1.0, DELTA)}, "without privacy"),
         ({"privacy": None, "adjacency": "replace"}, "without privacy"),
+        ({"privacy": None, "accountant": dp.Accountant()}, "without privacy"),
         ({"privacy": "central"}, "must be CentralGaussian"),
         ({"privacy": CENTRAL, "budget": 3.0}, r"budget 3.0 must be \(epsilon, delta\)"),
         ({"privacy": CENTRAL, "budget": (math.nan, DELTA)}, "nan"),
