@@ -174,7 +174,7 @@ def test_noise_does_not_follow_from_the_seed() -> None:
 
 
 def test_distributed_noise_without_secure_aggregation_is_refused() -> None:
-    with pytest.raises(ConfigError, match="distributed noise needs secagg"):
+    with pytest.raises(ConfigError, match="--privacy distributed needs --aggregator secagg"):
         simulate(dataclasses.replace(SMALL, aggregator="plain", privacy="distributed"))
 
 
