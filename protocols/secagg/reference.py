@@ -28,6 +28,8 @@ Q = 2**255 - 19          # field of Curve25519
 ORDER_8 = 325606250916557431795983626356110631294008115727848805560023387167927233504
 ORDER_8_TOO = 39382357235489614581723060781553021112529911719440698176882885853963445705823
 LOW_ORDER = (0, 1, Q - 1, ORDER_8, ORDER_8_TOO)
+D = -121665 * pow(121666, -1, Q) % Q    # of the curve -x^2 + y^2 = 1 + D x^2 y^2
+IDENTITY = (0, 1)
 
 
 class Refused(Exception):  # noqa: N818
@@ -82,6 +84,39 @@ def verifies(identity, signature, message):
         return True
     except InvalidSignature:
         return False
+
+
+def point(key):
+    """(x, y) of an Ed25519 public key, None if it is none (RFC 8032, section 5.1.3)."""
+    y, sign = number(key) % 2**255, number(key) >> 255
+    square = (y * y - 1) * pow(D * y * y + 1, -1, Q) % Q
+    x = pow(square, (Q + 3) // 8, Q)
+    if x * x % Q != square:
+        x = x * pow(2, (Q - 1) // 4, Q) % Q
+    if len(key) != 32 or y >= Q or x * x % Q != square or (x == 0 and sign):
+        return None
+    return (x if x % 2 == sign else Q - x, y)
+
+
+def plus(a, b):
+    product = D * a[0] * b[0] * a[1] * b[1]
+    return ((a[0] * b[1] + a[1] * b[0]) * pow(1 + product, -1, Q) % Q,
+            (a[1] * b[1] + a[0] * b[0]) * pow(1 - product, -1, Q) % Q)
+
+
+def good_identity(key):
+    """No identity key if 8 times the point is the identity: then anybody can sign for it."""
+    times = point(key)
+    for _ in range(3):
+        times = times and plus(times, times)
+    return times not in (None, IDENTITY)
+
+
+def check_directory(config, directory):
+    if malicious(config):
+        keys = [directory.get(u) for u in config["client_ids"]]
+        if None in keys or len(set(keys)) < len(keys) or not all(map(good_identity, keys)):
+            raise Refused("ConfigError")
 
 
 def malicious(config): return config["adversary"] == "malicious_server"
@@ -299,6 +334,7 @@ def decode(config, data):
 class Client:
     def __init__(self, config, client_id, seed, vector, policy=None, directory=None):
         check_config(config)
+        check_directory(config, directory)
         self.config, self.id, self.seed, self.vector = config, client_id, seed, vector
         self.policy, self.directory = policy or {}, directory or {}
         self.accepts = [1, 3, 5, 7, 9] if malicious(config) else [1, 3, 5, 9]
@@ -443,6 +479,7 @@ class Client:
 class Server:
     def __init__(self, config, seed, directory=None):
         check_config(config)
+        check_directory(config, directory)
         self.config, self.nonce, self.directory = config, draw(seed, "nonce", 32), directory or {}
         self.stages = [ADVERTISE, SHARE, MASK] + [CHECK] * malicious(config) + [UNMASK]
         self.keys, self.faults, self.result = {}, [], None
@@ -1095,9 +1132,35 @@ def server_rejects():
     return out
 
 
+def directory_keys():
+    def encoded(point, more=0): return (point[1] + more + (point[0] % 2 << 255)).to_bytes(32, "little")
+    ours = [Ed25519PrivateKey.from_private_bytes(sha256(f"secagg vectors: directory key {i}".encode()))
+            .public_key().public_bytes_raw() for i in range(2)]
+    order_8 = point(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"))
+    keys, low = {f"of_a_key_pair_{i}": key for i, key in enumerate(ours)}, order_8
+    for i in range(1, 9):
+        keys[f"low_order_{i}_times_a_point_of_order_8"] = encoded(low)
+        if low[1] < 19:
+            keys[f"low_order_{i}_times_a_point_of_order_8_y_plus_p"] = encoded(low, Q)
+        low = plus(low, order_8)
+    above = 2**255
+    keys |= {name: value.to_bytes(32, "little") for name, value in {
+        "x_0_with_the_sign_bit_y_1": 1 + above, "x_0_with_the_sign_bit_y_p_minus_1": Q - 1 + above,
+        "x_0_with_the_sign_bit_y_p_plus_1": Q + 1 + above,
+        "y_2_no_point": 2, "y_2_no_point_with_the_sign_bit": 2 + above, "y_p_plus_2_no_point": Q + 2,
+        "y_3": 3, "y_3_with_the_sign_bit": 3 + above, "y_3_plus_p": Q + 3,
+        "y_3_plus_p_with_the_sign_bit": Q + 3 + above,
+        "all_bits_set": 2**256 - 1}.items()}
+    keys |= {"no_bytes": b"", "31_bytes": ours[0][:31], "33_bytes": ours[0] + b"\0"}
+    keys |= {"with_a_component_of_order_8": encoded(plus(point(ours[0]), order_8))}
+    return {"protocol": "secagg", "version": 1, "comment": "which identity keys a directory may hold (section 2.2)",
+            "config": {}, "inputs": {name: key.hex() for name, key in keys.items()},
+            "result": {name: "accepted" if good_identity(key) else "refused" for name, key in keys.items()}}
+
+
 def vectors():
     """{file name: vector} of all files in vectors/."""
-    every = session_vectors() | client_rejects() | server_rejects()
+    every = session_vectors() | client_rejects() | server_rejects() | {"directory_keys": directory_keys()}
     return {f"{name}.json": every[name] for name in sorted(every)}
 
 

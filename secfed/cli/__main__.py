@@ -2,11 +2,11 @@
 
 import sys
 
-from secfed.errors import MissingExtraError, SecFedError
+from secfed.errors import ConfigError, MissingExtraError, SecFedError
 
 
 def main() -> None:
-    """Run the command line on `sys.argv` and exit: 0 done, 1 could not, 2 wrong use."""
+    """Run the command line on `sys.argv` and exit: 0 done, 1 could not, 2 wrong use (as is any `ConfigError`)."""
     try:
         try:
             from secfed.cli.app import app
@@ -19,7 +19,7 @@ def main() -> None:
         app(prog_name="secfed")
     except SecFedError as error:
         print(f"secfed: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from secfed import dp
 from secfed.cli.extras import require
+from secfed.cli.rounding import exact, up
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ class Sampling:
         """
         if kind == "poisson":
             if cohort is not None or population is not None:
-                raise ConfigError("--cohort and --population belong to --sampling fixed")
+                given = "--population" if cohort is None else "--cohort"
+                raise ConfigError(f"{given} has no effect with --sampling poisson: it needs --sampling fixed")
             return cls(1.0 if rate is None else rate)
         if population is None:
             raise ConfigError("--sampling fixed needs --population, and --cohort or --sampling-rate")
         if (rate is None) == (cohort is None):
-            raise ConfigError("--sampling fixed needs either --cohort or --sampling-rate")
+            raise ConfigError("--sampling fixed needs either --cohort or --sampling-rate, and not both")
         if cohort is None:
             assert rate is not None
             cohort = round(rate * population)
@@ -128,8 +130,10 @@ def standing(ledger: dp.Ledger, release: dp.Event | None = None) -> dict[str, An
 
 def in_words(standing: dict[str, Any]) -> str:
     """Say where a ledger stands."""
-    spent = "everything (no epsilon is guaranteed)" if standing["spent"] is None else f"epsilon {standing['spent']:.6g}"
-    return f"spent {spent} of {standing['limit']:g} at delta {standing['delta']:g}"
+    spent = "everything (no epsilon is guaranteed)"
+    if standing["spent"] is not None:
+        spent = f"epsilon {up(standing['spent'], 6)}"
+    return f"spent {spent} of {exact(standing['limit'])} at delta {exact(standing['delta'])}"
 
 
 def finite(number: float) -> float | None:
@@ -202,10 +206,10 @@ def picture(report: dict[str, Any], sampling: Sampling, file: Path) -> None:
     single = rounds == 1
     axes.plot(counts, epsilons, color="#1f4e79", linewidth=1.8, marker="o" if single else None)
     axes.annotate(
-        f"{epsilons[-1]:.4g}", (counts[-1], epsilons[-1]), (-6, 4), textcoords="offset points", ha="right", va="bottom"
+        up(epsilons[-1], 4), (counts[-1], epsilons[-1]), (-6, 4), textcoords="offset points", ha="right", va="bottom"
     )
     axes.set_xlabel("rounds")
-    axes.set_ylabel(f"epsilon at delta {delta:g}")
+    axes.set_ylabel(f"epsilon at delta {exact(delta)}")
     axes.set_title(f"{describe(release)}; adjacency {report['adjacency']}", fontsize=10)
     axes.set_ylim(0, 1.1 * max(epsilons))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -56,6 +56,15 @@ class Adversary(StrEnum):
     MALICIOUS_SERVER = "malicious_server"
 
 
+# Choices, and the options that have no effect with them.
+_WITHOUT_EFFECT = (
+    ("privacy", "none", ("epsilon", "delta", "clip_norm")),
+    ("privacy", "central", ("clip",)),
+    ("privacy", "distributed", ("clip",)),
+    ("aggregator", "plain", ("threshold", "neighbors", "adversary", "clip")),
+)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         try:
@@ -91,6 +100,23 @@ def _threshold(text: str) -> float:
     return number
 
 
+def _refuse_without_effect(given: set[str], chosen: dict[str, str], clients: int) -> None:
+    """Refuse options that were given and change nothing: who gives one expects something of it."""
+    from secfed.cli.datasets import DIGIT_WRITERS
+
+    without_effect = [
+        (name, f"--{choice} {chosen[choice]}")
+        for choice, value, names in _WITHOUT_EFFECT
+        if chosen[choice] == value
+        for name in names
+    ]
+    if clients <= DIGIT_WRITERS:
+        without_effect.append(("alpha", f"--clients {clients}"))
+    for name, mode in without_effect:
+        if name in given:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect with {mode}")
+
+
 def _probability(number: float) -> float:
     if not 0 <= number <= 1:  # typer's own bounds let "nan" pass
         raise typer.BadParameter(f"{number} must be from 0 to 1")
@@ -111,6 +137,7 @@ def _below_one(number: float) -> float:
 
 @app.command()
 def simulate(
+    context: typer.Context,
     dataset: Annotated[Dataset, typer.Option(help="Data to train on.")] = Dataset.DIGITS,
     clients: Annotated[
         int | None,
@@ -146,27 +173,31 @@ def simulate(
             help="Clients that share masks with one client, even.",
         ),
     ] = None,
-    adversary: Annotated[Adversary, typer.Option(help="Whom secure aggregation withstands.")] = Adversary.SEMI_HONEST,
+    adversary: Annotated[Adversary, typer.Option(help="Whom secagg withstands.")] = Adversary.SEMI_HONEST,
     sampling_rate: Annotated[
         float, typer.Option(max=1, callback=_positive, help="Probability that a client joins a round's cohort.")
     ] = 1.0,
     alpha: Annotated[
         float,
-        typer.Option(callback=_positive, help="Dirichlet parameter: the smaller, the fewer classes a client has."),
+        typer.Option(
+            callback=_positive,
+            help="With more than 13 clients: the smaller, the fewer classes a client has (Dirichlet).",
+        ),
     ] = 0.5,
     clip: Annotated[
-        float, typer.Option(callback=_positive, help="Values of updates are clipped to [-clip, clip].")
+        float,
+        typer.Option(callback=_positive, help="Without --privacy, secagg clips values of updates to [-clip, clip]."),
     ] = 4.0,
     privacy: Annotated[
         Privacy, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
     ] = Privacy.NONE,
     epsilon: Annotated[
-        float, typer.Option(callback=_positive, help="Privacy budget of all rounds; the noise follows from it.")
+        float, typer.Option(callback=_positive, help="With --privacy: budget of all rounds; the noise follows from it.")
     ] = 3.0,
-    delta: Annotated[float, typer.Option(callback=_below_one, help="Privacy budget of all rounds.")] = 1e-5,
+    delta: Annotated[float, typer.Option(callback=_below_one, help="With --privacy: budget of all rounds.")] = 1e-5,
     clip_norm: Annotated[
         float,
-        typer.Option(callback=_positive, help="With privacy, updates are scaled down to this Euclidean norm."),
+        typer.Option(callback=_positive, help="With --privacy: updates are scaled down to this Euclidean norm."),
     ] = 1.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
@@ -179,7 +210,8 @@ def simulate(
     """Train on a real data set under secure aggregation, with clients that drop out, and in the clear beside it.
 
     With --privacy central or distributed all rounds together spend at most --epsilon at --delta. With --privacy
-    distributed there is a third run beside them, in which the server adds the noise.
+    distributed there is a third run beside them, in which the server adds the noise. An option that has no effect in
+    the chosen mode is an error.
     """
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console
@@ -207,6 +239,9 @@ def simulate(
         clip_norm=clip_norm,
         seed=seed,
     )
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+    _refuse_without_effect(given, {"privacy": privacy.value, "aggregator": aggregator.value}, settings.clients)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

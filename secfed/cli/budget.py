@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
-from secfed.errors import ConfigError
+from secfed.cli.rounding import down, exact, up
+from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:
+    from secfed import dp
     from secfed.cli.accounting import Sampling
 
 # Beyond, sums of float64 would no longer tell one round from none.
@@ -97,7 +99,7 @@ def epsilon(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds."""
+    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds, each rounded away from it."""
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     if plot is not None:
         require("matplotlib")
@@ -108,10 +110,11 @@ def epsilon(
         accounting.picture(report, drawn, plot)
     report["files"] = [] if plot is None else [str(plot)]
     if report["epsilon"] is None:
-        lines = [f"no epsilon holds at delta {delta:g}"]
+        lines = [f"no epsilon holds at delta {exact(delta)}"]
     else:
         lower, upper = report["epsilon_lower"], report["epsilon_upper"]
-        lines = [f"epsilon {upper:.9g} at delta {delta:g} (proved to lie from {lower:.12g} to {upper:.12g})"]
+        proved = f"(proved to lie from {down(lower, 12)} to {up(upper, 12)})"
+        lines = [f"epsilon {up(upper, 9)} at delta {exact(delta)} {proved}"]
     _print(report, [*lines, report["assumptions"], *(f"picture: {file}" for file in report["files"])], as_json)
 
 
@@ -126,12 +129,13 @@ def noise(
     adjacency: Relation = Adjacency.ADD_REMOVE,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the least Gaussian noise with which rounds stay within a budget."""
+    """Compute the least Gaussian noise with which rounds stay within a budget, rounded up."""
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     from secfed.cli import accounting
 
     report = accounting.noise_for(epsilon, drawn, rounds, delta, adjacency.value)
-    line = f"noise multiplier {report['noise_multiplier']:.9g} for epsilon {epsilon:g} at delta {delta:g}"
+    needed = up(report["noise_multiplier"], 9)
+    line = f"noise multiplier {needed} for epsilon {exact(epsilon)} at delta {exact(delta)}"
     _print(report, [line, report["assumptions"]], as_json)
 
 
@@ -146,9 +150,12 @@ def limit(
     from secfed import dp
     from secfed.cli import accounting
 
-    made = dp.Ledger.create(ledger, epsilon=epsilon, delta=delta, adjacency=adjacency.value)
+    try:
+        made = dp.Ledger.create(ledger, epsilon=epsilon, delta=delta, adjacency=adjacency.value)
+    except ConfigError as error:  # the options are checked: it is the file
+        raise SecFedError(str(error)) from None
     report = accounting.standing(made)
-    line = f"{ledger}: at most epsilon {epsilon:g} at delta {delta:g}, adjacency {adjacency.value}"
+    line = f"{ledger}: at most epsilon {exact(epsilon)} at delta {exact(delta)}, adjacency {adjacency.value}"
     _print(report, [line], as_json)
 
 
@@ -166,10 +173,9 @@ def spend(
 ) -> None:
     """Record rounds of Gaussian noise, or refuse them if they would overspend: before the noise is drawn."""
     drawn = _sampling(sampling, sampling_rate, cohort, population)
-    from secfed import dp
     from secfed.cli import accounting
 
-    release, opened = drawn.release(noise_multiplier), dp.Ledger.open(ledger)
+    release, opened = drawn.release(noise_multiplier), _opened(ledger)
     entry = opened.commit(opened.reserve(release, rounds, label))
     report = accounting.standing(opened, release) | {"entry": entry.to_json()}
     lines = [accounting.in_words(report), f"{report['remaining_rounds']} more such rounds fit", report["assumptions"]]
@@ -181,10 +187,9 @@ def show(ledger: File, as_json: AsJson = False) -> None:
     """List every release, and what they spend together; with --json, the whole ledger."""
     from rich.console import Console
 
-    from secfed import dp
     from secfed.cli import accounting
 
-    opened = dp.Ledger.open(ledger)
+    opened = _opened(ledger)
     entries = opened.entries()
     report = opened.to_json() | accounting.standing(opened, entries[-1].event if entries else None)
     if entries:
@@ -213,9 +218,19 @@ def remaining(
     from secfed.cli import accounting
 
     release = drawn.release(noise_multiplier)
-    report = accounting.standing(dp.Ledger.open(ledger), release) | {"release": dp.events.to_json(release)}
+    report = accounting.standing(_opened(ledger), release) | {"release": dp.events.to_json(release)}
     lines = [f"{report['remaining_rounds']} more such rounds fit", accounting.in_words(report), report["assumptions"]]
     _print(report, lines, as_json)
+
+
+def _opened(file: Path) -> "dp.Ledger":
+    """Open a ledger; a file that is none is no wrong use of the command."""
+    from secfed import dp
+
+    try:
+        return dp.Ledger.open(file)
+    except ConfigError as error:
+        raise SecFedError(str(error)) from None
 
 
 def _sampling(kind: SamplingKind, rate: float | None, cohort: int | None, population: int | None) -> "Sampling":

@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 
 # Every fifth row of each class is held out.
 _TEST_STRIDE = 5
-_DIGIT_WRITERS = 13
+DIGIT_WRITERS = 13
 # With fewer rows a client has no batch worth the name.
 _FEWEST_ROWS = 4
 
@@ -77,9 +77,9 @@ def digits(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
         raise ConfigError(
             f"{clients} clients must be at least 1 and at most the {len(training)} training rows of digits"
         )
-    if clients <= _DIGIT_WRITERS:
-        writers = np.array_split(np.arange(len(labels)), _DIGIT_WRITERS)
-        groups = np.array_split(np.arange(_DIGIT_WRITERS), clients)
+    if clients <= DIGIT_WRITERS:
+        writers = np.array_split(np.arange(len(labels)), DIGIT_WRITERS)
+        groups = np.array_split(np.arange(DIGIT_WRITERS), clients)
         parts = [np.intersect1d(np.concatenate([writers[i] for i in group]), training) for group in groups]
     else:
         parts = [training[part] for part in dirichlet_split(labels[training], clients, alpha, seed)]

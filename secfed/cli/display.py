@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secfed.cli.extras import require
+from secfed.cli.rounding import exact, up, up_to_hundredths
 from secfed.cli.simulate import Outcome, RoundRecord, Settings
 from secfed.secagg import Stage
 
@@ -113,7 +114,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
         cells = [str(record.number), f"[bold]{100 * record.accuracy:.2f}[/]"]
         cells += [] if record.central_accuracy is None else [f"{100 * record.central_accuracy:.2f}"]
         cells += [f"{100 * record.plain_accuracy:.2f}"] if settings.protected else []
-        cells += [] if record.epsilon is None else [f"{record.epsilon:.2f}"]
+        cells += [] if record.epsilon is None else [up_to_hundredths(record.epsilon)]
         cells += [survivors, _kilobytes(record.bytes_up_per_client), _kilobytes(record.bytes_down_per_client)]
         cells += [
             f"{1000 * record.stage_seconds[stage]:.0f}" if stage in record.stage_seconds else "-" for stage in stages
@@ -190,7 +191,8 @@ def picture(outcome: Outcome, path: Path) -> None:
     top.set_ylabel("test accuracy (%)")
     title = f"{settings.dataset}: {settings.algorithm} with {settings.clients} clients"
     if outcome.epsilon is not None:
-        title += f"\nepsilon {outcome.epsilon:.2f} spent of {settings.epsilon:g}, at delta {settings.delta:g}"
+        spent_so_far = f"epsilon {up_to_hundredths(outcome.epsilon)} spent of {exact(settings.epsilon)}"
+        title += f"\n{spent_so_far}, at delta {exact(settings.delta)}"
         spent = top.twinx()
         spent.fill_between(numbers, [record.epsilon or 0.0 for record in records], color="#8e6bbf", alpha=0.12)
         spent.axhline(settings.epsilon, color="#8e6bbf", linestyle=":", linewidth=1.2)
@@ -228,12 +230,15 @@ def _beside(outcome: Outcome, accuracy: float) -> str:
 
 def _spent(outcome: Outcome) -> str:
     settings = outcome.settings
+    assert outcome.epsilon is not None
+    assert outcome.noise_multiplier is not None
     against = "whoever sees the models"
     if settings.privacy == "distributed":
         against = "the server, and whoever sees the models"
     return (
-        f"spent epsilon {outcome.epsilon:.4g} of {settings.epsilon:g} at delta {settings.delta:g}, against {against} "
-        f"(noise multiplier {outcome.noise_multiplier:.4g}, clip {settings.clip_norm:g}; a client is there or not)"
+        f"spent epsilon {up(outcome.epsilon, 4)} of {exact(settings.epsilon)} at delta {exact(settings.delta)}, "
+        f"against {against} (noise multiplier {up(outcome.noise_multiplier, 4)}, clip {settings.clip_norm:g}; "
+        "a client is there or not)"
     )
 
 

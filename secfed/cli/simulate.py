@@ -327,7 +327,7 @@ def _privacy(settings: Settings) -> Privacy | None:
     if settings.privacy == "central":
         return _central(settings)
     if settings.aggregator == "plain":
-        raise ConfigError("under --aggregator plain the server sees every update: distributed noise needs secagg")
+        raise ConfigError("--privacy distributed needs --aggregator secagg: with plain the server sees every update")
     # The server sees who is in a cohort, so against it sampling hides nothing.
     noise = dp.noise_multiplier(epsilon=settings.epsilon, delta=settings.delta, rounds=settings.rounds)
     return DistributedGaussian(

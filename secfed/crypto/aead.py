@@ -5,6 +5,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from secfed.errors import SecFedError
 
+KEY_BYTES = 16
 TAG_BYTES = 16
 # A fixed nonce is sound only because every key seals exactly one message: keys are fresh per session, pair and
 # direction.
@@ -20,8 +21,11 @@ def seal(key: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
 
     Returns:
         `len(plaintext) + 16` bytes.
+
+    Raises:
+        ValueError: The key does not have 16 bytes.
     """
-    return AESGCM(key).encrypt(_NONCE, plaintext, associated_data)
+    return _cipher(key).encrypt(_NONCE, plaintext, associated_data)
 
 
 def open(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
@@ -29,8 +33,16 @@ def open(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
 
     Raises:
         OpenError: It was not made with this key and this associated data.
+        ValueError: The key does not have 16 bytes.
     """
+    cipher = _cipher(key)
     try:
-        return AESGCM(key).decrypt(_NONCE, sealed, associated_data)
-    except (InvalidTag, ValueError):
+        return cipher.decrypt(_NONCE, sealed, associated_data)
+    except InvalidTag:  # also if `sealed` is shorter than a tag
         raise OpenError("the sealed message does not open") from None
+
+
+def _cipher(key: bytes) -> AESGCM:
+    if len(key) != KEY_BYTES:  # AESGCM would take 24 and 32 bytes too
+        raise ValueError(f"key has {len(key)} bytes, needed {KEY_BYTES}")
+    return AESGCM(key)

@@ -70,6 +70,8 @@ def derive(secret: bytes, salt: bytes, info: bytes, size: int) -> bytes:
 
 
 def is_sound(public_key: bytes) -> bool:
-    """Tell whether a public key is canonical (below 2^255 - 19) and not of low order (RFC 7748 section 6.1)."""
+    """Tell whether a public key has 32 bytes, is canonical (below 2^255 - 19) and not of low order (RFC 7748 6.1)."""
+    if len(public_key) != KEY_BYTES:
+        return False
     canonical = public_key[31] < 0x7F or int.from_bytes(public_key, "little") < _P
     return canonical and public_key not in _LOW_ORDER

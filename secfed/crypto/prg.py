@@ -26,7 +26,11 @@ Vector = npt.NDArray[np.unsignedinteger[Any]]
 
 
 def keystream(seed: bytes, size: int) -> bytes:
-    """Return the first `size` bytes of the keystream (SP 800-38A, section 6.5)."""
+    """Return the first `size` bytes of the keystream (SP 800-38A, section 6.5).
+
+    Raises:
+        ValueError: The seed does not have 32 bytes.
+    """
     return _cipher(seed).update(bytes(size))
 
 
@@ -101,6 +105,8 @@ def _accumulate_span(
 
 def _cipher(seed: bytes, block: int = 0) -> CipherContext:
     """Return the keystream of a seed from the given 16-byte block on."""
+    if len(seed) != SEED_BYTES:
+        raise ValueError(f"seed has {len(seed)} bytes, needed {SEED_BYTES}")
     counter = int.from_bytes(seed[16:32], "big") + block
     nonce = (counter % (1 << 128)).to_bytes(16, "big") if block else seed[16:32]
     return Cipher(algorithms.AES(seed[:16]), modes.CTR(nonce)).encryptor()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from secfed.crypto.agreement import KeyPair, derive
-from secfed.crypto.signing import SigningKey
+from secfed.crypto.signing import SigningKey, is_sound
 from secfed.errors import ConfigError
 from secfed.secagg.config import LABEL, Config
 
@@ -68,7 +68,7 @@ def check_directory(config: Config, directory: Mapping[int, bytes] | None) -> Ma
     """Return the pinned identity keys of the cohort.
 
     Raises:
-        ConfigError: Keys are missing, superfluous or not 32 bytes long.
+        ConfigError: Keys are missing, superfluous, not 32 bytes long, or such that anybody or nobody can sign for them.
     """
     if not config.malicious_server:
         if directory is not None:
@@ -85,6 +85,12 @@ def check_directory(config: Config, directory: Mapping[int, bytes] | None) -> Ma
             f"the directory lacks the 32-byte identity key of client {missing[0]} ({len(missing)} in all)"
         )
     pinned = {client_id: directory[client_id] for client_id in config.client_ids}
+    for client_id, key in pinned.items():
+        if not is_sound(key):
+            raise ConfigError(
+                f"the directory has the key {key.hex()} for client {client_id}, which is of low order, not canonical "
+                "or no point of the curve: needed the public key of an Ed25519 key pair"
+            )
     if len(set(pinned.values())) < len(pinned):
         raise ConfigError("two clients have the same identity key in the directory: identities must be distinct")
     return pinned

@@ -156,6 +156,13 @@ def test_central_sums_cannot_wrap() -> None:
     assert pipe.centre(pipe.wrap(np.array([-largest]))).tolist() == [-largest]
 
 
+def test_step_of_a_long_central_sum_adds_little_to_the_norms() -> None:
+    """A vector's norm grows by half a step in each coordinate: a small part of the clip if steps fall with sqrt(d)."""
+    for size in (10**4, 10**6):
+        pipe = pipeline(CentralGaussian(1.0, 2.0), size=size)
+        assert 0.01 <= pipe.lattice.step * math.sqrt(size) <= 0.05
+
+
 # What is public, and what a session is bound to.
 
 
@@ -184,6 +191,33 @@ def test_nothing_of_a_distributed_sum_but_its_rotation_depends_on_a_secret_cohor
     )
     plans = {pipeline(privacy, clients=clients, survivors=60).plan for clients in (60, 100, 140)}
     assert len(plans) == 1
+
+
+def test_a_secret_cohort_is_planned_for_five_deviations_above_its_mean() -> None:
+    privacy = DistributedGaussian(
+        1.0, 1.0, population=400, sampling_rate=0.25, secret_cohort=True, minimum_survivors=60
+    )
+    plan = pipeline(privacy, clients=100, survivors=60).plan
+    assert plan is not None
+    assert plan.clients == math.ceil(100 + 5 * (math.sqrt(400 * 0.25 * 0.75) + 1))
+
+
+def test_parameters_may_be_at_the_ends_of_their_ranges_and_not_beyond() -> None:
+    for kind in (CentralGaussian, DistributedGaussian):
+        for noise in (1e-6, 1e6):
+            assert kind(1.0, noise).noise_multiplier == noise
+        for clip_norm in (1e-100, 1e100):
+            assert kind(clip_norm, 1.0).clip_norm == clip_norm
+        for noise in (0.99e-6, 1.01e6):
+            with pytest.raises(ConfigError, match="noise_multiplier"):
+                kind(1.0, noise)
+        for clip_norm in (0.99e-100, 1.01e100):
+            with pytest.raises(ConfigError, match="clip_norm"):
+                kind(clip_norm, 1.0)
+
+
+def test_entries_of_distributed_noise_have_16_bits_unless_asked() -> None:
+    assert DistributedGaussian(1.0, 1.0).bits == 16
 
 
 @EVERY_KIND

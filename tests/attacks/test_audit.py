@@ -242,6 +242,19 @@ def test_epsilon_of_a_gaussian_release_that_others_computed() -> None:
     assert _gaussian_epsilon(math.inf, 1e-5) == math.inf
 
 
+def test_lower_bound_of_mu_is_the_one_that_epsilon_follows_from() -> None:
+    generator = np.random.default_rng(0)
+    coins = generator.integers(0, 2, 200).astype(bool)
+    scores = generator.normal(size=200) + 2.0 * coins
+    found = audit(scores, coins, delta=1e-5, method="gaussian")
+    assert found.mu_lower == _mu_from_scores(scores, coins, 1 - 0.95)
+    assert found.epsilon_lower == _gaussian_epsilon(found.mu_lower, 1e-5) > 0
+    found = audit(scores, coins, delta=1e-5, method="f_dp", guesses=100)
+    assert found.correct is not None
+    assert found.mu_lower == _mu_from_guesses(200, 100, found.correct, 1 - 0.95)
+    assert found.epsilon_lower == _gaussian_epsilon(found.mu_lower, 1e-5) > 0
+
+
 def test_result_says_what_it_is() -> None:
     found = audit([0.0, 1.0, 2.0, 3.0], [0, 0, 1, 1], delta=0.0, guesses=2)
     assert found == AuditResult(found.epsilon_lower, None, 0.0, 0.95, "one_run", 4, 2, 2)

@@ -10,6 +10,7 @@ import pytest
 
 from secfed.cli.app import Dataset
 from secfed.cli.datasets import LOADERS
+from secfed.cli.rounding import up
 from tests.cli.runner import Runner
 
 SMALL = ("simulate", "--clients", 8, "--rounds", 2, "--seed", 1, "--dropout", 0.05)
@@ -61,7 +62,7 @@ def test_with_privacy_the_epsilon_of_each_round_is_told(secfed: Runner, tmp_path
         assert found["central_accuracy"] == found["rounds"][-1]["central_accuracy"]
         assert "against the server, and whoever sees the models" in run.stderr
     assert f"secagg with {privacy} noise" in run.stderr
-    assert f"spent epsilon {found['epsilon']:.4g} of 2.5 at delta 1e-06" in run.stderr
+    assert f"spent epsilon {up(found['epsilon'], 4)} of 2.5 at delta 1e-06" in run.stderr
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
 
 
@@ -143,18 +144,61 @@ def test_clipping_is_said_once(secfed: Runner, tmp_path: Path) -> None:
         (("--threshold", 4), "threshold 4 must be more than half of 8 clients"),
         (("--neighbors", 3), "neighbors 3 must be even"),
         (("--clients", 1443), "1443 clients must be at least 1 and at most the 1442 training rows"),
-        (("--output", "/dev/null/folder"), "cannot make the folder /dev/null/folder"),
-        (("--aggregator", "plain", "--privacy", "distributed"), "under --aggregator plain the server sees every"),
+        (("--aggregator", "plain", "--privacy", "distributed"), "--privacy distributed needs --aggregator secagg"),
     ],
 )
-def test_what_cannot_be_done_ends_with_exit_code_1_and_one_clear_line(
+def test_options_that_cannot_work_together_end_with_exit_code_2_and_one_line(
     secfed: Runner, tmp_path: Path, options: tuple[object, ...], text: str
 ) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, *options)
-    assert run.exit_code == 1
+    assert run.exit_code == 2
     assert run.stdout == ""
     assert f"secfed: {text}" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_folder_that_cannot_be_made_ends_with_exit_code_1(secfed: Runner) -> None:
+    run = secfed(*SMALL, "--json", "--output", "/dev/null/folder")
+    assert run.exit_code == 1 and run.stdout == ""
+    assert "secfed: cannot make the folder /dev/null/folder" in run.stderr and "Traceback" not in run.stderr
+
+
+PLAIN, CENTRAL, DISTRIBUTED = (("--aggregator", "plain"), ("--privacy", "central"), ("--privacy", "distributed"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "option", "value", "named"),
+    [
+        ((), "--epsilon", "1", "--privacy none"),
+        ((), "--delta", "1e-6", "--privacy none"),
+        ((), "--clip-norm", "1.0", "--privacy none"),
+        (("--privacy", "none"), "--epsilon", "3.0", "--privacy none"),
+        (CENTRAL, "--clip", "4.0", "--privacy central"),
+        (DISTRIBUTED, "--clip", "2", "--privacy distributed"),
+        (PLAIN, "--threshold", "5", "--aggregator plain"),
+        (PLAIN, "--neighbors", "4", "--aggregator plain"),
+        (PLAIN, "--adversary", "semi_honest", "--aggregator plain"),
+        (PLAIN, "--clip", "4", "--aggregator plain"),
+        ((*PLAIN, *CENTRAL), "--neighbors", "4", "--aggregator plain"),
+        (("--clients", "13"), "--alpha", "0.5", "--clients 13"),
+    ],
+)
+def test_an_option_without_effect_is_refused_and_both_options_are_named(
+    secfed: Runner, tmp_path: Path, mode: tuple[str, ...], option: str, value: str, named: str
+) -> None:
+    run = secfed("simulate", "--json", "--output", tmp_path / "new", *mode, option, value)
+    assert run.exit_code == 2 and run.stdout == ""
+    assert f"{option} has no effect with {named}" in run.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_option_that_has_an_effect_is_taken(secfed: Runner, tmp_path: Path) -> None:
+    folder = ("--output", tmp_path, "--json", "--rounds", 1)
+    many = ("--clients", 14, "--alpha", 0.5, "--threshold", 0.9, "--adversary", "malicious_server", "--clip", 4)
+    assert secfed("simulate", *folder, *many, "--dropout", 0).exit_code == 0
+    private = ("--clients", 8, "--epsilon", 3, "--delta", 1e-5, "--clip-norm", 1, "--sampling-rate", 1, "--dropout", 0)
+    assert secfed("simulate", *folder, *PLAIN, *CENTRAL, *private).exit_code == 0
+    assert secfed("simulate", *folder, *DISTRIBUTED, *private, "--threshold", 5).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -202,7 +246,7 @@ def test_an_unknown_command_is_wrong_use(secfed: Runner) -> None:
 @pytest.mark.parametrize(("threshold", "found"), [("6", 6), ("0.75", 6), ("3/4", 6), ("1.0", 8)])
 def test_a_threshold_is_a_count_or_a_fraction(secfed: Runner, tmp_path: Path, threshold: str, found: int) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, "--dropout", 1, "--threshold", threshold)
-    assert f"the threshold is {found}" in run.stderr
+    assert f" {found} are needed" in run.stderr
 
 
 def test_the_version_is_printed(secfed: Runner) -> None:

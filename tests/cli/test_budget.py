@@ -1,16 +1,23 @@
 """The commands about budgets: their numbers are the library's, their refusals are clear."""
 
 import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secfed import dp
 from secfed.cli.accounting import Sampling, describe
+from secfed.cli.rounding import down, exact, up, up_to_hundredths
 from tests.cli.runner import Run, Runner
 
 # In memory where the system has such a folder: each record of a ledger waits for the disk several times.
@@ -67,7 +74,7 @@ def test_without_json_the_number_and_its_assumptions_stand_on_stdout(secfed: Run
     run = secfed("epsilon", *ROUNDS, "--delta", DELTA)
     epsilon = dp.Accountant().compose(dp.PoissonSampled(0.01, dp.Gaussian(1.1)), 100).epsilon(DELTA)
     assert run.exit_code == 0 and run.stderr == ""
-    assert run.stdout.startswith(f"epsilon {epsilon:.9g} at delta 1e-05 (proved to lie from ")
+    assert run.stdout.startswith(f"epsilon {up(epsilon, 9)} at delta 1e-05 (proved to lie from ")
     for word in ("one client", "add_remove", "100 releases", "probability 0.01"):
         assert word in run.stdout
 
@@ -115,7 +122,56 @@ def test_noise_is_the_librarys_and_spends_just_the_budget(
 def test_noise_says_its_number_first(secfed: Runner) -> None:
     run = secfed("noise", "--epsilon", 2, "--delta", DELTA)
     expected = dp.noise_multiplier(epsilon=2.0, delta=DELTA)
-    assert run.stdout.startswith(f"noise multiplier {expected:.9g} for epsilon 2 at delta 1e-05\n")
+    assert run.stdout.startswith(f"noise multiplier {up(expected, 9)} for epsilon 2 at delta 1e-05\n")
+
+
+@pytest.mark.parametrize("noise", [0.7, 1.1, 1.3, 2.0, 3.1, 5.9, 20.0, 333.0])
+def test_printed_bounds_of_epsilon_hold_the_certified_ones(secfed: Runner, noise: float) -> None:
+    arguments = ("--noise-multiplier", noise, "--rounds", 3, "--delta", DELTA)
+    result, printed = found(secfed("epsilon", *arguments, "--json")), secfed("epsilon", *arguments).stdout
+    epsilon, lower, upper = re.findall(r"epsilon (\S+) at .* from (\S+) to (\S+)\)", printed)[0]
+    assert Decimal(lower) <= Decimal(result["epsilon_lower"]) <= Decimal(result["epsilon_upper"]) <= Decimal(upper)
+    assert Decimal(result["epsilon_upper"]) <= Decimal(epsilon)
+    assert float(epsilon) == pytest.approx(result["epsilon_upper"], rel=1e-8)
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 1, 2, 2.5, 7])
+def test_printed_noise_is_enough_for_the_budget(secfed: Runner, epsilon: float) -> None:
+    printed = secfed("noise", "--epsilon", epsilon, "--delta", DELTA, "--rounds", 3).stdout.split()[2]
+    assert Decimal(printed) >= Decimal(dp.noise_multiplier(epsilon=epsilon, delta=DELTA, rounds=3))
+    assert found(secfed("epsilon", "--noise-multiplier", printed, "--rounds", 3, "--delta", DELTA, "--json"))[
+        "epsilon"
+    ] <= float(epsilon)
+
+
+@pytest.mark.parametrize("noise", [17.0, 23.0, 31.0, 47.0])
+def test_printed_spending_of_a_ledger_is_not_below_what_was_spent(
+    secfed: Runner, budget: dp.Ledger, noise: float
+) -> None:
+    budget.record(dp.Gaussian(noise))
+    printed = secfed("budget", "show", "--ledger", budget.path).stdout.split()[2]
+    assert Decimal(printed) >= Decimal(budget.spent())
+    assert float(printed) == pytest.approx(budget.spent(), rel=1e-5)
+
+
+def test_limits_are_printed_as_they_are(secfed: Runner, file: Path) -> None:
+    run = secfed("budget", "limit", "--ledger", file, "--epsilon", "0.123456789", "--delta", "1.23456789e-5")
+    assert "at most epsilon 0.123456789 at delta 1.23456789e-05" in run.stdout
+
+
+@given(st.just(0.0) | st.floats(1e-300, 1e300), st.integers(1, 15))
+def test_rounded_numbers_are_on_their_side_and_near(number: float, digits: int) -> None:
+    below, above = Decimal(down(number, digits)), Decimal(up(number, digits))
+    assert below <= Decimal(number) <= above
+    assert Fraction(above) - Fraction(below) <= Fraction(10) ** (1 - digits) * Fraction(above)
+    assert Fraction(number) <= Fraction(up_to_hundredths(number)) < Fraction(number) + Fraction(1, 100)
+    assert float(exact(number)) == number
+
+
+def test_rounding_keeps_short_numbers_as_they_are() -> None:
+    assert (up(2.5, 4), down(2.5, 4), up(0.0, 6), exact(3.0), exact(1e-5)) == ("2.5", "2.5", "0", "3", "1e-05")
+    assert (up(2.00001, 3), down(1.99999, 3), up_to_hundredths(2.001)) == ("2.01", "1.99", "2.01")
+    assert (up(math.inf, 6), down(math.inf, 6)) == ("inf", "inf")
 
 
 @pytest.mark.parametrize("rounds", [1, 100, 5000])
@@ -156,8 +212,8 @@ RELEASE = {"--noise-multiplier": "1.1", "--delta": "1e-5"}
         ({"--rounds": "1" + 30 * "0"}, "--rounds"),
         ({"--adjacency": "nearby"}, "'add_remove'"),
         ({"--sampling": "shuffled"}, "'poisson'"),
-        ({"--cohort": "5"}, "--cohort and --population belong to --sampling fixed"),
-        ({"--population": "5"}, "--cohort and --population belong to --sampling fixed"),
+        ({"--cohort": "5"}, "--cohort has no effect with --sampling poisson"),
+        ({"--population": "5"}, "--population has no effect with --sampling poisson"),
         ({"--sampling": "fixed"}, "needs --population"),
         ({"--sampling": "fixed", "--population": "9"}, "needs either --cohort or --sampling-rate"),
         (
@@ -238,7 +294,7 @@ def test_show_lists_the_releases_on_stderr_and_the_sum_on_stdout(secfed: Runner,
     assert run.exit_code == 0
     for text in ("Gaussian 4, Poisson 0.1", "rounds [1]-5", "committed", "crashed", "reserved"):
         assert text in run.stderr
-    assert run.stdout.startswith(f"spent epsilon {budget.spent():.6g} of 3 at delta 1e-05\n")
+    assert run.stdout.startswith(f"spent epsilon {up(budget.spent(), 6)} of 3 at delta 1e-05\n")
     assert "1 reserved and not committed; they count as spent\n" in run.stdout
     assert f"{budget.remaining_rounds(dp.Gaussian(30.0))} more releases like the last fit\n" in run.stdout
 
@@ -284,7 +340,7 @@ def test_a_ledger_that_is_not_there_or_is_none_is_an_error(secfed: Runner, file:
 def test_a_wrong_release_is_wrong_use_and_not_recorded(secfed: Runner, budget: dp.Ledger) -> None:
     for options in (("--noise-multiplier", "nan"), ("--noise-multiplier", 1, "--rounds", 0), (*FIXED, "--cohort", 9)):
         assert secfed("budget", "spend", "--ledger", budget.path, *options).exit_code == 2
-    assert secfed("budget", "spend", "--ledger", budget.path, "--noise-multiplier", 9, "--label", "a\nb").exit_code == 1
+    assert secfed("budget", "spend", "--ledger", budget.path, "--noise-multiplier", 9, "--label", "a\nb").exit_code == 2
     assert budget.entries() == ()
 
 

@@ -77,3 +77,10 @@ def test_another_key_or_other_associated_data_does_not_open(key: bytes, data: by
     assert isinstance(caught.value, SecFedError)
     assert caught.value.__cause__ is None
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 15, 17, 24, 32])
+def test_key_of_another_length_than_16_bytes_is_no_open_error(size: int) -> None:
+    for use in (aead.seal, aead.open):
+        with pytest.raises(ValueError, match=f"key has {size} bytes, needed 16"):
+            use(bytes(size), bytes(40), b"")

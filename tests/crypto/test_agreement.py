@@ -138,6 +138,11 @@ def test_public_key_that_is_not_canonical_is_not_sound() -> None:
         assert is_sound(value.to_bytes(32, "little"))
 
 
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 64])
+def test_public_key_of_another_length_is_not_sound(size: int) -> None:
+    assert not is_sound((KeyPair(bytes(32)).public_bytes * 2)[:size])
+
+
 @given(st.binary(min_size=32, max_size=32))
 def test_public_key_of_any_private_key_is_sound(private_bytes: bytes) -> None:
     assert is_sound(KeyPair(private_bytes).public_bytes)

@@ -148,12 +148,19 @@ def test_nothing_to_do_changes_nothing() -> None:
     assert prg.expand(seed(), 0, "u4").shape == (0,)
 
 
+@pytest.mark.parametrize("size", [0, 16, 31, 33, 48, 64])
+def test_seed_of_another_length_than_32_bytes_is_refused(size: int) -> None:
+    for expand in (lambda seed: prg.keystream(seed, 4), lambda seed: prg.expand(seed, 1, "u4")):
+        with pytest.raises(ValueError, match=f"seed has {size} bytes, needed 32"):
+            expand(bytes(size))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_error_in_a_thread_comes_out(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prg, "CHUNK_BYTES", 64)
     monkeypatch.setattr(prg, "_SHARED_CHUNK_BYTES", 64)
     monkeypatch.setattr(prg, "_THREAD_BYTES", 0)
-    with pytest.raises(ValueError, match=r"(?i)key"):
+    with pytest.raises(ValueError, match="seed has 9 bytes"):
         prg.accumulate(np.zeros(1000, np.uint32), [seed(), b"too short"], [], threads)
 
 

@@ -267,6 +267,19 @@ def test_wrong_shares_among_a_hundred_holders_are_found() -> None:
     assert shamir.find_wrong(points, shares, 67) is None
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_errors_of_two_limbs_that_cancel_in_their_sum_are_found(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    points = np.arange(1, 8, dtype=np.uint64)
+    shares = deal(bytes(range(32)), 4, points.tolist())
+    limbs, error = generator.choice(9, 2, replace=False), int(generator.integers(1, P))
+    for limb, change in zip(limbs, (error, P - error), strict=True):
+        shares[2, limb] = (int(shares[2, limb]) + change) % P
+    wrong = shamir.find_wrong(points, shares, 4)
+    assert wrong is not None
+    assert np.flatnonzero(wrong).tolist() == [2]
+
+
 def test_shares_of_all_zeros_are_right() -> None:
     points = np.arange(1, 6, dtype=np.uint64)
     wrong = shamir.find_wrong(points, np.zeros((5, 9), np.uint64), 3)

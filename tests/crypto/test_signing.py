@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secfed.crypto.signing import SIGNATURE_BYTES, SigningKey, verify
+from secfed.crypto.signing import SIGNATURE_BYTES, SigningKey, is_sound, verify
 
 # RFC 8032, section 7.1: private key, public key, message, signature (TEST 1, 2, 3 and SHA(abc)).
 RFC_8032 = [
@@ -94,6 +94,63 @@ def test_signing_key_shows_no_secret_and_refuses_to_be_copied_or_pickled() -> No
     for action in (copy.copy, copy.deepcopy, *(lambda x, p=p: pickle.dumps(x, p) for p in range(6))):
         with pytest.raises(TypeError, match="cannot be pickled"):
             action(key)
+
+
+P = 2**255 - 19
+ORDER = 2**252 + 27742317777372353535851937790883648493
+Y_OF_ORDER_8 = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+# Every y of a point of low order, and the same plus p where it still has 255 bits.
+Y_OF_LOW_ORDER = [0, 1, P - 1, Y_OF_ORDER_8, P - Y_OF_ORDER_8, P, P + 1]
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("y", Y_OF_LOW_ORDER)
+def test_anybody_signs_for_a_key_of_low_order_and_none_is_sound(y: int, sign: int) -> None:
+    public = (y + (sign << 255)).to_bytes(32, "little")
+    assert not is_sound(public)
+    # R = s B with a scalar of anybody's: R + k A = s B if the order of A divides k, a hash of the message.
+    seed = bytes(range(32))
+    digest = bytearray(hashlib.sha512(seed).digest()[:32])
+    digest[0] &= 248
+    digest[31] = digest[31] & 127 | 64
+    scalar = int.from_bytes(digest, "little") % ORDER
+    forged = SigningKey(seed).public_bytes + scalar.to_bytes(32, "little")
+    assert any(verify(public, forged, b"message %d" % i) for i in range(200))
+
+
+def test_the_points_of_low_order_have_five_y_coordinates() -> None:
+    """2 P is of order 4 and has y = 0 only if d y^4 + 2 y^2 = 1; the other root for y^2 is no square."""
+    d = -121665 * pow(121666, -1, P) % P
+    assert (d * Y_OF_ORDER_8**4 + 2 * Y_OF_ORDER_8**2 - 1) % P == 0
+    other = (-pow(d, -1, P) * pow(Y_OF_ORDER_8, -2, P)) % P
+    assert (d * other**2 + 2 * other - 1) % P == 0
+    assert pow(other, (P - 1) // 2, P) == P - 1
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+def test_identity_key_with_y_of_at_least_p_is_not_sound(sign: int) -> None:
+    for y in range(P, 2**255):
+        assert not is_sound((y + (sign << 255)).to_bytes(32, "little"))
+    assert is_sound((3 + (sign << 255)).to_bytes(32, "little"))  # of which P + 3 is another encoding
+
+
+def test_bytes_that_are_no_point_of_the_curve_are_not_sound() -> None:
+    for y in (2, 7, 8):
+        assert not is_sound(y.to_bytes(32, "little"))
+    assert not is_sound(b"\xff" * 32)
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 64])
+def test_identity_key_of_another_length_is_not_sound(size: int) -> None:
+    assert not is_sound((SigningKey(bytes(32)).public_bytes * 2)[:size])
+
+
+@settings(max_examples=50)
+@given(st.binary(min_size=32, max_size=32))
+def test_identity_key_of_any_private_key_is_sound(private_bytes: bytes) -> None:
+    assert is_sound(SigningKey(private_bytes).public_bytes)
 
 
 def _flipped(data: bytes, bit: int) -> bytes:

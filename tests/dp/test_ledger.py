@@ -634,6 +634,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_recorded(ledger: Ledger, monkeyp
         ({"delta": float("nan")}, "delta nan must be"),
         ({"adjacency": "nearby"}, "adjacency 'nearby' must be one of add_remove, replace"),
         ({"timeout_seconds": -1.0}, "timeout_seconds -1.0 must be"),
+        ({"timeout_seconds": 1e6}, "timeout_seconds 1000000.0 must be"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds nan must be"),
     ],
 )

@@ -196,6 +196,11 @@ def test_variance_is_the_fraction_that_the_number_is(draw: Draw) -> None:
     assert np.array_equal(draw(7, 1000, seed(11)), draw(np.float32(7), 1000, seed(11)))
 
 
+def test_a_fraction_is_taken_as_it_is_and_large_whole_numbers_too() -> None:
+    for variance in (Fraction(1, 3), 2**60 + 1, np.int64(2**60 + 1)):
+        assert samplers._checked(variance, samplers.MAX_GAUSSIAN_VARIANCE, 1, seed(0)) == Fraction(variance)
+
+
 @BOTH
 def test_the_least_variances_give_zeros(draw: Draw) -> None:
     for variance in (5e-324, 1e-200, 1e-30):

@@ -231,6 +231,22 @@ def test_blocks_have_the_law_itself(kind: type, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("kind", [GaussianWeights, SkellamWeights])
+def test_what_is_kept_without_a_look_allows_for_the_error_of_both_weights(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = 1 << 280
+    monkeypatch.setattr(samplers, "TABLE_VARIANCE", 4)
+    monkeypatch.setattr(samplers, "WEIGHT_ERROR", error)
+    sampler = Sampler(kind(Fraction(200)))
+    for block in range(sampler.table.lowest, 0):
+        kept = int(sampler._kept[block - sampler.table.lowest])
+        nearest, farthest = (block + 1 << sampler.shift) - 1, block << sampler.shift
+        high, low = (sampler.weights.at(-integer, 1, 1)[0] for integer in (nearest, farthest))
+        assert Fraction(kept, 2**16) <= max(Fraction(0), Fraction(low - error, high + error))
+    assert sampler._kept.max() > 0
+
+
+@pytest.mark.parametrize("kind", [GaussianWeights, SkellamWeights])
 @pytest.mark.parametrize("variance", [2**22 + 1, 10**8])
 def test_nearly_all_integers_are_kept_without_a_look(kind: type, variance: int) -> None:
     sampler = Sampler(kind(Fraction(variance)))

@@ -217,7 +217,9 @@ def test_clipping_does_not_depend_on_the_weight() -> None:
         assert mean == pytest.approx([3.5, 4.0, -4.0], abs=4 / 32767)
 
 
-@pytest.mark.parametrize("clip", [0, -1, 0.0, -0.0, -4.0, math.nan, math.inf, -math.inf, 5e-324, 1e-320])
+@pytest.mark.parametrize(
+    "clip", [0, -1, 0.0, -0.0, -4.0, math.nan, math.inf, -math.inf, 5e-324, 1e-320, 1e-310, 1e-305]
+)
 def test_clip_that_is_no_positive_number_is_refused(clip: float) -> None:
     with pytest.raises(ConfigError, match="clip"):
         FixedPoint(clip)

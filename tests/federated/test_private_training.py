@@ -159,6 +159,16 @@ def test_round_that_could_overspend_is_refused_before_anything_is_drawn(
     assert f"after round {passed + 1} epsilon" in str(caught.value)
 
 
+def test_budget_that_a_round_meets_to_the_last_digit_is_enough() -> None:
+    worst = SECURE.private_pipeline(CENTRAL, np.zeros(20), 6).worst_event
+    limit = dp.Accountant().compose(worst).epsilon(DELTA)
+    reports = list(fedavg(CENTRAL, budget=(limit, DELTA)).rounds(np.zeros(20), values(6), count=1))
+    assert reports[0].accountant is not None
+    assert reports[0].accountant.epsilon(DELTA) == limit
+    with pytest.raises(BudgetExceededError):
+        next(fedavg(CENTRAL, budget=(math.nextafter(limit, 0), DELTA)).rounds(np.zeros(20), values(6), count=1))
+
+
 def test_a_calibrated_budget_lasts_for_just_so_many_rounds_at_the_worst() -> None:
     """As few survive as allowed, in every round."""
     noise = dp.noise_multiplier(epsilon=2.0, delta=DELTA, rounds=5)

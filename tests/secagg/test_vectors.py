@@ -16,6 +16,8 @@ from secfed.wire import Message, layout
 from tests import vectors
 
 FILES = vectors.files("secagg")
+DIRECTORY_KEYS = vectors.PROTOCOLS / "secagg" / "vectors" / "directory_keys.json"
+SESSIONS = [path for path in FILES if path != DIRECTORY_KEYS]
 CLIENT_CHECKS = [f"C{i}" for i in range(1, 23)]
 SERVER_CHECKS = [f"S{i}" for i in range(1, 15)]
 
@@ -63,7 +65,7 @@ def replay(server: secagg.Server, clients: dict[str, secagg.Client], step: dict[
         assert {str(client_id): data.hex() for client_id, data in outbox.items()} == step["sends"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SESSIONS, ids=lambda path: path.stem)
 def test_vector_replays_byte_for_byte(path: Path) -> None:
     vector = vectors.load(path)
     with predictable_secrets():
@@ -83,6 +85,23 @@ def test_vector_replays_byte_for_byte(path: Path) -> None:
     assert list(server.survivors) == vector["result"]["survivors"]
     faults = [{"client_id": fault.client_id, "check": fault.check} for fault in server.faults]
     assert faults == vector.get("faults", [])
+
+
+@pytest.mark.parametrize("name", vectors.load(DIRECTORY_KEYS)["inputs"])
+def test_directory_holds_the_key_or_refuses_it(name: str) -> None:
+    vector = vectors.load(DIRECTORY_KEYS)
+    key, own = bytes.fromhex(vector["inputs"][name]), secagg.SigningKey(bytes(32))
+    config = secagg.Config([1, 2, 3], threshold=2, length=1, modulus_bits=8, adversary="malicious_server")
+    directory = {1: own.public_bytes, 2: secagg.SigningKey(bytes([1] * 32)).public_bytes, 3: key}
+    for build in (
+        lambda: secagg.Server(config, directory=directory),
+        lambda: secagg.Client(config, 1, [0], signing_key=own, directory=directory),
+    ):
+        if vector["result"][name] == "accepted":
+            build()
+        else:
+            with pytest.raises(errors.ConfigError, match="client 3"):
+                build()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
