@@ -356,7 +356,7 @@ class Client:
 
     def forget(self):
         self.accepts = []
-        for name in ("channel_private", "mask_private", "self_seed", "pairs", "vector"):
+        for name in ("channel_private", "mask_private", "share_seed", "self_seed", "pairs", "vector"):
             setattr(self, name, None)
 
     def demand(self, check, fact):
@@ -383,6 +383,7 @@ class Client:
                     and (malicious(config) or policy.get("adversary") != "malicious_server"))
         self.nonce = m["nonce"]
         self.channel_private, self.mask_private = draw(self.seed, "channel_key", 32), draw(self.seed, "mask_key", 32)
+        self.share_seed = draw(self.seed, "share_seed", 32)
         keys = public_key(self.channel_private), public_key(self.mask_private)
         signature = b""
         if malicious(config):
@@ -408,8 +409,9 @@ class Client:
         self.holders = all_holders(config, {self.id: self.neighbors})[self.id]
         self.enough("C9", u1)
 
-        self.self_seed = draw(self.seed, "self_seed", 32)
-        words = [number(w) & P for w in cut(draw(self.seed, "shares", 4 * ((t - 1) * 18 + 16)), 4)]
+        seed = hkdf(self.share_seed, self.session, label("share_keys"), 32)
+        self.self_seed = draw(seed, "self_seed", 32)
+        words = [number(w) & P for w in cut(draw(seed, "shares", 4 * ((t - 1) * 18 + 16)), 4)]
         coefficients = cut([w for w in words if w != P][:(t - 1) * 18], 18)
         polynomials = list(zip(limbs(self.mask_private) + limbs(self.self_seed), *coefficients, strict=True))
         sealed = []

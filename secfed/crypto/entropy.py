@@ -32,7 +32,25 @@ class SystemEntropy:
         return os.urandom(size)
 
 
-class SeededEntropy:
+class DerivedEntropy:
+    """Bytes that follow from a secret and a label: the same again wherever the secret is the same.
+
+    Args:
+        secret: 32 secret bytes.
+
+    Source:
+        `protocols/secagg/README.md`, section 6.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def draw(self, label: str, size: int) -> bytes:
+        """Return the `size` bytes that the secret gives for this label, always the same."""
+        return keystream(derive(self._secret, b"", b"secfed/entropy/v1 " + label.encode(), 32), size)
+
+
+class SeededEntropy(DerivedEntropy):
     """Bytes that follow from a seed and a label, for vectors and tests.
 
     Raises:
@@ -46,12 +64,12 @@ class SeededEntropy:
         _check_allowed()
         if len(seed) != 32:
             raise ConfigError(f"the seed has {len(seed)} bytes, needs 32")
-        self._seed = seed
+        super().__init__(seed)
 
     def draw(self, label: str, size: int) -> bytes:
         """Return the `size` bytes that the seed gives for this label, always the same."""
         _check_allowed()
-        return keystream(derive(self._seed, b"", b"secfed/entropy/v1 " + label.encode(), 32), size)
+        return super().draw(label, size)
 
 
 def _check_allowed() -> None:

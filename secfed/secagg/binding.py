@@ -59,6 +59,11 @@ def pair_seed(own: KeyPair, other: bytes | X25519PublicKey, session: bytes, own_
     return own.agree(other, salt=session, info=LABEL + b"pair" + _u32(low) + _u32(high))
 
 
+def share_keys_secret(session: bytes, share_seed: bytes) -> bytes:
+    """Return the secret from which a client derives all that is random in ShareKeys."""
+    return derive(share_seed, session, LABEL + b"share_keys", 32)
+
+
 def self_mask_seed(session: bytes, client_id: int, self_seed: bytes) -> bytes:
     """Return the seed of a client's own mask."""
     return derive(self_seed, session, LABEL + b"self" + _u32(client_id), 32)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from secfed.crypto import aead, shamir, signing
 from secfed.crypto.agreement import KEY_BYTES, KeyPair, is_sound
-from secfed.crypto.entropy import Entropy, SystemEntropy
+from secfed.crypto.entropy import DerivedEntropy, Entropy, SystemEntropy
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, StageError
 from secfed.secagg import binding, masking, messages, snapshot
 from secfed.secagg.concurrency import refused_while_busy
@@ -88,7 +88,7 @@ class Client:
         self._nonce = self._session_id = self._signature = b""
         self._channel: KeyPair | None = None
         self._mask: KeyPair | None = None
-        self._self_seed = b""
+        self._share_seed = self._self_seed = b""
         self._advertised: Set = np.zeros(0, np.bool_)
         self._shared: Set = np.zeros(0, np.bool_)
         self._survivors: Set = np.zeros(0, np.bool_)
@@ -228,6 +228,7 @@ class Client:
         self._nonce = request.nonce
         self._channel = KeyPair(self._entropy.draw("channel_key", KEY_BYTES))
         self._mask = KeyPair(self._entropy.draw("mask_key", KEY_BYTES))
+        self._share_seed = self._entropy.draw("share_seed", 32)
         keys = self._channel.public_bytes, self._mask.public_bytes
         if self._signing_key:
             self._signature = self._signing_key.sign(binding.advertisement(config, self._nonce, self.client_id, *keys))
@@ -267,11 +268,15 @@ class Client:
             found = f"{len(members)} clients advertised keys, {len(holders)} hold this one's shares"
             raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C9")
         channel, self._channel = self._channel, None
+        # Derived, not drawn: a client that was restored from a snapshot seals the same bytes again. Other bytes under
+        # the same key and nonce would break AES-GCM.
+        share_seed, self._share_seed = self._share_seed, b""
+        entropy = DerivedEntropy(binding.share_keys_secret(session_id, share_seed))
         self._session_id, self._advertised, self._graph = session_id, advertised, graph
         others = graph.neighbors(me)
         places = dict(zip(others.tolist(), np.searchsorted(members, others).tolist(), strict=True))
         self._mask_keys = {number: mask_keys[place] for number, place in places.items()}
-        shares = self._split(holders)
+        shares = self._split(holders, entropy)
         sealed = []
         for number, share in zip(holders.tolist(), shares, strict=True):
             if number == me:  # its own shares it keeps
@@ -285,12 +290,12 @@ class Client:
         commitment = binding.commitment(session_id, self.client_id, self._self_seed)
         return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed))
 
-    def _split(self, holders: npt.NDArray[np.intp]) -> list[bytes]:
-        """Draw the self seed and split both secrets; one pair of shares for each holder."""
+    def _split(self, holders: npt.NDArray[np.intp], entropy: Entropy) -> list[bytes]:
+        """Make the self seed and split both secrets; one pair of shares for each holder."""
         assert self._mask is not None
-        self._self_seed = self._entropy.draw("self_seed", shamir.SECRET_BYTES)
+        self._self_seed = entropy.draw("self_seed", shamir.SECRET_BYTES)
         secrets = self._mask.private_bytes() + self._self_seed
-        coefficients = shamir.draw_coefficients(self._entropy, self._config.threshold, 2)
+        coefficients = shamir.draw_coefficients(entropy, self._config.threshold, 2)
         shares = shamir.split(secrets, self._config.threshold, self._config.ids[holders], coefficients)
         data = shamir.shares_to_bytes(shares)
         return [data[i : i + 2 * shamir.SHARE_BYTES] for i in range(0, len(data), 2 * shamir.SHARE_BYTES)]
@@ -405,7 +410,7 @@ class Client:
         """Drop every secret; Python may keep copies of bytes until it reuses the memory."""
         self.stage = stage
         self._vector = self._channel = self._mask = self._graph = None
-        self._self_seed = b""
+        self._share_seed = self._self_seed = b""
         self._opening_keys, self._mask_keys, self._shares = {}, {}, {}
 
 

@@ -60,6 +60,7 @@ class SavedClient(Message):
     session_id: bytes
     channel: bytes
     mask: bytes
+    share_seed: bytes
     self_seed: bytes
     sets: bytes
     maps: bytes
@@ -128,6 +129,7 @@ def save_client(config: Config, state: Mapping[str, Any]) -> bytes:
         session_id=state["_session_id"],
         channel=channel.private_bytes() if channel else b"",
         mask=mask.private_bytes() if mask else b"",
+        share_seed=state["_share_seed"],
         self_seed=state["_self_seed"],
         sets=_map_to_bytes({i: messages.set_to_bytes(state[name]) for i, name in enumerate(_CLIENT_SETS)}),
         maps=_map_to_bytes(dict(enumerate(maps))),
@@ -153,6 +155,7 @@ def resume_client(data: bytes) -> tuple[Config, State]:
         "_session_id": saved.session_id,
         "_channel": KeyPair(saved.channel) if saved.channel else None,
         "_mask": KeyPair(saved.mask) if saved.mask else None,
+        "_share_seed": saved.share_seed,
         "_self_seed": saved.self_seed,
     }
     clients = len(config.client_ids)

@@ -8,7 +8,19 @@ import pytest
 from secfed import errors
 from secfed.crypto.entropy import predictable_secrets
 from secfed.secagg import Client, Policy, Server, Stage, messages
-from tests.secagg.forge import Session, any_message, assert_refuses, bitmap, complete, edit, ring, state
+from tests.secagg.forge import (
+    Session,
+    any_message,
+    assert_refuses,
+    bitmap,
+    complete,
+    edit,
+    listed,
+    opened,
+    ring,
+    state,
+    without_part,
+)
 
 CONFIGS = {
     "complete": complete(context=b"names", round=7),
@@ -125,11 +137,41 @@ def test_resumed_client_answers_the_same_bytes_where_nothing_is_drawn(name: str)
                 client = session.clients[client_id]
                 again = resumed_client(session, client)
                 response = session.reply(client_id)
-                if session.stage > Stage.SHARE_KEYS:
+                if session.stage > Stage.ADVERTISE_KEYS:
                     assert again.receive(request) == response
                 session.server.receive(client_id, response)
             session.close()
     session.assert_sum()
+
+
+@BY_CONFIG
+def test_client_restored_twice_seals_the_same_shares_without_seeded_entropy(name: str) -> None:
+    session = Session(CONFIGS[name]).to(Stage.SHARE_KEYS)
+    twin = resumed_client(session, session.clients[ME])
+    assert twin.receive(session.outbox[ME]) == session.reply(ME)
+
+
+@BY_CONFIG
+def test_client_restored_twice_seals_under_other_keys_in_another_session(name: str) -> None:
+    session = Session(CONFIGS[name]).to(Stage.SHARE_KEYS)
+    request = opened(session.outbox[ME])
+    members = listed(session.config, request.advertised)
+    left_out = next(client_id for client_id in members if client_id != ME)
+    fewer = edit(
+        session.outbox[ME],
+        advertised=bitmap(session.config, [i for i in members if i != left_out]),
+        **{
+            column: without_part(members.index(left_out), size)
+            for column, size in (("channel_keys", 32), ("mask_keys", 32), ("signatures", 64))
+            if getattr(request, column)
+        },
+    )
+    twin = resumed_client(session, session.clients[ME])
+    one, other = opened(session.reply(ME)), opened(twin.receive(fewer))
+    assert one.session_id != other.session_id
+    assert one.commitment != other.commitment
+    parts = {data[i : i + 88] for data in (one.sealed, other.sealed) for i in range(0, len(data), 88)}
+    assert len(parts) == (len(one.sealed) + len(other.sealed)) // 88
 
 
 @BY_CONFIG
