@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
-from secfed.errors import MalformedMessageError
+from secfed.errors import ConfigError, MalformedMessageError
 
 VERSION = 1
 _LENGTH_BYTES = 4
@@ -80,7 +80,18 @@ def _layout(message_type: Any) -> tuple[tuple[str, int | None], ...]:
     return tuple((name, next(iter(get_args(hints[name])[1:]), None)) for name in names)
 
 
-def kind_of(data: bytes) -> int:
+def view(data: bytes | bytearray | memoryview) -> memoryview:
+    """Return the bytes of a message, which a caller handed in, without a copy.
+
+    Raises:
+        ConfigError: These are no bytes.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ConfigError(f"a message is bytes, found {type(data).__name__}")
+    return memoryview(data).cast("B")
+
+
+def kind_of(data: bytes | memoryview) -> int:
     """Return the kind of an encoded message.
 
     Raises:

@@ -2,6 +2,7 @@
 
 Written from README.md alone. `python reference.py` rewrites vectors/, `--check` compares instead of writing.
 """
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,7 +22,7 @@ MESSAGES = {m["kind"]: m for m in json.loads((HERE / "messages.json").read_text(
 ADVERTISE, SHARE, MASK, CHECK, UNMASK = (
     "ADVERTISE_KEYS", "SHARE_KEYS", "MASKED_INPUT_COLLECTION", "CONSISTENCY_CHECK", "UNMASKING")
 ABORT = 255
-SETS = ("advertised", "shared", "survivors", "dropouts", "signers")
+SETS = ("advertised", "shared", "unopened", "survivors", "dropouts", "signers")
 P = 2**31 - 1            # field of the Shamir shares
 Q = 2**255 - 19          # field of Curve25519
 # The u-coordinates of all points of order 1, 2, 4 and 8, on the curve and on its twist.
@@ -434,11 +435,11 @@ class Client:
         self.pairs = {self.id: self.own_pair} if self.id in self.holders else {}
         for v, box in zip(senders, sealed, strict=True):
             key = channel_key(self.session, self.channel_private, self.keys[v][0], v, self.id)
-            try:
+            with contextlib.suppress(InvalidTag):
                 self.pairs[v] = AESGCM(key).decrypt(bytes(12), box, shares_data(self.session, v, self.id))
-            except InvalidTag:
-                self.demand("C13", False)
-        self.demand("C14", all(number(limb) < P for pair in self.pairs.values() for limb in cut(pair, 4)))
+        self.demand("C13", len(self.pairs) >= config["threshold"] - (self.id not in self.holders))
+        self.pairs = {v: pair for v, pair in self.pairs.items() if all(number(limb) < P for limb in cut(pair, 4))}
+        self.demand("C14", len(self.pairs) >= config["threshold"] - (self.id not in self.holders))
 
         vector = add(config, self.vector, mask(config, self_mask_seed(self.session, self.self_seed, self.id)))
         for v in self.neighbors:
@@ -446,7 +447,8 @@ class Client:
                 seed = pair_seed(self.session, self.mask_private, self.keys[v][1], self.id, v)
                 vector = add(config, vector, mask(config, seed), 1 if self.id < v else -1)
         self.vector = None
-        return encode(6, session_id=self.session, masked=pack(config, vector))
+        return encode(6, session_id=self.session, unopened=bitmap(config, set(senders) - set(self.pairs)),
+                      masked=pack(config, vector))
 
     def check_survivors(self, survivors):
         self.demand("C15", set(survivors) <= set(self.u2))
@@ -472,7 +474,7 @@ class Client:
             own = {self.id} if complete(config) or whole_session(config) else set()
             self.demand("C22", len(set(signers) | own) >= signers_needed(config, self.keys))
         # The share of the self seed is the second half of a pair, that of the mask key the first.
-        shares = [self.pairs[v][36:] if v in survivors else self.pairs[v][:36] for v in self.holders if v in self.u2]
+        shares = [self.pairs[v][36:] if v in survivors else self.pairs[v][:36] for v in sorted(self.pairs)]
         return encode(10, session_id=self.session, shares=b"".join(shares))
 
 
@@ -484,7 +486,7 @@ class Server:
         check_directory(config, directory)
         self.config, self.nonce, self.directory = config, draw(seed, "nonce", 32), directory or {}
         self.stages = [ADVERTISE, SHARE, MASK] + [CHECK] * malicious(config) + [UNMASK]
-        self.keys, self.faults, self.result = {}, [], None
+        self.keys, self.faults, self.result, self.unopened = {}, [], None, {}
 
     def await_answers(self, sends):
         self.awaited, self.accepted = set(sends), {}
@@ -497,10 +499,15 @@ class Server:
     def holders_in(self, u, clients):
         return [v for v in self.holders[u] if v in clients]
 
+    def with_share(self, u, clients):
+        """Those of the holders of u's shares that could open them."""
+        return [v for v in self.holders_in(u, clients) if u not in self.unopened.get(v, ())]
+
     def longest(self, stage):
         config = self.config
         longest = {ADVERTISE: 70 + 64 * malicious(config), CHECK: 66,
-                   MASK: 38 + (config["length"] * config["modulus_bits"] + 7) // 8}
+                   MASK: 42 + (len(config["client_ids"]) + 7) // 8
+                   + (config["length"] * config["modulus_bits"] + 7) // 8}
         h = len(config["client_ids"]) if complete(config) else config["neighbors"]
         longest |= {SHARE: 70 + 88 * h, UNMASK: 38 + 36 * h}
         return max(longest[stage], 70)      # an Abort has 70 bytes
@@ -541,12 +548,14 @@ class Server:
             demand("S8", len(m["sealed"]) == len([v for v in self.holders[u] if v != u]))
         if kind == 6:
             bits = config["length"] * config["modulus_bits"]
+            demand("S15", set(m["unopened"]) <= set(self.holders_in(u, self.u2)) - {u})
             demand("S9", len(m["masked"]) == (bits + 7) // 8 and number(m["masked"]) < 2**bits)
         if kind == 8:
             message = survivors_message(config, self.session, self.u3)
             demand("S10", verifies(self.directory[u], m["signature"], message))
         if kind == 10:
-            owners, parts = self.holders_in(u, self.u2), cut(m["shares"], 36)
+            owners = [v for v in self.holders_in(u, self.u2) if v not in self.unopened[u]]
+            parts = cut(m["shares"], 36)
             demand("S11", len(parts) == len(owners) and all(number(x) < P for x in cut(m["shares"], 4)))
             m["shares"] = {owner: [number(x) for x in cut(part, 4)] for owner, part in zip(owners, parts, strict=True)}
         self.accepted[u] = m
@@ -562,6 +571,12 @@ class Server:
         needed = max(t, signers_needed(self.config, self.keys)) if signing else t
         if len(remaining) < needed or any(len(self.holders_in(u, remaining)) < t for u in opened):
             raise Refused("TooFewSurvivorsError")
+        for u in opened:
+            if len(self.with_share(u, remaining)) < t:
+                accusers = len(self.holders_in(u, remaining)) - len(self.with_share(u, remaining))
+                if accusers >= max(2, self.config["colluders"] + 1):
+                    raise Refused("FaultyClientError", "S16", u)
+                raise Refused("TooFewSurvivorsError")
 
     def after_advertise(self, answers):
         config, u1 = self.config, sorted(answers)
@@ -590,6 +605,7 @@ class Server:
             sealed[v][u] for v in self.holders_in(u, self.u2) if v != u)) for u in self.u2}
 
     def after_mask(self, answers):
+        self.unopened = {u: set(m["unopened"]) for u, m in answers.items()}
         self.u3, self.vectors = sorted(answers), {u: unpack(self.config, m["masked"]) for u, m in answers.items()}
         self.demand_enough(self.u3, self.u2)
         if malicious(self.config):
@@ -637,7 +653,7 @@ class Server:
                 return public_key(secret) == self.keys[owner][1]
             return commit(self.session, secret, owner) == self.commitments[owner]
 
-        shares = {v: answers[v]["shares"][owner] for v in self.holders_in(owner, answers)}
+        shares = {v: answers[v]["shares"][owner] for v in self.with_share(owner, answers)}
         secret = combine(shares, self.config["threshold"])
         if not right(secret):
             secret, wrong = decode_shares(shares, self.config["threshold"])
@@ -785,6 +801,15 @@ def named(type, check=None, client_id=None):
     return {"type": type} | ({"check": check} if check else {}) | ({"client_id": client_id} if client_id else {})
 
 
+def seal_garbage(receivers, ids):
+    """Sender -> those for whom what it seals does not open. On the complete graph, all in U1."""
+    def tamper(u, kind, reply):
+        for v in receivers.get(u, ()) if kind == 4 else ():
+            reply = bump(reply, 70 + 88 * [w for w in ids if w != u].index(v) + 8)
+        return reply
+    return tamper
+
+
 def bump(data, at):
     """One bit of one byte changed."""
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
@@ -837,6 +862,10 @@ def session_vectors():
     out["session_late_message_is_ignored"] = Session("late", configure([1, 2, 3, 4], 3, 4, 16),
                                                      late=[(SHARE, 2, 2), (UNMASK, 2, 6)]).accepted(
         "client 2 sends its keys once more before its shares, and its masked input before its answer: late, no fault")
+    six = [1, 2, 3, 4, 5, 6]
+    out["session_unopened_shares"] = Session("unopened", configure(six, 4, 4, 16), drop(MASK, 6),
+                                             tamper=seal_garbage({1: [5], 6: [2]}, six)).accepted(
+        "clients 5 and 2 cannot open the pairs from clients 1 and 6, say so and send no share of theirs")
     out["session_faulty_share_is_named"] = Session("faulty share", configure([1, 2, 3, 4, 5, 6], 4, 4, 16),
                                                    tamper=lie({1: 5})).accepted(
         "client 1 sends a wrong share of client 5's self seed, six shares and threshold 4 correct one: it is named")
@@ -987,14 +1016,19 @@ def client_rejects():
             ("swapped_receiver", cut(semi.fields(8, 5)["sealed"], 88)[0], "client 2 sealed it for client 8"),
             ("reflected", cut(semi.fields(2, 5)["sealed"], 88)[1], "the client's own pair for client 2 comes back"),
             ("of_another_sender", boxes[1], "client 3's pair stands in client 2's place too")):
-        add_one(f"C13_{what}", 5, semi.changed(5, 5, sealed=replace(b"".join(boxes), 0, box)), comment, after=3)
+        sealed = box + bump(boxes[1], 40) + bump(boxes[2], 40) + boxes[3]
+        add_one(f"C13_{what}", 5, semi.changed(5, 5, sealed=sealed),
+                f"{comment}; those of clients 3 and 8 are tampered with: two pairs are left, the threshold is 3",
+                after=3)
     key = channel_key(semi.server.session, private(semi, 2, "channel_key"), semi.server.keys[5][0], 2, 5)
     data = shares_data(semi.server.session, 2, 5)
     pair = AESGCM(key).decrypt(bytes(12), boxes[0], data)
     for what, at, limb in (("limb_of_mask_key", 8, P), ("limb_of_self_seed", 17, 2**32 - 1)):
         box = AESGCM(key).encrypt(bytes(12), replace(pair, at, u32(limb)), data)
-        add_one(f"C14_{what}", 5, semi.changed(5, 5, sealed=replace(b"".join(boxes), 0, box)),
-                f"limb {at} of client 2's pair is {limb}, not below p", after=3)
+        sealed = box + bump(boxes[1], 40) + bump(boxes[2], 40) + boxes[3]
+        add_one(f"C14_{what}", 5, semi.changed(5, 5, sealed=sealed),
+                f"limb {at} of client 2's pair is {limb}, not below p; those of clients 3 and 8 do not open: two good "
+                "pairs are left, the threshold is 3", after=3)
 
     # C15 to C17
     add_one("C15_not_subset_of_shared", 7, gone.changed(7, 7, survivors=gone.set([1, 2, 4, 6, 7, 9])),
@@ -1081,7 +1115,7 @@ def server_rejects():
             mask_key=strict.server.keys[3][1], signature=b""), "no identity signature", ADVERTISE, session=strict)
     add_one("S03_later_stage", 3, semi.replies[3, 6], "the masked input a stage early", SHARE)
     add_one("S03_request", 3, semi.requests[3, 1], "a request, which only servers send", ADVERTISE)
-    add_one("S04_second_masked_input", 3, encode(6, session_id=semi.server.session,
+    add_one("S04_second_masked_input", 3, encode(6, session_id=semi.server.session, unopened=semi.set([]),
             masked=pack(semi.config, [1, 2, 3, 4, 5])),
             "a second masked input, another one", MASK, first=(2, 3))
     add_one("S04_second_keys", 3, encode(2, channel_key=public_key(sha256(b"1")), mask_key=public_key(sha256(b"2")),
@@ -1104,9 +1138,18 @@ def server_rejects():
     share = semi.replies[3, 4]
     add_one("S08_pair_missing", 3, encode(4, session_id=share[2:34], commitment=share[34:66], sealed=share[70:-88]),
             "three sealed pairs for four", SHARE)
+    whole = semi.replies[3, 6]
+    for what, members, comment in (("itself", [3], "client 3 says that it cannot open its own pair"),
+                                   ("no_holder", [8], "client 8, whose pair cannot be opened, did not share")):
+        add_one(f"S15_{what}", 3, encode(6, session_id=whole[2:34], unopened=semi.set(members), masked=whole[-13:])
+                if what == "itself" else
+                encode(6, session_id=absent.replies[3, 6][2:34], unopened=absent.set(members),
+                       masked=absent.replies[3, 6][-4:]),
+                comment, MASK, session=semi if what == "itself" else absent)
     add_one("S09_unused_bits", 3, semi.replies[3, 6][:-1] + u8(semi.replies[3, 6][-1] | 128),
             "the highest of the four unused bits is set", MASK)
-    add_one("S09_too_short", 3, encode(6, session_id=semi.server.session, masked=semi.replies[3, 6][38:-1]),
+    add_one("S09_too_short", 3, encode(6, session_id=semi.server.session, unopened=semi.set([]),
+                                       masked=semi.replies[3, 6][-13:-1]),
             "a byte is missing in the vector", MASK)
     for what, about, session in (("over_other_survivors", [2, 3, 5, 8], strict.server.session),
                                  ("of_another_session", ids, strict_other.server.session)):
@@ -1129,6 +1172,16 @@ def server_rejects():
     out["reject_S13_share_cannot_be_corrected"] = Session("S13", configure([1, 2, 3, 4, 5], 4, 4, 16), {UNMASK: [5]},
         lie({2: 3})).refused_at_the_end("four shares of client 3's self seed, threshold 4, one wrong: owner named",
                                         ("FaultyClientError", "S13", 3))
+    five = [1, 2, 3, 4, 5]
+    out["reject_S16_sealed_for_too_few"] = Session("S16", configure(five, 4, 4, 16),
+        tamper=seal_garbage({2: [1, 4]}, five)).refused_at_the_end(
+        "two holders cannot open client 2's pair, three are left, the threshold is 4: client 2 is named",
+        ("FaultyClientError", "S16", 2))
+    out["reject_one_unopened_share_too_many"] = Session("one unopened", configure(five, 4, 4, 16), {MASK: [5]},
+        tamper=seal_garbage({2: [1]}, five)).refused_at_the_end(
+        "client 5 drops out and client 1 says that it cannot open client 2's pair: three holders are left, the "
+        "threshold is 4; 1 or 2 may be at fault, nobody is named",
+        ("TooFewSurvivorsError", None, None))
     out["reject_too_few_survivors"] = Session("too few", configure([1, 2, 3, 4, 5], 4, 4, 16), {MASK: [2, 5]}
         ).refused_at_the_end("three survivors, threshold 4: the session ends", ("TooFewSurvivorsError", None, None))
     return out

@@ -6,6 +6,7 @@ to C22 are those of `protocols/secagg/README.md`.
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
@@ -19,8 +20,8 @@ from secfed.secagg import binding, masking, messages, snapshot
 from secfed.secagg.concurrency import refused_while_busy
 from secfed.secagg.config import Config, Policy
 from secfed.secagg.graph import Graph, Set
-from secfed.secagg.stages import KINDS, REQUEST, Stage, following
-from secfed.wire import Message, kind_of
+from secfed.secagg.stages import KINDS, REQUEST, Stage, following, longest_request
+from secfed.wire import Message, kind_of, view
 
 
 class Client:
@@ -114,24 +115,27 @@ class Client:
             The response; empty if the message was the server's Abort.
 
         Raises:
+            ConfigError: `data` is no bytes.
             MalformedMessageError: C1; nothing has changed.
             StageError: C2, a message out of turn or a second time; nothing has changed.
             FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
         """
-        data = bytes(data)
-        kind = kind_of(data)
+        whole = view(data)
+        kind = kind_of(whole)
         if kind not in KINDS:
             raise MalformedMessageError(f"unknown kind of message {kind}", 1)
         if self.stage in (Stage.DONE, Stage.ABORTED):  # C2
             raise StageError(f"message of kind {kind} after the end of the session ({self.stage.name})", "C2")
+        stage, expected = self.stage, REQUEST[self.stage]
+        if kind not in (expected.kind, messages.Abort.kind):  # C2
+            raise StageError(f"message of kind {kind} in stage {stage.name}, needed {expected.__name__}", "C2")
+        if len(whole) > (longest := longest_request(stage, self._config)):  # looked at before anything is copied
+            raise MalformedMessageError(f"{len(whole)} bytes, at most {longest} are allowed", longest)
         if kind == messages.Abort.kind:
-            messages.Abort.from_bytes(data).text()
+            messages.Abort.from_bytes(bytes(whole)).text()
             self._erase(Stage.ABORTED)
             return b""
-        stage, expected = self.stage, REQUEST[self.stage]
-        if kind != expected.kind:  # C2
-            raise StageError(f"message of kind {kind} in stage {stage.name}, needed {expected.__name__}", "C2")
-        request: Any = expected.from_bytes(data)
+        request: Any = expected.from_bytes(bytes(whole))
         fault = None
         # ABORTED until the answer exists: whatever interrupts this call, the stage is not answered a second time.
         self.stage = Stage.ABORTED
@@ -317,16 +321,9 @@ class Client:
         senders = holders[holders != me].tolist()
         if pairs != len(senders):  # C12
             raise FaultyServerError(f"{pairs} sealed shares, needed {len(senders)}", "C12")
-        opened = {}
-        for i, sender in enumerate(senders):
-            sealed = request.sealed[i * messages.SEALED_BYTES : (i + 1) * messages.SEALED_BYTES]
-            data = binding.sealing_data(self._session_id, ids[sender], self.client_id)
-            try:
-                opened[sender] = aead.open(self._opening_keys[sender], sealed, data)
-            except aead.OpenError:  # C13
-                raise FaultyServerError(f"the shares from client {ids[sender]} do not open", "C13") from None
-        if shamir.shares_from_bytes(b"".join(opened.values())) is None:  # C14
-            raise FaultyServerError("a share is not an element of the field", "C14")
+        opened = self._open_shares(senders, request.sealed)
+        unopened = np.zeros(len(ids), np.bool_)
+        unopened[[sender for sender in senders if sender not in opened]] = True
         vector, self._vector = self._vector, None
         mask_key, self._mask = self._mask, None
         self_seed, self._self_seed = self._self_seed, b""
@@ -341,8 +338,28 @@ class Client:
         kind = masking.create(config, self._session_id, self._threads)
         payload = kind.mask(vector, added, subtracted, self._entropy)
         self._shared = shared
-        self._shares = {number: self._shares[me] if number == me else opened[number] for number in holders.tolist()}
-        return messages.MaskedInputCollectionResponse(self._session_id, payload)
+        self._shares |= opened
+        return messages.MaskedInputCollectionResponse(self._session_id, messages.set_to_bytes(unopened), payload)
+
+    def _open_shares(self, senders: list[int], column: bytes) -> dict[int, bytes]:
+        """Open the sealed pairs of shares; those of a faulty sender are left out.
+
+        The session goes on without them, so that one client cannot end it. If fewer are left than the threshold, the
+        fault is the server's: it shows this client another session than the others.
+        """
+        size, needed = messages.SEALED_BYTES, self._config.threshold - (self._number in self._shares)
+        opened = {}
+        for i, sender in enumerate(senders):
+            data = binding.sealing_data(self._session_id, self._config.client_ids[sender], self.client_id)
+            with suppress(aead.OpenError):
+                opened[sender] = aead.open(self._opening_keys[sender], column[i * size : (i + 1) * size], data)
+        if len(opened) < needed:  # C13
+            raise FaultyServerError(f"{len(opened)} sealed shares of {len(senders)} open, needed {needed}", "C13")
+        if shamir.shares_from_bytes(b"".join(opened.values())) is None:
+            opened = {sender: pair for sender, pair in opened.items() if shamir.shares_from_bytes(pair) is not None}
+        if len(opened) < needed:  # C14
+            raise FaultyServerError(f"{len(opened)} shares are elements of the field, needed {needed}", "C14")
+        return opened
 
     def _check_survivors(self, survivors: Set) -> None:
         """C15 to C17, wherever the survivors are first announced."""
@@ -395,11 +412,16 @@ class Client:
             raise FaultyServerError("these are not the survivors that this client signed", "C20")
         config = self._config
         whole_session = config.session_colluders is not None
+        counts = survivors.copy()
+        if not whole_session:
+            assert self._graph is not None
+            counts[:] = False
+            counts[self._graph.holders(self._number)] = True
+            counts &= survivors
         signed = binding.survivors(self._session_id, survivors_bytes)
         for number, signature in zip(signers, signatures, strict=True):
             peer = config.client_ids[number]
-            counts = survivors[number] and (whole_session or number in self._shares)
-            if not counts or not signing.verify(self._directory[peer], signature, signed):  # C21
+            if not counts[number] or not signing.verify(self._directory[peer], signature, signed):  # C21
                 raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
         own = (config.complete or whole_session) and self._number not in signers
         needed = config.signers_needed(int(self._advertised.sum()))

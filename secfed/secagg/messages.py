@@ -79,6 +79,7 @@ class MaskedInputCollectionResponse(Message):
 
     kind: ClassVar[int] = 6
     session_id: Annotated[bytes, HASH_BYTES]
+    unopened: bytes  # set: other holders whose sealed shares this client could not open
     masked: bytes  # as the kind of masking writes it
 
 

@@ -9,13 +9,53 @@ import numpy.typing as npt
 from secfed.crypto import shamir
 from secfed.crypto.agreement import KeyPair, parse
 from secfed.crypto.field import Elements
-from secfed.errors import FaultyClientError
+from secfed.errors import FaultyClientError, TooFewSurvivorsError
 from secfed.secagg import binding
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
 
 # Field elements in a batch of owners, with their coordinates' differences: bounds memory.
 _BATCH_ELEMENTS = 1 << 22
+
+
+def owners_held(graph: Graph, shared: Set, holder: int, unopened: Set | None) -> npt.NDArray[np.intp]:
+    """Return the clients of which a holder has shares, ascending."""
+    held = graph.holders(holder)  # the same relation both ways
+    held = held[shared[held]]
+    return held if unopened is None else held[~unopened[held]]
+
+
+def check_openable(config: Config, graph: Graph, shared: Set, remaining: Set, unopened: Mapping[int, Set]) -> None:
+    """Check that every client that shared keeps as many holders with its shares as the threshold.
+
+    Otherwise its masks would stay in the sum.
+
+    Args:
+        config: The session's parameters.
+        graph: Who holds whose shares.
+        shared: Who shared.
+        remaining: The holders that are left.
+        unopened: For holders that could not open some owners' shares, those owners.
+
+    Raises:
+        FaultyClientError: S16, more holders could not open a client's shares than may collude, and more than one.
+        TooFewSurvivorsError: A client has too few holders left for another reason.
+    """
+    suspects = {owner for owners in unopened.values() for owner in np.flatnonzero(owners).tolist()}
+    for owner in sorted({*graph.short(shared, remaining, config.threshold), *suspects}):
+        holders = graph.holders(owner)
+        holders = holders[remaining[holders]]
+        accusers = [holder for holder in holders.tolist() if holder in unopened and unopened[holder][owner]]
+        left, client_id = len(holders) - len(accusers), config.client_ids[owner]
+        if left >= config.threshold:
+            continue
+        text = f"client {client_id} has {left} holders left, the threshold is {config.threshold}"
+        if accusers:
+            ids = ", ".join(str(config.client_ids[holder]) for holder in accusers[:5])
+            text += f"; {len(accusers)} could not open its shares: {ids}"
+        if len(accusers) >= max(2, config.colluders + 1):  # S16
+            raise FaultyClientError(text, client_id, "S16")
+        raise TooFewSurvivorsError(text, left, config.threshold)
 
 
 class _Accepts(Protocol):
@@ -31,6 +71,7 @@ class Opener:
         shared: The owners: who had sent shares.
         unmaskers: The holders that answered.
         shares: Their answers: one share for each owner whose shares they hold, ascending.
+        unopened: For holders that could not open some owners' shares, those owners.
         faults: Where holders whose shares are found wrong are listed.
     """
 
@@ -41,11 +82,13 @@ class Opener:
         shared: Set,
         unmaskers: Set,
         shares: Mapping[int, bytes],
+        unopened: Mapping[int, Set],
         faults: list[FaultyClientError],
     ) -> None:
         self._config, self._graph, self._shared = config, graph, shared
         self._shares = {number: np.frombuffer(data, "<u4").reshape(-1, shamir.LIMBS) for number, data in shares.items()}
         self._unmaskers = np.flatnonzero(unmaskers).tolist()
+        self._unopened = unopened
         self._liars: set[int] = set()
         self._faults = faults
 
@@ -154,8 +197,7 @@ class Opener:
         last.
         """
         for holder in sorted(self._unmaskers, key=lambda holder: holder in self._liars):
-            held = self._graph.holders(holder)
-            yield holder, held[self._shared[held]]
+            yield holder, owners_held(self._graph, self._shared, holder, self._unopened.get(holder))
 
     def _repair(self, owner: int, accepts: _Accepts, check: str) -> bytes:
         """Combine one secret although shares are wrong, and name who sent them."""

@@ -16,12 +16,12 @@ from secfed.crypto import shamir, signing
 from secfed.crypto.agreement import is_sound
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
-from secfed.secagg import binding, forwarding, masking, messages, opening, snapshot
+from secfed.secagg import binding, masking, messages, opening, requests, snapshot
 from secfed.secagg.concurrency import one_at_a_time
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
 from secfed.secagg.stages import RESPONSE, Stage, following, longest_response
-from secfed.wire import kind_of
+from secfed.wire import kind_of, view
 
 Outbox = dict[int, bytes]
 MAXIMUM_FAULTS = 10_000  # listed; more are refused all the same
@@ -72,11 +72,12 @@ class Server:
         self._graph: Graph | None = None
         self._answered: Set = np.zeros(clients, np.bool_)  # in this stage
         self._awaited: Set = np.ones(clients, np.bool_)  # those asked in this stage
-        self._advertised, self._shared, self._survivors, self._signers = np.zeros((4, clients), np.bool_)
+        self._advertised, self._shared, self._survivors = np.zeros((3, clients), np.bool_)
         self._keys: dict[int, tuple[bytes, bytes, bytes]] = {}  # by number: channel key, mask key, signature
         self._known_keys: set[bytes] = set()
         self._commitments: dict[int, bytes] = {}
         self._sealed: dict[int, bytes] = {}
+        self._unopened: dict[int, bytes] = {}  # by number of the holder: whose shares it could not open
         self._signatures: dict[int, bytes] = {}
         self._shares: dict[int, bytes] = {}
         self._accumulator: masking.Accumulator | None = None
@@ -164,6 +165,7 @@ class Server:
         Raises:
             FaultyClientError: S1 to S11: refused and listed in `faults`; nothing has changed, the client may still send
                 a proper one.
+            ConfigError: `data` is no bytes.
             StageError: The session is not open.
         """
         if self.stage is None:
@@ -171,7 +173,7 @@ class Server:
         if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
             return False
         try:
-            return self._receive(client_id, bytes(data))
+            return self._receive(client_id, view(data))
         except MalformedMessageError as error:  # S2
             text, check = f"client {client_id}: {error.args[0]}", "S2"
         except FaultyClientError as error:
@@ -181,7 +183,7 @@ class Server:
             self.faults.append(FaultyClientError(text, client_id, check))
         raise FaultyClientError(text, client_id, check)
 
-    def _receive(self, client_id: int, data: bytes) -> bool:
+    def _receive(self, client_id: int, data: memoryview) -> bool:
         assert self.stage is not None
         try:
             number = self._config.number(client_id)
@@ -196,7 +198,7 @@ class Server:
         if not self._awaited[number]:  # S1
             raise FaultyClientError(f"client {client_id} has dropped out and is not awaited", client_id, "S1")
         if kind == messages.Abort.kind:
-            self.aborts[client_id] = messages.Abort.from_bytes(data).text()
+            self.aborts[client_id] = messages.Abort.from_bytes(bytes(data)).text()
             self._awaited[number] = False
             return True
         expected = RESPONSE[self.stage]
@@ -205,7 +207,7 @@ class Server:
             raise FaultyClientError(f"{found} in stage {self.stage.name}, needed {expected.__name__}", client_id, "S3")
         if self._answered[number]:  # S4
             raise FaultyClientError(f"client {client_id} answered twice in stage {self.stage.name}", client_id, "S4")
-        response = expected.from_bytes(data)
+        response = expected.from_bytes(bytes(data))
         if getattr(response, "session_id", self._session_id) != self._session_id:  # S14
             raise FaultyClientError(f"client {client_id} answers another session", client_id, "S14")
         getattr(self, f"_{self.stage.name.lower()}")(client_id, number, response)
@@ -295,7 +297,9 @@ class Server:
                 f"a public key of client {client_id} is not canonical or of low order", client_id, "S5"
             )
         if keys[0] == keys[1] or not self._known_keys.isdisjoint(keys):  # S6
-            raise FaultyClientError(f"a public key of client {client_id} occurs twice", client_id, "S6")
+            # Keys come without a proof of possession: either of the two may have copied them.
+            text = f"a public key of client {client_id} occurs twice, in its message or in one that came earlier"
+            raise FaultyClientError(text, client_id, "S6")
         if needed:
             signed = binding.advertisement(self._config, self._nonce, client_id, *keys)
             if not signing.verify(self._directory[client_id], response.signature, signed):  # S7
@@ -329,11 +333,6 @@ class Server:
         assert self._graph is not None
         return self._graph.neighbors(number)
 
-    def _holders(self, number: int, among: Set) -> npt.NDArray[np.intp]:
-        assert self._graph is not None
-        holders = self._graph.holders(number)
-        return holders[among[holders]]
-
     def _share_keys(self, client_id: int, number: int, response: messages.ShareKeysResponse) -> None:
         needed = len(self._others(number))
         found = messages.whole_parts(response.sealed, messages.SEALED_BYTES, "sealed shares")
@@ -354,16 +353,24 @@ class Server:
         self._shared = shared
         self._accumulator = self._masking().accumulator()
         sealed, self._sealed = self._sealed, {}
-        return dict(forwarding.requests(self._config, self._graph, shared, sealed))
+        return dict(requests.masked_input_collection(self._config, self._graph, shared, sealed))
 
     def _masked_input_collection(
         self, client_id: int, number: int, response: messages.MaskedInputCollectionResponse
     ) -> None:
         assert self._accumulator is not None
+        unopened = messages.set_from_bytes(response.unopened, len(self._shared))
+        others = np.zeros_like(unopened)
+        others[self._others(number)] = True
+        if (unopened & ~(others & self._shared)).any():  # S15
+            text = f"client {client_id} says that it cannot open shares that it was not sent"
+            raise FaultyClientError(text, client_id, "S15")
         try:
             self._accumulator.add(response.masked)
         except MalformedMessageError as error:  # S9
             raise FaultyClientError(f"client {client_id}: {error.args[0]}", client_id, "S9") from None
+        if unopened.any():
+            self._unopened[number] = response.unopened
 
     def _close_masked_input_collection(self, answered: Set) -> Outbox:
         self._check_openable(answered)
@@ -381,28 +388,19 @@ class Server:
 
     def _close_consistency_check(self, answered: Set) -> Outbox:
         self._check_openable(answered)
-        self._signers = answered
         return self._unmasking_requests(answered)
 
     def _unmasking_requests(self, receivers: Set) -> Outbox:
-        survivors = messages.set_to_bytes(self._survivors)
-        dropouts = messages.set_to_bytes(self._shared & ~self._survivors)
-
-        def request(signers: npt.NDArray[np.intp]) -> bytes:
-            members = np.zeros_like(receivers)
-            members[signers] = True
-            signatures = b"".join(self._signatures[signer] for signer in signers.tolist())
-            return messages.UnmaskingRequest(survivors, dropouts, messages.set_to_bytes(members), signatures).to_bytes()
-
-        if self._config.malicious_server and self._config.session_colluders is None:
-            numbers = np.flatnonzero(receivers).tolist()
-            return {self._config.client_ids[i]: request(self._holders(i, self._signers)) for i in numbers}
-        # The same for all; more signatures than are needed prove nothing more.
+        assert self._graph is not None
         needed = self._config.signers_needed(int(self._advertised.sum()))
-        return dict.fromkeys(self._ids(receivers), request(np.flatnonzero(self._signers)[:needed]))
+        return requests.unmasking(
+            self._config, self._graph, receivers, self._shared, self._survivors, self._signatures, needed
+        )
 
     def _unmasking(self, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
-        needed = len(self._holders(number, self._shared))
+        assert self._graph is not None
+        unopened = self._unopened_sets().get(number)
+        needed = len(opening.owners_held(self._graph, self._shared, number, unopened))
         found = messages.whole_parts(response.shares, shamir.SHARE_BYTES, "shares")
         if found != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
             text = f"{found} shares from client {client_id}, needed {needed} of field elements"
@@ -413,7 +411,9 @@ class Server:
         self._check_openable(answered)
         assert self._graph is not None and self._accumulator is not None
         keys = {number: entry[1] for number, entry in self._keys.items()}
-        opener = opening.Opener(self._config, self._graph, self._shared, answered, self._shares, self.faults)
+        opener = opening.Opener(
+            self._config, self._graph, self._shared, answered, self._shares, self._unopened_sets(), self.faults
+        )
         for added, subtracted in opener.masks(self._survivors, keys, self._commitments, self._session_id):
             self._accumulator.remove(added, subtracted)
         self._sum = self._accumulator.sum()
@@ -439,11 +439,10 @@ class Server:
         """Every client that shared must keep as many holders as the threshold, or its masks stay in the sum."""
         self._check_enough(int(remaining.sum()))
         assert self._graph is not None
-        threshold = self._config.threshold
-        for number in self._graph.short(self._shared, remaining, threshold):
-            left = len(self._holders(number, remaining))
-            who = f"client {self._config.client_ids[number]} has {left} neighbors left"
-            raise TooFewSurvivorsError(f"{who}, the threshold is {threshold}", left, threshold)
+        opening.check_openable(self._config, self._graph, self._shared, remaining, self._unopened_sets())
+
+    def _unopened_sets(self) -> dict[int, Set]:
+        return {i: messages.set_from_bytes(data, len(self._shared)) for i, data in self._unopened.items()}
 
     def _ids(self, members: Set) -> tuple[int, ...]:
         return tuple(self._config.ids[members].tolist())

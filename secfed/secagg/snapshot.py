@@ -21,8 +21,8 @@ from secfed.wire import Message
 
 State = dict[str, Any]
 
-_SERVER_SETS = ("_answered", "_awaited", "_advertised", "_shared", "_survivors", "_signers")
-_SERVER_MAPS = ("_commitments", "_sealed", "_signatures", "_shares")
+_SERVER_SETS = ("_answered", "_awaited", "_advertised", "_shared", "_survivors")
+_SERVER_MAPS = ("_commitments", "_sealed", "_unopened", "_signatures", "_shares")
 _CLIENT_SETS = ("_advertised", "_shared", "_survivors")
 _CLIENT_MAPS = ("_opening_keys", "_mask_keys", "_shares")
 

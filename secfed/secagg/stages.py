@@ -2,6 +2,7 @@
 
 from enum import IntEnum
 
+from secfed.crypto.agreement import KEY_BYTES
 from secfed.crypto.shamir import SHARE_BYTES
 from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.secagg import messages
@@ -52,6 +53,20 @@ def following(stage: Stage, config: Config) -> Stage:
     return Stage(stage + 1)
 
 
+def longest_request(stage: Stage, config: Config) -> int:
+    """Return the bytes of the longest message that a client looks at in a stage: with an entry for every client."""
+    n = len(config.client_ids)
+    members, signed = -(-n // 8), SIGNATURE_BYTES if config.malicious_server else 0
+    variable = {
+        Stage.ADVERTISE_KEYS: [],
+        Stage.SHARE_KEYS: [members, KEY_BYTES * n, KEY_BYTES * n, signed * n],
+        Stage.MASKED_INPUT_COLLECTION: [members, messages.SEALED_BYTES * n],
+        Stage.CONSISTENCY_CHECK: [members],
+        Stage.UNMASKING: [members, members, members, signed * n],
+    }
+    return max(messages.Abort.size(messages.MAXIMUM_REASON), REQUEST[stage].size(*variable[stage]))
+
+
 def longest_response(stage: Stage, config: Config, payload_bytes: int) -> int:
     """Return the bytes of the longest message that a client may send in a stage, an Abort among them.
 
@@ -63,7 +78,7 @@ def longest_response(stage: Stage, config: Config, payload_bytes: int) -> int:
     variable = {
         Stage.ADVERTISE_KEYS: [SIGNATURE_BYTES],
         Stage.SHARE_KEYS: [messages.SEALED_BYTES * config.holders],
-        Stage.MASKED_INPUT_COLLECTION: [payload_bytes],
+        Stage.MASKED_INPUT_COLLECTION: [-(-len(config.client_ids) // 8), payload_bytes],
         Stage.CONSISTENCY_CHECK: [],
         Stage.UNMASKING: [SHARE_BYTES * config.holders],
     }

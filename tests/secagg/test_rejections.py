@@ -32,6 +32,7 @@ from tests.secagg.forge import (
     edit,
     flipped,
     holders,
+    listed,
     opened,
     others,
     ring,
@@ -423,19 +424,23 @@ def test_client_aborts_on_a_share_from_a_client_that_is_no_neighbor() -> None:
     attack(session, edit(session.outbox[VICTIM], sealed=lambda old: old + old[:SEALED]), "C12")
 
 
+# One pair that does not open leaves the victim with too few where the threshold is all clients.
+ALL_NEEDED = complete(threshold=5)
+
+
 @pytest.mark.parametrize("byte", [0, 40, 72, SEALED - 1], ids=["mask_share", "seed_share", "tag", "last"])
 def test_client_aborts_on_altered_sealed_shares(byte: int) -> None:
-    session = at(Stage.MASKED_INPUT_COLLECTION)
+    session = at(Stage.MASKED_INPUT_COLLECTION, ALL_NEEDED)
     attack(session, edit(session.outbox[VICTIM], sealed=lambda old: flipped(old, byte)), "C13")
 
 
 def test_client_aborts_when_the_shares_of_two_senders_are_swapped() -> None:
-    session = at(Stage.MASKED_INPUT_COLLECTION)
+    session = at(Stage.MASKED_INPUT_COLLECTION, ALL_NEEDED)
     attack(session, edit(session.outbox[VICTIM], sealed=lambda old: old[SEALED:] + old[:SEALED]), "C13")
 
 
 def test_client_aborts_on_shares_sealed_for_another_receiver() -> None:
-    session = at(Stage.MASKED_INPUT_COLLECTION)
+    session = at(Stage.MASKED_INPUT_COLLECTION, ALL_NEEDED)
     sealed = opened(session.outbox[2]).sealed
     slot = others(session, 2).index(INSIDER)
     stolen = sealed[SEALED * slot : SEALED * slot + SEALED]
@@ -444,20 +449,20 @@ def test_client_aborts_on_shares_sealed_for_another_receiver() -> None:
 
 
 def test_client_aborts_when_its_own_shares_are_sent_back_to_it() -> None:
-    session = at(Stage.MASKED_INPUT_COLLECTION)
+    session = at(Stage.MASKED_INPUT_COLLECTION, ALL_NEEDED)
     slot = others(session, VICTIM).index(INSIDER)
     reflected = opened(session.responses[Stage.SHARE_KEYS][VICTIM]).sealed[SEALED * slot : SEALED * slot + SEALED]
     attack(session, edit(session.outbox[VICTIM], sealed=with_part(reflected, slot, SEALED)), "C13")
 
 
 def test_client_aborts_on_the_sealed_shares_of_an_earlier_session() -> None:
-    session, old = at(Stage.MASKED_INPUT_COLLECTION), at(Stage.MASKED_INPUT_COLLECTION)
+    session, old = at(Stage.MASKED_INPUT_COLLECTION, ALL_NEEDED), at(Stage.MASKED_INPUT_COLLECTION, ALL_NEEDED)
     attack(session, edit(session.outbox[VICTIM], sealed=opened(old.outbox[VICTIM]).sealed), "C13")
 
 
 @pytest.mark.parametrize("what", ["session", "sender", "receiver"])
 def test_client_aborts_on_shares_that_an_insider_sealed_under_other_names(what: str) -> None:
-    session = at(Stage.SHARE_KEYS)
+    session = at(Stage.SHARE_KEYS, ALL_NEEDED)
     insider = channel(session, INSIDER)
     session.to(Stage.MASKED_INPUT_COLLECTION)
     sealed = {
@@ -472,7 +477,7 @@ def test_client_aborts_on_shares_that_an_insider_sealed_under_other_names(what: 
 @pytest.mark.parametrize("limb", [0, 8, 9, 17])
 @pytest.mark.parametrize("value", [2**31 - 1, 2**31, 2**32 - 1])
 def test_client_aborts_on_a_share_outside_the_field(limb: int, value: int) -> None:
-    session = at(Stage.SHARE_KEYS)
+    session = at(Stage.SHARE_KEYS, ALL_NEEDED)
     insider = channel(session, INSIDER)
     session.to(Stage.MASKED_INPUT_COLLECTION)
     shares = bytes(4 * limb) + value.to_bytes(4, "little") + bytes(68 - 4 * limb)
@@ -721,8 +726,13 @@ def test_a_client_with_another_model_is_in_no_sum(field: str) -> None:
     assert_server_refuses(session.server, VICTIM, shares, "S14")
     session.server.receive(VICTIM, edit(shares, session_id=session_id(session)))  # a malicious one takes it
     session.close()
-    for i in IDS:
-        attack(session, session.outbox[i], "C13", i)
+    attack(session, session.outbox[VICTIM], "C13")
+    for i in set(IDS) - {VICTIM}:
+        assert listed(session.config, opened(session.reply(i)).unopened) == (VICTIM,)
+        session.server.receive(i, session.responses[Stage.MASKED_INPUT_COLLECTION][i])
+    with pytest.raises(errors.FaultyClientError) as caught:
+        session.close()
+    assert (caught.value.client_id, caught.value.check) == (VICTIM, "S16")
 
 
 def test_a_client_with_another_model_has_no_valid_signature() -> None:

@@ -230,7 +230,7 @@ def test_errors_about_a_vector_hold_none_of_its_entries() -> None:
 
 def test_the_traceback_of_an_abort_holds_no_share() -> None:
     # Error reporters send the local variables of every frame.
-    session = Session(complete()).to(Stage.SHARE_KEYS)
+    session = Session(complete(threshold=5)).to(Stage.SHARE_KEYS)
     insider = channel(session, PEER)
     session.to(Stage.MASKED_INPUT_COLLECTION)
     first = session.clients[VICTIM].to_bytes()

@@ -1,0 +1,79 @@
+"""Requests in which the server passes on what clients sent: sealed shares, and signatures on the survivors."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from secfed.secagg import messages
+from secfed.secagg.config import Config
+from secfed.secagg.graph import Graph, Set
+
+
+def masked_input_collection(
+    config: Config, graph: Graph, shared: Set, sealed: dict[int, bytes]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the id and the MaskedInputCollectionRequest of each client that shared.
+
+    Args:
+        config: The session's parameters.
+        graph: Who holds whose shares.
+        shared: Who shared, shape `(clients,)`.
+        sealed: What each client number sealed, a column over its neighbors; emptied, so that memory holds one copy.
+    """
+    receivers = np.flatnonzero(shared)
+    row = np.full(len(shared), -1, np.intp)
+    row[receivers] = np.arange(len(receivers))
+    counts = np.zeros(len(receivers), np.intp)
+    columns = np.empty((len(receivers), min(config.holders, len(receivers)), messages.SEALED_BYTES), np.uint8)
+    for sender in receivers.tolist():  # ascending, so each receiver's column is too
+        pairs = np.frombuffer(sealed.pop(sender), np.uint8).reshape(-1, messages.SEALED_BYTES)
+        rows = row[graph.neighbors(sender)]
+        kept = rows >= 0
+        rows = rows[kept]
+        columns[rows, counts[rows]] = pairs[kept]
+        counts[rows] += 1
+    members = messages.set_to_bytes(shared)
+    for i, number in enumerate(receivers.tolist()):
+        request = messages.MaskedInputCollectionRequest(members, columns[i, : counts[i]].tobytes())
+        yield config.client_ids[number], request.to_bytes()
+
+
+def unmasking(
+    config: Config,
+    graph: Graph,
+    receivers: Set,
+    shared: Set,
+    survivors: Set,
+    signatures: Mapping[int, bytes],
+    needed: int,
+) -> dict[int, bytes]:
+    """Return the UnmaskingRequest for each receiver, by id.
+
+    Args:
+        config: The session's parameters.
+        graph: Who holds whose shares.
+        receivers: Who is asked, shape `(clients,)`.
+        shared: Who shared.
+        survivors: Who is in the sum.
+        signatures: Signatures on the survivors by client number.
+        needed: How many of the whole session's signatures are enough, where `session_colluders` is used.
+    """
+
+    def request(signers: list[int]) -> bytes:
+        members = np.zeros_like(receivers)
+        members[signers] = True
+        return messages.UnmaskingRequest(
+            messages.set_to_bytes(survivors),
+            messages.set_to_bytes(shared & ~survivors),
+            messages.set_to_bytes(members),
+            b"".join(signatures[signer] for signer in signers),
+        ).to_bytes()
+
+    if config.malicious_server and config.session_colluders is None:
+        numbers = np.flatnonzero(receivers).tolist()
+        return {
+            config.client_ids[i]: request([holder for holder in graph.holders(i).tolist() if holder in signatures])
+            for i in numbers
+        }
+    # The same for all; more signatures than are needed prove nothing more.
+    return dict.fromkeys(config.ids[receivers].tolist(), request(sorted(signatures)[:needed]))
