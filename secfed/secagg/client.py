@@ -23,6 +23,8 @@ from secfed.secagg.graph import Graph, Set
 from secfed.secagg.stages import KINDS, REQUEST, Stage, following, longest_request
 from secfed.wire import Message, kind_of, view
 
+_RESUMED: Any = object()
+
 
 class Client:
     """One client in one session.
@@ -84,7 +86,9 @@ class Client:
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
-        self._vector: npt.NDArray[np.unsignedinteger[Any]] | None = _checked_vector(vector, config)
+        # A resumed client has its own in its snapshot, or has used it up.
+        resumed = vector is _RESUMED
+        self._vector: npt.NDArray[np.unsignedinteger[Any]] | None = None if resumed else _checked_vector(vector, config)
         # What the stages leave for each other; `_erase` forgets it.
         self._nonce = self._session_id = self._signature = b""
         self._channel: KeyPair | None = None
@@ -206,12 +210,10 @@ class Client:
         config, state = snapshot.resume_client(data)
         if state["stage"] in (Stage.DONE, Stage.ABORTED):
             raise StageError("this client has released its shares or left: resuming it could open somebody's vector")
-        # Once the masked input is sent the vector is gone; one is needed to build the object.
-        nothing = np.zeros(config.length, config.dtype)
         client = cls(
             config,
             state["client_id"],
-            nothing,
+            _RESUMED,
             signing_key=signing_key,
             directory=directory,
             threads=threads,

@@ -77,6 +77,8 @@ class _AesCtrSum:
 
     def __init__(self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | None) -> None:
         self._bits, self._threads = bits, threads
+        if saved is not None and len(saved) != length * dtype.itemsize:
+            raise MalformedMessageError(f"a saved sum has {len(saved)} bytes, needs {length * dtype.itemsize}", 0)
         self._total: Vector = np.zeros(length, dtype) if saved is None else np.frombuffer(saved, dtype).copy()
 
     def add(self, payload: bytes) -> None:

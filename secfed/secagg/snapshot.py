@@ -5,17 +5,21 @@ A party's state comes as the dictionary of its attributes, and goes back as one 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from secfed.crypto.agreement import KeyPair
-from secfed.errors import FaultyClientError, MalformedMessageError
+from secfed.crypto.agreement import KeyPair, is_sound
+from secfed.crypto.shamir import SHARE_BYTES, shares_from_bytes
+from secfed.crypto.signing import SIGNATURE_BYTES
+from secfed.errors import FaultyClientError, MalformedMessageError, SecFedError
 from secfed.secagg import messages
 from secfed.secagg.config import HASH_BYTES, Config, Policy
 from secfed.secagg.graph import Graph
+from secfed.secagg.opening import owners_held
 from secfed.secagg.stages import Stage
 from secfed.wire import Message
 
@@ -92,7 +96,11 @@ def resume_server(data: bytes) -> tuple[Config, State, bytes]:
     Raises:
         MalformedMessageError: These bytes are no saved server.
     """
-    saved = SavedServer.from_bytes(_whole(data))
+    with _named_errors():
+        return _resume_server(SavedServer.from_bytes(_whole(data)))
+
+
+def _resume_server(saved: SavedServer) -> tuple[Config, State, bytes]:
     config = Config.from_bytes(saved.config)
     keys = _map_from_bytes(saved.keys)
     state: State = {
@@ -111,6 +119,7 @@ def resume_server(data: bytes) -> tuple[Config, State, bytes]:
     state |= {name: _map_from_bytes(part) for name, part in _named(saved.maps, _SERVER_MAPS).items()}
     if saved.session_id:
         state["_graph"] = Graph(config, state["_advertised"], saved.session_id)
+    _check_server(config, state)
     return config, state, saved.accumulator
 
 
@@ -143,7 +152,11 @@ def resume_client(data: bytes) -> tuple[Config, State]:
     Raises:
         MalformedMessageError: These bytes are no saved client.
     """
-    saved = SavedClient.from_bytes(_whole(data))
+    with _named_errors():
+        return _resume_client(SavedClient.from_bytes(_whole(data)))
+
+
+def _resume_client(saved: SavedClient) -> tuple[Config, State]:
     config = Config.from_bytes(saved.config)
     state: State = {
         "client_id": int.from_bytes(saved.client_id, "little"),
@@ -164,7 +177,109 @@ def resume_client(data: bytes) -> tuple[Config, State]:
     state |= {name: _map_from_bytes(part) for name, part in _named(saved.maps, _CLIENT_MAPS).items()}
     if saved.session_id and state["stage"] < Stage.DONE:
         state["_graph"] = Graph(config, state["_advertised"], saved.session_id)
+    _check_client(config, state)
     return config, state
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turn what bytes with a right digest and wrong contents cause into the error that says so."""
+    try:
+        yield
+    except SecFedError:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError, AttributeError):
+        raise MalformedMessageError("these bytes are no saved party: their contents do not fit together", 0) from None
+
+
+def _demand(fact: bool) -> None:
+    if not fact:
+        raise ValueError
+
+
+def _check_client(config: Config, state: State) -> None:
+    """Check that a client has what its stage needs, in the right sizes and from the right clients."""
+    stage, graph = state["stage"], state.get("_graph")
+    if stage >= Stage.DONE:
+        return
+    me = config.number(state["client_id"])
+    began, keyed = stage > Stage.ADVERTISE_KEYS, stage > Stage.SHARE_KEYS
+    masked = stage > Stage.MASKED_INPUT_COLLECTION
+    signed = SIGNATURE_BYTES if config.malicious_server and began else 0
+    for name, size in (
+        ("_nonce", 32 * began),
+        ("_signature", signed),
+        ("_share_seed", 32 * (began and not keyed)),
+        ("_session_id", HASH_BYTES * keyed),
+        ("_self_seed", 32 * (keyed and not masked)),
+    ):
+        _demand(len(state[name]) == size)
+    _demand((state["_channel"] is not None) == (began and not keyed))
+    _demand((state["_mask"] is not None) == (began and not masked))
+    vector = state["_vector"]
+    _demand((vector is not None) == (not masked))
+    _demand(vector is None or (vector.shape == (config.length,) and not int(vector.max()) >> config.modulus_bits))
+    for name, there in (("_advertised", keyed), ("_shared", masked), ("_survivors", stage > Stage.CONSISTENCY_CHECK)):
+        needed = there and (name != "_survivors" or config.malicious_server)
+        _demand(len(state[name]) == len(config.client_ids) * needed)
+        _demand(not needed or bool(state[name][me]))
+    holders = set(graph.holders(me).tolist()) if graph else set()
+    neighbors = set(graph.neighbors(me).tolist()) if graph else set()
+    waiting = neighbors if keyed and not masked else set()
+    _demand(state["_opening_keys"].keys() == state["_mask_keys"].keys() == waiting)
+    _demand(all(len(key) == 16 for key in state["_opening_keys"].values()))
+    _demand(all(is_sound(key) for key in state["_mask_keys"].values()))
+    _demand(state["_shares"].keys() <= holders)
+    _demand(all(len(pair) == 2 * SHARE_BYTES for pair in state["_shares"].values()))
+    if keyed and not masked:
+        _demand(state["_shares"].keys() == holders - neighbors)
+
+
+def _check_server(config: Config, state: State) -> None:
+    """Check that a server has what its stage needs, in the right sizes and from the right clients."""
+    stage, clients = state["stage"], len(config.client_ids)
+    keyed, collecting = stage > Stage.ADVERTISE_KEYS, stage > Stage.SHARE_KEYS
+    _demand(len(state["_nonce"]) == 32 and len(state["_session_id"]) in (0, HASH_BYTES))
+    signed = SIGNATURE_BYTES if config.malicious_server else 0
+    for channel_key, mask_key, signature in state["_keys"].values():
+        _demand(is_sound(channel_key) and is_sound(mask_key) and len(signature) == signed)
+    total = state["_sum"]
+    _demand(total is None or total.shape == (config.length,))
+    for name in ("_keys", *_SERVER_MAPS):
+        _demand(all(number < clients for number in state[name]))
+    for name, size in (("_commitments", HASH_BYTES), ("_unopened", -(-clients // 8)), ("_signatures", SIGNATURE_BYTES)):
+        _demand(all(len(value) == size for value in state[name].values()))
+    for data in state["_unopened"].values():
+        messages.set_from_bytes(data, clients)
+    _demand((total is not None) == (stage is Stage.DONE))
+    if stage is Stage.ABORTED:
+        return
+    _demand(bool(state["_session_id"]) == keyed)
+
+    def numbers(name: str) -> set[int]:
+        return set(np.flatnonzero(state[name]).tolist())
+
+    now = numbers("_answered")
+    _demand(now <= numbers("_awaited"))
+    _demand(state["_keys"].keys() == (numbers("_advertised") if keyed else now))
+    _demand(numbers("_survivors") <= numbers("_shared") <= numbers("_advertised"))
+    if stage is Stage.SHARE_KEYS:
+        _demand(state["_sealed"].keys() == state["_commitments"].keys() == now)
+    if collecting:
+        _demand(numbers("_shared") <= state["_commitments"].keys())
+    graph: Any = state.get("_graph")
+    for number, data in state["_sealed"].items():
+        _demand(len(data) == messages.SEALED_BYTES * len(graph.neighbors(number)))
+    if stage > Stage.MASKED_INPUT_COLLECTION:
+        _demand(bool(numbers("_survivors")))
+    if stage is Stage.UNMASKING:
+        _demand(state["_shares"].keys() == now)
+    for number, data in state["_shares"].items():
+        unopened = state["_unopened"].get(number)
+        owners = owners_held(
+            graph, state["_shared"], number, None if unopened is None else messages.set_from_bytes(unopened, clients)
+        )
+        _demand(len(data) == SHARE_BYTES * len(owners) and shares_from_bytes(data) is not None)
 
 
 def _sealed_off(saved: Message) -> bytes:

@@ -1,14 +1,18 @@
 """Saved and resumed between any two messages: the same sum, the same bytes, and no second answer."""
 
+import hashlib
 import random
+import tracemalloc
+from contextlib import suppress
 from functools import cache
 
 import pytest
 
 from secfed import errors
 from secfed.crypto.entropy import predictable_secrets
-from secfed.secagg import Client, Policy, Server, Stage, messages
+from secfed.secagg import Client, Config, Policy, Server, Stage, messages
 from tests.secagg.forge import (
+    IDS,
     Session,
     any_message,
     assert_refuses,
@@ -304,3 +308,61 @@ def test_an_altered_snapshot_raises_nothing_but_secfeds_errors(name: str) -> Non
             except Exception as error:
                 escaped[type(error).__name__] = escaped.get(type(error).__name__, 0) + 1
     assert escaped == {}
+
+
+def redigested(body: bytes) -> bytes:
+    """A snapshot whose digest is right, whatever it holds."""
+    return body + hashlib.sha256(body).digest()
+
+
+@BY_CONFIG
+def test_a_snapshot_with_a_right_digest_and_wrong_contents_raises_named_errors(name: str) -> None:
+    session, found = snapshots(name)
+    rng = random.Random(3)
+    escaped: dict[str, int] = {}
+    for cls, data in found:
+        body = data[:-32]
+        for _ in range(150):
+            broken = bytearray(body)
+            for _ in range(rng.choice((1, 1, 4))):
+                broken[rng.randrange(len(body))] = rng.choice((0, 1, 255, rng.randrange(256)))
+            if rng.random() < 0.2:
+                del broken[rng.randrange(len(broken)) :]
+            try:
+                party = resume(session, cls, redigested(bytes(broken)))
+                drive(party, session)
+            except errors.SecFedError:
+                continue
+            except Exception as error:
+                kind = f"{type(error).__name__} in {cls.__name__}: {error}"
+                escaped[kind] = escaped.get(kind, 0) + 1
+    assert escaped == {}
+
+
+def drive(party: Client | Server, session: Session) -> None:
+    """Let a resumed party go on with what an honest session had."""
+    if isinstance(party, Client):
+        for requests in session.requests.values():
+            with suppress(errors.SecFedError):
+                party.receive(requests.get(ME, b""))
+        return
+    for _, responses in sorted(session.responses.items()):
+        for client_id, response in responses.items():
+            with suppress(errors.SecFedError):
+                party.receive(client_id, response)
+    while not party.done:
+        party.close_stage()
+
+
+def test_a_length_that_was_edited_costs_no_memory() -> None:
+    session = Session(complete(adversary="semi_honest")).to(Stage.UNMASKING)
+    for cls, data in ((Client, session.clients[ME].to_bytes()), (Server, session.server.to_bytes())):
+        config = session.config.to_bytes()
+        longer = Config(IDS, 4, 2**32, 6).to_bytes()
+        body = data[:-32].replace(config, config[:28] + longer[28:36] + config[36:])
+        assert body != data[:-32]
+        tracemalloc.start()
+        with pytest.raises(errors.SecFedError):
+            resume(session, cls, redigested(body))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        tracemalloc.stop()
