@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, EncodingError
 from secfed.secagg.stages import Stage
 
 Updates = Sequence[Update] | Mapping[int, Update]
 Weights = Sequence[float] | Mapping[int, float] | None
+LARGEST_ID = 1 << 63
 
 
 class ClientEncodingError(EncodingError):
@@ -87,6 +90,18 @@ def as_mapping(dropouts: Any) -> Mapping[int, Stage]:
             "{3: Stage.UNMASKING}"
         )
     return dropouts or {}
+
+
+def positions(client_ids: Iterable[int]) -> dict[int, int]:
+    """Return where each client stands among all, from 1, by ascending id.
+
+    Raises:
+        ConfigError: An id is no whole number from 1 to 2^63.
+    """
+    for client_id in client_ids:
+        if not (isinstance(client_id, int | np.integer) and 1 <= client_id <= LARGEST_ID):
+            raise ConfigError(f"found client id {client_id!r:.100}, needed client ids from 1 to 2^63")
+    return {client_id: position for position, client_id in enumerate(sorted(client_ids), start=1)}
 
 
 def arrived(client_ids: Iterable[int], silent: Mapping[int, Stage]) -> list[int]:

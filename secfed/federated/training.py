@@ -132,7 +132,7 @@ class Training(ABC):
 
         Args:
             model: Array, or list or dictionary of arrays.
-            clients: Each client's data: a list (ids from 1) or a dictionary by client id.
+            clients: Each client's data: a list (ids from 1) or a dictionary by client id, 1 to 2^63.
             count: Number of rounds.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
             cohort_size: Clients in each round's cohort, drawn uniformly among all, instead of `sampling_rate`: no

@@ -49,6 +49,9 @@ def leaves(update: Any) -> list[np.ndarray]:
     return [leaf for part in update for leaf in leaves(part)] if isinstance(update, list) else [update]
 
 
+PRIVACIES = [secfed.CentralGaussian(1.0, 1.0), secfed.DistributedGaussian(1.0, 1.0, layers=3)]
+
+
 class Layer(NamedTuple):
     kernel: np.ndarray
     bias: np.ndarray
@@ -370,10 +373,43 @@ def test_a_single_client_is_refused_under_secure_aggregation() -> None:
         SECURE.aggregate(random_updates(1))
 
 
-def test_client_id_that_cannot_be_a_coordinate_is_refused() -> None:
-    for odd in (0, -1, 2**31 - 1):
-        with pytest.raises(ConfigError, match="client ids"):
+def test_client_id_that_is_no_whole_number_from_one_to_2_to_the_63_is_refused() -> None:
+    odd: Any
+    for odd in (0, -1, 2**63 + 1, 2.5):
+        with pytest.raises(ConfigError, match=f"found client id {odd}, needed client ids"):
             SECURE.aggregate({odd: np.zeros(1), 5: np.zeros(1)})
+
+
+@pytest.mark.parametrize("privacy", [None, *PRIVACIES], ids=lambda privacy: type(privacy).__name__)
+def test_client_ids_up_to_2_to_the_63_come_back_in_everything(privacy: Any) -> None:
+    ids = [7, 2**31 - 1, 2**40, 2**63 - 1, 2**63]
+    updates = {client_id: np.full(100, 0.1 * number) for number, client_id in enumerate(ids)}
+    result = secfed.SecAgg(threshold=3, clip=1.0).aggregate(
+        {client_id: updates[client_id] for client_id in reversed(ids)},
+        dropouts={2**40: Stage.MASKED_INPUT_COLLECTION, 2**63: Stage.UNMASKING},
+        record=True,
+        privacy=privacy,
+    )
+    assert result.survivors == (7, 2**31 - 1, 2**63 - 1, 2**63)
+    assert result.dropouts == (2**40,)
+    assert list(result.bytes_up) == list(result.bytes_down) == ids
+    assert result.bytes_up[2**63] < result.bytes_up[7]
+    assert result.transcript is not None
+    assert result.transcript.survivors == result.survivors
+    assert {entry.client_id for entry in result.transcript.entries} == set(ids)
+    if privacy is None:
+        assert result.mean == pytest.approx(np.full(100, 0.2), abs=1e-3)
+        assert result.transcript.resemblance(2**63, updates[2**63]).hidden
+    with pytest.raises(EncodingError, match=f"client {2**40} sent no input"):
+        result.transcript.contribution(2**40)
+
+
+def test_large_client_ids_are_named_in_errors() -> None:
+    large = 2**63
+    with pytest.raises(EncodingError, match=f"client {large}: value 0"):
+        SECURE.aggregate({1: np.zeros(1), large: np.full(1, np.nan)})
+    with pytest.raises(ConfigError, match=rf"dropouts \[{large}\]"):
+        SECURE.aggregate({1: np.zeros(1), 2: np.zeros(1)}, dropouts={large: Stage.UNMASKING})
 
 
 # Clipping.

@@ -243,6 +243,17 @@ def test_aggregator_that_is_none_is_refused_at_once() -> None:
         secfed.FedAvg(lambda model, data: (model, 1), aggregator="secagg")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("aggregator", [secfed.Plain(), secfed.SecAgg()], ids=["plain", "secagg"])
+def test_reports_name_clients_by_their_large_ids(aggregator: Any) -> None:
+    ids = [3, 2**31 - 1, 2**62, 2**63]
+    clients = dict(zip(ids, values(4), strict=True)) | {2**63: np.zeros(7)}
+    training = fedavg(aggregator, lambda model, data: (data - model[0], 1))
+    [report] = training.rounds(np.zeros(3), clients, 1, dropouts=lambda round, cohort: {})
+    assert report.cohort == tuple(ids)
+    assert report.survivors == tuple(ids[:3])
+    assert list(report.rejected) == [2**63]
+
+
 def test_class_of_an_aggregator_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match=r"aggregator is the class SecAgg, needed one of its objects: write SecAgg\("):
         secfed.FedAvg(move, aggregator=secfed.SecAgg)  # type: ignore[arg-type]
