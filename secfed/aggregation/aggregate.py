@@ -64,8 +64,8 @@ class Aggregator(Protocol):
         """Return the weighted mean of the updates of those clients that do not drop out.
 
         Args:
-            updates: One update per client: a list (ids from 1) or a dictionary by client id. An update is an array, or
-                a list or dictionary of arrays, of any float dtype; all alike.
+            updates: One update per client: a list (ids from 1) or a dictionary by client id, a whole number from 1 to
+                2^63. An update is an array, or a list or dictionary of arrays, of any float dtype; all alike.
             weights: One positive weight per client (its number of examples), in the same form; by default all 1.
             dropouts: Clients that fall silent, and the first stage that they do not answer.
             round: The training round.

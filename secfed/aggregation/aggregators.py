@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from secfed.aggregation.aggregate import NO_MODEL, Aggregate
-from secfed.aggregation.cohort import Updates, Weights, arrived, by_client, checked_dropouts, naming
+from secfed.aggregation.cohort import Updates, Weights, arrived, by_client, checked_dropouts, naming, positions
 from secfed.aggregation.cohort_sizes import sizes_that_run
 from secfed.aggregation.noise_shares import NoiseShare, surplus
 from secfed.aggregation.pipeline import Pipeline
@@ -187,13 +187,14 @@ class SecAgg:
 
     def config(
         self,
-        client_ids: Sequence[int],
+        client_ids: Iterable[int],
         pipeline: Pipeline | PrivatePipeline,
         *,
         round: int = 0,
         model_hash: bytes = NO_MODEL,
     ) -> Config:
-        """Return the session's configuration for a cohort."""
+        """Return the session's configuration for a cohort; `aggregate` numbers its clients from 1, by ascending id."""
+        client_ids = list(client_ids)
         neighbors = self._regular(len(client_ids))
         return Config(
             client_ids,
@@ -298,7 +299,7 @@ class SecAgg:
         max_weight = self.max_weight or 1 << (math.ceil(max(weight_of.values())) - 1).bit_length()
         example = next(iter(by_id.values()))
         pipeline = Pipeline.of(example, clip=self.clip, clients=len(by_id), max_weight=max_weight, bits=self.bits)
-        config = self.config(list(by_id), pipeline, round=round, model_hash=model_hash)
+        config = self.config(positions(by_id).values(), pipeline, round=round, model_hash=model_hash)
         vectors = {}
         beyond = 0
         for client_id, update in by_id.items():
@@ -336,7 +337,7 @@ class SecAgg:
         record: bool,
     ) -> Aggregate:
         pipeline = self.private_pipeline(privacy, next(iter(by_id.values())), len(by_id))
-        config = self.config(list(by_id), pipeline, round=round, model_hash=model_hash)
+        config = self.config(positions(by_id).values(), pipeline, round=round, model_hash=model_hash)
         plan = pipeline.plan
         shares = {client_id: NoiseShare(plan) for client_id in by_id} if plan else {}
         vectors = {}
@@ -382,8 +383,13 @@ class SecAgg:
         observer: Observer | None,
         fewest: int,
     ) -> Result:
-        """Run a session in which every client insists on so many survivors before it helps to unmask."""
+        """Run a session in which every client insists on so many survivors before it helps to unmask.
+
+        The session knows clients by their positions, for its ids are coordinates of a small field.
+        """
         policy = self.policy or Policy()
+        position_of = positions(vectors)
+        ids = {position: client_id for client_id, position in position_of.items()}
         if len(config.client_ids) < fewest:
             raise TooFewSurvivorsError(
                 f"the cohort has {len(config.client_ids)} clients, needed {fewest} for enough noise",
@@ -394,15 +400,29 @@ class SecAgg:
             raise ConfigError(f"the policy of this aggregator does not allow this session: {objection}")
         policy = replace(policy, minimum_cohort=max(policy.minimum_cohort, fewest))
         try:
-            return run_session(config, vectors, dropouts=silent, policy=policy, observer=observer)
+            result = run_session(
+                config,
+                {position_of[client_id]: vector for client_id, vector in vectors.items()},
+                dropouts={position_of[client_id]: stage for client_id, stage in silent.items()},
+                policy=policy,
+                observer=observer
+                and (lambda stage, direction, position, data: observer(stage, direction, ids[position], data)),
+            )
         except FaultyServerError as error:
-            count = len(arrived(config.client_ids, silent))
+            count = len(arrived(vectors, silent))
             if error.check in ("C9", "C11", "C17") and count < policy.minimum_cohort:
                 least = policy.minimum_cohort
                 why = "would bring too little noise" if count < fewest else "are fewer than the policy allows"
                 text = f"{count} survivors {why}, needed {least}: the clients did not unmask"
                 raise TooFewSurvivorsError(text, count, least) from None
             raise
+        return replace(
+            result,
+            survivors=tuple(ids[position] for position in result.survivors),
+            dropouts=tuple(ids[position] for position in result.dropouts),
+            bytes_up={ids[position]: sent for position, sent in result.bytes_up.items()},
+            bytes_down={ids[position]: sent for position, sent in result.bytes_down.items()},
+        )
 
 
 @lru_cache(64)

@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, EncodingError
 from secfed.secagg.stages import Stage
 
 Updates = Sequence[Update] | Mapping[int, Update]
 Weights = Sequence[float] | Mapping[int, float] | None
+LARGEST_ID = 1 << 63
 
 
 class ClientEncodingError(EncodingError):
@@ -28,7 +31,8 @@ def by_client(updates: Updates, weights: Weights) -> tuple[dict[int, Update], di
     """Bring updates and weights to one form: by client id, ascending.
 
     Raises:
-        EncodingError: There is no update, or weights are missing, superfluous or not positive and finite.
+        EncodingError: There is no update, or weights are missing, superfluous or no positive finite numbers. The text
+            does not show a weight, for weights are secret.
     """
     by_id = dict(updates) if isinstance(updates, Mapping) else dict(enumerate(updates, start=1))
     if not by_id:
@@ -38,18 +42,25 @@ def by_client(updates: Updates, weights: Weights) -> tuple[dict[int, Update], di
     elif isinstance(weights, Mapping):
         weight_of = dict(weights)
     else:
-        weight_of = (
-            dict(enumerate(weights, start=1))
-            if not isinstance(updates, Mapping)
-            else dict(zip(by_id, weights, strict=False))
-        )
+        if not hasattr(weights, "__len__"):
+            raise EncodingError(
+                f"weights are of type {type(weights).__name__}, needed a list or a dictionary by client id"
+            )
         if len(weights) != len(by_id):
             raise EncodingError(f"{len(weights)} weights for {len(by_id)} updates")
+        weight_of = dict(zip(by_id, weights, strict=True))
     if odd := set(weight_of) ^ set(by_id):
         raise EncodingError(f"clients {sorted(odd)[:5]} have an update or a weight, but not both")
     for client_id, weight in weight_of.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise EncodingError(f"weight {weight} of client {client_id} must be positive and finite")
+        try:
+            fits = math.isfinite(weight) and weight > 0
+        except (TypeError, ValueError):
+            found = type(weight).__name__
+            raise ClientEncodingError(client_id, f"the weight is of type {found}, needed a number") from None
+        except OverflowError:
+            fits = False
+        if not fits:
+            raise ClientEncodingError(client_id, "the weight must be positive and finite")
     return {client_id: by_id[client_id] for client_id in sorted(by_id)}, weight_of
 
 
@@ -59,12 +70,38 @@ def checked_dropouts(by_id: Mapping[int, Update], dropouts: Mapping[int, Stage] 
     Raises:
         ConfigError: A dropout is no client, or its stage is none.
     """
-    silent = dict(dropouts or {})
+    silent = dict(as_mapping(dropouts))
     if odd := [stage for stage in silent.values() if not isinstance(stage, Stage)]:
         raise ConfigError(f"dropouts must lead from a client id to a secagg.Stage, found {odd[0]!r}")
     if unknown := set(silent) - set(by_id):
         raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(by_id)} clients")
     return silent
+
+
+def as_mapping(dropouts: Any) -> Mapping[int, Stage]:
+    """Return the dropouts, which may be None for nobody.
+
+    Raises:
+        ConfigError: They are no mapping.
+    """
+    if dropouts is not None and not isinstance(dropouts, Mapping):
+        raise ConfigError(
+            f"found dropouts {dropouts!r:.100}, needed a dictionary from client id to stage, such as "
+            "{3: Stage.UNMASKING}"
+        )
+    return dropouts or {}
+
+
+def positions(client_ids: Iterable[int]) -> dict[int, int]:
+    """Return where each client stands among all, from 1, by ascending id.
+
+    Raises:
+        ConfigError: An id is no whole number from 1 to 2^63.
+    """
+    for client_id in client_ids:
+        if not (isinstance(client_id, int | np.integer) and 1 <= client_id <= LARGEST_ID):
+            raise ConfigError(f"found client id {client_id!r:.100}, needed client ids from 1 to 2^63")
+    return {client_id: position for position, client_id in enumerate(sorted(client_ids), start=1)}
 
 
 def arrived(client_ids: Iterable[int], silent: Mapping[int, Stage]) -> list[int]:

@@ -58,7 +58,8 @@ class Transcript:
     Attributes:
         protection: `"plain"` or `"secagg"`.
         pipeline: The public encoding.
-        config: The session's public parameters; None without a protocol.
+        config: The session's public parameters; None without a protocol. It and the bytes of messages know clients by
+            their positions from 1, by ascending id.
         entries: Every message in order.
         total: What the server ends with: the sum modulo `2**modulus_bits` (plain without privacy: the weighted mean),
             flat; surplus noise of clients is subtracted, the server's own is not yet in it.

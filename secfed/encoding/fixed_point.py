@@ -66,6 +66,8 @@ class FixedPoint:
             raise ConfigError(f"bits {self.bits} must be from 2 to 32")
         if not (np.isfinite(self.levels / self.clip) and self.clip / self.levels > 0):
             raise ConfigError(f"clip {self.clip} is too small for a step of float64 arithmetic")
+        if not np.isfinite(self.levels * (float(self.clip) / self.levels)):  # a mean at the clip would decode to inf
+            raise ConfigError(f"clip {self.clip} is too large for float64 arithmetic")
         if self.clients < 1 or self.max_weight < 1:
             raise ConfigError(f"clients {self.clients} and max_weight {self.max_weight} must be at least 1")
         if self.modulus_bits > 64:
@@ -108,11 +110,9 @@ class FixedPoint:
         Raises:
             EncodingError: A value is not finite, or the weight is not allowed.
         """
-        if not isinstance(weight, int | np.integer) and not float(weight).is_integer():
-            raise EncodingError(f"weight {weight} must be a whole number: multiply all weights and round them")
-        weight = int(weight)
+        weight = _whole(weight)
         if not 1 <= weight <= self.max_weight:
-            raise EncodingError(f"weight {weight} must be from 1 to max_weight {self.max_weight}")
+            raise EncodingError(f"the weight must be from 1 to max_weight {self.max_weight}")
         if values.ndim != 1:
             raise EncodingError(f"values have shape {values.shape}, needed one dimension")
         width = next(width for width in (8, 16, 32, 64) if width >= self.modulus_bits)
@@ -164,3 +164,13 @@ class FixedPoint:
             needed = f"needed 1 to {self.clients * self.max_weight}"
             raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
         return signed[:-1] / weight * (self.clip / self.levels), weight
+
+
+def _whole(weight: Any) -> int:
+    """Return a weight as a whole number; an error does not show it, for a weight is secret."""
+    try:
+        if isinstance(weight, int | np.integer) or float(weight).is_integer():
+            return int(weight)
+    except (TypeError, ValueError, OverflowError):
+        raise EncodingError(f"the weight is of type {type(weight).__name__}, needed a whole number") from None
+    raise EncodingError("the weight must be a whole number: multiply all weights and round them")

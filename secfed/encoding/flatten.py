@@ -1,7 +1,7 @@
 """A model update of any shape to one flat array and back; and the hash of a model.
 
-An update is an array, or a list, tuple or dictionary of updates. Dictionaries are taken in the order of their keys
-sorted as strings. Source: `protocols/encoding/README.md`, section 5.
+An update is an array, or a list, tuple, named tuple or dictionary of updates. Dictionaries are taken in the order of
+their keys sorted as strings. Source: `protocols/encoding/README.md`, section 5.
 """
 
 import hashlib
@@ -57,7 +57,8 @@ def structure(update: Update) -> Structure:
     for path, array in leaves:
         if array.dtype.kind != "f":
             raise EncodingError(
-                f"{path or 'the array'} has dtype {array.dtype}, needed floating-point numbers, as from astype"
+                f"{path or 'the array'} has dtype {array.dtype}, needed floating-point numbers: convert it, as with "
+                "astype(np.float32)"
             )
     found = Structure(
         tuple(path for path, _ in leaves),
@@ -106,6 +107,8 @@ def _leaves(update: Update, path: str) -> Iterator[tuple[str, npt.NDArray[Any]]]
             yield from _leaves(part, f"{path}/{i}" if path else str(i))
     elif isinstance(update, float | int) and not isinstance(update, np.generic):  # numpy makes scalars of 0-d arrays
         raise EncodingError(f"{path or 'the update'} is a plain number, needed an array: wrap it in np.asarray")
+    elif isinstance(update, np.ma.MaskedArray):  # asarray would drop the mask and aggregate what it hides
+        raise EncodingError(f"{path or 'the array'} is a masked array, needed a plain one: use its method filled")
     else:
         yield path, np.asarray(update)
 
@@ -116,5 +119,7 @@ def _rebuild(example: Update, arrays: Iterator[npt.NDArray[Any]]) -> Update:
         return {key: named[key] for key in example}
     if isinstance(example, Sequence) and not isinstance(example, str | bytes):
         parts = [_rebuild(part, arrays) for part in example]
-        return tuple(parts) if isinstance(example, tuple) else parts
+        if not isinstance(example, tuple):
+            return parts
+        return type(example)._make(parts) if hasattr(example, "_make") else tuple(parts)
     return next(arrays)

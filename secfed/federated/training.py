@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from secfed.aggregation.aggregate import Aggregate, Aggregator
-from secfed.aggregation.cohort import ClientEncodingError
+from secfed.aggregation.cohort import ClientEncodingError, as_mapping
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
@@ -96,6 +96,9 @@ class Training(ABC):
         adjacency: Adjacency | None = None,
         accountant: Accountant | None = None,
     ) -> None:
+        if isinstance(aggregator, type):
+            name = aggregator.__name__
+            raise ConfigError(f"aggregator is the class {name}, needed one of its objects: write {name}(...)")
         if not hasattr(aggregator, "aggregate"):
             raise ConfigError(f"aggregator {aggregator!r} must be an aggregator, such as secfed.SecAgg(...)")
         if privacy is None and any(option is not None for option in (budget, ledger, adjacency, accountant)):
@@ -129,7 +132,7 @@ class Training(ABC):
 
         Args:
             model: Array, or list or dictionary of arrays.
-            clients: Each client's data: a list (ids from 1) or a dictionary by client id.
+            clients: Each client's data: a list (ids from 1) or a dictionary by client id, 1 to 2^63.
             count: Number of rounds.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
             cohort_size: Clients in each round's cohort, drawn uniformly among all, instead of `sampling_rate`: no
@@ -144,8 +147,9 @@ class Training(ABC):
 
         Raises:
             ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
-                them, a negative count. Or too small a Poisson cohort is so likely that it would cost more than a tenth
-                of delta (of the budget, else of the ledger, else 1e-5), see `docs/accountant.md`, section 2.1.
+                them, a negative count, dropouts that are no function. Or too small a Poisson cohort is so likely that
+                it would cost more than a tenth of delta (of the budget, else of the ledger, else 1e-5), see
+                `docs/accountant.md`, section 2.1.
             EncodingError: The model does not fit, or no update of any client does.
             BudgetExceededError: The next round could overspend; nothing of it has been drawn or sent.
         """
@@ -162,6 +166,11 @@ class Training(ABC):
                 raise ConfigError(f"cohort_size {cohort_size} must be at most {len(data)}, the number of clients")
         if count < 0:
             raise ConfigError(f"count {count} must not be negative")
+        if dropouts is not None and not callable(dropouts):
+            raise ConfigError(
+                f"found dropouts {dropouts!r:.100}, needed a function of round and cohort that returns a dictionary "
+                "from client id to stage"
+            )
         structure(model)
         self._population = len(data)
         rate = 1.0 if sampling_rate is None else sampling_rate
@@ -192,7 +201,7 @@ class Training(ABC):
         for number in range(1, count + 1):
             privacy = self._privacy
             cohort = draw()
-            silent = dropouts(number, cohort) if dropouts else {}
+            silent = as_mapping(dropouts(number, cohort)) if dropouts else {}
             rejected: dict[int, str] = {}
             chosen = {client_id: data[client_id] for client_id in cohort}
             try:

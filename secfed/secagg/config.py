@@ -111,7 +111,10 @@ class Config:
         if not 2 <= n <= MAXIMUM_CLIENTS:
             raise ConfigError(f"{n} clients: needed 2 to {MAXIMUM_CLIENTS}; a sum of one is that one's vector")
         if self.client_ids[0] < 1 or self.client_ids[-1] > P - 1:
-            raise ConfigError(f"client ids from {self.client_ids[0]} to {self.client_ids[-1]}: needed 1 to {P - 1}")
+            raise ConfigError(
+                f"client ids from {self.client_ids[0]} to {self.client_ids[-1]}: needed 1 to {P - 1}; number the "
+                "clients of the session from 1 and keep which id has which number"
+            )
         if len(set(self.client_ids)) < n:
             raise ConfigError(f"{n - len(set(self.client_ids))} of {n} client ids occur twice: ids must be distinct")
         for field_name, low, high in (

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -47,6 +47,14 @@ def leaves(update: Any) -> list[np.ndarray]:
     if isinstance(update, dict):
         return [leaf for name in sorted(update) for leaf in leaves(update[name])]
     return [leaf for part in update for leaf in leaves(part)] if isinstance(update, list) else [update]
+
+
+PRIVACIES = [secfed.CentralGaussian(1.0, 1.0), secfed.DistributedGaussian(1.0, 1.0, layers=3)]
+
+
+class Layer(NamedTuple):
+    kernel: np.ndarray
+    bias: np.ndarray
 
 
 def random_updates(clients: int, size: int = 20, seed: int = 0) -> list[np.ndarray]:
@@ -173,7 +181,7 @@ def test_largest_weight_below_one_is_refused(max_weight: int) -> None:
 
 def test_weight_above_the_largest_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_sessions(monkeypatch)
-    with pytest.raises(EncodingError, match="client 2: weight 11 must be from 1 to max_weight 10"):
+    with pytest.raises(EncodingError, match="client 2: the weight must be from 1 to max_weight 10"):
         secfed.SecAgg(max_weight=10).aggregate(random_updates(3), [10, 11, 1])
 
 
@@ -323,15 +331,34 @@ def test_weight_that_is_not_positive_is_refused_by_name(
     aggregator: Any, weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid_sessions(monkeypatch)
-    with pytest.raises(EncodingError, match=r"weight .* of client 2 must be positive and finite"):
+    with pytest.raises(EncodingError, match=r"^client 2: the weight must be positive and finite$"):
         aggregator.aggregate(random_updates(3), [1, weight, 1])
 
 
 def test_weight_that_is_not_whole_is_refused_by_name_under_secure_aggregation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PLAIN.aggregate([np.array([1.0]), np.array([2.0])], [0.5, 1.5]).mean == pytest.approx([1.75])
     forbid_sessions(monkeypatch)
-    with pytest.raises(EncodingError, match=r"client 3: weight 1\.5 must be a whole number"):
+    with pytest.raises(EncodingError, match="client 3: the weight must be a whole number"):
         SECURE.aggregate(random_updates(3), [1, 2, 1.5])
+
+
+@BOTH
+@pytest.mark.parametrize("weight", [None, "many", 3j, [1, 2]])
+def test_weight_that_is_no_number_is_refused_with_its_type(aggregator: Any, weight: Any) -> None:
+    with pytest.raises(
+        EncodingError, match=f"client 2: the weight is of type {type(weight).__name__}, needed a number"
+    ):
+        aggregator.aggregate(random_updates(3), {1: 1, 2: weight, 3: 1})
+    with pytest.raises(EncodingError, match="weights are of type int, needed a list or a dictionary"):
+        aggregator.aggregate(random_updates(3), 3)
+
+
+@pytest.mark.parametrize("weight", [31415, 31415.5, -31415, 10**400])
+def test_no_error_text_shows_a_weight(weight: float) -> None:
+    with pytest.raises(EncodingError, match="client 2: the weight must be") as caught:
+        secfed.SecAgg(max_weight=300).aggregate(random_updates(3), [1, weight, 1])
+    assert "31415" not in str(caught.value)
+    assert "0000" not in str(caught.value)
 
 
 @BOTH
@@ -346,10 +373,43 @@ def test_a_single_client_is_refused_under_secure_aggregation() -> None:
         SECURE.aggregate(random_updates(1))
 
 
-def test_client_id_that_cannot_be_a_coordinate_is_refused() -> None:
-    for odd in (0, -1, 2**31 - 1):
-        with pytest.raises(ConfigError, match="client ids"):
+def test_client_id_that_is_no_whole_number_from_one_to_2_to_the_63_is_refused() -> None:
+    odd: Any
+    for odd in (0, -1, 2**63 + 1, 2.5):
+        with pytest.raises(ConfigError, match=f"found client id {odd}, needed client ids"):
             SECURE.aggregate({odd: np.zeros(1), 5: np.zeros(1)})
+
+
+@pytest.mark.parametrize("privacy", [None, *PRIVACIES], ids=lambda privacy: type(privacy).__name__)
+def test_client_ids_up_to_2_to_the_63_come_back_in_everything(privacy: Any) -> None:
+    ids = [7, 2**31 - 1, 2**40, 2**63 - 1, 2**63]
+    updates = {client_id: np.full(100, 0.1 * number) for number, client_id in enumerate(ids)}
+    result = secfed.SecAgg(threshold=3, clip=1.0).aggregate(
+        {client_id: updates[client_id] for client_id in reversed(ids)},
+        dropouts={2**40: Stage.MASKED_INPUT_COLLECTION, 2**63: Stage.UNMASKING},
+        record=True,
+        privacy=privacy,
+    )
+    assert result.survivors == (7, 2**31 - 1, 2**63 - 1, 2**63)
+    assert result.dropouts == (2**40,)
+    assert list(result.bytes_up) == list(result.bytes_down) == ids
+    assert result.bytes_up[2**63] < result.bytes_up[7]
+    assert result.transcript is not None
+    assert result.transcript.survivors == result.survivors
+    assert {entry.client_id for entry in result.transcript.entries} == set(ids)
+    if privacy is None:
+        assert result.mean == pytest.approx(np.full(100, 0.2), abs=1e-3)
+        assert result.transcript.resemblance(2**63, updates[2**63]).hidden
+    with pytest.raises(EncodingError, match=f"client {2**40} sent no input"):
+        result.transcript.contribution(2**40)
+
+
+def test_large_client_ids_are_named_in_errors() -> None:
+    large = 2**63
+    with pytest.raises(EncodingError, match=f"client {large}: value 0"):
+        SECURE.aggregate({1: np.zeros(1), large: np.full(1, np.nan)})
+    with pytest.raises(ConfigError, match=rf"dropouts \[{large}\]"):
+        SECURE.aggregate({1: np.zeros(1), 2: np.zeros(1)}, dropouts={large: Stage.UNMASKING})
 
 
 # Clipping.
@@ -561,3 +621,24 @@ def test_dropouts_that_are_no_stages_are_refused() -> None:
     updates = [np.ones(3), np.ones(3), np.ones(3)]
     with pytest.raises(ConfigError, match="found 'SHARE_KEYS'"):
         secfed.SecAgg().aggregate(updates, dropouts={1: "SHARE_KEYS"})  # type: ignore[dict-item]
+
+
+@BOTH
+@pytest.mark.parametrize("dropouts", [[1, 3], (1,), {1}, 3])
+def test_dropouts_that_are_no_dictionary_are_refused(aggregator: Any, dropouts: Any) -> None:
+    with pytest.raises(ConfigError, match="needed a dictionary from client id to stage"):
+        aggregator.aggregate(random_updates(3), dropouts=dropouts)
+
+
+@BOTH
+def test_mean_of_named_tuples_is_a_named_tuple(aggregator: Any) -> None:
+    mean = aggregator.aggregate([Layer(np.full(2, number), np.ones(1)) for number in (1.0, 3.0)]).mean
+    assert type(mean) is Layer
+    assert mean.kernel == pytest.approx([2.0, 2.0], abs=1e-3)
+
+
+@BOTH
+def test_masked_array_is_refused_by_name(aggregator: Any) -> None:
+    masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+    with pytest.raises(EncodingError, match="bias is a masked array"):
+        aggregator.aggregate([{"bias": masked}, {"bias": masked}])

@@ -52,7 +52,7 @@ def test_update_that_does_not_fit_is_refused() -> None:
         pipeline().encode({"w": np.zeros((3, 2), np.float32), "b": np.zeros(2)}, 1)
     with pytest.raises(EncodingError, match="value 1 of the flattened update is not finite"):
         pipeline().encode({"w": np.zeros((2, 3), np.float32), "b": np.array([0, np.inf])}, 1)
-    with pytest.raises(EncodingError, match="weight 11"):
+    with pytest.raises(EncodingError, match="the weight must be from 1 to max_weight 10"):
         pipeline().encode(EXAMPLE, 11)
 
 

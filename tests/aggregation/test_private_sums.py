@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_refused_by_name(aggregator: Any, privacy: Any) -> 
     updates[4] = np.full(20, math.inf)
     with pytest.raises(EncodingError, match="client 5: value 0 of the flattened update is not finite"):
         aggregator.aggregate(updates, privacy=privacy)
-    with pytest.raises(EncodingError, match="weight -1 of client 1"):
+    with pytest.raises(EncodingError, match="client 1: the weight must be positive"):
         aggregator.aggregate(updates_of(size=20), [-1] + [1] * 11, privacy=privacy)
 
 

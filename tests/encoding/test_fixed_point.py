@@ -3,6 +3,7 @@
 import doctest
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,6 +226,15 @@ def test_clip_that_is_no_positive_number_is_refused(clip: float) -> None:
         FixedPoint(clip)
 
 
+def test_mean_at_the_largest_clip_is_finite_or_the_clip_is_refused() -> None:
+    for bits in range(2, 33):
+        fixed = FixedPoint(1.797e308, bits)
+        mean, _ = fixed.decode(fixed.encode(np.array([1.797e308, -1.797e308]), 1, seed=bytes(32)))
+        assert np.isfinite(mean).all()
+    with pytest.raises(ConfigError, match="is too large for float64 arithmetic"):
+        FixedPoint(math.nextafter(math.inf, 0), 16)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("bits", 1), ("bits", 33), ("bits", 0), ("bits", -1), ("clients", 0), ("clients", -3), ("max_weight", 0)],
@@ -276,6 +286,19 @@ def test_whole_weight_of_any_type_counts_as_its_number(weight: float) -> None:
     fixed = FixedPoint(4.0, max_weight=10)
     vector = fixed.encode(np.array([1.0]), weight, seed=bytes(32))  # type: ignore[arg-type]
     assert vector.tolist() == fixed.encode(np.array([1.0]), 3, seed=bytes(32)).tolist()
+
+
+@pytest.mark.parametrize("weight", [None, "three", [1, 2], 3j])
+def test_weight_that_is_no_number_is_refused_with_its_type(weight: Any) -> None:
+    with pytest.raises(EncodingError, match=f"the weight is of type {type(weight).__name__}, needed a whole number"):
+        FixedPoint(4.0, max_weight=10).encode(np.zeros(3), weight, seed=bytes(32))
+
+
+@pytest.mark.parametrize("weight", [31415, 31415.5, -31415])
+def test_no_error_text_shows_a_weight(weight: Any) -> None:
+    with pytest.raises(EncodingError, match="the weight must be") as caught:
+        FixedPoint(4.0, max_weight=300).encode(np.zeros(3), weight, seed=bytes(32))
+    assert "31415" not in str(caught.value)
 
 
 def test_large_weight_of_numpy_uint64_counts_as_its_number() -> None:

@@ -2,7 +2,7 @@
 
 import doctest
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -97,6 +97,34 @@ def test_tuples_come_back_as_tuples() -> None:
     assert isinstance(back, tuple)
     assert isinstance(back[1], tuple)
     assert isinstance(back[1][1], list)
+
+
+class Layer(NamedTuple):
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+def test_named_tuples_keep_their_type_at_any_depth() -> None:
+    update = {"first": Layer(np.ones((2, 3)), np.zeros(3, np.float32)), "others": [Layer(np.ones(1), np.ones(1))]}
+    like = structure(update)
+    back = unflatten(flatten(update) * 2, like)
+    assert type(back["first"]) is type(back["others"][0]) is Layer
+    assert np.array_equal(back["first"].kernel, np.full((2, 3), 2.0))
+    assert back["first"].bias.dtype == np.float32
+
+
+@pytest.mark.parametrize("mask", [False, [False, False], [True, False]])
+def test_masked_array_is_refused_by_name(mask: Any) -> None:
+    masked = np.ma.masked_array([1.0, 2.0], mask=mask)
+    for function in (structure, flatten, model_hash):
+        with pytest.raises(EncodingError, match="layer/1 is a masked array, needed a plain one"):
+            function({"layer": [np.ones(1), masked]})
+
+
+def test_refused_dtype_comes_with_the_conversion() -> None:
+    # An extension dtype such as bfloat16 has the kind "V".
+    with pytest.raises(EncodingError, match=r"has dtype \|V2, needed .* convert it, as with astype\(np\.float32\)"):
+        structure(np.zeros(3, "V2"))
 
 
 def test_result_shares_no_memory_with_what_it_was_cut_from() -> None:

@@ -198,6 +198,8 @@ def test_report_says_how_large_the_model_is() -> None:
         ({"sampling_rate": 1.1}, "sampling_rate"),
         ({"sampling_rate": math.nan}, "sampling_rate"),
         ({"count": -1}, "count -1"),
+        ({"dropouts": {1: Stage.UNMASKING}}, "needed a function of round and cohort"),
+        ({"dropouts": [1, 3]}, "needed a function of round and cohort"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_the_first_round(settings: dict[str, Any], text: str) -> None:
@@ -239,6 +241,29 @@ def test_update_of_one_client_that_does_not_fit_is_rejected_by_name() -> None:
 def test_aggregator_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="aggregator 'secagg' must be an aggregator"):
         secfed.FedAvg(lambda model, data: (model, 1), aggregator="secagg")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("aggregator", [secfed.Plain(), secfed.SecAgg()], ids=["plain", "secagg"])
+def test_reports_name_clients_by_their_large_ids(aggregator: Any) -> None:
+    ids = [3, 2**31 - 1, 2**62, 2**63]
+    clients = dict(zip(ids, values(4), strict=True)) | {2**63: np.zeros(7)}
+    training = fedavg(aggregator, lambda model, data: (data - model[0], 1))
+    [report] = training.rounds(np.zeros(3), clients, 1, dropouts=lambda round, cohort: {})
+    assert report.cohort == tuple(ids)
+    assert report.survivors == tuple(ids[:3])
+    assert list(report.rejected) == [2**63]
+
+
+def test_class_of_an_aggregator_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"aggregator is the class SecAgg, needed one of its objects: write SecAgg\("):
+        secfed.FedAvg(move, aggregator=secfed.SecAgg)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("aggregator", [secfed.Plain(), secfed.SecAgg()], ids=["plain", "secagg"])
+def test_dropouts_of_a_round_that_are_no_dictionary_are_refused(aggregator: Any) -> None:
+    rounds = fedavg(aggregator).rounds(np.zeros(3), values(3), 1, dropouts=lambda round, cohort: [1, 3])  # type: ignore
+    with pytest.raises(ConfigError, match=r"found dropouts \[1, 3\], needed a dictionary"):
+        next(rounds)
 
 
 @pytest.mark.parametrize(("returned", "found"), [(None, "NoneType"), (np.zeros(2), "ndarray")])

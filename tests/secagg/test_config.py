@@ -14,6 +14,7 @@ from secfed.secagg import Config, Policy, Server, SigningKey, packing
 from secfed.secagg.client import Client
 from tests.secagg.forge import RING, complete, ring
 
+IDS = "needed 1 to 2147483646; number the clients of the session from 1 and keep which id has which number"
 NINE = range(1, 10)
 
 
@@ -63,8 +64,8 @@ def texts(**fields: Any) -> str:
         ({"client_ids": [1.0, 2, 3]}, "client id 1.0 must be a whole number"),
         ({"client_ids": [7]}, "1 clients: needed 2 to 16777216; a sum of one is that one's vector"),
         ({"client_ids": []}, "0 clients: needed 2 to 16777216; a sum of one is that one's vector"),
-        ({"client_ids": [0, 1, 2]}, "client ids from 0 to 2: needed 1 to 2147483646"),
-        ({"client_ids": [1, 2**31 - 1]}, "client ids from 1 to 2147483647: needed 1 to 2147483646"),
+        ({"client_ids": [0, 1, 2]}, f"client ids from 0 to 2: {IDS}"),
+        ({"client_ids": [1, 2**31 - 1]}, f"client ids from 1 to 2147483647: {IDS}"),
         ({"client_ids": [1, 2, 2, 3]}, "1 of 4 client ids occur twice: ids must be distinct"),
     ],
     ids=str,
