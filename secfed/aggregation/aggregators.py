@@ -19,7 +19,7 @@ from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Pri
 from secfed.aggregation.private_pipeline import ANY_COHORT, PrivatePipeline
 from secfed.aggregation.transcript import Transcript
 from secfed.encoding.flatten import Update, flatten, unflatten
-from secfed.errors import ConfigError, FaultyServerError, TooFewSurvivorsError
+from secfed.errors import ConfigError, FaultyClientError, FaultyServerError, TooFewSurvivorsError
 from secfed.secagg.config import Adversary, Config, Policy
 from secfed.secagg.session import Observer, Result, run_session
 from secfed.secagg.stages import Stage
@@ -408,6 +408,10 @@ class SecAgg:
                 observer=observer
                 and (lambda stage, direction, position, data: observer(stage, direction, ids[position], data)),
             )
+        except FaultyClientError as error:
+            client_id = ids[error.client_id]
+            text = f"client {client_id}, number {error.client_id} of the session, ended it: {error.args[0]}"
+            raise FaultyClientError(text, client_id, error.check) from None
         except FaultyServerError as error:
             count = len(arrived(vectors, silent))
             if error.check in ("C9", "C11", "C17") and count < policy.minimum_cohort:

@@ -14,7 +14,7 @@ from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
-from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
 from secfed.federated.results import blank, checked_results
 from secfed.federated.spending import Budget, Spending
 from secfed.secagg.stages import Stage
@@ -22,6 +22,8 @@ from secfed.secagg.stages import Stage
 # The part of delta that cohorts that cannot be aggregated may cost; and delta where neither budget nor ledger names it.
 MOST_OF_DELTA = 0.1
 _DELTA = 1e-5
+# The check of secure aggregation that ends a session because of one client before others open their shares.
+BEFORE_OPENING = "S16"
 
 Model = Update
 LocalUpdate = Callable[[Model, Any], tuple[Update, float]]
@@ -47,8 +49,8 @@ class RoundReport:
             is spent; a copy. None without privacy.
         clip_norm: The clip of this round; None without privacy.
         rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
-            each with the reason; they count as dropouts. Who is among them depends on the data and is protected by
-            nothing: it is for the operator, not for publication.
+            or whose shares ended a session, each with the reason; they count as dropouts. Who is among them depends on
+            the data and is protected by nothing: it is for the operator, not for publication.
     """
 
     number: int
@@ -206,7 +208,7 @@ class Training(ABC):
             chosen = {client_id: data[client_id] for client_id in cohort}
             try:
                 aggregate, failure = self._aggregate(number, model, chosen, silent, rejected), ""
-            except TooFewSurvivorsError as error:
+            except (TooFewSurvivorsError, FaultyClientError) as error:
                 aggregate, failure = None, str(error)
             except ConfigError as error:
                 # A Poisson cohort may be too small for the threshold by chance, and the next one may do; all clients,
@@ -285,6 +287,12 @@ class Training(ABC):
             else:
                 self._spending.cancel()
             raise
+        except FaultyClientError as error:
+            if error.check == BEFORE_OPENING and not isinstance(worst, PoissonSampled):
+                self._spending.cancel()
+            else:
+                self._spending.commit(worst)
+            raise
         except (ConfigError, EncodingError):  # before anything was drawn or sent
             self._spending.cancel()
             raise
@@ -299,6 +307,7 @@ class Training(ABC):
         results = self._train(model, data)
         updates, weights = checked_results(structure(model), results, rejected)
         options: dict[str, Any] = {"privacy": self._privacy, "example": model} if self._privacy else {}
+        faulty = False
         while True:
             if len(rejected) == len(data) == self._population:  # all alike: that is the caller's mistake
                 client_id, reason = next(iter(rejected.items()))
@@ -308,6 +317,14 @@ class Training(ABC):
                 return self._aggregator.aggregate(
                     updates, weights, dropouts={**silent, **gone}, round=number, model_hash=model_hash(model), **options
                 )
+            except FaultyClientError as error:
+                # The session ended because of one client: once more without it. Not if others had opened their shares
+                # (S12, S13) in a private round: that client could help the server to the sum, so it counts as released.
+                if faulty or (self._privacy and error.check != BEFORE_OPENING):
+                    raise
+                faulty = True
+                rejected[error.client_id] = f"its shares ended the session ({error.check})"
+                updates[error.client_id], weights[error.client_id] = blank(updates[error.client_id]), 1
             except ClientEncodingError as error:  # nothing was sent: once more without that client
                 if error.client_id in rejected:
                     raise

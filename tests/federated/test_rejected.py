@@ -1,6 +1,7 @@
 """Clients whose result does not fit: they are named and count as dropouts, and the round goes on."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import secfed
 from secfed import dp
 from secfed.aggregation import CentralGaussian, DistributedGaussian
 from secfed.errors import ConfigError, EncodingError
+from secfed.secagg.client import Client
 
 GOOD = np.array([0.25, 0.5, -0.25])
 MODES: list[tuple[Any, Any]] = [
@@ -109,3 +111,44 @@ def test_fixed_cohort_that_can_never_be_aggregated_is_an_error() -> None:
     run = training(secfed.SecAgg(threshold=4), None, (GOOD, 1))
     with pytest.raises(ConfigError, match="threshold 4"):
         list(run.rounds(np.zeros(3), list(range(1, 10)), count=1, cohort_size=8))
+
+
+@pytest.fixture
+def sealing_garbage(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Clients, by number in the session, whose sealed shares nobody can open; a test fills the list."""
+    faulty: list[int] = []
+    share_keys = Client._share_keys
+
+    def spoiled(self: Client, request: Any) -> Any:
+        response = share_keys(self, request)
+        return replace(response, sealed=bytes(len(response.sealed))) if self.client_id in faulty else response
+
+    monkeypatch.setattr(Client, "_share_keys", spoiled)
+    return faulty
+
+
+@pytest.mark.parametrize("privacy", [None, CentralGaussian(1.0, 1.0)], ids=["none", "central"])
+def test_round_is_repeated_once_without_a_client_that_seals_garbage(privacy: Any, sealing_garbage: list[int]) -> None:
+    sealing_garbage.append(2)
+    clients = {10 * i: np.full(3, float(i)) for i in range(1, 7)}
+    training = secfed.FedAvg(
+        lambda model, data: (data, 1), aggregator=secfed.SecAgg(threshold=4, clip=8.0), privacy=privacy
+    )
+    [report] = training.rounds(np.zeros(3), clients, 1)
+    assert report.failure == ""
+    assert report.survivors == (10, 30, 40, 50, 60)
+    assert report.rejected == {20: "its shares ended the session (S16)"}
+    if not privacy:
+        np.testing.assert_allclose(report.model, 3.8, atol=1e-2)
+
+
+def test_a_second_client_that_ends_the_session_fails_the_round(sealing_garbage: list[int]) -> None:
+    sealing_garbage += [2, 3]
+    clients = {i: np.full(3, float(i)) for i in range(1, 9)}
+    aggregator = secfed.SecAgg(threshold=6, clip=8.0)
+    privacy = CentralGaussian(1.0, 1.0)
+    training = secfed.FedAvg(lambda model, data: (data, 1), aggregator=aggregator, privacy=privacy)
+    [report] = training.rounds(np.zeros(3), clients, 1)
+    assert report.failure.startswith("S16: client 3, number 3 of the session, ended it: client 3 has")
+    assert report.aggregate is None
+    assert report.accountant.epsilon(1e-5) == 0  # nothing was opened
