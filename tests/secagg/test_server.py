@@ -2,10 +2,13 @@
 
 import random
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from secfed import errors
 from secfed.crypto import field, shamir
@@ -442,6 +445,37 @@ def test_a_false_accusation_costs_only_the_share_of_the_accuser(liar: int) -> No
     session.close()
     session.assert_sum()
     assert session.server.faults == []
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    pairs=st.sets(st.tuples(st.sampled_from(NINE), st.sampled_from(NINE)), max_size=12),
+    silent=st.dictionaries(st.sampled_from(NINE), st.sampled_from(STAGES[2:]), max_size=3),
+    config=st.sampled_from([complete(NINE, 6, colluders=1), Config(NINE, 4, 3, 16, neighbors=6, colluders=1)]),
+)
+def test_garbage_for_some_holders_gives_the_right_sum_or_names_who_sealed_it(
+    pairs: set[tuple[int, int]], silent: dict[int, Stage], config: Config
+) -> None:
+    session = Session(config).to(Stage.SHARE_KEYS)
+    for sender in NINE:
+        data = session.reply(sender)
+        for receiver in others(session, sender):
+            if (sender, receiver) in pairs:
+                place = others(session, sender).index(receiver)
+                data = edit(data, sealed=with_part(bytes(SEALED), place, SEALED))
+        session.server.receive(sender, data)
+    session.close()
+    deaf = {i for i in NINE if sum(receiver == i for _, receiver in pairs) >= 3}  # may abort with C13
+    with suppress(errors.TooFewSurvivorsError, errors.FaultyClientError):
+        while session.stage < Stage.DONE:
+            for client_id in set(session.outbox) - {i for i, stage in silent.items() if stage <= session.stage}:
+                with suppress(errors.FaultyServerError) if client_id in deaf else nullcontext():
+                    session.server.receive(client_id, session.reply(client_id))
+            session.close()
+        session.assert_sum()
+    for fault in session.server.faults:
+        assert fault.check == "S16"
+        assert sum(sender == fault.client_id for sender, _ in pairs) >= 2
 
 
 @pytest.mark.parametrize("who", ["itself", "absent", "stranger"])
