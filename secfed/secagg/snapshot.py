@@ -260,7 +260,6 @@ def _check_server(config: Config, state: State) -> None:
         return set(np.flatnonzero(state[name]).tolist())
 
     now = numbers("_answered")
-    _demand(now <= numbers("_awaited"))
     _demand(state["_keys"].keys() == (numbers("_advertised") if keyed else now))
     _demand(numbers("_survivors") <= numbers("_shared") <= numbers("_advertised"))
     if stage is Stage.SHARE_KEYS:

@@ -106,6 +106,19 @@ def test_resumed_server_still_refuses_what_it_had_accepted() -> None:
         assert caught.value.check == check
 
 
+@BY_CONFIG
+def test_server_is_resumed_where_a_client_answered_and_then_left(name: str) -> None:
+    session = Session(CONFIGS[name])
+    for stage in [stage for stage in Stage if stage < Stage.DONE]:
+        session.to(stage)
+        if session.stage is stage:
+            leaver = list(session.outbox)[-1]
+            session.server.receive(leaver, session.reply(leaver))
+            session.server.receive(leaver, messages.Abort.because("left").to_bytes())
+            resumed_server(session, session.server)
+            session = Session(CONFIGS[name])
+
+
 def test_aborted_server_stays_aborted() -> None:
     session = Session(complete()).to(Stage.UNMASKING)
     session.server.abort()
