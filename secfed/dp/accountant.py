@@ -262,26 +262,27 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
 
     # Cheap bounds first: they say where to start.
     low, step = 0, 1
-    while step <= most and after(step).quick(delta)[1] <= epsilon:
+    while step <= most and after(step).ceiling(delta, epsilon) <= epsilon:
         low, step = step, step * 2
     value = after(low).epsilon(delta)[1]
     if value > epsilon:
         return 0
-    high, above = most + 1, math.inf
-    ahead = max(low, 1)
+    high, above, width, factor = most + 1, math.inf, 0.0, 2
     for tries in range(200):
-        if high - low <= 1:
+        # Where the engines differ by more than what is left, nothing is gained by going on.
+        if high - low <= 1 or math.log(high / max(low, 1)) <= 0.1 * width:
             break
         if above == math.inf:
-            at, ahead = low + ahead, 2 * ahead
+            at, factor = max(low, 1) * factor, min(factor**2, 64)
         elif tries % 3 == 2 or not value > 0:
-            at = (low + high) // 2
+            at = round(math.sqrt(max(low, 1) * high))
         else:
             # The logarithm of epsilon is nearly linear in that of the count.
             share = math.log(epsilon / value) / math.log(above / value)
             at = round(math.exp(math.log(max(low, 1)) * (1 - share) + math.log(high) * share))
         at = min(max(at, low + 1), high - 1)
-        found = after(at).epsilon(delta)[1]
+        lower, found = after(at).epsilon(delta)
+        width = math.log(found / lower) if 0 < lower and found < math.inf else 0.0
         low, value, high, above = (at, found, high, above) if found <= epsilon else (low, value, at, found)
     return low
 

@@ -156,20 +156,22 @@ class Composition:
         # The true value is above 0 also where it is too small for a number.
         return least, max(most, math.ulp(0.0))
 
-    def quick(self, delta: float) -> tuple[float, float]:
-        """Return cheap bounds of epsilon, which `epsilon` never falls out of: to start a search."""
-        if not self.private:
-            return math.inf, math.inf
-        low, high = 0.0, rdp.epsilon(self.events.items(), self.adjacency, delta)
-        if self.directions and self.exact:
-            if all(math.log(direction.variation) <= math.log(delta) for direction in self.directions):
-                high = 0.0
-            # Whoever sees all releases sees each of them.
+    def floor(self, delta: float) -> float:
+        """Return a cheap lower bound of epsilon: whoever sees all releases sees each of them."""
+        low = 0.0
+        if self.private and self.exact:
             for laws in (laws for direction in self.directions for laws in direction.laws):
                 for rate, spread in zip(laws.rate[:8], laws.spread[:8], strict=True):
                     one = SingleProfile(laws.kind, float(rate), float(spread))
-                    low = max(low, min(high, inversion.epsilon_of(one, math.log(delta))[0]))
-        return low, high
+                    low = max(low, inversion.epsilon_of(one, math.log(delta))[0])
+        return low
+
+    def ceiling(self, delta: float, enough: float = 0.0) -> float:
+        """Return a cheap upper bound of epsilon; no better one is looked for below `enough`."""
+        if self.private and self.directions and self.exact:
+            if all(math.log(direction.variation) <= math.log(delta) for direction in self.directions):
+                return 0.0
+        return rdp.epsilon(self.events.items(), self.adjacency, delta, enough) if self.private else math.inf
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:
         """Return the upper epsilon after each of `count` more releases of an event, `(count,)`."""
