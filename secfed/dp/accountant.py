@@ -282,7 +282,7 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
             at = round(math.exp(math.log(max(low, 1)) * (1 - share) + math.log(high) * share))
         at = min(max(at, low + 1), high - 1)
         lower, found = after(at).epsilon(delta)
-        width = math.log(found / lower) if 0 < lower and found < math.inf else 0.0
+        width = math.log(found / lower) if lower > 0 and found < math.inf else 0.0
         low, value, high, above = (at, found, high, above) if found <= epsilon else (low, value, at, found)
     return low
 

@@ -432,10 +432,13 @@ def _solve(
         return math.inf
     for _ in range(4):
         composition = _Composition(parts, step, _order(rough, guess), guess, most)
-        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-6 * guess
+        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-5 * guess
         low, high = _bracket(partial(composition.delta, sign=sign), guess, delta, tolerance)
         found = high if sign > 0 else low
         if found == math.inf or abs(found - guess) <= composition.deviation / 10:
+            break
+        # With bounded work, a window that says no more than what was known is the last one.
+        if most < _MOST_WINDOW and (found >= guess if sign > 0 else found == 0):
             break
         guess = found
     return found
@@ -446,7 +449,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolera
 
     def gap(epsilon: float) -> float:
         value = curve(epsilon)
-        return math.log(value / delta) if value > 0 else -1e3
+        return min(max(math.log(value / delta), -50.0), 50.0) if value > 0 else -50.0
 
     low = high = guess
     at_low = at_high = gap(guess)
@@ -476,7 +479,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolera
     return low, high
 
 
-def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tuple[float, float]:
+def releases_epsilon(releases: Releases, log_delta: float, guess: float, *, below: bool = True) -> tuple[float, float]:
     """Return bounds of epsilon of sampled Gaussian releases in one direction, with bounded work.
 
     The cells of the lattice get wider with the loss, so that few of them hold both the many losses near 0 and the rare
@@ -486,6 +489,7 @@ def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tupl
         releases: The composition.
         log_delta: Logarithm of delta.
         guess: An upper bound of epsilon, or an estimate.
+        below: Look for a lower bound, too.
 
     Returns:
         The bounds; 0 and infinity where the work is too much.
@@ -505,6 +509,8 @@ def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tupl
         guess = found
         if attempt and found > 0.7 * before:
             break
+    if not below:
+        return low, high
     merged = [(_merged(law, step, _order(total, guess), _wide_cells(law, step)), count) for law, count in laws]
     # What is left out may count as a loss of 0 where both signs are possible: it is taken off.
     lost = sum(count * law.infinite for law, count in laws)

@@ -152,7 +152,8 @@ def _log1p(wave: Complexes) -> Complexes:
 def _share(each: Reals, wave: Complexes) -> Reals:
     """Return an error of 1 + wave relative to its size, or to `_LEAST` where it is smaller than that."""
     size = np.abs(1 + wave)
-    return np.asarray((each + 2 * _LEAST * (size < 2 * _LEAST)) / np.maximum(size, _LEAST))
+    with np.errstate(over="ignore"):
+        return np.asarray((each + 2 * _LEAST * (size < 2 * _LEAST)) / np.maximum(size, _LEAST))
 
 
 def _turns(angle: Reals, count: int) -> Complexes:

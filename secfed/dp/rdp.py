@@ -127,7 +127,7 @@ def _conversion(betas: Array) -> Array:
 
 
 def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
-    """Return the least value seen of a curve with one valley: walk by factors of 4, then look closer twice."""
+    """Return the least value seen of a curve with one valley: walk by factors of 4, then look closer."""
     places = np.arange(-2.0, 3.0)
     values = curve(4.0**places)
     while values.min() > enough:
