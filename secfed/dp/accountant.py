@@ -13,8 +13,10 @@ from secfed.dp.events import (
     Adjacency,
     Event,
     check_adjacency,
+    check_between,
     check_count,
     check_event,
+    check_number,
     from_json,
     to_json,
 )
@@ -91,8 +93,7 @@ class Accountant:
             ConfigError: Something is no event, or the count is below 1.
         """
         check_event(event)
-        check_count("count", count)
-        self._events[event] = self._events.get(event, 0) + int(count)
+        self._events[event] = self._events.get(event, 0) + check_count("count", count)
         self._composition = None
         return self
 
@@ -124,7 +125,7 @@ class Accountant:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_delta(delta)
+        delta = check_delta(delta)
         found = Bounds(*self._composed().epsilon(delta))
         return found if bounds else found.upper
 
@@ -148,6 +149,7 @@ class Accountant:
             ConfigError: The epsilon is negative or no number.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
+        epsilon = check_number("epsilon", epsilon)
         if not epsilon >= 0:
             raise ConfigError(f"epsilon {epsilon} must be at least 0")
         found = Bounds(*self._composed().delta(epsilon))
@@ -160,7 +162,7 @@ class Accountant:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_delta(delta)
+        delta = check_delta(delta)
         pieces, before = [], Composition.of((), self._adjacency)
         for event, count in self._events.items():
             pieces.append(before.curve(event, count, delta))
@@ -174,7 +176,7 @@ class Accountant:
             ConfigError: The budget, the event or the count is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_budget(epsilon, delta)
+        epsilon, delta = check_budget(epsilon, delta)
         return not self.copy().compose(event, count).epsilon(delta) <= epsilon
 
     def remaining_rounds(self, event: Event, *, epsilon: float, delta: float) -> int:
@@ -184,7 +186,7 @@ class Accountant:
             ConfigError: The budget or the event is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_budget(epsilon, delta)
+        epsilon, delta = check_budget(epsilon, delta)
         check_event(event)
 
         return most_rounds(self._composed(), event, epsilon, delta)
@@ -210,8 +212,7 @@ class Accountant:
         Source:
             Dong, Roth, Su: Gaussian Differential Privacy, 2022, equation 6.
         """
-        if not 0 <= false_positive_rate <= 1:
-            raise ConfigError(f"false_positive_rate {false_positive_rate} must be from 0 to 1")
+        false_positive_rate = check_between("false_positive_rate", false_positive_rate, 0.0, 1.0)
         return float(ndtr(ndtri(1 - false_positive_rate) - self.mu()))
 
     def rdp_epsilon(self, delta: float) -> float:
@@ -221,7 +222,7 @@ class Accountant:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved moment bound under this adjacency.
         """
-        check_delta(delta)
+        delta = check_delta(delta)
         return rdp.epsilon(self.events, self._adjacency, delta)
 
     def assumptions(self, delta: float | None = None) -> str:
@@ -287,22 +288,25 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
     return low
 
 
-def check_delta(delta: float) -> None:
-    """Refuse a delta that is no probability, or that promises nothing.
+def check_delta(delta: Any) -> float:
+    """Return a delta as a float; refuse one that is no probability, or that promises nothing.
 
     Raises:
         ConfigError: It is out of range.
     """
-    if not 0 < delta < 1:
-        raise ConfigError(f"delta {delta} must be above 0 and below 1")
+    value = check_number("delta", delta)
+    if not 0 < value < 1:
+        raise ConfigError(f"delta {value} must be above 0 and below 1")
+    return value
 
 
-def check_budget(epsilon: float, delta: float) -> None:
-    """Refuse a budget that nothing can keep.
+def check_budget(epsilon: Any, delta: Any) -> tuple[float, float]:
+    """Return a budget as floats; refuse one that nothing can keep.
 
     Raises:
         ConfigError: Epsilon or delta is out of range.
     """
-    check_delta(delta)
-    if not 0 < epsilon < math.inf:
-        raise ConfigError(f"epsilon {epsilon} must be positive and finite")
+    value = check_number("epsilon", epsilon)
+    if not 0 < value < math.inf:
+        raise ConfigError(f"epsilon {value} must be positive and finite")
+    return value, check_delta(delta)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from secfed.dp.accountant import check_budget, most_rounds
 from secfed.dp.composition import Composition
-from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled, check_count
+from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled, check_count, check_rate
 from secfed.errors import ConfigError
 
 Sampling = Literal["poisson", "fixed"]
@@ -36,15 +36,14 @@ def release(
         ConfigError: The sampling rate is out of range, or no whole number of the population.
     """
     gaussian = Gaussian(noise_multiplier)
-    if not 0 < sampling_rate <= 1:
-        raise ConfigError(f"sampling_rate {sampling_rate} must be above 0 and at most 1")
+    sampling_rate = check_rate(sampling_rate)
     if sampling == "poisson":
         return gaussian if sampling_rate == 1 else PoissonSampled(sampling_rate, gaussian)
     if sampling != "fixed":
         raise ConfigError(f"sampling {sampling!r} must be poisson or fixed")
     if population is None:
         raise ConfigError("sampling fixed needs the population: the number of clients")
-    check_count("population", population)
+    population = check_count("population", population)
     cohort = round(sampling_rate * population)
     if cohort < 1 or abs(cohort - sampling_rate * population) > 1e-6:
         raise ConfigError(f"sampling_rate {sampling_rate} of {population} clients is no whole number of at least 1")
@@ -81,8 +80,8 @@ def noise_multiplier(
     >>> round(noise_multiplier(epsilon=3.0, delta=1e-5, sampling_rate=0.01, rounds=1000), 4)
     0.8136
     """
-    check_budget(epsilon, delta)
-    check_count("rounds", rounds)
+    epsilon, delta = check_budget(epsilon, delta)
+    rounds = check_count("rounds", rounds)
     release(1.0, sampling_rate, sampling, population)  # refuses before the search does
 
     def composed(logarithm: float) -> Composition:
@@ -115,8 +114,8 @@ def sampling_rate(
     Raises:
         ConfigError: A parameter is out of range, or no rate from 1e-12 on keeps the budget.
     """
-    check_budget(epsilon, delta)
-    check_count("rounds", rounds)
+    epsilon, delta = check_budget(epsilon, delta)
+    rounds = check_count("rounds", rounds)
 
     def composed(logarithm: float) -> Composition:
         return Composition.of([(release(noise_multiplier, min(1.0, math.exp(-logarithm))), rounds)], adjacency)
@@ -153,7 +152,7 @@ def rounds(
     Raises:
         ConfigError: A parameter is out of range.
     """
-    check_budget(epsilon, delta)
+    epsilon, delta = check_budget(epsilon, delta)
     event = release(noise_multiplier, sampling_rate, sampling, population)
     return most_rounds(Composition.of((), adjacency), event, epsilon, delta)
 
