@@ -284,7 +284,7 @@ def check_number(name: str, number: Any) -> float:
     try:
         return float(number)
     except OverflowError:
-        return math.copysign(math.inf, number)
+        return math.inf if number > 0 else -math.inf  # type: ignore[operator]
 
 
 def check_between(name: str, number: Any, least: float, most: float) -> float:
