@@ -345,7 +345,7 @@ def _fit(law: Law, step: float, shift: float, cells: Array, rounds: int) -> tupl
 
 def _norm(values: Array) -> float:
     """Return the Euclidean norm, without the threads of BLAS, which take longer in sum."""
-    return math.sqrt(float(np.einsum("i,i->", values, values)))
+    return math.sqrt(float((values * values).sum()))
 
 
 class _Composition:
@@ -413,7 +413,7 @@ class _Composition:
         at = epsilon - self.offset - sign * self.loss_error
         above = self.places[np.searchsorted(self.places, at, "right") :] - at
         weights = -np.exp(-self.order * above) * np.expm1(-above)
-        value = float(np.einsum("i,i->", weights, self.masses[len(self.masses) - len(weights) :]))
+        value = float((weights * self.masses[len(self.masses) - len(weights) :]).sum())
         # No weight is larger than (order / (1 + order))^order / (1 + order).
         most = math.exp(self.order * math.log(self.order / (1 + self.order)) if self.order else 0.0) / (1 + self.order)
         value += sign * (_norm(weights) * self.error + self.outside * most)
