@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from secfed.dp.distributed import Mechanism
-from secfed.dp.events import check_count
+from secfed.dp.events import check_count, check_number
 from secfed.errors import ConfigError
 
 
@@ -187,6 +187,8 @@ Privacy = CentralGaussian | DistributedGaussian
 
 def _check(privacy: Privacy) -> None:
     """Refuse what no kind of privacy can have."""
+    for name in ("clip_norm", "noise_multiplier", "sampling_rate"):
+        object.__setattr__(privacy, name, check_number(name, getattr(privacy, name)))
     if not 1e-100 <= privacy.clip_norm <= 1e100:
         raise ConfigError(f"clip_norm {privacy.clip_norm} must be from 1e-100 to 1e100")
     if not 1e-6 <= privacy.noise_multiplier <= 1e6:

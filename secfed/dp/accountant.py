@@ -14,8 +14,10 @@ from secfed.dp.events import (
     Event,
     PoissonSampled,
     check_adjacency,
+    check_between,
     check_count,
     check_event,
+    check_number,
     from_json,
     to_json,
 )
@@ -92,8 +94,7 @@ class Accountant:
             ConfigError: Something is no event, or the count is below 1.
         """
         check_event(event)
-        check_count("count", count)
-        self._events[event] = self._events.get(event, 0) + int(count)
+        self._events[event] = self._events.get(event, 0) + check_count("count", count)
         self._composition = None
         return self
 
@@ -125,7 +126,7 @@ class Accountant:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_delta(delta)
+        delta = check_delta(delta)
         left = self._left(delta)
         found = Bounds(*self._composed().epsilon(left)) if left > 0 else Bounds(0.0, math.inf)
         if left < delta:
@@ -152,6 +153,7 @@ class Accountant:
             ConfigError: The epsilon is negative or no number.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
+        epsilon = check_number("epsilon", epsilon)
         if not epsilon >= 0:
             raise ConfigError(f"epsilon {epsilon} must be at least 0")
         found = Bounds(*self._composed().delta(epsilon))
@@ -166,8 +168,8 @@ class Accountant:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_delta(delta)
-        delta = self._left(delta)  # what all releases together leave of delta is enough for the first ones
+        # What all releases together leave of delta is enough for the first ones.
+        delta = self._left(check_delta(delta))
         if not delta > 0:
             return np.full(sum(self._events.values()), math.inf)
         pieces, before = [], Composition.of((), self._adjacency)
@@ -183,7 +185,7 @@ class Accountant:
             ConfigError: The budget, the event or the count is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_budget(epsilon, delta)
+        epsilon, delta = check_budget(epsilon, delta)
         return not self.copy().compose(event, count).epsilon(delta) <= epsilon
 
     def remaining_rounds(self, event: Event, *, epsilon: float, delta: float) -> int:
@@ -193,7 +195,7 @@ class Accountant:
             ConfigError: The budget or the event is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        check_budget(epsilon, delta)
+        epsilon, delta = check_budget(epsilon, delta)
         check_event(event)
 
         return most_rounds(self._composed(), event, epsilon, delta)
@@ -221,8 +223,7 @@ class Accountant:
         Source:
             Dong, Roth, Su: Gaussian Differential Privacy, 2022, equation 6.
         """
-        if not 0 <= false_positive_rate <= 1:
-            raise ConfigError(f"false_positive_rate {false_positive_rate} must be from 0 to 1")
+        false_positive_rate = check_between("false_positive_rate", false_positive_rate, 0.0, 1.0)
         return float(ndtr(ndtri(1 - false_positive_rate) - self.mu()))
 
     def rdp_epsilon(self, delta: float) -> float:
@@ -232,8 +233,7 @@ class Accountant:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved moment bound under this adjacency.
         """
-        check_delta(delta)
-        left = self._left(delta)
+        left = self._left(check_delta(delta))
         return rdp.epsilon(self.events, self._adjacency, left) if left > 0 else math.inf
 
     def assumptions(self, delta: float | None = None) -> str:
@@ -287,46 +287,50 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
 
     # Cheap bounds first: they say where to start.
     low, step = 0, 1
-    while step <= most and after(step).quick(delta)[1] <= epsilon:
+    while step <= most and after(step).ceiling(delta, epsilon) <= epsilon:
         low, step = step, step * 2
     value = after(low).epsilon(delta)[1]
     if value > epsilon:
         return 0
-    high, above = most + 1, math.inf
-    ahead = max(low, 1)
+    high, above, width, factor = most + 1, math.inf, 0.0, 2
     for tries in range(200):
-        if high - low <= 1:
+        # Where the engines differ by more than what is left, nothing is gained by going on.
+        if high - low <= 1 or math.log(high / max(low, 1)) <= 0.1 * width:
             break
         if above == math.inf:
-            at, ahead = low + ahead, 2 * ahead
+            at, factor = max(low, 1) * factor, min(factor**2, 64)
         elif tries % 3 == 2 or not value > 0:
-            at = (low + high) // 2
+            at = round(math.sqrt(max(low, 1) * high))
         else:
             # The logarithm of epsilon is nearly linear in that of the count.
             share = math.log(epsilon / value) / math.log(above / value)
             at = round(math.exp(math.log(max(low, 1)) * (1 - share) + math.log(high) * share))
         at = min(max(at, low + 1), high - 1)
-        found = after(at).epsilon(delta)[1]
+        lower, found = after(at).epsilon(delta)
+        width = math.log(found / lower) if lower > 0 and found < math.inf else 0.0
         low, value, high, above = (at, found, high, above) if found <= epsilon else (low, value, at, found)
     return low
 
 
-def check_delta(delta: float) -> None:
-    """Refuse a delta that is no probability, or that promises nothing.
+def check_delta(delta: Any) -> float:
+    """Return a delta as a float; refuse one that is no probability, or that promises nothing.
 
     Raises:
         ConfigError: It is out of range.
     """
-    if not 0 < delta < 1:
-        raise ConfigError(f"delta {delta} must be above 0 and below 1")
+    value = check_number("delta", delta)
+    if not 0 < value < 1:
+        raise ConfigError(f"delta {value} must be above 0 and below 1")
+    return value
 
 
-def check_budget(epsilon: float, delta: float) -> None:
-    """Refuse a budget that nothing can keep.
+def check_budget(epsilon: Any, delta: Any) -> tuple[float, float]:
+    """Return a budget as floats; refuse one that nothing can keep.
 
     Raises:
         ConfigError: Epsilon or delta is out of range.
     """
-    check_delta(delta)
-    if not 0 < epsilon < math.inf:
-        raise ConfigError(f"epsilon {epsilon} must be positive and finite")
+    value = check_number("epsilon", epsilon)
+    if not 0 < value < math.inf:
+        raise ConfigError(f"epsilon {value} must be positive and finite")
+    return value, check_delta(delta)

@@ -133,12 +133,12 @@ def draft(event: Event, count: int, label: str) -> Entry:
         ConfigError: A parameter is wrong.
     """
     events.check_event(event)
-    events.check_count("count", count)
+    count = events.check_count("count", count)
     if count > _MOST_COUNT:
         raise ConfigError(f"count {count} must be at most {_MOST_COUNT}")
     if not isinstance(label, str) or not label.isprintable():
         raise ConfigError(f"label {label!r:.100} must be printable text")
-    return Entry(0, event, int(count), label, "reserved", "", "")
+    return Entry(0, event, count, label, "reserved", "", "")
 
 
 def chained(before: str, fields: Iterable[Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from secfed.dp.accountant import check_budget, most_rounds
 from secfed.dp.composition import Composition
-from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled, check_count
+from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled, check_count, check_rate
 from secfed.errors import ConfigError
 
 Sampling = Literal["poisson", "fixed"]
@@ -17,6 +17,8 @@ _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e9
 # Where cheap bounds are good enough, as a logarithm, and the most evaluations after them.
 _NEAR = 0.02
 _MOST_TRIES = 16
+# Logarithm of epsilon over the budget beyond which a value says nothing about the slope.
+_FAR = 3.0
 
 
 def release(
@@ -34,15 +36,14 @@ def release(
         ConfigError: The sampling rate is out of range, or no whole number of the population.
     """
     gaussian = Gaussian(noise_multiplier)
-    if not 0 < sampling_rate <= 1:
-        raise ConfigError(f"sampling_rate {sampling_rate} must be above 0 and at most 1")
+    sampling_rate = check_rate(sampling_rate)
     if sampling == "poisson":
         return gaussian if sampling_rate == 1 else PoissonSampled(sampling_rate, gaussian)
     if sampling != "fixed":
         raise ConfigError(f"sampling {sampling!r} must be poisson or fixed")
     if population is None:
         raise ConfigError("sampling fixed needs the population: the number of clients")
-    check_count("population", population)
+    population = check_count("population", population)
     cohort = round(sampling_rate * population)
     if cohort < 1 or abs(cohort - sampling_rate * population) > 1e-6:
         raise ConfigError(f"sampling_rate {sampling_rate} of {population} clients is no whole number of at least 1")
@@ -79,8 +80,8 @@ def noise_multiplier(
     >>> round(noise_multiplier(epsilon=3.0, delta=1e-5, sampling_rate=0.01, rounds=1000), 4)
     0.8136
     """
-    check_budget(epsilon, delta)
-    check_count("rounds", rounds)
+    epsilon, delta = check_budget(epsilon, delta)
+    rounds = check_count("rounds", rounds)
     release(1.0, sampling_rate, sampling, population)  # refuses before the search does
 
     def composed(logarithm: float) -> Composition:
@@ -113,8 +114,8 @@ def sampling_rate(
     Raises:
         ConfigError: A parameter is out of range, or no rate from 1e-12 on keeps the budget.
     """
-    check_budget(epsilon, delta)
-    check_count("rounds", rounds)
+    epsilon, delta = check_budget(epsilon, delta)
+    rounds = check_count("rounds", rounds)
 
     def composed(logarithm: float) -> Composition:
         return Composition.of([(release(noise_multiplier, min(1.0, math.exp(-logarithm))), rounds)], adjacency)
@@ -151,7 +152,7 @@ def rounds(
     Raises:
         ConfigError: A parameter is out of range.
     """
-    check_budget(epsilon, delta)
+    epsilon, delta = check_budget(epsilon, delta)
     event = release(noise_multiplier, sampling_rate, sampling, population)
     return most_rounds(Composition.of((), adjacency), event, epsilon, delta)
 
@@ -164,53 +165,41 @@ def _falling(
     Cheap bounds first: they say where to start, and where not to look at all. Then secant steps inside a bracket: the
     logarithm of epsilon is nearly linear in the logarithm of the noise.
     """
-    left, right = (low, math.inf), (high, -math.inf)
-    at = _first(lambda x: composed(x).quick(delta)[1] <= budget, low, high)
-    known = _first(lambda x: not composed(x).quick(delta)[0] > budget, low, high if at is None else at)
-    if known is not None:
-        left = (max(low, known - 2 * _NEAR), math.inf)
-    at = high if at is None else at
+    known = _first(lambda x: not composed(x).floor(delta) > budget, low, high)
+    if known is None:
+        return None
+    left, right, at, step = max(low, known - 2 * _NEAR), high, known, 0.25
+    while at < high and composed(at).ceiling(delta, budget) > budget:
+        at, step = min(at + step, high), 2 * step
+    best: float | None = None
     before: tuple[float, float] | None = None
+    slope = 1.5
     for _ in range(_MOST_TRIES):
-        bounds = composed(at).epsilon(delta)
-        value = _excess(bounds[1], budget)
+        lower, upper = composed(at).epsilon(delta)
+        value = math.inf if upper == math.inf else math.log(max(upper, 1e-300) / budget)
+        if before is not None and abs(value) < _FAR and before[1] != value:
+            slope = min(max((before[1] - value) / (at - before[0]), 1e-3), 1e3)
+        before = (at, value) if abs(value) < _FAR else None
         if value > 0:
-            left = (at, value)
+            left = max(left, at)
             if at >= high:
                 return None
-            if right[1] == -math.inf:
-                at = high
+            if best is None:
+                at, step = min(at + step, high), 2 * step
                 continue
         else:
-            right = (at, value)
-            if at <= low:
-                return at
+            right = best = at
             # Where the engines differ by more than what is left, nothing is gained by going on.
-            width = math.log(bounds[1] / bounds[0]) if bounds[0] > 0 else 0.0
-            if right[0] - left[0] <= max(_ACCURACY / 2, 0.1 * width):
+            width = math.log(upper / lower) if lower > 0 else 0.0
+            if at <= low or -value <= slope * _ACCURACY / 2 + 0.1 * width:
                 break
-        if right[0] - left[0] <= _ACCURACY / 2:
+        if right - left <= _ACCURACY:
             break
-        if left[1] == math.inf and value > -3:
-            # No value on the other side yet: a step along the slope, a little too far.
-            slope = abs((value - before[1]) / (at - before[0])) if before else 2.0
-            step = 1.1 * -value / max(slope, 0.5) + _NEAR / 10
-            before = (at, value)
-            at = max((left[0] + at) / 2, at - step)
-            continue
-        share = left[1] / (left[1] - right[1]) if math.isfinite(left[1] + right[1]) else 0.5
-        # A little to the side of the longer half, so that the bracket closes from both ends.
-        width = right[0] - left[0]
-        share = min(max(share, 1e-4), 1 - 1e-4)
-        at = left[0] + width * share
-        nudge = max(_ACCURACY / 4, width * 1e-3)
-        at += nudge if share < 0.5 else -nudge
-        at = min(max(at, left[0] + _ACCURACY / 8), right[0] - _ACCURACY / 8)
-    return right[0]
-
-
-def _excess(value: float, budget: float) -> float:
-    return math.inf if value == math.inf else math.log(max(value, 1e-300) / budget)
+        # Aimed a little to the right, so that the budget is kept; where a step leads out of the bracket, it is halved.
+        at = at + value / slope + _ACCURACY / 4 if before else math.inf
+        if not left < at < right:
+            at, before = (left + right) / 2, None
+    return best
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float | None:

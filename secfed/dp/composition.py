@@ -28,6 +28,8 @@ from secfed.errors import UnsupportedEventError
 _ROUNDING = 1.5
 # The relative gap above which Renyi moments are asked too.
 _TIGHT = 1e-6
+# The relative gap above which a single release may say more about the lower value.
+_WIDE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,14 @@ class Composition:
         for direction in self.directions:
             if high and _chernoff(direction, low, log_delta) <= log_delta:
                 continue
-            found = _epsilon(direction, log_delta)
+            found = _epsilon(direction, log_delta, below=low < high / 2 or not high)
             low, high = max(low, found[0]), max(high, found[1])
         high += 2 * self.slack
         if high - low > _TIGHT * high:
             high = min(high, rdp.epsilon(self.events.items(), self.adjacency, delta))
-        return (low if self.exact else 0.0), high
+        if not self.exact:
+            return 0.0, high
+        return (min(max(low, self.floor(delta)), high) if high - low > _WIDE * high else low), high
 
     def delta(self, epsilon: float) -> tuple[float, float]:
         """Return lower and upper bounds of delta."""
@@ -149,27 +153,30 @@ class Composition:
                 continue
             found = _delta(direction, at)
             low, high = max(low, found[0]), max(high, found[1])
-        high = min(high + self.slack, 0.0)
+        high = min(high + self.slack, 0.0, math.log(max(one.variation for one in self.directions)) + self.slack)
         least, most = (math.exp(low) if self.exact else 0.0), math.exp(high)
         if not high - low <= _TIGHT and epsilon < math.inf:
             most = min(most, rdp.delta(self.events.items(), self.adjacency, epsilon))
         # The true value is above 0 also where it is too small for a number.
         return least, max(most, math.ulp(0.0))
 
-    def quick(self, delta: float) -> tuple[float, float]:
-        """Return cheap bounds of epsilon, which `epsilon` never falls out of: to start a search."""
-        if not self.private:
-            return math.inf, math.inf
-        low, high = 0.0, rdp.epsilon(self.events.items(), self.adjacency, delta)
-        if self.directions and self.exact:
-            if all(math.log(direction.variation) <= math.log(delta) for direction in self.directions):
-                high = 0.0
-            # Whoever sees all releases sees each of them.
+    def floor(self, delta: float) -> float:
+        """Return a cheap lower bound of epsilon: whoever sees all releases sees each of them."""
+        low = 0.0
+        if self.private and self.exact:
             for laws in (laws for direction in self.directions for laws in direction.laws):
                 for rate, spread in zip(laws.rate[:8], laws.spread[:8], strict=True):
                     one = SingleProfile(laws.kind, float(rate), float(spread))
-                    low = max(low, min(high, inversion.epsilon_of(one, math.log(delta))[0]))
-        return low, high
+                    low = max(low, inversion.epsilon_of(one, math.log(delta))[0])
+        return low
+
+    def ceiling(self, delta: float, enough: float = 0.0) -> float:
+        """Return a cheap upper bound of epsilon; no better one is looked for below `enough`."""
+        if self.private and self.directions and self.exact:
+            variation = max(direction.variation for direction in self.directions)
+            if math.log(variation) <= math.log(delta):
+                return 0.0
+        return rdp.epsilon(self.events.items(), self.adjacency, delta, enough) if self.private else math.inf
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:
         """Return the upper epsilon after each of `count` more releases of an event, `(count,)`."""
@@ -258,12 +265,14 @@ def _profile(releases: Releases) -> Profile | None:
     return None
 
 
-def _epsilon(releases: Releases, log_delta: float, goal: float = inversion.GOAL) -> tuple[float, float]:
+def _epsilon(
+    releases: Releases, log_delta: float, goal: float = inversion.GOAL, *, below: bool = True
+) -> tuple[float, float]:
     if math.log(releases.variation) <= log_delta:
         return 0.0, 0.0
     profile = _profile(releases)
     if profile is None:
-        low, high = inversion.epsilon_bounds(releases, log_delta, goal)
+        low, high = inversion.epsilon_bounds(releases, log_delta, goal, below=below)
     else:
         low, high = inversion.epsilon_of(profile, log_delta)
     return max(low, 0.0), max(high, 0.0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
-from secfed.dp.events import DiscreteGaussianSum, SkellamSum
+from secfed.dp.events import DiscreteGaussianSum, SkellamSum, check_number
 from secfed.errors import ConfigError, TooFewSurvivorsError
 
 Mechanism = Literal["discrete_gaussian", "skellam"]
@@ -432,5 +432,5 @@ def _skellam_tail(distance: float, noise: float, others: float) -> float:
 
 
 def _check_positive(name: str, number: float) -> None:
-    if not 0 < number < math.inf:
+    if not 0 < check_number(name, number) < math.inf:
         raise ConfigError(f"{name} {number} must be a positive finite number")

@@ -10,13 +10,17 @@ is normalised to one client: it says how much noise there is for a contribution 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from secfed.errors import ConfigError
 
 Adjacency = Literal["add_remove", "replace"]
 ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)
+# Beyond these ranges squares overflow, or differences are lost to rounding.
+_NOISE = (1e-6, 1e9)
+_LENGTH = (1e-30, 1e30)
+_LEAST_RATE = 1e-15
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +28,16 @@ class Gaussian:
     """A sum of contributions of Euclidean norm at most `clip_norm`, and Gaussian noise, released.
 
     Args:
-        noise_multiplier: Standard deviation of the noise in each coordinate, divided by `clip_norm`; positive.
+        noise_multiplier: Standard deviation of the noise in each coordinate, divided by `clip_norm`; from 1e-6 to 1e9.
 
     Raises:
-        ConfigError: The noise multiplier is not positive and finite.
+        ConfigError: The noise multiplier is not from 1e-6 to 1e9.
     """
 
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _check_positive("noise_multiplier", self.noise_multiplier)
+        _keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +45,16 @@ class Laplace:
     """A sum of contributions of 1-norm at most `clip_norm`, and Laplace noise, released.
 
     Args:
-        noise_multiplier: Scale of the noise in each coordinate, divided by `clip_norm`; positive.
+        noise_multiplier: Scale of the noise in each coordinate, divided by `clip_norm`; from 1e-6 to 1e9.
 
     Raises:
-        ConfigError: The noise multiplier is not positive and finite.
+        ConfigError: The noise multiplier is not from 1e-6 to 1e9.
     """
 
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _check_positive("noise_multiplier", self.noise_multiplier)
+        _keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class DiscreteGaussianSum:
         dimension: Number of coordinates.
 
     Raises:
-        ConfigError: A parameter is not positive and finite.
+        ConfigError: A length or variance is not from 1e-30 to 1e30, or a count is below 1.
 
     Source:
         Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
@@ -98,7 +102,7 @@ class SkellamSum:
         dimension: Number of coordinates.
 
     Raises:
-        ConfigError: A parameter is not positive and finite.
+        ConfigError: A length or variance is not from 1e-30 to 1e30, or a count is below 1.
 
     Source:
         Agarwal, Kairouz, Liu: The Skellam Mechanism for Differentially Private Federated Learning, NeurIPS 2021.
@@ -119,7 +123,7 @@ class PoissonSampled:
     """A release from a cohort that each client joins independently with the same probability.
 
     Args:
-        sampling_rate: That probability, above 0 and at most 1.
+        sampling_rate: That probability, from 1e-15 to 1.
         event: What is released from the cohort, also if nobody joined. The result is divided by a public number, never
             by how many came.
         decisive_probability: Where nothing is released of cohorts of some sizes: probability, at most, that the others
@@ -135,10 +139,11 @@ class PoissonSampled:
     decisive_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sampling_rate <= 1:
-            raise ConfigError(f"sampling_rate {self.sampling_rate} must be above 0 and at most 1")
-        if not 0 <= self.decisive_probability <= 1:
-            raise ConfigError(f"decisive_probability {self.decisive_probability} must be from 0 to 1")
+        _keep(
+            self,
+            sampling_rate=check_rate(self.sampling_rate),
+            decisive_probability=check_between("decisive_probability", self.decisive_probability, 0.0, 1.0),
+        )
         _check_release("PoissonSampled", self.event)
 
 
@@ -160,10 +165,10 @@ class FixedSizeSampled:
     event: "Release"
 
     def __post_init__(self) -> None:
-        check_count("cohort", self.cohort)
-        check_count("population", self.population)
+        _keep(self, cohort=check_count("cohort", self.cohort), population=check_count("population", self.population))
         if self.cohort > self.population:
             raise ConfigError(f"cohort {self.cohort} is larger than the population {self.population}")
+        check_rate(self.sampling_rate)
         _check_release("FixedSizeSampled", self.event)
 
     @property
@@ -186,9 +191,13 @@ class Composed:
     events: tuple[tuple["Event", int], ...]
 
     def __post_init__(self) -> None:
-        for event, count in self.events:
+        try:
+            listed = [(event, count) for event, count in self.events]
+        except (TypeError, ValueError):
+            raise ConfigError(f"found {self.events!r:.100}, needed pairs of an event and a count") from None
+        for event, _ in listed:
             check_event(event)
-            check_count("count", count)
+        _keep(self, events=tuple((event, check_count("count", count)) for event, count in listed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +233,7 @@ def to_json(event: Event) -> dict[str, Any]:
         if parameter.name == "event":
             value = to_json(value)
         elif parameter.name == "events":
-            value = [[to_json(part), int(count)] for part, count in value]
-        elif isinstance(value, Integral):
-            value = int(value)
+            value = [[to_json(part), count] for part, count in value]
         parameters[parameter.name] = value
     return parameters
 
@@ -268,7 +275,7 @@ def check_adjacency(adjacency: str) -> None:
     Raises:
         ConfigError: It is unknown.
     """
-    if adjacency not in ADJACENCIES:
+    if not isinstance(adjacency, str) or adjacency not in ADJACENCIES:
         raise ConfigError(f"adjacency {adjacency!r} must be one of {', '.join(ADJACENCIES)}")
 
 
@@ -277,23 +284,65 @@ def _check_release(outer: str, event: object) -> None:
         raise ConfigError(f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), found {event!r:.100}")
 
 
-def _check_positive(name: str, number: float) -> None:
-    if isinstance(number, bool) or not (isinstance(number, int | float) and 0 < number < math.inf):
-        raise ConfigError(f"{name} {number!r} must be a positive finite number")
+def check_number(name: str, number: Any) -> float:
+    """Return a real number, also one of NumPy, as a float.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise ConfigError(f"{name} {number!r:.100} must be a number")
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf  # type: ignore[operator]
 
 
-def check_count(name: str, number: int) -> None:
-    """Refuse what is no whole number of at least 1.
+def check_between(name: str, number: Any, least: float, most: float) -> float:
+    """Return a number as a float.
+
+    Raises:
+        ConfigError: It is none, or out of range.
+    """
+    value = check_number(name, number)
+    if not least <= value <= most:
+        raise ConfigError(f"{name} {value} must be from {least:g} to {most:g}")
+    return value
+
+
+def check_rate(number: Any) -> float:
+    """Return a sampling rate as a float.
+
+    Raises:
+        ConfigError: It is none, or out of range.
+    """
+    value = check_number("sampling_rate", number)
+    if not 0 < value <= 1:
+        raise ConfigError(f"sampling_rate {value} must be above 0 and at most 1")
+    if value < _LEAST_RATE:
+        raise ConfigError(f"sampling_rate {value} must be at least {_LEAST_RATE:g}")
+    return value
+
+
+def check_count(name: str, number: Any) -> int:
+    """Return a whole number of at least 1, also one of NumPy, as an int.
 
     Raises:
         ConfigError: It is none.
     """
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-        raise ConfigError(f"{name} {number!r} must be a whole number of at least 1")
+        raise ConfigError(f"{name} {number!r:.100} must be a whole number of at least 1")
+    return int(number)
 
 
 def _check_integer_sum(event: DiscreteGaussianSum | SkellamSum) -> None:
     for name in ("noise_variance", "sensitivity", "sensitivity_l1"):
-        _check_positive(name, getattr(event, name))
+        _keep(event, **{name: check_between(name, getattr(event, name), *_LENGTH)})
     for name in ("clients", "dimension"):
-        check_count(name, getattr(event, name))
+        _keep(event, **{name: check_count(name, getattr(event, name))})
+
+
+def _keep(event: object, **values: Any) -> None:
+    """Set fields of a frozen event to what a check made of them."""
+    for name, value in values.items():
+        object.__setattr__(event, name, value)

@@ -86,13 +86,22 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     return best
 
 
-def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> tuple[float, float]:
-    """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta."""
+def epsilon_bounds(
+    releases: Releases, log_delta: float, goal: float = GOAL, *, below: bool = True
+) -> tuple[float, float]:
+    """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta.
+
+    Args:
+        releases: The composition.
+        log_delta: Logarithm of delta.
+        goal: The relative error.
+        below: Whether the lower bound is worth much work.
+    """
     simple = epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        return _meet((-np.inf, simple), lattice.releases_epsilon(releases, log_delta, simple))
+        return _meet((-np.inf, simple), lattice.releases_epsilon(releases, log_delta, simple, below=below))
     best = (-np.inf, min(simple, moments.epsilon_bound(log_delta)))
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
@@ -100,7 +109,7 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
     effort, asked = Effort(), False
     found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
-        best, asked = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1])), True
+        best, asked = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1], below=below)), True
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     for steep in (False, True):
         contour = effort.build(releases, moments, plan(releases, moments, found, log_delta, goal, steep=steep), goal)
@@ -111,7 +120,7 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
     if not asked and not best[1] - best[0] <= _WIDE * abs(best[1]):
-        best = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1]))
+        best = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1], below=below))
     return best
 
 

@@ -343,6 +343,11 @@ def _fit(law: Law, step: float, shift: float, cells: Array, rounds: int) -> tupl
     return total, excess
 
 
+def _norm(values: Array) -> float:
+    """Return the Euclidean norm, without the threads of BLAS, which take longer in sum."""
+    return math.sqrt(float((values * values).sum()))
+
+
 class _Composition:
     """The law of the total loss, tilted, in a window around epsilon."""
 
@@ -383,11 +388,11 @@ class _Composition:
         for part, count in parts:
             law = np.bincount(part.index % size, part.tilted(order), size)
             product *= fft.rfft(law) ** count
-            error += float(count) * (_FFT * math.log2(size) * float(np.linalg.norm(law)))
+            error += float(count) * (_FFT * math.log2(size) * _norm(law))
         first = math.floor(bottom / step)
         masses = np.roll(fft.irfft(product, size), -(first % size))
         # The transform back, and powers, whose relative error grows with the exponent.
-        self.error = error + float(np.linalg.norm(masses)) * (_FFT * math.log2(size) + 4e-16 * releases)
+        self.error = error + _norm(masses) * (_FFT * math.log2(size) + 4e-16 * releases)
         self.places, self.masses = (first + np.arange(size)) * step, masses
 
     def _beyond(self, top: float, bottom: float) -> float:
@@ -408,10 +413,10 @@ class _Composition:
         at = epsilon - self.offset - sign * self.loss_error
         above = self.places[np.searchsorted(self.places, at, "right") :] - at
         weights = -np.exp(-self.order * above) * np.expm1(-above)
-        value = float(weights @ self.masses[len(self.masses) - len(weights) :])
+        value = float((weights * self.masses[len(self.masses) - len(weights) :]).sum())
         # No weight is larger than (order / (1 + order))^order / (1 + order).
         most = math.exp(self.order * math.log(self.order / (1 + self.order)) if self.order else 0.0) / (1 + self.order)
-        value += sign * (float(np.linalg.norm(weights)) * self.error + self.outside * most)
+        value += sign * (_norm(weights) * self.error + self.outside * most)
         value *= max(0.0, 1 + 2 * sign * (self.mass_error + 1e-15 * (abs(self.log_moment) + abs(self.order * at))))
         log_delta = self.log_moment - self.order * at + math.log(value) if value > 0 else -math.inf
         bound = min(1.0, math.exp(min(log_delta, 0.0)) + infinite)
@@ -432,10 +437,13 @@ def _solve(
         return math.inf
     for _ in range(4):
         composition = _Composition(parts, step, _order(rough, guess), guess, most)
-        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-6 * guess
+        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-5 * guess
         low, high = _bracket(partial(composition.delta, sign=sign), guess, delta, tolerance)
         found = high if sign > 0 else low
         if found == math.inf or abs(found - guess) <= composition.deviation / 10:
+            break
+        # With bounded work, a window that says no more than what was known is the last one.
+        if most < _MOST_WINDOW and (found >= guess if sign > 0 else found == 0):
             break
         guess = found
     return found
@@ -446,7 +454,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolera
 
     def gap(epsilon: float) -> float:
         value = curve(epsilon)
-        return math.log(value / delta) if value > 0 else -1e3
+        return min(max(math.log(value / delta), -50.0), 50.0) if value > 0 else -50.0
 
     low = high = guess
     at_low = at_high = gap(guess)
@@ -476,7 +484,7 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolera
     return low, high
 
 
-def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tuple[float, float]:
+def releases_epsilon(releases: Releases, log_delta: float, guess: float, *, below: bool = True) -> tuple[float, float]:
     """Return bounds of epsilon of sampled Gaussian releases in one direction, with bounded work.
 
     The cells of the lattice get wider with the loss, so that few of them hold both the many losses near 0 and the rare
@@ -486,6 +494,7 @@ def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tupl
         releases: The composition.
         log_delta: Logarithm of delta.
         guess: An upper bound of epsilon, or an estimate.
+        below: Look for a lower bound, too.
 
     Returns:
         The bounds; 0 and infinity where the work is too much.
@@ -505,6 +514,8 @@ def releases_epsilon(releases: Releases, log_delta: float, guess: float) -> tupl
         guess = found
         if attempt and found > 0.7 * before:
             break
+    if not below:
+        return low, high
     merged = [(_merged(law, step, _order(total, guess), _wide_cells(law, step)), count) for law, count in laws]
     # What is left out may count as a loss of 0 where both signs are possible: it is taken off.
     lost = sum(count * law.infinite for law, count in laws)

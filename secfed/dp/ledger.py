@@ -125,7 +125,7 @@ class Ledger:
             ConfigError: A parameter is out of range, or there is such a file: nothing is ever overwritten.
             SecFedError: The file cannot be written, or another process holds it.
         """
-        check_budget(epsilon, delta)
+        epsilon, delta = check_budget(epsilon, delta)
         events.check_adjacency(adjacency)
         path = Path(path).absolute()
         taken = f"{path} exists already, and is never overwritten"
@@ -138,7 +138,7 @@ class Ledger:
                 raise ConfigError(taken)
             for statement in _SCHEMA:
                 connection.execute(statement)
-            budget = (float(epsilon), float(delta), adjacency, connection.execute(_NOW).fetchone()[0])
+            budget = (epsilon, delta, adjacency, connection.execute(_NOW).fetchone()[0])
             connection.execute("INSERT INTO budget VALUES (?, ?, ?, ?, ?)", (*budget, chained(_FORMAT, budget)))
             connection.execute("COMMIT")
         return cls(path, timeout_seconds=timeout_seconds)

@@ -12,8 +12,8 @@ from secfed.dp.plan import Plan, frequencies
 
 Complexes = npt.NDArray[np.complex128]
 _UNIT = 2.0**-53
-# Numbers in one array of temporaries.
-_ENTRIES = 1 << 17
+# Side of the blocks of a matrix product.
+_TILE = 32
 # The least modulus of a release's moment, relative to the real one.
 _LEAST = 1e-7
 
@@ -85,9 +85,9 @@ def line(releases: Releases, plan: Plan, tolerance: float) -> tuple[Line, Line |
             log += float(moment @ count)
             mean += float(center @ count)
             wave = _waves(tilted, centred, step, across)
-            whole += count @ _log1p(wave)
+            whole += np.einsum("i,ij->j", count, _log1p(wave))
             each = _error(found, tilted, centred, at, order, plan.stretch, moment)
-            wrong += count @ np.log1p(_share(each, wave))
+            wrong += np.einsum("i,ij->j", count, np.log1p(_share(each, wave)))
             if plan.cut is None:
                 fade += float(count @ found.decay(tilted, order, top))
                 continue
@@ -97,8 +97,8 @@ def line(releases: Releases, plan: Plan, tolerance: float) -> tuple[Line, Line |
             mass = share.sum(axis=1)
             wave = _waves(share / mass[:, None], centred, step, across)
             mass_below += float(count @ np.log(mass))
-            below += count @ _log1p(wave)
-            wrong_below += count @ np.log1p(_share(each / mass[:, None], wave))
+            below += np.einsum("i,ij->j", count, _log1p(wave))
+            wrong_below += np.einsum("i,ij->j", count, np.log1p(_share(each / mass[:, None], wave)))
     if plan.cut is None:
         return Line(log, mean, whole, wrong, fade), None
     fade += float(np.logaddexp.reduce(shares))
@@ -125,18 +125,25 @@ def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes
     exp(iu loss) - 1 for u = (a * across + b) * step is put together from a few such factors by matrix products, without
     losing the small differences from 1.
     """
-    mixed = np.zeros((len(tilted), across, across), np.complex128)
-    block = max(16, _ENTRIES // (across * len(tilted)))
-    for start in range(0, tilted.shape[1], block):
-        loss, share = centred[:, start : start + block], tilted[:, None, start : start + block]
-        one = _turns(loss * step, across)
-        two = _turns(loss * (across * step), across)
+    # Products of at most 32 x 32 x 32, which BLAS does in one thread: more threads take longer in sum.
+    tiles = -(-across // _TILE)
+    tile = -(-across // tiles)
+    wide = tiles * tile
+    mixed = np.zeros((len(tilted), tiles, tiles, tile, tile), np.complex128)
+    alone = np.zeros((2, len(tilted), wide), np.complex128)
+    for start in range(0, tilted.shape[1], _TILE):
+        loss, share = centred[:, start : start + _TILE], tilted[:, None, start : start + _TILE]
+        one = _turns(loss * step, wide)
+        two = _turns(loss * (across * step), wide)
         two *= share
-        mixed += two @ one.transpose(0, 2, 1)
-        mixed += two.sum(axis=2)[:, :, None]
+        shape = (len(tilted), tiles, tile, -1)
+        mixed += two.reshape(shape)[:, :, None] @ one.reshape(shape).transpose(0, 1, 3, 2)[:, None]
+        alone[0] += two.sum(axis=2)
         one *= share
-        mixed += one.sum(axis=2)[:, None, :]
-    return mixed.reshape(len(tilted), -1)
+        alone[1] += one.sum(axis=2)
+    whole = mixed.transpose(0, 1, 3, 2, 4).reshape(len(tilted), wide, wide)
+    whole = whole + alone[0][:, :, None] + alone[1][:, None, :]
+    return np.asarray(whole[:, :across, :across].reshape(len(tilted), -1))
 
 
 def _log1p(wave: Complexes) -> Complexes:
@@ -152,7 +159,8 @@ def _log1p(wave: Complexes) -> Complexes:
 def _share(each: Reals, wave: Complexes) -> Reals:
     """Return an error of 1 + wave relative to its size, or to `_LEAST` where it is smaller than that."""
     size = np.abs(1 + wave)
-    return np.asarray((each + 2 * _LEAST * (size < 2 * _LEAST)) / np.maximum(size, _LEAST))
+    with np.errstate(over="ignore"):
+        return np.asarray((each + 2 * _LEAST * (size < 2 * _LEAST)) / np.maximum(size, _LEAST))
 
 
 def _turns(angle: Reals, count: int) -> Complexes:

@@ -13,6 +13,7 @@ bound of K in both directions, its numerical error included, and shares nothing 
 
 import math
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,14 @@ _INFLATION = 1e-11
 _MOST_TERMS = 600
 
 
-def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: float) -> float:
+def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: float, enough: float = 0.0) -> float:
     """Return an upper bound of epsilon.
 
     Args:
         events: Each event and how often it was released.
         adjacency: Which data sets are adjacent.
         delta: Above 0 and below 1.
+        enough: A bound that is small enough: no better one is looked for.
 
     Returns:
         At least 0; infinite where there is no guarantee.
@@ -60,7 +62,7 @@ def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: fl
     def curve(betas: Array) -> Array:
         return (_total(parts, adjacency, betas) + _conversion(betas) - math.log(delta)) / betas
 
-    return max(0.0, _smallest(curve, enough=0.0))
+    return max(0.0, _smallest(curve, enough))
 
 
 def delta(events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: float) -> float:
@@ -125,7 +127,7 @@ def _conversion(betas: Array) -> Array:
 
 
 def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
-    """Return the least value seen of a curve with one valley: walk by factors of 4, then look closer twice."""
+    """Return the least value seen of a curve with one valley: walk by factors of 4, then look closer."""
     places = np.arange(-2.0, 3.0)
     values = curve(4.0**places)
     while values.min() > enough:
@@ -167,7 +169,7 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
             scale = release.noise_multiplier / (2.0 if fixed else 1.0)
             pair = _ReplacedPair if replace and not fixed else _SwappedPair if replace else _SampledPair
             laplace = isinstance(release, Laplace)
-            sampled = np.array([pair(rate, scale).bound(float(beta), laplace=laplace) for beta in betas])
+            sampled = np.array([_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
         else:
             sampled = _general(release, rate, betas, replace=replace, fixed=fixed)
         # The moment is jointly convex in both laws: sampling never makes it larger than this.
@@ -385,6 +387,12 @@ class _SampledPair:
         towards = np.concatenate([-end, np.full_like(x, -end[0]), 2 * x - end, end])
         away = np.concatenate([end, 2 * x - end, np.full_like(x, -end[0]), -end])
         return density, towards, away
+
+
+@lru_cache(maxsize=1024)
+def _bound(pair: type[_SampledPair], rate: float, scale: float, beta: float, laplace: bool) -> float:
+    """Return K of one release: searches for a number of rounds ask for the same orders again and again."""
+    return pair(rate, scale).bound(beta, laplace=laplace)
 
 
 class _ReplacedPair(_SampledPair):

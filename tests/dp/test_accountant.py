@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import log_ndtr, ndtr
 
 from secfed import dp
-from secfed.dp import lattice
+from secfed.dp import events, lattice
+from secfed.dp.composition import Composition
 from secfed.errors import ConfigError, UnsupportedEventError
 
 ADJACENCIES = ("add_remove", "replace")
@@ -381,3 +382,54 @@ def test_bad_events_are_refused() -> None:
         dp.Accountant().compose("gaussian")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="adjacency"):
         dp.Accountant("neighbouring")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(dp.PoissonSampled(0.3, dp.Gaussian(1.5)), 10), (dp.Gaussian(5.0), 4)],
+        [(dp.Gaussian(5.0), 4), (dp.PoissonSampled(0.3, dp.Gaussian(1.5)), 10)],
+        [(dp.FixedSizeSampled(3, 10, dp.Gaussian(2.0)), 4), (dp.PoissonSampled(0.3, dp.Gaussian(1.5)), 4)],
+    ],
+    ids=["sampled first", "unsampled first", "both sampled"],
+)
+def test_curve_of_a_mixture_is_epsilon_after_each_release(parts: list[tuple[dp.Event, int]]) -> None:
+    whole, after = dp.Accountant(), dp.Accountant()
+    for event, count in parts:
+        whole.compose(event, count)
+    singles = [event for event, count in parts for _ in range(count)]
+    for upper, event in zip(whole.curve(1e-5), singles, strict=True):
+        bounds = after.compose(event).epsilon(1e-5, bounds=True)
+        assert bounds.lower <= upper <= bounds.upper * (1 + 1e-6)
+
+
+def test_nothing_private_is_left_after_a_release_without_noise() -> None:
+    accountant = dp.Accountant().compose(dp.Gaussian(5.0), 2).compose(dp.NonPrivate())
+    assert accountant.epsilon(0.1, bounds=True) == (math.inf, math.inf)
+    assert accountant.delta(1.0, bounds=True) == (1.0, 1.0)
+    assert accountant.curve(0.1)[2] == math.inf
+    assert accountant.curve(0.1)[1] < math.inf
+
+
+def test_slack_of_discrete_noise_grows_with_the_dimension() -> None:
+    def slack(dimension: int) -> float:
+        return Composition.of(((dp.DiscreteGaussianSum(40.0, 100, 60.0, 900.0, dimension), 3),), "add_remove").slack
+
+    # Twice 2 exp(-4.5 pi^2) for each coordinate and release; the sum's own law adds nothing at this variance.
+    assert slack(10**6) == pytest.approx(3e6 * 4 * math.exp(-4.5 * math.pi**2), rel=2e-3)
+    assert slack(10**6) == pytest.approx(1e6 * slack(1))
+
+
+@pytest.mark.parametrize(
+    "nested", [dp.PoissonSampled(0.1, dp.Gaussian(1.0)), dp.Composed(((dp.Gaussian(1.0), 2),))], ids=str
+)
+def test_sampling_of_anything_but_one_release_is_refused(nested: dp.Event) -> None:
+    for sampled in (lambda: dp.PoissonSampled(0.1, nested), lambda: dp.FixedSizeSampled(1, 10, nested)):
+        with pytest.raises(ConfigError, match="needs one release"):
+            sampled()
+
+
+def test_json_of_a_wrong_parameter_is_refused_in_the_words_of_its_event() -> None:
+    saved = {"kind": "PoissonSampled", "sampling_rate": 1.5, "event": {"kind": "Gaussian", "noise_multiplier": 1.0}}
+    with pytest.raises(ConfigError, match=r"^sampling_rate 1.5 must be above 0 and at most 1$"):
+        events.from_json(saved)

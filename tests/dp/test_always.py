@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from secfed import dp
 from secfed.dp import contour, inversion, lattice, plan
+from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.errors import ConfigError
 
 
@@ -50,12 +53,37 @@ def poisson(rate: float, noise: float, rounds: int) -> dp.Accountant:
     return dp.Accountant().compose(dp.PoissonSampled(rate, dp.Gaussian(noise)), rounds)
 
 
+Query = tuple[float, float, int, float, Adjacency, bool]
+# Rate, noise, rounds, delta, adjacency, and whether cohorts are of fixed size.
+QUERIES: st.SearchStrategy[Query] = st.tuples(
+    st.floats(-9.0, 0.0).map(lambda power: 10.0**power),
+    st.floats(-2.0, 4.0).map(lambda power: 10.0**power),
+    st.floats(0.0, 9.0).map(lambda power: int(10.0**power)),
+    st.floats(-300.0, -0.001).map(lambda power: 10.0**power),
+    st.sampled_from(ADJACENCIES),
+    st.booleans(),
+)
+
+
+def check(spent: list[float], query: Query) -> None:
+    rate, noise, rounds, delta, adjacency, fixed = query
+    spent.clear()
+    release = dp.Gaussian(noise)
+    event = (
+        dp.FixedSizeSampled(max(1, round(rate * 10**9)), 10**9, release) if fixed else dp.PoissonSampled(rate, release)
+    )
+    accountant = dp.Accountant(adjacency).compose(event, rounds)
+    low, high = accountant.epsilon(delta, bounds=True)
+    assert 0 <= low <= high <= accountant.rdp_epsilon(delta)
+    assert sum(spent) <= 2 * inversion._MOST_WORK
+
+
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "delta", "least", "most"),
     [
         (0.01, 0.01, 10, 1e-5, 1.52e4, 1.526e4),
         (1e-4, 1.0, 10_000, 1e-5, 0.0380, 0.03802),
-        (1e-4, 1.5, 10_000, 1e-6, 0.0250, 0.02501),
+        pytest.param(1e-4, 1.5, 10_000, 1e-6, 0.0250, 0.02501, marks=pytest.mark.slow),
         (1e-3, 2.0, 100, 1e-6, 0.0189, 0.01892),
         (1e-6, 1.0, 100, 1e-8, 2.8e-5, 5.6e-5),
         (1 / 3000, 4.0, 10_000, 1e-300, 0.0, 2.697),
@@ -98,9 +126,9 @@ def test_discrete_noise_is_never_above_its_moment_bound() -> None:
     ("epsilon", "rate", "rounds", "expected"),
     [
         (3.0, 1e-4, 1000, 0.391412),
-        (3.0, 1e-3, 100, 0.461019),
-        (10.0, 1e-3, 1000, 0.359581),
-        (20.0, 1e-4, 1000, 0.221203),
+        pytest.param(3.0, 1e-3, 100, 0.461019, marks=pytest.mark.slow),
+        pytest.param(10.0, 1e-3, 1000, 0.359581, marks=pytest.mark.slow),
+        pytest.param(20.0, 1e-4, 1000, 0.221203, marks=pytest.mark.slow),
     ],
 )
 def test_noise_is_found_without_a_look_at_hopeless_noise(
@@ -122,3 +150,16 @@ def test_sampling_rate_is_found_where_noise_is_small(spent: list[float]) -> None
 def test_sampling_rate_for_a_tiny_budget_ends() -> None:
     with pytest.raises(ConfigError, match="no sampling rate"):
         dp.sampling_rate(epsilon=1e-9, delta=1e-12, noise_multiplier=0.01, rounds=10**6)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=QUERIES)
+def test_many_queries_of_the_promised_range_have_an_answer(spent: list[float], query: Query) -> None:
+    check(spent, query)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=QUERIES)
+def test_every_query_of_the_promised_range_has_an_answer(spent: list[float], query: Query) -> None:
+    check(spent, query)

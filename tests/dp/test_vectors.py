@@ -62,10 +62,22 @@ def test_reference_finds_every_fifth_answer_again() -> None:
         assert abs(found - Decimal(case[case["query"]])) <= Decimal("1e-23") * found
 
 
-@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
-@pytest.mark.parametrize("kinds", ["poisson poisson", "fixed fixed", "poisson gauss"])
-def test_reference_agrees_with_a_plain_integral_over_two_releases(adjacency: str, kinds: str) -> None:
+@pytest.mark.parametrize(
+    ("kinds", "adjacency"),
+    [
+        ("poisson gauss", "replace"),
+        *[
+            pytest.param(kinds, adjacency, marks=pytest.mark.slow)
+            for kinds in ("poisson poisson", "fixed fixed", "poisson gauss")
+            for adjacency in ("add_remove", "replace")
+            if (kinds, adjacency) != ("poisson gauss", "replace")
+        ],
+    ],
+)
+def test_reference_agrees_with_a_plain_integral_over_two_releases(kinds: str, adjacency: str) -> None:
     reference = vectors.reference("dp")
+    # Precision is global, and is what the last user left.
+    reference.precision(75)
     made = {
         "poisson": reference.poisson(0.05, 0.9),
         "fixed": reference.fixed(5, 100, 1.8),
