@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.rounding import down, exact, up
+from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from secfed.dp import events
 from secfed.dp.accountant import Accountant, check_budget
 from secfed.dp.book import ACTIONS, CHANGED, SPENDING, Book, Entry, chained, draft
 from secfed.dp.events import Adjacency, Event
+from secfed.dp.rounding import exact, up
 from secfed.errors import BudgetExceededError, ConfigError, SecFedError
 
 _FORMAT = "secfed/dp/ledger/v1"
@@ -348,9 +349,9 @@ class Ledger:
         return book.entries[entry.number]
 
     def _refusal(self, epsilon: float) -> BudgetExceededError:
-        total = f"epsilon {epsilon:.6g} at delta {self.delta:g}"
+        total = f"epsilon {up(epsilon, 6)} at delta {exact(self.delta)}"
         return BudgetExceededError(
-            f"with this release {total} would be spent, the budget is {self.epsilon:g}: nothing was recorded, "
+            f"with this release {total} would be spent, the budget is {exact(self.epsilon)}: nothing was recorded, "
             "draw no noise and release nothing",
             epsilon,
             self.epsilon,

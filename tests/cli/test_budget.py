@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from secfed import dp
 from secfed.cli.accounting import Sampling, describe
-from secfed.cli.rounding import down, exact, up, up_to_hundredths
+from secfed.dp.rounding import down, exact, up, up_to_hundredths
 from tests.cli.runner import Run, Runner
 
 # In memory where the system has such a folder: each record of a ledger waits for the disk several times.

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -669,6 +670,19 @@ def test_numbers_of_numpy_are_numbers(ledger: Ledger) -> None:
     ledger.reserve(Gaussian(np.float64(40.0)), count=np.int64(2))
     ledger.record(PoissonSampled(np.float64(0.5), Gaussian(8.0)))
     assert Ledger.open(ledger.path).entries() == ledger.entries()
+
+
+@pytest.mark.parametrize("limit", [1.2345678, 2 / 3, 0.7])
+def test_refusal_rounds_epsilon_up_and_leaves_the_budget_as_it_is(path: Path, limit: float) -> None:
+    ledger = Ledger.create(path, epsilon=limit, delta=1 / 3e5)
+    for noise in (0.7, 0.9, 1.1, 2.3):
+        with pytest.raises(BudgetExceededError) as caught:
+            ledger.reserve(Gaussian(noise))
+        found = re.search(r"epsilon (\S+) at delta (\S+) would be spent, the budget is (\S+):", str(caught.value))
+        assert found is not None
+        shown, delta, budget = map(float, found.groups())
+        assert caught.value.epsilon <= shown <= caught.value.epsilon * (1 + 1e-5)
+        assert (delta, budget) == (1 / 3e5, limit)
 
 
 # Heads that were kept
