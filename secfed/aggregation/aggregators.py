@@ -337,6 +337,8 @@ class SecAgg:
         record: bool,
     ) -> Aggregate:
         pipeline = self.private_pipeline(privacy, next(iter(by_id.values())), len(by_id))
+        if len(by_id) > pipeline.cohorts[1]:
+            raise ConfigError(f"the cohort has {len(by_id)} clients, needed at most {pipeline.cohorts[1]}")
         config = self.config(positions(by_id).values(), pipeline, round=round, model_hash=model_hash)
         plan = pipeline.plan
         shares = {client_id: NoiseShare(plan) for client_id in by_id} if plan else {}
@@ -354,6 +356,13 @@ class SecAgg:
                 for client_id in survivors
                 if client_id not in silent
             }
+            if pipeline.noise_is_fixed and len(replies) < len(survivors):
+                raise TooFewSurvivorsError(
+                    f"{len(replies)} of {len(survivors)} survivors revealed surplus noise, needed all: what the others "
+                    "leave would tell how many joined a secret cohort",
+                    len(replies),
+                    len(survivors),
+                )
             for client_id, reply in replies.items():
                 result.bytes_up[client_id] += len(reply)
                 if transcript:

@@ -139,7 +139,9 @@ class DistributedGaussian:
         weight_cap: See `CentralGaussian`.
         secret_cohort: Whether sampling counts as privacy. A server learns with whom it runs a session, so against it
             sampling hides nothing, and by default nothing is counted. True gives the guarantee against those who see
-            the published models only.
+            the published models only. With `sampling_rate` it needs `layers` for each number of survivors and no
+            colluders, so that the noise does not tell how many joined, and all survivors must reveal their surplus;
+            `cohort_size` needs neither.
         population: See `CentralGaussian`.
         sampling_rate: See `CentralGaussian`.
         cohort_size: See `CentralGaussian`.

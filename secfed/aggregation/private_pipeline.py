@@ -120,14 +120,13 @@ class PrivatePipeline:
             lattice, bits = _central(privacy.noise_multiplier, norm, size, population)
             return cls(privacy, like, lattice, bits, scale, expected, None, b"", cohorts)
         most = clients
-        if (
-            privacy.secret_cohort and privacy.cohort_size is None
-        ):  # what is published must not depend on the cohort's size
+        if privacy.secret_cohort and privacy.cohort_size is None:
+            # What is published must not depend on the cohort's size.
             spread = math.sqrt(expected * (1 - privacy.sampling_rate))
-            most = min(population, math.ceil(expected + _DEVIATIONS * (spread + 1)))
+            most = max(survivors, min(population, math.ceil(expected + _DEVIATIONS * (spread + 1))))
         seed = SystemEntropy().draw("rotation", SEED_BYTES)
         plan = _choose(
-            clients=max(most, survivors) if privacy.secret_cohort and privacy.cohort_size is None else most,
+            clients=most,
             threshold=survivors,
             dimension=rotated_length(size),
             spread=Rotation(size, seed).spread,
@@ -138,6 +137,9 @@ class PrivatePipeline:
             colluders=privacy.colluders,
             layers=privacy.layers,
         )
+        if privacy.secret_cohort and privacy.sampling_rate < 1:
+            _check_noise_is_fixed(plan)
+            cohorts = cohorts[0], min(cohorts[1], plan.clients)
         lattice = Lattice(plan.step, norm, plan.dimension)
         return cls(privacy, like, lattice, plan.modulus_bits, scale, expected, plan, seed, cohorts)
 
@@ -158,6 +160,15 @@ class PrivatePipeline:
         if self.plan:
             return 0.0
         return (self.privacy.noise_multiplier * _HEADROOM) ** 2 * self.lattice.largest_square + _MARGIN
+
+    @property
+    def noise_is_fixed(self) -> bool:
+        """Whether the clients' noise must not depend on how many are in the sum, which is a secret."""
+        return self.plan is not None and self.privacy.sampling_rate < 1 and self._counts_sampling
+
+    @property
+    def _counts_sampling(self) -> bool:
+        return not isinstance(self.privacy, DistributedGaussian) or self.privacy.secret_cohort
 
     @property
     def context(self) -> bytes:
@@ -182,13 +193,14 @@ class PrivatePipeline:
         event: events.Release
         if self.plan:
             event = self.plan.event(survivors)
-            counts = isinstance(self.privacy, DistributedGaussian) and self.privacy.secret_cohort
+            if self.noise_is_fixed:  # the same for every cohort, or what is committed would tell its size
+                event = self.plan.event(self.plan.clients)
         else:
             lattice = self.lattice
             event = events.DiscreteGaussianSum(
                 self.noise_variance, 1, lattice.sensitivity, lattice.sensitivity_l1, lattice.dimension
             )
-            counts = True
+        counts = self._counts_sampling
         rate, size, population = self.privacy.sampling_rate, self.privacy.cohort_size, self.privacy.population
         if counts and size is not None and population is not None and size < population:
             return events.FixedSizeSampled(size, population, event)
@@ -288,6 +300,22 @@ class PrivatePipeline:
     @property
     def _rotation(self) -> Rotation:
         return Rotation(self.structure.size + bool(self.count_scale), self.rotation_seed)
+
+
+def _check_noise_is_fixed(plan: Plan) -> None:
+    """Refuse noise whose law would tell how many clients joined a secret Poisson cohort.
+
+    Raises:
+        ConfigError: The noise grows with the number of survivors.
+    """
+    numbers = plan.clients - plan.threshold + 1
+    if plan.colluders or len(plan.noise.honest) < numbers:
+        raise ConfigError(
+            "secret_cohort with a sampling_rate needs noise that does not depend on how many clients join: found "
+            f"{len(plan.noise.honest)} layers and {plan.colluders} colluders, needed layers={numbers} (one for each "
+            f"number of survivors from {plan.threshold} to {plan.clients}) and no colluders; or cohort_size in place "
+            "of sampling_rate"
+        )
 
 
 @lru_cache(64)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from secfed import dp
 from secfed.cli.extras import require
-from secfed.cli.rounding import exact, up
+from secfed.dp.rounding import exact, up
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:

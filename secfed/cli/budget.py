@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.rounding import down, exact, up
+from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def spend(
 
 @budget.command()
 def show(ledger: File, as_json: AsJson = False) -> None:
-    """List every release, and what they spend together; with --json, the whole ledger."""
+    """List every release, what they spend together, and the head to keep elsewhere; with --json, the whole ledger."""
     from rich.console import Console
 
     from secfed.cli import accounting
@@ -199,6 +199,7 @@ def show(ledger: File, as_json: AsJson = False) -> None:
         lines.insert(1, f"{left} reserved and not committed; they count as spent")
     if entries:
         lines.insert(1, f"{report['remaining_rounds']} more releases like the last fit")
+    lines.append(f"head {report['head']}")
     _print(report, lines, as_json)
 
 

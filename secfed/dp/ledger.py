@@ -10,6 +10,7 @@ fork, and a file that is moved away, replaced or rolled back while in use is not
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +23,7 @@ from secfed.dp import events
 from secfed.dp.accountant import Accountant, check_budget
 from secfed.dp.book import ACTIONS, CHANGED, SPENDING, Book, Entry, chained, draft
 from secfed.dp.events import Adjacency, Event
+from secfed.dp.rounding import exact, up
 from secfed.errors import BudgetExceededError, ConfigError, SecFedError
 
 _FORMAT = "secfed/dp/ledger/v1"
@@ -41,6 +43,7 @@ _SCHEMA = (
     f"PRAGMA user_version = {_VERSION}",
 )
 _COLUMNS = ("number", "action", "entry", "event", "count", "label", "recorded_at", "hash")
+_HASH = re.compile("[0-9a-f]{64}")
 _NOW = "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
 # SQLite's codes for what the machine refuses; every other code blames the file.
 _OUTSIDE = {
@@ -64,9 +67,10 @@ class Ledger:
 
     Security:
         A ledger guards against mistakes, crashes and races, not against who may write to its file: the hashes are not
-        keyed. To notice a file that was cut or rolled back as a whole, keep `to_json()["head"]` elsewhere and look for
-        it among the hashes of the log later. A copy of the file is a second budget: never spend from two. Locks need a
-        file system that has them: a local one, not a network share.
+        keyed. Without `expected_head` a file whose last records were deleted, and an older copy of it, are opened
+        without an error. To notice both, keep `head()` elsewhere after each release and open the file with it. A copy
+        of the file is a second budget: never spend from two. Locks need a file system that has them: a local one, not a
+        network share.
 
         The sum of all releases is a guarantee if what each round releases (its noise, its sampling, whether it takes
         place) was not chosen by looking at what earlier rounds released. That is the caller's to keep.
@@ -90,8 +94,14 @@ class Ledger:
     delta: float
     adjacency: Adjacency
 
-    def __init__(self, path: str | PathLike[str], *, timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, timeout_seconds: float = 30.0, expected_head: str | None = None
+    ) -> None:
         """See `Ledger.open`."""
+        if expected_head is not None and not (isinstance(expected_head, str) and _HASH.fullmatch(expected_head)):
+            raise ConfigError(
+                f"expected_head {expected_head!r:.100} must be 64 hexadecimal digits, as from Ledger.head"
+            )
         self.path = Path(path).absolute()
         self._timeout_seconds = timeout_seconds
         with self._transaction() as connection:
@@ -101,6 +111,14 @@ class Ledger:
             self.epsilon, self.delta, self.adjacency, self._created_at, self._root = rows[0]
             self._book = Book(self._root, 0, {}, Accountant(adjacency=self.adjacency))
             self._book = self._read(connection)
+            if (
+                expected_head not in (None, self._root)
+                and not connection.execute("SELECT count(*) FROM log WHERE hash = ?", (expected_head,)).fetchone()[0]
+            ):
+                raise ConfigError(
+                    f"{self.path} holds {self._book.length} records, and none with the expected head {expected_head}: "
+                    "its last records were deleted, or it is an older copy or another ledger"
+                )
 
     @classmethod
     def create(
@@ -144,18 +162,23 @@ class Ledger:
         return cls(path, timeout_seconds=timeout_seconds)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, timeout_seconds: float = 30.0) -> "Ledger":
+    def open(
+        cls, path: str | PathLike[str], *, timeout_seconds: float = 30.0, expected_head: str | None = None
+    ) -> "Ledger":
         """Open a ledger and check all of it; what a dead process has reserved is still spent.
 
         Args:
             path: The file, made by `create`.
             timeout_seconds: How long to wait for another process that holds the file.
+            expected_head: A head that was kept elsewhere, as from `head`: the file must hold that record, and may hold
+                later ones.
 
         Raises:
-            ConfigError: There is no such file, it is no ledger, of another version, or has been changed.
+            ConfigError: There is no such file, it is no ledger, of another version, or has been changed; or it lacks
+                the record of the expected head, because it was cut or is an older copy.
             SecFedError: The file cannot be read, or another process holds it.
         """
-        return cls(path, timeout_seconds=timeout_seconds)
+        return cls(path, timeout_seconds=timeout_seconds, expected_head=expected_head)
 
     def __repr__(self) -> str:
         return f"Ledger({str(self.path)!r}, epsilon={self.epsilon}, delta={self.delta}, adjacency={self.adjacency!r})"
@@ -257,6 +280,13 @@ class Ledger:
         if self._refreshed().entries[entry.number].state == "reserved":
             self.commit(entry)
 
+    def head(self) -> str:
+        """Return the hash of the last record (of the budget, where there is none): 64 hexadecimal digits.
+
+        It covers all records. Kept elsewhere, it tells later whether the file still holds them: `expected_head`.
+        """
+        return self._refreshed().head
+
     def entries(self) -> tuple[Entry, ...]:
         """Return every release, in the order in which they began."""
         return tuple(self._refreshed().entries.values())
@@ -319,9 +349,9 @@ class Ledger:
         return book.entries[entry.number]
 
     def _refusal(self, epsilon: float) -> BudgetExceededError:
-        total = f"epsilon {epsilon:.6g} at delta {self.delta:g}"
+        total = f"epsilon {up(epsilon, 6)} at delta {exact(self.delta)}"
         return BudgetExceededError(
-            f"with this release {total} would be spent, the budget is {self.epsilon:g}: nothing was recorded, "
+            f"with this release {total} would be spent, the budget is {exact(self.epsilon)}: nothing was recorded, "
             "draw no noise and release nothing",
             epsilon,
             self.epsilon,

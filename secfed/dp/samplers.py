@@ -8,6 +8,7 @@ Were the keystream uniform, each sample would have its law to within 2^-128 in t
 2^-137, and at most 2^9 draws are summed.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
@@ -28,8 +29,10 @@ MAX_SKELLAM_VARIANCE = 2**36
 _SKELLAM_PART = 2**27
 # First words, their look-up and the samples stay in the second-level cache.
 _CHUNK = 1 << 15
-# Tables take up to half a second, and up to 20 MB each.
+# Tables take up to half a second, and up to 20 MB each. Those of little variance take up to 1 MB; noise in many layers
+# needs one for each layer, again for every client.
 _REMEMBERED = 8
+_LITTLE_VARIANCE, _REMEMBERED_LITTLE = 1 << 16, 128
 
 
 def discrete_gaussian(variance: float | Fraction, size: int, seed: bytes) -> npt.NDArray[np.int64]:
@@ -56,7 +59,7 @@ def discrete_gaussian(variance: float | Fraction, size: int, seed: bytes) -> npt
     """
     exact = _checked(variance, MAX_GAUSSIAN_VARIANCE, size, seed)
     samples = np.zeros(size, np.int64)
-    _gaussian(exact).add_to(samples, seed)
+    _sampler(GaussianWeights, exact).add_to(samples, seed)
     return samples
 
 
@@ -86,7 +89,7 @@ def skellam(variance: float | Fraction, size: int, seed: bytes) -> npt.NDArray[n
     exact = _checked(variance, MAX_SKELLAM_VARIANCE, size, seed)
     samples = np.zeros(size, np.int64)
     parts = ceil(exact / _SKELLAM_PART)
-    sampler = _skellam(exact / parts)
+    sampler = _sampler(SkellamWeights, exact / parts)
     for part in _split(seed, parts):
         sampler.add_to(samples, part)
     return samples
@@ -159,14 +162,15 @@ class Sampler:
         return np.delete(integers, refused) if refused else integers
 
 
-@lru_cache(_REMEMBERED)
-def _gaussian(variance: Fraction) -> Sampler:
-    return Sampler(GaussianWeights(variance))
+def _sampler(law: Callable[[Fraction], Weights], variance: Fraction) -> Sampler:
+    return (_of_little_variance if variance <= _LITTLE_VARIANCE else _of_much_variance)(law, variance)
 
 
-@lru_cache(_REMEMBERED)
-def _skellam(variance: Fraction) -> Sampler:
-    return Sampler(SkellamWeights(variance))
+def _make(law: Callable[[Fraction], Weights], variance: Fraction) -> Sampler:
+    return Sampler(law(variance))
+
+
+_of_little_variance, _of_much_variance = lru_cache(_REMEMBERED_LITTLE)(_make), lru_cache(_REMEMBERED)(_make)
 
 
 class _Stream:

@@ -1,4 +1,7 @@
-"""What a number rests on, in words: a guarantee without its assumptions is none."""
+"""What a number rests on, in words: a guarantee without its assumptions is none.
+
+The noise that is needed is rounded up. Rates and norms up to which the numbers hold are rounded down.
+"""
 
 from collections.abc import Iterable
 
@@ -14,6 +17,7 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
+from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
 
 _ADJACENT = {
     "add_remove": "with or without all data of one client (add_remove)",
@@ -38,7 +42,7 @@ def assumptions(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta
     if listed:
         parts.append("All releases were fixed beforehand, or chosen without looking at earlier ones.")
     if delta is not None:
-        parts.append(f"delta = {delta:g}.")
+        parts.append(f"delta = {exact(delta)}.")
     return " ".join(parts)
 
 
@@ -49,24 +53,27 @@ def _times(count: int) -> str:
 def _event(event: Event) -> str:
     if isinstance(event, Gaussian):
         return (
-            f"Gaussian noise of {event.noise_multiplier:g} times clip_norm on a sum of contributions clipped to "
-            "clip_norm in Euclidean norm"
+            f"Gaussian noise of {as_given_or_up(event.noise_multiplier, 6)} times clip_norm on a sum of contributions "
+            "clipped to clip_norm in Euclidean norm"
         )
     if isinstance(event, Laplace):
-        return f"Laplace noise of scale {event.noise_multiplier:g} times clip_norm on contributions clipped in 1-norm"
+        scale = as_given_or_up(event.noise_multiplier, 6)
+        return f"Laplace noise of scale {scale} times clip_norm on contributions clipped in 1-norm"
     if isinstance(event, DiscreteGaussianSum | SkellamSum):
         law = "discrete Gaussian" if isinstance(event, DiscreteGaussianSum) else "Skellam"
         return (
-            f"a modular sum with {law} noise of variance {event.noise_variance:g} per coordinate from each of "
-            f"{event.clients} honest survivors, contributions of norm at most {event.sensitivity:g}, in lattice units"
+            f"a modular sum with {law} noise of variance {as_given_or_up(event.noise_variance, 6)} per coordinate from "
+            f"each of {event.clients} honest survivors, contributions of norm at most "
+            f"{as_given_or_down(event.sensitivity, 6)}, in lattice units"
         )
     if isinstance(event, PoissonSampled):
-        cohort = f"each client joins the cohort independently with probability {event.sampling_rate:g}"
+        rate = as_given_or_down(event.sampling_rate, 6)
+        cohort = f"each client joins the cohort independently with probability {rate}"
         skips = "noise is released also if nobody joined"
         if event.decisive_probability:
             skips = (
                 "noise is released unless the cohort is too small or too large, which depends on one client with "
-                f"probability {event.decisive_probability:.3g} at most, counted in delta"
+                f"probability {as_given_or_up(event.decisive_probability, 3)} at most, counted in delta"
             )
         return f"{_event(event.event)}; {cohort}, by secret chance; {skips}"
     if isinstance(event, FixedSizeSampled):

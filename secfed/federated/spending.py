@@ -4,6 +4,7 @@ from secfed.dp.accountant import Accountant, check_budget
 from secfed.dp.book import Entry
 from secfed.dp.events import Adjacency, Event
 from secfed.dp.ledger import Ledger
+from secfed.dp.rounding import exact, up
 from secfed.errors import BudgetExceededError, ConfigError
 
 Budget = tuple[float, float]
@@ -66,8 +67,8 @@ class Spending:
             epsilon = self.accountant().compose(worst).epsilon(delta)
             if not epsilon <= limit:
                 raise BudgetExceededError(
-                    f"after {label} epsilon {epsilon:.6g} at delta {delta:g} could be spent, the budget is {limit:g}: "
-                    "nothing was drawn or sent",
+                    f"after {label} epsilon {up(epsilon, 6)} at delta {exact(delta)} could be spent, the budget is "
+                    f"{exact(limit)}: nothing was drawn or sent",
                     epsilon,
                     limit,
                 )

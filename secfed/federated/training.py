@@ -13,6 +13,7 @@ from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
+from secfed.dp.rounding import as_given_or_down, exact, up
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
 from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
 from secfed.federated.results import blank, checked_results
@@ -258,9 +259,9 @@ class Training(ABC):
             needed = f"{smallest} to {largest}" if largest <= population else f"at least {smallest}"
             raise ConfigError(
                 f"needed {needed} clients in a cohort, expected {expected} by chance: that one client decides whether "
-                f"there is a release costs {cost:.3g} of delta {delta:g} in {count} rounds, at most {allowed:.3g} is "
-                "allowed; more clients, a higher sampling_rate or a lower minimum make it rarer, cohort_size rules it "
-                "out"
+                f"there is a release costs {up(cost, 3)} of delta {exact(delta)} in {count} rounds, at most "
+                f"{as_given_or_down(allowed, 3)} is allowed; more clients, a higher sampling_rate or a lower minimum "
+                "make it rarer, cohort_size rules it out"
             )
 
     def _aggregate(

@@ -187,7 +187,7 @@ def test_nothing_of_a_central_sum_depends_on_who_was_sampled() -> None:
 
 def test_nothing_of_a_distributed_sum_but_its_rotation_depends_on_a_secret_cohort() -> None:
     privacy = DistributedGaussian(
-        1.0, 1.0, population=400, sampling_rate=0.25, secret_cohort=True, minimum_survivors=60
+        1.0, 1.0, None, layers=400, population=400, sampling_rate=0.25, secret_cohort=True, minimum_survivors=60
     )
     plans = {pipeline(privacy, clients=clients, survivors=60).plan for clients in (60, 100, 140)}
     assert len(plans) == 1
@@ -195,7 +195,7 @@ def test_nothing_of_a_distributed_sum_but_its_rotation_depends_on_a_secret_cohor
 
 def test_a_secret_cohort_is_planned_for_five_deviations_above_its_mean() -> None:
     privacy = DistributedGaussian(
-        1.0, 1.0, population=400, sampling_rate=0.25, secret_cohort=True, minimum_survivors=60
+        1.0, 1.0, None, layers=400, population=400, sampling_rate=0.25, secret_cohort=True, minimum_survivors=60
     )
     plan = pipeline(privacy, clients=100, survivors=60).plan
     assert plan is not None
@@ -252,7 +252,7 @@ def test_sampling_counts_for_the_servers_noise_and_only_if_asked_for_that_of_cli
     sampled: dict[str, Any] = {"population": 100, "sampling_rate": 0.2}
     assert isinstance(pipeline(CentralGaussian(1.0, 1.0, **sampled)).worst_event, PoissonSampled)
     assert isinstance(pipeline(DistributedGaussian(1.0, 1.0, **sampled)).worst_event, DiscreteGaussianSum)
-    secret = DistributedGaussian(1.0, 1.0, secret_cohort=True, minimum_survivors=8, **sampled)
+    secret = DistributedGaussian(1.0, 1.0, layers=100, secret_cohort=True, minimum_survivors=8, **sampled)
     event = pipeline(secret).worst_event
     assert isinstance(event, PoissonSampled) and event.sampling_rate == 0.2
 

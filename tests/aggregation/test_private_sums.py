@@ -169,7 +169,8 @@ def test_fewer_survivors_than_the_policy_of_the_caller_allows_are_too_few() -> N
 
 
 def test_secret_cohort_below_its_minimum_is_too_small() -> None:
-    privacy = DistributedGaussian(1.0, 2.0, secret_cohort=True, minimum_survivors=20, population=60, sampling_rate=0.5)
+    secret: dict[str, Any] = {"secret_cohort": True, "layers": 60}
+    privacy = DistributedGaussian(1.0, 2.0, minimum_survivors=20, population=60, sampling_rate=0.5, **secret)
     with pytest.raises(TooFewSurvivorsError, match="the cohort has 12 clients, needed 20 for enough noise"):
         secfed.SecAgg().aggregate(updates_of(size=20), privacy=privacy)
 

@@ -10,7 +10,7 @@ import pytest
 
 from secfed.cli.app import Dataset
 from secfed.cli.datasets import LOADERS
-from secfed.cli.rounding import up
+from secfed.dp.rounding import up
 from tests.cli.runner import Runner
 
 SMALL = ("simulate", "--clients", 8, "--rounds", 2, "--seed", 1, "--dropout", 0.05)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from secfed import dp
 from secfed.cli.accounting import Sampling, describe
-from secfed.cli.rounding import down, exact, up, up_to_hundredths
+from secfed.dp.rounding import down, exact, up, up_to_hundredths
 from tests.cli.runner import Run, Runner
 
 # In memory where the system has such a folder: each record of a ledger waits for the disk several times.
@@ -288,6 +288,7 @@ def test_a_budget_from_its_limit_to_its_end(secfed: Runner, file: Path) -> None:
 def test_show_lists_the_releases_on_stderr_and_the_sum_on_stdout(secfed: Runner, budget: dp.Ledger) -> None:
     empty = secfed("budget", "show", "--ledger", budget.path)
     assert empty.stdout.startswith("spent epsilon 0 of 3 at delta 1e-05\n") and empty.stderr == ""
+    assert empty.stdout.endswith(f"\nhead {budget.head()}\n")
     budget.commit(budget.reserve(dp.PoissonSampled(0.1, dp.Gaussian(4.0)), 5, "rounds [1]-5"))
     budget.reserve(dp.Gaussian(30.0), label="crashed")
     run = secfed("budget", "show", "--ledger", budget.path)
@@ -296,6 +297,8 @@ def test_show_lists_the_releases_on_stderr_and_the_sum_on_stdout(secfed: Runner,
         assert text in run.stderr
     assert run.stdout.startswith(f"spent epsilon {up(budget.spent(), 6)} of 3 at delta 1e-05\n")
     assert "1 reserved and not committed; they count as spent\n" in run.stdout
+    assert run.stdout.endswith(f"\nhead {budget.head()}\n")
+    assert dp.Ledger.open(budget.path, expected_head=budget.head()).entries() == budget.entries()
     assert f"{budget.remaining_rounds(dp.Gaussian(30.0))} more releases like the last fit\n" in run.stdout
 
 

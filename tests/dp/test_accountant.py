@@ -1,6 +1,7 @@
 """The accountant: every pitfall of its peers, held against closed forms, the other engines, and order."""
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -344,6 +345,25 @@ def test_a_copy_changes_apart() -> None:
     accountant = dp.Accountant().compose(dp.Gaussian(1.0))
     other = accountant.copy().compose(dp.Gaussian(1.0))
     assert accountant.epsilon(1e-5) < other.epsilon(1e-5)
+
+
+@pytest.mark.parametrize("noise", [1.1, 1.23456789, 2 / 3, 17.0000004, 1e5 + 1 / 3])
+def test_assumptions_round_noise_up_and_rates_and_norms_down(noise: float) -> None:
+    def number(event: dp.Event, pattern: str) -> float:
+        found = re.search(pattern, dp.Accountant().compose(event).assumptions(1 / 3e5))
+        assert found is not None
+        return float(found[1])
+
+    rate, norm = noise / 1e6, 3 * noise
+    assert noise <= number(dp.Gaussian(noise), r"noise of (\S+) times") <= noise * (1 + 1e-5)
+    assert noise <= number(dp.Laplace(noise), r"scale (\S+) times") <= noise * (1 + 1e-5)
+    assert rate * (1 - 1e-5) <= number(poisson(1.0, rate), r"with probability (\S+), by") <= rate
+    total = dp.SkellamSum(noise, 5, norm, norm, 1)
+    assert noise <= number(total, r"variance (\S+) per") <= noise * (1 + 1e-5)
+    assert norm * (1 - 1e-5) <= number(total, r"norm at most (\S+),") <= norm
+    skipping = dp.PoissonSampled(0.5, dp.Gaussian(1.0), noise / 1e9)
+    assert noise / 1e9 <= number(skipping, r"probability (\S+) at most") <= noise / 1e9 * 1.01
+    assert number(total, r"delta = (\S+)\.$") == 1 / 3e5
 
 
 def test_assumptions_are_said_in_words() -> None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -669,6 +670,83 @@ def test_numbers_of_numpy_are_numbers(ledger: Ledger) -> None:
     ledger.reserve(Gaussian(np.float64(40.0)), count=np.int64(2))
     ledger.record(PoissonSampled(np.float64(0.5), Gaussian(8.0)))
     assert Ledger.open(ledger.path).entries() == ledger.entries()
+
+
+@pytest.mark.parametrize("limit", [1.2345678, 2 / 3, 0.7])
+def test_refusal_rounds_epsilon_up_and_leaves_the_budget_as_it_is(path: Path, limit: float) -> None:
+    ledger = Ledger.create(path, epsilon=limit, delta=1 / 3e5)
+    for noise in (0.7, 0.9, 1.1, 2.3):
+        with pytest.raises(BudgetExceededError) as caught:
+            ledger.reserve(Gaussian(noise))
+        found = re.search(r"epsilon (\S+) at delta (\S+) would be spent, the budget is (\S+):", str(caught.value))
+        assert found is not None
+        shown, delta, budget = map(float, found.groups())
+        assert caught.value.epsilon <= shown <= caught.value.epsilon * (1 + 1e-5)
+        assert (delta, budget) == (1 / 3e5, limit)
+
+
+# Heads that were kept
+
+
+def cut(path: Path, records: int) -> None:
+    """Delete the last records, as whoever may write to the file can do."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TRIGGER log_delete")
+        connection.execute(
+            "DELETE FROM log WHERE number > (SELECT max(number) FROM log) - ?",
+            (records,),
+        )
+        connection.execute(
+            "CREATE TRIGGER log_delete BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END"
+        )
+        connection.commit()
+
+
+@pytest.mark.parametrize("deleted", [1, 2, 4])
+def test_deletion_of_the_last_records_is_found_with_the_head_that_was_kept(ledger: Ledger, deleted: int) -> None:
+    for _ in range(2):
+        ledger.commit(ledger.reserve(ROUND))
+    head = ledger.head()
+    assert Ledger.open(ledger.path, expected_head=head).head() == head
+    cut(ledger.path, deleted)
+    assert len(Ledger.open(ledger.path).to_json()["log"]) == 4 - deleted  # nothing is noticed without the head
+    with pytest.raises(ConfigError, match=f"holds {4 - deleted} records, and none with the expected head {head}"):
+        Ledger(ledger.path, expected_head=head)
+
+
+def test_older_copy_is_found_with_the_head_that_was_kept(ledger: Ledger) -> None:
+    ledger.record(ROUND)
+    older = ledger.path.read_bytes()
+    ledger.record(ROUND)
+    head = ledger.head()
+    ledger.path.write_bytes(older)
+    with pytest.raises(ConfigError, match="were deleted, or it is an older copy"):
+        Ledger.open(ledger.path, expected_head=head)
+
+
+def test_records_after_the_head_that_was_kept_are_no_fault(ledger: Ledger) -> None:
+    heads = [ledger.head()]
+    for _ in range(3):
+        ledger.record(Gaussian(40.0))
+        heads.append(ledger.head())
+    assert len(set(heads)) == 4 and heads[-1] == ledger.to_json()["head"]
+    for head in heads:
+        assert Ledger.open(ledger.path, expected_head=head).head() == heads[-1]
+
+
+def test_record_added_after_a_cut_does_not_hide_it(ledger: Ledger) -> None:
+    ledger.record(ROUND, label="first")
+    head = ledger.head()
+    cut(ledger.path, 1)
+    Ledger.open(ledger.path).record(ROUND, label="other")
+    with pytest.raises(ConfigError, match="none with the expected head"):
+        Ledger.open(ledger.path, expected_head=head)
+
+
+@pytest.mark.parametrize("head", ["", "ab", "0" * 63, "G" * 64, 5, b"0" * 64])
+def test_expected_head_that_is_no_hash_is_refused(ledger: Ledger, head: Any) -> None:
+    with pytest.raises(ConfigError, match="must be 64 hexadecimal digits"):
+        Ledger.open(ledger.path, expected_head=head)
 
 
 # Listings

@@ -235,3 +235,12 @@ def test_what_is_no_size_is_refused(draw: Draw, size: Any) -> None:
 def test_what_is_no_seed_is_refused_and_not_told(draw: Draw, wrong: Any) -> None:
     with pytest.raises(ConfigError, match=r"^the seed is .*, needs 32 bytes$"):
         draw(1.0, 1, wrong)
+
+
+def test_tables_of_many_layers_are_made_once() -> None:
+    before = samplers._of_little_variance.cache_info()
+    for _ in range(3):
+        for layer in range(60):
+            discrete_gaussian(Fraction(100003, 7 + layer), 2, seed(1))
+    after = samplers._of_little_variance.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (60, 120)

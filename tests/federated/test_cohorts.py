@@ -209,10 +209,10 @@ def test_plan_in_which_small_cohorts_are_likely_is_refused_before_the_first_roun
 def test_distributed_noise_is_refused_where_too_few_for_its_minimum_are_likely() -> None:
     """The server knows the cohort unless it is secret, and then its size is no matter of the guarantee."""
     for secret in (True, False):
-        privacy = DistributedGaussian(1.0, 1.0, minimum_survivors=28, secret_cohort=secret)
+        privacy = DistributedGaussian(1.0, 1.0, minimum_survivors=28, secret_cohort=secret, layers=60)
         training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=privacy)
         if secret:
-            with pytest.raises(ConfigError, match="needed at least 28 clients in a cohort, expected 30"):
+            with pytest.raises(ConfigError, match="needed 28 to 55 clients in a cohort, expected 30"):
                 training.rounds(np.zeros(3), values(60), 1, sampling_rate=0.5)
         else:
             training.rounds(np.zeros(3), values(60), 1, sampling_rate=0.5)
@@ -283,7 +283,8 @@ def test_noise_is_released_if_everybody_falls_silent_in_the_clear() -> None:
 
 
 @pytest.mark.parametrize(
-    "privacy", [CentralGaussian(1.0, 2.0), DistributedGaussian(1.0, 2.0, secret_cohort=True, minimum_survivors=12)]
+    "privacy",
+    [CentralGaussian(1.0, 2.0), DistributedGaussian(1.0, 2.0, layers=60, secret_cohort=True, minimum_survivors=12)],
 )
 def test_cohort_too_small_for_a_session_is_a_failed_round_that_is_charged(
     privacy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -313,7 +314,7 @@ def test_poisson_round_with_too_few_survivors_is_charged() -> None:
 
 def test_secret_cohorts_below_their_minimum_are_failed_rounds() -> None:
     """The budget's delta is large, so that such cohorts may be as likely as they were when they crashed the run."""
-    privacy = DistributedGaussian(1.0, 2.0, secret_cohort=True, minimum_survivors=28)
+    privacy = DistributedGaussian(1.0, 2.0, layers=60, secret_cohort=True, minimum_survivors=28)
     training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=privacy, budget=(1e6, 0.99))
     reports = list(training.rounds(np.zeros(3), values(60), 1, sampling_rate=0.5, seed=3))
     for seed in range(6):

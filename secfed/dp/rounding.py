@@ -21,6 +21,18 @@ def up_to_hundredths(number: float) -> str:
     return str(Decimal(number).quantize(Decimal("0.01"), context=_ALL))
 
 
+def as_given_or_up(number: float, digits: int) -> str:
+    """Return an upper value that a caller may have chosen: as it was written if that is so short, else rounded up."""
+    short = f"{number:.{digits}g}"
+    return short if float(short) == number else up(number, digits)
+
+
+def as_given_or_down(number: float, digits: int) -> str:
+    """Return a lower value that a caller may have chosen: as it was written if that is so short, else rounded down."""
+    short = f"{number:.{digits}g}"
+    return short if float(short) == number else down(number, digits)
+
+
 def exact(number: float) -> str:
     """Return the shortest text that is read as the same number."""
     return repr(float(number)).removesuffix(".0")
