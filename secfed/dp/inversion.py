@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from secfed.dp import lattice
+from secfed.dp import lattice_bounded
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import Contour, assemble, build
 from secfed.dp.ladder import Moments, NoOrderError, Releases, log_chernoff
@@ -65,7 +65,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     try:
         moments = Moments.of(releases, None, epsilon)
     except NoOrderError:
-        return lattice.releases_delta(releases, epsilon, 0.0)
+        return lattice_bounded.releases_delta(releases, epsilon, 0.0)
     chernoff = float(moments.exponent(epsilon).min())
     means, logs = moments.saddle()
     ranked = np.argsort(means)
@@ -82,7 +82,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
             low, high = contour.bounds(at)
             best = _meet(best, (float(low[0]), float(high[0])))
     if epsilon > 0 and not best[1] - best[0] <= _WIDE:
-        best = _meet(best, lattice.releases_delta(releases, epsilon, best[1]))
+        best = _meet(best, lattice_bounded.releases_delta(releases, epsilon, best[1]))
     return best
 
 
@@ -101,7 +101,7 @@ def epsilon_bounds(
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        return _meet((-np.inf, simple), lattice.releases_epsilon(releases, log_delta, simple, below=below))
+        return _meet((-np.inf, simple), lattice_bounded.releases_epsilon(releases, log_delta, simple, below=below))
     best = (-np.inf, min(simple, moments.epsilon_bound(log_delta)))
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
@@ -109,7 +109,7 @@ def epsilon_bounds(
     effort, asked = Effort(), False
     found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
-        best, asked = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1], below=below)), True
+        best, asked = _meet(best, lattice_bounded.releases_epsilon(releases, log_delta, best[1], below=below)), True
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     for steep in (False, True):
         contour = effort.build(releases, moments, plan(releases, moments, found, log_delta, goal, steep=steep), goal)
@@ -120,7 +120,7 @@ def epsilon_bounds(
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
     if not asked and not best[1] - best[0] <= _WIDE * abs(best[1]):
-        best = _meet(best, lattice.releases_epsilon(releases, log_delta, best[1], below=below))
+        best = _meet(best, lattice_bounded.releases_epsilon(releases, log_delta, best[1], below=below))
     return best
 
 

@@ -23,33 +23,20 @@ Source:
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, Laplace, PoissonSampled
-from secfed.dp.ladder import Releases
+from secfed.dp.lattice_masses import MOST_CELLS, Array, Losses, LossSum, lower_lattice, upper_lattice
 from secfed.dp.losses import Law, NoiseLaw, Pair
 from secfed.errors import ConfigError, UnsupportedEventError
 
-Array = npt.NDArray[Any]
 _FFT = 1e-15
 # Relative error of a mass after all (quadrature, exponentials), and of a loss; per release.
 _MASS_ERROR = 4e-14
 _LOSS_ERROR = 1e-15
-_MOST_CELLS = 1 << 18
 _MOST_WINDOW = 1 << 22
-_CROWD = 64
-# Work that a bounded query may take: values in a transform, atoms of all laws, and cells of one size.
-_WINDOW = 1 << 19
-_ATOMS = 2_000_000
-_FINE_CELLS = 512
-_ATTEMPTS = 3
-# The widest cell, as a loss.
-_WIDEST = 8.0
-_SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
 
 
 def bounds_delta(
@@ -98,10 +85,10 @@ def pairs_delta(pairs: Iterable[tuple[Law, int]], epsilon: float, step: float | 
     if not 0 <= epsilon < math.inf:
         raise ConfigError(f"epsilon {epsilon} must be at least 0 and finite")
     laws = _checked(pairs)
-    order = _order(_rough(laws), epsilon)
+    order = tilt(_rough(laws), epsilon)
     step = _step(laws, order, step)
-    upper = _Composition([(_split(law, step), count) for law, count in laws], step, order, epsilon)
-    lower = _Composition([(_merged(law, step, order), count) for law, count in laws], step, order, epsilon)
+    upper = TiltedSum([(upper_lattice(law, step), count) for law, count in laws], step, order, epsilon)
+    lower = TiltedSum([(lower_lattice(law, step, order), count) for law, count in laws], step, order, epsilon)
     return lower.delta(epsilon, -1), upper.delta(epsilon, 1)
 
 
@@ -126,11 +113,11 @@ def pairs_epsilon(pairs: Iterable[tuple[Law, int]], delta: float, step: float | 
     orders = 2.0 ** np.arange(-30.0, 31.0, 0.5)
     exponents = np.array([(rough.log_moment(order) - math.log(delta)) / order for order in orders])
     guess = max(0.0, float(exponents.min()))
-    order = _order(rough, guess)
+    order = tilt(rough, guess)
     step = _step(laws, order, step)
-    upper = [(_split(law, step), count) for law, count in laws]
-    lower = [(_merged(law, step, order), count) for law, count in laws]
-    return _solve(lower, step, rough, guess, delta, -1), _solve(upper, step, rough, guess, delta, 1)
+    upper = [(upper_lattice(law, step), count) for law, count in laws]
+    lower = [(lower_lattice(law, step, order), count) for law, count in laws]
+    return solve(lower, step, rough, guess, delta, -1), solve(upper, step, rough, guess, delta, 1)
 
 
 def _checked(pairs: Iterable[tuple[Law, int]]) -> list[tuple[Law, int]]:
@@ -176,58 +163,16 @@ def _law(event: Event, adjacency: Adjacency, direction: str) -> Law:
     return NoiseLaw(scale, rate, direction, laplace=laplace)
 
 
-class _Losses:
-    """Masses at losses `offset + step * index`, and the mass of losses without bound."""
-
-    def __init__(self, index: Array, step: float, masses: Array, infinite: float, offset: float = 0.0) -> None:
-        keep = masses > 0
-        self.index, self.losses, self.log_masses = (
-            index[keep].astype(np.int64),
-            index[keep] * step,
-            np.log(masses[keep]),
-        )
-        self.infinite, self.offset = infinite, offset
-
-    def log_moment(self, order: float) -> float:
-        terms = self.log_masses + order * self.losses
-        most = float(terms.max(initial=-math.inf))
-        return most + math.log(float(np.exp(terms - most).sum())) if most > -math.inf else most
-
-    def tilted(self, order: float) -> Array:
-        """Return the tilted masses; they sum to 1."""
-        return np.asarray(np.exp(self.log_masses + order * self.losses - self.log_moment(order)))
-
-    def spread(self, order: float) -> tuple[float, float]:
-        """Return mean and variance of the tilted law."""
-        tilted = self.tilted(order)
-        mean = float((tilted * self.losses).sum())
-        return mean, float((tilted * (self.losses - mean) ** 2).sum())
-
-
-class _Sum:
-    """Several independent losses, each several times."""
-
-    def __init__(self, parts: Sequence[tuple[_Losses, int]]) -> None:
-        self.parts = parts
-
-    def log_moment(self, order: float) -> float:
-        return sum(float(count) * part.log_moment(order) for part, count in self.parts)
-
-    def spread(self, order: float) -> tuple[float, float]:
-        spreads = [(part.spread(order), float(count)) for part, count in self.parts]
-        return sum(count * mean for (mean, _), count in spreads), sum(count * var for (_, var), count in spreads)
-
-
-def _rough(laws: Sequence[tuple[Law, int]]) -> _Sum:
+def _rough(laws: Sequence[tuple[Law, int]]) -> LossSum:
     """Return the losses without a lattice: for choices, not for bounds."""
     parts = []
     for law, count in laws:
         masses, losses = law.atoms(np.empty(0))
-        parts.append((_Losses(losses, 1.0, masses, 0.0), count))
-    return _Sum(parts)
+        parts.append((Losses(losses, 1.0, masses, 0.0), count))
+    return LossSum(parts)
 
 
-def _order(rough: _Sum, epsilon: float) -> float:
+def tilt(rough: LossSum, epsilon: float) -> float:
     """Return the tilt, at least 0, under which the mean of the total loss is epsilon, or one that is strong enough.
 
     Gaussian losses need less than 20 deviations down to a delta of 1e-80; near the largest loss that there is, more
@@ -248,7 +193,7 @@ def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> 
     if step is None:
         rough = _rough(laws)
         variance, count = rough.spread(order)[1], sum(count for _, count in laws)
-        finest = max(24 * math.sqrt(variance) / _MOST_WINDOW, *(2 * np.ptp(law.reach) / _MOST_CELLS for law, _ in laws))
+        finest = max(24 * math.sqrt(variance) / _MOST_WINDOW, *(2 * np.ptp(law.reach) / MOST_CELLS for law, _ in laws))
         step = max(math.sqrt(min(variance, rough.spread(0.0)[1]) / count) / 100, finest)
         step = step or 1e-3
     if not 0 < step < math.inf:
@@ -261,86 +206,11 @@ def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> 
     return apart / (2 * math.ceil(apart / (2 * step)))
 
 
-def _cells(law: Law, step: float, shift: float) -> Array:
-    """Return whole numbers k such that all losses lie between the first and the last `shift + step * k`."""
-    low, high = math.floor((law.reach[0] - shift) / step) - 1, math.ceil((law.reach[1] - shift) / step) + 1
-    if high - low > 8 * _MOST_CELLS:
-        raise ConfigError(f"step {step} is too small for losses from {law.reach[0]:.3g} to {law.reach[1]:.3g}")
-    return np.arange(float(low), high + 1.0)
-
-
-def _any(parts: Sequence[tuple[_Losses, int]]) -> float:
+def unbounded(parts: Sequence[tuple[Losses, int]]) -> float:
     """Return the probability that some loss is without bound."""
     if any(part.infinite >= 1 for part, _ in parts):
         return 1.0
     return -math.expm1(sum(count * math.log1p(-part.infinite) for part, count in parts))
-
-
-def _split(law: Law, step: float, cells: Array | None = None) -> _Losses:
-    """Return the upper lattice: masses split between neighbours."""
-    shift = _shift(law, step)
-    cells = _cells(law, step, shift) if cells is None else cells
-    points = shift + cells * step
-    masses, losses = law.atoms(points)
-    place = np.clip(np.searchsorted(points, losses, "right") - 1, 0, len(cells) - 2)
-    share = np.clip(np.expm1(points[place] - losses) / np.expm1(points[place] - points[place + 1]), 0.0, 1.0)
-    total = np.bincount(place, masses * (1 - share), len(cells)) + np.bincount(place + 1, masses * share, len(cells))
-    return _Losses(cells, step, total, law.infinite, shift)
-
-
-def _shift(law: Law, step: float) -> float:
-    """Return what puts a law's marks on the lattice."""
-    return math.remainder(law.marks[0], step) if law.marks else 0.0
-
-
-def _merged(law: Law, step: float, order: float, given: Array | None = None) -> _Losses:
-    """Return the lower lattice: cells merged, and what they then lose rounded down."""
-    shift = _shift(law, step)
-    if given is None and isinstance(law, NoiseLaw) and not law.marks and law.end:
-        # Where losses crowd at one end of their range, the lattice is laid so that the last cells fit too.
-        best = math.inf
-        for trial in step * np.arange(-8, 8) / 16:
-            cells = _cells(law, step, trial)
-            cells = cells[:_CROWD] if law.end < 0 else cells[-_CROWD:]
-            total, excess = _fit(law, step, trial, cells, 3)
-            inner = slice(None, -1) if law.end < 0 else slice(1, None)
-            cost = float((total[inner] * excess[inner] ** 2).sum())
-            best, shift = (cost, float(trial)) if cost < best else (best, shift)
-    cells = _cells(law, step, shift) if given is None else given
-    total, excess = _fit(law, step, shift, cells, 0 if isinstance(law, Pair) else 4)
-    # Of noise, what is left out counts for nothing here.
-    infinite = law.infinite if isinstance(law, Pair) else 0.0
-    if not total.any():
-        return _Losses(cells, step, total, infinite)
-    # What lies under the common offset goes down by a whole step; the offset that costs least counts.
-    kept = total > 0
-    weights = np.exp(np.log(total[kept]) + order * (step * cells[kept] - step * cells[kept].max()))
-    ranks = np.argsort(excess[kept])
-    offsets, weights = excess[kept][ranks], weights[ranks]
-    cost = step * (np.cumsum(weights) - weights) - weights.sum() * offsets
-    offset = float(offsets[np.argmin(cost)])
-    return _Losses(cells + np.floor((excess - offset) / step), step, total, infinite, shift + offset)
-
-
-def _fit(law: Law, step: float, shift: float, cells: Array, rounds: int) -> tuple[Array, Array]:
-    """Merge outcomes around `shift + step * cells`; shift edges until merged losses lie there.
-
-    Returns:
-        Masses of P, and merged losses minus the lattice's.
-    """
-    middles, gaps = (cells[:-1] + cells[1:]) / 2, step * np.diff(cells)
-    cuts = shift + step * middles
-    for round in range(rounds + 1):
-        masses, losses = law.atoms(cuts)
-        place = np.searchsorted(cuts, losses)
-        total = np.bincount(place, masses, len(cells)).astype(np.float64)
-        other = np.bincount(place, masses * np.exp(shift + step * cells[place] - losses), len(cells))
-        # A smaller excess is rounded down further, which is on the safe side.
-        excess = np.log(np.divide(total, np.maximum(other, 1e-300), out=np.ones_like(total), where=total > 0))
-        if round < rounds:
-            cuts = np.clip(cuts - (excess[1:] + excess[:-1]) / 2, cuts - gaps / 4, cuts + gaps / 4)
-            cuts = np.clip(cuts, shift + step * middles - 0.4 * gaps, shift + step * middles + 0.4 * gaps)
-    return total, excess
 
 
 def _norm(values: Array) -> float:
@@ -348,12 +218,12 @@ def _norm(values: Array) -> float:
     return math.sqrt(float((values * values).sum()))
 
 
-class _Composition:
+class TiltedSum:
     """The law of the total loss, tilted, in a window around epsilon."""
 
     def __init__(
         self,
-        parts: Sequence[tuple[_Losses, int]],
+        parts: Sequence[tuple[Losses, int]],
         step: float,
         order: float,
         epsilon: float,
@@ -363,9 +233,9 @@ class _Composition:
 
         # A stronger tilt has nothing to tell apart on this lattice.
         self.order = order = min(order, 4 / step)
-        self.deviation, self.total = 0.0, _Sum(parts)
+        self.deviation, self.total = 0.0, LossSum(parts)
         releases = float(sum(count for _, count in parts))
-        self.infinite = _any(parts)
+        self.infinite = unbounded(parts)
         self.offset = sum(count * part.offset for part, count in parts)
         widest = max(float(np.abs(part.losses).max(initial=0.0)) for part, _ in parts)
         self.loss_error = releases * _LOSS_ERROR * (1 + widest)
@@ -423,20 +293,20 @@ class _Composition:
         return max(bound, math.ulp(0.0)) if sign > 0 and value > 0 else bound
 
 
-def _solve(
-    parts: Sequence[tuple[_Losses, int]],
+def solve(
+    parts: Sequence[tuple[Losses, int]],
     step: float,
-    rough: _Sum,
+    rough: LossSum,
     guess: float,
     delta: float,
     sign: int,
     most: int = _MOST_WINDOW,
 ) -> float:
     """Return the epsilon at which a bound of delta has this value, rounded to its own side; move the window there."""
-    if _any(parts) * (1 + sign * 1e-12) >= delta:
+    if unbounded(parts) * (1 + sign * 1e-12) >= delta:
         return math.inf
     for _ in range(4):
-        composition = _Composition(parts, step, _order(rough, guess), guess, most)
+        composition = TiltedSum(parts, step, tilt(rough, guess), guess, most)
         tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-5 * guess
         low, high = _bracket(partial(composition.delta, sign=sign), guess, delta, tolerance)
         found = high if sign > 0 else low
@@ -482,125 +352,3 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolera
             at_low, high, at_high = (at_low / 2 if last < 0 else at_low), middle, value
         last = 1 if value > 0 else -1
     return low, high
-
-
-def releases_epsilon(releases: Releases, log_delta: float, guess: float, *, below: bool = True) -> tuple[float, float]:
-    """Return bounds of epsilon of sampled Gaussian releases in one direction, with bounded work.
-
-    The cells of the lattice get wider with the loss, so that few of them hold both the many losses near 0 and the rare
-    large ones.
-
-    Args:
-        releases: The composition.
-        log_delta: Logarithm of delta.
-        guess: An upper bound of epsilon, or an estimate.
-        below: Look for a lower bound, too.
-
-    Returns:
-        The bounds; 0 and infinity where the work is too much.
-    """
-    delta, low, high = math.exp(max(log_delta, -700.0)), 0.0, math.inf
-    laws = _noises(releases, log_delta)
-    if laws is None or not 0 < guess < _WIDEST * _WINDOW / 32:
-        return low, high
-    step = 0.0
-    for attempt in range(_ATTEMPTS):
-        step, parts, _ = _bounded(laws, guess, coarse=attempt == 0)
-        total = _Sum(parts)
-        found = _solve(parts, step, total, guess, delta, 1, _WINDOW if attempt else _WINDOW // 4)
-        high, before = min(high, found), guess
-        if not 0 < found < math.inf:
-            break
-        guess = found
-        if attempt and found > 0.7 * before:
-            break
-    if not below:
-        return low, high
-    merged = [(_merged(law, step, _order(total, guess), _wide_cells(law, step)), count) for law, count in laws]
-    # What is left out may count as a loss of 0 where both signs are possible: it is taken off.
-    lost = sum(count * law.infinite for law, count in laws)
-    return _solve(merged, step, total, guess, delta + lost, -1, _WINDOW), high
-
-
-def releases_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:
-    """Return bounds of the logarithm of delta, as `releases_epsilon` does of epsilon.
-
-    Args:
-        releases: The composition.
-        epsilon: Above 0.
-        log_delta: An upper bound of the logarithm of delta, or an estimate.
-    """
-    low, high = -math.inf, 0.0
-    for _ in range(_ATTEMPTS):
-        laws = _noises(releases, log_delta)
-        if laws is None or epsilon > _WIDEST * _WINDOW / 32:
-            return low, high
-        step, parts, order = _bounded(laws, epsilon)
-        found = _Composition(parts, step, order, epsilon, _WINDOW).delta(epsilon, 1)
-        before, log_delta = log_delta, math.log(found)
-        high = min(high, log_delta)
-        if log_delta > before - 2:
-            break
-    merged = [(_merged(law, step, order, _wide_cells(law, step)), count) for law, count in laws or ()]
-    lost = sum(count * law.infinite for law, count in laws or ())
-    found = _Composition(merged, step, order, epsilon, _WINDOW).delta(epsilon, -1) - lost
-    return (math.log(found) if found > 0 else -math.inf), high
-
-
-def _noises(releases: Releases, log_delta: float) -> list[tuple[NoiseLaw, int]] | None:
-    """Return the laws of releases, cut where no more than a millionth of delta is beyond; nothing if that is too much.
-
-    Masses are no logarithms here, and must not underflow.
-    """
-    counts = sum(float(part.count.sum()) for part in releases.laws) + float(releases.gaussian > 0)
-    beyond = math.exp(max(log_delta, -690.0)) * 1e-6 / counts
-    if beyond < 1e-280:
-        return None
-    rows = [
-        (float(spread), float(rate), _SIDES[part.kind], int(count))
-        for part in releases.laws
-        for rate, spread, count in zip(part.rate, part.spread, part.count, strict=True)
-    ]
-    if releases.gaussian > 0:
-        rows.append((1 / math.sqrt(releases.gaussian), 1.0, "there", 1))
-    # See `NoiseLaw`: 8 nodes on each piece.
-    if sum(8 * (40 * spread + 2) / min(spread / 8, spread**2 / 4) for spread, *_ in rows) > _ATOMS:
-        return None
-    return [(NoiseLaw(spread, rate, side, laplace=False, beyond=beyond), count) for spread, rate, side, count in rows]
-
-
-def _bounded(
-    laws: Sequence[tuple[NoiseLaw, int]], epsilon: float, *, coarse: bool = False
-) -> tuple[float, list[tuple[_Losses, int]], float]:
-    """Choose a step for losses near epsilon; return it, the upper lattice, and the tilt."""
-    # Losses near epsilon are to be told apart, and the window is to hold them.
-    least = (min(4 * epsilon, max(law.reach[1] for law, _ in laws)) + 4 * epsilon) / _WINDOW
-    step = min(_WIDEST / 2, max(least, epsilon / (200 if coarse else 2000)))
-    while True:
-        parts = [(_split(law, step, _wide_cells(law, step)), count) for law, count in laws]
-        total = _Sum(parts)
-        order = _order(total, epsilon)
-        # The split adds at most step^2 / 4 to a loss's variance: that must not matter in the sum.
-        fine = max(least, 0.05 * math.sqrt(total.spread(order)[1] / sum(count for _, count in laws)))
-        if step <= fine * 2:
-            return step, parts, order
-        step = fine
-
-
-def _wide_cells(law: Law, step: float) -> Array:
-    """Return indices of lattice points around all losses, so many for each doubling of the loss."""
-    low, high = law.reach[0] / step - 2, law.reach[1] / step + 2
-    half, most = np.arange(float(_FINE_CELLS)), max(-low, high)
-    pieces, start, gap = [half], float(_FINE_CELLS), 1.0
-    while start <= most + 2 * gap:
-        # No cell is so wide that ratios within it overflow.
-        wide = 2 * gap * step > _WIDEST
-        end = most + 3 * gap if wide else start + _FINE_CELLS * gap
-        pieces.append(np.arange(start, end, gap))
-        if wide:
-            break
-        start, gap = end, gap * 2
-    points = np.concatenate(pieces)
-    both = np.concatenate([-points[:0:-1], points])
-    first, last = np.searchsorted(both, [low, high])
-    return np.asarray(both[max(first - 1, 0) : last + 2])

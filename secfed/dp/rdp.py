@@ -13,25 +13,25 @@ bound of K in both directions, its numerical error included, and shares nothing 
 
 import math
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, logsumexp, ndtr
+from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, Event, FixedSizeSampled, Gaussian, Laplace, Release
+from secfed.dp.rdp_pairs import (
+    Array,
+    ReplacedPair,
+    SampledPair,
+    SwappedPair,
+    exp_rest,
+    log_expm1,
+    log_mixture,
+    pair_bound,
+)
 from secfed.errors import ConfigError, UnsupportedEventError
 
-Array = npt.NDArray[np.floating[Any]]
-# Logarithms of what quadrature misses, and the most work that it takes on.
-_EXPONENT = 70.0
-_MOST_NODES = 400_000
-_MOST_PANELS = 1000
-_PANEL_ERROR = -55.0
-# Relative: what is cut off, and rounding.
-_INFLATION = 1e-11
 # Largest order for which a general theorem's sum is written out; above it only convexity is used.
 _MOST_TERMS = 600
 
@@ -167,13 +167,13 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
             return unsampled
         if isinstance(release, Gaussian | Laplace):
             scale = release.noise_multiplier / (2.0 if fixed else 1.0)
-            pair = _ReplacedPair if replace and not fixed else _SwappedPair if replace else _SampledPair
+            pair = ReplacedPair if replace and not fixed else SwappedPair if replace else SampledPair
             laplace = isinstance(release, Laplace)
-            sampled = np.array([_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
+            sampled = np.array([pair_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
         else:
             sampled = _general(release, rate, betas, replace=replace, fixed=fixed)
         # The moment is jointly convex in both laws: sampling never makes it larger than this.
-        return np.asarray(np.minimum(sampled, _log_mixture(rate, unsampled)))
+        return np.asarray(np.minimum(sampled, log_mixture(rate, unsampled)))
     return _plain(event, 2.0 if replace else 1.0, betas)
 
 
@@ -210,17 +210,8 @@ def _laplace(loss: float, betas: Array) -> Array:
     """Return K of Laplace noise; the largest loss of one dimension dominates (log K is convex in the shift)."""
     alphas = 1 + betas
     large = np.logaddexp(np.log(alphas) + betas * loss, np.log(betas) - alphas * loss)
-    tiny = (alphas * _exp_rest(betas * loss) + betas * _exp_rest(-alphas * loss)) / (alphas + betas)
+    tiny = (alphas * exp_rest(betas * loss) + betas * exp_rest(-alphas * loss)) / (alphas + betas)
     return np.asarray(np.where(alphas * loss < 1, np.log1p(tiny), large - np.log(alphas + betas)))
-
-
-def _exp_rest(x: Array) -> Array:
-    """Return e^x - 1 - x of x up to 1 in size; larger ones may come out as anything."""
-    x = np.clip(x, -1.0, 1.0)
-    rest = np.ones_like(x)
-    for k in range(20, 2, -1):
-        rest = 1 + x / k * rest
-    return x * x / 2 * rest
 
 
 def _between(whole: Callable[[Array], Array], betas: Array) -> Array:
@@ -248,10 +239,10 @@ def _general(release: Release, rate: float, betas: Array, *, replace: bool, fixe
     else:
         near = away if fixed else _plain(release, 1.0, degrees - 1)
         logs = near + math.log(2)
-        logs[0] = min(math.log(4) + _log_expm1(near[0]), logs[0])
+        logs[0] = min(math.log(4) + log_expm1(near[0]), logs[0])
         if not fixed:
             present = away + math.log(2)
-            present[0] = _log_expm1(away[0])
+            present[0] = log_expm1(away[0])
             logs = np.logaddexp(math.log1p(-rate) + logs, math.log(rate) + present)
         logs += degrees * math.log(rate)
         remaining = 0.0
@@ -267,191 +258,3 @@ def _general(release: Release, rate: float, betas: Array, *, replace: bool, fixe
     inside = betas <= _MOST_TERMS - 1
     found[inside] = _between(whole, betas[inside])
     return found
-
-
-def _log_expm1(x: float) -> float:
-    return float(x + math.log(-math.expm1(-x)))
-
-
-def _log_mixture(rate: float, log_ratio: Array) -> Array:
-    """Return log(1 - rate + rate e^w), exact also where it is tiny."""
-    near = np.log1p(rate * np.expm1(np.minimum(log_ratio, 30.0)))
-    far = log_ratio + np.log(rate + (1 - rate) * np.exp(-np.maximum(log_ratio, 0.0)))
-    return np.asarray(np.where(log_ratio < 30, near, far))
-
-
-def _log_rest(beta: float, log_ratio: Array) -> Array:
-    """Return log(u^a - 1 - a(u - 1)) for a = 1 + beta and u = e^log_ratio; with -log_ratio, plus log_ratio, it is the
-    same of a = -beta.
-    """
-    alpha, size = 1 + beta, np.abs(log_ratio)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        decay = np.exp(-beta * size)
-        above = alpha * log_ratio + np.log(-np.expm1(-beta * size) + beta * decay * np.expm1(-size))
-        below = np.log(np.exp(-size) * np.expm1(-beta * size) - beta * np.expm1(-size))
-        rest = np.where(log_ratio > 0, above, below)
-        small = np.flatnonzero(alpha * size < 0.1)
-        t = np.expm1(log_ratio[small])
-        series = np.ones_like(t)
-        for k in range(18, 2, -1):
-            series = 1 + (alpha + 1 - k) * t / k * series
-        rest[small] = math.log(alpha * beta / 2) + np.log(t * t * series)
-    return rest
-
-
-def _log_sum(terms: Array) -> float:
-    most = float(terms.max())
-    return most + math.log(float(np.exp(terms - most).sum())) if math.isfinite(most) else most
-
-
-class _SampledPair:
-    """P = (1 - rate) F(0) + rate F(1) against Q = F(0), with F(m) the noise's law around m.
-
-    Of the two directions this one has the larger moments (Mironov, Talwar, Zhang 2019, Theorem 5).
-    """
-
-    reach = 1.0
-
-    def __init__(self, rate: float, scale: float) -> None:
-        self.rate, self.scale = rate, scale
-
-    def logs(self, towards: Array, away: Array) -> tuple[Array, Array]:
-        """Return log Q / F(0) and log P / Q, given log F(1) / F(0) and log F(-1) / F(0)."""
-        return np.zeros_like(towards), _log_mixture(self.rate, towards)
-
-    def bound(self, beta: float, *, laplace: bool) -> float:
-        """Return K at order 1 + beta."""
-        if not laplace:
-            return float(np.logaddexp(0.0, self.gaussian_rest(beta)))
-        # No loss is larger than at the ends.
-        _, ends = self.logs(np.array([1.0, -1.0]) / self.scale, np.array([-1.0, 1.0]) / self.scale)
-        pure = beta * float(np.abs(ends).max())
-        # Panels so short that logarithms change by at most 4 on each: 16 nodes miss less than _PANEL_ERROR.
-        panels = math.ceil(max((4 * self.reach * (1 + beta) + 2) / 4, 1 / 0.6) / self.scale)
-        if panels > _MOST_PANELS:
-            return pure
-        density, towards, away = self.laplace_nodes(panels)
-        weight, ratio = self.logs(towards, away)
-        return min(pure, float(np.logaddexp(0.0, self.laplace_rest(density + weight, ratio, beta))))
-
-    def gaussian_rest(self, beta: float) -> float:
-        """Return log(e^K - 1) for Gaussian noise.
-
-        The trapezoid rule errs by at most 2 N / (e^{2 pi a / step} - 1) if the integrand is analytic within a of the
-        real line, and there has integrals of size at most N: here N <= e^{bend a^2} (e^K + 1 + 2 alpha rate).
-        """
-        alpha, scale, rate = 1 + beta, self.scale, self.rate
-        bend, wide = 0.5 / scale**2, math.pi * scale**2
-        if self.reach > 1:  # a denominator with zeros: |1 - q + q e^{w + iv}| >= cos(v/2) (1 - q + q e^w)
-            bend, wide = bend + 0.14 * beta / scale**4, 1.5 * scale**2
-        wide = min(wide, math.sqrt(_EXPONENT / bend))
-        step = 2 * math.pi * wide / (_EXPONENT + bend * wide**2)
-
-        def integrand(x: Array, at: Array) -> Array:
-            """Return the logarithm, with the density at x and the rest at `at`."""
-            weight, _ = self.logs((x - 0.5) / scale**2, (-x - 0.5) / scale**2)
-            _, ratio = self.logs((at - 0.5) / scale**2, (-at - 0.5) / scale**2)
-            return weight - (x / scale) ** 2 / 2 + _log_rest(beta, ratio) - math.log(scale * math.sqrt(2 * math.pi))
-
-        start, end = -self.reach - 13 * scale, 2 * self.reach * alpha + 30 * scale
-        if end - start > 400 * step:
-            # Cells: density and weight fall, the rest grows, so that mixed ends bound each cell from both sides.
-            near = 0.5 + scale * np.arange(0.0, 13.5, 0.5)
-            further = math.ceil(math.log(max(end / near[-1], 1.0)) / math.log(1.2))
-            edges = np.append(near, near[-1] * 1.2 ** np.arange(1.0, further + 1))
-            width = np.log(np.diff(edges))
-            upper, lower = integrand(edges[:-1], edges[1:]) + width, integrand(edges[1:], edges[:-1]) + width
-            end = float(edges[1:][upper > lower.max() - 50][-1])
-        count = int((end - start) / step) + 2
-        if count > _MOST_NODES:
-            return math.inf
-        x = start + step * np.arange(count)
-        total = _log_sum(integrand(x, x)) + math.log(step)
-        total += _INFLATION + 1e-15 * alpha * self.reach * (abs(end) + 1) / scale**2
-        return float(np.logaddexp(total, math.log(2) - _EXPONENT + np.logaddexp(total, math.log(2 + 2 * alpha * rate))))
-
-    def laplace_rest(self, density: Array, ratio: Array, beta: float) -> float:
-        """Return log(e^K - 1) for Laplace noise, in the larger of both directions."""
-        there = _log_sum(density + _log_rest(beta, ratio))
-        back = _log_sum(density + ratio + _log_rest(beta, -ratio))
-        return float(np.logaddexp(max(there, back) + _INFLATION, _PANEL_ERROR))
-
-    def laplace_nodes(self, panels: int) -> tuple[Array, Array, Array]:
-        """Return logarithms of Gauss-Legendre weights times the density of F(0), of F(1) / F(0) and of F(-1) / F(0)."""
-        points, weights = np.polynomial.legendre.leggauss(16)
-        x = ((np.arange(panels)[:, None] + (points + 1) / 2) / panels).ravel() / self.scale
-        mass = np.log(np.tile(weights / (4 * panels * self.scale), panels)) - x
-        end = np.array([1 / self.scale])
-        # Left of -1, from -1 to 0, from 0 to 1, right of 1: the outer two have constant ratios.
-        density = np.concatenate([math.log(0.5) - end, mass, mass, math.log(0.5) - end])
-        towards = np.concatenate([-end, np.full_like(x, -end[0]), 2 * x - end, end])
-        away = np.concatenate([end, 2 * x - end, np.full_like(x, -end[0]), -end])
-        return density, towards, away
-
-
-@lru_cache(maxsize=1024)
-def _bound(pair: type[_SampledPair], rate: float, scale: float, beta: float, laplace: bool) -> float:
-    """Return K of one release: searches for a number of rounds ask for the same orders again and again."""
-    return pair(rate, scale).bound(beta, laplace=laplace)
-
-
-class _ReplacedPair(_SampledPair):
-    """P = (1 - rate) F(0) + rate F(1) against Q = (1 - rate) F(0) + rate F(-1): Poisson sampling, replace.
-
-    It dominates: whatever test A is taken, a half-line B with F(1)[B] = F(v)[A] has F(0)[B] <= F(0)[A] and
-    F(-1)[B] <= F(v')[A] for all v, v' of norm at most 1 (Neyman and Pearson). Both directions are mirror images.
-    """
-
-    reach = 2.0
-
-    def logs(self, towards: Array, away: Array) -> tuple[Array, Array]:
-        weight = _log_mixture(self.rate, away)
-        above = _log_mixture(self.rate, towards)
-        with np.errstate(over="ignore", invalid="ignore"):
-            near = np.log1p(self.rate * np.exp(away - weight) * np.expm1(towards - away))
-        return weight, np.where(np.abs(towards - away) < 1, near, above - weight)
-
-
-class _SwappedPair(_SampledPair):
-    """Fixed-size sampling, replace: delta(epsilon) is that of `_SampledPair` for epsilon >= 0, in both directions.
-
-    With y = P/Q - 1 there, e^K - 1 is the integral over y > 0 of (1+y)^alpha + (1+y)^(1-alpha) - 2 - y.
-
-    Source:
-        Zhu, Dong, Wang: Optimal Accounting of Differential Privacy via Characteristic Function, AISTATS 2022.
-    """
-
-    def laplace_rest(self, density: Array, ratio: Array, beta: float) -> float:
-        density, ratio = density[ratio > 0], ratio[ratio > 0]
-        both = np.logaddexp(_log_rest(beta, ratio), ratio + _log_rest(beta, -ratio))
-        return float(np.logaddexp(_log_sum(density + both) + _INFLATION, _PANEL_ERROR))
-
-    def gaussian_rest(self, beta: float) -> float:
-        """Return log(e^K - 1): the whole line's integral, plus what the two differ by.
-
-        That is the mean, over r = F(1)/F(0) > 1, of (1+y)^(1-alpha) - 1 + (alpha-1) y, convex in r and bounded by its
-        chords, minus r (u^alpha - 1 - alpha (u - 1)) at u = 1 - rate + rate/r, concave and bounded by its tangents.
-        """
-        whole = super().gaussian_rest(beta)
-        if whole == math.inf:
-            return whole
-        rate, scale, alpha = self.rate, self.scale, 1 + beta
-        first = 0.03 * min(1.0, 1 / (alpha * rate), 1 / scale)
-        last = math.log(1 / rate) + 40
-        w = np.append(0.0, first * 1.05 ** np.arange(math.ceil(math.log(last / first) / math.log(1.05)) + 1))
-        tail = np.append(w, math.inf) * scale**2 + 0.5
-        none, one = -np.diff(ndtr(-tail / scale)), -np.diff(ndtr(-(tail - 1) / scale))
-        r = np.exp(w)
-        u = _log_mixture(rate, w)
-        convex = np.exp(u + _log_rest(beta, -u))
-        slope = np.append(np.diff(convex) / np.diff(r), beta * rate)
-        middle = np.append((w[1:] + w[:-1]) / 2, w[-1])
-        v = _log_mixture(rate, -middle)
-        rest = np.exp(_log_rest(beta, v))
-        fall = rest - alpha * rate * np.exp(-middle) * np.expm1(beta * v)
-        # A linear function's mean over a cell is its value at the mean of r.
-        mean = np.divide(one, none, out=r.copy(), where=none > 0)
-        mean = np.clip(mean, r, np.append(r[1:], math.inf))
-        linear = convex + slope * (mean - r) - np.exp(middle) * rest - fall * (mean - np.exp(middle))
-        extra = float((none * np.maximum(linear, 0.0)).sum())
-        return float(np.logaddexp(whole, math.log(extra) + _INFLATION)) if extra > 0 else whole

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.dp import contour, inversion, lattice, plan
+from secfed.dp import contour, inversion, lattice, lattice_bounded, plan
 from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.errors import ConfigError
 
@@ -33,19 +33,20 @@ def _no_hang() -> Iterator[None]:
 def spent(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record the predicted work of every contour that is built, and refuse windows that are too large."""
     found: list[float] = []
-    build, window = contour.build, lattice._Composition
+    build, window = contour.build, lattice_bounded.TiltedSum
 
     def recorded(releases, moments, chosen, goal):  # type: ignore[no-untyped-def]
         found.append(plan.work(releases, chosen, goal))
         return build(releases, moments, chosen, goal)
 
     def counted(parts, step, order, epsilon, most):  # type: ignore[no-untyped-def]
-        assert most <= lattice._WINDOW
+        assert most <= lattice_bounded.WINDOW
         assert sum(len(part.losses) for part, _ in parts) <= 100_000
         return window(parts, step, order, epsilon, most)
 
     monkeypatch.setattr(inversion, "build", recorded)
-    monkeypatch.setattr(lattice, "_Composition", counted)
+    for module in (lattice, lattice_bounded):
+        monkeypatch.setattr(module, "TiltedSum", counted)
     return found
 
 
