@@ -3,6 +3,7 @@
 import ast
 import builtins
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def public(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[
                 yield name, child
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
@@ -55,6 +57,7 @@ def section(text: str, title: str) -> list[str]:
     return entries
 
 
+@cache
 def known_names(path: Path) -> set[str]:
     """Names that a module defines or imports, and those of Python."""
     found = set(dir(builtins)) | {name for name in vars(errors) if not name.startswith("_")}

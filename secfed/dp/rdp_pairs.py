@@ -167,7 +167,7 @@ class ReplacedPair(SampledPair):
         """Return log Q / F(0) and log P / Q, given log F(1) / F(0) and log F(-1) / F(0)."""
         weight = log_mixture(self.rate, away)
         above = log_mixture(self.rate, towards)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             near = np.log1p(self.rate * np.exp(away - weight) * np.expm1(towards - away))
         return weight, np.where(np.abs(towards - away) < 1, near, above - weight)
 

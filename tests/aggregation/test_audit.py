@@ -102,6 +102,7 @@ def test_missing_share_of_noise_is_found(privacy: Any, monkeypatch: pytest.Monke
 
 @EVERY_PRIVACY
 @pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.slow
 def test_noise_of_a_wrong_size_is_found(privacy: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("discrete_gaussian", "skellam"):
         right = getattr(samplers, name)
@@ -112,6 +113,7 @@ def test_noise_of_a_wrong_size_is_found(privacy: Any, factor: float, monkeypatch
 
 @EVERY_PRIVACY
 @pytest.mark.parametrize("factor", [0.8, 1.25, 1e9])
+@pytest.mark.slow
 def test_wrong_clip_is_found(privacy: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too long takes two errors: the rounding clips once more. What is beyond its bound is rounded towards zero."""
     right = conditional_rounding.clip_by_norm
@@ -128,6 +130,7 @@ def test_wrong_clip_is_found(privacy: Any, factor: float, monkeypatch: pytest.Mo
 
 
 @EVERY_PRIVACY
+@pytest.mark.slow
 def test_the_same_noise_in_every_round_is_found(privacy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each client's seeds are its own, but those of the round before."""
     drawn: dict[str, int] = {}

@@ -137,6 +137,7 @@ def test_bounds_are_sound_for_independent_gaussian_guesses(canaries: int, mu: fl
 
 @pytest.mark.parametrize("mu", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_bound_exceeds_the_truth_no_oftener_than_stated(method: Any, mu: float) -> None:
     """The binomial law of the failures at 95 % leaves one chance in 10^9, and the seeds are fixed."""
     runs, failures, delta = 200 if method == "gaussian" else 100, 0, 1e-5

@@ -148,6 +148,7 @@ def test_budget_is_kept_even_if_as_few_as_allowed_survive() -> None:
     assert 0.999 < reports[-1].accountant.epsilon(settings.delta) <= 1.0
 
 
+@pytest.mark.slow
 def test_sampling_hides_clients_from_those_who_see_the_models_but_not_from_the_server() -> None:
     settings = dataclasses.replace(SMALL, clients=40, rounds=2, sampling_rate=0.4, dropout=0.0)
     central = simulate(dataclasses.replace(settings, privacy="central"))
@@ -161,6 +162,7 @@ def test_sampling_hides_clients_from_those_who_see_the_models_but_not_from_the_s
     assert all(outcome.epsilon is not None and outcome.epsilon <= 3 for outcome in (central, distributed))
 
 
+@pytest.mark.slow
 def test_runs_beside_a_distributed_one_do_not_depend_on_it() -> None:
     settings = dataclasses.replace(SMALL, dropout=0.0)
     plain, private = simulate(settings), simulate(dataclasses.replace(settings, privacy="distributed"))

@@ -114,6 +114,7 @@ def test_renyi_moments_never_fall_below_and_cost_most_on_federated_rows(
 
 
 @pytest.mark.parametrize("event", [poisson(0.8, 0.05), poisson(3.0, 0.5), dp.Gaussian(5.0)], ids=str)
+@pytest.mark.slow
 def test_lattice_engine_agrees(event: dp.Event) -> None:
     low, high = lattice.bounds_epsilon([(event, 50)], "add_remove", 1e-6)
     contour = bounds(event, 50, 1e-6)

@@ -78,6 +78,7 @@ def test_noise_of_honest_survivors_is_what_the_guarantee_needs(setting: dict[str
 
 
 @given(settings_of_sums())
+@pytest.mark.slow
 def test_sensitivity_is_that_of_the_lattice_that_clients_round_to(setting: dict[str, Any]) -> None:
     plan = planned(setting)
     if plan is None:
@@ -97,6 +98,7 @@ def test_bounds_of_both_wings_are_one(step: float, clip_norm: float, dimension: 
 
 
 @given(settings_of_sums())
+@pytest.mark.slow
 def test_every_layer_of_discrete_gaussian_noise_is_wide_enough_for_sums_to_close(setting: dict[str, Any]) -> None:
     plan = planned({**setting, "mechanism": "discrete_gaussian"})
     if plan is None:
@@ -142,6 +144,7 @@ def test_16_bits_do_even_if_nothing_may_wrap() -> None:
 
 @given(settings_of_sums(), st.integers(2, 30))
 @settings(max_examples=50)
+@pytest.mark.slow
 def test_more_bits_are_never_worse(setting: dict[str, Any], bits: int) -> None:
     plans = []
     for more in (bits, bits + 1, bits + 3):

@@ -142,6 +142,7 @@ def test_gaussian_composition_holds_the_closed_form_between_its_bounds(noise: fl
 @pytest.mark.parametrize(
     ("rate", "noise"), [pytest.param(1e-3, 0.8, marks=pytest.mark.slow), (0.1, 0.5), (0.1, 1.0), (0.9, 3.0)]
 )
+@pytest.mark.slow
 def test_one_sampled_release_holds_the_closed_form_between_its_bounds(rate: float, noise: float) -> None:
     step = 2e-3 if rate > 0.01 else 2e-4
     for epsilon in (0.0, 0.05, 3.0):

@@ -178,7 +178,10 @@ def test_published_samples_come_out_of_the_published_algorithm(way: int, sigma: 
     assert hashlib.sha256(",".join(map(str, samples)).encode()).hexdigest().startswith(digest)
 
 
-@pytest.mark.parametrize("sigma", ["1/2", "1171/500", "9"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("sigma", [pytest.param("1/2", marks=SLOW), pytest.param("1171/500", marks=SLOW), "9"])
 def test_our_noise_has_the_law_of_the_published_algorithm(sigma: str) -> None:
     few, many = 6_000, 1 << 20
     published = Published(iter(hashlib.shake_128(b"law of the published algorithm").digest(1 << 22)))

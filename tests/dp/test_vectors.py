@@ -47,6 +47,7 @@ def test_every_case_has_an_answer_of_25_digits_and_a_smaller_error() -> None:
         assert Decimal(case["error"]) <= value * Decimal("1e-27"), case["name"]
 
 
+@pytest.mark.slow
 def test_reference_finds_some_answers_again() -> None:
     reference = vectors.reference("dp")
     published = {case["name"]: case for case in CASES}

@@ -173,7 +173,7 @@ def test_small_cohorts_follow_the_exact_rule(
     assert_follows_the_exact_rule(n, gamma, delta, malicious, security_bits, correctness_bits, honest)
 
 
-@pytest.mark.parametrize("honest", [1, 40])
+@pytest.mark.parametrize("honest", [1, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("n", "gamma", "delta", "malicious"),
     [

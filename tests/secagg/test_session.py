@@ -78,6 +78,7 @@ def test_sum_is_exact_or_absent_for_every_dropout_stage_of_four_clients() -> Non
 
 
 @pytest.mark.parametrize("adversary", ADVERSARIES)
+@pytest.mark.slow
 def test_sum_is_exact_or_absent_for_every_mixture_of_dropout_stages_of_five_clients(adversary: Any) -> None:
     # Every multiset of stages; who gets which rotates, so that each client plays each part.
     config = complete((1, 3, 4, 10, 11), 3, adversary=adversary)
