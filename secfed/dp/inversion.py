@@ -28,6 +28,9 @@ _ROUGH = 1e-3
 _TRIES = 8
 _MOST_WORK = 1.5e8
 _MOST_ROUGH_WORK = 2e7
+# More for each kind of release: ten thousand different ones take seconds, and no other engine is close to a contour.
+_KIND_WORK = 3e5
+_KIND_ROUGH_WORK = 1e5
 # The relative gap above which the lattice is asked too.
 _WIDE = 1e-3
 
@@ -48,13 +51,14 @@ class Profile(Protocol):
 class Effort:
     """What contours may still cost in one query; see `plan.work`."""
 
-    def __init__(self) -> None:
-        self.left = _MOST_WORK
+    def __init__(self, releases: Releases) -> None:
+        kinds = sum(len(laws) for laws in releases.laws)
+        self.left, self.rough = _MOST_WORK + kinds * _KIND_WORK, _MOST_ROUGH_WORK + kinds * _KIND_ROUGH_WORK
 
     def build(self, releases: Releases, moments: Moments, plan: Plan, goal: float) -> Contour | None:
         """Build a contour; nothing where it would cost more than is left."""
         cost = work(releases, plan, goal)
-        if not cost <= (self.left if goal < _ROUGH else min(self.left, _MOST_ROUGH_WORK)):
+        if not cost <= (self.left if goal < _ROUGH else min(self.left, self.rough)):
             return None
         self.left -= cost
         return build(releases, moments, plan, goal)
@@ -70,7 +74,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     means, logs = moments.saddle()
     ranked = np.argsort(means)
     guess = min(float(np.interp(epsilon, means[ranked], logs[ranked])), chernoff)
-    at, effort = np.array([epsilon]), Effort()
+    at, effort = np.array([epsilon]), Effort(releases)
     best = (-np.inf, min(chernoff, 0.0))
     for goal in (_ROUGH, GOAL):
         contour = effort.build(releases, moments, plan(releases, moments, epsilon, guess, goal), goal)
@@ -106,7 +110,7 @@ def epsilon_bounds(
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), best[1])
-    effort, asked = Effort(), False
+    effort, asked = Effort(releases), False
     found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
         best, asked = _meet(best, lattice_bounded.releases_epsilon(releases, log_delta, best[1], below=below)), True
@@ -223,7 +227,7 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
         ranked = np.argsort(-logs)
         end = float(log_delta[-1])
         guess = min(float(np.interp(-end, -logs[ranked], means[ranked])), moments.epsilon_bound(end))
-        effort = Effort()
+        effort = Effort(last)
         guess = _near(last, moments, end, guess, effort) or guess
         fine = plan(last, moments, guess, end, _CURVE_GOAL)
         if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:

@@ -195,10 +195,13 @@ class Nodes:
         angle = np.minimum(np.multiply.outer(_FACTORS, ideal * spread**2 / stiffness), np.pi / 2)
         exponent = self._shrink(angle[..., None], order, frequency)
         missed = np.exp(np.minimum(np.log(2) + self.missed(order, angle, stiffness), 700.0))
-        if cut is None:
-            sums = np.log1p(np.maximum((tilted * np.expm1(exponent)).sum(axis=-1) + missed, _UNIT - 1))
-        else:
-            sums = np.log((share * np.exp(exponent)).sum(axis=-1) + missed + 1e-300)
+        # Where masses underflow and factors overflow, this line gives no bound.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if cut is None:
+                sums = np.log1p(np.maximum((tilted * np.expm1(exponent)).sum(axis=-1) + missed, _UNIT - 1))
+            else:
+                sums = np.log((share * np.exp(exponent)).sum(axis=-1) + missed + 1e-300)
+        sums = np.where(np.isnan(sums), np.inf, sums)
         return np.asarray(np.minimum(best, (sums + angle**2 * stiffness / 2).min(axis=0)))
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
