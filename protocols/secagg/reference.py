@@ -88,7 +88,7 @@ def verifies(identity, signature, message):
 
 
 def point(key):
-    """(x, y) of an Ed25519 public key, None if it is none (RFC 8032, section 5.1.3)."""
+    """Return the point (x, y) of an Ed25519 public key, or None if it is not valid (RFC 8032, section 5.1.3)."""
     y, sign = number(key) % 2**255, number(key) >> 255
     square = (y * y - 1) * pow(D * y * y + 1, -1, Q) % Q
     x = pow(square, (Q + 3) // 8, Q)

@@ -8,6 +8,7 @@ Source: Jiang, Wang, Chen: Efficient Federated Learning with Dropout-Resilient D
 seeds are also shared among the clients, so that even a silent client's surplus can be removed.
 """
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from secfed.crypto.prg import SEED_BYTES
 from secfed.dp import samplers
 from secfed.dp.distributed import Plan
 from secfed.errors import FaultyServerError, MalformedMessageError, StageError
+from secfed.secagg.concurrency import refused_while_busy
 
 Steps = npt.NDArray[np.int64]
 
@@ -34,6 +36,7 @@ class NoiseShare:
     def __init__(self, plan: Plan, *, entropy: Entropy | None = None) -> None:
         source = entropy or SystemEntropy()
         self._plan = plan
+        self._busy = threading.Lock()
         self._seeds = [source.draw(f"noise {layer}", SEED_BYTES) for layer in range(len(plan.noise.honest))]
 
     def __repr__(self) -> str:
@@ -49,6 +52,7 @@ class NoiseShare:
             total += _layer(self._plan, layer, seed)
         return total
 
+    @refused_while_busy
     def reveal(self, kept: int, survivors: int) -> bytes:
         """Hand out the seeds of the layers that the server may remove, and forget all seeds.
 
@@ -61,7 +65,7 @@ class NoiseShare:
 
         Raises:
             FaultyServerError: So many survivors need more layers than the server would keep; nothing is ever revealed.
-            StageError: The seeds have been handed out, or refused, before.
+            StageError: The seeds have been handed out, or refused, before, or another thread is asking.
             TooFewSurvivorsError: So few survivors must not have been unmasked at all.
         """
         if not self._seeds:

@@ -28,7 +28,7 @@ _ROUGH = 1e-3
 _TRIES = 8
 _MOST_WORK = 1.5e8
 _MOST_ROUGH_WORK = 2e7
-# More for each kind of release: ten thousand different ones take seconds, and no other engine is close to a contour.
+# More for each further kind of release: ten thousand take seconds, and no other engine is close to a contour.
 _KIND_WORK = 3e5
 _KIND_ROUGH_WORK = 1e5
 # The relative gap above which the lattice is asked too.
@@ -52,8 +52,8 @@ class Effort:
     """What contours may still cost in one query; see `plan.work`."""
 
     def __init__(self, releases: Releases) -> None:
-        kinds = sum(len(laws) for laws in releases.laws)
-        self.left, self.rough = _MOST_WORK + kinds * _KIND_WORK, _MOST_ROUGH_WORK + kinds * _KIND_ROUGH_WORK
+        more = max(0, sum(len(laws) for laws in releases.laws) - 1)
+        self.left, self.rough = _MOST_WORK + more * _KIND_WORK, _MOST_ROUGH_WORK + more * _KIND_ROUGH_WORK
 
     def build(self, releases: Releases, moments: Moments, plan: Plan, goal: float) -> Contour | None:
         """Build a contour; nothing where it would cost more than is left."""

@@ -62,12 +62,10 @@ def _objection(like: Structure, result: Any) -> str:
     try:
         difference = like.difference(structure(update), dtypes=False)
         finite = not difference and bool(np.isfinite(flatten(update)).all())
-    except (EncodingError, ValueError) as error:  # a ragged list is numpy's ValueError
-        return (
-            f"the update holds something else than arrays: {error}"
-            if isinstance(error, EncodingError)
-            else ("the update holds something else than arrays")
-        )
+    except EncodingError as error:
+        return f"the update holds something else than arrays: {error}"
+    except ValueError:  # numpy's, of a ragged list
+        return "the update holds something else than arrays"
     if difference:
         return f"the update is not shaped like the model: {difference}"
     if not finite:

@@ -309,6 +309,11 @@ class Training(ABC):
         updates, weights = checked_results(structure(model), results, rejected)
         options: dict[str, Any] = {"privacy": self._privacy, "example": model} if self._privacy else {}
         faulty = False
+
+        def reject(client_id: int, reason: str) -> None:
+            rejected[client_id] = reason
+            updates[client_id], weights[client_id] = blank(updates[client_id]), 1
+
         while True:
             if len(rejected) == len(data) == self._population:  # all alike: that is the caller's mistake
                 client_id, reason = next(iter(rejected.items()))
@@ -324,13 +329,11 @@ class Training(ABC):
                 if faulty or (self._privacy and error.check != BEFORE_OPENING):
                     raise
                 faulty = True
-                rejected[error.client_id] = f"its shares ended the session ({error.check})"
-                updates[error.client_id], weights[error.client_id] = blank(updates[error.client_id]), 1
+                reject(error.client_id, f"its shares ended the session ({error.check})")
             except ClientEncodingError as error:  # nothing was sent: once more without that client
                 if error.client_id in rejected:
                     raise
-                rejected[error.client_id] = "the aggregator refuses its update or weight"
-                updates[error.client_id], weights[error.client_id] = blank(updates[error.client_id]), 1
+                reject(error.client_id, "the aggregator refuses its update or weight")
 
     def _train(self, model: Model, data: Mapping[int, Any]) -> dict[int, Any]:
         like, values = structure(model), flatten(model)

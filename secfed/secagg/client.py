@@ -414,16 +414,14 @@ class Client:
             raise FaultyServerError("these are not the survivors that this client signed", "C20")
         config = self._config
         whole_session = config.session_colluders is not None
-        counts = survivors.copy()
-        if not whole_session:
-            assert self._graph is not None
-            counts[:] = False
-            counts[self._graph.holders(self._number)] = True
-            counts &= survivors
+        assert self._graph is not None
+        counts = survivors if whole_session else np.isin(np.arange(len(survivors)), self._graph.holders(self._number))
         signed = binding.survivors(self._session_id, survivors_bytes)
         for number, signature in zip(signers, signatures, strict=True):
             peer = config.client_ids[number]
-            if not counts[number] or not signing.verify(self._directory[peer], signature, signed):  # C21
+            if not (counts[number] and survivors[number]) or not signing.verify(
+                self._directory[peer], signature, signed
+            ):  # C21
                 raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
         own = (config.complete or whole_session) and self._number not in signers
         needed = config.signers_needed(int(self._advertised.sum()))

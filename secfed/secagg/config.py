@@ -131,8 +131,7 @@ class Config:
             raise ConfigError(
                 f"{found} are {self.length * self.modulus_bits} bits, one message holds {MAXIMUM_PACKED_BITS}"
             )
-        if self.adversary not in _ADVERSARIES:
-            raise ConfigError(f"adversary {self.adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
+        _check_adversary(self.adversary)
         if self.masking not in _MASKINGS:
             raise ConfigError(f"masking {self.masking!r} must be one of {', '.join(map(repr, _MASKINGS))}")
         for field_name in ("model_hash", "context"):
@@ -309,6 +308,11 @@ class Config:
         return hashlib.sha256(LABEL + b"config" + self.to_bytes()).digest()
 
 
+def _check_adversary(adversary: str) -> None:
+    if adversary not in _ADVERSARIES:
+        raise ConfigError(f"adversary {adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
+
+
 def _whole(name: str, value: Any) -> int:
     """Return a whole number of Python's, whoever's it was."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -359,8 +363,7 @@ class Policy:
             if value < 0:
                 raise ConfigError(f"{field_name} {value} must not be negative")
             object.__setattr__(self, field_name, value)
-        if self.adversary not in _ADVERSARIES:
-            raise ConfigError(f"adversary {self.adversary!r} must be one of {', '.join(map(repr, _ADVERSARIES))}")
+        _check_adversary(self.adversary)
         if not isinstance(self.indivisible, bool):
             raise ConfigError(f"indivisible {self.indivisible!r} must be True or False")
 

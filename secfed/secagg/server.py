@@ -399,8 +399,9 @@ class Server:
 
     def _unmasking(self, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
         assert self._graph is not None
-        unopened = self._unopened_sets().get(number)
-        needed = len(opening.owners_held(self._graph, self._shared, number, unopened))
+        unopened = self._unopened.get(number)
+        members = None if unopened is None else messages.set_from_bytes(unopened, len(self._shared))
+        needed = len(opening.owners_held(self._graph, self._shared, number, members))
         found = messages.whole_parts(response.shares, shamir.SHARE_BYTES, "shares")
         if found != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
             text = f"{found} shares from client {client_id}, needed {needed} of field elements"

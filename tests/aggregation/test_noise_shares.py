@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,36 @@ def test_client_that_has_refused_or_revealed_reveals_nothing_more() -> None:
             assert kept == 0
         with pytest.raises(StageError, match="asked for before"):
             share.reveal(6, 12)
+
+
+def test_client_reveals_its_seeds_to_one_of_two_threads() -> None:
+    share, found = NoiseShare(plan()), []
+    kept = share._plan.noise.kept
+
+    class Interrupted:
+        """Asks once more, from another thread, while the first call is at work."""
+
+        honest = share._plan.noise.honest
+
+        def kept(self, survivors: int) -> int:
+            if not found:
+                found.append(None)
+                other = threading.Thread(target=ask)
+                other.start()
+                other.join(10)
+            return kept(survivors)
+
+    def ask() -> None:
+        try:
+            found.append(share.reveal(1, 12))
+        except StageError as error:
+            found.append(error)
+
+    share._plan = SimpleNamespace(noise=Interrupted(), colluders=0)  # type: ignore[assignment]
+    seeds = share._seeds
+    share._seeds = seeds.copy()
+    assert share.reveal(1, 12) == b"".join(seeds[1:]) != b""
+    assert isinstance(found[1], StageError) and "another thread" in str(found[1])
 
 
 def test_client_reveals_nothing_if_so_few_survive_that_nothing_may_be_unmasked() -> None:
