@@ -128,7 +128,7 @@ class Composition:
             found = _epsilon(direction, log_delta, below=low < high / 2 or not high)
             low, high = max(low, found[0]), max(high, found[1])
         high += 2 * self.slack
-        if high - low > _TIGHT * high:
+        if high == math.inf or high - low > _TIGHT * high:
             high = min(high, rdp.epsilon(self.events.items(), self.adjacency, delta))
         if not self.exact:
             return 0.0, high

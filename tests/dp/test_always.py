@@ -114,6 +114,22 @@ def test_delta_that_underflows_is_above_zero(
     assert sum(spent) <= 2 * inversion._MOST_WORK
 
 
+@pytest.mark.parametrize(
+    ("rate", "noise", "delta"),
+    [
+        (0.002, 0.14, 1e-28),
+        (0.25266519019794464, 0.06495591515725453, 3.218039158181593e-14),
+        (0.0028437589349405044, 0.15387915130572577, 9.68546768681119e-14),
+    ],
+)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_one_release_is_never_above_its_moment_bound(rate: float, noise: float, delta: float, fixed: bool) -> None:
+    release = dp.Gaussian(noise)
+    event = dp.FixedSizeSampled(round(rate * 1000), 1000, release) if fixed else dp.PoissonSampled(rate, release)
+    accountant = dp.Accountant().compose(event)
+    assert 0 < accountant.epsilon(delta) <= accountant.rdp_epsilon(delta) < math.inf
+
+
 def test_gaussian_delta_that_underflows_is_above_zero() -> None:
     assert dp.Accountant().compose(dp.Gaussian(1.0)).delta(100.0) > 0
 
