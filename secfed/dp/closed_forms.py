@@ -31,13 +31,15 @@ class GaussianProfile:
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return the logarithm of delta, and its slope, of epsilon's shape."""
         log, _ = _gaussian(epsilon, self.mu)
-        tail = epsilon + log_ndtr(-epsilon / self.mu - self.mu / 2) - log
-        return log, -np.exp(np.minimum(tail, 700.0))
+        with np.errstate(invalid="ignore"):
+            tail = epsilon + log_ndtr(-epsilon / self.mu - self.mu / 2) - log
+        return log, -np.exp(np.minimum(np.nan_to_num(tail), 700.0))
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
         log, wrong = _gaussian(epsilon, self.mu)
-        return log - wrong, log + wrong
+        with np.errstate(invalid="ignore"):
+            return log - wrong, log + wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _swap(epsilon: Reals, rate: float, spread: float) -> tuple[Reals, Reals]:
     place = np.where(half < 300, place, spread**2 * (half + np.log(2)))
     one = np.log(rate) + log_ndtr((1 - place) / spread)
     two = np.log(rate) + epsilon + log_ndtr(-(1 + place) / spread)
-    three = np.log1p(-rate) + np.log(np.maximum(np.expm1(np.minimum(epsilon, 700.0)), 0.0)) + log_ndtr(-place / spread)
+    three = np.log1p(-rate) + tiny + np.log(-np.expm1(-tiny)) + log_ndtr(-place / spread)
     share = 1 - np.exp(two - one) - np.exp(three - one)
     log = one + np.log(np.maximum(share, 0.0))
     scale = 8 * _UNIT * (np.abs(epsilon) + (place / spread) ** 2 + 1 / spread**2 + np.abs(np.log(rate)) + 8)

@@ -163,13 +163,14 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
     epsilon = guess
     for _ in range(40):
         log, slope = profile.value(epsilon)
+        steep = np.maximum(np.abs(slope), 1e-290)
         with np.errstate(invalid="ignore", over="ignore"):
-            change = np.where(log > -1e290, (log_delta - log) / slope, 0.0)
-        change = np.clip(change, -20 / np.maximum(np.abs(slope), 1e-290), 20 / np.maximum(np.abs(slope), 1e-290))
+            change = np.where(log > -1e290, (log - log_delta) / steep, 0.0)
+        change = np.clip(change, -20 / steep, 20 / steep)
         epsilon = epsilon + change
         if (np.abs(change) <= 1e-14 * np.abs(epsilon)).all():
             break
-    slope = -profile.value(epsilon)[1]
+    slope = np.maximum(-profile.value(epsilon)[1], 1e-290)
     low, high = profile.bounds(epsilon)
     with np.errstate(invalid="ignore", over="ignore"):
         down, up = np.abs(log_delta - low) / slope, np.abs(high - log_delta) / slope

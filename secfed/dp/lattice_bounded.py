@@ -16,7 +16,7 @@ from secfed.dp.losses import Law, NoiseLaw
 
 # Work that a query may take: values in a transform, atoms of all laws, and cells of one size.
 WINDOW = 1 << 19
-_ATOMS = 2_000_000
+_ATOMS = 1_000_000
 _FINE_CELLS = 512
 _ATTEMPTS = 3
 # The widest cell, as a loss.

@@ -27,6 +27,10 @@ Kind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
 _UNIT = 2.0**-53
 # Angles tried, relative to what suits a normal law.
 _FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
+# More nodes than anybody places.
+COUNTLESS = 1e15
+# Numbers at a time: what the processor's cache holds.
+_CACHE = 1 << 15
 # Chords that bound a tail.
 _PIECES = 10
 # Spreads beyond the mean at which a normal tail is below exp(-_TAIL).
@@ -154,9 +158,13 @@ class Nodes:
         """
         sharpness = np.sqrt(cut.stretch - 1) / self.laws.spread
         left = log_ndtr((cut.position[:, None] - self.points) * sharpness[:, None])
-        exponent = orders[:, None, None] * self.loss + (self.mass + left)
-        peak = exponent.max(axis=2, keepdims=True)
-        inside = np.log(np.exp(exponent - peak).sum(axis=2)) + peak[..., 0]
+        density, inside = self.mass + left, np.empty((len(orders), len(self.laws)))
+        some = max(1, _CACHE // density.size)
+        for first in range(0, len(orders), some):
+            exponent = orders[first : first + some, None, None] * self.loss + density
+            peak = exponent.max(axis=2, keepdims=True)
+            exponent -= peak
+            inside[first : first + some] = np.log(np.exp(exponent, out=exponent).sum(axis=2)) + peak[..., 0]
         # Beyond the last node what is left of the cut falls like a normal density of its width.
         spread, place, stop = self.laws.spread, cut.position, self.points[:, -1]
         power = orders[:, None] + 1
@@ -193,14 +201,16 @@ class Nodes:
         ideal = frequency * slope / spread**2
         stiffness = spread**2 * (1.0 if cut is None else cut.stretch)
         angle = np.minimum(np.multiply.outer(_FACTORS, ideal * spread**2 / stiffness), np.pi / 2)
-        exponent = self._shrink(angle[..., None], order, frequency)
         missed = np.exp(np.minimum(np.log(2) + self.missed(order, angle, stiffness), 700.0))
+        sums, some = np.empty_like(angle), max(1, _CACHE // share.size)
         # Where masses underflow and factors overflow, this line gives no bound.
         with np.errstate(over="ignore", invalid="ignore"):
-            if cut is None:
-                sums = np.log1p(np.maximum((tilted * np.expm1(exponent)).sum(axis=-1) + missed, _UNIT - 1))
-            else:
-                sums = np.log((share * np.exp(exponent)).sum(axis=-1) + missed + 1e-300)
+            for first in range(0, len(angle), some):
+                exponent = self._shrink(angle[first : first + some, :, None], order, frequency)
+                change = np.expm1(exponent, out=exponent) if cut is None else np.exp(exponent, out=exponent)
+                sums[first : first + some] = (share * change).sum(axis=-1)
+            sums = sums + missed
+            sums = np.log1p(np.maximum(sums, _UNIT - 1)) if cut is None else np.log(sums + 1e-300)
         sums = np.where(np.isnan(sums), np.inf, sums)
         return np.asarray(np.minimum(best, (sums + angle**2 * stiffness / 2).min(axis=0)))
 
@@ -311,7 +321,7 @@ def layout(
     angle = np.minimum(np.sqrt(2 * need / stretch) / spread, widest)
     exponent = stretch * angle**2 * spread**2 / 2 + turns * frequency * angle + need + _secant(laws, order, angle)
     step = 2 * np.pi * angle * spread**2 / exponent
-    return start, stop, np.ceil((stop - start) / step).astype(np.int64) + 3
+    return start, stop, np.ceil(np.minimum((stop - start) / step, COUNTLESS)).astype(np.int64) + 3
 
 
 def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:

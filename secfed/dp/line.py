@@ -128,11 +128,11 @@ def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes
     # Products of at most 32 x 32 x 32, which BLAS does in one thread: more threads take longer in sum.
     tiles = -(-across // _TILE)
     tile = -(-across // tiles)
-    wide = tiles * tile
+    wide, some = tiles * tile, _TILE**3 // tile**2
     mixed = np.zeros((len(tilted), tiles, tiles, tile, tile), np.complex128)
     alone = np.zeros((2, len(tilted), wide), np.complex128)
-    for start in range(0, tilted.shape[1], _TILE):
-        loss, share = centred[:, start : start + _TILE], tilted[:, None, start : start + _TILE]
+    for start in range(0, tilted.shape[1], some):
+        loss, share = centred[:, start : start + some], tilted[:, None, start : start + some]
         one = _turns(loss * step, wide)
         two = _turns(loss * (across * step), wide)
         two *= share

@@ -174,6 +174,8 @@ def _mix(rate: float, w: Array) -> Array:
     """Return log(1 - rate + rate e^w)."""
     if rate == 1:
         return w.copy()
-    near = np.log1p(rate * np.expm1(np.minimum(w, 30.0)))
-    far = w + np.log(rate + (1 - rate) * np.exp(-np.maximum(w, 0.0)))
-    return np.asarray(np.where(w < 30, near, far))
+    mixture = np.log1p(rate * np.expm1(np.minimum(w, 30.0)))
+    far = w > 30
+    if far.any():
+        mixture[far] = w[far] + np.log(rate + (1 - rate) * np.exp(-w[far]))
+    return np.asarray(mixture)

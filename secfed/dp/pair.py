@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
-from secfed.dp.laws import Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail
+from secfed.dp.laws import COUNTLESS, Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail
 
 _UNIT = 2.0**-53
 # Imaginary parts of r that are tried.
@@ -110,7 +110,7 @@ def layout(
     step = np.zeros(len(laws))
     for turn in _TURNS:
         step = np.maximum(step, 2 * np.pi * turn / (need + _cost(laws, scale, stop, order, frequency, turn, stretch)))
-    return start, end, 2 * np.ceil((end - start) / step).astype(np.int64) + 5
+    return start, end, 2 * np.ceil(np.minimum((end - start) / step, COUNTLESS)).astype(np.int64) + 5
 
 
 def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequency: float) -> PairNodes:
@@ -129,8 +129,7 @@ def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequen
     gain = np.log1p(rate * np.expm1(np.minimum(v, 20.0)))
     gain = np.where(v < 20.0, gain, joint + np.log1p((1 - rate) / rate * np.exp(-np.maximum(v, 20.0))))
     part = np.minimum(np.exp(joint - gain), 1.0)
-    both = np.exp(mass) * (2 + np.expm1(np.minimum(gain, 700.0)))
-    atom = np.maximum(1 - both.sum(axis=1, keepdims=True), 1e-300)
+    atom = np.maximum(1 - (np.exp(mass) + np.exp(mass + gain)).sum(axis=1, keepdims=True), 1e-300)
     nowhere = np.full((len(laws), half + 1), -1e300)
     return PairNodes(
         laws=laws,

@@ -12,6 +12,8 @@ from secfed.dp.nodes import all_nodes, grids, most_nodes
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
 # Nodes of one law that are too many.
 _MOST_NODES = 20_000
+# Nodes in all bounds of tails together, for one plan.
+_MOST_EFFORT = 2_000_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
 _MOST_STEPS = 2e5
 _FEW_STEPS = 1e4
@@ -84,16 +86,22 @@ def plan(
         simple = replace(simple, frequency=frequency)
         if frequency * width > _FEW_STEPS:
             break
-        found = tail.log(frequency, None)
-        if found <= allowed:
+        size = tail.log(frequency, None)
+        if size <= allowed:
             return simple
         # A normal law fades with the square of U.
-        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(found, -1.0)), 1.3, 3.0))
+        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
     divided = _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4))
     tails = [_Tail(releases, order, candidate.stretch, allowed) for candidate in divided]
     last = (_MOST_STEPS if goal < 1e-6 else _MOST_STEPS / 10) / width
+    effort = 0
     for frequency in (min(start, 10.0 / epsilon) if divided else start) * 1.5 ** np.arange(60):
-        if frequency > last or any(most_nodes(laws, order, frequency) > _MOST_NODES for laws in releases.laws):
+        effort += tail.size + sum(its.size for its in tails)
+        if (
+            effort > _MOST_EFFORT
+            or frequency > last
+            or any(most_nodes(laws, order, frequency) > _MOST_NODES for laws in releases.laws)
+        ):
             break
         for candidate, its in zip([simple, *divided], [tail, *tails], strict=True):
             if (candidate.cut is not None or frequency >= start) and its.log(frequency, candidate.cut) <= allowed:
@@ -124,6 +132,11 @@ class _Tail:
                 moment = found.moments(np.array([order]))[0][0]
                 self._nodes.append((found, np.exp(found.mass + order * found.loss - moment[:, None])))
 
+    @property
+    def size(self) -> int:
+        """Number of nodes, which is what a bound costs."""
+        return sum(tilted.size for _, tilted in self._nodes)
+
     def log(self, frequency: float, cut: float | None) -> float:
         """Return the logarithm of the bound."""
         fade, shares = -0.5 * self._gaussian * frequency**2, [-np.inf]
@@ -147,16 +160,26 @@ def _cuts(releases: Releases, plan: Plan, epsilon: float, log_allowed: float) ->
     losses = epsilon * 0.5 ** np.arange(1, 9)
     plans = []
     for stretch in _STRETCHES:
-        rests = np.tile(releases.gaussian * orders * (orders + 1) / 2, (len(losses), 1))
-        for laws in releases.laws:
-            for found in grids(laws, plan.order, 0.0, 1e-8, stretch=stretch, rows=len(orders)):
-                for k, loss in enumerate(losses):
-                    rests[k] += found.remainder(Cut.at(found, loss, stretch), orders) @ found.laws.count
-        sizes = (rests + log_chernoff(orders) - orders * epsilon).min(axis=1)
-        for loss, rest, size in zip(losses, rests, sizes, strict=True):
-            if size <= log_allowed:
-                plans.append(replace(plan, cut=float(loss), stretch=stretch, rest_orders=orders, rest=rest))
-                break
+        nodes = [
+            found
+            for laws in releases.laws
+            for found in grids(laws, plan.order, 0.0, 1e-8, stretch=stretch, rows=len(orders))
+        ]
+        # The smaller the loss, the less is left out: the largest possible one is found by halving.
+        chosen: Plan | None = None
+        low, high = -1, len(losses)
+        while high - low > 1:
+            middle = (low + high) // 2 if chosen else high - 1
+            rest = releases.gaussian * orders * (orders + 1) / 2
+            for found in nodes:
+                rest = rest + found.remainder(Cut.at(found, losses[middle], stretch), orders) @ found.laws.count
+            if float((rest + log_chernoff(orders) - orders * epsilon).min()) <= log_allowed:
+                high = middle
+                chosen = replace(plan, cut=float(losses[middle]), stretch=stretch, rest_orders=orders, rest=rest)
+            else:
+                low = middle
+        if chosen is not None:
+            plans.append(chosen)
     return plans
 
 

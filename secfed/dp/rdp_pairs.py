@@ -12,6 +12,8 @@ Array = npt.NDArray[np.floating[Any]]
 # Logarithms of what quadrature misses, and the most work that it takes on.
 _EXPONENT = 70.0
 _MOST_NODES = 400_000
+# Nodes at a time: what the processor's cache holds.
+_CHUNK = 1 << 13
 _MOST_PANELS = 1000
 _PANEL_ERROR = -55.0
 # Relative: what is cut off, and rounding.
@@ -25,9 +27,11 @@ def log_expm1(x: float) -> float:
 
 def log_mixture(rate: float, log_ratio: Array) -> Array:
     """Return log(1 - rate + rate e^w), exact also where it is tiny."""
-    near = np.log1p(rate * np.expm1(np.minimum(log_ratio, 30.0)))
-    far = log_ratio + np.log(rate + (1 - rate) * np.exp(-np.maximum(log_ratio, 0.0)))
-    return np.asarray(np.where(log_ratio < 30, near, far))
+    mixture = np.log1p(rate * np.expm1(np.minimum(log_ratio, 30.0)))
+    far = log_ratio > 30
+    if far.any():
+        mixture[far] = log_ratio[far] + np.log(rate + (1 - rate) * np.exp(-log_ratio[far]))
+    return np.asarray(mixture)
 
 
 def _log_rest(beta: float, log_ratio: Array) -> Array:
@@ -36,17 +40,17 @@ def _log_rest(beta: float, log_ratio: Array) -> Array:
     """
     alpha, size = 1 + beta, np.abs(log_ratio)
     with np.errstate(divide="ignore", invalid="ignore"):
-        decay = np.exp(-beta * size)
-        above = alpha * log_ratio + np.log(-np.expm1(-beta * size) + beta * decay * np.expm1(-size))
-        below = np.log(np.exp(-size) * np.expm1(-beta * size) - beta * np.expm1(-size))
-        rest = np.where(log_ratio > 0, above, below)
+        high, low = np.expm1(-beta * size), np.expm1(-size)
+        above = log_ratio > 0
+        rest = np.log(np.where(above, beta * low * (1 + high) - high, high * (1 + low) - beta * low))
+        rest += np.where(above, alpha * log_ratio, 0.0)
         small = np.flatnonzero(alpha * size < 0.1)
         t = np.expm1(log_ratio[small])
         series = np.ones_like(t)
         for k in range(18, 2, -1):
             series = 1 + (alpha + 1 - k) * t / k * series
         rest[small] = math.log(alpha * beta / 2) + np.log(t * t * series)
-    return rest
+    return np.asarray(rest)
 
 
 def _log_sum(terms: Array) -> float:
@@ -108,8 +112,9 @@ class SampledPair:
 
         def integrand(x: Array, at: Array) -> Array:
             """Return the logarithm, with the density at x and the rest at `at`."""
-            weight, _ = self.logs((x - 0.5) / scale**2, (-x - 0.5) / scale**2)
-            _, ratio = self.logs((at - 0.5) / scale**2, (-at - 0.5) / scale**2)
+            weight, ratio = self.logs((x - 0.5) / scale**2, (-x - 0.5) / scale**2)
+            if at is not x:
+                _, ratio = self.logs((at - 0.5) / scale**2, (-at - 0.5) / scale**2)
             return weight - (x / scale) ** 2 / 2 + _log_rest(beta, ratio) - math.log(scale * math.sqrt(2 * math.pi))
 
         start, end = -self.reach - 13 * scale, 2 * self.reach * alpha + 30 * scale
@@ -124,8 +129,11 @@ class SampledPair:
         count = int((end - start) / step) + 2
         if count > _MOST_NODES:
             return math.inf
-        x = start + step * np.arange(count)
-        total = _log_sum(integrand(x, x)) + math.log(step)
+        sums = []
+        for first in range(0, count, _CHUNK):
+            x = start + step * np.arange(first, min(first + _CHUNK, count))
+            sums.append(_log_sum(integrand(x, x)))
+        total = _log_sum(np.array(sums)) + math.log(step)
         total += _INFLATION + 1e-15 * alpha * self.reach * (abs(end) + 1) / scale**2
         return float(np.logaddexp(total, math.log(2) - _EXPONENT + np.logaddexp(total, math.log(2 + 2 * alpha * rate))))
 
@@ -210,9 +218,8 @@ class SwappedPair(SampledPair):
         v = log_mixture(rate, -middle)
         rest = np.exp(_log_rest(beta, v))
         fall = rest - alpha * rate * np.exp(-middle) * np.expm1(beta * v)
-        # A linear function's mean over a cell is its value at the mean of r.
-        mean = np.divide(one, none, out=r.copy(), where=none > 0)
-        mean = np.clip(mean, r, np.append(r[1:], math.inf))
-        linear = convex + slope * (mean - r) - np.exp(middle) * rest - fall * (mean - np.exp(middle))
-        extra = float((none * np.maximum(linear, 0.0)).sum())
+        # A linear function's integral over a cell: from the integral of 1, and that of r beyond the cell's start.
+        further = np.clip(one - none * r, 0.0, np.append(none[:-1] * np.diff(r), math.inf))
+        linear = none * (convex - np.exp(middle) * rest - fall * (r - np.exp(middle))) + (slope - fall) * further
+        extra = float(np.maximum(linear, 0.0).sum())
         return float(np.logaddexp(whole, math.log(extra) + _INFLATION)) if extra > 0 else whole
