@@ -115,7 +115,9 @@ def test_two_single_releases_cost_more_than_either(one: dp.Event, other: dp.Even
     low, high = both.epsilon(1e-5)
     assert max(each.epsilon(1e-5)[1] for each in alone) < low <= high <= sum(each.epsilon(5e-6)[1] for each in alone)
     assert max(each.floor(1e-5) for each in alone) <= both.floor(1e-5) <= low
-    assert both.epsilon(1e-5) == pytest.approx(composed(other, one, adjacency=adjacency).epsilon(1e-5), rel=1e-9)
+    swapped = composed(other, one, adjacency=adjacency)
+    assert swapped.floor(1e-5) == both.floor(1e-5)
+    assert swapped.epsilon(1e-5) == pytest.approx(both.epsilon(1e-5), rel=1e-9)
 
 
 @pytest.mark.parametrize("event", [poisson(1.5), dp.FixedSizeSampled(3, 10, dp.Gaussian(4.0))], ids=str)
@@ -123,6 +125,12 @@ def test_the_cheap_lower_bound_of_one_release_is_its_lower_bound(event: dp.Event
     for adjacency in ("add_remove", "replace"):
         one = composed(event, adjacency=adjacency)  # type: ignore[arg-type]
         assert one.floor(1e-5) == one.epsilon(1e-5)[0] > 0
+
+
+def test_the_lower_bound_is_that_of_one_release_where_the_engines_leave_a_gap() -> None:
+    event = poisson(4.0, 1 / 3000)
+    low, high = Composition.of([(event, 10_000)], "add_remove").epsilon(1e-300)
+    assert composed(event).epsilon(1e-300)[0] <= low < high / 1.5
 
 
 def test_no_cheap_bound_holds_once_something_is_released_without_noise() -> None:
@@ -203,6 +211,7 @@ def test_laplace_noise_is_never_above_its_moment_bound() -> None:
 def test_moments_alone_bound_a_mixture_from_above_only(other: dp.Event) -> None:
     accountant = dp.Accountant().compose(SKELLAM).compose(other)
     assert accountant.epsilon(1e-5, bounds=True) == (0.0, accountant.rdp_epsilon(1e-5))
+    assert composed(SKELLAM, other).ceiling(1e-5) == accountant.rdp_epsilon(1e-5)
     low, high = accountant.delta(accountant.epsilon(1e-5), bounds=True)
     assert low == 0.0
     assert high == pytest.approx(1e-5, rel=1e-3)
