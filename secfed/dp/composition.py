@@ -140,6 +140,8 @@ class Composition:
             return 0.0, 0.0
         if not self.private:
             return 1.0, 1.0
+        if epsilon == math.inf:
+            return 0.0, math.ulp(0.0)  # no loss of noise is infinite
         if not self.directions:
             moments = rdp.delta(self.events.items(), self.adjacency, epsilon)
             if not self.discretised:
@@ -155,7 +157,7 @@ class Composition:
             low, high = max(low, found[0]), max(high, found[1])
         high = min(high + self.slack, 0.0, math.log(max(one.variation for one in self.directions)) + self.slack)
         least, most = (math.exp(low) if self.exact else 0.0), math.exp(high)
-        if not high - low <= _TIGHT and epsilon < math.inf:
+        if not high - low <= _TIGHT:
             most = min(most, rdp.delta(self.events.items(), self.adjacency, epsilon))
         # The true value is above 0 also where it is too small for a number.
         return least, max(most, math.ulp(0.0))

@@ -413,6 +413,12 @@ def test_threads_may_share_a_ledger(path: Path) -> None:
     assert ledger.remaining_rounds(ROUND) == 0
 
 
+def test_a_ledger_that_is_not_locked_needs_no_time_to_wait(ledger: Ledger) -> None:
+    impatient = Ledger.open(ledger.path, timeout_seconds=0.0)
+    impatient.reserve(ROUND)
+    assert len(ledger.entries()) == 1
+
+
 def test_a_ledger_that_is_locked_for_too_long_says_so_and_records_nothing(ledger: Ledger) -> None:
     patient = Ledger.open(ledger.path, timeout_seconds=0.05)
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:

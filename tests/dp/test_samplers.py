@@ -104,6 +104,22 @@ def test_blocks_give_the_law_of_the_table(kind: type, monkeypatch: pytest.Monkey
     assert chance_of_chi_square(counts_up_to(samples, 200), len(samples) * law / law.sum()) > 1e-6
 
 
+def test_a_head_kept_at_first_sight_is_kept_for_all_weights_within_their_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(samplers, "TABLE_VARIANCE", 4)
+    weights = GaussianWeights(Fraction(200))
+    error = weights.at(40, 1, 1)[0]
+    monkeypatch.setattr(samplers, "WEIGHT_ERROR", error)
+    sampler = Sampler(weights)
+    span = 1 << sampler.shift
+    for block in range(5):
+        high, low = weights.at(block * span, 1, 1)[0], weights.at((block + 1) * span - 1, 1, 1)[0]
+        least = Fraction(max(0, low - error), high + error)
+        kept = Fraction(int(sampler._kept[block - sampler.table.lowest]), 1 << 16)
+        assert least - Fraction(1, 1 << 15) <= kept <= least
+
+
 @pytest.mark.parametrize(("variance", "width"), [(1e7, 32), (2.0**54, 32), (2.0**54 + 4, 64), (2.0**80, 64)])
 def test_member_and_head_come_from_the_two_ends_of_a_word(
     variance: float, width: int, monkeypatch: pytest.MonkeyPatch
