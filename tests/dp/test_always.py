@@ -13,6 +13,7 @@ from secfed import dp
 from secfed.dp import contour, inversion, lattice, lattice_bounded, plan
 from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.errors import ConfigError
+from tests.examples import examples
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +177,7 @@ def test_many_queries_of_the_promised_range_have_an_answer(spent: list[float], q
     check(spent, query)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(3, 8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=QUERIES)
 @example(query=(10**-0.75, 0.1, 1, 0.1, "replace", False))
 @example(query=(0.001, 10.0, 10, 1e-143, "add_remove", True))
