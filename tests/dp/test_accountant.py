@@ -124,7 +124,7 @@ def test_lattice_engine_agrees(event: dp.Event) -> None:
     assert high - low < 1e-2 * high
 
 
-@examples(6, 25)
+@examples(4, 25)
 @given(
     rate=st.floats(1e-4, 0.99),
     noise=st.floats(0.4, 30.0),

@@ -108,7 +108,7 @@ def test_true_delta_of_a_round_in_the_clear_is_at_most_the_accountants(
         ),
     ],
 )
-@pytest.mark.parametrize("minimum", [2, 6])
+@pytest.mark.parametrize("minimum", [pytest.param(2, marks=pytest.mark.slow), 6])
 def test_true_delta_of_a_round_under_secure_aggregation_is_at_most_the_accountants(
     clients: int, rate: float, noise: float, epsilon: float, minimum: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
