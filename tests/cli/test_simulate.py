@@ -119,6 +119,7 @@ def test_rounds_with_clipped_values_are_counted_and_no_warning_escapes() -> None
     assert outcome.clipped_rounds == outcome.sums + sum(bool(record.failure) for record in outcome.records) == 3
 
 
+@pytest.mark.slow
 def test_nothing_is_clipped_in_the_default_run_of_few_rounds() -> None:
     assert simulate(Settings(rounds=2)).clipped_rounds == 0
 

@@ -83,7 +83,13 @@ def rounds_of_every_size(
 
 @pytest.mark.parametrize(
     ("clients", "rate", "noise", "epsilon"),
-    [(20, 0.1, 1.0, 1.0), (20, 0.1, 1.0, 2.0), (10, 0.2, 1.0, 1.0), (50, 0.1, 1.0, 2.0), (5, 0.1, 2.0, 1.0)],
+    [
+        (20, 0.1, 1.0, 1.0),
+        (20, 0.1, 1.0, 2.0),
+        (10, 0.2, 1.0, 1.0),
+        pytest.param(50, 0.1, 1.0, 2.0, marks=pytest.mark.slow),
+        (5, 0.1, 2.0, 1.0),
+    ],
 )
 def test_true_delta_of_a_round_in_the_clear_is_at_most_the_accountants(
     clients: int, rate: float, noise: float, epsilon: float, monkeypatch: pytest.MonkeyPatch
@@ -402,6 +408,7 @@ def test_cohort_size_out_of_range_is_refused(options: dict[str, Any], text: str)
             training.rounds(np.zeros(3), values(5), 1, **options)
 
 
+@pytest.mark.slow
 def test_budget_is_kept_with_what_skipped_rounds_cost() -> None:
     privacy = CentralGaussian(1.0, 6.0)
     training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=privacy, budget=(1.0, DELTA))
