@@ -14,6 +14,7 @@ from secfed import wire
 from secfed.errors import MalformedMessageError
 from secfed.secagg import messages, snapshot
 from secfed.wire import Message, layout
+from tests.examples import examples
 
 CLASSES = [
     value
@@ -146,7 +147,7 @@ def test_length_that_claims_four_gigabytes_allocates_nothing(message_type: type[
         assert peak < 100_000
 
 
-@settings(max_examples=100)
+@examples(30, 100)
 @given(st.binary(max_size=200), st.booleans())
 @ANY_CLASS
 def test_random_bytes_are_a_message_with_this_one_encoding_or_malformed(
@@ -161,7 +162,7 @@ def test_random_bytes_are_a_message_with_this_one_encoding_or_malformed(
     assert message.to_bytes() == data
 
 
-@settings(max_examples=60)
+@examples(20, 60)
 @given(st.data())
 @ANY_CLASS
 def test_altered_message_is_a_message_with_this_one_encoding_or_malformed(

@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import jsonschema
 
 PROTOCOLS = Path(__file__).parent.parent / "protocols"
 
@@ -16,6 +19,14 @@ def files(protocol: str) -> list[Path]:
 def load(path: Path) -> dict[str, Any]:
     vector: dict[str, Any] = json.loads(path.read_text())
     return vector
+
+
+@cache
+def validator() -> Any:
+    """The schema of every vector, checked and prepared once: that takes longer than to look at a vector."""
+    schema = json.loads((PROTOCOLS / "vector.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
 
 
 def reference(protocol: str) -> ModuleType:

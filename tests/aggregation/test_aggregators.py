@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -14,6 +14,7 @@ import secfed
 from secfed.aggregation import Aggregate, ClippingWarning, aggregators
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.secagg import Policy, Stage
+from tests.examples import examples
 
 CLIP = 4.0
 PLAIN = secfed.Plain()
@@ -72,7 +73,7 @@ def forbid_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregators, "run_session", run_session)
 
 
-@settings(max_examples=40)
+@examples(15, 40)
 @given(skeletons(), st.integers(2, 5), st.integers(0, 2**32), st.data())
 def test_secure_mean_is_within_one_step_of_the_plain_one(
     skeleton: Any, clients: int, number: int, data: st.DataObject
@@ -237,7 +238,7 @@ def test_client_that_falls_silent_before_is_not_in_the_mean(aggregator: Any, sta
     assert result.mean == pytest.approx(np.average(kept, axis=0, weights=[1, 2, 4, 5]), abs=STEP)
 
 
-@settings(max_examples=25)
+@examples(12, 25)
 @given(st.dictionaries(st.integers(1, 7), st.sampled_from(list(Stage)[:5]), max_size=7))
 def test_both_aggregators_have_the_same_survivors_or_too_few(dropouts: dict[int, Stage]) -> None:
     updates = random_updates(7)
@@ -599,7 +600,7 @@ def test_rounding_seed_leaves_the_rounding_of_clients_independent() -> None:
     """With equal errors the error of the mean would be as large as each; it is seeded, so it fails always or never."""
     clients = 100
     updates = [np.full(500, 0.5 * STEP)] * clients
-    mean = secfed.SecAgg(bits=16, rounding_seed=1).aggregate(updates).mean
+    mean = secfed.SecAgg(bits=16, rounding_seed=1, neighbors=6, threshold=5).aggregate(updates).mean
     assert np.abs(mean / STEP - 0.5).max() < 6 * 0.5 / math.sqrt(clients)
 
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed.aggregation import Pipeline
 from secfed.errors import ConfigError, EncodingError
+from tests.examples import examples
 
 EXAMPLE = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(2)}
 
@@ -21,7 +22,7 @@ def test_length_is_one_more_than_the_values() -> None:
     assert pipeline().context == pipeline().fixed_point.context(8)
 
 
-@settings(max_examples=50)
+@examples(25, 50)
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=3), st.integers(0, 2**32))
 def test_decoding_the_sum_of_encoded_updates_gives_their_weighted_mean(weights: list[int], number: int) -> None:
     generator = np.random.default_rng(number)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed import dp
 from secfed.aggregation import AdaptiveClipping, CentralGaussian, DistributedGaussian, PrivatePipeline
 from secfed.dp import DiscreteGaussianSum, PoissonSampled, SkellamSum
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from tests.examples import examples
 
 KINDS: dict[str, Callable[..., Any]] = {
     "central": CentralGaussian,
@@ -45,7 +46,7 @@ def steps_of(pipe: PrivatePipeline, update: np.ndarray, weight: float = 1.0) -> 
 # Sensitivity: nothing that a client may hold makes its vector longer than what the event says.
 
 
-@settings(max_examples=150)
+@examples(50, 150)
 @given(st.data())
 def test_no_update_and_no_weight_makes_a_vector_longer_than_the_event_says(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(list(KINDS.values())))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import secfed
@@ -15,6 +15,7 @@ from secfed.aggregation import AdaptiveClipping, CentralGaussian, DistributedGau
 from secfed.dp import DiscreteGaussianSum, SkellamSum
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.secagg import Policy, Stage
+from tests.examples import examples
 
 CLIENTS, SIZE = 12, 3000
 SECURE = secfed.SecAgg(threshold=7)
@@ -110,7 +111,7 @@ def test_count_of_clients_within_the_clip_comes_with_its_noise(aggregator: Any) 
     assert aggregator.aggregate(inside, privacy=CentralGaussian(1.0, 1.0)).within_clip is None
 
 
-@settings(max_examples=20)
+@examples(8, 20)
 @given(st.dictionaries(st.integers(1, 9), st.sampled_from([*list(Stage)[:3], Stage.UNMASKING]), max_size=5))
 def test_event_is_of_those_that_really_arrived_or_there_is_none(dropouts: dict[int, Stage]) -> None:
     updates = updates_of(9, 20)

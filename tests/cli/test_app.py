@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,45 @@ import pytest
 from secfed.cli.app import Dataset
 from secfed.cli.datasets import LOADERS
 from secfed.dp.rounding import up
-from tests.cli.runner import Runner
+from tests.cli.runner import Run, Runner
 
 SMALL = ("simulate", "--clients", 8, "--rounds", 2, "--seed", 1, "--dropout", 0.05)
 ROUND_KEYS = {"number", "accuracy", "cohort", "survivors", "bytes_up_per_client", "bytes_down_per_client", "seconds"}
 SOURCE = Path(__file__).parents[2]
+
+JSON = ("--json", "--aggregator", "secagg")
+Small = Callable[..., tuple[Run, Path]]
+
+
+@pytest.fixture(scope="module")
+def kept_runs() -> dict[tuple[object, ...], tuple[Run, Path]]:
+    return {}
+
+
+@pytest.fixture
+def small(
+    secfed: Runner,
+    kept_runs: dict[tuple[object, ...], tuple[Run, Path]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Small:
+    """The small run with more options, and its folder; several tests look at one run, for each costs a training."""
+
+    def run(*options: object) -> tuple[Run, Path]:
+        if options not in kept_runs:
+            folder = tmp_path_factory.mktemp("run") / "a" / "b"
+            kept_runs[options] = secfed(*SMALL, "--output", folder, *options), folder
+        return kept_runs[options]
+
+    return run
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the picture empty where a test does not look at it: drawing takes as long as a small run."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: Path(file).touch())
+
+
+UNDRAWN = pytest.mark.usefixtures("undrawn")
 
 
 def run_python(code: str) -> "subprocess.CompletedProcess[str]":
@@ -24,17 +59,15 @@ def run_python(code: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("aggregator", ["plain", "secagg"])
-def test_simulate_prints_exactly_one_json_object_with_the_keys_of_the_contract(
-    secfed: Runner, tmp_path: Path, aggregator: str
-) -> None:
-    run = secfed(*SMALL, "--json", "--output", tmp_path, "--aggregator", aggregator)
+def test_simulate_prints_exactly_one_json_object_with_the_keys_of_the_contract(small: Small, aggregator: str) -> None:
+    run, folder = small("--json", "--aggregator", aggregator)
     assert run.exit_code == 0
     found = json.loads(run.stdout)  # refuses anything before or after the object
     assert found["aggregator"] == aggregator and found["algorithm"] == "fedavg"
     for key in ("accuracy", "plain_accuracy", "max_model_difference"):
         assert isinstance(found[key], float)
     assert found["epsilon"] is None and found["delta"] is None
-    assert found["files"] == [str(tmp_path / "accuracy.png")]
+    assert found["files"] == [str(folder / "accuracy.png")]
     assert [entry["number"] for entry in found["rounds"]] == [1, 2]
     for entry in found["rounds"]:
         assert set(entry) >= ROUND_KEYS
@@ -66,6 +99,7 @@ def test_with_privacy_the_epsilon_of_each_round_is_told(secfed: Runner, tmp_path
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
 
 
+@UNDRAWN
 def test_against_a_malicious_server_the_consistency_check_is_a_stage(secfed: Runner, tmp_path: Path) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, "--adversary", "malicious_server")
     entry = json.loads(run.stdout)["rounds"][0]
@@ -74,13 +108,14 @@ def test_against_a_malicious_server_the_consistency_check_is_a_stage(secfed: Run
     assert "consis-" in run.stderr
 
 
-def test_with_json_the_table_and_the_summary_go_to_stderr(secfed: Runner, tmp_path: Path) -> None:
-    run = secfed(*SMALL, "--json", "--output", tmp_path)
+def test_with_json_the_table_and_the_summary_go_to_stderr(small: Small) -> None:
+    run, _ = small(*JSON)
     assert run.stdout.count("\n") == 1
     assert "vivors" in run.stderr and "kB" in run.stderr and "ms" in run.stderr
     assert "the server saw 2 sums of" in run.stderr and "no update of any client" in run.stderr
 
 
+@UNDRAWN
 def test_without_json_the_summary_goes_to_stdout(secfed: Runner, tmp_path: Path) -> None:
     run = secfed(*SMALL, "--output", tmp_path)
     assert "plain fedavg with the same seed" in run.stdout
@@ -88,32 +123,35 @@ def test_without_json_the_summary_goes_to_stdout(secfed: Runner, tmp_path: Path)
     assert "vivors" in run.stderr
 
 
+@UNDRAWN
 def test_under_plain_the_summary_admits_that_the_server_saw_every_update(secfed: Runner, tmp_path: Path) -> None:
     run = secfed(*SMALL, "--output", tmp_path, "--aggregator", "plain")
     assert "the server saw every update in the clear" in run.stdout
     assert "no update" not in run.stdout
 
 
-def test_a_seed_makes_a_run_repeatable(secfed: Runner, tmp_path: Path) -> None:
-    def run(seed: int) -> dict[str, object]:
-        found = json.loads(secfed(*SMALL, "--json", "--output", tmp_path, "--seed", seed).stdout)
+def test_a_seed_makes_a_run_repeatable(secfed: Runner, small: Small) -> None:
+    def told(run: Run) -> dict[str, object]:
+        found = json.loads(run.stdout)
         for entry in found["rounds"]:
             del entry["seconds"], entry["stage_seconds"]
         return dict(found)
 
-    assert run(7) == run(7)
-    assert run(7)["max_model_difference"] != run(8)["max_model_difference"]
+    first, folder = small(*JSON)
+    again, other = (secfed(*SMALL, "--json", "--output", folder, "--seed", seed) for seed in (1, 8))
+    assert told(first) == told(again)
+    assert told(first)["max_model_difference"] != told(other)["max_model_difference"]
 
 
-def test_the_picture_is_a_png_of_some_size(secfed: Runner, tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-    secfed(*SMALL, "--output", folder)
+def test_the_picture_is_a_png_of_some_size(small: Small) -> None:
+    _, folder = small(*JSON)
     data = (folder / "accuracy.png").read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     assert width >= 800 and height >= 600 and len(data) > 10_000
 
 
+@UNDRAWN
 def test_a_failed_round_is_shown_in_the_table_the_summary_and_the_json(secfed: Runner, tmp_path: Path) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, "--threshold", 8, "--dropout", 0.08, "--rounds", 6)
     entries = json.loads(run.stdout)["rounds"]
@@ -124,6 +162,7 @@ def test_a_failed_round_is_shown_in_the_table_the_summary_and_the_json(secfed: R
     assert f"{len(failed)} of 6 rounds failed" in run.stderr
 
 
+@UNDRAWN
 def test_a_run_without_any_sum_ends_with_exit_code_1(secfed: Runner, tmp_path: Path) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, "--dropout", 1)
     assert run.exit_code == 1
@@ -131,6 +170,7 @@ def test_a_run_without_any_sum_ends_with_exit_code_1(secfed: Runner, tmp_path: P
     assert all(entry["failure"] for entry in json.loads(run.stdout)["rounds"])
 
 
+@UNDRAWN
 def test_clipping_is_said_once(secfed: Runner, tmp_path: Path) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, "--clip", 0.05)
     assert run.stderr.count("were clipped") == 1
@@ -192,6 +232,7 @@ def test_an_option_without_effect_is_refused_and_both_options_are_named(
     assert not (tmp_path / "new").exists()
 
 
+@UNDRAWN
 def test_every_option_that_has_an_effect_is_taken(secfed: Runner, tmp_path: Path) -> None:
     folder = ("--output", tmp_path, "--json", "--rounds", 1)
     many = ("--clients", 14, "--alpha", 0.5, "--threshold", 0.9, "--adversary", "malicious_server", "--clip", 4)
@@ -243,9 +284,10 @@ def test_an_unknown_command_is_wrong_use(secfed: Runner) -> None:
     assert run.exit_code == 2 and "encrypt-everything" in run.stderr
 
 
+@UNDRAWN
 @pytest.mark.parametrize(("threshold", "found"), [("6", 6), ("0.75", 6), ("3/4", 6), ("1.0", 8)])
 def test_a_threshold_is_a_count_or_a_fraction(secfed: Runner, tmp_path: Path, threshold: str, found: int) -> None:
-    run = secfed(*SMALL, "--json", "--output", tmp_path, "--dropout", 1, "--threshold", threshold)
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--rounds", 1, "--dropout", 1, "--threshold", threshold)
     assert f" {found} are needed" in run.stderr
 
 
@@ -269,27 +311,47 @@ finally:
     assert "simulate" in run.stdout and "LOADED []" in run.stdout
 
 
-@pytest.mark.parametrize(
-    ("module", "package"),
-    [("typer", "typer"), ("rich", "rich"), ("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")],
-)
-def test_a_missing_package_is_named_with_the_extra_to_install(module: str, package: str) -> None:
-    code = f"""
-import sys
-sys.modules[{module!r}] = None
-sys.argv = ["secfed", "simulate", "--rounds", "1"]
+def test_a_missing_package_is_named_with_the_extra_to_install() -> None:
+    # One Python for all four, as starting it is most of the work. What each run has loaded goes before the next one.
+    code = """
+import contextlib, io, json, sys
+import numpy, scipy.special, secfed
 from secfed.cli.__main__ import main
-main()
+known = set(sys.modules)
+sys.argv = ["secfed", "simulate", "--rounds", "1"]
+found = {}
+for module in ("typer", "rich", "matplotlib", "sklearn"):
+    assert module not in known
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+    sys.modules[module] = None
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            main()
+    except SystemExit as ended:
+        found[module] = ended.code, errors.getvalue()
+print(json.dumps(found))
 """
     run = run_python(code)
-    assert run.returncode == 1
-    assert run.stderr == (
-        f'secfed: {package} is not installed; it comes with the extra "cli": pip install "secfed[cli]"\n'
-    )
+    assert run.returncode == 0 and run.stderr == ""
+    packages = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
+    install = 'is not installed; it comes with the extra "cli": pip install "secfed[cli]"'
+    assert json.loads(run.stdout) == {
+        module: [1, f"secfed: {package} {install}\n"] for module, package in packages.items()
+    }
 
 
-def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "secfed.cli", *map(str, SMALL), "--json", "--output", str(tmp_path)]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("epsilon", "--noise-multiplier", 20, "--delta", 1e-5), id="epsilon"),
+        pytest.param(SMALL, id="simulate", marks=pytest.mark.slow),  # loads what draws and what has the data
+    ],
+)
+def test_the_module_runs_as_a_program(tmp_path: Path, arguments: tuple[object, ...]) -> None:
+    output = ("--output", tmp_path) if arguments[0] == "simulate" else ()
+    command = [sys.executable, "-m", "secfed.cli", *map(str, (*arguments, *output)), "--json"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=SOURCE, check=False)
     assert run.returncode == 0
     assert isinstance(json.loads(run.stdout), dict)

@@ -98,7 +98,7 @@ def test_without_sampling_a_round_is_one_gaussian(secfed: Runner) -> None:
 @pytest.mark.parametrize(
     ("options", "rounds", "arguments"),
     [
-        (("--sampling-rate", 0.1), 20, {"sampling_rate": 0.1}),
+        (("--sampling-rate", 0.1), 2, {"sampling_rate": 0.1}),
         (
             (*FIXED, "--cohort", 300, "--adjacency", "replace"),
             1,
@@ -174,7 +174,7 @@ def test_rounding_keeps_short_numbers_as_they_are() -> None:
     assert (up(math.inf, 6), down(math.inf, 6)) == ("inf", "inf")
 
 
-@pytest.mark.parametrize("rounds", [1, 100, 5000])
+@pytest.mark.parametrize("rounds", [1, 100, pytest.param(5000, marks=pytest.mark.slow)])
 def test_plot_draws_a_picture(secfed: Runner, tmp_path: Path, rounds: int) -> None:
     picture = tmp_path / "epsilon.png"
     run = secfed("epsilon", "--noise-multiplier", 20, "--rounds", rounds, "--delta", DELTA, "--plot", picture, "--json")

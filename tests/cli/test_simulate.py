@@ -1,6 +1,7 @@
 """The run itself: both trainings see the same, and a report hides nothing."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,12 @@ from secfed.secagg.session import Result
 SMALL = Settings(clients=8, rounds=3, dropout=0.15, seed=1)
 
 
+@functools.cache
+def kept(settings: Settings) -> Outcome:
+    """A run that several tests look at."""
+    return simulate(settings)
+
+
 def without_times(outcome: Outcome) -> list[RoundRecord]:
     return [dataclasses.replace(record, seconds=0.0, stage_seconds={}) for record in outcome.records]
 
@@ -28,14 +35,14 @@ def without_times(outcome: Outcome) -> list[RoundRecord]:
 @pytest.mark.parametrize("adversary", ["semi_honest", "malicious_server"])
 def test_the_same_seed_gives_the_same_run(adversary: str) -> None:
     settings = dataclasses.replace(SMALL, adversary=adversary)
-    first, second = simulate(settings), simulate(settings)
+    first, second = kept(settings), simulate(settings)
     assert without_times(first) == without_times(second)
     assert first.max_model_difference == second.max_model_difference > 0
 
 
 def test_another_seed_gives_another_run() -> None:
     other = simulate(dataclasses.replace(SMALL, seed=2))
-    assert without_times(simulate(SMALL)) != without_times(other)
+    assert without_times(kept(SMALL)) != without_times(other)
 
 
 def test_without_failed_rounds_the_models_differ_by_rounding_alone() -> None:
@@ -47,7 +54,7 @@ def test_without_failed_rounds_the_models_differ_by_rounding_alone() -> None:
 
 
 def test_under_plain_both_runs_are_one() -> None:
-    outcome = simulate(dataclasses.replace(SMALL, aggregator="plain"))
+    outcome = kept(dataclasses.replace(SMALL, aggregator="plain"))
     assert outcome.max_model_difference == 0.0
     assert outcome.accuracy == outcome.plain_accuracy
     assert all(record.stage_seconds == {} for record in outcome.records)
@@ -103,8 +110,8 @@ def test_sampling_makes_smaller_cohorts() -> None:
 
 
 def test_the_threshold_is_the_sessions_own() -> None:
-    assert simulate(SMALL).threshold == 6  # two thirds of 8, rounded up
-    assert simulate(dataclasses.replace(SMALL, aggregator="plain")).threshold is None
+    assert kept(SMALL).threshold == 6  # two thirds of 8, rounded up
+    assert kept(dataclasses.replace(SMALL, aggregator="plain")).threshold is None
 
 
 def test_rounds_with_clipped_values_are_counted_and_no_warning_escapes() -> None:
@@ -112,6 +119,7 @@ def test_rounds_with_clipped_values_are_counted_and_no_warning_escapes() -> None
     assert outcome.clipped_rounds == outcome.sums + sum(bool(record.failure) for record in outcome.records) == 3
 
 
+@pytest.mark.slow
 def test_nothing_is_clipped_in_the_default_run_of_few_rounds() -> None:
     assert simulate(Settings(rounds=2)).clipped_rounds == 0
 
@@ -123,12 +131,12 @@ def test_no_rounds_are_refused() -> None:
 
 @pytest.mark.parametrize("privacy", ["central", "distributed"])
 def test_epsilon_grows_from_round_to_round_and_stays_within_the_budget(privacy: str) -> None:
-    settings = dataclasses.replace(SMALL, clients=20, rounds=4, privacy=privacy, epsilon=1.5, delta=1e-6)
+    settings = dataclasses.replace(SMALL, clients=12, privacy=privacy, epsilon=1.5, delta=1e-6)
     outcome = simulate(settings)
     spent = [record.epsilon or 0.0 for record in outcome.records]
     assert spent == sorted(spent) and 0 < spent[0] < spent[-1] == outcome.epsilon <= 1.5
     assert outcome.noise_multiplier == pytest.approx(
-        dp.noise_multiplier(epsilon=1.5, delta=1e-6, rounds=4, sampling_rate=1.0)
+        dp.noise_multiplier(epsilon=1.5, delta=1e-6, rounds=3, sampling_rate=1.0)
     )
 
 
@@ -171,7 +179,7 @@ def test_runs_beside_a_distributed_one_do_not_depend_on_it() -> None:
 
 
 def test_noise_does_not_follow_from_the_seed() -> None:
-    settings = dataclasses.replace(SMALL, dropout=0.0, privacy="distributed")
+    settings = dataclasses.replace(SMALL, rounds=1, dropout=0.0, privacy="distributed")
     assert simulate(settings).max_model_difference != simulate(settings).max_model_difference
 
 

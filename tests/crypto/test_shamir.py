@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from secfed.crypto import field, shamir
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.field import P
+from tests.examples import examples
 
 SYSTEM = SystemEntropy()
 POINT = st.integers(1, P - 1) | st.integers(1, 20) | st.integers(P - 20, P - 1)
@@ -217,7 +218,7 @@ def test_share_that_is_not_an_element_of_the_field_is_refused(value: int, place:
     assert shamir.shares_from_bytes(words.tobytes()) is None
 
 
-@settings(max_examples=150)
+@examples(40, 150)
 @given(st.binary(min_size=32, max_size=32), dealings(), st.data())
 def test_wrong_shares_are_named_exactly_up_to_half_of_the_spare_ones(
     secret: bytes, dealing: tuple[int, list[int]], data: st.DataObject
@@ -235,7 +236,7 @@ def test_wrong_shares_are_named_exactly_up_to_half_of_the_spare_ones(
     assert np.flatnonzero(wrong).tolist() == sorted(liars)
 
 
-@settings(max_examples=150)
+@examples(40, 150)
 @given(dealings(), st.data())
 def test_nobody_is_named_when_random_shares_are_too_many(dealing: tuple[int, list[int]], data: st.DataObject) -> None:
     """A random word lies near another codeword at most 12 times in 2^31: this fails once in a million runs."""

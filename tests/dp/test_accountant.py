@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.special import log_ndtr, ndtr
 
@@ -14,6 +14,7 @@ from secfed import dp
 from secfed.dp import events, lattice
 from secfed.dp.composition import Composition
 from secfed.errors import ConfigError, UnsupportedEventError
+from tests.examples import examples
 
 ADJACENCIES = ("add_remove", "replace")
 
@@ -123,7 +124,7 @@ def test_lattice_engine_agrees(event: dp.Event) -> None:
     assert high - low < 1e-2 * high
 
 
-@settings(max_examples=25, deadline=None)
+@examples(4, 25)
 @given(
     rate=st.floats(1e-4, 0.99),
     noise=st.floats(0.4, 30.0),

@@ -13,6 +13,7 @@ from secfed import dp
 from secfed.dp import contour, inversion, lattice, lattice_bounded, plan
 from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.errors import ConfigError
+from tests.examples import examples
 
 
 @pytest.fixture(autouse=True)
@@ -87,11 +88,11 @@ def check(spent: list[float], query: Query) -> None:
         pytest.param(1e-4, 1.5, 10_000, 1e-6, 0.0250, 0.02501, marks=pytest.mark.slow),
         (1e-3, 2.0, 100, 1e-6, 0.0189, 0.01892),
         (1e-6, 1.0, 100, 1e-8, 2.8e-5, 5.6e-5),
-        (1 / 3000, 4.0, 10_000, 1e-300, 0.0, 2.697),
+        pytest.param(1 / 3000, 4.0, 10_000, 1e-300, 0.0, 2.697, marks=pytest.mark.slow),
         (1e-3, 1.0, 3, 1e-8, 0.0964, 0.0966),
         (1e-6, 2.0, 1000, 1e-8, 4.98e-5, 4.99e-5),
         (1.761e-6, 2.0324, 2, 1.406e-8, 3.82e-6, 3.84e-6),
-        (1.006e-4, 1.316, 7840, 5.5e-6, 0.0224, 0.0228),
+        pytest.param(1.006e-4, 1.316, 7840, 5.5e-6, 0.0224, 0.0228, marks=pytest.mark.slow),
     ],
 )
 def test_epsilon_is_useful_where_contours_are_long(
@@ -158,6 +159,7 @@ def test_noise_is_found_without_a_look_at_hopeless_noise(
     assert poisson(rate, found * (1 - 1e-5), rounds).epsilon(1e-5, bounds=True).lower > epsilon
 
 
+@pytest.mark.slow
 def test_sampling_rate_is_found_where_noise_is_small(spent: list[float]) -> None:
     found = dp.sampling_rate(epsilon=3.0, delta=1e-5, noise_multiplier=0.3, rounds=1000)
     assert found == pytest.approx(7.10e-6, abs=5e-9)
@@ -176,7 +178,7 @@ def test_many_queries_of_the_promised_range_have_an_answer(spent: list[float], q
     check(spent, query)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(2, 8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=QUERIES)
 @example(query=(10**-0.75, 0.1, 1, 0.1, "replace", False))
 @example(query=(0.001, 10.0, 10, 1e-143, "add_remove", True))

@@ -16,6 +16,7 @@ from secfed.dp.distributed import Layers, Plan, choose
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.rotation import Rotation
 from secfed.errors import ConfigError, TooFewSurvivorsError
+from tests.examples import examples
 
 MECHANISMS = ["discrete_gaussian", "skellam"]
 # Central Gaussian noise for one release at delta 1e-5 (the closed form of Balle and Wang).
@@ -61,6 +62,7 @@ def test_examples_in_the_documentation_run() -> None:
 
 
 @given(settings_of_sums(), st.data())
+@examples(10, 100)
 def test_noise_of_honest_survivors_is_what_the_guarantee_needs(setting: dict[str, Any], data: st.DataObject) -> None:
     """Without rounding errors: more variance than the central Gaussian's, by 2.25 square steps."""
     plan = planned(setting)
@@ -157,7 +159,7 @@ def test_more_bits_are_never_worse(setting: dict[str, Any], bits: int) -> None:
 
 
 @given(settings_of_sums())
-@settings(max_examples=50)
+@examples(8, 50)
 def test_without_a_number_of_bits_the_fewest_that_do_are_taken(setting: dict[str, Any]) -> None:
     plan = planned(setting)
     if plan is None or plan.modulus_bits == 2:

@@ -370,7 +370,8 @@ def assert_within_budget(ledger: Ledger) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")  # the children run none of the threads
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+# Two new Pythons load everything first, which takes most of the time.
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "fork"])
 def test_two_processes_on_one_file_never_exceed_the_budget(path: Path, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip("no such way to start a process here")
@@ -902,11 +903,12 @@ class Spending(RuleBasedStateMachine):
         assert self.recorded or self.ledgers[0].spent() <= 2.0
 
 
-def test_any_sequence_of_operations_keeps_the_budget() -> None:
+@pytest.mark.parametrize("sequences", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_any_sequence_of_operations_keeps_the_budget(sequences: int) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Spending,
         settings=settings(
-            max_examples=20,
+            max_examples=sequences,
             stateful_step_count=20,
             deadline=None,
             derandomize=True,

@@ -128,11 +128,11 @@ def test_what_skellam_cuts_off_is_below_the_bound_in_its_docstring() -> None:
         GaussianWeights(Fraction(1)),
         GaussianWeights(Fraction(900)),
         GaussianWeights(Fraction(10**6)),
-        GaussianWeights(Fraction(10**9)),
+        pytest.param(GaussianWeights(Fraction(10**9)), marks=pytest.mark.slow),
         SkellamWeights(Fraction(1, 10**6)),
         SkellamWeights(Fraction(1, 2**1074)),
         SkellamWeights(Fraction(50)),
-        SkellamWeights(Fraction(10**6)),
+        pytest.param(SkellamWeights(Fraction(10**6)), marks=pytest.mark.slow),
     ],
     ids=lambda weights: f"{type(weights).__name__}-{float(weights.variance):g}",
 )

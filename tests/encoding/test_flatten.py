@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from secfed.encoding import flatten as module
 from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
 from secfed.errors import EncodingError
+from tests.examples import examples
 
 DTYPES = st.sampled_from(["<f2", "<f4", "<f8", ">f4"])
 ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
@@ -47,7 +48,7 @@ def is_update(update: Update) -> bool:
     return True
 
 
-@settings(max_examples=200)
+@examples(50, 200)
 @given(UPDATES)
 def test_update_of_any_nesting_and_dtype_comes_back(update: Update) -> None:
     assume(is_update(update))
@@ -58,7 +59,7 @@ def test_update_of_any_nesting_and_dtype_comes_back(update: Update) -> None:
     assert same(unflatten(values.astype(np.float64), like), update)
 
 
-@settings(max_examples=100)
+@examples(25, 100)
 @given(st.dictionaries(NAMES, UPDATES, min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_order_of_a_dictionary_does_not_matter(update: dict[str, Update], chance: Any) -> None:
     assume(is_update(update))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from secfed import errors
 from secfed.secagg import Config, Policy, Server, SigningKey, packing
 from secfed.secagg.client import Client
+from tests.examples import examples
 from tests.secagg.forge import RING, complete, ring
 
 IDS = "needed 1 to 2147483646; number the clients of the session from 1 and keep which id has which number"
@@ -187,7 +188,7 @@ def test_random_bytes_raise_nothing_but_secfeds_errors(data: bytes) -> None:
 
 
 @given(configurations(), st.integers(0, 2**16), st.integers(1, 255))
-@settings(deadline=None, max_examples=300)
+@examples(100, 300)
 def test_altered_bytes_are_another_configuration_or_an_error(config: Config, place: int, change: int) -> None:
     data = bytearray(config.to_bytes())
     data[place % len(data)] ^= change

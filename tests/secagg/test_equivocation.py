@@ -152,7 +152,7 @@ def check_placements(count: int, seed: int) -> None:
 
 
 def test_random_stories_open_one_whole_sum_or_nothing() -> None:
-    check_placements(16, 1)
+    check_placements(8, 1)
 
 
 @pytest.mark.slow
@@ -162,8 +162,8 @@ def test_a_thousand_random_placements_open_one_whole_sum_or_nothing() -> None:
 
 def test_the_same_stories_open_arcs_where_only_holders_sign() -> None:
     rng = np.random.default_rng(3)
-    parts = []
-    for _ in range(6):
+    parts: list[int] = []
+    while len(parts) < 6 and max(parts, default=0) < 2:
         server = DishonestServer(ring(66, 8, 5, 0, None))
         parts.append(len(server.tell(arcs_attack(rng, server))))
     assert max(parts) >= 2

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from secfed.errors import ConfigError
 from secfed.secagg.parameters import Parameters, parameters
+from tests.examples import examples
 
 Pair = tuple[int, int]
 
@@ -152,7 +153,7 @@ def assert_follows_the_exact_rule(
 percents = st.one_of(st.integers(0, 99), st.integers(0, 40))
 
 
-@settings(deadline=None, max_examples=300)
+@examples(100, 300)
 @example(n=2, gamma=0, delta=0, malicious=True, security_bits=40, correctness_bits=20, honest=1)
 @example(n=2, gamma=0, delta=50, malicious=False, security_bits=40, correctness_bits=20, honest=1)
 # Here 11 P[fewer than 3 of 6 holders survive] is exactly 2^-1.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed import errors
@@ -15,6 +15,7 @@ from secfed.crypto import field, shamir
 from secfed.crypto.entropy import predictable_secrets
 from secfed.secagg import Config, Stage, masking, messages
 from secfed.secagg.server import Server
+from tests.examples import examples
 from tests.secagg.forge import (
     IDS,
     RING,
@@ -447,7 +448,7 @@ def test_a_false_accusation_costs_only_the_share_of_the_accuser(liar: int) -> No
     assert session.server.faults == []
 
 
-@settings(deadline=None, max_examples=25)
+@examples(8, 25)
 @given(
     pairs=st.sets(st.tuples(st.sampled_from(NINE), st.sampled_from(NINE)), max_size=12),
     silent=st.dictionaries(st.sampled_from(NINE), st.sampled_from(STAGES[2:]), max_size=3),

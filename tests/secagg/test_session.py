@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from secfed import errors
 from secfed.crypto.entropy import predictable_secrets
 from secfed.secagg import Config, Policy, Stage, run_session
+from tests.examples import examples
 from tests.secagg.forge import RING, Session, complete, ring, total
 
 ADVERSARIES = ("semi_honest", "malicious_server")
@@ -73,6 +74,7 @@ def test_sum_is_exact_or_absent_for_every_dropout_stage_of_three_clients(adversa
     every_assignment(complete((4, 9, 2**31 - 2), 2, adversary=adversary))
 
 
+@pytest.mark.slow
 def test_sum_is_exact_or_absent_for_every_dropout_stage_of_four_clients() -> None:
     every_assignment(complete((1, 2, 700, 2**31 - 2), 3, adversary="semi_honest"))
 
@@ -96,7 +98,10 @@ def test_sum_is_exact_or_absent_for_every_dropout_stage(ids: Any, threshold: int
     every_assignment(complete(ids, threshold, adversary=adversary))
 
 
-@pytest.mark.parametrize("bits", range(1, 65))
+# The default run takes widths of whole bytes and those next to them.
+@pytest.mark.parametrize(
+    "bits", [pytest.param(bits, marks=[] if bits % 8 in (7, 0, 1) else [pytest.mark.slow]) for bits in range(1, 65)]
+)
 def test_sum_is_exact_for_every_width_and_odd_lengths(bits: int) -> None:
     for length in (1, 67):
         config = complete((1, 2, 3), 2, length=length, modulus_bits=bits, adversary="semi_honest")
@@ -173,7 +178,7 @@ def sessions(draw: st.DrawFn) -> tuple[Config, dict[int, Any], dict[int, Stage]]
 
 
 @given(sessions())
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(40, 120, suppress_health_check=[HealthCheck.too_slow])
 def test_sum_is_that_of_the_survivors_for_any_vectors_and_dropouts(case: Any) -> None:
     config, vectors, dropouts = case
     if config.complete:
