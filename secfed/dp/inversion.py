@@ -25,7 +25,7 @@ _ENOUGH = 1e-7
 # The first attempt, which only serves as a guess.
 _ROUGH = 1e-3
 # Attempts at a guess, and the work of all contours of one query: see `plan.work`.
-_TRIES = 8
+_TRIES = 5
 _MOST_WORK = 1.5e8
 _MOST_ROUGH_WORK = 2e7
 # More for each further kind of release: ten thousand take seconds, and no other engine is close to a contour.
@@ -145,7 +145,9 @@ def _near(releases: Releases, moments: Moments, log_delta: float, guess: float, 
             return found if abs(found - guess) < 4 / abs(slope) else guess
         change = (log_delta - log) / slope if np.isfinite(log) else -0.3 * abs(guess)
         most = 0.8 * abs(guess)
-        guess = min(guess + float(np.clip(change, -most, most)), moments.epsilon_bound(log_delta))
+        before, guess = guess, min(guess + float(np.clip(change, -most, most)), moments.epsilon_bound(log_delta))
+        if guess == before:
+            break
     return None
 
 

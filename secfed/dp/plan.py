@@ -13,7 +13,7 @@ _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
 # Nodes of one law that are too many.
 _MOST_NODES = 20_000
 # Nodes in all bounds of tails together, for one plan.
-_MOST_EFFORT = 2_000_000
+_MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
 _MOST_STEPS = 2e5
 _FEW_STEPS = 1e4
@@ -93,12 +93,13 @@ def plan(
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
     divided = _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4))
     tails = [_Tail(releases, order, candidate.stretch, allowed) for candidate in divided]
-    last = (_MOST_STEPS if goal < 1e-6 else _MOST_STEPS / 10) / width
+    fine = goal < 1e-6
+    last, most_effort = (_MOST_STEPS if fine else _MOST_STEPS / 10) / width, _MOST_EFFORT if fine else _MOST_EFFORT / 4
     effort = 0
     for frequency in (min(start, 10.0 / epsilon) if divided else start) * 1.5 ** np.arange(60):
         effort += tail.size + sum(its.size for its in tails)
         if (
-            effort > _MOST_EFFORT
+            effort > most_effort
             or frequency > last
             or any(most_nodes(laws, order, frequency) > _MOST_NODES for laws in releases.laws)
         ):
