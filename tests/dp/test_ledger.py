@@ -341,7 +341,9 @@ def hammer(path: Path, name: str, start: "multiprocessing.synchronize.Barrier") 
     ledger = Ledger.open(path)
     start.wait()
     for number in range(1000):
-        time.sleep(0.003)  # SQLite's locks are not fair: else one process may take it all
+        if number == 1:
+            start.wait()  # SQLite's locks are not fair: each process gets a turn before one may take it all
+        time.sleep(0.003)
         try:
             entry = ledger.reserve(ROUND, label=f"{name} {number}")
         except BudgetExceededError:
