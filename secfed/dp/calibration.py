@@ -16,7 +16,7 @@ _ACCURACY = 1e-9
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e9
 # Where cheap bounds are good enough, as a logarithm, and the most evaluations after them.
 _NEAR = 0.02
-_MOST_TRIES = 16
+_MOST_TRIES = 60
 # Logarithm of epsilon over the budget beyond which a value says nothing about the slope.
 _FAR = 3.0
 
@@ -198,7 +198,7 @@ def _falling(
         # Aimed a little to the right, so that the budget is kept; where a step leads out of the bracket, it is halved.
         at = at + value / slope + _ACCURACY / 4 if before else math.inf
         if not left < at < right:
-            at, before = (left + right) / 2, None
+            at = (left + right) / 2
     return best
 
 

@@ -28,6 +28,8 @@ from secfed.errors import UnsupportedEventError
 _ROUNDING = 1.5
 # The relative gap above which Renyi moments are asked too.
 _TIGHT = 1e-6
+# The epsilon beyond which delta is bounded by what it is there.
+_FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
 
@@ -140,14 +142,18 @@ class Composition:
             return 0.0, 0.0
         if not self.private:
             return 1.0, 1.0
-        if epsilon == math.inf:
-            return 0.0, math.ulp(0.0)  # no loss of noise is infinite
+        # The true value is above 0 also where it is too small for a number.
+        tiny = math.ulp(0.0)
+        if epsilon > _FARTHEST:
+            return 0.0, max(rdp.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
         if not self.directions:
             moments = rdp.delta(self.events.items(), self.adjacency, epsilon)
             if not self.discretised:
-                return 0.0, moments
+                return 0.0, max(moments, tiny)
             low, high = lattice.bounds_delta(self.events.items(), self.adjacency, epsilon)
-            return low, min(high, moments)
+            # Laplace noise alone has a largest loss: beyond it delta is 0.
+            laplace = all(isinstance(getattr(event, "event", event), Laplace) for event in self.events)
+            return max(0.0, low), max(0.0 if laplace else tiny, min(high, moments))
         low, high = -math.inf, -math.inf
         for direction in self.directions:
             at = max(epsilon - 2 * self.slack, 0.0)
@@ -159,8 +165,7 @@ class Composition:
         least, most = (math.exp(low) if self.exact else 0.0), math.exp(high)
         if not high - low <= _TIGHT:
             most = min(most, rdp.delta(self.events.items(), self.adjacency, epsilon))
-        # The true value is above 0 also where it is too small for a number.
-        return least, max(most, math.ulp(0.0))
+        return least, max(most, tiny)
 
     def floor(self, delta: float) -> float:
         """Return a cheap lower bound of epsilon: whoever sees all releases sees each of them."""

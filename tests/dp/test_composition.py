@@ -226,6 +226,15 @@ def test_curve_of_other_noise_is_epsilon_after_each_release(event: dp.Event) -> 
     assert curve == pytest.approx([accountant.epsilon(1e-5) for accountant in after], rel=1e-9)
 
 
+@pytest.mark.parametrize("epsilon", [1e16, 1e300, math.inf])
 @pytest.mark.parametrize("events", [(dp.Gaussian(1.0),), (poisson(1.0), poisson(2.0)), (dp.Laplace(1.0),)], ids=str)
-def test_next_to_no_delta_is_left_at_an_infinite_epsilon(events: tuple[dp.Event, ...]) -> None:
-    assert composed(*events).delta(math.inf) == (0.0, math.ulp(0.0))
+def test_next_to_no_delta_is_left_at_a_huge_epsilon(events: tuple[dp.Event, ...], epsilon: float) -> None:
+    assert composed(*events).delta(epsilon) == (0.0, math.ulp(0.0))
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_delta_is_zero_beyond_the_largest_loss_of_laplace_noise_alone(sampled: bool) -> None:
+    laplace = dp.PoissonSampled(0.5, dp.Laplace(1.0)) if sampled else dp.Laplace(1.0)
+    assert composed(laplace, laplace).delta(1e6) == (0.0, 0.0)
+    low, high = composed(laplace, dp.Gaussian(1.0)).delta(1e6)
+    assert low == 0 < high < 1e-300
