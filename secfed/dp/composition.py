@@ -127,7 +127,7 @@ class Composition:
         for direction in self.directions:
             if high and _chernoff(direction, low, log_delta) <= log_delta:
                 continue
-            found = _epsilon(direction, log_delta, below=low < high / 2 or not high)
+            found = _epsilon(direction, log_delta, below=low < high / 2 or not high, enough=high)
             low, high = max(low, found[0]), max(high, found[1])
         high += 2 * self.slack
         if high == math.inf or high - low > _TIGHT * high:
@@ -273,13 +273,13 @@ def _profile(releases: Releases) -> Profile | None:
 
 
 def _epsilon(
-    releases: Releases, log_delta: float, goal: float = inversion.GOAL, *, below: bool = True
+    releases: Releases, log_delta: float, goal: float = inversion.GOAL, *, below: bool = True, enough: float = 0.0
 ) -> tuple[float, float]:
     if math.log(releases.variation) <= log_delta:
         return 0.0, 0.0
     profile = _profile(releases)
     if profile is None:
-        low, high = inversion.epsilon_bounds(releases, log_delta, goal, below=below)
+        low, high = inversion.epsilon_bounds(releases, log_delta, goal, below=below, enough=enough)
     else:
         low, high = inversion.epsilon_of(profile, log_delta)
     return max(low, 0.0), max(high, 0.0)

@@ -91,7 +91,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
 
 
 def epsilon_bounds(
-    releases: Releases, log_delta: float, goal: float = GOAL, *, below: bool = True
+    releases: Releases, log_delta: float, goal: float = GOAL, *, below: bool = True, enough: float = 0.0
 ) -> tuple[float, float]:
     """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta.
 
@@ -100,20 +100,26 @@ def epsilon_bounds(
         log_delta: Logarithm of delta.
         goal: The relative error.
         below: Whether the lower bound is worth much work.
+        enough: An upper bound that is small enough: the lattice looks for no better one.
     """
     simple = epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        return _meet((-np.inf, simple), lattice_bounded.releases_epsilon(releases, log_delta, simple, below=below))
+        only = lattice_bounded.releases_epsilon(releases, log_delta, simple, below=below, enough=enough)
+        return _meet((-np.inf, simple), only)
     best = (-np.inf, min(simple, moments.epsilon_bound(log_delta)))
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), best[1])
     effort, asked = Effort(releases), False
+
+    def lattice() -> tuple[float, float]:
+        return lattice_bounded.releases_epsilon(releases, log_delta, best[1], below=below, enough=enough)
+
     found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
-        best, asked = _meet(best, lattice_bounded.releases_epsilon(releases, log_delta, best[1], below=below)), True
+        best, asked = _meet(best, lattice()), True
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     for steep in (False, True):
         contour = effort.build(releases, moments, plan(releases, moments, found, log_delta, goal, steep=steep), goal)
@@ -124,7 +130,7 @@ def epsilon_bounds(
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
     if not asked and not best[1] - best[0] <= _WIDE * abs(best[1]):
-        best = _meet(best, lattice_bounded.releases_epsilon(releases, log_delta, best[1], below=below))
+        best = _meet(best, lattice())
     return best
 
 

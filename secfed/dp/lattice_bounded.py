@@ -24,7 +24,9 @@ _WIDEST = 8.0
 _SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
 
 
-def releases_epsilon(releases: Releases, log_delta: float, guess: float, *, below: bool = True) -> tuple[float, float]:
+def releases_epsilon(
+    releases: Releases, log_delta: float, guess: float, *, below: bool = True, enough: float = 0.0
+) -> tuple[float, float]:
     """Return bounds of epsilon of sampled Gaussian releases in one direction, with bounded work.
 
     The cells of the lattice get wider with the loss, so that few of them hold both the many losses near 0 and the rare
@@ -35,6 +37,7 @@ def releases_epsilon(releases: Releases, log_delta: float, guess: float, *, belo
         log_delta: Logarithm of delta.
         guess: An upper bound of epsilon, or an estimate.
         below: Look for a lower bound, too.
+        enough: An upper bound that is small enough: no better one is looked for.
 
     Returns:
         The bounds; 0 and infinity where the work is too much.
@@ -52,6 +55,8 @@ def releases_epsilon(releases: Releases, log_delta: float, guess: float, *, belo
         if not 0 < found < math.inf:
             break
         guess = found
+        if high <= enough:
+            break
         if attempt and found > 0.7 * before:
             break
     if not below:
