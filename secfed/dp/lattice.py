@@ -87,6 +87,10 @@ def pairs_delta(pairs: Iterable[tuple[Law, int]], epsilon: float, step: float | 
     laws = _checked(pairs)
     order = tilt(_rough(laws), epsilon)
     step = _step(laws, order, step)
+    if epsilon > sum(count * law.reach[1] for law, count in laws) * (1 + 1e-9) + 1e-9:
+        # Only losses without bound are left; of noise, what is cut off counts as such, from above alone.
+        exact = [(law, count) for law, count in laws if isinstance(law, Pair)]
+        return unbounded(exact) * (1 - 1e-12), min(1.0, unbounded(laws) * (1 + 1e-12))
     upper = TiltedSum([(upper_lattice(law, step), count) for law, count in laws], step, order, epsilon)
     lower = TiltedSum([(lower_lattice(law, step, order), count) for law, count in laws], step, order, epsilon)
     return lower.delta(epsilon, -1), upper.delta(epsilon, 1)
@@ -206,7 +210,7 @@ def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> 
     return apart / (2 * math.ceil(apart / (2 * step)))
 
 
-def unbounded(parts: Sequence[tuple[Losses, int]]) -> float:
+def unbounded(parts: Sequence[tuple[Losses | Law, int]]) -> float:
     """Return the probability that some loss is without bound."""
     if any(part.infinite >= 1 for part, _ in parts):
         return 1.0

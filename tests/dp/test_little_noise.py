@@ -25,7 +25,10 @@ def delta(epsilon: float, count: int, rate: float, spread: float, present: float
     return float(binom.pmf(k, count, rate) @ above)
 
 
-@pytest.mark.parametrize(("count", "rate"), [(100, 0.8), (100, 0.05), (3, 0.3)])
+@pytest.mark.parametrize(
+    ("count", "rate"),
+    [(100, 0.8), pytest.param(100, 0.05, marks=pytest.mark.slow), pytest.param(3, 0.3, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     ("adjacency", "fixed"), [("add_remove", False), ("replace", False), ("replace", True)], ids=str
 )
