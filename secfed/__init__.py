@@ -1,9 +1,19 @@
-"""Sums without seeing: secure aggregation for federated learning."""
+"""Sums without seeing: secure aggregation for federated learning.
 
-from secfed import attacks, dp, secagg
-from secfed.aggregation import CentralGaussian, DistributedGaussian, Plain, SecAgg
+Names are loaded when they are first used, so a client that imports `secfed.secagg` loads nothing else.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from secfed.errors import SecFedError
-from secfed.federated import FedAvg
+
+if TYPE_CHECKING:
+    from secfed import attacks, dp, secagg
+    from secfed.aggregation import CentralGaussian, DistributedGaussian, Plain, SecAgg
+    from secfed.federated import FedAvg
+
+    __version__: str
 
 __all__ = [
     "CentralGaussian",
@@ -16,3 +26,27 @@ __all__ = [
     "dp",
     "secagg",
 ]
+_PACKAGES = ("aggregation", "attacks", "dp", "federated", "secagg")
+_PACKAGE_OF = {
+    "CentralGaussian": "aggregation",
+    "DistributedGaussian": "aggregation",
+    "FedAvg": "federated",
+    "Plain": "aggregation",
+    "SecAgg": "aggregation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGE_OF:
+        return getattr(import_module(f"secfed.{_PACKAGE_OF[name]}"), name)
+    if name in _PACKAGES:
+        return import_module(f"secfed.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("secfed")
+    raise AttributeError(f"module 'secfed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES, "__version__"})

@@ -1,6 +1,7 @@
 """The face of the library: these names, no more, and cheap to import."""
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -54,12 +55,49 @@ def test_all_names_that_a_package_hands_on_exist_and_are_sorted(package: str) ->
     assert all(hasattr(module, name) for name in names)
 
 
-def test_import_brings_in_nothing_heavy() -> None:
-    code = "import sys, secfed; print('\\n'.join(sys.modules))"
+def loaded(code: str) -> set[str]:
+    """Modules that a new Python has loaded after some code."""
+    code = f"{code}; import sys; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    modules = set(done.stdout.split())
-    assert "secfed.secagg.server" in modules
+    return set(done.stdout.split())
+
+
+def test_import_of_all_names_brings_in_nothing_heavy() -> None:
+    modules = loaded("from secfed import *")
+    assert {"secfed.secagg.server", "secfed.dp.accountant", "secfed.attacks.audit"} <= modules
     assert not modules & HEAVY
+
+
+def test_import_alone_loads_nothing_that_is_not_used() -> None:
+    modules = loaded("import secfed; secfed.SecFedError")
+    assert {name for name in modules if name.startswith("secfed")} == {"secfed", "secfed.errors"}
+    assert "numpy" not in modules
+
+
+@pytest.mark.parametrize("code", ["import secfed.secagg", "from secfed import secagg", "import secfed; secfed.secagg"])
+def test_a_device_that_masks_loads_secure_aggregation_alone(code: str) -> None:
+    modules = loaded(code)
+    assert "secfed.secagg.client" in modules
+    packages = {name.split(".")[1] for name in modules if name.startswith("secfed.")}
+    assert packages == {"crypto", "errors", "secagg", "wire"}
+    assert not modules & {"scipy", "sqlite3"}
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'secfed' has no attribute 'SecAggPlus'"):
+        _ = secfed.SecAggPlus
+    assert not hasattr(secfed, "numpy")
+
+
+def test_names_and_version_are_listed() -> None:
+    assert {*FACE, "__version__", "aggregation", "federated"} <= set(dir(secfed))
+    assert secfed.__version__ == importlib.metadata.version("secfed")
+
+
+def test_the_package_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "secfed", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "Usage: secfed" in done.stdout and "simulate" in done.stdout
 
 
 def test_library_is_typed() -> None:
