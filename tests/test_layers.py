@@ -53,7 +53,7 @@ CHANCE_ALLOWED = {
     ("crypto/entropy.py", "os.urandom"),
     ("crypto/shamir.py", "secrets"),  # find_wrong: coefficients that no sender of shares can foresee
     ("federated/training.py", "numpy.random"),  # which clients are sampled; no secret
-    ("cli/chance.py", "numpy.random"),  # simulations
+    ("cli/simulation/random.py", "numpy.random"),  # simulations
 }
 KEY_GENERATION_ALLOWED = {"crypto/signing.py"}  # SigningKey.generate
 

@@ -102,7 +102,7 @@ def _threshold(text: str) -> float:
 
 def _refuse_without_effect(given: set[str], chosen: dict[str, str], clients: int) -> None:
     """Refuse options that were given and change nothing: who gives one expects something of it."""
-    from secfed.cli.datasets import DIGIT_WRITERS
+    from secfed.cli.simulation.datasets import DIGIT_WRITERS
 
     without_effect = [
         (name, f"--{choice} {chosen[choice]}")
@@ -216,9 +216,9 @@ def simulate(
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console
 
-    from secfed.cli import display
-    from secfed.cli.simulate import Settings
-    from secfed.cli.simulate import simulate as run
+    from secfed.cli.simulation import display
+    from secfed.cli.simulation.run import Settings
+    from secfed.cli.simulation.run import simulate as run
 
     settings = Settings.of(
         dataset=dataset.value,

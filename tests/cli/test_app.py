@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from secfed.cli.app import Dataset
-from secfed.cli.datasets import LOADERS
+from secfed.cli.simulation.datasets import LOADERS
 from secfed.dp.rounding import up
 from tests.cli.runner import Run, Runner
 

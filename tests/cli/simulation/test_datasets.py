@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from secfed.cli.datasets import Federation, digits, dirichlet_split, hold_out
+from secfed.cli.simulation.datasets import Federation, digits, dirichlet_split, hold_out
 from secfed.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from secfed.cli.chance import generator
+from secfed.cli.simulation.random import generator
 
 Array = npt.NDArray[np.float64]
 Model = dict[str, Array]

@@ -11,10 +11,10 @@ import pytest
 
 from secfed import FedAvg, Plain, SecAgg, dp
 from secfed.aggregation.cohort import arrived
-from secfed.cli import perceptron
-from secfed.cli import simulate as simulate_module
-from secfed.cli.datasets import LOADERS
-from secfed.cli.simulate import Outcome, RoundRecord, Settings, draw_dropouts, simulate
+from secfed.cli.simulation import perceptron
+from secfed.cli.simulation import run as simulation_run
+from secfed.cli.simulation.datasets import LOADERS
+from secfed.cli.simulation.run import Outcome, RoundRecord, Settings, draw_dropouts, simulate
 from secfed.errors import ConfigError
 from secfed.secagg import Config, Stage, parameters, run_session
 from secfed.secagg.session import Result
@@ -143,7 +143,7 @@ def test_epsilon_grows_from_round_to_round_and_stays_within_the_budget(privacy: 
 def test_budget_is_kept_even_if_as_few_as_allowed_survive() -> None:
     """7 of 10 is the threshold; those who fall silent take their noise with them in every round."""
     settings = Settings(clients=10, rounds=3, privacy="distributed", dropout=0.0, epsilon=1.0)
-    privacy = simulate_module._privacy(settings)
+    privacy = simulation_run._privacy(settings)
     assert privacy is not None
     aggregator = SecAgg(threshold=2 / 3)
     silent = dict.fromkeys((1, 5, 9), Stage.MASKED_INPUT_COLLECTION)
@@ -208,11 +208,11 @@ def test_neighbors_with_privacy_are_those_of_the_parameters_for_as_many_clients(
 def test_noise_of_the_clients_is_hardly_more_than_the_servers() -> None:
     """Rounding and wrapping cost next to nothing; what is over is noise brought for clients who might be missing."""
     settings = Settings.of(privacy="distributed")
-    privacy = simulate_module._privacy(settings)
+    privacy = simulation_run._privacy(settings)
     federation = LOADERS[settings.dataset](settings.clients, settings.alpha, settings.seed)
     model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
     assert privacy is not None
-    pipeline = simulate_module._secagg(settings, federation).private_pipeline(privacy, model, settings.clients)
+    pipeline = simulation_run._secagg(settings, federation).private_pipeline(privacy, model, settings.clients)
     plan = pipeline.plan
     assert plan is not None and plan.threshold == 200
     central = (plan.noise_multiplier * plan.clip_norm) ** 2
@@ -255,10 +255,10 @@ def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_cen
         settings = Settings.of(privacy="distributed", epsilon=3.0, delta=1e-5, seed=seed)
         federation = LOADERS[settings.dataset](settings.clients, settings.alpha, seed)
         model = perceptron.init(seed, federation.features, classes=federation.classes)
-        distributed = (simulate_module._secagg(settings, federation), simulate_module._privacy(settings))
+        distributed = (simulation_run._secagg(settings, federation), simulation_run._privacy(settings))
         accuracies = []
-        for aggregator, privacy in (distributed, (Plain(), simulate_module._central(settings))):
-            rounds = simulate_module._rounds(settings, federation, model, aggregator, privacy)
+        for aggregator, privacy in (distributed, (Plain(), simulation_run._central(settings))):
+            rounds = simulation_run._rounds(settings, federation, model, aggregator, privacy)
             last = [report.model for report, _ in rounds][-5:]
             accuracies.append(np.mean([perceptron.accuracy(model, *federation.test) for model in last]))
         assert min(accuracies) > 0.8

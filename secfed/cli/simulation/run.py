@@ -13,9 +13,9 @@ import numpy as np
 
 from secfed import CentralGaussian, DistributedGaussian, FedAvg, Plain, SecAgg, dp
 from secfed.aggregation import Aggregator, ClippingWarning, Pipeline, Privacy
-from secfed.cli import perceptron
-from secfed.cli.chance import generator
-from secfed.cli.datasets import LOADERS, Federation
+from secfed.cli.simulation import perceptron
+from secfed.cli.simulation.datasets import LOADERS, Federation
+from secfed.cli.simulation.random import generator
 from secfed.errors import ConfigError
 from secfed.federated.training import MOST_OF_DELTA, RoundReport
 from secfed.secagg import Stage

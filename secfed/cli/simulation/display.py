@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secfed.cli.extras import require
-from secfed.cli.simulate import Outcome, RoundRecord, Settings
+from secfed.cli.simulation.run import Outcome, RoundRecord, Settings
 from secfed.dp.rounding import exact, up, up_to_hundredths
 from secfed.secagg import Stage
 

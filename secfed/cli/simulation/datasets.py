@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from secfed.cli.chance import generator
 from secfed.cli.extras import require
+from secfed.cli.simulation.random import generator
 from secfed.errors import ConfigError
 
 Inputs = npt.NDArray[np.float64]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from secfed.cli import perceptron
+from secfed.cli.simulation import perceptron
 
 ROWS = 12
 
