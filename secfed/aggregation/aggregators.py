@@ -56,7 +56,9 @@ class Plain:
         transcript = Transcript("plain", pipeline) if record else None
         sent: dict[int, int] = dict.fromkeys(by_id, 0)
         survivors = arrived(by_id, silent)
-        checked = {client_id: naming(client_id, pipeline.check, update) for client_id, update in by_id.items()}
+        checked = {
+            client_id: naming(client_id, pipeline.structure.values, update) for client_id, update in by_id.items()
+        }
         if not survivors:
             raise TooFewSurvivorsError("no client is left", 0, 1)
         total = np.zeros(pipeline.structure.size)

@@ -9,8 +9,7 @@ import numpy.typing as npt
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.encoding.fixed_point import FixedPoint
-from secfed.encoding.flatten import Structure, Update, flatten, structure, unflatten
-from secfed.errors import EncodingError
+from secfed.encoding.flatten import Structure, Update, structure, unflatten
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,6 @@ class Pipeline:
         """What binds a session to these parameters."""
         return self.fixed_point.context(self.structure.size)
 
-    def check(self, update: Update) -> npt.NDArray[np.floating[Any]]:
-        """Flatten an update of the right structure.
-
-        Raises:
-            EncodingError: Names, shapes or dtypes differ, or a value is not finite.
-        """
-        if difference := self.structure.difference(structure(update)):
-            raise EncodingError(difference)
-        values = flatten(update)
-        if not np.isfinite(values).all():
-            raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
-        return values
-
     def encode(self, update: Update, weight: int, *, seed: bytes | None = None) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Encode one client's update.
 
@@ -91,7 +77,7 @@ class Pipeline:
             EncodingError: The update or the weight does not fit; nothing has been sent.
         """
         rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
-        return self.fixed_point.encode(self.check(update), weight, seed=rounding)
+        return self.fixed_point.encode(self.structure.values(update), weight, seed=rounding)
 
     def decode(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[Update, int]:
         """Decode the sum to the weighted mean, with the structure of one update, and the sum of the weights."""

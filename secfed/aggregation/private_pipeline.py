@@ -21,9 +21,10 @@ from secfed.crypto.prg import SEED_BYTES
 from secfed.dp import events, samplers
 from secfed.dp.distributed import Plan, choose
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
-from secfed.encoding.flatten import Structure, Update, flatten, structure, unflatten
+from secfed.encoding.flatten import Structure, Update, structure, unflatten
+from secfed.encoding.ring import narrowest_dtype, signed
 from secfed.encoding.rotation import Rotation, rotated_length
-from secfed.errors import ConfigError, EncodingError
+from secfed.errors import ConfigError
 
 # What whole noise needs beyond a Gaussian's variance, in square steps; see `dp.distributed`.
 _MARGIN = 2.25
@@ -151,8 +152,7 @@ class PrivatePipeline:
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """The narrowest unsigned dtype that holds an entry."""
-        width = next(width for width in (8, 16, 32, 64) if width >= self.modulus_bits)
-        return np.dtype(f"u{width // 8}")
+        return narrowest_dtype(self.modulus_bits)
 
     @property
     def noise_variance(self) -> float:
@@ -213,26 +213,13 @@ class PrivatePipeline:
         """What is released if as few clients arrive as allowed: what a budget must have room for."""
         return self.event(self.plan.threshold if self.plan else 1)
 
-    def check(self, update: Update) -> npt.NDArray[np.floating[Any]]:
-        """Flatten an update of the right structure.
-
-        Raises:
-            EncodingError: Names, shapes or dtypes differ, or a value is not finite.
-        """
-        if difference := self.structure.difference(structure(update)):
-            raise EncodingError(difference)
-        values = flatten(update)
-        if not np.isfinite(values).all():
-            raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
-        return values
-
     def coordinates(self, update: Update, weight: float = 1.0) -> npt.NDArray[np.float64]:
         """Return the vector that rounding starts from, in units of the clip; shape `(length,)`.
 
         Raises:
             EncodingError: The update does not fit.
         """
-        values = self.check(update)
+        values = self.structure.values(update)
         clip_norm = self.privacy.clip_norm
         clipped = clip_by_norm(values, clip_norm)
         within = np.array_equal(clipped, values)
@@ -272,8 +259,7 @@ class PrivatePipeline:
 
     def centre(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
         """Read entries modulo `2**modulus_bits` as signed numbers."""
-        shift = 64 - self.modulus_bits
-        return (total.astype(np.uint64) << np.uint64(shift)).view(np.int64) >> np.int64(shift)
+        return signed(total, self.modulus_bits)
 
     def release(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
         """Return the private sum in steps: of the exact one with the server's noise, or of one that holds noise.

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from secfed.aggregation.pipeline import Pipeline
 from secfed.aggregation.private_pipeline import PrivatePipeline
 from secfed.encoding.flatten import Update, flatten
+from secfed.encoding.ring import signed
 from secfed.errors import EncodingError
 from secfed.secagg.config import Config
 from secfed.secagg.messages import MaskedInputCollectionResponse
@@ -137,7 +138,4 @@ class Transcript:
 
 def _centred(seen: npt.NDArray[Any], bits: int | None) -> npt.NDArray[np.float64]:
     """Read ring elements as signed numbers, floats as they are."""
-    if bits is None:
-        return seen.astype(np.float64)
-    shift = np.uint64(64 - bits)
-    return ((seen.astype(np.uint64) << shift).view(np.int64) >> np.int64(64 - bits)).astype(np.float64)
+    return np.asarray(seen if bits is None else signed(seen, bits), np.float64)

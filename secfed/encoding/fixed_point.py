@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import prg
+from secfed.encoding.ring import narrowest_dtype, signed
 from secfed.errors import ConfigError, EncodingError
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
@@ -115,14 +116,13 @@ class FixedPoint:
             raise EncodingError(f"the weight must be from 1 to max_weight {self.max_weight}")
         if values.ndim != 1:
             raise EncodingError(f"values have shape {values.shape}, needed one dimension")
-        width = next(width for width in (8, 16, 32, 64) if width >= self.modulus_bits)
-        vector = np.empty(len(values) + 1, f"u{width // 8}")
+        vector = np.empty(len(values) + 1, narrowest_dtype(self.modulus_bits))
         random = prg.expand(seed, len(values), np.uint32)
         scale = self.levels / self.clip
         # clip * scale may round to just above the last level; only then can a rounded value be beyond it.
         beyond = self.clip * scale > self.levels
         exact = self.levels * weight < 1 << 53  # else the product is too long for a float64
-        wrapped = vector.view(f"i{width // 8}")
+        wrapped = vector.view(f"i{vector.itemsize}")
         for start in range(0, len(values), _CHUNK):
             piece = values[start : start + _CHUNK].astype(np.float64)
             with np.errstate(over="ignore"):  # a quick look first: one number that is finite only if all are
@@ -141,7 +141,7 @@ class FixedPoint:
             whole *= weight
             np.copyto(wrapped[start : start + len(whole)], whole, casting="unsafe")
         vector[-1] = weight
-        if width > self.modulus_bits:
+        if 8 * vector.itemsize > self.modulus_bits:
             vector &= vector.dtype.type((1 << self.modulus_bits) - 1)
         return vector
 
@@ -157,13 +157,12 @@ class FixedPoint:
         Raises:
             EncodingError: The weights' sum is not one that such vectors can have.
         """
-        shift = 64 - self.modulus_bits
-        signed = (total.astype(np.uint64) << np.uint64(shift)).view(np.int64) >> np.int64(shift)
-        weight = int(signed[-1])
+        sums = signed(total, self.modulus_bits)
+        weight = int(sums[-1])
         if not 1 <= weight <= self.clients * self.max_weight:
             needed = f"needed 1 to {self.clients * self.max_weight}"
             raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
-        return signed[:-1] / weight * (self.clip / self.levels), weight
+        return sums[:-1] / weight * (self.clip / self.levels), weight
 
 
 def _whole(weight: Any) -> int:

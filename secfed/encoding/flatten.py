@@ -44,6 +44,19 @@ class Structure:
                 return f"{path or 'the array'} has dtype {other_dtype}, needed {dtype}"
         return ""
 
+    def values(self, update: Update) -> npt.NDArray[np.floating[Any]]:
+        """Flatten an update that must have this structure, to shape `(size,)`.
+
+        Raises:
+            EncodingError: Names, shapes or dtypes differ, or a value is not finite.
+        """
+        if difference := self.difference(structure(update)):
+            raise EncodingError(difference)
+        values = flatten(update)
+        if not np.isfinite(values).all():
+            raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
+        return values
+
 
 def structure(update: Update) -> Structure:
     """Describe an update.
