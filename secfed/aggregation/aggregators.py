@@ -56,9 +56,8 @@ class Plain:
         transcript = Transcript("plain", pipeline) if record else None
         sent: dict[int, int] = dict.fromkeys(by_id, 0)
         survivors = arrived(by_id, silent)
-        checked = {
-            client_id: naming(client_id, pipeline.structure.values, update) for client_id, update in by_id.items()
-        }
+        values_of = pipeline.structure.values
+        checked = {client_id: naming(client_id, values_of, update) for client_id, update in by_id.items()}
         if not survivors:
             raise TooFewSurvivorsError("no client is left", 0, 1)
         total = np.zeros(pipeline.structure.size)
@@ -298,7 +297,7 @@ class SecAgg:
         silent = checked_dropouts(by_id, dropouts)
         if privacy is not None:
             return self._private(privacy, by_id, weight_of, silent, round, model_hash, record)
-        max_weight = self.max_weight or 1 << (math.ceil(max(weight_of.values())) - 1).bit_length()
+        max_weight = self.max_weight or _next_power_of_two(max(weight_of.values()))
         example = next(iter(by_id.values()))
         pipeline = Pipeline.of(example, clip=self.clip, clients=len(by_id), max_weight=max_weight, bits=self.bits)
         config = self.config(positions(by_id).values(), pipeline, round=round, model_hash=model_hash)
@@ -352,9 +351,10 @@ class SecAgg:
         observer = transcript.record if transcript else None
         result = self._session(config, vectors, silent, observer, plan.threshold if plan else 0)
         total, survivors = result.sum, result.survivors
-        if plan and (kept := plan.noise.kept(len(survivors) - plan.colluders)) < len(plan.noise.honest):
+        layers = plan.noise.kept(len(survivors) - plan.colluders) if plan else 0
+        if plan and layers < len(plan.noise.honest):  # more survivors than the noise was made for
             replies = {
-                client_id: shares[client_id].reveal(kept, len(survivors))
+                client_id: shares[client_id].reveal(layers, len(survivors))
                 for client_id in survivors
                 if client_id not in silent
             }
@@ -438,6 +438,10 @@ class SecAgg:
             bytes_up={ids[position]: sent for position, sent in result.bytes_up.items()},
             bytes_down={ids[position]: sent for position, sent in result.bytes_down.items()},
         )
+
+
+def _next_power_of_two(number: float) -> int:
+    return int(1 << (math.ceil(number) - 1).bit_length())
 
 
 @lru_cache(64)

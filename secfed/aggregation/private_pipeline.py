@@ -32,8 +32,8 @@ _MARGIN = 2.25
 _STEP_OF_CLIP, _STEP_OF_SPREAD, _STEP_OF_NOISE = 1e-3, 0.05, 1 / 16
 # A larger cohort is drawn less than once in a million rounds.
 _DEVIATIONS = 5.0
-# A little more noise than asked: epsilon falls by more than sums of whole noise add to it in hundreds of rounds, so
-# that a budget that Gaussian noise keeps to the last digit is kept.
+# Scale the noise up by 1e-6. Discrete noise costs slightly more epsilon than Gaussian noise; this covers the difference
+# for hundreds of rounds, so a budget calibrated exactly for Gaussian noise still holds.
 _HEADROOM = 1 + 1e-6
 
 # More than the relative error of the binomial law in double precision.

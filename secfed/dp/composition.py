@@ -62,7 +62,7 @@ class Composition:
         flat: dict[Event, int] = {}
         _flatten(events, 1, flat)
         groups: dict[tuple[Kind, ...], list[tuple[float, float, int]]] = {}
-        square, slack, exact, moments_only = 0.0, 0.0, True, False
+        square_distance, slack, exact, moments_only = 0.0, 0.0, True, False
         for event, count in flat.items():
             if isinstance(event, NonPrivate):
                 continue
@@ -75,14 +75,17 @@ class Composition:
             slack += count * loose
             exact = exact and not loose
             if rate == 1.0:
-                square += count * ({"SWAP": 2.0}.get(kinds[0], 1.0) / spread) ** 2
+                shift = 2.0 if kinds[0] == "SWAP" else 1.0
+                square_distance += count * (shift / spread) ** 2
             else:
                 groups.setdefault(kinds, []).append((rate, spread, count))
         directions: tuple[Releases, ...] = ()
         if not moments_only:
             two = any(len(kinds) == 2 for kinds in groups)
             directions = tuple(
-                Releases(tuple(_laws(kinds[side % len(kinds)], rows) for kinds, rows in groups.items()), square)
+                Releases(
+                    tuple(_laws(kinds[side % len(kinds)], rows) for kinds, rows in groups.items()), square_distance
+                )
                 for side in range(2 if two else 1)
             )
         return cls(adjacency, flat, directions, slack, exact)

@@ -345,9 +345,12 @@ def choose(
             low = middle
     if enough is not None and bits is None:
         return enough
-    cost = "too much would wrap" if plan is None else f"{plan.overhead:.3g} times the error of Gaussian noise"
+    if plan is None:
+        cost = "the sum would wrap around too often"
+    else:
+        cost = f"{plan.overhead:.3g} times the error of Gaussian noise, needed at most {most_overhead:.6g}"
     found = f"{at_least} bits are too few for {clients} clients, {dimension} coordinates and noise_multiplier "
-    found += f"{noise_multiplier:.6g} ({cost}, needed at most {most_overhead:.6g})"
+    found += f"{noise_multiplier:.6g} ({cost})"
     if enough is None:
         raise ConfigError(f"{found}, and no number of bits would do: the noise is too little to be cut into shares")
     raise ConfigError(f"{found}; {high} would do")

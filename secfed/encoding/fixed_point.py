@@ -57,8 +57,12 @@ class FixedPoint:
         Raises:
             ConfigError: As for the class.
         """
-        room = 31 - (int(clients) * int(max_weight) - 1).bit_length() if clients >= 1 and max_weight >= 1 else 16
-        return cls(clip, min(16, room + 1) if room >= 11 else 16, clients, max_weight)
+        most, fewest = 16, 12
+        if clients < 1 or max_weight < 1:  # refused by the class
+            return cls(clip, most, clients, max_weight)
+        # The sum of all weights takes this many of 32 bits, and a value gets what is left.
+        left = 32 - (int(clients) * int(max_weight) - 1).bit_length()
+        return cls(clip, min(most, left) if left >= fewest else most, clients, max_weight)
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.clip) and self.clip > 0):

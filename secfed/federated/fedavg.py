@@ -23,17 +23,21 @@ class FedAvg(Training):
     """The next model is the last one plus the weighted mean of the updates.
 
     Args:
-        local_update: See `Training`.
-        aggregator: How updates become a mean.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
+            model. The update has the model's structure, the weight is the number of examples.
+        aggregator: How updates become a mean: `secfed.Plain()` or `secfed.SecAgg(...)`.
         learning_rate: Factor on the mean; 1 is the paper's.
-        privacy: See `Training`.
-        budget: See `Training`.
-        ledger: See `Training`.
-        adjacency: See `Training`.
-        accountant: See `Training`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or up
+            to its `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: What `epsilon` is about, `"add_remove"` or `"replace"`; None takes that of the ledger or accountant,
+            else `"add_remove"`.
+        accountant: What was released before: the `accountant` of the last report of a run that is resumed. A ledger
+            knows that by itself.
 
     Raises:
-        ConfigError: The learning rate is not positive and finite, or as for `Training`.
+        ConfigError: A parameter is out of range, or there is a budget, ledger, adjacency or accountant without privacy.
 
     >>> import numpy as np, secfed
     >>> def local_update(model, data):  # one step of gradient descent on the mean square

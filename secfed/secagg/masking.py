@@ -42,7 +42,7 @@ class Masking(Protocol):
     payload_bytes: int
 
     def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy) -> bytes:
-        """Return the payload of a vector under the masks of these seeds; entropy is for secrets of the kind's own."""
+        """Return the payload of a vector under the masks of these seeds; a kind may draw secrets of its own."""
 
     def accumulator(self, saved: bytes | None = None) -> Accumulator:
         """Start a sum, or resume a saved one."""

@@ -17,9 +17,8 @@ _MOST_CLIENTS = 2**24  # what a configuration can list
 _COMPLETE_GRAPH_CLIENTS = 4096  # beyond, each client would agree keys with and share to thousands of others
 _MOST_LOST = 0.9  # of the clients, on a k-regular graph: the range in which the production chooser accepts a request
 
-# Fractions are written in decimals: 0.29 * 100 is 28.999999999999996 in floats. A count is rounded up when it is within
-# a millionth of the next client (the cautious side); 0.34 + 0.56 and tails that are exactly at their bound may come out
-# above it: a billionth, far more than the rounding error, is let pass.
+# Floating-point guards. 0.29 * 100 gives 28.999999999999996, so a count within 1e-6 of the next integer is rounded up
+# (the safe direction). Sums such as 0.34 + 0.56 may exceed a bound by a rounding error, so comparisons allow 1e-9.
 _COUNT_SLACK = 1e-6
 _SLACK = 1e-9
 

@@ -75,10 +75,13 @@ def run_session(
         `Server` does.
     """
     silent = dict(dropouts or {})
-    if unknown := set(config.client_ids) ^ set(vectors) | set(silent) - set(config.client_ids):
+    known = set(config.client_ids)
+    if odd := known ^ set(vectors):
         raise ConfigError(
-            f"vectors and dropouts must be those of all {len(config.client_ids)} clients, odd are {sorted(unknown)[:5]}"
+            f"needed a vector of each of the {len(known)} clients and no other, odd are {sorted(odd)[:5]}"
         )
+    if unknown := set(silent) - known:
+        raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(known)} clients")
     keys: dict[int, SigningKey] = {}
     directory = None
     if config.malicious_server:

@@ -178,7 +178,7 @@ def test_too_few_bits_are_refused_with_what_would_do() -> None:
         "13 bits are too few for 100 clients, 65536 coordinates and noise_multiplier 3.7306"
         " (1.29 times the error of Gaussian noise, needed at most 1.1); 14 would do"
     )
-    with pytest.raises(ConfigError, match=r"^8 bits .*too much would wrap.*; 14 would do$"):
+    with pytest.raises(ConfigError, match=r"^8 bits .*the sum would wrap around too often.*; 14 would do$"):
         choose(**USUAL, bits=8)
     assert choose(**USUAL, bits=13, most_overhead=1.3).modulus_bits == 13
 
