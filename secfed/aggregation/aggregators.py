@@ -441,7 +441,7 @@ class SecAgg:
 
 
 def _next_power_of_two(number: float) -> int:
-    return int(1 << (math.ceil(number) - 1).bit_length())
+    return 1 << (math.ceil(number) - 1).bit_length()
 
 
 @lru_cache(64)

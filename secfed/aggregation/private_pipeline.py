@@ -18,11 +18,11 @@ from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
+from secfed.crypto.ring import narrowest_dtype, signed
 from secfed.dp import events, samplers
 from secfed.dp.distributed import Plan, choose
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.flatten import Structure, Update, structure, unflatten
-from secfed.encoding.ring import narrowest_dtype, signed
 from secfed.encoding.rotation import Rotation, rotated_length
 from secfed.errors import ConfigError
 

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from secfed.aggregation.pipeline import Pipeline
 from secfed.aggregation.private_pipeline import PrivatePipeline
+from secfed.crypto.ring import signed
 from secfed.encoding.flatten import Update, flatten
-from secfed.encoding.ring import signed
 from secfed.errors import EncodingError
 from secfed.secagg.config import Config
 from secfed.secagg.messages import MaskedInputCollectionResponse

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import prg
-from secfed.encoding.ring import narrowest_dtype, signed
+from secfed.crypto.ring import narrowest_dtype, signed
 from secfed.errors import ConfigError, EncodingError
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto.field import P
+from secfed.crypto.ring import narrowest_dtype
 from secfed.errors import ConfigError, MalformedMessageError
 
 Adversary = Literal["semi_honest", "malicious_server"]
@@ -223,8 +224,7 @@ class Config:
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """The narrowest unsigned dtype that holds an entry."""
-        width = next(width for width in (8, 16, 32, 64) if width >= self.modulus_bits)
-        return np.dtype(f"u{width // 8}")
+        return narrowest_dtype(self.modulus_bits)
 
     @cached_property
     def ids(self) -> npt.NDArray[np.int64]:

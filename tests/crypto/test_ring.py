@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secfed.encoding.ring import narrowest_dtype, signed
+from secfed.crypto.ring import narrowest_dtype, signed
 
 
 @pytest.mark.parametrize(
