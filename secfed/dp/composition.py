@@ -28,7 +28,7 @@ from secfed.errors import UnsupportedEventError
 _ROUNDING = 1.5
 # The relative gap above which Renyi moments are asked too.
 _TIGHT = 1e-6
-# The epsilon beyond which delta is bounded by what it is there.
+# Beyond this epsilon, the bound of delta at it is used.
 _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
@@ -155,7 +155,7 @@ class Composition:
                 return 0.0, max(moments, tiny)
             low, high = lattice.bounds_delta(self.events.items(), self.adjacency, epsilon)
             # Laplace noise alone has a largest loss: beyond it delta is 0.
-            laplace = all(isinstance(getattr(event, "event", event), Laplace) for event in self.events)
+            laplace = all(isinstance(_unsampled(event), Laplace) for event in self.events)
             return max(0.0, low), max(0.0 if laplace else tiny, min(high, moments))
         low, high = -math.inf, -math.inf
         for direction in self.directions:
@@ -224,9 +224,13 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
             into[event] = into.get(event, 0) + times * int(count)
 
 
+def _unsampled(event: Event) -> Event:
+    return event.event if isinstance(event, PoissonSampled | FixedSizeSampled) else event
+
+
 def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[Kind, ...], float, float, float] | None:
     """Return the kinds of each direction, the rate, the spread and the slack; nothing where only moments are known."""
-    release = event.event if isinstance(event, PoissonSampled | FixedSizeSampled) else event
+    release = _unsampled(event)
     noise = _gaussian_noise(release)
     if noise is None:
         return None

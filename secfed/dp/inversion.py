@@ -102,24 +102,23 @@ def epsilon_bounds(
         below: Whether the lower bound is worth much work.
         enough: An upper bound that is small enough: the lattice looks for no better one.
     """
+
+    def lattice(guess: float) -> tuple[float, float]:
+        return lattice_bounded.releases_epsilon(releases, log_delta, guess, below=below, enough=enough)
+
     simple = epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        only = lattice_bounded.releases_epsilon(releases, log_delta, simple, below=below, enough=enough)
-        return _meet((-np.inf, simple), only)
+        return _meet((-np.inf, simple), lattice(simple))
     best = (-np.inf, min(simple, moments.epsilon_bound(log_delta)))
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), best[1])
     effort, asked = Effort(releases), False
-
-    def lattice() -> tuple[float, float]:
-        return lattice_bounded.releases_epsilon(releases, log_delta, best[1], below=below, enough=enough)
-
     found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
-        best, asked = _meet(best, lattice()), True
+        best, asked = _meet(best, lattice(best[1])), True
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     for steep in (False, True):
         contour = effort.build(releases, moments, plan(releases, moments, found, log_delta, goal, steep=steep), goal)
@@ -130,7 +129,7 @@ def epsilon_bounds(
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
     if not asked and not best[1] - best[0] <= _WIDE * abs(best[1]):
-        best = _meet(best, lattice())
+        best = _meet(best, lattice(best[1]))
     return best
 
 

@@ -29,9 +29,6 @@ def releases_epsilon(
 ) -> tuple[float, float]:
     """Return bounds of epsilon of sampled Gaussian releases in one direction, with bounded work.
 
-    The cells of the lattice get wider with the loss, so that few of them hold both the many losses near 0 and the rare
-    large ones.
-
     Args:
         releases: The composition.
         log_delta: Logarithm of delta.
@@ -133,7 +130,7 @@ def _bounded(
 
 
 def _wide_cells(law: Law, step: float) -> Array:
-    """Return indices of lattice points around all losses, so many for each doubling of the loss."""
+    """Return indices of lattice points around all losses; each doubling of the loss has the same number of them."""
     low, high = law.reach[0] / step - 2, law.reach[1] / step + 2
     half, most = np.arange(float(_FINE_CELLS)), max(-low, high)
     pieces, start, gap = [half], float(_FINE_CELLS), 1.0

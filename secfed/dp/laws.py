@@ -27,8 +27,6 @@ Kind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
 _UNIT = 2.0**-53
 # Angles tried, relative to what suits a normal law.
 _FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
-# More nodes than anybody places.
-COUNTLESS = 1e15
 # Numbers at a time: what the processor's cache holds.
 _CACHE = 1 << 15
 # Chords that bound a tail.
@@ -321,7 +319,12 @@ def layout(
     angle = np.minimum(np.sqrt(2 * need / stretch) / spread, widest)
     exponent = stretch * angle**2 * spread**2 / 2 + turns * frequency * angle + need + _secant(laws, order, angle)
     step = 2 * np.pi * angle * spread**2 / exponent
-    return start, stop, np.ceil(np.minimum((stop - start) / step, COUNTLESS)).astype(np.int64) + 3
+    return start, stop, whole_steps(stop - start, step) + 3
+
+
+def whole_steps(length: Reals, step: Reals) -> npt.NDArray[np.int64]:
+    """Return how many steps cover each length, at most 10^15, which is more than anybody places."""
+    return np.ceil(np.minimum(length / step, 1e15)).astype(np.int64)
 
 
 def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:

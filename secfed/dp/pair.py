@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
-from secfed.dp.laws import COUNTLESS, Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail
+from secfed.dp.laws import Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail, whole_steps
 
 _UNIT = 2.0**-53
 # Imaginary parts of r that are tried.
@@ -110,7 +110,7 @@ def layout(
     step = np.zeros(len(laws))
     for turn in _TURNS:
         step = np.maximum(step, 2 * np.pi * turn / (need + _cost(laws, scale, stop, order, frequency, turn, stretch)))
-    return start, end, 2 * np.ceil(np.minimum((end - start) / step, COUNTLESS)).astype(np.int64) + 5
+    return start, end, 2 * whole_steps(end - start, step) + 5
 
 
 def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequency: float) -> PairNodes:

@@ -94,12 +94,12 @@ def plan(
     divided = _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4))
     tails = [_Tail(releases, order, candidate.stretch, allowed) for candidate in divided]
     fine = goal < 1e-6
-    last, most_effort = (_MOST_STEPS if fine else _MOST_STEPS / 10) / width, _MOST_EFFORT if fine else _MOST_EFFORT / 4
-    effort = 0
+    last = (_MOST_STEPS if fine else _MOST_STEPS / 10) / width
+    left, nodes = _MOST_EFFORT if fine else _MOST_EFFORT / 4, sum(its.size for its in (tail, *tails))
     for frequency in (min(start, 10.0 / epsilon) if divided else start) * 1.5 ** np.arange(60):
-        effort += tail.size + sum(its.size for its in tails)
+        left -= nodes
         if (
-            effort > most_effort
+            left < 0
             or frequency > last
             or any(most_nodes(laws, order, frequency) > _MOST_NODES for laws in releases.laws)
         ):

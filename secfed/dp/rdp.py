@@ -60,8 +60,7 @@ def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: fl
     parts = _merge(events, adjacency)
 
     def curve(betas: Array) -> Array:
-        total, change = _total(parts, adjacency, betas), _conversion(betas)
-        return (total + change - math.log(delta) + _rounding(total, change, math.log(delta))) / betas
+        return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -math.log(delta)) / betas
 
     return max(0.0, _smallest(curve, enough))
 
@@ -78,8 +77,7 @@ def delta(events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: fl
     parts = _merge(events, adjacency)
 
     def curve(betas: Array) -> Array:
-        total, change = _total(parts, adjacency, betas), _conversion(betas)
-        return total + change - betas * epsilon + _rounding(total, change, betas * epsilon)
+        return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -betas * epsilon)
 
     return math.exp(min(0.0, _smallest(curve, enough=-math.inf)))
 
@@ -124,9 +122,9 @@ def _total(parts: dict[Event, int], adjacency: Adjacency, betas: Array) -> Array
     return total
 
 
-def _rounding(*terms: Array | float) -> Array:
-    """Bound the rounding error of a sum of terms, each of which errs by a few units in its last place."""
-    return np.asarray(2e-15 * sum(np.abs(term) for term in terms))
+def _rounded_up(*terms: Array | float) -> Array:
+    """Return an upper bound of a sum of terms, each of which errs by a few units in its last place."""
+    return np.asarray(sum(terms) + 2e-15 * sum(np.abs(term) for term in terms))
 
 
 def _conversion(betas: Array) -> Array:

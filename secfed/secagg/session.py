@@ -78,7 +78,7 @@ def run_session(
     known = set(config.client_ids)
     if odd := known ^ set(vectors):
         raise ConfigError(
-            f"needed a vector of each of the {len(known)} clients and no other, odd are {sorted(odd)[:5]}"
+            f"needed one vector for each of {len(known)} clients, found one missing or too many for {sorted(odd)[:5]}"
         )
     if unknown := set(silent) - known:
         raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(known)} clients")
