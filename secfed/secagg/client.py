@@ -5,7 +5,7 @@ to C22 are those of `protocols/secagg/README.md`.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Self
 
@@ -32,7 +32,8 @@ class Client:
     Args:
         config: The session's parameters, from the application.
         client_id: This client's id in `config.client_ids`.
-        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. It is copied.
+        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. It is copied. Or a
+            function that returns it, called when the client masks its input: a device may train until then.
         policy: What this client insists on, whatever the configuration says.
         signing_key: Its identity key (adversary `"malicious_server"` only).
         directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"`
@@ -42,7 +43,8 @@ class Client:
 
     Raises:
         ConfigError: No such client, or identity keys missing or superfluous.
-        EncodingError: The vector has the wrong shape, type or range.
+        EncodingError: The vector has the wrong shape, type or range. If a function makes it, `receive` raises this, or
+            what the function raised, and the client has left the session.
 
     Attributes:
         stage: The stage whose request it awaits.
@@ -63,7 +65,7 @@ class Client:
         self,
         config: Config,
         client_id: int,
-        vector: npt.ArrayLike,
+        vector: npt.ArrayLike | Callable[[], npt.ArrayLike],
         *,
         policy: Policy | None = None,
         signing_key: signing.SigningKey | None = None,
@@ -88,7 +90,7 @@ class Client:
         self.stage = Stage.ADVERTISE_KEYS
         # A resumed client has its own in its snapshot, or has used it up.
         resumed = vector is _RESUMED
-        self._vector: npt.NDArray[np.unsignedinteger[Any]] | None = None if resumed else _checked_vector(vector, config)
+        self._vector: Any = vector if resumed or callable(vector) else _checked_vector(vector, config)
         # What the stages leave for each other; `_erase` forgets it.
         self._nonce = self._session_id = self._signature = b""
         self._channel: KeyPair | None = None
@@ -187,8 +189,10 @@ class Client:
         something else. After the last response nothing can be resumed.
 
         Raises:
-            StageError: C2, another thread is using this client.
+            StageError: C2, another thread is using this client, or its vector is still to come from a function.
         """
+        if callable(self._vector):
+            raise StageError("the vector of this client is still to come from a function, which cannot be saved")
         return snapshot.save_client(self._config, vars(self))
 
     @classmethod
@@ -210,14 +214,8 @@ class Client:
         config, state = snapshot.resume_client(data)
         if state["stage"] in (Stage.DONE, Stage.ABORTED):
             raise StageError("this client has released its shares or left: resuming it could open somebody's vector")
-        client = cls(
-            config,
-            state["client_id"],
-            _RESUMED,
-            signing_key=signing_key,
-            directory=directory,
-            threads=threads,
-        )
+        own_id = state["client_id"]
+        client = cls(config, own_id, _RESUMED, signing_key=signing_key, directory=directory, threads=threads)
         vars(client).update(state)
         client._policy = policy or client._policy
         return client
@@ -308,7 +306,7 @@ class Client:
 
     def _masked_input_collection(self, request: messages.MaskedInputCollectionRequest) -> Message:
         config, me, ids = self._config, self._number, self._config.client_ids
-        assert self._graph is not None and self._mask is not None and self._vector is not None
+        assert self._graph is not None and self._mask is not None
         shared = messages.set_from_bytes(request.shared, len(ids))
         pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
         if not shared[me] or (shared & ~self._advertised).any():  # C10
@@ -327,6 +325,7 @@ class Client:
         unopened = np.zeros(len(ids), np.bool_)
         unopened[[sender for sender in senders if sender not in opened]] = True
         vector, self._vector = self._vector, None
+        vector = _checked_vector(vector(), config) if callable(vector) else vector
         mask_key, self._mask = self._mask, None
         self_seed, self._self_seed = self._self_seed, b""
         mask_keys, self._mask_keys = self._mask_keys, {}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +46,7 @@ class Result:
 
 def run_session(
     config: Config,
-    vectors: Mapping[int, npt.ArrayLike],
+    vectors: Mapping[int, npt.ArrayLike] | Callable[[int], npt.ArrayLike | None],
     *,
     dropouts: Mapping[int, Stage] | None = None,
     policy: Policy | None = None,
@@ -56,7 +57,9 @@ def run_session(
 
     Args:
         config: The session's parameters.
-        vectors: Each client's vector by id; see `Client`.
+        vectors: Each client's vector by id; see `Client`. Or a function of the id, called once for each client that
+            still answers when inputs are collected, by ascending id, so that one vector is held at a time; a client
+            for which it returns None drops out.
         dropouts: Clients that fall silent, and the first stage that they do not answer.
         policy: The policy of every client.
         observer: Called with every message, as the server sees it: stage, direction, client id, bytes.
@@ -76,7 +79,7 @@ def run_session(
     """
     silent = dict(dropouts or {})
     known = set(config.client_ids)
-    if odd := known ^ set(vectors):
+    if isinstance(vectors, Mapping) and (odd := known ^ set(vectors)):
         raise ConfigError(
             f"needed one vector for each of {len(known)} clients, found one missing or too many for {sorted(odd)[:5]}"
         )
@@ -88,11 +91,12 @@ def run_session(
         keys = {client_id: SigningKey.generate() for client_id in config.client_ids}
         directory = {client_id: key.public_bytes for client_id, key in keys.items()}
     server = Server(config, directory=directory, entropy=entropies(0))
+    collected: dict[int, npt.ArrayLike] = {}  # what a client is about to mask
     clients = {
         client_id: Client(
             config,
             client_id,
-            vectors[client_id],
+            vectors[client_id] if isinstance(vectors, Mapping) else partial(collected.pop, client_id),
             policy=policy,
             signing_key=keys.get(client_id),
             directory=directory,
@@ -116,6 +120,12 @@ def run_session(
             if silent.get(client_id, Stage.DONE) <= stage:
                 clients.pop(client_id, None)
                 continue
+            if stage is Stage.MASKED_INPUT_COLLECTION and not isinstance(vectors, Mapping):
+                vector = vectors(client_id)
+                if vector is None:
+                    del clients[client_id]
+                    continue
+                collected[client_id] = vector
             response = clients[client_id].receive(request)
             bytes_up[client_id] += len(response)
             if observer:

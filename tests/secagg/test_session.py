@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from secfed import errors
-from secfed.crypto.entropy import predictable_secrets
-from secfed.secagg import Config, Policy, Stage, run_session
+from secfed.crypto.entropy import DerivedEntropy, predictable_secrets
+from secfed.secagg import Client, Config, Policy, Stage, run_session
 from tests.examples import examples
 from tests.secagg.forge import RING, Session, complete, ring, total
 
@@ -257,3 +257,51 @@ def test_vectors_of_any_whole_number_type_and_stride_are_taken_and_not_changed(d
         result = run_session(config, vectors)
         assert result.sum.tolist() == total(config, vectors, config.client_ids)
         assert np.array_equal(vector, before)
+
+
+@given(sessions())
+@examples(15, 60)
+def test_vectors_that_come_one_at_a_time_give_the_same_sum(case: Any) -> None:
+    config, vectors, dropouts = case
+    asked: list[int] = []
+
+    def secrets_of(party: int) -> Any:  # the same graph in both sessions
+        return DerivedEntropy(party.to_bytes(32, "little"))
+
+    def vector_of(client_id: int) -> Any:
+        asked.append(client_id)
+        return None if client_id == config.client_ids[0] else vectors[client_id]
+
+    def outcome(vectors: Any, dropouts: Mapping[int, Stage]) -> Any:
+        try:
+            result = run_session(config, vectors, dropouts=dropouts, entropies=secrets_of)
+        except errors.TooFewSurvivorsError as error:
+            return error.args
+        return result.sum.tolist(), result.survivors, result.dropouts, result.bytes_up
+
+    leaver = config.client_ids[0]
+    leaves = min(dropouts.get(leaver, Stage.DONE), Stage.MASKED_INPUT_COLLECTION)
+    expected = outcome(vectors, {**dropouts, leaver: leaves})
+    assert outcome(vector_of, dropouts) == expected
+    stay = [i for i in config.client_ids if dropouts.get(i, Stage.DONE) > Stage.MASKED_INPUT_COLLECTION]
+    assert asked in ([], stay)  # none if the session ended before
+
+
+def test_client_with_a_late_vector_that_fails_leaves_the_session() -> None:
+    config = complete(adversary="semi_honest")
+
+    def fails() -> Any:
+        raise RuntimeError("no data")
+
+    for late, error in ((fails, RuntimeError), (lambda: np.zeros(config.length), errors.EncodingError)):
+        session = Session(config)
+        first = config.client_ids[0]
+        client = session.clients[first] = Client(config, first, late)
+        with pytest.raises(errors.StageError, match="still to come from a function"):
+            client.to_bytes()
+        session.to(Stage.MASKED_INPUT_COLLECTION)
+        with pytest.raises(error):
+            client.receive(session.outbox[first])
+        assert client.stage is Stage.ABORTED
+        with pytest.raises(errors.StageError):
+            client.receive(session.outbox[first])
