@@ -1,15 +1,18 @@
 """The hall: the only place where floats meet protocols.
 
-Every aggregator has one method, `aggregate(updates, weights)`.
+A transform makes updates vectors and their sum a mean; a channel adds vectors; an aggregator names both. `aggregate` is
+`prepare`, where every decision is made, and `run`.
 """
 
-from secfed.aggregation.aggregate import Aggregate, Aggregator
-from secfed.aggregation.aggregators import ClippingWarning, Plain, SecAgg
+from secfed.aggregation.aggregate import Aggregate
+from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
 from secfed.aggregation.noise_shares import NoiseShare, surplus
-from secfed.aggregation.pipeline import Pipeline
+from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
-from secfed.aggregation.private_pipeline import PrivatePipeline
+from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transcript import Entry, Resemblance, Transcript
+from secfed.aggregation.transform import Decoded, Transform
+from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
 
 __all__ = [
     "AdaptiveClipping",
@@ -17,15 +20,19 @@ __all__ = [
     "Aggregator",
     "CentralGaussian",
     "ClippingWarning",
+    "Decoded",
     "DistributedGaussian",
     "Entry",
+    "FloatMean",
     "NoiseShare",
-    "Pipeline",
     "Plain",
+    "Prepared",
     "Privacy",
-    "PrivatePipeline",
+    "PrivateSum",
     "Resemblance",
     "SecAgg",
     "Transcript",
+    "Transform",
+    "WeightedMean",
     "surplus",
 ]

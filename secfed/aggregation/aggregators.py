@@ -1,37 +1,67 @@
-"""Three ways to the same mean: in the clear, under secure aggregation, (later) encrypted."""
+"""The aggregators: parameters that name a transform and a channel, and what they decide for a cohort."""
 
 import hashlib
 import math
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 
-from secfed.aggregation.aggregate import NO_MODEL, Aggregate
-from secfed.aggregation.cohort import Updates, Weights, arrived, by_client, checked_dropouts, naming, positions
+from secfed.aggregation.aggregate import Aggregate
+from secfed.aggregation.channels import InTheClear, SecureAggregation
+from secfed.aggregation.cohort import Updates, Weights, by_client, positions
 from secfed.aggregation.cohort_sizes import sizes_that_run
-from secfed.aggregation.noise_shares import NoiseShare, surplus
-from secfed.aggregation.pipeline import Pipeline
-from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
-from secfed.aggregation.private_pipeline import ANY_COHORT, PrivatePipeline
-from secfed.aggregation.transcript import Transcript
-from secfed.encoding.flatten import Update, flatten, unflatten
-from secfed.errors import ConfigError, FaultyClientError, FaultyServerError, TooFewSurvivorsError
-from secfed.secagg.config import Adversary, Config, Policy
-from secfed.secagg.session import Observer, Result, run_session
+from secfed.aggregation.prepared import Prepared
+from secfed.aggregation.privacy import DistributedGaussian, Privacy
+from secfed.aggregation.private_sum import ANY_COHORT, PrivateSum
+from secfed.aggregation.transform import Transform
+from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
+from secfed.encoding.flatten import Update, structure
+from secfed.errors import ConfigError
+from secfed.secagg.config import HASH_BYTES, Adversary, Config, Policy
 from secfed.secagg.stages import Stage
 
-
-class ClippingWarning(UserWarning):
-    """Values beyond `clip` were clipped: the mean is not the mean of what came in."""
+NO_MODEL = bytes(HASH_BYTES)
 
 
-@dataclass(frozen=True)
-class Plain:
-    """No protection: the server sees every update. The float reference for the others."""
+class Aggregator(ABC):
+    """What a federated algorithm sees of any protection."""
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether `prepare` must know the weights: all clients then train before the first vector is encoded."""
+        return False
+
+    @abstractmethod
+    def prepare(
+        self,
+        example: Update,
+        clients: Iterable[int],
+        *,
+        weights: Weights = None,
+        privacy: Privacy | None = None,
+        round: int = 0,
+        model_hash: bytes = NO_MODEL,
+    ) -> Prepared:
+        """Decide everything about one aggregation.
+
+        Args:
+            example: What an update looks like, such as the model: an array, or a list or dictionary of arrays.
+            clients: Ids of the clients of the cohort, whole numbers from 1 to 2^63.
+            weights: The weights, where `needs_weights`.
+            privacy: `CentralGaussian` or `DistributedGaussian`; None adds no noise.
+            round: The training round.
+            model_hash: 32 bytes that stand for the model being trained.
+
+        Returns:
+            The aggregation: its `worst_event` is what a budget must have room for, and `run` aggregates.
+
+        Raises:
+            ConfigError: Parameters that do not fit the cohort.
+            EncodingError: The example is no update.
+        """
 
     def aggregate(
         self,
@@ -45,96 +75,65 @@ class Plain:
         privacy: Privacy | None = None,
         example: Update | None = None,
     ) -> Aggregate:
-        """Return the weighted mean in float64; see `Aggregator.aggregate`."""
-        if privacy is not None and example is not None and not updates:
-            return self._private(privacy, {}, {}, {}, record, example)
-        by_id, weight_of = by_client(updates, weights)
-        silent = checked_dropouts(by_id, dropouts)
-        if privacy is not None:
-            return self._private(privacy, by_id, weight_of, silent, record, next(iter(by_id.values())))
-        pipeline = Pipeline.of(next(iter(by_id.values())), clip=1.0, clients=len(by_id))
-        transcript = Transcript("plain", pipeline) if record else None
-        sent: dict[int, int] = dict.fromkeys(by_id, 0)
-        survivors = arrived(by_id, silent)
-        values_of = pipeline.structure.values
-        checked = {client_id: naming(client_id, values_of, update) for client_id, update in by_id.items()}
-        if not survivors:
-            raise TooFewSurvivorsError("no client is left", 0, 1)
-        total = np.zeros(pipeline.structure.size)
-        for client_id in survivors:
-            values = checked[client_id]
-            total += values.astype(np.float64) * weight_of[client_id]
-            sent[client_id] = values.nbytes + 8
-            if transcript:
-                weighed = np.array([weight_of[client_id]], "<f8").tobytes()
-                data = weighed + values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-                transcript.record(Stage.MASKED_INPUT_COLLECTION, "to_server", client_id, data)
-        weight = math.fsum(weight_of[client_id] for client_id in survivors)
-        total /= weight
-        if transcript:
-            transcript.total, transcript.survivors = total, tuple(survivors)
-        dropped = tuple(client_id for client_id in by_id if client_id not in set(survivors))
-        mean = unflatten(total, pipeline.structure)
-        return Aggregate(mean, tuple(survivors), dropped, weight, sent, dict.fromkeys(by_id, 0), {}, transcript)
+        """Return the weighted mean of the updates of those clients that do not drop out: `prepare`, then `run`.
 
-    def private_pipeline(self, privacy: Privacy, example: Update, clients: int) -> PrivatePipeline:
-        """Return how a private sum is made; see `Aggregator.private_pipeline`.
+        Args:
+            updates: One update per client: a list (ids from 1) or a dictionary by client id, a whole number from 1 to
+                2^63. An update is an array, or a list or dictionary of arrays, of any float dtype; all alike.
+            weights: One positive weight per client (its number of examples), in the same form; by default all 1.
+            dropouts: Clients that fall silent, and the first stage that they do not answer.
+            round: The training round.
+            model_hash: 32 bytes that stand for the model being trained.
+            record: Whether to keep a transcript of what the server saw.
+            privacy: `CentralGaussian` or `DistributedGaussian`: what the aggregate is then good for is in its `event`,
+                to be composed in a `dp.Accountant`; training does that by itself.
+            example: What an update looks like; by default the first one. A private sum in the clear needs no update
+                then: noise alone is released.
+
+        Raises:
+            ConfigError: Parameters that do not fit the cohort.
+            EncodingError: An update or weight that does not fit; nothing has been sent.
+            TooFewSurvivorsError: Too many dropouts.
+        """
+        by_id, weight_of = by_client(updates, weights, or_nobody=privacy is not None and example is not None)
+        like = next(iter(by_id.values())) if example is None else example
+        prepared = self.prepare(like, by_id, weights=weight_of, privacy=privacy, round=round, model_hash=model_hash)
+        return prepared.run(by_id, weight_of, dropouts=dropouts, record=record, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Plain(Aggregator):
+    """No protection: the server sees every update. Without privacy this is the float reference for the others."""
+
+    def prepare(
+        self,
+        example: Update,
+        clients: Iterable[int],
+        *,
+        weights: Weights = None,
+        privacy: Privacy | None = None,
+        round: int = 0,
+        model_hash: bytes = NO_MODEL,
+    ) -> Prepared:
+        """Decide everything about one sum in the clear; for the parameters see `Aggregator.prepare`.
 
         Raises:
             ConfigError: The privacy is not central: each update would be in the clear but for its share of the noise.
         """
-        if not isinstance(privacy, CentralGaussian):
+        ids = tuple(sorted(clients))
+        transform: Transform = FloatMean(structure(example))
+        if isinstance(privacy, DistributedGaussian):
             raise ConfigError(
-                f"Plain shows the server every update, {type(privacy).__name__} needs secure aggregation: "
-                "secfed.SecAgg, or secfed.CentralGaussian"
+                "Plain shows the server every update, DistributedGaussian needs secure aggregation: secfed.SecAgg, or "
+                "secfed.CentralGaussian"
             )
-        return PrivatePipeline.of(privacy, example, clients=clients)
-
-    def _private(
-        self,
-        privacy: Privacy,
-        by_id: Mapping[int, Update],
-        weight_of: Mapping[int, Any],
-        silent: Mapping[int, Stage],
-        record: bool,
-        example: Update,
-    ) -> Aggregate:
-        pipeline = self.private_pipeline(privacy, example, len(by_id))
-        transcript = Transcript("plain", pipeline) if record else None
-        sent: dict[int, int] = dict.fromkeys(by_id, 0)
-        vectors = {
-            client_id: naming(client_id, pipeline.encode, update, weight_of[client_id])
-            for client_id, update in by_id.items()
-        }
-        survivors = arrived(by_id, silent)  # perhaps nobody: the noise is then released all the same
-        total = np.zeros(pipeline.length, np.uint64)
-        for client_id in survivors:
-            vector = vectors[client_id]
-            total += vector
-            sent[client_id] = vector.nbytes
-            if transcript:
-                data = vector.astype(vector.dtype.newbyteorder("<"), copy=False).tobytes()
-                transcript.record(Stage.MASKED_INPUT_COLLECTION, "to_server", client_id, data)
-        total = pipeline.wrap(total.view(np.int64))
-        if transcript:
-            transcript.total, transcript.survivors = total, tuple(survivors)
-        decoded = pipeline.decode(pipeline.release(total))
-        return Aggregate(
-            decoded.mean,
-            tuple(survivors),
-            tuple(client_id for client_id in by_id if client_id not in set(survivors)),
-            pipeline.expected,
-            sent,
-            dict.fromkeys(by_id, 0),
-            {},
-            transcript,
-            pipeline.event(len(survivors)),
-            decoded.within_clip,
-        )
+        if privacy is not None:
+            transform = PrivateSum.of(privacy, example, clients=len(ids))
+        return Prepared(transform, InTheClear(ids, transform.length, transform.modulus_bits), ids)
 
 
 @dataclass(frozen=True)
-class SecAgg:
+class SecAgg(Aggregator):
     """Secure aggregation: the server sees the sum of the survivors' weighted updates, and the sum of their weights.
 
     Args:
@@ -189,36 +188,75 @@ class SecAgg:
     def config(
         self,
         client_ids: Iterable[int],
-        pipeline: Pipeline | PrivatePipeline,
+        transform: Transform,
         *,
         round: int = 0,
         model_hash: bytes = NO_MODEL,
     ) -> Config:
-        """Return the session's configuration for a cohort; `aggregate` numbers its clients from 1, by ascending id."""
+        """Return the session's configuration.
+
+        Args:
+            client_ids: Ids from 1 to 2^31 - 2; `aggregate` numbers its clients from 1, by ascending id.
+            transform: How updates become vectors.
+            round: The training round.
+            model_hash: Hash of the model being trained.
+
+        Raises:
+            ConfigError: These clients cannot run a session.
+        """
         client_ids = list(client_ids)
         neighbors = self._regular(len(client_ids))
         return Config(
             client_ids,
             self._threshold(len(client_ids) if neighbors is None else neighbors, neighbors is None),
-            pipeline.length,
-            pipeline.modulus_bits,
+            transform.length,
+            transform.modulus_bits,
             neighbors=neighbors,
             colluders=self.colluders,
             session_colluders=None if neighbors is None else self.session_colluders,
             adversary=self.adversary,
             round=round,
             model_hash=model_hash,
-            context=pipeline.context,
+            context=transform.context,
         )
 
-    def private_pipeline(self, privacy: Privacy, example: Update, clients: int) -> PrivatePipeline:
-        """Return how a private sum is made; see `Aggregator.private_pipeline`.
+    @property
+    def needs_weights(self) -> bool:
+        """Whether `max_weight` is to follow from the weights of the cohort."""
+        return self.max_weight is None
+
+    def prepare(
+        self,
+        example: Update,
+        clients: Iterable[int],
+        *,
+        weights: Weights = None,
+        privacy: Privacy | None = None,
+        round: int = 0,
+        model_hash: bytes = NO_MODEL,
+    ) -> Prepared:
+        """Decide everything about one session; for the parameters see `Aggregator.prepare`.
 
         Raises:
-            ConfigError: The noise is the clients', and how many of them must arrive is not said.
+            ConfigError: The noise is the clients', and how many of them must arrive is not said; or `max_weight` is
+                None and there are no weights.
         """
+        ids = tuple(positions(clients))
+        fewest = 0
+        transform: Transform
+        if privacy is None:
+            largest = self.max_weight or _power_of_two_above(weights)
+            transform = WeightedMean.of(example, clip=self.clip, clients=len(ids), max_weight=largest, bits=self.bits)
+        else:
+            transform = self._private_sum(privacy, example, len(ids))
+            fewest = transform.plan.threshold if transform.plan else 0
+        make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
+        channel = SecureAggregation(ids, make_config, self.policy or Policy(), fewest)
+        return Prepared(transform, channel, ids, partial(self._rounding, round))
+
+    def _private_sum(self, privacy: Privacy, example: Update, clients: int) -> PrivateSum:
         if not isinstance(privacy, DistributedGaussian):
-            return PrivatePipeline.of(privacy, example, clients=clients, cohorts=self._cohorts(privacy, 2))
+            return PrivateSum.of(privacy, example, clients=clients, cohorts=self._cohorts(privacy, 2))
         fewest = privacy.minimum_survivors
         if fewest is None:
             if self._regular(clients) is not None:
@@ -229,7 +267,7 @@ class SecAgg:
             fewest = self._threshold(clients, True)
         privacy = replace(privacy, colluders=max(privacy.colluders, self.colluders))
         cohorts = self._cohorts(privacy, fewest) if privacy.secret_cohort else ANY_COHORT
-        return PrivatePipeline.of(privacy, example, clients=clients, survivors=fewest, cohorts=cohorts)
+        return PrivateSum.of(privacy, example, clients=clients, survivors=fewest, cohorts=cohorts)
 
     def _cohorts(self, privacy: Privacy, fewest: int) -> tuple[int, int]:
         """Return the smallest and the largest Poisson cohort that can run a session with at least `fewest` clients."""
@@ -280,168 +318,19 @@ class SecAgg:
             return None
         return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
 
-    def aggregate(
-        self,
-        updates: Updates,
-        weights: Weights = None,
-        *,
-        dropouts: Mapping[int, Stage] | None = None,
-        round: int = 0,
-        model_hash: bytes = NO_MODEL,
-        record: bool = False,
-        privacy: Privacy | None = None,
-        example: Update | None = None,
-    ) -> Aggregate:
-        """Return the weighted mean of the rounded updates; see `Aggregator.aggregate`."""
-        by_id, weight_of = by_client(updates, weights)
-        silent = checked_dropouts(by_id, dropouts)
-        if privacy is not None:
-            return self._private(privacy, by_id, weight_of, silent, round, model_hash, record)
-        max_weight = self.max_weight or _next_power_of_two(max(weight_of.values()))
-        example = next(iter(by_id.values()))
-        pipeline = Pipeline.of(example, clip=self.clip, clients=len(by_id), max_weight=max_weight, bits=self.bits)
-        config = self.config(positions(by_id).values(), pipeline, round=round, model_hash=model_hash)
-        vectors = {}
-        beyond = 0
-        for client_id, update in by_id.items():
-            seed = self._rounding(round, client_id)
-            vectors[client_id] = naming(client_id, partial(pipeline.encode, seed=seed), update, weight_of[client_id])
-            beyond += pipeline.fixed_point.clipped(flatten(update))
-        if beyond:
-            share = f"{beyond} of {pipeline.structure.size * len(by_id)} values"
-            warnings.warn(f"{share} were beyond clip {self.clip} and were clipped", ClippingWarning, stacklevel=2)
-        transcript = Transcript("secagg", pipeline, config) if record else None
-        observer = transcript.record if transcript else None
-        result = self._session(config, vectors, silent, observer, 0)
-        mean, weight = pipeline.decode(result.sum)
-        if transcript:
-            transcript.total, transcript.survivors = result.sum, result.survivors
-        return Aggregate(
-            mean,
-            result.survivors,
-            result.dropouts,
-            weight,
-            result.bytes_up,
-            result.bytes_down,
-            result.seconds,
-            transcript,
+
+def _power_of_two_above(weights: Weights) -> int:
+    """Return the next power of two above the largest weight.
+
+    Raises:
+        ConfigError: There are no weights.
+    """
+    if not weights:
+        raise ConfigError(
+            "max_weight is None, so it follows from the weights of the cohort: needed them, or a max_weight"
         )
-
-    def _private(
-        self,
-        privacy: Privacy,
-        by_id: Mapping[int, Update],
-        weight_of: Mapping[int, Any],
-        silent: Mapping[int, Stage],
-        round: int,
-        model_hash: bytes,
-        record: bool,
-    ) -> Aggregate:
-        pipeline = self.private_pipeline(privacy, next(iter(by_id.values())), len(by_id))
-        if len(by_id) > pipeline.cohorts[1]:
-            raise ConfigError(f"the cohort has {len(by_id)} clients, needed at most {pipeline.cohorts[1]}")
-        config = self.config(positions(by_id).values(), pipeline, round=round, model_hash=model_hash)
-        plan = pipeline.plan
-        shares = {client_id: NoiseShare(plan) for client_id in by_id} if plan else {}
-        vectors = {}
-        for client_id, update in by_id.items():
-            encode = partial(pipeline.encode, seed=self._rounding(round, client_id), noise=shares.get(client_id))
-            vectors[client_id] = naming(client_id, encode, update, weight_of[client_id])
-        transcript = Transcript("secagg", pipeline, config) if record else None
-        observer = transcript.record if transcript else None
-        result = self._session(config, vectors, silent, observer, plan.threshold if plan else 0)
-        total, survivors = result.sum, result.survivors
-        layers = plan.noise.kept(len(survivors) - plan.colluders) if plan else 0
-        if plan and layers < len(plan.noise.honest):  # more survivors than the noise was made for
-            replies = {
-                client_id: shares[client_id].reveal(layers, len(survivors))
-                for client_id in survivors
-                if client_id not in silent
-            }
-            if pipeline.noise_is_fixed and len(replies) < len(survivors):
-                raise TooFewSurvivorsError(
-                    f"{len(replies)} of {len(survivors)} survivors revealed surplus noise, needed all: what the others "
-                    "leave would tell how many joined a secret cohort",
-                    len(replies),
-                    len(survivors),
-                )
-            for client_id, reply in replies.items():
-                result.bytes_up[client_id] += len(reply)
-                if transcript:
-                    transcript.record(Stage.UNMASKING, "to_server", client_id, reply)
-            total = pipeline.wrap(pipeline.centre(total) - surplus(plan, len(survivors), replies))
-        if transcript:
-            transcript.total, transcript.survivors = total, survivors
-        decoded = pipeline.decode(pipeline.release(total))
-        return Aggregate(
-            decoded.mean,
-            survivors,
-            result.dropouts,
-            pipeline.expected,
-            result.bytes_up,
-            result.bytes_down,
-            result.seconds,
-            transcript,
-            pipeline.event(len(survivors)),
-            decoded.within_clip,
-        )
-
-    def _session(
-        self,
-        config: Config,
-        vectors: Mapping[int, Any],
-        silent: Mapping[int, Stage],
-        observer: Observer | None,
-        fewest: int,
-    ) -> Result:
-        """Run a session in which every client insists on so many survivors before it helps to unmask.
-
-        The session knows clients by their positions, for its ids are coordinates of a small field.
-        """
-        policy = self.policy or Policy()
-        position_of = positions(vectors)
-        ids = {position: client_id for client_id, position in position_of.items()}
-        if len(config.client_ids) < fewest:
-            raise TooFewSurvivorsError(
-                f"the cohort has {len(config.client_ids)} clients, needed {fewest} for enough noise",
-                len(config.client_ids),
-                fewest,
-            )
-        if objection := policy.objection(config):  # no server is at fault: the caller wrote both
-            raise ConfigError(f"the policy of this aggregator does not allow this session: {objection}")
-        policy = replace(policy, minimum_cohort=max(policy.minimum_cohort, fewest))
-        try:
-            result = run_session(
-                config,
-                {position_of[client_id]: vector for client_id, vector in vectors.items()},
-                dropouts={position_of[client_id]: stage for client_id, stage in silent.items()},
-                policy=policy,
-                observer=observer
-                and (lambda stage, direction, position, data: observer(stage, direction, ids[position], data)),
-            )
-        except FaultyClientError as error:
-            client_id = ids[error.client_id]
-            text = f"client {client_id}, number {error.client_id} of the session, ended it: {error.args[0]}"
-            raise FaultyClientError(text, client_id, error.check) from None
-        except FaultyServerError as error:
-            count = len(arrived(vectors, silent))
-            if error.check in ("C9", "C11", "C17") and count < policy.minimum_cohort:
-                least = policy.minimum_cohort
-                why = "would bring too little noise" if count < fewest else "are fewer than the policy allows"
-                text = f"{count} survivors {why}, needed {least}: the clients did not unmask"
-                raise TooFewSurvivorsError(text, count, least) from None
-            raise
-        return replace(
-            result,
-            survivors=tuple(ids[position] for position in result.survivors),
-            dropouts=tuple(ids[position] for position in result.dropouts),
-            bytes_up={ids[position]: sent for position, sent in result.bytes_up.items()},
-            bytes_down={ids[position]: sent for position, sent in result.bytes_down.items()},
-        )
-
-
-def _next_power_of_two(number: float) -> int:
-    return 1 << (math.ceil(number) - 1).bit_length()
+    largest = max(weights.values() if isinstance(weights, Mapping) else weights)
+    return 1 << (math.ceil(largest) - 1).bit_length()
 
 
 @lru_cache(64)

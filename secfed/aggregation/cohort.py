@@ -1,7 +1,7 @@
 """What the callers of an aggregator may write, brought to one form and checked."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,15 +27,22 @@ class ClientEncodingError(EncodingError):
         self.client_id = client_id
 
 
-def by_client(updates: Updates, weights: Weights) -> tuple[dict[int, Update], dict[int, Any]]:
+def by_client(
+    updates: Updates, weights: Weights, *, or_nobody: bool = False
+) -> tuple[dict[int, Update], dict[int, Any]]:
     """Bring updates and weights to one form: by client id, ascending.
+
+    Args:
+        updates: One update per client: a list (ids from 1) or a dictionary by client id.
+        weights: One weight per client, in the same form; by default all 1.
+        or_nobody: Whether there may be no client at all.
 
     Raises:
         EncodingError: There is no update, or weights are missing, superfluous or no positive finite numbers. The text
             does not show a weight, for weights are secret.
     """
     by_id = dict(updates) if isinstance(updates, Mapping) else dict(enumerate(updates, start=1))
-    if not by_id:
+    if not by_id and not or_nobody:
         raise EncodingError("found no update, needed at least one")
     if weights is None:
         weight_of: dict[int, Any] = dict.fromkeys(by_id, 1)
@@ -64,7 +71,7 @@ def by_client(updates: Updates, weights: Weights) -> tuple[dict[int, Update], di
     return {client_id: by_id[client_id] for client_id in sorted(by_id)}, weight_of
 
 
-def checked_dropouts(by_id: Mapping[int, Update], dropouts: Mapping[int, Stage] | None) -> dict[int, Stage]:
+def checked_dropouts(client_ids: Collection[int], dropouts: Mapping[int, Stage] | None) -> dict[int, Stage]:
     """Return a copy of the dropouts.
 
     Raises:
@@ -73,8 +80,8 @@ def checked_dropouts(by_id: Mapping[int, Update], dropouts: Mapping[int, Stage] 
     silent = dict(as_mapping(dropouts))
     if odd := [stage for stage in silent.values() if not isinstance(stage, Stage)]:
         raise ConfigError(f"dropouts must lead from a client id to a secagg.Stage, found {odd[0]!r}")
-    if unknown := set(silent) - set(by_id):
-        raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(by_id)} clients")
+    if unknown := set(silent) - set(client_ids):
+        raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(client_ids)} clients")
     return silent
 
 

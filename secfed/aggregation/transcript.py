@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.pipeline import Pipeline
-from secfed.aggregation.private_pipeline import PrivatePipeline
+from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.transform import Transform
 from secfed.crypto.ring import signed
 from secfed.encoding.flatten import Update, flatten
 from secfed.errors import EncodingError
@@ -58,17 +58,18 @@ class Transcript:
 
     Attributes:
         protection: `"plain"` or `"secagg"`.
-        pipeline: The public encoding.
+        transform: The public encoding.
         config: The session's public parameters; None without a protocol. It and the bytes of messages know clients by
             their positions from 1, by ascending id.
         entries: Every message in order.
-        total: What the server ends with: the sum modulo `2**modulus_bits` (plain without privacy: the weighted mean),
-            flat; surplus noise of clients is subtracted, the server's own is not yet in it.
+        total: What the server ends with, flat: the sum modulo `2**modulus_bits` (plain without privacy: the weighted
+            sum in float64, then the sum of the weights); surplus noise of clients is subtracted, the server's own is
+            not yet in it.
         survivors: Ids of the clients in the sum.
     """
 
     protection: Literal["plain", "secagg"]
-    pipeline: Pipeline | PrivatePipeline
+    transform: Transform
     config: Config | None = None
     entries: list[Entry] = field(default_factory=list, repr=False)
     total: npt.NDArray[Any] | None = field(default=None, repr=False)
@@ -91,12 +92,12 @@ class Transcript:
         for entry in self.entries:
             asked = entry.stage is Stage.MASKED_INPUT_COLLECTION and entry.direction == "to_server"
             if asked and entry.client_id == client_id:
-                private = self.pipeline if isinstance(self.pipeline, PrivatePipeline) else None
+                private = self.transform if isinstance(self.transform, PrivateSum) else None
                 if self.config is None and private:
                     steps = np.frombuffer(entry.data, private.dtype.newbyteorder("<"))
                     return private.lattice.decode(private.centre(steps))
                 if self.config is None:
-                    dtype = np.result_type(*self.pipeline.structure.dtypes).newbyteorder("<")
+                    dtype = np.result_type(*self.transform.structure.dtypes).newbyteorder("<")
                     return np.frombuffer(entry.data, dtype, offset=8)
                 payload = MaskedInputCollectionResponse.from_bytes(entry.data).masked
                 vector = unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)
@@ -111,8 +112,8 @@ class Transcript:
         """
         from scipy import stats  # slow to import, and needed here alone
 
-        if isinstance(self.pipeline, PrivatePipeline):
-            values = self.pipeline.coordinates(update)
+        if isinstance(self.transform, PrivateSum):
+            values = self.transform.coordinates(update)
         else:
             values = flatten(update).astype(np.float64)
         seen = self.contribution(client_id)

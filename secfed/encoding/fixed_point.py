@@ -96,11 +96,29 @@ class FixedPoint:
         spec = f"clip={float(self.clip).hex()} bits={self.bits} max_weight={self.max_weight} values={values}"
         return b"secfed/encoding/v1 " + spec.encode()
 
+    def checked_weight(self, weight: Any) -> int:
+        """Return a weight as a whole number.
+
+        Raises:
+            EncodingError: It is no whole number in [1, max_weight]. The text does not show it, for weights are secret.
+        """
+        try:
+            whole = int(weight) if isinstance(weight, int | np.integer) or float(weight).is_integer() else None
+        except (TypeError, ValueError, OverflowError):
+            raise EncodingError(f"the weight is of type {type(weight).__name__}, needed a whole number") from None
+        if whole is None:
+            raise EncodingError("the weight must be a whole number: multiply all weights and round them")
+        if not 1 <= whole <= self.max_weight:
+            raise EncodingError(f"the weight must be from 1 to max_weight {self.max_weight}")
+        return whole
+
     def clipped(self, values: npt.NDArray[np.floating[Any]]) -> int:
-        """Count the values beyond the clip."""
+        """Count the values beyond the clip, in an array of any shape."""
+        if not values.size or max(values.max(), -values.min()) <= np.float64(self.clip):  # no temporary array
+            return 0
         return int(np.count_nonzero(np.abs(values) > np.float64(self.clip)))
 
-    def encode(self, values: npt.NDArray[np.floating[Any]], weight: int, *, seed: bytes) -> Vector:
+    def encode(self, values: npt.NDArray[np.floating[Any]], weight: float, *, seed: bytes) -> Vector:
         """Encode one client's contribution.
 
         Args:
@@ -115,9 +133,7 @@ class FixedPoint:
         Raises:
             EncodingError: A value is not finite, or the weight is not allowed.
         """
-        weight = _whole(weight)
-        if not 1 <= weight <= self.max_weight:
-            raise EncodingError(f"the weight must be from 1 to max_weight {self.max_weight}")
+        whole_weight = self.checked_weight(weight)
         if values.ndim != 1:
             raise EncodingError(f"values have shape {values.shape}, needed one dimension")
         vector = np.empty(len(values) + 1, narrowest_dtype(self.modulus_bits))
@@ -125,7 +141,7 @@ class FixedPoint:
         scale = self.levels / self.clip
         # clip * scale may round to just above the last level; only then can a rounded value be beyond it.
         beyond = self.clip * scale > self.levels
-        exact = self.levels * weight < 1 << 53  # else the product is too long for a float64
+        exact = self.levels * whole_weight < 1 << 53  # else the product is too long for a float64
         wrapped = vector.view(f"i{vector.itemsize}")
         for start in range(0, len(values), _CHUNK):
             piece = values[start : start + _CHUNK].astype(np.float64)
@@ -142,9 +158,9 @@ class FixedPoint:
             if beyond:
                 np.clip(floor, -self.levels, self.levels, out=floor)
             whole = floor if exact else floor.astype(np.int64)
-            whole *= weight
+            whole *= whole_weight
             np.copyto(wrapped[start : start + len(whole)], whole, casting="unsafe")
-        vector[-1] = weight
+        vector[-1] = whole_weight
         if 8 * vector.itemsize > self.modulus_bits:
             vector &= vector.dtype.type((1 << self.modulus_bits) - 1)
         return vector
@@ -167,13 +183,3 @@ class FixedPoint:
             needed = f"needed 1 to {self.clients * self.max_weight}"
             raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
         return sums[:-1] / weight * (self.clip / self.levels), weight
-
-
-def _whole(weight: Any) -> int:
-    """Return a weight as a whole number; an error does not show it, for a weight is secret."""
-    try:
-        if isinstance(weight, int | np.integer) or float(weight).is_integer():
-            return int(weight)
-    except (TypeError, ValueError, OverflowError):
-        raise EncodingError(f"the weight is of type {type(weight).__name__}, needed a whole number") from None
-    raise EncodingError("the weight must be a whole number: multiply all weights and round them")

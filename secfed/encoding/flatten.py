@@ -44,18 +44,26 @@ class Structure:
                 return f"{path or 'the array'} has dtype {other_dtype}, needed {dtype}"
         return ""
 
-    def values(self, update: Update) -> npt.NDArray[np.floating[Any]]:
-        """Flatten an update that must have this structure, to shape `(size,)`.
+    def check(self, update: Update, *, dtypes: bool = True) -> None:
+        """Check that an update has this structure; dtypes may be left out of it.
 
         Raises:
             EncodingError: Names, shapes or dtypes differ, or a value is not finite.
         """
-        if difference := self.difference(structure(update)):
+        if difference := self.difference(structure(update), dtypes=dtypes):
             raise EncodingError(difference)
-        values = flatten(update)
-        if not np.isfinite(values).all():
-            raise EncodingError(f"value {int(np.argmin(np.isfinite(values)))} of the flattened update is not finite")
-        return values
+        if not all(np.isfinite(array).all() for array in arrays(update)):
+            number = int(np.argmin(np.isfinite(flatten(update))))
+            raise EncodingError(f"value {number} of the flattened update is not finite")
+
+    def values(self, update: Update) -> npt.NDArray[np.floating[Any]]:
+        """Flatten an update that must have these names and shapes, of any float dtype, to shape `(size,)`.
+
+        Raises:
+            EncodingError: Names or shapes differ, or a value is not finite.
+        """
+        self.check(update, dtypes=False)
+        return flatten(update)
 
 
 def structure(update: Update) -> Structure:
@@ -84,18 +92,23 @@ def structure(update: Update) -> Structure:
     return found
 
 
+def arrays(update: Update) -> list[npt.NDArray[Any]]:
+    """Return the arrays of an update, in the order in which `flatten` joins them."""
+    return [array for _, array in _leaves(update, "")]
+
+
 def flatten(update: Update) -> npt.NDArray[np.floating[Any]]:
     """Join all arrays, each in C order, to one of shape `(size,)`; of float64 unless all have one narrower dtype."""
-    arrays = [array.reshape(-1) for _, array in _leaves(update, "")]
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    parts = [array.reshape(-1) for array in arrays(update)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def unflatten(values: npt.NDArray[np.floating[Any]], like: Structure) -> Update:
     """Cut a flat array of shape `(size,)` into an update with the given structure; the inverse of `flatten`."""
     ends = np.cumsum([int(np.prod(shape, dtype=np.int64)) for shape in like.shapes])
     parts = np.split(values, ends[:-1])
-    arrays = zip(parts, like.shapes, like.dtypes, strict=True)
-    return _rebuild(like.example, iter([part.reshape(shape).astype(dtype) for part, shape, dtype in arrays]))
+    shaped = zip(parts, like.shapes, like.dtypes, strict=True)
+    return _rebuild(like.example, iter([part.reshape(shape).astype(dtype) for part, shape, dtype in shaped]))
 
 
 def model_hash(model: Update) -> bytes:

@@ -8,15 +8,16 @@ import math
 
 import numpy as np
 
-from secfed.aggregation.aggregate import Aggregator
+from secfed.aggregation.aggregators import Aggregator
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import Update, flatten, structure, unflatten
 from secfed.errors import ConfigError
+from secfed.federated.results import LocalUpdate, Model
 from secfed.federated.spending import Budget
-from secfed.federated.training import LocalUpdate, Model, Training
+from secfed.federated.training import Training
 
 
 class FedAvg(Training):

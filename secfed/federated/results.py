@@ -1,8 +1,7 @@
-"""What clients return from local training, checked: one bad client must not end a round."""
+"""What clients return from local training, one at a time and checked: one bad client must not end a round."""
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,48 +9,64 @@ import numpy as np
 from secfed.encoding.flatten import Structure, Update, flatten, structure, unflatten
 from secfed.errors import EncodingError
 
+Model = Update
+LocalUpdate = Callable[[Model, Any], tuple[Update, float]]
+Reject = Callable[[int, str], None]
 
-def checked_results(
-    like: Structure, results: Mapping[int, Any], rejected: dict[int, str]
-) -> tuple[dict[int, Update], dict[int, float]]:
-    """Check what every client returned.
+
+class Results:
+    """Local training of a cohort: every client is trained once, by ascending id, also if its result is not collected.
 
     Args:
-        like: The model's structure.
-        results: What each client returned, by id.
-        rejected: Takes the clients whose result does not fit, with the reason; never with a value.
-
-    Returns:
-        Updates, all alike, and weights; zeros and 1 for those that were rejected, who must drop out.
+        local_update: `local_update(model, data) -> (update, weight)`.
+        model: The model; each client gets its own copy, so whatever one does to it, the others do not see.
+        data: Each client's data by ascending id.
+        reject: Called with the id of each client whose result does not fit, and the reason; never with a value.
     """
-    for client_id, result in results.items():
-        if reason := _objection(like, result):
-            rejected[client_id] = reason
-    kinds = {id_: structure(update).dtypes for id_, (update, _) in _without(results, rejected)}
-    needed = like
-    if kinds:
-        # One client must not decide for all: the dtypes that most have are those that are needed.
-        [(dtypes, _)] = Counter(kinds.values()).most_common(1)
-        needed = Structure(like.paths, like.shapes, dtypes, like.example)
-        for client_id, found in kinds.items():
-            if found != dtypes:
-                rejected[client_id] = "the update's dtypes are not those of most clients"
-    nothing = unflatten(np.zeros(needed.size), needed)
-    updates: dict[int, Update] = dict.fromkeys(results, nothing)
-    weights: dict[int, float] = dict.fromkeys(results, 1)
-    for client_id, (update, weight) in _without(results, rejected):
-        updates[client_id], weights[client_id] = update, weight
-    return updates, weights
 
+    def __init__(self, local_update: LocalUpdate, model: Model, data: Mapping[int, Any], reject: Reject) -> None:
+        self._local_update, self._data, self.reject = local_update, data, reject
+        self._like, self._values = structure(model), flatten(model)
+        self._kept: list[tuple[int, Any]] = []
+        self.again()
 
-def blank(update: Update) -> Update:
-    """Return an update of the same structure that is zero."""
-    like = structure(update)
-    return unflatten(np.zeros(like.size), like)
+    def again(self) -> None:
+        """Start over: with the results that were kept, else each client trains again when it is asked."""
+        self._waiting = iter(self._kept) if self._kept else self._train()
 
+    def keep_all(self) -> list[float]:
+        """Train all clients now, and return the weights of those whose results fit."""
+        self._kept = list(self._waiting)
+        self.finish()
+        self.again()
+        return [result[1] for _, result in self._kept if not _objection(self._like, result)]
 
-def _without(results: Mapping[int, Any], rejected: Mapping[int, str]) -> list[tuple[int, Any]]:
-    return [(client_id, result) for client_id, result in results.items() if client_id not in rejected]
+    def of(self, client_id: int) -> tuple[Update, float]:
+        """Return one client's update and weight; to be asked by ascending id.
+
+        Raises:
+            EncodingError: They do not fit.
+        """
+        for trained, result in self._waiting:
+            reason = _objection(self._like, result)
+            if trained == client_id:
+                if reason:
+                    raise EncodingError(reason)
+                update, weight = result
+                return update, weight
+            if reason:  # this one fell silent
+                self.reject(trained, reason)
+        raise LookupError(client_id)
+
+    def finish(self) -> None:
+        """Train those that nobody asked for, so that the next round does not depend on who fell silent."""
+        for client_id, result in self._waiting:
+            if reason := _objection(self._like, result):
+                self.reject(client_id, reason)
+
+    def _train(self) -> Iterator[tuple[int, Any]]:
+        for client_id, examples in self._data.items():
+            yield client_id, self._local_update(unflatten(self._values, self._like), examples)
 
 
 def _objection(like: Structure, result: Any) -> str:

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from secfed.aggregation.aggregate import Aggregate, Aggregator
-from secfed.aggregation.cohort import ClientEncodingError, as_mapping
+from secfed.aggregation.aggregate import Aggregate
+from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.cohort import as_mapping
+from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
 from secfed.dp.rounding import as_given_or_down, exact, up
-from secfed.encoding.flatten import Update, flatten, model_hash, structure, unflatten
+from secfed.encoding.flatten import Update, flatten, model_hash, structure
 from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
-from secfed.federated.results import blank, checked_results
+from secfed.federated.results import LocalUpdate, Model, Results
 from secfed.federated.spending import Budget, Spending
 from secfed.secagg.stages import Stage
 
@@ -26,8 +28,6 @@ _DELTA = 1e-5
 # The check of secure aggregation that ends a session because of one client before others open their shares.
 BEFORE_OPENING = "S16"
 
-Model = Update
-LocalUpdate = Callable[[Model, Any], tuple[Update, float]]
 Dropouts = Callable[[int, tuple[int, ...]], Mapping[int, Stage]]
 
 
@@ -102,14 +102,12 @@ class Training(ABC):
         if isinstance(aggregator, type):
             name = aggregator.__name__
             raise ConfigError(f"aggregator is the class {name}, needed one of its objects: write {name}(...)")
-        if not hasattr(aggregator, "aggregate"):
+        if not isinstance(aggregator, Aggregator):
             raise ConfigError(f"aggregator {aggregator!r} must be an aggregator, such as secfed.SecAgg(...)")
         if privacy is None and any(option is not None for option in (budget, ledger, adjacency, accountant)):
             raise ConfigError("a budget, ledger, adjacency or accountant without privacy: nothing would be protected")
         if privacy is not None and not isinstance(privacy, Privacy):
             raise ConfigError(f"privacy {privacy!r:.100} must be CentralGaussian(...) or DistributedGaussian(...)")
-        if privacy is not None and not hasattr(aggregator, "private_pipeline"):
-            raise ConfigError(f"aggregator {aggregator!r} knows no privacy, needed one such as secfed.SecAgg(...)")
         self._local_update = local_update
         self._aggregator = aggregator
         self._privacy = privacy
@@ -248,14 +246,14 @@ class Training(ABC):
             return
         population = privacy.population or 1
         expected = round(privacy.sampling_rate * population)
-        pipeline = self._aggregator.private_pipeline(privacy, model, expected)
-        event = pipeline.worst_event
+        prepared = self._aggregator.prepare(model, range(1, expected + 1), privacy=privacy)
+        event = prepared.worst_event
         if not (isinstance(event, PoissonSampled) and event.decisive_probability):
             return
         delta = spending.delta or _DELTA
         cost, allowed = count * event.decisive_probability, MOST_OF_DELTA * delta
         if cost > allowed:
-            smallest, largest = pipeline.cohorts
+            smallest, largest = prepared.cohorts
             needed = f"{smallest} to {largest}" if largest <= population else f"at least {smallest}"
             raise ConfigError(
                 f"needed {needed} clients in a cohort, expected {expected} by chance: that one client decides whether "
@@ -267,77 +265,69 @@ class Training(ABC):
     def _aggregate(
         self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
     ) -> Aggregate:
-        if not (self._privacy and self._spending):
-            if not data:
-                raise TooFewSurvivorsError("the cohort is empty", 0, 1)
-            return self._session(number, model, data, silent, rejected)
-        pipeline = self._aggregator.private_pipeline(self._privacy, model, len(data))
-        worst = pipeline.worst_event
-        self._spending.reserve(worst, f"round {number}")
-        smallest, largest = pipeline.cohorts
+        """Train locally and aggregate; a client whose result does not fit is rejected, and counts as a dropout."""
+        privacy, spending = self._privacy, self._spending
+        if not data and not privacy:
+            raise TooFewSurvivorsError("the cohort is empty", 0, 1)
+
+        def reject(client_id: int, reason: str) -> None:
+            rejected[client_id] = reason
+            if len(rejected) == len(data) == self._population:  # all alike: that is the caller's mistake
+                client_id, reason = next(iter(rejected.items()))
+                raise EncodingError(f"client {client_id}: {reason}")
+
+        results = Results(self._local_update, model, data, reject)
+        weights = (results.keep_all() or [1]) if self._aggregator.needs_weights and not privacy else None
+        prepared = self._aggregator.prepare(
+            model, data, weights=weights, privacy=privacy, round=number, model_hash=model_hash(model)
+        )
+        worst = prepared.worst_event
+        if spending is None or worst is None:
+            return self._run(prepared, results, silent, rejected)
+        spending.reserve(worst, f"round {number}")
         try:
-            if not smallest <= len(data) <= largest:
-                needed = f"at least {smallest}" if len(data) < smallest else f"at most {largest}"
-                raise TooFewSurvivorsError(f"the cohort has {len(data)} clients, needed {needed}", len(data), smallest)
-            aggregate = self._session(number, model, data, silent, rejected)
+            prepared.check_cohort()
+            aggregate = self._run(prepared, results, silent, rejected)
         except TooFewSurvivorsError:
             # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
             # missing is taken as none. But a Poisson cohort's size is, and its guarantee counts every round.
             if isinstance(worst, PoissonSampled):
-                self._spending.commit(worst)
+                spending.commit(worst)
             else:
-                self._spending.cancel()
+                spending.cancel()
             raise
         except FaultyClientError as error:
             if error.check == BEFORE_OPENING and not isinstance(worst, PoissonSampled):
-                self._spending.cancel()
+                spending.cancel()
             else:
-                self._spending.commit(worst)
+                spending.commit(worst)
             raise
-        except (ConfigError, EncodingError):  # before anything was drawn or sent
-            self._spending.cancel()
+        except (ConfigError, EncodingError):  # there is no sum
+            spending.cancel()
             raise
-        assert aggregate.event is not None
-        self._spending.commit(aggregate.event)
+        spending.commit(aggregate.event or worst)
         return aggregate
 
-    def _session(
-        self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
+    def _run(
+        self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
     ) -> Aggregate:
-        """Train locally and aggregate; a client whose result does not fit is rejected, and counts as a dropout."""
-        results = self._train(model, data)
-        updates, weights = checked_results(structure(model), results, rejected)
-        options: dict[str, Any] = {"privacy": self._privacy, "example": model} if self._privacy else {}
-        faulty = False
-
-        def reject(client_id: int, reason: str) -> None:
-            rejected[client_id] = reason
-            updates[client_id], weights[client_id] = blank(updates[client_id]), 1
-
-        while True:
-            if len(rejected) == len(data) == self._population:  # all alike: that is the caller's mistake
-                client_id, reason = next(iter(rejected.items()))
-                raise EncodingError(f"client {client_id}: {reason}")
+        """Run the aggregation; once more if a client ended the session, without that client."""
+        for last in (False, True):
             gone = dict.fromkeys(rejected, Stage.ADVERTISE_KEYS)
             try:
-                return self._aggregator.aggregate(
-                    updates, weights, dropouts={**silent, **gone}, round=number, model_hash=model_hash(model), **options
-                )
+                aggregate = prepared.run_each(results.of, dropouts={**silent, **gone}, reject=results.reject)
             except FaultyClientError as error:
-                # The session ended because of one client: once more without it. Not if others had opened their shares
-                # (S12, S13) in a private round: that client could help the server to the sum, so it counts as released.
-                if faulty or (self._privacy and error.check != BEFORE_OPENING):
+                results.finish()
+                # Not if others had opened their shares (S12, S13) in a private round: that client could help the server
+                # to the sum, so it counts as released.
+                if last or (prepared.worst_event and error.check != BEFORE_OPENING):
                     raise
-                faulty = True
-                reject(error.client_id, f"its shares ended the session ({error.check})")
-            except ClientEncodingError as error:  # nothing was sent: once more without that client
-                if error.client_id in rejected:
-                    raise
-                reject(error.client_id, "the aggregator refuses its update or weight")
-
-    def _train(self, model: Model, data: Mapping[int, Any]) -> dict[int, Any]:
-        like, values = structure(model), flatten(model)
-        # Each client has its own copy: whatever it does to it, the others do not see.
-        return {
-            client_id: self._local_update(unflatten(values, like), examples) for client_id, examples in data.items()
-        }
+                results.reject(error.client_id, f"its shares ended the session ({error.check})")
+                results.again()
+            except (TooFewSurvivorsError, ConfigError):
+                results.finish()
+                raise
+            else:
+                results.finish()
+                return aggregate
+        raise AssertionError("unreachable")

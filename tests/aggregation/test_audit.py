@@ -19,9 +19,9 @@ from secfed.aggregation import (
     CentralGaussian,
     DistributedGaussian,
     NoiseShare,
-    aggregators,
     noise_shares,
-    private_pipeline,
+    prepared,
+    private_sum,
 )
 from secfed.attacks import SelfAudit, self_audit
 from secfed.crypto.entropy import SystemEntropy
@@ -63,9 +63,9 @@ def draw_as(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[str, int], bytes 
 
 def audit(privacy: Any, aggregator: Any = SECURE, **changed: Any) -> SelfAudit:
     """Hold what the aggregator releases against what its event says."""
-    pipeline = aggregator.private_pipeline(privacy, np.zeros(SIZE), CLIENTS)
-    event = pipeline.event(CLIENTS)
-    step = pipeline.lattice.step * CLIP  # the pipeline's own unit is the clip
+    transform: Any = aggregator.prepare(np.zeros(SIZE), range(1, CLIENTS + 1), privacy=privacy).transform
+    event = transform.event(CLIENTS)
+    step = transform.lattice.step * CLIP  # the transform's own unit is the clip
 
     def release(contributions: list[np.ndarray], number: int) -> np.ndarray:
         return np.asarray(aggregator.aggregate(contributions, privacy=privacy, round=number).mean) * CLIENTS
@@ -103,7 +103,7 @@ def test_missing_share_of_noise_is_found(privacy: Any, monkeypatch: pytest.Monke
             forgotten = noise_shares._layer(self._plan, 0, self._seeds[0])
             return super().draw() - forgotten * (len(made) % CLIENTS == 0)
 
-    monkeypatch.setattr(aggregators, "NoiseShare", Forgetful)
+    monkeypatch.setattr(prepared, "NoiseShare", Forgetful)
     assert "noise" in audit(privacy).failures
 
 
@@ -128,7 +128,7 @@ def test_wrong_clip_is_found(privacy: Any, factor: float, monkeypatch: pytest.Mo
     def clip(values: Any, clip_norm: float) -> Any:
         return right(values, clip_norm * factor)
 
-    monkeypatch.setattr(private_pipeline, "clip_by_norm", clip)
+    monkeypatch.setattr(private_sum, "clip_by_norm", clip)
     monkeypatch.setattr(conditional_rounding, "clip_by_norm", clip)
     little = replace(privacy, noise_multiplier=0.2)
     if isinstance(little, DistributedGaussian):

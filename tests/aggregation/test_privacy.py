@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.aggregation import AdaptiveClipping, CentralGaussian, DistributedGaussian, PrivatePipeline
+from secfed.aggregation import AdaptiveClipping, CentralGaussian, DistributedGaussian, PrivateSum
 from secfed.dp import DiscreteGaussianSum, PoissonSampled, SkellamSum
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from tests.examples import examples
@@ -23,8 +23,8 @@ KINDS: dict[str, Callable[..., Any]] = {
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
-def pipeline(privacy: Any, size: int = 50, clients: int = 12, survivors: int = 8) -> PrivatePipeline:
-    return PrivatePipeline.of(privacy, np.zeros(size), clients=clients, survivors=survivors)
+def pipeline(privacy: Any, size: int = 50, clients: int = 12, survivors: int = 8) -> PrivateSum:
+    return PrivateSum.of(privacy, np.zeros(size), clients=clients, survivors=survivors)
 
 
 class NoNoise:
@@ -37,7 +37,7 @@ class NoNoise:
         return np.zeros(self.length, np.int64)
 
 
-def steps_of(pipe: PrivatePipeline, update: np.ndarray, weight: float = 1.0) -> np.ndarray:
+def steps_of(pipe: PrivateSum, update: np.ndarray, weight: float = 1.0) -> np.ndarray:
     """A client's rounded vector before noise, read as the server would."""
     noise: Any = NoNoise(pipe.length)
     return pipe.centre(pipe.encode(update, weight, noise=noise))
@@ -109,7 +109,7 @@ def test_sum_of_vectors_without_noise_is_that_of_the_clipped_updates(kind: Any, 
     pipe = pipeline(kind(0.8, 2.0, adaptive=adaptive, bits=20) if kind is not CentralGaussian else kind(0.8, 2.0))
     updates = [generator.normal(size=50) * scale for scale in (0.01, 0.05, 0.2, 1.0)]
     clipped = [update * min(1, 0.8 / np.linalg.norm(update)) for update in updates]
-    decoded = pipe.decode(sum(steps_of(pipe, update) for update in updates))
+    decoded = pipe.read(sum(steps_of(pipe, update) for update in updates))
     rounding = 4 * pipe.lattice.step * 0.8
     assert np.abs(decoded.mean - sum(clipped) / 12).max() < rounding
     if pipe.count_scale:  # 2 within, 2 beyond, of 12 expected
@@ -134,8 +134,8 @@ def test_count_says_whether_the_update_was_within_the_clip(norm: float, inside: 
 @EVERY_KIND
 def test_structure_and_dtypes_come_back(kind: Any) -> None:
     example = {"b": np.zeros((2, 3), np.float32), "a": [np.zeros(4)]}
-    pipe = PrivatePipeline.of(kind(1.0, 1.0), example, clients=12, survivors=8)
-    mean = pipe.decode(np.zeros(pipe.length, np.int64)).mean
+    pipe = PrivateSum.of(kind(1.0, 1.0), example, clients=12, survivors=8)
+    mean = pipe.read(np.zeros(pipe.length, np.int64)).mean
     assert mean["b"].shape == (2, 3) and mean["b"].dtype == np.float32
     assert mean["a"][0].shape == (4,) and mean["a"][0].dtype == np.float64
 
@@ -173,7 +173,7 @@ def test_sum_is_divided_by_the_expected_cohort_and_never_by_who_came() -> None:
     for clients in (3, 11, 29):
         pipe = pipeline(CentralGaussian(1.0, 1.0, population=40, sampling_rate=0.25), clients=clients)
         assert pipe.expected == 10.0
-        means.add(float(pipe.decode(steps).mean[0]))
+        means.add(float(pipe.read(steps).mean[0]))
     assert len(means) == 1
     assert pipeline(CentralGaussian(1.0, 1.0), clients=12).expected == 12
 

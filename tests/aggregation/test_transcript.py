@@ -98,11 +98,11 @@ def test_client_that_sent_nothing_has_no_contribution(aggregator: Any) -> None:
 def test_masked_contributions_add_up_to_the_sum_only_without_their_masks(settings: dict[str, Any]) -> None:
     updates = updates_of(70)
     result, transcript = recorded(secfed.SecAgg(**settings), updates)
-    bits = transcript.pipeline.modulus_bits
+    bits = transcript.transform.modulus_bits
     masked = sum(transcript.contribution(client_id).astype(object) for client_id in result.survivors) % (1 << bits)
     assert transcript.total is not None
     assert masked.tolist() != transcript.total[:-1].tolist()
-    assert transcript.pipeline.decode(transcript.total)[0].tolist() == result.mean.tolist()
+    assert transcript.transform.decode(transcript.total, transcript.survivors).mean.tolist() == result.mean.tolist()
     assert transcript.survivors == result.survivors
 
 
@@ -143,7 +143,7 @@ def test_no_piece_of_an_update_is_in_any_message(settings: dict[str, Any]) -> No
     weights = [int(weight) for weight in generator.integers(100, 1000, CLIENTS)]
     _, transcript = recorded(aggregator, updates, weights)
     traffic = b"|".join(entry.data for entry in transcript.entries)
-    fixed = transcript.pipeline.fixed_point
+    fixed = transcript.transform.fixed_point
     for update, weight in zip(updates, weights, strict=True):
         vector = fixed.encode(update, weight, seed=bytes(32))
         assert vector.tolist() == fixed.encode(update, weight, seed=bytes([1]) * 32).tolist()

@@ -13,7 +13,7 @@ from scipy import stats
 import secfed
 from secfed import dp
 from secfed.aggregation import CentralGaussian, DistributedGaussian
-from secfed.aggregation.private_pipeline import ANY_COHORT, decisive_probability
+from secfed.aggregation.private_sum import ANY_COHORT, decisive_probability
 from secfed.errors import BudgetExceededError, ConfigError
 from secfed.secagg import Policy, Stage
 
@@ -182,7 +182,7 @@ def test_cohorts_that_are_said_to_run_do_and_the_next_ones_do_not(
     aggregator: secfed.SecAgg, population: int, rate: float
 ) -> None:
     privacy = CentralGaussian(1.0, 1.0, population=population, sampling_rate=rate)
-    smallest, largest = aggregator.private_pipeline(privacy, np.zeros(1), 0).cohorts
+    smallest, largest = aggregator.prepare(np.zeros(1), [], privacy=privacy).cohorts
     assert smallest <= rate * population <= largest
 
     def runs(size: int) -> bool:

@@ -139,7 +139,7 @@ def test_round_that_could_overspend_is_refused_before_anything_is_drawn(
         calls.append(1)
         return move(model, data)
 
-    worst = SECURE.private_pipeline(privacy, np.zeros(20), 6).worst_event
+    worst = SECURE.prepare(np.zeros(20), range(1, 7), privacy=privacy).worst_event
     limit = dp.Accountant().compose(worst, 2).epsilon(DELTA) * 1.001
     rounds = fedavg(privacy, update=watched, budget=(limit, DELTA)).rounds(np.zeros(20), values(6), count=10)
     passed = 0
@@ -160,7 +160,7 @@ def test_round_that_could_overspend_is_refused_before_anything_is_drawn(
 
 
 def test_budget_that_a_round_meets_to_the_last_digit_is_enough() -> None:
-    worst = SECURE.private_pipeline(CENTRAL, np.zeros(20), 6).worst_event
+    worst = SECURE.prepare(np.zeros(20), range(1, 7), privacy=CENTRAL).worst_event
     limit = dp.Accountant().compose(worst).epsilon(DELTA)
     reports = list(fedavg(CENTRAL, budget=(limit, DELTA)).rounds(np.zeros(20), values(6), count=1))
     assert reports[0].accountant is not None
@@ -317,14 +317,6 @@ def test_adaptive_clip_finds_the_median_of_the_norms_whatever_it_was() -> None:
 def test_bad_options_are_refused_at_once(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         secfed.FedAvg(move, aggregator=SECURE, **options)
-
-
-def test_aggregator_that_knows_no_privacy_is_refused() -> None:
-    class Own:
-        def aggregate(self, *_: Any, **__: Any) -> None: ...
-
-    with pytest.raises(ConfigError, match="knows no privacy"):
-        fedavg(CENTRAL, Own())
 
 
 def test_noise_is_not_that_of_the_seed() -> None:

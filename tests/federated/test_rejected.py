@@ -29,7 +29,6 @@ BAD: dict[str, tuple[Any, str]] = {
     "dictionary": (({"a": np.full(3, 7.25)}, 1), "not shaped like the model"),
     "text": (("7.25", 1), "holds something else than arrays"),
     "ragged": (([[7.25], [7.25, 7.25]], 1), "holds something else than arrays"),
-    "dtype": ((np.full(3, 7.25, np.float32), 1), "dtypes are not those of most clients"),
     "no_examples": ((np.full(3, 7.25), 0), "has no examples"),
     "negative": ((np.full(3, 7.25), -7.25), "has no examples"),
     "no_weight": ((np.full(3, 7.25), None), "weight is not a finite number"),
@@ -71,7 +70,17 @@ def test_client_that_only_the_aggregator_refuses_is_rejected_too() -> None:
     aggregator = secfed.SecAgg(max_weight=5)
     [report] = training(aggregator, None, (GOOD, 725)).rounds(np.zeros(3), list(range(1, 10)), count=1)
     assert report.survivors == (2, 3, 5, 6, 7, 8, 9)
-    assert report.rejected == dict.fromkeys((1, 4), "the aggregator refuses its update or weight")
+    assert report.rejected == dict.fromkeys((1, 4), "the weight must be from 1 to max_weight 5")
+
+
+@pytest.mark.parametrize(("aggregator", "privacy"), MODES)
+def test_update_of_another_float_dtype_than_the_model_counts(aggregator: Any, privacy: Any) -> None:
+    narrow = GOOD.astype(np.float16), 3
+    [report] = training(aggregator, privacy, narrow).rounds(np.zeros(3), list(range(1, 10)), count=1)
+    assert report.rejected == {} and report.survivors == tuple(range(1, 10))
+    assert report.aggregate is not None and report.aggregate.mean.dtype == np.float64
+    if privacy is None:
+        assert report.model == pytest.approx(GOOD, abs=1e-3)
 
 
 @pytest.mark.parametrize(("aggregator", "privacy"), MODES)

@@ -13,7 +13,7 @@ from scipy import stats
 import secfed
 from secfed import dp
 from secfed.aggregation import DistributedGaussian
-from secfed.aggregation.private_pipeline import PrivatePipeline
+from secfed.aggregation.private_sum import PrivateSum
 from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.secagg import Stage
 
@@ -24,17 +24,20 @@ SECRET = DistributedGaussian(
 MECHANISMS = pytest.mark.parametrize("mechanism", ["discrete_gaussian", "skellam"])
 
 
-def pipeline(privacy: DistributedGaussian = SECRET, size: int = 1) -> PrivatePipeline:
-    return secfed.SecAgg(threshold=FEWEST / CLIENTS).private_pipeline(privacy, np.zeros(size), 30)
+def pipeline(privacy: DistributedGaussian = SECRET, size: int = 1) -> PrivateSum:
+    transform: Any = (
+        secfed.SecAgg(threshold=FEWEST / CLIENTS).prepare(np.zeros(size), range(1, 31), privacy=privacy).transform
+    )
+    return transform
 
 
-def variance(pipe: PrivatePipeline, survivors: int) -> float:
+def variance(pipe: PrivateSum, survivors: int) -> float:
     """Variance of the noise in a sum, in squared clips."""
     assert pipe.plan is not None
     return survivors * pipe.plan.noise.per_client(survivors) * pipe.plan.step**2
 
 
-def true_delta(pipe: PrivatePipeline, epsilon: float) -> float:
+def true_delta(pipe: PrivateSum, epsilon: float) -> float:
     """Delta of one round in one dimension, by its densities, without the rounds that release nothing.
 
     The others contribute 0, one client contributes 1 in the first world and is missing in the second.
@@ -123,5 +126,5 @@ def test_secret_cohort_whose_survivors_keep_their_surplus_is_not_released(tmp_pa
 
 
 def test_secret_cohort_larger_than_planned_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the cohort has 56 clients, needed at most 55"):
+    with pytest.raises(TooFewSurvivorsError, match="the cohort has 56 clients, needed at most 55"):
         secfed.SecAgg(threshold=FEWEST / CLIENTS).aggregate([np.zeros(3)] * 56, privacy=SECRET)

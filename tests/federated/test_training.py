@@ -1,14 +1,14 @@
 """The training round: who takes part, what is reported, and what one client can do to the others."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import secfed
-from secfed.aggregation import Aggregate
+from secfed.aggregation import Aggregator, Prepared
 from secfed.encoding.flatten import model_hash
 from secfed.errors import ConfigError, EncodingError
 from secfed.secagg import Stage
@@ -27,15 +27,15 @@ def fedavg(aggregator: Any = None, update: Any = move) -> secfed.FedAvg:
     return secfed.FedAvg(update, aggregator=secfed.Plain() if aggregator is None else aggregator)
 
 
-class Watched:
+class Watched(Aggregator):
     """An aggregator that notes what it is asked."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
-    def aggregate(self, updates: Mapping[int, Any], weights: Mapping[int, float], **options: Any) -> Aggregate:
-        self.calls.append({"updates": dict(updates), "weights": dict(weights), **options})
-        return secfed.Plain().aggregate(updates, weights, dropouts=options["dropouts"])
+    def prepare(self, example: Any, clients: Iterable[int], **options: Any) -> Prepared:
+        self.calls.append({"clients": tuple(clients), **options})
+        return secfed.Plain().prepare(example, clients)
 
 
 def test_ids_of_a_list_of_clients_start_at_one() -> None:
@@ -177,7 +177,7 @@ def test_aggregator_is_told_the_round_and_the_hash_of_the_model() -> None:
     models = [np.zeros(3), *(report.model for report in reports)]
     assert [call["round"] for call in watched.calls] == [1, 2, 3]
     assert [call["model_hash"] for call in watched.calls] == [model_hash(model) for model in models[:3]]
-    assert set(watched.calls[0]["updates"]) == set(watched.calls[0]["weights"]) == {1, 2, 3}
+    assert watched.calls[0]["clients"] == (1, 2, 3)
 
 
 def test_report_says_how_large_the_model_is() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from secfed import CentralGaussian, DistributedGaussian, FedAvg, Plain, SecAgg, dp
-from secfed.aggregation import Aggregator, ClippingWarning, Pipeline, Privacy
+from secfed.aggregation import Aggregator, ClippingWarning, Privacy
 from secfed.cli.simulation import perceptron
 from secfed.cli.simulation.datasets import LOADERS, Federation
 from secfed.cli.simulation.random import generator
@@ -365,9 +365,8 @@ def _threshold(
         return None
     if isinstance(privacy, DistributedGaussian) and privacy.minimum_survivors is not None:
         return privacy.minimum_survivors
-    pipeline = Pipeline.of(model, clip=settings.clip, clients=settings.clients)
-    config = secured.config(range(1, settings.clients + 1), pipeline)
-    return config.threshold if config.complete else None
+    config = secured.prepare(model, range(1, settings.clients + 1)).channel.config
+    return config.threshold if config and config.complete else None
 
 
 def _all_runs(

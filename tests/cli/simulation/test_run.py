@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def test_the_threshold_is_the_sessions_own() -> None:
 
 def test_rounds_with_clipped_values_are_counted_and_no_warning_escapes() -> None:
     outcome = simulate(dataclasses.replace(SMALL, clip=0.05))  # pytest would raise the warning
-    assert outcome.clipped_rounds == outcome.sums + sum(bool(record.failure) for record in outcome.records) == 3
+    assert outcome.clipped_rounds == outcome.sums == 2  # in the third round too few were left for a mean
 
 
 @pytest.mark.slow
@@ -212,8 +212,9 @@ def test_noise_of_the_clients_is_hardly_more_than_the_servers() -> None:
     federation = LOADERS[settings.dataset](settings.clients, settings.alpha, settings.seed)
     model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
     assert privacy is not None
-    pipeline = simulation_run._secagg(settings, federation).private_pipeline(privacy, model, settings.clients)
-    plan = pipeline.plan
+    secured = simulation_run._secagg(settings, federation)
+    transform: Any = secured.prepare(model, range(1, settings.clients + 1), privacy=privacy).transform
+    plan = transform.plan
     assert plan is not None and plan.threshold == 200
     central = (plan.noise_multiplier * plan.clip_norm) ** 2
     for survivors in plan.noise.honest:  # where no noise is left over
@@ -223,11 +224,15 @@ def test_noise_of_the_clients_is_hardly_more_than_the_servers() -> None:
     assert max(plan.error(survivors) for survivors in range(200, 301)) / central < 1.16
 
 
-def sum_of_survivors(config: Config, vectors: Mapping[int, Any], *, dropouts: Mapping[int, Stage], **_: Any) -> Result:
+def sum_of_survivors(
+    config: Config, vectors: Callable[[int], Any], *, dropouts: Mapping[int, Stage], **_: Any
+) -> Result:
     """What a session gives, without its keys and masks."""
     survivors = arrived(config.client_ids, dropouts)
-    total = np.sum([vectors[client_id] for client_id in survivors], axis=0, dtype=np.uint64)
-    total = (total & np.uint64((1 << config.modulus_bits) - 1)).astype(vectors[survivors[0]].dtype)
+    total = np.zeros(config.length, np.uint64)
+    for client_id in survivors:
+        total += vectors(client_id)
+    total = (total & np.uint64((1 << config.modulus_bits) - 1)).astype(config.dtype)
     missing = tuple(client_id for client_id in config.client_ids if client_id not in set(survivors))
     sent = dict.fromkeys(config.client_ids, 0)
     return Result(total, tuple(survivors), missing, (), sent, dict(sent), {})
@@ -239,7 +244,7 @@ def test_sum_of_survivors_is_what_a_session_gives(adversary: str) -> None:
     vectors = {i: np.arange(9, dtype=np.uint16) * (400 + i) % 4096 for i in config.client_ids}
     silent = {2: Stage.UNMASKING, 5: Stage.MASKED_INPUT_COLLECTION}
     found = run_session(config, vectors, dropouts=silent)
-    without = sum_of_survivors(config, vectors, dropouts=silent)
+    without = sum_of_survivors(config, vectors.__getitem__, dropouts=silent)
     assert np.array_equal(found.sum, without.sum)
     assert (found.survivors, found.dropouts) == (without.survivors, without.dropouts)
 
@@ -249,7 +254,7 @@ def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_cen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Noise moves the difference of one seed by more than a point, so several count; sums come without sessions."""
-    monkeypatch.setattr("secfed.aggregation.aggregators.run_session", sum_of_survivors)
+    monkeypatch.setattr("secfed.aggregation.channels.run_session", sum_of_survivors)
     differences = []
     for seed in range(5):
         settings = Settings.of(privacy="distributed", epsilon=3.0, delta=1e-5, seed=seed)

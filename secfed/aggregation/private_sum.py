@@ -6,6 +6,7 @@ noise, and all rounds are the same event.
 
 import hashlib
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln
 
-from secfed.aggregation.noise_shares import NoiseShare
+from secfed.aggregation.noise_shares import NoiseShare, surplus
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
+from secfed.aggregation.transform import Decoded
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.crypto.ring import narrowest_dtype, signed
@@ -24,7 +26,7 @@ from secfed.dp.distributed import Plan, choose
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.flatten import Structure, Update, structure, unflatten
 from secfed.encoding.rotation import Rotation, rotated_length
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, TooFewSurvivorsError
 
 # What whole noise needs beyond a Gaussian's variance, in square steps; see `dp.distributed`.
 _MARGIN = 2.25
@@ -44,26 +46,13 @@ ANY_COHORT = (0, 1 << 62)
 _choose = lru_cache(16)(choose)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a private sum says.
-
-    Attributes:
-        mean: Sum of the clipped updates and the noise, divided by the expected size of the cohort.
-        within_clip: The noisy fraction of clients whose update was within the clip; None unless the clip is adaptive.
-    """
-
-    mean: Update
-    within_clip: float | None
-
-
 @dataclass(frozen=True)
-class PrivatePipeline:
-    """How updates become vectors of whole steps whose noisy sum is private; the private twin of `Pipeline`.
+class PrivateSum:
+    """How updates become vectors of whole steps whose noisy sum is private.
 
     Args:
         privacy: What was asked for.
-        structure: Names, shapes and dtypes that every update must have.
+        structure: Names, shapes and dtypes of the mean.
         lattice: The rounding, in units of the clip.
         modulus_bits: Bits of an entry.
         count_scale: Distance of the two values of the entry that counts clients within the clip; 0: no such entry.
@@ -72,7 +61,7 @@ class PrivatePipeline:
         rotation_seed: 32 bytes, public, fresh for every sum; empty: no rotation.
         cohorts: The smallest and the largest cohort of which a sum can be made.
 
-    Client and server hold the same pipeline; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
+    Client and server hold the same object; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
     """
 
     privacy: Privacy
@@ -94,8 +83,8 @@ class PrivatePipeline:
         clients: int,
         survivors: int = 1,
         cohorts: tuple[int, int] = ANY_COHORT,
-    ) -> "PrivatePipeline":
-        """Make the pipeline of one sum.
+    ) -> "PrivateSum":
+        """Make the transform of one sum.
 
         Args:
             privacy: `CentralGaussian` or `DistributedGaussian`.
@@ -236,7 +225,7 @@ class PrivatePipeline:
         """Encode one client's update, with its noise if clients add it.
 
         Args:
-            update: Array, or list or dictionary of arrays, of the pipeline's structure.
+            update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
             weight: Used if there is a `weight_cap`.
             seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
             noise: This client's noise, so that layers of it can be revealed later; by default fresh.
@@ -261,8 +250,40 @@ class PrivatePipeline:
         """Read entries modulo `2**modulus_bits` as signed numbers."""
         return signed(total, self.modulus_bits)
 
-    def release(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
-        """Return the private sum in steps: of the exact one with the server's noise, or of one that holds noise.
+    def subtract_surplus(
+        self, total: npt.NDArray[np.unsignedinteger[Any]], survivors: int, replies: Mapping[int, bytes]
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Return the sum without the layers of noise whose seeds survivors revealed.
+
+        Args:
+            total: The sum modulo `2**modulus_bits`, shape `(length,)`.
+            survivors: How many clients are in it.
+            replies: What `NoiseShare.reveal` gave, by client id, of those that answered.
+
+        Raises:
+            MalformedMessageError: A reply has not one seed for each surplus layer.
+            TooFewSurvivorsError: Not all answered, and what is left would tell the size of a secret cohort.
+        """
+        assert self.plan is not None
+        if self.noise_is_fixed and len(replies) < survivors:
+            raise TooFewSurvivorsError(
+                f"{len(replies)} of {survivors} survivors revealed surplus noise, needed all: what the others leave "
+                "would tell how many joined a secret cohort",
+                len(replies),
+                survivors,
+            )
+        return self.wrap(self.centre(total) - surplus(self.plan, survivors, replies))
+
+    def check(self, update: Update, weight: float) -> None:
+        """Check an update before anything is sent.
+
+        Raises:
+            EncodingError: It has not exactly this structure, or a value is not finite.
+        """
+        self.structure.check(update)
+
+    def add_noise(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
+        """Return the private sum in steps: the sum itself if clients added the noise, else with the server's noise.
 
         Args:
             total: The sum modulo `2**modulus_bits`, shape `(length,)`; surplus noise already subtracted.
@@ -273,15 +294,32 @@ class PrivatePipeline:
             steps += samplers.discrete_gaussian(self.noise_variance, self.length, seed)
         return steps
 
-    def decode(self, released: npt.NDArray[np.int64]) -> Decoded:
-        """Decode a private sum."""
-        values = self.lattice.decode(released)
+    def beyond_clip(self, update: Update) -> int:
+        """Return 0: an update is scaled down as a whole, which is part of the guarantee."""
+        return 0
+
+    def decode(self, total: npt.NDArray[np.unsignedinteger[Any]], survivors: Collection[int]) -> Decoded:
+        """Add the server's noise, unless clients added theirs, and decode.
+
+        Args:
+            total: The sum modulo `2**modulus_bits`, shape `(length,)`; surplus noise already subtracted.
+            survivors: Ids of the clients in it.
+
+        Raises:
+            TooFewSurvivorsError: Their noise is too little: nothing may be released.
+        """
+        event = self.event(len(survivors))
+        return self.read(self.add_noise(total), event)
+
+    def read(self, steps: npt.NDArray[np.int64], event: events.Event | None = None) -> Decoded:
+        """Turn a sum in steps into what it says, without adding noise."""
+        values = self.lattice.decode(steps)
         if self.rotation_seed:
             values = np.asarray(self._rotation.rotate_back(values), np.float64)
         size = self.structure.size
         within = float(values[size]) / (self.count_scale * self.expected) + 0.5 if self.count_scale else None
         mean = values[:size] * (self.privacy.clip_norm / self.expected)
-        return Decoded(unflatten(mean, self.structure), within)
+        return Decoded(unflatten(mean, self.structure), self.expected, event, within)
 
     @property
     def _rotation(self) -> Rotation:

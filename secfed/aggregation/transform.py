@@ -1,0 +1,81 @@
+"""What every transform does: the client's half makes an update a vector, the server's half makes the sum a mean.
+
+Both halves are one object, public and the same for all parties of a sum. Between them stands a channel, which only
+adds.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from secfed.dp.events import Event
+from secfed.encoding.flatten import Structure, Update
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a sum says.
+
+    Attributes:
+        mean: With the structure of one update.
+        weight: What the sum was divided by.
+        event: What was released, if that was private.
+        within_clip: The noisy fraction of clients whose update was within the clip, if the clip is adaptive.
+    """
+
+    mean: Update
+    weight: float
+    event: Event | None = None
+    within_clip: float | None = None
+
+
+class Transform(Protocol):
+    """From an update to a vector, and from the sum of vectors to a mean."""
+
+    @property
+    def structure(self) -> Structure:
+        """Names, shapes and dtypes of the mean; updates may have other float dtypes."""
+
+    @property
+    def length(self) -> int:
+        """Entries of a sum."""
+
+    @property
+    def modulus_bits(self) -> int:
+        """Bits of an entry; 0: the entries are float64, which only a channel in the clear can add."""
+
+    @property
+    def context(self) -> bytes:
+        """What binds a session to these parameters."""
+
+    def encode(self, update: Update, weight: float, *, seed: bytes | None = None) -> Any:
+        """Encode one client's update for the channel.
+
+        Args:
+            update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
+            weight: The client's weight.
+            seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
+
+        Raises:
+            EncodingError: The update or the weight does not fit; nothing has been sent.
+        """
+
+    def check(self, update: Update, weight: float) -> None:
+        """Check an update and its weight before anything is sent.
+
+        Raises:
+            EncodingError: The update has not exactly this structure, a value is not finite, or the weight does not fit.
+        """
+
+    def beyond_clip(self, update: Update) -> int:
+        """Count the values that `encode` clips one by one."""
+
+    def decode(self, total: npt.NDArray[Any], survivors: Collection[int]) -> Decoded:
+        """Decode the sum of these clients' vectors.
+
+        Raises:
+            EncodingError: This is no sum of encoded vectors.
+            TooFewSurvivorsError: Too few clients are in it.
+        """

@@ -1,0 +1,184 @@
+"""The transforms of a weighted mean: as floats in the clear, and as integers that any channel can add."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.aggregation.transform import Decoded
+from secfed.crypto.entropy import SystemEntropy
+from secfed.crypto.prg import SEED_BYTES
+from secfed.encoding.fixed_point import FixedPoint
+from secfed.encoding.flatten import Structure, Update, arrays, structure, unflatten
+from secfed.errors import EncodingError, TooFewSurvivorsError
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedValues:
+    """What a client sends in the clear: its values in their own dtype, shape `(size,)`, and its weight."""
+
+    values: npt.NDArray[np.floating[Any]]
+    weight: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the message."""
+        return 8 + self.values.nbytes
+
+    def to_bytes(self) -> bytes:
+        """Return the weight as a float64, then the values, all little-endian."""
+        values = self.values.astype(self.values.dtype.newbyteorder("<"), copy=False)
+        return np.array([self.weight], "<f8").tobytes() + values.tobytes()
+
+
+@dataclass(frozen=True)
+class FloatMean:
+    """The weighted mean in float64, without clipping or rounding: the server sees every update and weight.
+
+    Args:
+        structure: Names, shapes and dtypes of the mean.
+    """
+
+    structure: Structure
+    modulus_bits: int = 0
+    context: bytes = b""
+
+    @property
+    def length(self) -> int:
+        """Entries of the sum: one for each value, one for the sum of the weights."""
+        return self.structure.size + 1
+
+    def encode(self, update: Update, weight: float, *, seed: bytes | None = None) -> WeightedValues:
+        """Return the values and the weight as they are.
+
+        Raises:
+            EncodingError: The update does not fit.
+        """
+        return WeightedValues(self.structure.values(update), weight)
+
+    def check(self, update: Update, weight: float) -> None:
+        """Check an update before anything is sent.
+
+        Raises:
+            EncodingError: It has not exactly this structure, or a value is not finite.
+        """
+        self.structure.check(update)
+
+    def beyond_clip(self, update: Update) -> int:
+        """Return 0: nothing is clipped."""
+        return 0
+
+    def decode(self, total: npt.NDArray[np.float64], survivors: Collection[int]) -> Decoded:
+        """Divide the weighted sum by the sum of the weights, its last entry.
+
+        Raises:
+            TooFewSurvivorsError: Nobody is in the sum.
+        """
+        if not survivors:
+            raise TooFewSurvivorsError("no client is left", 0, 1)
+        weight = float(total[-1])
+        return Decoded(unflatten(total[:-1] / weight, self.structure), weight)
+
+
+@dataclass(frozen=True)
+class WeightedMean:
+    """Flatten, clip, round and weigh; and back.
+
+    Args:
+        structure: Names, shapes and dtypes of the mean.
+        fixed_point: How values become integers.
+
+    Client and server hold the same object; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
+    """
+
+    structure: Structure
+    fixed_point: FixedPoint
+
+    @classmethod
+    def of(
+        cls, example: Update, *, clip: float, clients: int, max_weight: int = 1, bits: int | None = None
+    ) -> "WeightedMean":
+        """Make the transform for updates that look like an example (the model, say).
+
+        Args:
+            example: Array, or list or dictionary of arrays.
+            clip: Values are clipped to [-clip, clip].
+            clients: Most clients in one sum.
+            max_weight: Largest weight of a client, public.
+            bits: Bits of a rounded value; None chooses, see `FixedPoint.fitting`.
+
+        Raises:
+            ConfigError: The parameters do not fit together.
+            EncodingError: The example is no update.
+        """
+        if bits is None:
+            return cls(structure(example), FixedPoint.fitting(clip, clients=clients, max_weight=max_weight))
+        return cls(structure(example), FixedPoint(clip, bits, clients, max_weight))
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector: one for each value, one for the weight."""
+        return self.structure.size + 1
+
+    @property
+    def modulus_bits(self) -> int:
+        """Bits of an entry."""
+        return self.fixed_point.modulus_bits
+
+    @property
+    def context(self) -> bytes:
+        """What binds a session to these parameters."""
+        return self.fixed_point.context(self.structure.size)
+
+    def encode(
+        self, update: Update, weight: float, *, seed: bytes | None = None
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Encode one client's update.
+
+        Args:
+            update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
+            weight: Whole number in [1, max_weight].
+            seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
+
+        Returns:
+            Shape `(length,)`, modulo `2**modulus_bits`.
+
+        Raises:
+            EncodingError: The update or the weight does not fit; nothing has been sent.
+        """
+        rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
+        return self.fixed_point.encode(self.structure.values(update), weight, seed=rounding)
+
+    def check(self, update: Update, weight: float) -> None:
+        """Check an update and its weight before anything is sent.
+
+        Raises:
+            EncodingError: The update has not exactly this structure, a value is not finite, or the weight is no whole
+                number in [1, max_weight].
+        """
+        self.structure.check(update)
+        self.fixed_point.checked_weight(weight)
+
+    def beyond_clip(self, update: Update) -> int:
+        """Count the values beyond the clip."""
+        return sum(self.fixed_point.clipped(array) for array in arrays(update))
+
+    def decode(self, total: npt.NDArray[np.unsignedinteger[Any]], survivors: Collection[int]) -> Decoded:
+        """Decode the sum to the weighted mean and the sum of the weights.
+
+        Args:
+            total: The sum modulo `2**modulus_bits`, shape `(length,)`.
+            survivors: Ids of the clients in it.
+
+        Raises:
+            EncodingError: The sum of the weights is not one that so many clients can have.
+        """
+        values, weight = self.fixed_point.decode(total)
+        if not len(survivors) <= weight <= len(survivors) * self.fixed_point.max_weight:
+            raise EncodingError(
+                f"the weights sum to {weight}, needed {len(survivors)} to "
+                f"{len(survivors) * self.fixed_point.max_weight} for {len(survivors)} survivors"
+            )
+        return Decoded(unflatten(values, self.structure), weight)
