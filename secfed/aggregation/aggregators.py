@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from secfed.aggregation.aggregate import Aggregate
-from secfed.aggregation.channels import InTheClear, SecureAggregation
+from secfed.aggregation.channels import Channel, InTheClear, SecureAggregation
 from secfed.aggregation.cohort import Updates, Weights, by_client, positions
 from secfed.aggregation.cohort_sizes import sizes_that_run
 from secfed.aggregation.prepared import Prepared
@@ -34,7 +34,6 @@ class Aggregator(ABC):
         """Whether `prepare` must know the weights: all clients then train before the first vector is encoded."""
         return False
 
-    @abstractmethod
     def prepare(
         self,
         example: Update,
@@ -62,6 +61,21 @@ class Aggregator(ABC):
             ConfigError: Parameters that do not fit the cohort.
             EncodingError: The example is no update.
         """
+        ids = tuple(positions(clients))
+        transform = self.transform(example, len(ids), weights, privacy)
+        return Prepared(transform, self.channel(ids, transform, round, model_hash), ids, partial(self.rounding, round))
+
+    @abstractmethod
+    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+        """Choose how the updates of so many clients become vectors; for the rest see `prepare`."""
+
+    @abstractmethod
+    def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
+        """Choose what adds these clients' vectors."""
+
+    def rounding(self, round: int, client_id: int) -> bytes | None:
+        """Return the 32 bytes that decide a client's rounding in one round; None leaves it to the operating system."""
+        return None
 
     def aggregate(
         self,
@@ -105,31 +119,22 @@ class Aggregator(ABC):
 class Plain(Aggregator):
     """No protection: the server sees every update. Without privacy this is the float reference for the others."""
 
-    def prepare(
-        self,
-        example: Update,
-        clients: Iterable[int],
-        *,
-        weights: Weights = None,
-        privacy: Privacy | None = None,
-        round: int = 0,
-        model_hash: bytes = NO_MODEL,
-    ) -> Prepared:
-        """Decide everything about one sum in the clear; for the parameters see `Aggregator.prepare`.
+    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+        """Choose floats without privacy, else whole steps; for the parameters see `Aggregator.prepare`.
 
         Raises:
             ConfigError: The privacy is not central: each update would be in the clear but for its share of the noise.
         """
-        ids = tuple(sorted(clients))
-        transform: Transform = FloatMean(structure(example))
         if isinstance(privacy, DistributedGaussian):
             raise ConfigError(
                 "Plain shows the server every update, DistributedGaussian needs secure aggregation: secfed.SecAgg, or "
                 "secfed.CentralGaussian"
             )
-        if privacy is not None:
-            transform = PrivateSum.of(privacy, example, clients=len(ids))
-        return Prepared(transform, InTheClear(ids, transform.length, transform.modulus_bits), ids)
+        return FloatMean(structure(example)) if privacy is None else PrivateSum.of(privacy, example, clients=clients)
+
+    def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
+        """Return the channel that hides nothing."""
+        return InTheClear(client_ids, transform.length, transform.modulus_bits)
 
 
 @dataclass(frozen=True)
@@ -225,34 +230,29 @@ class SecAgg(Aggregator):
         """Whether `max_weight` is to follow from the weights of the cohort."""
         return self.max_weight is None
 
-    def prepare(
-        self,
-        example: Update,
-        clients: Iterable[int],
-        *,
-        weights: Weights = None,
-        privacy: Privacy | None = None,
-        round: int = 0,
-        model_hash: bytes = NO_MODEL,
-    ) -> Prepared:
-        """Decide everything about one session; for the parameters see `Aggregator.prepare`.
+    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+        """Choose bits and noise; for the parameters see `Aggregator.prepare`.
 
         Raises:
             ConfigError: The noise is the clients', and how many of them must arrive is not said; or `max_weight` is
                 None and there are no weights.
         """
-        ids = tuple(positions(clients))
-        fewest = 0
-        transform: Transform
-        if privacy is None:
-            largest = self.max_weight or _power_of_two_above(weights)
-            transform = WeightedMean.of(example, clip=self.clip, clients=len(ids), max_weight=largest, bits=self.bits)
-        else:
-            transform = self._private_sum(privacy, example, len(ids))
-            fewest = transform.plan.threshold if transform.plan else 0
+        if privacy is not None:
+            return self._private_sum(privacy, example, clients)
+        largest = self.max_weight or _power_of_two_above(weights)
+        return WeightedMean.of(example, clip=self.clip, clients=clients, max_weight=largest, bits=self.bits)
+
+    def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
+        """Return a session among these clients; each insists on enough survivors for the noise."""
+        plan = transform.plan if isinstance(transform, PrivateSum) else None
         make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
-        channel = SecureAggregation(ids, make_config, self.policy or Policy(), fewest)
-        return Prepared(transform, channel, ids, partial(self._rounding, round))
+        return SecureAggregation(client_ids, make_config, self.policy or Policy(), plan.threshold if plan else 0)
+
+    def rounding(self, round: int, client_id: int) -> bytes | None:
+        """Return what the `rounding_seed` gives for one client in one round; without it None."""
+        if self.rounding_seed is None:
+            return None
+        return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
 
     def _private_sum(self, privacy: Privacy, example: Update, clients: int) -> PrivateSum:
         if not isinstance(privacy, DistributedGaussian):
@@ -311,12 +311,6 @@ class SecAgg(Aggregator):
             least = max(least, holders // 2 + 1)
         # The fraction's own rounding error must not cost a client: 2/3 of 30 is 20.
         return max(least, math.ceil(self.threshold * holders - 1e-9))
-
-    def _rounding(self, round: int, client_id: int) -> bytes | None:
-        """Return what decides one client's rounding in one round; None is the operating system's choice."""
-        if self.rounding_seed is None:
-            return None
-        return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
 
 
 def _power_of_two_above(weights: Weights) -> int:

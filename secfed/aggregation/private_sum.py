@@ -17,7 +17,7 @@ from scipy.special import gammaln
 
 from secfed.aggregation.noise_shares import NoiseShare, surplus
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
-from secfed.aggregation.transform import Decoded
+from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.crypto.ring import narrowest_dtype, signed
@@ -47,7 +47,7 @@ _choose = lru_cache(16)(choose)
 
 
 @dataclass(frozen=True)
-class PrivateSum:
+class PrivateSum(Transform):
     """How updates become vectors of whole steps whose noisy sum is private.
 
     Args:
@@ -274,14 +274,6 @@ class PrivateSum:
             )
         return self.wrap(self.centre(total) - surplus(self.plan, survivors, replies))
 
-    def check(self, update: Update, weight: float) -> None:
-        """Check an update before anything is sent.
-
-        Raises:
-            EncodingError: It has not exactly this structure, or a value is not finite.
-        """
-        self.structure.check(update)
-
     def add_noise(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
         """Return the private sum in steps: the sum itself if clients added the noise, else with the server's noise.
 
@@ -293,10 +285,6 @@ class PrivateSum:
             seed = SystemEntropy().draw("noise", SEED_BYTES)
             steps += samplers.discrete_gaussian(self.noise_variance, self.length, seed)
         return steps
-
-    def beyond_clip(self, update: Update) -> int:
-        """Return 0: an update is scaled down as a whole, which is part of the guarantee."""
-        return 0
 
     def decode(self, total: npt.NDArray[np.unsignedinteger[Any]], survivors: Collection[int]) -> Decoded:
         """Add the server's noise, unless clients added theirs, and decode.

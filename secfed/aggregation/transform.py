@@ -4,9 +4,10 @@ Both halves are one object, public and the same for all parties of a sum. Betwee
 adds.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
@@ -31,25 +32,28 @@ class Decoded:
     within_clip: float | None = None
 
 
-class Transform(Protocol):
-    """From an update to a vector, and from the sum of vectors to a mean."""
+class Transform(ABC):
+    """From an update to a vector, and from the sum of vectors to a mean.
+
+    Attributes:
+        structure: Names, shapes and dtypes of the mean; updates may have other float dtypes.
+        modulus_bits: Bits of an entry; 0: the entries are float64, which only a channel in the clear can add.
+    """
+
+    structure: Structure
+    modulus_bits: int
 
     @property
-    def structure(self) -> Structure:
-        """Names, shapes and dtypes of the mean; updates may have other float dtypes."""
-
-    @property
+    @abstractmethod
     def length(self) -> int:
         """Entries of a sum."""
 
     @property
-    def modulus_bits(self) -> int:
-        """Bits of an entry; 0: the entries are float64, which only a channel in the clear can add."""
-
-    @property
+    @abstractmethod
     def context(self) -> bytes:
         """What binds a session to these parameters."""
 
+    @abstractmethod
     def encode(self, update: Update, weight: float, *, seed: bytes | None = None) -> Any:
         """Encode one client's update for the channel.
 
@@ -62,16 +66,7 @@ class Transform(Protocol):
             EncodingError: The update or the weight does not fit; nothing has been sent.
         """
 
-    def check(self, update: Update, weight: float) -> None:
-        """Check an update and its weight before anything is sent.
-
-        Raises:
-            EncodingError: The update has not exactly this structure, a value is not finite, or the weight does not fit.
-        """
-
-    def beyond_clip(self, update: Update) -> int:
-        """Count the values that `encode` clips one by one."""
-
+    @abstractmethod
     def decode(self, total: npt.NDArray[Any], survivors: Collection[int]) -> Decoded:
         """Decode the sum of these clients' vectors.
 
@@ -79,3 +74,15 @@ class Transform(Protocol):
             EncodingError: This is no sum of encoded vectors.
             TooFewSurvivorsError: Too few clients are in it.
         """
+
+    def check(self, update: Update, weight: float) -> None:
+        """Check an update and its weight before anything is sent.
+
+        Raises:
+            EncodingError: The update has not exactly this structure, a value is not finite, or the weight does not fit.
+        """
+        self.structure.check(update)
+
+    def beyond_clip(self, update: Update) -> int:
+        """Count the values that `encode` clips one by one."""
+        return 0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.transform import Decoded
+from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.encoding.fixed_point import FixedPoint
@@ -34,7 +34,7 @@ class WeightedValues:
 
 
 @dataclass(frozen=True)
-class FloatMean:
+class FloatMean(Transform):
     """The weighted mean in float64, without clipping or rounding: the server sees every update and weight.
 
     Args:
@@ -42,8 +42,8 @@ class FloatMean:
     """
 
     structure: Structure
-    modulus_bits: int = 0
-    context: bytes = b""
+    modulus_bits = 0
+    context = b""
 
     @property
     def length(self) -> int:
@@ -58,18 +58,6 @@ class FloatMean:
         """
         return WeightedValues(self.structure.values(update), weight)
 
-    def check(self, update: Update, weight: float) -> None:
-        """Check an update before anything is sent.
-
-        Raises:
-            EncodingError: It has not exactly this structure, or a value is not finite.
-        """
-        self.structure.check(update)
-
-    def beyond_clip(self, update: Update) -> int:
-        """Return 0: nothing is clipped."""
-        return 0
-
     def decode(self, total: npt.NDArray[np.float64], survivors: Collection[int]) -> Decoded:
         """Divide the weighted sum by the sum of the weights, its last entry.
 
@@ -83,7 +71,7 @@ class FloatMean:
 
 
 @dataclass(frozen=True)
-class WeightedMean:
+class WeightedMean(Transform):
     """Flatten, clip, round and weigh; and back.
 
     Args:
@@ -123,7 +111,7 @@ class WeightedMean:
         return self.structure.size + 1
 
     @property
-    def modulus_bits(self) -> int:
+    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
         """Bits of an entry."""
         return self.fixed_point.modulus_bits
 
@@ -152,13 +140,8 @@ class WeightedMean:
         return self.fixed_point.encode(self.structure.values(update), weight, seed=rounding)
 
     def check(self, update: Update, weight: float) -> None:
-        """Check an update and its weight before anything is sent.
-
-        Raises:
-            EncodingError: The update has not exactly this structure, a value is not finite, or the weight is no whole
-                number in [1, max_weight].
-        """
-        self.structure.check(update)
+        """Check an update and its weight before anything is sent; for errors see `encode`."""
+        super().check(update, weight)
         self.fixed_point.checked_weight(weight)
 
     def beyond_clip(self, update: Update) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import secfed
-from secfed.aggregation import Aggregator, Prepared
+from secfed.aggregation import Prepared
 from secfed.encoding.flatten import model_hash
 from secfed.errors import ConfigError, EncodingError
 from secfed.secagg import Stage
@@ -27,15 +27,15 @@ def fedavg(aggregator: Any = None, update: Any = move) -> secfed.FedAvg:
     return secfed.FedAvg(update, aggregator=secfed.Plain() if aggregator is None else aggregator)
 
 
-class Watched(Aggregator):
+class Watched(secfed.Plain):
     """An aggregator that notes what it is asked."""
 
     def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
+        object.__setattr__(self, "calls", [])
 
     def prepare(self, example: Any, clients: Iterable[int], **options: Any) -> Prepared:
-        self.calls.append({"clients": tuple(clients), **options})
-        return secfed.Plain().prepare(example, clients)
+        self.calls.append({"clients": tuple(clients), **options})  # type: ignore[attr-defined]
+        return super().prepare(example, clients, **options)
 
 
 def test_ids_of_a_list_of_clients_start_at_one() -> None:
