@@ -19,6 +19,9 @@ from secfed.errors import ConfigError
 from secfed.secagg import Config, Stage, parameters, run_session
 from secfed.secagg.session import Result
 
+pytestmark = pytest.mark.usefixtures("brief_training")
+WHOLE_TRAINING = pytest.mark.usefixtures("whole_training")
+
 SMALL = Settings(clients=8, rounds=3, dropout=0.15, seed=1)
 
 
@@ -60,6 +63,7 @@ def test_under_plain_both_runs_are_one() -> None:
     assert all(record.stage_seconds == {} for record in outcome.records)
 
 
+@WHOLE_TRAINING
 def test_accuracy_under_secure_aggregation_is_within_one_point_of_plain() -> None:
     outcome = simulate(Settings(clients=13, rounds=8, dropout=0.1))
     assert outcome.accuracy > 0.93
@@ -119,6 +123,7 @@ def test_rounds_with_clipped_values_are_counted_and_no_warning_escapes() -> None
     assert outcome.clipped_rounds == outcome.sums + sum(bool(record.failure) for record in outcome.records) == 3
 
 
+@WHOLE_TRAINING
 @pytest.mark.slow
 def test_nothing_is_clipped_in_the_default_run_of_few_rounds() -> None:
     assert simulate(Settings(rounds=2)).clipped_rounds == 0
@@ -244,6 +249,7 @@ def test_sum_of_survivors_is_what_a_session_gives(adversary: str) -> None:
     assert (found.survivors, found.dropouts) == (without.survivors, without.dropouts)
 
 
+@WHOLE_TRAINING
 @pytest.mark.slow
 def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_central_noise(
     monkeypatch: pytest.MonkeyPatch,
@@ -266,6 +272,7 @@ def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_cen
     assert abs(np.mean(differences)) < 2.0, differences
 
 
+@WHOLE_TRAINING
 @pytest.mark.slow
 def test_whole_run_with_distributed_noise_loses_little() -> None:
     """One run, with its sessions: noise moves its accuracies by one or two points, so it guards against gross loss."""
