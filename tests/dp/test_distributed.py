@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import gammaln
 
@@ -145,7 +145,7 @@ def test_16_bits_do_even_if_nothing_may_wrap() -> None:
 
 
 @given(settings_of_sums(), st.integers(2, 30))
-@settings(max_examples=50)
+@examples(25, 50)
 @pytest.mark.slow
 def test_more_bits_are_never_worse(setting: dict[str, Any], bits: int) -> None:
     plans = []

@@ -167,14 +167,14 @@ def test_nobody_decides_where_every_cohort_can_be_aggregated_or_none() -> None:
 @pytest.mark.parametrize(
     ("aggregator", "population", "rate"),
     [
-        (secfed.SecAgg(), 30, 0.5),
+        (secfed.SecAgg(), 16, 0.5),
         (secfed.SecAgg(threshold=6), 14, 0.6),
-        (secfed.SecAgg(threshold=0.9, adversary="malicious_server", colluders=2), 30, 0.5),
+        (secfed.SecAgg(threshold=0.9, adversary="malicious_server", colluders=2), 20, 0.5),
         (secfed.SecAgg(threshold=5, neighbors=8), 40, 0.5),
         (secfed.SecAgg(threshold=3, neighbors=8), 40, 0.5),
         (secfed.SecAgg(threshold=6, neighbors=8), 12, 0.6),
         (secfed.SecAgg(threshold=3, neighbors=8), 12, 0.3),
-        (secfed.SecAgg(policy=Policy(minimum_cohort=9, minimum_threshold=7)), 30, 0.5),
+        (secfed.SecAgg(policy=Policy(minimum_cohort=9, minimum_threshold=7)), 20, 0.5),
         (secfed.SecAgg(threshold=5, neighbors=8, policy=Policy(minimum_cohort=14)), 40, 0.5),
     ],
 )
