@@ -24,7 +24,7 @@ from secfed.errors import ConfigError
         (1000.0, 1e-5, 1.0, 1),
         (1e-4, 1e-9, 1.0, 1),
         (1e-6, 0.1, 1.0, 1),
-        (1e-3, 0.1, 0.5, 3),
+        pytest.param(1e-3, 0.1, 0.5, 3, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace"])

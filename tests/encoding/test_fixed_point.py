@@ -51,9 +51,9 @@ def test_examples_in_the_documentation_run() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.001, 0.25, 0.3, 0.5, 0.999])
 @pytest.mark.parametrize("whole", [0, 1, -1, -17, 30000])
 def test_rounding_is_unbiased(fraction: float, whole: int) -> None:
-    """The mean of 2^17 roundings is within six deviations: wrong for one seed in 5 * 10^8, and the seed is fixed."""
+    """The mean of 2^15 roundings is within six deviations: wrong for one seed in 5 * 10^8, and the seed is fixed."""
     fixed = FixedPoint(32767.0, 16)
-    count = 1 << 17
+    count = 1 << 15
     vector = fixed.encode(np.full(count, whole + fraction), 1, seed=seed(abs(whole) + 1))
     rounded = np.array(centred(vector, fixed.modulus_bits)[:-1])
     assert set(rounded.tolist()) <= {whole, whole + 1}

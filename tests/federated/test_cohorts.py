@@ -233,12 +233,12 @@ def test_distributed_noise_is_refused_where_too_few_for_its_minimum_are_likely()
 def test_what_skipped_rounds_cost_is_in_every_epsilon_and_in_the_ledger(tmp_path: Path) -> None:
     ledger = dp.Ledger.create(tmp_path / "budget", epsilon=30.0, delta=DELTA)
     training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=CentralGaussian(1.0, 5.0), ledger=ledger)
-    *_, last = training.rounds(np.zeros(3), values(60), 3, sampling_rate=0.5)
+    *_, last = training.rounds(np.zeros(3), values(60), 2, sampling_rate=0.5)
     assert last.accountant is not None
     [(event, count)] = last.accountant.events
-    assert isinstance(event, dp.PoissonSampled) and count == 3
+    assert isinstance(event, dp.PoissonSampled) and count == 2
     assert event.decisive_probability == pytest.approx(stats.binom.pmf(1, 59, 0.5), rel=2e-6)
-    assert [entry.event for entry in dp.Ledger.open(ledger.path).entries()] == [event] * 3
+    assert [entry.event for entry in dp.Ledger.open(ledger.path).entries()] == [event] * 2
     assert ledger.spent() == last.accountant.epsilon(DELTA)
 
 

@@ -65,7 +65,7 @@ def test_under_plain_both_runs_are_one() -> None:
 
 @WHOLE_TRAINING
 def test_accuracy_under_secure_aggregation_is_within_one_point_of_plain() -> None:
-    outcome = simulate(Settings(clients=13, rounds=8, dropout=0.1))
+    outcome = simulate(Settings(clients=13, rounds=5, dropout=0.1))
     assert outcome.accuracy > 0.93
     assert abs(outcome.accuracy - outcome.plain_accuracy) <= 0.01
 
@@ -136,7 +136,7 @@ def test_no_rounds_are_refused() -> None:
 
 @pytest.mark.parametrize("privacy", ["central", "distributed"])
 def test_epsilon_grows_from_round_to_round_and_stays_within_the_budget(privacy: str) -> None:
-    settings = dataclasses.replace(SMALL, clients=12, privacy=privacy, epsilon=1.5, delta=1e-6)
+    settings = dataclasses.replace(SMALL, clients=9, privacy=privacy, epsilon=1.5, delta=1e-6)
     outcome = simulate(settings)
     spent = [record.epsilon or 0.0 for record in outcome.records]
     assert spent == sorted(spent) and 0 < spent[0] < spent[-1] == outcome.epsilon <= 1.5
