@@ -33,7 +33,7 @@ def local_update(model, rows):
 
 training = secfed.FedAvg(local_update, aggregator=secfed.SecAgg(threshold=2 / 3, clip=2.0))
 model = {"weights": np.zeros((64, 10)), "bias": np.zeros(10)}
-for report in training.rounds(model, writers, count=20, sampling_rate=0.9, seed=0):
+for report in training.rounds(model, writers, count=10, sampling_rate=0.9, seed=0):
     accuracy = (probabilities(report.model, inputs[test]).argmax(axis=1) == labels[test]).mean()
     if report.number % 5 == 0:
         print(f"round {report.number}: accuracy {accuracy:.3f}, {len(report.survivors)} writers in the sum")

@@ -37,10 +37,10 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def docstrings(path: Path) -> Iterator[tuple[str, str]]:
-    for name, node in public(tree(path)):
-        if text := ast.get_docstring(node):
-            yield name, text
+@cache  # several tests look at each file
+def docstrings(path: Path) -> list[tuple[str, str]]:
+    found = ((name, ast.get_docstring(node)) for name, node in public(tree(path)))
+    return [(name, text) for name, text in found if text]
 
 
 def section(text: str, title: str) -> list[str]:

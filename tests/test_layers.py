@@ -1,7 +1,6 @@
 """The arrows between the rooms, and what may happen in which: read from the sources, not remembered."""
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -74,26 +73,32 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def nodes(path: Path, typing_only: bool) -> Iterator[ast.AST]:
+@cache  # several tests look at each file
+def nodes(path: Path, typing_only: bool = True) -> list[ast.AST]:
     """All nodes, with or without those that only a type checker runs."""
+    found: list[ast.AST] = []
     pending: list[ast.AST] = [tree(path)]
     while pending:
         node = pending.pop()
-        yield node
+        found.append(node)
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not typing_only:
             pending += node.orelse
         else:
             pending += ast.iter_child_nodes(node)
+    return found
 
 
-def imported(path: Path, typing_only: bool = True) -> Iterator[str]:
+@cache
+def imported(path: Path, typing_only: bool = True) -> list[str]:
     """Dotted names that a file imports, `from a import b` as `a.b`."""
+    found: list[str] = []
     for node in nodes(path, typing_only):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return found
 
 
 def own_imports(path: Path, typing_only: bool = True) -> set[str]:
@@ -117,16 +122,17 @@ def allowed(module: str, other: str) -> bool:
     return room(module) == room(other) or room(other) in arrows or other in arrows
 
 
+@cache
 def uses(path: Path) -> set[str]:
     """Dotted names that a file imports or reaches through an import, with `np` written as `numpy`."""
     aliases = {}
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import | ast.ImportFrom):
             prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
             aliases |= {alias.asname or alias.name: prefix + alias.name for alias in node.names}
-    inner = {id(node.value) for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+    inner = {id(node.value) for node in nodes(path) if isinstance(node, ast.Attribute)}
     found = {name for name in aliases.values() if name not in {"numpy", "os"}}
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute) and id(node) not in inner:
             first, _, rest = ast.unparse(node).partition(".")
             if first in aliases:
@@ -180,10 +186,8 @@ def test_protocols_own_no_socket_thread_clock_or_log(path: Path) -> None:
     if (here, "concurrent") in found:
         names = {name for name in imported(path) if name.startswith("concurrent")}
         assert names == {"concurrent.futures.ThreadPoolExecutor"}
-    calls = {
-        node.func.id for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
-    own = {node.name for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)}
+    calls = {node.func.id for node in nodes(path) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    own = {node.name for node in nodes(path) if isinstance(node, ast.FunctionDef)}
     assert calls & IMPURE_CALLS - own == set()
 
 
@@ -196,7 +200,7 @@ def test_chance_comes_from_one_place(path: Path) -> None:
             if (name == source or name.startswith(f"{source}.")) and not name.endswith(".Generator"):
                 found.add((here, source))
     assert found <= CHANCE_ALLOWED
-    made = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr == "generate"]
+    made = [node for node in nodes(path) if isinstance(node, ast.Attribute) and node.attr == "generate"]
     private = [node for node in made if ast.unparse(node.value).endswith("PrivateKey")]
     assert not private or here in KEY_GENERATION_ALLOWED
 

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Annotated, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed import wire
@@ -52,7 +52,7 @@ def test_message_cannot_be_changed(message_type: type[Message]) -> None:
     assert not hasattr(message, "__dict__")
 
 
-@settings(max_examples=30)
+@examples(15, 30)
 @given(st.data())
 @ANY_CLASS
 def test_message_comes_back_from_its_bytes(message_type: type[Message], data: st.DataObject) -> None:
@@ -147,7 +147,7 @@ def test_length_that_claims_four_gigabytes_allocates_nothing(message_type: type[
         assert peak < 100_000
 
 
-@examples(30, 100)
+@examples(15, 100)
 @given(st.binary(max_size=200), st.booleans())
 @ANY_CLASS
 def test_random_bytes_are_a_message_with_this_one_encoding_or_malformed(
@@ -162,7 +162,7 @@ def test_random_bytes_are_a_message_with_this_one_encoding_or_malformed(
     assert message.to_bytes() == data
 
 
-@examples(20, 60)
+@examples(12, 60)
 @given(st.data())
 @ANY_CLASS
 def test_altered_message_is_a_message_with_this_one_encoding_or_malformed(

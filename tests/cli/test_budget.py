@@ -98,7 +98,7 @@ def test_without_sampling_a_round_is_one_gaussian(secfed: Runner) -> None:
 @pytest.mark.parametrize(
     ("options", "rounds", "arguments"),
     [
-        (("--sampling-rate", 0.1), 2, {"sampling_rate": 0.1}),
+        (("--sampling-rate", 0.5), 2, {"sampling_rate": 0.5}),
         (
             (*FIXED, "--cohort", 300, "--adjacency", "replace"),
             1,

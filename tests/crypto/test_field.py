@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from secfed.crypto import field
 from secfed.crypto.field import P
+from tests.examples import examples
 
 EDGES = [0, 1, 2, P - 2, P - 1]
 ELEMENTS = st.integers(0, P - 1) | st.sampled_from(EDGES)
@@ -71,7 +72,7 @@ def test_table_of_powers_is_right(points: np.ndarray, count: int) -> None:
     assert table.tolist() == [[pow(point, i, P) for i in range(1, count + 1)] for point in points.tolist()]
 
 
-@settings(max_examples=60)
+@examples(30, 60)
 @given(st.data(), st.integers(1, 6), st.integers(0, 30), st.integers(1, 6))
 def test_matrix_product_is_that_of_whole_numbers(data: st.DataObject, rows: int, inner: int, columns: int) -> None:
     left = data.draw(hnp.arrays(np.uint64, (rows, inner), elements=ELEMENTS))

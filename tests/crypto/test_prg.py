@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed.crypto import prg
+from tests.examples import examples
 
 # NIST SP 800-38A, appendix F.5.1 (CTR-AES128.Encrypt): key, initial counter block, plaintext, ciphertext.
 NIST_KEY = "2b7e151628aed2a6abf7158809cf4f3c"
@@ -122,7 +123,7 @@ def test_one_two_and_three_threads_give_the_same_at_the_real_sizes(dtype: str) -
         assert np.array_equal(result, expected)
 
 
-@settings(max_examples=60)
+@examples(30, 60)
 @given(
     st.lists(st.binary(min_size=32, max_size=32), max_size=4),
     st.lists(st.binary(min_size=32, max_size=32), max_size=4),

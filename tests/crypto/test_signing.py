@@ -5,10 +5,11 @@ import hashlib
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed.crypto.signing import SIGNATURE_BYTES, SigningKey, is_sound, verify
+from tests.examples import examples
 
 # RFC 8032, section 7.1: private key, public key, message, signature (TEST 1, 2, 3 and SHA(abc)).
 RFC_8032 = [
@@ -72,7 +73,7 @@ def test_signature_with_the_group_order_added_is_refused() -> None:
     assert not verify(bytes.fromhex(public), malleable, message)
 
 
-@settings(max_examples=50)
+@examples(20, 50)
 @given(st.binary(max_size=70), st.binary(max_size=100), st.binary(max_size=40))
 def test_verification_of_any_bytes_is_false_and_never_an_error(public: bytes, signature: bytes, message: bytes) -> None:
     assert verify(public, signature, message) is False
@@ -147,7 +148,7 @@ def test_identity_key_of_another_length_is_not_sound(size: int) -> None:
     assert not is_sound((SigningKey(bytes(32)).public_bytes * 2)[:size])
 
 
-@settings(max_examples=50)
+@examples(20, 50)
 @given(st.binary(min_size=32, max_size=32))
 def test_identity_key_of_any_private_key_is_sound(private_bytes: bytes) -> None:
     assert is_sound(SigningKey(private_bytes).public_bytes)

@@ -83,11 +83,11 @@ def check(spent: list[float], query: Query) -> None:
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "delta", "least", "most"),
     [
-        (0.01, 0.01, 10, 1e-5, 1.52e4, 1.526e4),
+        pytest.param(0.01, 0.01, 10, 1e-5, 1.52e4, 1.526e4, marks=pytest.mark.slow),
         (1e-4, 1.0, 10_000, 1e-5, 0.0380, 0.03802),
         pytest.param(1e-4, 1.5, 10_000, 1e-6, 0.0250, 0.02501, marks=pytest.mark.slow),
         (1e-3, 2.0, 100, 1e-6, 0.0189, 0.01892),
-        (1e-6, 1.0, 100, 1e-8, 2.8e-5, 5.6e-5),
+        pytest.param(1e-6, 1.0, 100, 1e-8, 2.8e-5, 5.6e-5, marks=pytest.mark.slow),
         pytest.param(1 / 3000, 4.0, 10_000, 1e-300, 0.0, 2.697, marks=pytest.mark.slow),
         (1e-3, 1.0, 3, 1e-8, 0.0964, 0.0966),
         (1e-6, 2.0, 1000, 1e-8, 4.98e-5, 4.99e-5),

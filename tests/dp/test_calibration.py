@@ -17,14 +17,14 @@ from secfed.errors import ConfigError
     [
         (3.0, 1e-5, 0.01, 1000),
         (1.0, 1e-5, 1.0, 1),
-        (0.1, 1e-9, 0.1, 50),
-        (8.0, 1e-6, 0.3, 200),
+        pytest.param(0.1, 1e-9, 0.1, 50, marks=pytest.mark.slow),
+        pytest.param(8.0, 1e-6, 0.3, 200, marks=pytest.mark.slow),
         (50.0, 1e-5, 1.0, 10),
         (1.0, 1e-5, 0.1, 1),
         (1000.0, 1e-5, 1.0, 1),
         (1e-4, 1e-9, 1.0, 1),
         (1e-6, 0.1, 1.0, 1),
-        (1e-3, 0.1, 0.5, 3),
+        pytest.param(1e-3, 0.1, 0.5, 3, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace"])

@@ -99,7 +99,7 @@ def test_a_release_without_any_proved_bound_is_refused_at_once() -> None:
         composed(dp.DiscreteGaussianSum(0.1, 4, 1.0, 1.0, 1))
 
 
-@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+@pytest.mark.parametrize("adjacency", ["add_remove", pytest.param("replace", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -183,7 +183,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize("sigma", [pytest.param("1/2", marks=SLOW), pytest.param("1171/500", marks=SLOW), "9"])
 def test_our_noise_has_the_law_of_the_published_algorithm(sigma: str) -> None:
-    few, many = 6_000, 1 << 20
+    few, many = 3_000, 1 << 20
     published = Published(iter(hashlib.shake_128(b"law of the published algorithm").digest(1 << 22)))
     theirs = np.array([published.gaussian(Fraction(sigma)) for _ in range(few)])
     ours = discrete_gaussian(Fraction(sigma) ** 2, many, bytes(range(32)))

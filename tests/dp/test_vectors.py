@@ -14,12 +14,17 @@ from tests import vectors
 PATH = vectors.PROTOCOLS / "dp" / "vectors" / "epsilon.json"
 VECTOR = vectors.load(PATH)
 CASES: list[dict[str, Any]] = VECTOR["result"]["cases"]
-# Each takes seconds, and the default run has others of its kind.
+# Each takes long, and the default run has others of its kind.
 LONG = (
     "nothing to tell: epsilon is 0",
     "hardly anything to tell",
+    "one laplace",
+    "five fixed cohorts, replaced",
+    "federated, rate 1e-4 and sigma 0.5",
+    "federated, rate 1e-4 and sigma 0.5, 10,000 rounds",
     "federated, rate 1e-4 and sigma 0.6",
     "federated, rate 1e-4 and sigma 0.8",
+    "federated, fixed cohorts, sigma 0.6, replaced",
 )
 
 

@@ -167,14 +167,14 @@ def test_nobody_decides_where_every_cohort_can_be_aggregated_or_none() -> None:
 @pytest.mark.parametrize(
     ("aggregator", "population", "rate"),
     [
-        (secfed.SecAgg(), 30, 0.5),
+        (secfed.SecAgg(), 16, 0.5),
         (secfed.SecAgg(threshold=6), 14, 0.6),
-        (secfed.SecAgg(threshold=0.9, adversary="malicious_server", colluders=2), 30, 0.5),
+        (secfed.SecAgg(threshold=0.9, adversary="malicious_server", colluders=2), 20, 0.5),
         (secfed.SecAgg(threshold=5, neighbors=8), 40, 0.5),
         (secfed.SecAgg(threshold=3, neighbors=8), 40, 0.5),
         (secfed.SecAgg(threshold=6, neighbors=8), 12, 0.6),
         (secfed.SecAgg(threshold=3, neighbors=8), 12, 0.3),
-        (secfed.SecAgg(policy=Policy(minimum_cohort=9, minimum_threshold=7)), 30, 0.5),
+        (secfed.SecAgg(policy=Policy(minimum_cohort=9, minimum_threshold=7)), 20, 0.5),
         (secfed.SecAgg(threshold=5, neighbors=8, policy=Policy(minimum_cohort=14)), 40, 0.5),
     ],
 )
@@ -233,12 +233,12 @@ def test_distributed_noise_is_refused_where_too_few_for_its_minimum_are_likely()
 def test_what_skipped_rounds_cost_is_in_every_epsilon_and_in_the_ledger(tmp_path: Path) -> None:
     ledger = dp.Ledger.create(tmp_path / "budget", epsilon=30.0, delta=DELTA)
     training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=CentralGaussian(1.0, 5.0), ledger=ledger)
-    *_, last = training.rounds(np.zeros(3), values(60), 3, sampling_rate=0.5)
+    *_, last = training.rounds(np.zeros(3), values(60), 2, sampling_rate=0.5)
     assert last.accountant is not None
     [(event, count)] = last.accountant.events
-    assert isinstance(event, dp.PoissonSampled) and count == 3
+    assert isinstance(event, dp.PoissonSampled) and count == 2
     assert event.decisive_probability == pytest.approx(stats.binom.pmf(1, 59, 0.5), rel=2e-6)
-    assert [entry.event for entry in dp.Ledger.open(ledger.path).entries()] == [event] * 3
+    assert [entry.event for entry in dp.Ledger.open(ledger.path).entries()] == [event] * 2
     assert ledger.spent() == last.accountant.epsilon(DELTA)
 
 

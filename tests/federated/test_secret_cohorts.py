@@ -100,7 +100,7 @@ def test_noise_and_event_of_a_secret_cohort_are_the_same_for_any_survivors(mecha
 
 @MECHANISMS
 def test_sum_of_a_secret_cohort_has_the_noise_that_is_accounted(mechanism: Any) -> None:
-    privacy, size = replace(SECRET, mechanism=mechanism), 2000
+    privacy, size = replace(SECRET, mechanism=mechanism), 1000
     for clients in (FEWEST, 24):
         updates = [np.zeros(size)] * clients
         result = secfed.SecAgg(threshold=FEWEST / CLIENTS).aggregate(updates, privacy=privacy)

@@ -55,7 +55,7 @@ def test_training_is_repeatable_with_a_seed(aggregator: Any) -> None:
     runs = []
     for seed in (5, 5, 6):
         training = fedavg(aggregator)
-        reports = list(training.rounds(np.zeros(3), values(12), count=15, sampling_rate=0.7, seed=seed))
+        reports = list(training.rounds(np.zeros(3), values(12), count=5, sampling_rate=0.7, seed=seed))
         runs.append([(report.cohort, report.survivors, report.model.tolist()) for report in reports])
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
@@ -71,8 +71,8 @@ def test_cohorts_differ_from_run_to_run_without_a_seed() -> None:
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.9])
 def test_every_client_joins_independently_with_the_sampling_rate(rate: float) -> None:
-    """Counts of 200 rounds of 40 clients within six deviations of the binomial distribution; the seed is fixed."""
-    rounds, clients = 200, 40
+    """Counts of 120 rounds of 30 clients within six deviations of the binomial distribution; the seed is fixed."""
+    rounds, clients = 120, 30
     reports = fedavg().rounds(np.zeros(3), values(clients), count=rounds, sampling_rate=rate, seed=1)
     cohorts = [report.cohort for report in reports]
     joined = np.zeros((rounds, clients))

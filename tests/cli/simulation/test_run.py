@@ -19,6 +19,9 @@ from secfed.errors import ConfigError
 from secfed.secagg import Config, Stage, parameters, run_session
 from secfed.secagg.session import Result
 
+pytestmark = pytest.mark.usefixtures("brief_training")
+WHOLE_TRAINING = pytest.mark.usefixtures("whole_training")
+
 SMALL = Settings(clients=8, rounds=3, dropout=0.15, seed=1)
 
 
@@ -60,8 +63,9 @@ def test_under_plain_both_runs_are_one() -> None:
     assert all(record.stage_seconds == {} for record in outcome.records)
 
 
+@WHOLE_TRAINING
 def test_accuracy_under_secure_aggregation_is_within_one_point_of_plain() -> None:
-    outcome = simulate(Settings(clients=13, rounds=8, dropout=0.1))
+    outcome = simulate(Settings(clients=13, rounds=5, dropout=0.1))
     assert outcome.accuracy > 0.93
     assert abs(outcome.accuracy - outcome.plain_accuracy) <= 0.01
 
@@ -119,6 +123,7 @@ def test_rounds_with_clipped_values_are_counted_and_no_warning_escapes() -> None
     assert outcome.clipped_rounds == outcome.sums == 2  # in the third round too few were left for a mean
 
 
+@WHOLE_TRAINING
 @pytest.mark.slow
 def test_nothing_is_clipped_in_the_default_run_of_few_rounds() -> None:
     assert simulate(Settings(rounds=2)).clipped_rounds == 0
@@ -131,7 +136,7 @@ def test_no_rounds_are_refused() -> None:
 
 @pytest.mark.parametrize("privacy", ["central", "distributed"])
 def test_epsilon_grows_from_round_to_round_and_stays_within_the_budget(privacy: str) -> None:
-    settings = dataclasses.replace(SMALL, clients=12, privacy=privacy, epsilon=1.5, delta=1e-6)
+    settings = dataclasses.replace(SMALL, clients=9, privacy=privacy, epsilon=1.5, delta=1e-6)
     outcome = simulate(settings)
     spent = [record.epsilon or 0.0 for record in outcome.records]
     assert spent == sorted(spent) and 0 < spent[0] < spent[-1] == outcome.epsilon <= 1.5
@@ -249,6 +254,7 @@ def test_sum_of_survivors_is_what_a_session_gives(adversary: str) -> None:
     assert (found.survivors, found.dropouts) == (without.survivors, without.dropouts)
 
 
+@WHOLE_TRAINING
 @pytest.mark.slow
 def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_central_noise(
     monkeypatch: pytest.MonkeyPatch,
@@ -271,6 +277,7 @@ def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_cen
     assert abs(np.mean(differences)) < 2.0, differences
 
 
+@WHOLE_TRAINING
 @pytest.mark.slow
 def test_whole_run_with_distributed_noise_loses_little() -> None:
     """One run, with its sessions: noise moves its accuracies by one or two points, so it guards against gross loss."""
