@@ -120,8 +120,12 @@ def epsilon_bounds(
     if found is None:
         best, asked = _meet(best, lattice(best[1])), True
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
+    tried: Plan | None = None
     for steep in (False, True):
-        contour = effort.build(releases, moments, plan(releases, moments, found, log_delta, goal, steep=steep), goal)
+        fine = plan(releases, moments, found, log_delta, goal, steep=steep)
+        if tried and (fine.order, fine.frequency, fine.cut) == (tried.order, tried.frequency, tried.cut):
+            break
+        contour, tried = effort.build(releases, moments, fine, goal), fine
         if contour is None:
             break
         low, high, _ = solve(contour, np.array([log_delta]), np.array([found]))

@@ -1,5 +1,6 @@
 """Where a contour runs: which t, how fine, how far, and with which laws cut in two."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +18,8 @@ _MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
 _MOST_STEPS = 2e5
 _FEW_STEPS = 1e4
+# How much shorter a contour is that cannot be long enough.
+_FALLBACK = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +94,41 @@ def plan(
             return simple
         # A normal law fades with the square of U.
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
-    divided = _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4))
-    tails = [_Tail(releases, order, candidate.stretch, allowed) for candidate in divided]
     fine = goal < 1e-6
-    last = (_MOST_STEPS if fine else _MOST_STEPS / 10) / width
-    left, nodes = _MOST_EFFORT if fine else _MOST_EFFORT / 4, sum(its.size for its in (tail, *tails))
-    for frequency in (min(start, 10.0 / epsilon) if divided else start) * 1.5 ** np.arange(60):
-        left -= nodes
-        if (
-            left < 0
-            or frequency > last
-            or any(most_nodes(laws, order, frequency) > _MOST_NODES for laws in releases.laws)
-        ):
+    most = (_MOST_STEPS if fine else _MOST_STEPS / 10) / width
+    last = _longest(releases, order, min(start, 10.0 / max(epsilon, 1e-300)), most)
+
+    def since(stretch: float, loss: float) -> float:
+        return tail.since(stretch, loss, allowed, last)
+
+    candidates = [(start, simple, tail)]
+    for first, cut in _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4), since):
+        candidates.append((first, cut, _Tail(releases, order, cut.stretch, allowed)))
+    left = _MOST_EFFORT if fine else _MOST_EFFORT / 4
+    for frequency in (min(start, 10.0 / epsilon) if len(candidates) > 1 else start) * 1.5 ** np.arange(60):
+        if left < 0 or frequency > last:
             break
-        for candidate, its in zip([simple, *divided], [tail, *tails], strict=True):
-            if (candidate.cut is not None or frequency >= start) and its.log(frequency, candidate.cut) <= allowed:
-                return replace(candidate, frequency=float(frequency))
-    # No contour is short enough: the bounds will be wide, but they hold.
-    return replace(simple, frequency=float(min(last, frequency)))
+        for first, candidate, its in candidates:
+            if frequency >= first:
+                left -= its.size
+                if its.log(frequency, candidate.cut) <= allowed:
+                    return replace(candidate, frequency=float(frequency))
+    # No contour is short enough: the bounds will be wide, but they hold. A longer one costs more than it says.
+    return replace(simple, frequency=float(min(most / _FALLBACK, frequency)))
+
+
+def _longest(releases: Releases, order: float, first: float, last: float) -> float:
+    """Return the largest U up to the last one for which no law needs too many nodes, or else the first one."""
+
+    def fits(frequency: float) -> bool:
+        return all(most_nodes(laws, order, frequency) <= _MOST_NODES for laws in releases.laws)
+
+    if fits(last):
+        return last
+    for _ in range(8):
+        middle = float(np.sqrt(first * last))
+        first, last = (middle, last) if fits(middle) else (first, middle)
+    return first
 
 
 def shortest(releases: Releases, plan: Plan, goal: float) -> Plan:
@@ -152,23 +172,48 @@ class _Tail:
             fade += float(np.logaddexp.reduce(shares))
         return fade - float(np.log(np.pi * frequency))
 
+    def since(self, stretch: float, loss: float, wanted: float, last: float) -> float:
+        """Return a frequency below which no cut at or below a loss has a bound as small as wanted, or infinity.
 
-def _cuts(releases: Releases, plan: Plan, epsilon: float, log_allowed: float) -> list[Plan]:
-    """Return a plan for each sharpness with the largest cut below which all can be neglected."""
+        `decay` moves the line of integration by no more than a right angle, and a move costs at least this much.
+        """
+        frequency = last * 1.5 ** np.arange(-60.0, 1.0)
+        best = np.full(len(frequency), -np.inf)
+        for found, tilted in self._nodes:
+            laws = found.laws
+            beyond = np.log(laws.count * (tilted * (found.loss >= loss)).sum(axis=1) / 2 + 1e-300)
+            stiff = np.maximum(stretch * laws.spread**2 - 0.3 * (self._order + 1), 1e-9)
+            push = (2.0 if laws.kind == "SWAP" else 1.0) * frequency[:, None]
+            angle = np.minimum(push / stiff, np.pi / 2)
+            best = np.maximum(best, (beyond - push * angle + stiff * angle**2 / 2).max(axis=1))
+        best -= 0.5 * self._gaussian * frequency**2 + np.log(np.pi * frequency)
+        return float(frequency[best <= wanted].min(initial=np.inf)) / 1.5
+
+
+def _cuts(
+    releases: Releases, plan: Plan, epsilon: float, log_allowed: float, since: Callable[[float, float], float]
+) -> Iterator[tuple[float, Plan]]:
+    """Yield a plan for each sharpness with the largest cut below which all can be neglected, and where it starts.
+
+    Most of a plan's work is to find them: none is looked for that is of use at no frequency, see `_Tail.since`.
+    """
     if epsilon <= 0 or any(laws.kind == "ADD" for laws in releases.laws):
-        return []
+        return
     orders = np.geomspace(0.5, 2000.0, 16) / epsilon
     losses = epsilon * 0.5 ** np.arange(1, 9)
-    plans = []
+    least = len(losses) - 1
     for stretch in _STRETCHES:
+        if since(stretch, losses[0]) == np.inf:
+            return
         nodes = [
             found
             for laws in releases.laws
             for found in grids(laws, plan.order, 0.0, 1e-8, stretch=stretch, rows=len(orders))
         ]
-        # The smaller the loss, the less is left out: the largest possible one is found by halving.
+        # The smaller the loss, the less is left out: the largest possible one is found by halving. A sharper cut can
+        # be at a loss that is no smaller.
         chosen: Plan | None = None
-        low, high = -1, len(losses)
+        low, high = -1, least + 1
         while high - low > 1:
             middle = (low + high) // 2 if chosen else high - 1
             rest = releases.gaussian * orders * (orders + 1) / 2
@@ -180,14 +225,17 @@ def _cuts(releases: Releases, plan: Plan, epsilon: float, log_allowed: float) ->
             else:
                 low = middle
         if chosen is not None:
-            plans.append(chosen)
-    return plans
+            least = high
+            if (first := since(stretch, losses[high])) < np.inf:
+                yield first, chosen
 
 
 def work(releases: Releases, plan: Plan, goal: float) -> float:
     """Predict the work of a contour before anything is allocated: nodes of all laws, times the values of u."""
     steps = plan.frequency * plan.period / (2 * np.pi) + 2
-    nodes = sum(all_nodes(laws, plan.order, plan.frequency, goal / 4, plan.stretch) for laws in releases.laws)
+    # A contour has three steps at least.
+    top = max(plan.frequency, 6 * np.pi / plan.period)
+    nodes = sum(all_nodes(laws, plan.order, top, goal / 4, plan.stretch) for laws in releases.laws)
     return float((steps + 150) * (nodes + 100))
 
 

@@ -5,12 +5,13 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.dp import contour, inversion, lattice, lattice_bounded, plan
+from secfed.dp import contour, inversion, ladder, lattice, lattice_bounded, laws, plan
 from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.errors import ConfigError
 from tests.examples import examples
@@ -184,3 +185,35 @@ def test_many_queries_of_the_promised_range_have_an_answer(spent: list[float], q
 @example(query=(0.001, 10.0, 10, 1e-143, "add_remove", True))
 def test_every_query_of_the_promised_range_has_an_answer(spent: list[float], query: Query) -> None:
     check(spent, query)
+
+
+# Each took 3 s and more, nearly all of it to look for cuts of laws that no contour could use.
+@pytest.mark.parametrize(
+    ("rate", "noise", "rounds", "delta", "most"),
+    [(1.9e-8, 0.0185, 2, 1e-18, 0.0), (4.6e-7, 0.0281, 423, 1e-15, 4e7), (0.0082, 13.6, 3, 1e-202, 2e7)],
+)
+def test_cuts_without_a_chance_are_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch, rate: float, noise: float, rounds: int, delta: float, most: float
+) -> None:
+    values = [0]
+    remainder = laws.Nodes.remainder
+
+    def counted(self, cut, orders):  # type: ignore[no-untyped-def]
+        values[0] += self.points.size * len(orders)
+        return remainder(self, cut, orders)
+
+    monkeypatch.setattr(laws.Nodes, "remainder", counted)
+    event = dp.FixedSizeSampled(round(rate * 10**9), 10**9, dp.Gaussian(noise))
+    low, high = dp.Accountant("replace").compose(event, rounds).epsilon(delta, bounds=True)
+    assert values[0] <= most
+    assert high - low <= 0.01 * high
+
+
+def test_work_of_a_contour_counts_all_its_steps() -> None:
+    # A contour has three steps at least, and its nodes are those of the last one: once 15 GB.
+    law = laws.Laws("REMOVE", *(np.array([value]) for value in (1e-4, 0.5, 10.0)))
+    short = plan.Plan(1.0, 1e-3, 1.0, None, 1.0, np.empty(0), np.empty(0))
+    releases = ladder.Releases((law,), 0.0)
+    last = plan.frequencies(short)[0][-1]
+    nodes = laws.layout(law, 1.0, last, 1e-3 / 4, 1.0)[2][0]
+    assert plan.work(releases, short, 1e-3) >= 150 * nodes
