@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "secagg": {"crypto", "wire", "errors"},
     "dp": {"crypto.prg", "errors"},
     "attacks": {"errors"},
-    "aggregation": {"encoding", "secagg", "dp", "crypto.entropy", "crypto.prg", "crypto.ring", "errors"},
+    "aggregation": {"encoding", "secagg", "dp", "wire", "crypto.entropy", "crypto.prg", "crypto.ring", "errors"},
     "federated": {"aggregation", "dp", "encoding.flatten", "secagg.stages", "errors"},
     "cli": {"__init__", "federated", "aggregation", "dp", "secagg", "errors"},
     "__init__": {"aggregation", "attacks", "dp", "errors", "federated", "secagg"},

@@ -6,10 +6,11 @@ A transform makes updates vectors and their sum a mean; a channel adds vectors; 
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
-from secfed.aggregation.noise_shares import NoiseShare, surplus
+from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.surplus_noise import SurplusNoise
 from secfed.aggregation.transcript import Entry, Resemblance, Transcript
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
@@ -31,8 +32,8 @@ __all__ = [
     "PrivateSum",
     "Resemblance",
     "SecAgg",
+    "SurplusNoise",
     "Transcript",
     "Transform",
     "WeightedMean",
-    "surplus",
 ]

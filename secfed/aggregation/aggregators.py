@@ -12,10 +12,10 @@ import numpy as np
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.channels import Channel, InTheClear, SecureAggregation
 from secfed.aggregation.cohort import Updates, Weights, by_client, positions
-from secfed.aggregation.cohort_sizes import sizes_that_run
+from secfed.aggregation.cohort_sizes import ANY_COHORT, sizes_that_run
 from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import DistributedGaussian, Privacy
-from secfed.aggregation.private_sum import ANY_COHORT, PrivateSum
+from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
 from secfed.encoding.flatten import Update, structure

@@ -1,8 +1,17 @@
 """Which cohorts can run a session of secure aggregation, when their size is a matter of chance."""
 
+import math
 from collections.abc import Callable
+from functools import lru_cache
+
+from scipy.special import gammaln
 
 from secfed.errors import ConfigError
+
+# More than the relative error of the binomial law in double precision.
+_BINOMIAL_MARGIN = 1 + 1e-6
+# Every number of clients.
+ANY_COHORT = (0, 1 << 62)
 
 
 def sizes_that_run(
@@ -46,3 +55,31 @@ def _last(holds: Callable[[int], bool], start: int, end: int) -> int:
         middle = (start + end) // 2
         start, end = (middle, end) if holds(middle) else (start, middle)
     return start
+
+
+@lru_cache(64)
+def decisive_probability(population: int, sampling_rate: float, cohorts: tuple[int, int]) -> float:
+    """Bound the probability that it depends on one client whether a Poisson cohort is too small or too large for a sum.
+
+    Args:
+        population: Clients that may join.
+        sampling_rate: Probability with which each of them does.
+        cohorts: The smallest and the largest cohort of which a sum can be made.
+
+    Returns:
+        The probability that of the others one less than the smallest cohort, or the largest one, joined; whether or
+        not the client is one of the `population`.
+    """
+    smallest, largest = cohorts
+    sizes = [size for size in (smallest - 1, largest) if 0 <= size <= population]
+    most = max(
+        sum(_binomial(others, sampling_rate, size) for size in sizes if size <= others)
+        for others in (population - 1, population)
+    )
+    return min(1.0, most * _BINOMIAL_MARGIN)
+
+
+def _binomial(count: int, rate: float, successes: int) -> float:
+    """Return the probability of so many successes, for a rate below 1."""
+    ways = gammaln(count + 1) - gammaln(successes + 1) - gammaln(count - successes + 1)
+    return math.exp(ways + successes * math.log(rate) + (count - successes) * math.log1p(-rate))

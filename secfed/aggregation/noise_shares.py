@@ -1,41 +1,41 @@
-"""One client's noise in layers, and how the server takes off those that turn out not to be needed; no socket, no clock.
+"""One client's noise in layers, some of which it can give up once it knows how many survived.
 
 After the unmasking the server asks the survivors for the seeds of the layers that so many survivors do not need, draws
-the same noise again and subtracts it. A client reveals only what *its own* count of the survivors allows, once. Whoever
-does not answer leaves more noise in the sum, never less.
+the same noise again and subtracts it (`surplus_noise.py`). A client reveals only what *its own* count of the survivors
+allows, once. Whoever does not answer leaves more noise in the sum, never less.
 
 Source: Jiang, Wang, Chen: Efficient Federated Learning with Dropout-Resilient Differential Privacy, EuroSys 2024; there
 seeds are also shared among the clients, so that even a silent client's surplus can be removed.
 """
 
 import threading
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseResponse
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.dp import samplers
 from secfed.dp.distributed import Plan
-from secfed.errors import FaultyServerError, MalformedMessageError, StageError
+from secfed.errors import FaultyServerError, StageError
 from secfed.secagg.concurrency import refused_while_busy
 
 Steps = npt.NDArray[np.int64]
 
 
 class NoiseShare:
-    """The noise of one client for one sum: a fresh seed for each layer.
+    """The noise of one client for one sum: a fresh seed for each layer; made by `PrivateSum.noise_share`.
 
     Args:
-        plan: The public parameters of the sum.
+        plan: The public parameters of the sum's noise.
+        transform_hash: Which sum it is for, 32 bytes: `PrivateSum.hash`.
         entropy: Source of the seeds; by default the operating system's.
     """
 
-    def __init__(self, plan: Plan, *, entropy: Entropy | None = None) -> None:
+    def __init__(self, plan: Plan, transform_hash: bytes, *, entropy: Entropy | None = None) -> None:
         source = entropy or SystemEntropy()
-        self._plan = plan
+        self._plan, self._hash = plan, transform_hash
         self._busy = threading.Lock()
         self._seeds = [source.draw(f"noise {layer}", SEED_BYTES) for layer in range(len(plan.noise.honest))]
 
@@ -49,61 +49,41 @@ class NoiseShare:
         """Return the noise of all layers together, in steps; shape `(dimension,)`."""
         total = np.zeros(self._plan.dimension, np.int64)
         for layer, seed in enumerate(self._seeds):
-            total += _layer(self._plan, layer, seed)
+            total += layer_of_noise(self._plan, layer, seed)
         return total
 
     @refused_while_busy
-    def reveal(self, kept: int, survivors: int) -> bytes:
-        """Hand out the seeds of the layers that the server may remove, and forget all seeds.
+    def receive(self, data: bytes, survivors: int) -> bytes:
+        """Answer a SurplusNoiseRequest with the seeds of the layers that the server may remove, and forget all seeds.
 
         Args:
-            kept: How many layers, from the first, the server says that it keeps.
+            data: The request.
             survivors: How many clients are in the sum, as this client knows from the unmasking itself.
 
         Returns:
-            The seeds of the other layers, 32 bytes each.
+            The SurplusNoiseResponse.
 
         Raises:
-            FaultyServerError: So many survivors need more layers than the server would keep; nothing is ever revealed.
+            MalformedMessageError: N1, this is no such request; nothing has changed.
+            FaultyServerError: N2, it is about another sum; N3, so many survivors need more layers than the server would
+                keep. Nothing is ever revealed.
             StageError: The seeds have been handed out, or refused, before, or another thread is asking.
             TooFewSurvivorsError: So few survivors must not have been unmasked at all.
         """
+        request = SurplusNoiseRequest.from_bytes(data)
         if not self._seeds:
             raise StageError("the seeds of this noise were asked for before")
         seeds, self._seeds = self._seeds, []
-        needed = self._plan.noise.kept(survivors - self._plan.colluders)
-        if kept < needed:
+        if request.transform_hash != self._hash:  # N2
+            raise FaultyServerError("the server asks for the noise of another sum", "N2")
+        kept, needed = int.from_bytes(request.kept, "little"), self._plan.noise.kept(survivors - self._plan.colluders)
+        if kept < needed:  # N3
             found = f"the server would keep {kept} layers of noise"
-            raise FaultyServerError(f"{found}, {survivors} survivors need {needed}", "")
-        return b"".join(seeds[kept:])
+            raise FaultyServerError(f"{found}, {survivors} survivors need {needed}", "N3")
+        return SurplusNoiseResponse(self._hash, b"".join(seeds[kept:])).to_bytes()
 
 
-def surplus(plan: Plan, survivors: int, replies: Mapping[int, bytes]) -> Steps:
-    """Draw again the noise that is to be subtracted from the sum.
-
-    Args:
-        plan: The public parameters of the sum.
-        survivors: How many clients are in the sum.
-        replies: What `NoiseShare.reveal` gave, by client id, of those that answered.
-
-    Returns:
-        Steps, shape `(dimension,)`.
-
-    Raises:
-        MalformedMessageError: A reply has not one seed for each surplus layer.
-        TooFewSurvivorsError: They are too few for any sum.
-    """
-    kept = plan.noise.kept(survivors - plan.colluders)
-    needed = SEED_BYTES * (len(plan.noise.honest) - kept)
-    total = np.zeros(plan.dimension, np.int64)
-    for client_id, reply in replies.items():
-        if len(reply) != needed:
-            raise MalformedMessageError(f"{len(reply)} bytes of seeds from client {client_id}, needed {needed}", 0, "")
-        for start in range(0, needed, SEED_BYTES):
-            total += _layer(plan, kept + start // SEED_BYTES, reply[start : start + SEED_BYTES])
-    return total
-
-
-def _layer(plan: Plan, layer: int, seed: bytes) -> npt.NDArray[Any]:
+def layer_of_noise(plan: Plan, layer: int, seed: bytes) -> Steps:
+    """Draw one layer of one client's noise, in steps; shape `(dimension,)`."""
     sampler = samplers.discrete_gaussian if plan.mechanism == "discrete_gaussian" else samplers.skellam
     return sampler(plan.noise.variances[layer], plan.dimension, seed)

@@ -9,8 +9,10 @@ from typing import Any
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.channels import Channel, Total
 from secfed.aggregation.cohort import ClientEncodingError, Updates, Weights, by_client, checked_dropouts, naming
+from secfed.aggregation.cohort_sizes import ANY_COHORT
 from secfed.aggregation.noise_shares import NoiseShare
-from secfed.aggregation.private_sum import ANY_COHORT, PrivateSum
+from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.surplus_noise import SURPLUS_NOISE, SurplusNoise
 from secfed.aggregation.transcript import Transcript
 from secfed.aggregation.transform import Transform
 from secfed.dp.events import Event
@@ -136,16 +138,16 @@ class Prepared:
         """
         self.check_cohort()
         silent = checked_dropouts(self.clients, dropouts)
-        transform, plan = self.transform, self.private.plan if self.private else None
+        transform, private = self.transform, self.private
         shares: dict[int, NoiseShare] = {}
         beyond = encoded = 0
 
         def vector_of(client_id: int) -> Any:
             nonlocal beyond, encoded
             encode: Callable[..., Any] = partial(transform.encode, seed=self.rounding(client_id))
-            if plan:
-                shares[client_id] = NoiseShare(plan)
-                encode = partial(encode, noise=shares[client_id])
+            if private and (share := private.noise_share()):
+                shares[client_id] = share
+                encode = partial(encode, noise=share)
             try:
                 update, weight = result_of(client_id)
                 vector = encode(update, weight)
@@ -160,8 +162,8 @@ class Prepared:
 
         transcript = Transcript(self.channel.protection, transform, self.channel.config) if record else None
         total = self.channel.sum(vector_of, silent, transcript.record if transcript else None)
-        if plan:
-            total = self._without_surplus(total, shares, silent, transcript)
+        if private:
+            total = self._without_surplus(private, total, shares, silent, transcript)
         if transcript:
             transcript.total, transcript.survivors = total.vector, total.survivors
         if beyond:
@@ -183,23 +185,23 @@ class Prepared:
 
     def _without_surplus(
         self,
+        private: PrivateSum,
         total: Total,
         shares: Mapping[int, NoiseShare],
         silent: Mapping[int, Stage],
         transcript: Transcript | None,
     ) -> Total:
         """Ask the survivors for the layers of noise that so many do not need, and subtract them."""
-        private, count = self.private, len(total.survivors)
-        assert private and private.plan
-        kept = private.plan.noise.kept(count - private.plan.colluders)
-        if kept == len(private.plan.noise.honest):
-            return total
-        replies = {
-            client_id: shares[client_id].reveal(kept, count) for client_id in total.survivors if client_id not in silent
-        }
-        vector = private.subtract_surplus(total.vector, count, replies)
-        for client_id, reply in replies.items():
-            total.bytes_up[client_id] += len(reply)
+        surplus = SurplusNoise(private, total.survivors)
+        for client_id in total.survivors if surplus.request else ():
+            total.bytes_down[client_id] += len(surplus.request)
             if transcript:
-                transcript.record(Stage.UNMASKING, "to_server", client_id, reply)
-        return replace(total, vector=vector)
+                transcript.record(SURPLUS_NOISE, "to_client", client_id, surplus.request)
+            if client_id in silent:
+                continue
+            response = shares[client_id].receive(surplus.request, len(total.survivors))
+            total.bytes_up[client_id] += len(response)
+            if transcript:
+                transcript.record(SURPLUS_NOISE, "to_server", client_id, response)
+            surplus.receive(client_id, response)
+        return replace(total, vector=surplus.subtract(total.vector))

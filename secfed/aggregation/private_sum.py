@@ -4,29 +4,29 @@ All lengths inside are in units of the clip, so that a clip that changes from ro
 noise, and all rounds are the same event.
 """
 
-import hashlib
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
 
-from secfed.aggregation.noise_shares import NoiseShare, surplus
+from secfed.aggregation.cohort_sizes import ANY_COHORT, decisive_probability
+from secfed.aggregation.messages import PrivateSumParameters, f64, read_f64, u32s
+from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.crypto.ring import narrowest_dtype, signed
 from secfed.dp import events, samplers
-from secfed.dp.distributed import Plan, choose
+from secfed.dp.distributed import MECHANISMS, Layers, Plan, choose, least_variance
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.flatten import Structure, Update, structure, unflatten
 from secfed.encoding.rotation import Rotation, rotated_length
-from secfed.errors import ConfigError, TooFewSurvivorsError
+from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError
 
 # What whole noise needs beyond a Gaussian's variance, in square steps; see `dp.distributed`.
 _MARGIN = 2.25
@@ -37,11 +37,6 @@ _DEVIATIONS = 5.0
 # Scale the noise up by 1e-6. Discrete noise costs slightly more epsilon than Gaussian noise; this covers the difference
 # for hundreds of rounds, so a budget calibrated exactly for Gaussian noise still holds.
 _HEADROOM = 1 + 1e-6
-
-# More than the relative error of the binomial law in double precision.
-_BINOMIAL_MARGIN = 1 + 1e-6
-# Every number of clients.
-ANY_COHORT = (0, 1 << 62)
 
 _choose = lru_cache(16)(choose)
 
@@ -159,19 +154,91 @@ class PrivateSum(Transform):
     def _counts_sampling(self) -> bool:
         return not isinstance(self.privacy, DistributedGaussian) or self.privacy.secret_cohort
 
+    def noise_share(self) -> NoiseShare | None:
+        """Return one client's fresh noise; None if the server adds it."""
+        return NoiseShare(self.plan, self.hash) if self.plan else None
+
     @property
     def context(self) -> bytes:
         """What binds a session to these parameters."""
-        noise = "server"
-        if self.plan:
-            layers = hashlib.sha256(repr(self.plan.noise).encode()).hexdigest()
-            noise = f"{self.plan.mechanism} colluders={self.plan.colluders} threshold={self.plan.threshold} {layers}"
-        spec = (
-            f"clip_norm={float(self.privacy.clip_norm).hex()} weight_cap={self.privacy.weight_cap} "
-            f"count_scale={self.count_scale.hex()} values={self.structure.size} rotation={self.rotation_seed.hex()} "
-            f"noise={noise} variance={self.noise_variance.hex()} "
+        return b"secfed/aggregation/v1 " + self.hash.hex().encode()
+
+    def to_bytes(self) -> bytes:
+        """Return the public parameters, for the clients; they include no noise and no secret.
+
+        Returns:
+            80 bytes, 32 more with a rotation and 4 for each layer of noise; see `protocols/aggregation/README.md`.
+        """
+        plan, privacy = self.plan, self.privacy
+        return PrivateSumParameters(
+            values=self.structure.size.to_bytes(8, "little"),
+            clip_norm=f64(privacy.clip_norm),
+            weight_cap=f64(privacy.weight_cap or 0.0),
+            count_scale=f64(self.count_scale),
+            divisor=f64(self.expected),
+            step=f64(self.lattice.step),
+            modulus_bits=bytes([self.modulus_bits]),
+            rotation_seed=self.rotation_seed,
+            mechanism=bytes([1 + MECHANISMS.index(plan.mechanism) if plan else 0]),
+            clients=(plan.clients if plan else 0).to_bytes(4, "little"),
+            threshold=(plan.threshold if plan else 0).to_bytes(4, "little"),
+            colluders=(plan.colluders if plan else 0).to_bytes(4, "little"),
+            noise_variance=f64(plan.noise.variance if plan else self.noise_variance),
+            honest=b"".join(honest.to_bytes(4, "little") for honest in (plan.noise.honest if plan else ())),
+        ).to_bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, example: Update, privacy: Privacy) -> "PrivateSum":
+        """Take the parameters of a sum on a client, which believes nothing that it can check.
+
+        Args:
+            data: What `to_bytes` gave on the server.
+            example: What an update looks like on this client, such as its model.
+            privacy: What this client insists on, from the application. The clip may differ if it is adaptive; more
+                colluders and more survivors than asked for are accepted, and fewer layers of noise.
+
+        Raises:
+            MalformedMessageError: T1, these bytes are no parameters of a private sum.
+            FaultyServerError: T2 to T5, the server would have this client send something else, or with too little
+                noise.
+
+        Security:
+            The client must also insist on enough survivors before it helps to unmask: give its `secagg.Client` a
+            `Policy(minimum_cohort=transform.plan.threshold)`.
+        """
+        found, like = PrivateSumParameters.from_bytes(data), structure(example)
+        clip_norm, scale = read_f64("clip_norm", found.clip_norm), read_f64("count_scale", found.count_scale)
+        clients, threshold, colluders = (
+            int.from_bytes(number, "little") for number in (found.clients, found.threshold, found.colluders)
         )
-        return b"secfed/aggregation/v1 " + spec.encode() + self.lattice.context
+        if int.from_bytes(found.values, "little") != like.size:  # T2
+            raise FaultyServerError(f"the server's update has {int.from_bytes(found.values, 'little')} values", "T2")
+        same_clip = clip_norm == privacy.clip_norm or privacy.adaptive is not None
+        cap = read_f64("weight_cap", found.weight_cap)
+        if not same_clip or cap != (privacy.weight_cap or 0.0) or bool(scale) != (privacy.adaptive is not None):  # T3
+            raise FaultyServerError(f"clip_norm {clip_norm}, weight_cap {cap} or the count are not as asked for", "T3")
+        norm, size = math.hypot(1.0, scale / 2), like.size + bool(scale)
+        try:
+            privacy = replace(privacy, clip_norm=clip_norm)
+            dimension = rotated_length(size) if found.rotation_seed else size
+            lattice = Lattice(read_f64("step", found.step), norm, dimension)
+            noise = read_f64("noise_variance", found.noise_variance)
+            plan = None
+            if found.mechanism[0]:
+                spread = Rotation(size, found.rotation_seed).spread
+                plan = Plan(
+                    MECHANISMS[found.mechanism[0] - 1], clients, threshold, colluders, dimension, spread, norm,
+                    privacy.noise_multiplier, 1.0, found.modulus_bits[0], lattice.step,
+                    Layers(noise, u32s(found.honest)),
+                )  # fmt: skip
+        except (ConfigError, IndexError) as error:
+            raise MalformedMessageError(f"these parameters of a private sum do not fit together: {error}", 0) from None
+        if isinstance(privacy, CentralGaussian) and plan:  # T4
+            raise FaultyServerError("the clients are to add noise, but the server should", "T4")
+        if isinstance(privacy, DistributedGaussian):
+            _check_promised(privacy, plan)
+        divisor = read_f64("divisor", found.divisor)
+        return cls(privacy, like, lattice, found.modulus_bits[0], scale, divisor, plan, found.rotation_seed)
 
     def event(self, survivors: int) -> events.Event:
         """Return what is released if so many clients are in the sum.
@@ -239,7 +306,7 @@ class PrivateSum(Transform):
         rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
         steps = self.lattice.round(self.coordinates(update, weight), seed=rounding)
         if self.plan:
-            steps += (noise or NoiseShare(self.plan)).draw()
+            steps += (noise or NoiseShare(self.plan, self.hash)).draw()
         return self.wrap(steps)
 
     def wrap(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.unsignedinteger[Any]]:
@@ -249,30 +316,6 @@ class PrivateSum(Transform):
     def centre(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
         """Read entries modulo `2**modulus_bits` as signed numbers."""
         return signed(total, self.modulus_bits)
-
-    def subtract_surplus(
-        self, total: npt.NDArray[np.unsignedinteger[Any]], survivors: int, replies: Mapping[int, bytes]
-    ) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Return the sum without the layers of noise whose seeds survivors revealed.
-
-        Args:
-            total: The sum modulo `2**modulus_bits`, shape `(length,)`.
-            survivors: How many clients are in it.
-            replies: What `NoiseShare.reveal` gave, by client id, of those that answered.
-
-        Raises:
-            MalformedMessageError: A reply has not one seed for each surplus layer.
-            TooFewSurvivorsError: Not all answered, and what is left would tell the size of a secret cohort.
-        """
-        assert self.plan is not None
-        if self.noise_is_fixed and len(replies) < survivors:
-            raise TooFewSurvivorsError(
-                f"{len(replies)} of {survivors} survivors revealed surplus noise, needed all: what the others leave "
-                "would tell how many joined a secret cohort",
-                len(replies),
-                survivors,
-            )
-        return self.wrap(self.centre(total) - surplus(self.plan, survivors, replies))
 
     def add_noise(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
         """Return the private sum in steps: the sum itself if clients added the noise, else with the server's noise.
@@ -314,6 +357,28 @@ class PrivateSum(Transform):
         return Rotation(self.structure.size + bool(self.count_scale), self.rotation_seed)
 
 
+def _check_promised(privacy: DistributedGaussian, plan: Plan | None) -> None:
+    """Check that the clients' noise is what one of them insists on.
+
+    Raises:
+        FaultyServerError: T4, the noise is another one; T5, it is too little.
+    """
+    if plan is None or (plan.mechanism, plan.noise.honest[-1]) != (privacy.mechanism, plan.threshold - plan.colluders):
+        raise FaultyServerError(f"the clients' noise is not {privacy.mechanism} for the fewest survivors", "T4")
+    if (
+        plan.colluders < privacy.colluders
+        or plan.threshold < (privacy.minimum_survivors or 0)
+        or len(plan.noise.honest) > privacy.layers
+    ):  # T4
+        raise FaultyServerError(
+            f"noise for {plan.threshold} survivors, {plan.colluders} colluders, in {len(plan.noise.honest)} layers: "
+            f"needed {privacy.minimum_survivors}, {privacy.colluders} and at most {privacy.layers}",
+            "T4",
+        )
+    if plan.noise.variance < (needed := least_variance(plan)):  # T5
+        raise FaultyServerError(f"noise of variance {plan.noise.variance:.6g}, needed {needed:.6g}", "T5")
+
+
 def _check_noise_is_fixed(plan: Plan) -> None:
     """Refuse noise whose law would tell how many clients joined a secret Poisson cohort.
 
@@ -328,34 +393,6 @@ def _check_noise_is_fixed(plan: Plan) -> None:
             f"number of survivors from {plan.threshold} to {plan.clients}) and no colluders; or cohort_size in place "
             "of sampling_rate"
         )
-
-
-@lru_cache(64)
-def decisive_probability(population: int, sampling_rate: float, cohorts: tuple[int, int]) -> float:
-    """Bound the probability that it depends on one client whether a Poisson cohort is too small or too large for a sum.
-
-    Args:
-        population: Clients that may join.
-        sampling_rate: Probability with which each of them does.
-        cohorts: The smallest and the largest cohort of which a sum can be made.
-
-    Returns:
-        The probability that of the others one less than the smallest cohort, or the largest one, joined; whether or
-        not the client is one of the `population`.
-    """
-    smallest, largest = cohorts
-    sizes = [size for size in (smallest - 1, largest) if 0 <= size <= population]
-    most = max(
-        sum(_binomial(others, sampling_rate, size) for size in sizes if size <= others)
-        for others in (population - 1, population)
-    )
-    return min(1.0, most * _BINOMIAL_MARGIN)
-
-
-def _binomial(count: int, rate: float, successes: int) -> float:
-    """Return the probability of so many successes, for a rate below 1."""
-    ways = gammaln(count + 1) - gammaln(successes + 1) - gammaln(count - successes + 1)
-    return math.exp(ways + successes * math.log(rate) + (count - successes) * math.log1p(-rate))
 
 
 def _central(noise_multiplier: float, norm: float, size: int, clients: int) -> tuple[Lattice, int]:

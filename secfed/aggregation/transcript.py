@@ -26,7 +26,7 @@ _FEWEST_VALUES = 64
 class Entry:
     """One message between the server and a client."""
 
-    stage: Stage
+    stage: Stage | Literal["SURPLUS_NOISE"]
     direction: Direction
     client_id: int
     data: bytes = field(repr=False)
@@ -75,7 +75,9 @@ class Transcript:
     total: npt.NDArray[Any] | None = field(default=None, repr=False)
     survivors: tuple[int, ...] = ()
 
-    def record(self, stage: Stage, direction: Direction, client_id: int, data: bytes) -> None:
+    def record(
+        self, stage: Stage | Literal["SURPLUS_NOISE"], direction: Direction, client_id: int, data: bytes
+    ) -> None:
         """Append one message."""
         self.entries.append(Entry(stage, direction, client_id, data))
 

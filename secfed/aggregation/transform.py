@@ -4,6 +4,7 @@ Both halves are one object, public and the same for all parties of a sum. Betwee
 adds.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 from secfed.dp.events import Event
 from secfed.encoding.flatten import Structure, Update
+from secfed.errors import FaultyServerError
+from secfed.secagg.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,25 @@ class Transform(ABC):
     @abstractmethod
     def context(self) -> bytes:
         """What binds a session to these parameters."""
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """Return the public parameters, from which a client on another machine makes the same transform."""
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of the public parameters: which sum this is."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    def check_config(self, config: Config) -> None:
+        """Check on a client that a session is for these vectors.
+
+        Raises:
+            FaultyServerError: T6, its length, modulus or context are others.
+        """
+        wanted = self.length, self.modulus_bits, self.context
+        if (config.length, config.modulus_bits, config.context) != wanted:
+            raise FaultyServerError("the session's configuration is not for vectors of this transform", "T6")
 
     @abstractmethod
     def encode(self, update: Update, weight: float, *, seed: bytes | None = None) -> Any:

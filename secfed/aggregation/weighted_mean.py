@@ -7,12 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from secfed.aggregation.messages import WeightedMeanParameters, f64, read_f64
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.encoding.fixed_point import FixedPoint
 from secfed.encoding.flatten import Structure, Update, arrays, structure, unflatten
-from secfed.errors import EncodingError, TooFewSurvivorsError
+from secfed.errors import (
+    ConfigError,
+    EncodingError,
+    FaultyServerError,
+    MalformedMessageError,
+    TooFewSurvivorsError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,10 @@ class FloatMean(Transform):
     def length(self) -> int:
         """Entries of the sum: one for each value, one for the sum of the weights."""
         return self.structure.size + 1
+
+    def to_bytes(self) -> bytes:
+        """Return nothing: there is no parameter."""
+        return b""
 
     def encode(self, update: Update, weight: float, *, seed: bytes | None = None) -> WeightedValues:
         """Return the values and the weight as they are.
@@ -119,6 +130,40 @@ class WeightedMean(Transform):
     def context(self) -> bytes:
         """What binds a session to these parameters."""
         return self.fixed_point.context(self.structure.size)
+
+    def to_bytes(self) -> bytes:
+        """Return the public parameters, for the clients: 31 bytes, see `protocols/aggregation/README.md`."""
+        fixed = self.fixed_point
+        return WeightedMeanParameters(
+            values=self.structure.size.to_bytes(8, "little"),
+            clip=f64(fixed.clip),
+            bits=bytes([fixed.bits]),
+            clients=int(fixed.clients).to_bytes(4, "little"),
+            max_weight=int(fixed.max_weight).to_bytes(8, "little"),
+        ).to_bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, example: Update) -> "WeightedMean":
+        """Take the parameters of a sum on a client.
+
+        Args:
+            data: What `to_bytes` gave on the server.
+            example: What an update looks like on this client, such as its model.
+
+        Raises:
+            MalformedMessageError: T1, these bytes are no parameters of a weighted mean.
+            FaultyServerError: T2, the server's update has another number of values.
+        """
+        found, like = WeightedMeanParameters.from_bytes(data), structure(example)
+        values, clients, max_weight = (
+            int.from_bytes(number, "little") for number in (found.values, found.clients, found.max_weight)
+        )
+        if values != like.size:  # T2
+            raise FaultyServerError(f"the server's update has {values} values, this client's {like.size}", "T2")
+        try:
+            return cls(like, FixedPoint(read_f64("clip", found.clip), found.bits[0], clients, max_weight))
+        except ConfigError as error:
+            raise MalformedMessageError(f"these parameters of a mean do not fit together: {error}", 0) from None
 
     def encode(
         self, update: Update, weight: float, *, seed: bytes | None = None

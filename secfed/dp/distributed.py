@@ -382,16 +382,22 @@ def _best(plan: Plan, most_wraps: float) -> Plan | None:
     return _at(plan, step)
 
 
-def _at(plan: Plan, step: float) -> Plan:
-    """Return the plan with another step, and the noise that goes with it."""
-    variance = plan.noise_multiplier**2 * _largest_square(step, plan.clip_norm, plan.dimension) + _MARGIN
+def least_variance(plan: Plan) -> float:
+    """Return what the noise in the sum must come to for the plan's noise multiplier, in square steps."""
+    variance = plan.noise_multiplier**2 * plan.largest_square + _MARGIN
     if plan.mechanism == "discrete_gaussian":
         shares = replace(plan.noise, variance=1.0).variances
         additions = plan.clients * len(shares)
         local = math.log(20 * plan.dimension * additions / _CLOSURE_EPSILON) / math.pi**2
         variance = max(variance, local / min(shares))
+    return variance
+
+
+def _at(plan: Plan, step: float) -> Plan:
+    """Return the plan with another step, and the noise that goes with it."""
+    plan = replace(plan, step=step)
     # A little more, as rounding errors must not cost privacy.
-    return replace(plan, step=step, noise=replace(plan.noise, variance=variance * (1 + 1e-12)))
+    return replace(plan, noise=replace(plan.noise, variance=least_variance(plan) * (1 + 1e-12)))
 
 
 def _bisect(low: float, high: float, belongs: Callable[[float], bool]) -> tuple[float, float]:

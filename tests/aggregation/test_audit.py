@@ -20,7 +20,6 @@ from secfed.aggregation import (
     DistributedGaussian,
     NoiseShare,
     noise_shares,
-    prepared,
     private_sum,
 )
 from secfed.attacks import SelfAudit, self_audit
@@ -100,10 +99,10 @@ def test_missing_share_of_noise_is_found(privacy: Any, monkeypatch: pytest.Monke
     class Forgetful(NoiseShare):
         def draw(self) -> Any:
             made.append(self)
-            forgotten = noise_shares._layer(self._plan, 0, self._seeds[0])
+            forgotten = noise_shares.layer_of_noise(self._plan, 0, self._seeds[0])
             return super().draw() - forgotten * (len(made) % CLIENTS == 0)
 
-    monkeypatch.setattr(prepared, "NoiseShare", Forgetful)
+    monkeypatch.setattr(private_sum, "NoiseShare", Forgetful)
     assert "noise" in audit(privacy).failures
 
 

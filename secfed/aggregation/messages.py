@@ -1,0 +1,99 @@
+"""The messages of an aggregation: the public parameters of a transform, and the exchange of surplus noise.
+
+`protocols/aggregation/README.md` says the same, and `protocols/aggregation/messages.json` lists the fields. Numbers are
+little-endian: `u8`, `u32`, `u64`, and `f64` in IEEE 754.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from secfed.crypto.prg import SEED_BYTES
+from secfed.errors import MalformedMessageError
+from secfed.wire import Message
+
+HASH_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedMeanParameters(Message):
+    """What a client needs to encode for a weighted mean; 31 bytes."""
+
+    kind: ClassVar[int] = 33
+    values: Annotated[bytes, 8]  # u64: values of an update
+    clip: Annotated[bytes, 8]  # f64
+    bits: Annotated[bytes, 1]  # u8: bits of a rounded value
+    clients: Annotated[bytes, 4]  # u32: most vectors in a sum
+    max_weight: Annotated[bytes, 8]  # u64
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateSumParameters(Message):
+    """What a client needs to encode for a private sum, and to see how much noise it brings."""
+
+    kind: ClassVar[int] = 34
+    values: Annotated[bytes, 8]  # u64: values of an update
+    clip_norm: Annotated[bytes, 8]  # f64
+    weight_cap: Annotated[bytes, 8]  # f64; 0: weights are not used
+    count_scale: Annotated[bytes, 8]  # f64; 0: no entry counts the clients within the clip
+    divisor: Annotated[bytes, 8]  # f64: what the sum is divided by
+    step: Annotated[bytes, 8]  # f64: of the lattice, in units of the clip
+    modulus_bits: Annotated[bytes, 1]  # u8
+    rotation_seed: bytes  # 32 bytes; empty: no rotation
+    mechanism: Annotated[bytes, 1]  # u8: 0 the server adds noise, 1 discrete Gaussian, 2 Skellam noise of the clients
+    clients: Annotated[bytes, 4]  # u32: most clients in the sum
+    threshold: Annotated[bytes, 4]  # u32: fewest survivors in the sum; 0 if the server adds the noise
+    colluders: Annotated[bytes, 4]  # u32: survivors whose noise does not count
+    noise_variance: Annotated[bytes, 8]  # f64: of the noise in the sum, per coordinate, in square steps
+    honest: bytes  # u32 each, falling: for how many honest survivors each layer of noise is made
+
+
+@dataclass(frozen=True, slots=True)
+class SurplusNoiseRequest(Message):
+    """Asks a survivor for the seeds of the layers of noise that so many survivors do not need; 38 bytes."""
+
+    kind: ClassVar[int] = 35
+    transform_hash: Annotated[bytes, HASH_BYTES]  # of the parameters, which are new for every sum
+    kept: Annotated[bytes, 4]  # u32: layers that stay, from the first
+
+
+@dataclass(frozen=True, slots=True)
+class SurplusNoiseResponse(Message):
+    """The seeds of the layers that do not stay, in order."""
+
+    kind: ClassVar[int] = 36
+    transform_hash: Annotated[bytes, HASH_BYTES]
+    seeds: bytes  # 32 bytes each
+
+
+def f64(number: float) -> bytes:
+    """Encode a number."""
+    return struct.pack("<d", number)
+
+
+def read_f64(name: str, data: bytes) -> float:
+    """Decode a number.
+
+    Raises:
+        MalformedMessageError: It is not finite, or negative.
+    """
+    [number] = struct.unpack("<d", data)
+    if not 0 <= number < float("inf"):
+        raise MalformedMessageError(f"{name} is {number}, needed a finite number from 0", 0)
+    return float(number)
+
+
+def u32s(data: bytes) -> tuple[int, ...]:
+    """Decode a column of u32.
+
+    Raises:
+        MalformedMessageError: The bytes are no whole number of them.
+    """
+    if len(data) % 4:
+        raise MalformedMessageError(f"{len(data)} bytes are no whole number of u32", 0)
+    return struct.unpack(f"<{len(data) // 4}I", data)
+
+
+def seeds(data: bytes) -> list[bytes]:
+    """Cut a column of seeds."""
+    return [data[start : start + SEED_BYTES] for start in range(0, len(data), SEED_BYTES)]
