@@ -11,7 +11,7 @@ from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.surplus_noise import SurplusNoise
-from secfed.aggregation.transcript import Entry, Resemblance, Transcript
+from secfed.aggregation.transcript import RecordedMessage, Resemblance, Transcript
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
 
@@ -23,13 +23,13 @@ __all__ = [
     "ClippingWarning",
     "Decoded",
     "DistributedGaussian",
-    "Entry",
     "FloatMean",
     "NoiseShare",
     "Plain",
     "Prepared",
     "Privacy",
     "PrivateSum",
+    "RecordedMessage",
     "Resemblance",
     "SecAgg",
     "SurplusNoise",

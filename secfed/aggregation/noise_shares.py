@@ -17,7 +17,7 @@ from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseRespons
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.dp import samplers
-from secfed.dp.distributed import Plan
+from secfed.dp.distributed import NoisePlan
 from secfed.errors import FaultyServerError, StageError
 from secfed.secagg.concurrency import refused_while_busy
 
@@ -33,7 +33,7 @@ class NoiseShare:
         entropy: Source of the seeds; by default the operating system's.
     """
 
-    def __init__(self, plan: Plan, transform_hash: bytes, *, entropy: Entropy | None = None) -> None:
+    def __init__(self, plan: NoisePlan, transform_hash: bytes, *, entropy: Entropy | None = None) -> None:
         source = entropy or SystemEntropy()
         self._plan, self._hash = plan, transform_hash
         self._busy = threading.Lock()
@@ -83,7 +83,7 @@ class NoiseShare:
         return SurplusNoiseResponse(self._hash, b"".join(seeds[kept:])).to_bytes()
 
 
-def layer_of_noise(plan: Plan, layer: int, seed: bytes) -> Steps:
+def layer_of_noise(plan: NoisePlan, layer: int, seed: bytes) -> Steps:
     """Draw one layer of one client's noise, in steps; shape `(dimension,)`."""
     sampler = samplers.discrete_gaussian if plan.mechanism == "discrete_gaussian" else samplers.skellam
     return sampler(plan.noise.variances[layer], plan.dimension, seed)

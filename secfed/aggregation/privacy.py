@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from secfed.dp.distributed import Mechanism
-from secfed.dp.events import check_count, check_number
+from secfed.dp.events import check_count, check_number, check_positive
 from secfed.errors import ConfigError
 
 
@@ -50,9 +50,9 @@ class AdaptiveClipping:
     def __post_init__(self) -> None:
         if not 0 <= self.target_quantile <= 1:
             raise ConfigError(f"target_quantile {self.target_quantile} must be from 0 to 1")
-        _check_positive("learning_rate", self.learning_rate)
+        check_positive("learning_rate", self.learning_rate)
         if self.count_noise is not None:
-            _check_positive("count_noise", self.count_noise)
+            check_positive("count_noise", self.count_noise)
 
     def next(self, clip_norm: float, within_clip: float) -> float:
         """Return the clip of the next round from this round's noisy fraction of clients within the clip."""
@@ -196,7 +196,7 @@ def _check(privacy: Privacy) -> None:
     if not 1e-6 <= privacy.noise_multiplier <= 1e6:
         raise ConfigError(f"noise_multiplier {privacy.noise_multiplier} must be from 1e-6 to 1e6")
     if privacy.weight_cap is not None:
-        _check_positive("weight_cap", privacy.weight_cap)
+        check_positive("weight_cap", privacy.weight_cap)
     if privacy.population is not None and privacy.population < 1:
         raise ConfigError(f"population {privacy.population} must be at least 1")
     if not 0 < privacy.sampling_rate <= 1:
@@ -214,8 +214,3 @@ def _check(privacy: Privacy) -> None:
         raise ConfigError(
             f"cohort_size {privacy.cohort_size} needs a population of at least that, not {privacy.population}"
         )
-
-
-def _check_positive(name: str, number: float) -> None:
-    if not 0 < number < math.inf:
-        raise ConfigError(f"{name} {number} must be a positive finite number")

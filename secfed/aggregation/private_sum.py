@@ -22,14 +22,12 @@ from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.crypto.ring import narrowest_dtype, signed
 from secfed.dp import events, samplers
-from secfed.dp.distributed import MECHANISMS, Layers, Plan, choose, least_variance
+from secfed.dp.distributed import MECHANISMS, NOISE_MARGIN, Layers, NoisePlan, choose, least_variance
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.flatten import Structure, Update, structure, unflatten
 from secfed.encoding.rotation import Rotation, rotated_length
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError
 
-# What whole noise needs beyond a Gaussian's variance, in square steps; see `dp.distributed`.
-_MARGIN = 2.25
 # A step of central sums: rounding adds at most a thousandth to the noise's variance, and to the square of the norms.
 _STEP_OF_CLIP, _STEP_OF_SPREAD, _STEP_OF_NOISE = 1e-3, 0.05, 1 / 16
 # A larger cohort is drawn less than once in a million rounds.
@@ -65,7 +63,7 @@ class PrivateSum(Transform):
     modulus_bits: int
     count_scale: float
     expected: float
-    plan: Plan | None
+    plan: NoisePlan | None
     rotation_seed: bytes = field(repr=False)
     cohorts: tuple[int, int] = ANY_COHORT
 
@@ -143,7 +141,7 @@ class PrivateSum(Transform):
         """Parameter sigma squared of the noise that the server adds, in square steps; 0 if clients do."""
         if self.plan:
             return 0.0
-        return (self.privacy.noise_multiplier * _HEADROOM) ** 2 * self.lattice.largest_square + _MARGIN
+        return (self.privacy.noise_multiplier * _HEADROOM) ** 2 * self.lattice.largest_square + NOISE_MARGIN
 
     @property
     def noise_is_fixed(self) -> bool:
@@ -226,7 +224,7 @@ class PrivateSum(Transform):
             plan = None
             if found.mechanism[0]:
                 spread = Rotation(size, found.rotation_seed).spread
-                plan = Plan(
+                plan = NoisePlan(
                     MECHANISMS[found.mechanism[0] - 1], clients, threshold, colluders, dimension, spread, norm,
                     privacy.noise_multiplier, 1.0, found.modulus_bits[0], lattice.step,
                     Layers(noise, u32s(found.honest)),
@@ -357,7 +355,7 @@ class PrivateSum(Transform):
         return Rotation(self.structure.size + bool(self.count_scale), self.rotation_seed)
 
 
-def _check_promised(privacy: DistributedGaussian, plan: Plan | None) -> None:
+def _check_promised(privacy: DistributedGaussian, plan: NoisePlan | None) -> None:
     """Check that the clients' noise is what one of them insists on.
 
     Raises:
@@ -379,7 +377,7 @@ def _check_promised(privacy: DistributedGaussian, plan: Plan | None) -> None:
         raise FaultyServerError(f"noise of variance {plan.noise.variance:.6g}, needed {needed:.6g}", "T5")
 
 
-def _check_noise_is_fixed(plan: Plan) -> None:
+def _check_noise_is_fixed(plan: NoisePlan) -> None:
     """Refuse noise whose law would tell how many clients joined a secret Poisson cohort.
 
     Raises:

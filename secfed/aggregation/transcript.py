@@ -23,7 +23,7 @@ _FEWEST_VALUES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RecordedMessage:
     """One message between the server and a client."""
 
     stage: Stage | Literal["SURPLUS_NOISE"]
@@ -71,7 +71,7 @@ class Transcript:
     protection: Literal["plain", "secagg"]
     transform: Transform
     config: Config | None = None
-    entries: list[Entry] = field(default_factory=list, repr=False)
+    entries: list[RecordedMessage] = field(default_factory=list, repr=False)
     total: npt.NDArray[Any] | None = field(default=None, repr=False)
     survivors: tuple[int, ...] = ()
 
@@ -79,7 +79,7 @@ class Transcript:
         self, stage: Stage | Literal["SURPLUS_NOISE"], direction: Direction, client_id: int, data: bytes
     ) -> None:
         """Append one message."""
-        self.entries.append(Entry(stage, direction, client_id, data))
+        self.entries.append(RecordedMessage(stage, direction, client_id, data))
 
     def contribution(self, client_id: int) -> npt.NDArray[Any]:
         """Return the vector that a client sent, as the server can read it, without the entry of the weight.

@@ -19,7 +19,7 @@ _POINTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class CohortSampling:
     """How cohorts are drawn.
 
     Args:
@@ -33,7 +33,7 @@ class Sampling:
     population: int | None = None
 
     @classmethod
-    def chosen(cls, kind: str, rate: float | None, cohort: int | None, population: int | None) -> "Sampling":
+    def chosen(cls, kind: str, rate: float | None, cohort: int | None, population: int | None) -> "CohortSampling":
         """Make sense of the options.
 
         Raises:
@@ -78,7 +78,7 @@ class Sampling:
 
 
 def epsilon_of(
-    noise_multiplier: float, sampling: Sampling, rounds: int, delta: float, adjacency: dp.events.Adjacency
+    noise_multiplier: float, sampling: CohortSampling, rounds: int, delta: float, adjacency: dp.events.Adjacency
 ) -> dict[str, Any]:
     """Return what rounds of Gaussian noise spend."""
     accountant = dp.Accountant(adjacency=adjacency).compose(sampling.release(noise_multiplier), rounds)
@@ -97,7 +97,7 @@ def epsilon_of(
 
 
 def noise_for(
-    epsilon: float, sampling: Sampling, rounds: int, delta: float, adjacency: dp.events.Adjacency
+    epsilon: float, sampling: CohortSampling, rounds: int, delta: float, adjacency: dp.events.Adjacency
 ) -> dict[str, Any]:
     """Return the least noise with which rounds stay within a budget."""
     noise_multiplier = dp.noise_multiplier(
@@ -175,7 +175,7 @@ def describe(event: dp.Event) -> str:
     return type(event).__name__
 
 
-def picture(report: dict[str, Any], sampling: Sampling, file: Path) -> None:
+def picture(report: dict[str, Any], sampling: CohortSampling, file: Path) -> None:
     """Draw epsilon against rounds to a file; its ending names the format.
 
     Args:

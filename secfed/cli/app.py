@@ -11,6 +11,7 @@ import typer
 
 from secfed.cli import budget
 from secfed.cli.extras import require
+from secfed.cli.options import fraction, positive
 from secfed.errors import SecFedError
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ class Algorithm(StrEnum):
     FEDAVG = "fedavg"
 
 
-class Privacy(StrEnum):
+class PrivacyChoice(StrEnum):
     """Who adds noise."""
 
     NONE = "none"
@@ -49,7 +50,7 @@ class Privacy(StrEnum):
     DISTRIBUTED = "distributed"
 
 
-class Adversary(StrEnum):
+class AdversaryChoice(StrEnum):
     """Whom secure aggregation withstands."""
 
     SEMI_HONEST = "semi_honest"
@@ -123,18 +124,6 @@ def _probability(number: float) -> float:
     return number
 
 
-def _positive(number: float) -> float:
-    if not 0 < number < float("inf"):
-        raise typer.BadParameter(f"{number} must be positive and finite")
-    return number
-
-
-def _below_one(number: float) -> float:
-    if not 0 < number < 1:
-        raise typer.BadParameter(f"{number} must be above 0 and below 1")
-    return number
-
-
 @app.command()
 def simulate(
     context: typer.Context,
@@ -173,31 +162,31 @@ def simulate(
             help="Clients that share masks with one client, even.",
         ),
     ] = None,
-    adversary: Annotated[Adversary, typer.Option(help="Whom secagg withstands.")] = Adversary.SEMI_HONEST,
+    adversary: Annotated[AdversaryChoice, typer.Option(help="Whom secagg withstands.")] = AdversaryChoice.SEMI_HONEST,
     sampling_rate: Annotated[
-        float, typer.Option(max=1, callback=_positive, help="Probability that a client joins a round's cohort.")
+        float, typer.Option(max=1, callback=positive, help="Probability that a client joins a round's cohort.")
     ] = 1.0,
     alpha: Annotated[
         float,
         typer.Option(
-            callback=_positive,
+            callback=positive,
             help="With more than 13 clients: the smaller, the fewer classes a client has (Dirichlet).",
         ),
     ] = 0.5,
     clip: Annotated[
         float,
-        typer.Option(callback=_positive, help="Without --privacy, secagg clips values of updates to [-clip, clip]."),
+        typer.Option(callback=positive, help="Without --privacy, secagg clips values of updates to [-clip, clip]."),
     ] = 4.0,
     privacy: Annotated[
-        Privacy, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
-    ] = Privacy.NONE,
+        PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
+    ] = PrivacyChoice.NONE,
     epsilon: Annotated[
-        float, typer.Option(callback=_positive, help="With --privacy: budget of all rounds; the noise follows from it.")
+        float, typer.Option(callback=positive, help="With --privacy: budget of all rounds; the noise follows from it.")
     ] = 3.0,
-    delta: Annotated[float, typer.Option(callback=_below_one, help="With --privacy: budget of all rounds.")] = 1e-5,
+    delta: Annotated[float, typer.Option(callback=fraction, help="With --privacy: budget of all rounds.")] = 1e-5,
     clip_norm: Annotated[
         float,
-        typer.Option(callback=_positive, help="With --privacy: updates are scaled down to this Euclidean norm."),
+        typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm."),
     ] = 1.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")

@@ -8,42 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
+from secfed.cli.options import fraction, positive
 from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:
     from secfed import dp
-    from secfed.cli.accounting import Sampling
+    from secfed.cli.accounting import CohortSampling
 
 # Beyond, sums of float64 would no longer tell one round from none.
 _MOST = 10**12
 _PICTURE_FORMATS = (".pdf", ".png", ".svg")
 
 
-class SamplingKind(StrEnum):
+class SamplingChoice(StrEnum):
     """How cohorts are drawn."""
 
     POISSON = "poisson"
     FIXED = "fixed"
 
 
-class Adjacency(StrEnum):
+class AdjacencyChoice(StrEnum):
     """What one client's data are compared with."""
 
     ADD_REMOVE = "add_remove"
     REPLACE = "replace"
-
-
-def _positive(number: float) -> float:
-    if not 0 < number < float("inf"):  # typer's own bounds let "nan" pass
-        raise typer.BadParameter(f"{number} must be positive and finite")
-    return number
-
-
-def _inside(number: float) -> float:
-    if not 0 < number < 1:
-        raise typer.BadParameter(f"{number} must be above 0 and below 1")
-    return number
 
 
 def _rate(number: float | None) -> float | None:
@@ -60,24 +49,25 @@ def _picture_file(file: Path | None) -> Path | None:
 
 Noise = Annotated[
     float,
-    typer.Option(callback=_positive, help="Standard deviation of the noise in the sum, divided by the clip norm."),
+    typer.Option(callback=positive, help="Standard deviation of the noise in the sum, divided by the clip norm."),
 ]
-Epsilon = Annotated[float, typer.Option(callback=_positive, help="The most that may be spent.")]
+Epsilon = Annotated[float, typer.Option(callback=positive, help="The most that may be spent.")]
 Delta = Annotated[
-    float, typer.Option(callback=_inside, help="The chance that epsilon leaves out; far below 1 / clients.")
+    float,
+    typer.Option(callback=fraction, help="The chance that epsilon leaves out; far below 1 / clients."),
 ]
 Rounds = Annotated[int, typer.Option(min=1, max=_MOST, help="How many rounds.")]
 Rate = Annotated[
     float | None,
     typer.Option(callback=_rate, help="Probability that a client joins a round, or the cohort's part of the clients."),
 ]
-Kind = Annotated[
-    SamplingKind, typer.Option(help="Each client by its own coin, or a cohort of fixed size among all clients.")
+SamplingOption = Annotated[
+    SamplingChoice, typer.Option(help="Each client by its own coin, or a cohort of fixed size among all clients.")
 ]
 Cohort = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: clients in a round.")]
 Population = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: all clients.")]
 Relation = Annotated[
-    Adjacency,
+    AdjacencyChoice,
     typer.Option(help="A client's data are there or not, or replaced by any other (moves a sum twice as far)."),
 ]
 File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.")]
@@ -89,10 +79,10 @@ def epsilon(
     delta: Delta,
     sampling_rate: Rate = None,
     rounds: Rounds = 1,
-    sampling: Kind = SamplingKind.POISSON,
+    sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
-    adjacency: Relation = Adjacency.ADD_REMOVE,
+    adjacency: Relation = AdjacencyChoice.ADD_REMOVE,
     plot: Annotated[
         Path | None,
         typer.Option(callback=_picture_file, dir_okay=False, help="Draw epsilon against rounds to this file."),
@@ -123,10 +113,10 @@ def noise(
     delta: Delta,
     sampling_rate: Rate = None,
     rounds: Rounds = 1,
-    sampling: Kind = SamplingKind.POISSON,
+    sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
-    adjacency: Relation = Adjacency.ADD_REMOVE,
+    adjacency: Relation = AdjacencyChoice.ADD_REMOVE,
     as_json: AsJson = False,
 ) -> None:
     """Compute the least Gaussian noise with which rounds stay within a budget, rounded up."""
@@ -144,7 +134,11 @@ budget = typer.Typer(no_args_is_help=True, help="Keep a privacy budget in a file
 
 @budget.command()
 def limit(
-    ledger: File, epsilon: Epsilon, delta: Delta, adjacency: Relation = Adjacency.ADD_REMOVE, as_json: AsJson = False
+    ledger: File,
+    epsilon: Epsilon,
+    delta: Delta,
+    adjacency: Relation = AdjacencyChoice.ADD_REMOVE,
+    as_json: AsJson = False,
 ) -> None:
     """Begin a ledger with a limit; a file that exists is never overwritten."""
     from secfed import dp
@@ -165,7 +159,7 @@ def spend(
     noise_multiplier: Noise,
     sampling_rate: Rate = None,
     rounds: Rounds = 1,
-    sampling: Kind = SamplingKind.POISSON,
+    sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
     label: Annotated[str, typer.Option(help="Words for the listing.")] = "",
@@ -208,7 +202,7 @@ def remaining(
     ledger: File,
     noise_multiplier: Noise,
     sampling_rate: Rate = None,
-    sampling: Kind = SamplingKind.POISSON,
+    sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
     as_json: AsJson = False,
@@ -234,11 +228,11 @@ def _opened(file: Path) -> "dp.Ledger":
         raise SecFedError(str(error)) from None
 
 
-def _sampling(kind: SamplingKind, rate: float | None, cohort: int | None, population: int | None) -> "Sampling":
-    from secfed.cli.accounting import Sampling
+def _sampling(kind: SamplingChoice, rate: float | None, cohort: int | None, population: int | None) -> "CohortSampling":
+    from secfed.cli.accounting import CohortSampling
 
     try:
-        return Sampling.chosen(kind.value, rate, cohort, population)
+        return CohortSampling.chosen(kind.value, rate, cohort, population)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
 

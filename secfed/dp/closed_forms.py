@@ -9,9 +9,8 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erfcx, log_ndtr, ndtr
 
-from secfed.dp.laws import Kind, Reals
+from secfed.dp.laws import ROUNDOFF, LawKind, Reals
 
-_UNIT = 2.0**-53
 _NODES, _WEIGHTS = leggauss(16)
 
 
@@ -52,7 +51,7 @@ class SingleProfile:
         spread: Noise in units of the shift.
     """
 
-    kind: Kind
+    kind: LawKind
     rate: float
     spread: float
 
@@ -76,15 +75,15 @@ class SingleProfile:
                 left = rate - excess * (1 - rate)
                 inner = np.where(left > 0, np.log(rate) + epsilon - np.log(np.maximum(left, 1e-300)), 0.0)
                 factor = np.where(left > 0, np.log(np.maximum(left, 1e-300)), -np.inf)
-                loose = 4 * _UNIT * (rate + np.abs(excess)) / np.maximum(left, 1e-300)
+                loose = 4 * ROUNDOFF * (rate + np.abs(excess)) / np.maximum(left, 1e-300)
             else:
                 inner = np.where(epsilon < 600, np.log1p(excess / rate), epsilon - np.log(rate))
                 factor = np.full_like(epsilon, np.log(rate))
-                loose = 4 * _UNIT * (1 + np.abs(excess) / (rate + excess))
+                loose = 4 * ROUNDOFF * (1 + np.abs(excess) / (rate + excess))
             log, wrong = _gaussian(inner, 1 / spread)
             # An error in the inner epsilon costs at most the slope, and that is below this.
             slope = np.maximum(inner, 0.0) * spread**2 + 1.0 + spread
-            wrong = wrong + (loose + 4 * _UNIT * (np.abs(inner) + 1)) * (slope + 1) + 4 * _UNIT
+            wrong = wrong + (loose + 4 * ROUNDOFF * (np.abs(inner) + 1)) * (slope + 1) + 4 * ROUNDOFF
             return factor + log - wrong, factor + log + wrong
 
 
@@ -92,25 +91,25 @@ def _gaussian(epsilon: Reals, mu: float) -> tuple[Reals, Reals]:
     """Return the logarithm of Phi(-a) - e^epsilon Phi(-b), with b = epsilon / mu + mu / 2 = a + mu, and its error."""
     a = epsilon / mu - mu / 2
     b = epsilon / mu + mu / 2
-    slack = 4 * _UNIT * (np.abs(epsilon / mu) + mu)
+    slack = 4 * ROUNDOFF * (np.abs(epsilon / mu) + mu)
     # In terms of Mills' ratio m(x) = Phi(-x) / phi(x): phi(a) (m(a) - m(b)), and m' = x m - 1.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         mills_a, mills_b = _mills(np.maximum(a, -30.0)), _mills(np.maximum(b, -30.0))
         size = mills_a - mills_b
-        wrong = 8 * _UNIT * (mills_a + mills_b) / size
+        wrong = 8 * ROUNDOFF * (mills_a + mills_b) / size
         x = (a + b)[..., None] / 2 + (mu / 2) * _NODES
         slope = 1 - x * _mills(np.maximum(x, -30.0))
         short = (slope * _WEIGHTS).sum(axis=-1) * (mu / 2)
-        wrong_short = 16 * _UNIT * (1 + np.maximum(b, 0.0) ** 2 * 2)
+        wrong_short = 16 * ROUNDOFF * (1 + np.maximum(b, 0.0) ** 2 * 2)
         near = (mu < 0.25) & (a > -5)
         size, wrong = np.where(near, short, size), np.where(near, wrong_short, wrong)
         far = np.log(size) - a * a / 2 - 0.5 * np.log(2 * np.pi)
-        wrong = wrong + slack * (np.abs(a) + 2) + 4 * _UNIT * (a * a + 4)
+        wrong = wrong + slack * (np.abs(a) + 2) + 4 * ROUNDOFF * (a * a + 4)
         # Left of the middle there is nothing to cancel.
         whole = ndtr(-a) - np.exp(np.minimum(epsilon + log_ndtr(-b), 0.0))
         plain = np.log(whole)
         wrong_plain = (
-            8 * _UNIT * (np.abs(epsilon) + b * b + 4) * np.exp(epsilon + log_ndtr(-b)) + slack + 4 * _UNIT
+            8 * ROUNDOFF * (np.abs(epsilon) + b * b + 4) * np.exp(epsilon + log_ndtr(-b)) + slack + 4 * ROUNDOFF
         ) / whole
     left = (a < -5) & ~near
     return np.where(left, plain, far), np.where(left, wrong_plain, wrong)
@@ -134,6 +133,6 @@ def _swap(epsilon: Reals, rate: float, spread: float) -> tuple[Reals, Reals]:
     three = np.log1p(-rate) + tiny + np.log(-np.expm1(-tiny)) + log_ndtr(-place / spread)
     share = 1 - np.exp(two - one) - np.exp(three - one)
     log = one + np.log(np.maximum(share, 0.0))
-    scale = 8 * _UNIT * (np.abs(epsilon) + (place / spread) ** 2 + 1 / spread**2 + np.abs(np.log(rate)) + 8)
+    scale = 8 * ROUNDOFF * (np.abs(epsilon) + (place / spread) ** 2 + 1 / spread**2 + np.abs(np.log(rate)) + 8)
     wrong = scale * (2 / np.maximum(share, 1e-300))
     return np.where(wrong < 1, log - wrong, -np.inf), np.where(wrong < 1, log, one) + wrong

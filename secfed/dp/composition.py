@@ -21,7 +21,7 @@ from secfed.dp.events import (
 )
 from secfed.dp.inversion import Profile
 from secfed.dp.ladder import Moments, NoOrderError, Releases
-from secfed.dp.laws import Kind, Laws, Reals
+from secfed.dp.laws import LawKind, Laws, Reals
 from secfed.errors import UnsupportedEventError
 
 # Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
@@ -61,7 +61,7 @@ class Composition:
         """
         flat: dict[Event, int] = {}
         _flatten(events, 1, flat)
-        groups: dict[tuple[Kind, ...], list[tuple[float, float, int]]] = {}
+        groups: dict[tuple[LawKind, ...], list[tuple[float, float, int]]] = {}
         square_distance, slack, exact, moments_only = 0.0, 0.0, True, False
         for event, count in flat.items():
             if isinstance(event, NonPrivate):
@@ -228,7 +228,7 @@ def _unsampled(event: Event) -> Event:
     return event.event if isinstance(event, PoissonSampled | FixedSizeSampled) else event
 
 
-def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[Kind, ...], float, float, float] | None:
+def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[LawKind, ...], float, float, float] | None:
     """Return the kinds of each direction, the rate, the spread and the slack; nothing where only moments are known."""
     release = _unsampled(event)
     noise = _gaussian_noise(release)
@@ -236,7 +236,7 @@ def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[Kind, ...], float, 
         return None
     spread, slack = noise
     if isinstance(event, PoissonSampled):
-        kinds: tuple[Kind, ...] = ("REMOVE", "ADD") if adjacency == "add_remove" else ("SWAP",)
+        kinds: tuple[LawKind, ...] = ("REMOVE", "ADD") if adjacency == "add_remove" else ("SWAP",)
         return kinds, float(event.sampling_rate), spread, slack
     if isinstance(event, FixedSizeSampled):
         # The cohort's size is fixed: without the client another stands in its place, twice the shift.
@@ -263,7 +263,7 @@ def _gaussian_noise(release: Event) -> tuple[float, float] | None:
     return math.sqrt(variance) / release.sensitivity, slack
 
 
-def _laws(kind: Kind, rows: list[tuple[float, float, int]]) -> Laws:
+def _laws(kind: LawKind, rows: list[tuple[float, float, int]]) -> Laws:
     rate, spread, count = np.array(rows, np.float64).T
     return Laws(kind, rate, spread, count)
 

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from secfed.dp.ladder import Moments, Releases, log_chernoff
-from secfed.dp.laws import Reals
+from secfed.dp.laws import ROUNDOFF, Reals
 from secfed.dp.line import Complexes, Line, Lines, line
-from secfed.dp.plan import Plan, frequencies
-
-_UNIT = 2.0**-53
+from secfed.dp.plan import ContourPlan, frequencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Contour:
         frequencies: The values of u, shape `(k,)`.
         factor: exp(K(t + iu) - K(t) - iu mean) / (z (z + 1)), shape `(rows, k)`, the first halved.
         size: Bound of what a relative error of the first order does to each term, same shape.
-        spent: Bound of the errors of all terms together, shape `(rows,)`, but for those that depend on epsilon.
+        error: Bound of the errors of all terms together, shape `(rows,)`, but for those that depend on epsilon.
         rest_orders: Orders t' for a bound of what a cut left out; empty without a cut.
         rest: log E[exp(t' loss)] of it.
     """
@@ -50,7 +48,7 @@ class Contour:
     frequencies: Reals = field(repr=False)
     factor: Complexes = field(repr=False)
     size: Reals = field(repr=False)
-    spent: Reals
+    error: Reals
     rest_orders: Reals = field(repr=False)
     rest: Reals = field(repr=False)
 
@@ -68,9 +66,9 @@ class Contour:
         step = 2 / self.period  # over pi
         turn = self.frequencies * (self.mean - epsilon)[:, None]
         value = (self.factor * np.exp(1j * turn)).real.sum(axis=1) * step
-        spent = self.spent + (self.size * (4 * np.abs(turn) + 40)).sum(axis=1) * (step * _UNIT)
+        error = self.error + (self.size * (4 * np.abs(turn) + 40)).sum(axis=1) * (step * ROUNDOFF)
         scale = self.log - self.order * epsilon
-        spent += np.abs(value) * 8 * _UNIT * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
+        error += np.abs(value) * 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
         orders, far = self.orders, np.abs(self.orders - self.order) * self.period
         with np.errstate(divide="ignore", over="ignore"):
             chernoff = self.ladder + (1e-6 + log_chernoff(orders)) - orders * epsilon[:, None] - scale[:, None]
@@ -83,12 +81,12 @@ class Contour:
             if len(self.rest):
                 log = self.rest + log_chernoff(self.rest_orders) - self.rest_orders * epsilon[:, None]
                 rest = np.exp(log.min(axis=1) - scale)
-            low = np.log(np.maximum(value - spent - np.exp(left) - np.exp(right), 0.0)) + scale
-            high = np.log(np.maximum(value + spent, 0.0) + rest) + scale
+            low = np.log(np.maximum(value - error - np.exp(left) - np.exp(right), 0.0)) + scale
+            high = np.log(np.maximum(value + error, 0.0) + rest) + scale
         return low, high
 
 
-def build(releases: Releases, moments: Moments, plan: Plan, goal: float) -> Contour:
+def build(releases: Releases, moments: Moments, plan: ContourPlan, goal: float) -> Contour:
     """Evaluate the integrand along a contour, for one composition.
 
     Args:
@@ -105,7 +103,7 @@ def build(releases: Releases, moments: Moments, plan: Plan, goal: float) -> Cont
     return assemble(one.plus(empty, np.zeros(1)), below, plan, moments.order, moments.log[None])
 
 
-def assemble(lines: Lines, below: Line | None, plan: Plan, orders: Reals, ladder: Reals) -> Contour:
+def assemble(lines: Lines, below: Line | None, plan: ContourPlan, orders: Reals, ladder: Reals) -> Contour:
     """Turn K along a contour into the integrand and its errors.
 
     Args:
@@ -134,8 +132,8 @@ def assemble(lines: Lines, below: Line | None, plan: Plan, orders: Reals, ladder
     values[:, 0] /= 2
     size, wrong = size * np.abs(kernel), (wrong * np.abs(kernel)).sum(axis=1) * (2 / plan.period)
     tail = np.exp(np.minimum(lines.fade, 0.0)) / (np.pi * at[-1])
-    rounding = size.sum(axis=1) * (len(at) * _UNIT * 2 / plan.period)
-    spent = wrong + tail + rounding
+    rounding = size.sum(axis=1) * (len(at) * ROUNDOFF * 2 / plan.period)
+    error = wrong + tail + rounding
     return Contour(
         plan.order,
         plan.period,
@@ -146,7 +144,7 @@ def assemble(lines: Lines, below: Line | None, plan: Plan, orders: Reals, ladder
         at,
         values,
         size,
-        spent,
+        error,
         plan.rest_orders,
         plan.rest,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
-from secfed.dp.events import DiscreteGaussianSum, SkellamSum, check_number
+from secfed.dp.events import DiscreteGaussianSum, SkellamSum, check_positive
 from secfed.errors import ConfigError, TooFewSurvivorsError
 
 Mechanism = Literal["discrete_gaussian", "skellam"]
@@ -27,7 +27,7 @@ MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
 # as exactly, a randomised rounding of a Gaussian of variance less 1.5^2. Skellam: with 2.25 more its Renyi bound is
 # below the Gaussian's at all whole orders, as (1 + 2.25/m)/m <= 1/s^2 for m = s^2 + 2.25 (integer vectors: the 1-norm
 # is at most the square of the Euclidean norm).
-_MARGIN = 2.25
+NOISE_MARGIN = 2.25
 # The sum of two discrete Gaussians of variance v or more is one, up to a factor 1 +- 10 exp(-pi^2 v) of each
 # probability. For all coordinates and additions together that shall change no epsilon by more than this.
 _CLOSURE_EPSILON = 1e-9
@@ -71,7 +71,7 @@ class Layers:
     honest: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _check_positive("variance", self.variance)
+        check_positive("variance", self.variance)
         falling = all(more > fewer for more, fewer in zip(self.honest, self.honest[1:], strict=False))
         if not (self.honest and falling and self.honest[-1] >= 1):
             raise ConfigError(f"numbers of honest survivors {self.honest} must fall, to at least 1")
@@ -135,7 +135,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Plan:
+class NoisePlan:
     """The public parameters of a sum with distributed noise; made by `choose`.
 
     Args:
@@ -292,11 +292,11 @@ def choose(
     alignment: float = 1.0,
     wrap_probability: float | None = None,
     most_overhead: float = 1.1,
-) -> Plan:
+) -> NoisePlan:
     """Choose step and noise so that the sum is as accurate as a ring allows, at the guarantee of a central Gaussian.
 
     The step is the longest whose predicted error is within 0.1 % of the least. Where bits are scarce, that is with a
-    few wraps in a sum, see `Plan.wraps`; never with more than 1 in 1000 coordinates.
+    few wraps in a sum, see `NoisePlan.wraps`; never with more than 1 in 1000 coordinates.
 
     Args:
         clients: Most clients in a sum.
@@ -322,7 +322,7 @@ def choose(
     """
     shares = Layers.removable(1.0, clients=clients, threshold=threshold, colluders=colluders, most=layers)
     # The plan's own checks come first, with a step and noise that are not final.
-    start = Plan(
+    start = NoisePlan(
         mechanism, clients, threshold, colluders, dimension, dimension if spread is None else spread, clip_norm,
         noise_multiplier, alignment, 64 if bits is None else bits, clip_norm, shares,
     )  # fmt: skip
@@ -356,7 +356,7 @@ def choose(
     raise ConfigError(f"{found}; {high} would do")
 
 
-def _best(plan: Plan, most_wraps: float) -> Plan | None:
+def _best(plan: NoisePlan, most_wraps: float) -> NoisePlan | None:
     """Return the plan with the longest step of nearly the least overhead, or None if too much wraps at any step."""
     norm, noise, root = plan.clip_norm, plan.noise_multiplier * plan.clip_norm, math.sqrt(plan.dimension)
     # Shorter or longer ones are never better, by far.
@@ -382,9 +382,9 @@ def _best(plan: Plan, most_wraps: float) -> Plan | None:
     return _at(plan, step)
 
 
-def least_variance(plan: Plan) -> float:
+def least_variance(plan: NoisePlan) -> float:
     """Return what the noise in the sum must come to for the plan's noise multiplier, in square steps."""
-    variance = plan.noise_multiplier**2 * plan.largest_square + _MARGIN
+    variance = plan.noise_multiplier**2 * plan.largest_square + NOISE_MARGIN
     if plan.mechanism == "discrete_gaussian":
         shares = replace(plan.noise, variance=1.0).variances
         additions = plan.clients * len(shares)
@@ -393,7 +393,7 @@ def least_variance(plan: Plan) -> float:
     return variance
 
 
-def _at(plan: Plan, step: float) -> Plan:
+def _at(plan: NoisePlan, step: float) -> NoisePlan:
     """Return the plan with another step, and the noise that goes with it."""
     plan = replace(plan, step=step)
     # A little more, as rounding errors must not cost privacy.
@@ -438,8 +438,3 @@ def _skellam_tail(distance: float, noise: float, others: float) -> float:
         tilt -= excess / (noise * math.cosh(tilt) + others)
     # cosh(x) - 1 without its loss of digits.
     return math.exp(min(0.0, 2 * noise * math.sinh(tilt / 2) ** 2 + others * tilt**2 / 2 - distance * tilt))
-
-
-def _check_positive(name: str, number: float) -> None:
-    if not 0 < check_number(name, number) < math.inf:
-        raise ConfigError(f"{name} {number} must be a positive finite number")

@@ -298,6 +298,18 @@ def check_number(name: str, number: Any) -> float:
         return math.inf if number > 0 else -math.inf  # type: ignore[operator]
 
 
+def check_positive(name: str, number: Any) -> float:
+    """Return a number as a float.
+
+    Raises:
+        ConfigError: It is none, or not positive and finite.
+    """
+    value = check_number(name, number)
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name} {number} must be a positive finite number")
+    return value
+
+
 def check_between(name: str, number: Any, least: float, most: float) -> float:
     """Return a number as a float.
 

@@ -11,7 +11,7 @@ from secfed.dp.contour import Contour, assemble, build
 from secfed.dp.ladder import Moments, NoOrderError, Releases, log_chernoff
 from secfed.dp.laws import Reals
 from secfed.dp.line import line
-from secfed.dp.plan import Plan, plan, shortest, work
+from secfed.dp.plan import ContourPlan, plan, shortest, work
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
 GOAL = 1e-11
@@ -55,7 +55,7 @@ class Effort:
         more = max(0, sum(len(laws) for laws in releases.laws) - 1)
         self.left, self.rough = _MOST_WORK + more * _KIND_WORK, _MOST_ROUGH_WORK + more * _KIND_ROUGH_WORK
 
-    def build(self, releases: Releases, moments: Moments, plan: Plan, goal: float) -> Contour | None:
+    def build(self, releases: Releases, moments: Moments, plan: ContourPlan, goal: float) -> Contour | None:
         """Build a contour; nothing where it would cost more than is left."""
         cost = work(releases, plan, goal)
         if not cost <= (self.left if goal < _ROUGH else min(self.left, self.rough)):
@@ -120,7 +120,7 @@ def epsilon_bounds(
     if found is None:
         best, asked = _meet(best, lattice(best[1])), True
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
-    tried: Plan | None = None
+    tried: ContourPlan | None = None
     for steep in (False, True):
         fine = plan(releases, moments, found, log_delta, goal, steep=steep)
         if tried and (fine.order, fine.frequency, fine.cut) == (tried.order, tried.frequency, tried.cut):

@@ -9,7 +9,7 @@ from secfed.dp.laws import Laws, Reals
 from secfed.dp.nodes import grids, most_nodes
 
 # Nodes of one law that are too many.
-_MOST_NODES = 20_000
+MOST_NODES = 20_000
 # From one order of the ladder to the next.
 _RUNG = 2.0**0.5
 
@@ -138,7 +138,7 @@ def _ladder(releases: Releases, orders: Reals) -> Reals:
 
     Orders so large that a rare participation makes up the whole moment are left out: they bound nothing.
     """
-    while len(orders) and any(most_nodes(laws, float(orders[-1])) > _MOST_NODES for laws in releases.laws):
+    while len(orders) and any(most_nodes(laws, float(orders[-1])) > MOST_NODES for laws in releases.laws):
         orders = orders[:-1]
     return _columns(releases, orders)
 

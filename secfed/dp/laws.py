@@ -22,9 +22,9 @@ import numpy.typing as npt
 from scipy.special import log_ndtr, ndtr
 
 Reals = npt.NDArray[np.float64]
-Kind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
+LawKind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
 
-_UNIT = 2.0**-53
+ROUNDOFF = 2.0**-53  # of float64
 # Angles tried, relative to what suits a normal law.
 _FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
 # Numbers at a time: what the processor's cache holds.
@@ -47,7 +47,7 @@ class Laws:
         count: How often each is released, shape `(n,)`.
     """
 
-    kind: Kind
+    kind: LawKind
     rate: Reals
     spread: Reals
     count: Reals
@@ -208,7 +208,7 @@ class Nodes:
                 change = np.expm1(exponent, out=exponent) if cut is None else np.exp(exponent, out=exponent)
                 sums[first : first + some] = (share * change).sum(axis=-1)
             sums = sums + missed
-            sums = np.log1p(np.maximum(sums, _UNIT - 1)) if cut is None else np.log(sums + 1e-300)
+            sums = np.log1p(np.maximum(sums, ROUNDOFF - 1)) if cut is None else np.log(sums + 1e-300)
         sums = np.where(np.isnan(sums), np.inf, sums)
         return np.asarray(np.minimum(best, (sums + angle**2 * stiffness / 2).min(axis=0)))
 

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.dp.ladder import Releases
-from secfed.dp.laws import Cut, Nodes, Reals
+from secfed.dp.laws import ROUNDOFF, Cut, Nodes, Reals
 from secfed.dp.nodes import grids
-from secfed.dp.plan import Plan, frequencies
+from secfed.dp.plan import ContourPlan, frequencies
 
 Complexes = npt.NDArray[np.complex128]
-_UNIT = 2.0**-53
 # Side of the blocks of a matrix product.
 _TILE = 32
 # The least modulus of a release's moment, relative to the real one.
@@ -58,7 +57,7 @@ class Lines:
     fade: Reals
 
 
-def line(releases: Releases, plan: Plan, tolerance: float) -> tuple[Line, Line | None]:
+def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line, Line | None]:
     """Evaluate K along a contour.
 
     Args:
@@ -116,7 +115,7 @@ def _error(
     moved = np.minimum(2.0, at * (tilted * np.abs(centred)).sum(axis=1)[:, None])
     lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-order * found.loss, 700.0)))).sum(axis=1))
     rounding = moved * (found.loss.shape[1] + 100) + 200 * lifted[:, None]
-    return np.asarray(quadrature[:, None] + rounding * _UNIT)
+    return np.asarray(quadrature[:, None] + rounding * ROUNDOFF)
 
 
 def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes:

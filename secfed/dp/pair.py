@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
-from secfed.dp.laws import Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail, whole_steps
+from secfed.dp.laws import ROUNDOFF, Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail, whole_steps
 
-_UNIT = 2.0**-53
 # Imaginary parts of r that are tried.
 _TURNS = (1.6, 1.2, 0.8, 0.5, 0.3, 0.15)
 _EDGE = 1e-21
@@ -80,7 +79,7 @@ class PairNodes(Nodes):
         for last in frequency * 2.0 ** np.arange(1, 12):
             inside = tilted * (np.abs(away) <= np.pi / (2 * last))
             squares = 2 * (inside.sum(axis=1) * (inside * away**2).sum(axis=1) - (inside * away).sum(axis=1) ** 2)
-            near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - _UNIT))
+            near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - ROUNDOFF))
             far = np.log(tilted[:, 0] + variation / last)
             best = np.minimum(best, np.maximum(near, far))
         return np.asarray(best)

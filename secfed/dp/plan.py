@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from secfed.dp.ladder import Moments, Releases, log_chernoff
+from secfed.dp.ladder import MOST_NODES, Moments, Releases, log_chernoff
 from secfed.dp.laws import Cut, Reals
 from secfed.dp.nodes import all_nodes, grids, most_nodes
 
 # Cuts of width spread / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
 # Nodes of one law that are too many.
-_MOST_NODES = 20_000
 # Nodes in all bounds of tails together, for one plan.
 _MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
@@ -23,7 +22,7 @@ _FALLBACK = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ContourPlan:
     """Where the contour runs.
 
     Attributes:
@@ -47,7 +46,7 @@ class Plan:
 
 def plan(
     releases: Releases, moments: Moments, epsilon: float, log_delta: float, goal: float, *, steep: bool = False
-) -> Plan:
+) -> ContourPlan:
     """Choose a contour for values of delta near a guess.
 
     Args:
@@ -82,7 +81,7 @@ def plan(
     allowed = log_delta + np.log(goal / 4) - (moments.log[best] - order * epsilon)
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
     nothing = np.empty(0)
-    simple = Plan(order, width, start, None, 1.0, nothing, nothing)
+    simple = ContourPlan(order, width, start, None, 1.0, nothing, nothing)
     tail = _Tail(releases, order, 1.0)
     frequency = start
     for _ in range(8):
@@ -121,7 +120,7 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
     """Return the largest U up to the last one for which no law needs too many nodes, or else the first one."""
 
     def fits(frequency: float) -> bool:
-        return all(most_nodes(laws, order, frequency) <= _MOST_NODES for laws in releases.laws)
+        return all(most_nodes(laws, order, frequency) <= MOST_NODES for laws in releases.laws)
 
     if fits(last):
         return last
@@ -131,7 +130,7 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
     return first
 
 
-def shortest(releases: Releases, plan: Plan, goal: float) -> Plan:
+def shortest(releases: Releases, plan: ContourPlan, goal: float) -> ContourPlan:
     """Return the plan with U as long as another composition needs on the same contour, as far as that can be."""
     tail = _Tail(releases, plan.order, 1.0)
     for frequency in plan.frequency * 1.3 ** np.arange(12):
@@ -191,8 +190,8 @@ class _Tail:
 
 
 def _cuts(
-    releases: Releases, plan: Plan, epsilon: float, log_allowed: float, since: Callable[[float, float], float]
-) -> Iterator[tuple[float, Plan]]:
+    releases: Releases, plan: ContourPlan, epsilon: float, log_allowed: float, since: Callable[[float, float], float]
+) -> Iterator[tuple[float, ContourPlan]]:
     """Yield a plan for each sharpness with the largest cut below which all can be neglected, and where it starts.
 
     Most of a plan's work is to find them: none is looked for that is of use at no frequency, see `_Tail.since`.
@@ -212,7 +211,7 @@ def _cuts(
         ]
         # The smaller the loss, the less is left out: the largest possible one is found by halving. A sharper cut can
         # be at a loss that is no smaller.
-        chosen: Plan | None = None
+        chosen: ContourPlan | None = None
         low, high = -1, least + 1
         while high - low > 1:
             middle = (low + high) // 2 if chosen else high - 1
@@ -230,7 +229,7 @@ def _cuts(
                 yield first, chosen
 
 
-def work(releases: Releases, plan: Plan, goal: float) -> float:
+def work(releases: Releases, plan: ContourPlan, goal: float) -> float:
     """Predict the work of a contour before anything is allocated: nodes of all laws, times the values of u."""
     steps = plan.frequency * plan.period / (2 * np.pi) + 2
     # A contour has three steps at least.
@@ -239,7 +238,7 @@ def work(releases: Releases, plan: Plan, goal: float) -> float:
     return float((steps + 150) * (nodes + 100))
 
 
-def frequencies(plan: Plan) -> tuple[Reals, int]:
+def frequencies(plan: ContourPlan) -> tuple[Reals, int]:
     """Return the values of u, shape `(k,)`, and the root of their number."""
     step = 2 * np.pi / plan.period
     across = int(np.ceil(np.sqrt(np.ceil(plan.frequency / step) + 1)))

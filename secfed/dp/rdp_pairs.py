@@ -11,7 +11,7 @@ from scipy.special import ndtr
 Array = npt.NDArray[np.floating[Any]]
 # Logarithms of what quadrature misses, and the most work that it takes on.
 _EXPONENT = 70.0
-_MOST_NODES = 400_000
+_MOST_QUADRATURE_NODES = 400_000
 # Nodes at a time: what the processor's cache holds.
 _CHUNK = 1 << 13
 _MOST_PANELS = 1000
@@ -127,7 +127,7 @@ class SampledPair:
             upper, lower = integrand(edges[:-1], edges[1:]) + width, integrand(edges[1:], edges[:-1]) + width
             end = float(edges[1:][upper > lower.max() - 50][-1])
         count = int((end - start) / step) + 2
-        if count > _MOST_NODES:
+        if count > _MOST_QUADRATURE_NODES:
             return math.inf
         sums = []
         for first in range(0, count, _CHUNK):

@@ -19,7 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import prg
-from secfed.dp.tables import KEEP_BITS, TABLE_VARIANCE, WEIGHT_ERROR, GaussianWeights, SkellamWeights, Table, Weights
+from secfed.dp.tables import (
+    KEEP_BITS,
+    TABLE_VARIANCE,
+    WEIGHT_ERROR,
+    GaussianWeights,
+    IntegerWeights,
+    SkellamWeights,
+    Table,
+)
 from secfed.errors import ConfigError
 
 MAX_GAUSSIAN_VARIANCE = 2**80
@@ -107,7 +115,7 @@ class Sampler:
         table: The law of the block before any integer is refused.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: IntegerWeights) -> None:
         self.weights = weights
         self.shift = 0
         while weights.variance > TABLE_VARIANCE << 2 * self.shift:
@@ -162,11 +170,11 @@ class Sampler:
         return np.delete(integers, refused) if refused else integers
 
 
-def _sampler(law: Callable[[Fraction], Weights], variance: Fraction) -> Sampler:
+def _sampler(law: Callable[[Fraction], IntegerWeights], variance: Fraction) -> Sampler:
     return (_of_little_variance if variance <= _LITTLE_VARIANCE else _of_much_variance)(law, variance)
 
 
-def _make(law: Callable[[Fraction], Weights], variance: Fraction) -> Sampler:
+def _make(law: Callable[[Fraction], IntegerWeights], variance: Fraction) -> Sampler:
     return Sampler(law(variance))
 
 

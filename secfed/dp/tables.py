@@ -41,7 +41,7 @@ _LAST_WORD = (1 << 64) - 1
 _WEIGHT_BITS = 288
 
 
-class Weights(Protocol):
+class IntegerWeights(Protocol):
     """A symmetric law on the integers, by weights that fall away from 0.
 
     Attributes:
@@ -90,7 +90,7 @@ class GaussianWeights:
         self.reach = isqrt(196 * variance.numerator // variance.denominator) + 1
 
     def at(self, start: int, step: int, size: int) -> list[int]:
-        """Return the weights of `start`, `start + step` and so on; see `Weights.at`."""
+        """Return the weights of `start`, `start + step` and so on; see `IntegerWeights.at`."""
         top, bottom = self.variance.denominator, 2 * self.variance.numerator
         weight = negative_exponential(start * start * top, bottom, _WEIGHT_BITS)
         ratio = negative_exponential((2 * start * step + step * step) * top, bottom, _WEIGHT_BITS)
@@ -105,7 +105,7 @@ class GaussianWeights:
         return found
 
     def keeps(self, integer: int, highest: int, head: int, more: Callable[[], int]) -> bool:
-        """Decide whether a uniform number is below weight(integer) / weight(highest); see `Weights.keeps`."""
+        """Decide whether a uniform number is below weight(integer) / weight(highest); see `IntegerWeights.keeps`."""
         exponent = (integer * integer - highest * highest) * self.variance.denominator
         bits = KEEP_BITS
         while True:
@@ -147,11 +147,11 @@ class SkellamWeights:
         self._weights = [weight >> excess for weight in reversed(found)]
 
     def at(self, start: int, step: int, size: int) -> list[int]:
-        """Return the weights of `start`, `start + step` and so on; see `Weights.at`."""
+        """Return the weights of `start`, `start + step` and so on; see `IntegerWeights.at`."""
         return self._weights[start : start + step * size : step]
 
     def keeps(self, integer: int, highest: int, head: int, more: Callable[[], int]) -> bool:
-        """Decide whether a uniform number is below weight(integer) / weight(highest); see `Weights.keeps`."""
+        """Decide whether a uniform number is below weight(integer) / weight(highest); see `IntegerWeights.keeps`."""
         part, whole = self._weights[abs(integer)], self._weights[abs(highest)]
         bits = KEEP_BITS
         while True:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.cli.accounting import Sampling, describe
+from secfed.cli.accounting import CohortSampling, describe
 from secfed.dp.rounding import down, exact, up, up_to_hundredths
 from tests.cli.runner import Run, Runner
 
@@ -354,7 +354,7 @@ def test_a_wrong_release_is_wrong_use_and_not_recorded(secfed: Runner, budget: d
     ("rate", "population", "cohort"), [(0.3, 10, 3), (1 / 3, 3, 1), (0.07, 10**6, 70_000), (1, 5, 5)]
 )
 def test_a_part_of_the_clients_is_a_cohort_where_it_is_whole(rate: float, population: int, cohort: int) -> None:
-    chosen = Sampling.chosen("fixed", rate, None, population)
+    chosen = CohortSampling.chosen("fixed", rate, None, population)
     assert (chosen.cohort, chosen.rate) == (cohort, cohort / population)
 
 

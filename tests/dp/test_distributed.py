@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import gammaln
 
 from secfed.dp import DiscreteGaussianSum, SkellamSum, distributed
-from secfed.dp.distributed import Layers, Plan, choose
+from secfed.dp.distributed import Layers, NoisePlan, choose
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.rotation import Rotation
 from secfed.errors import ConfigError, TooFewSurvivorsError
@@ -46,7 +46,7 @@ def settings_of_sums(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def planned(setting: dict[str, Any]) -> Plan | None:
+def planned(setting: dict[str, Any]) -> NoisePlan | None:
     try:
         return choose(**setting)
     except ConfigError as error:
@@ -298,7 +298,7 @@ def tail_of_signs_and_skellam(norm: float, spread: int, variance: float, steps: 
 @pytest.mark.parametrize(("norm", "spread"), [(1.0, 4), (20.0, 4), (20.0, 64), (60.0, 16)])
 @pytest.mark.parametrize("clients", [1, 4])
 def test_bound_of_wrapping_is_above_the_exact_chance(variance: float, norm: float, spread: int, clients: int) -> None:
-    plan = Plan(
+    plan = NoisePlan(
         "skellam", clients, 1, 0, spread, spread, norm / clients, 1.0, 1.0, 8, 1.0, Layers(variance / clients, (1,))
     )
     bound = plan._tail(clients)
@@ -394,7 +394,7 @@ def test_layers_of_impossible_variance_are_refused(variance: float) -> None:
 
 
 def test_error_in_a_ring_that_never_wraps_is_that_of_noise_and_rounding() -> None:
-    plan = Plan("skellam", 10, 5, 0, 64, 64, 1.0, 1.0, 1.0, 60, 0.5, Layers(40.0, (10, 5)))
+    plan = NoisePlan("skellam", 10, 5, 0, 64, 64, 1.0, 1.0, 1.0, 60, 0.5, Layers(40.0, (10, 5)))
     assert plan.wraps == 0
     assert plan.error(10) == 0.25 * (10 * 4 + 10 / 4)
     assert plan.error(7) == 0.25 * (7 * 8 + 7 / 4)
