@@ -1,0 +1,498 @@
+"""Reference of aggregation, version 1: public parameters of a transform, a private sum without noise, surplus noise.
+
+Written from README.md alone, whose section numbers stand beside the functions. `python reference.py` rewrites
+vectors/, `--check` compares instead of writing.
+"""
+import hashlib
+import importlib.util
+import itertools
+import json
+import math
+import struct
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MESSAGES = {m["name"]: m for m in json.loads((HERE / "messages.json").read_text())["messages"]}
+MEAN, SUM = "WeightedMeanParameters", "PrivateSumParameters"
+REQUEST, RESPONSE = "SurplusNoiseRequest", "SurplusNoiseResponse"
+# What the bytes of messages.json mean; fields that are not here stay bytes.
+NUMBERS = {"bits": "B", "modulus_bits": "B", "mechanism": "B", "clients": "I", "threshold": "I", "colluders": "I",
+           "kept": "I", "values": "Q", "max_weight": "Q", "clip": "d", "clip_norm": "d", "weight_cap": "d",
+           "count_scale": "d", "divisor": "d", "step": "d", "noise_variance": "d"}
+DISCRETE_GAUSSIAN = 1
+ERRORS = {"T1": "MalformedMessageError", "N1": "MalformedMessageError", "N4": "StageError", "M": "FaultyClientError"}
+
+
+def load(protocol):
+    spec = importlib.util.spec_from_file_location(protocol, HERE.parent / protocol / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+encoding = load("encoding")
+dump = encoding.dump
+
+
+# ================================================================ section 1: messages
+
+def to_bytes(name, fields):
+    data = bytes([1, MESSAGES[name]["kind"]])
+    for field in MESSAGES[name]["fields"]:
+        value = fields[field["name"]]
+        if field["name"] in NUMBERS:
+            value = struct.pack("<" + NUMBERS[field["name"]], value)
+        elif field["name"] == "honest":
+            value = struct.pack(f"<{len(value)}I", *value)
+        data += (struct.pack("<I", len(value)) if field["length"] == "variable" else b"") + value
+    return data
+
+
+def from_bytes(name, data):
+    """The fields, or None if the bytes are no such message."""
+    if data[:2] != bytes([1, MESSAGES[name]["kind"]]):
+        return None
+    fields, at = {}, 2
+    for field in MESSAGES[name]["fields"]:
+        size = field["length"]
+        if size == "variable":
+            size, at = int.from_bytes(data[at:at + 4], "little"), at + 4
+        value, at = data[at:at + size], at + size
+        if at > len(data):
+            return None
+        if field["name"] in NUMBERS:
+            [value] = struct.unpack("<" + NUMBERS[field["name"]], value)
+            if isinstance(value, float) and not 0 <= value < math.inf:
+                return None
+        elif field["name"] == "honest":
+            if size % 4:
+                return None
+            value = [*struct.unpack(f"<{size // 4}I", value)]
+        fields[field["name"]] = value
+    return fields if at == len(data) else None
+
+
+# ================================================================ section 2: parameters
+
+def transform_hash(name, fields):
+    return hashlib.sha256(to_bytes(name, fields)).digest()
+
+
+def length(name, f):
+    if name == MEAN:
+        return f["values"] + 1
+    own = f["values"] + (f["count_scale"] > 0)
+    return encoding.blocks(own, f["rotation_seed"])[0] if f["rotation_seed"] else own
+
+
+def session(name, f):
+    """What the configuration of the session has to say."""
+    if name == MEAN:
+        context = encoding.context(f["clip"], f["bits"], f["max_weight"], f["values"])
+        bits = encoding.modulus_bits(f["clip"], f["bits"], f["clients"], f["max_weight"])
+    else:
+        context, bits = "secfed/aggregation/v1 " + transform_hash(name, f).hex(), f["modulus_bits"]
+    return {"length": length(name, f), "modulus_bits": bits, "context": context}
+
+
+def lattice(f):
+    return encoding.lattice(f["step"], math.sqrt(1 + (f["count_scale"] / 2) ** 2), length(SUM, f))
+
+
+def variances(total, honest):
+    """Of the noise of one client, layer by layer."""
+    return [total / honest[0]] + [total * (h - less) / (h * less) for h, less in itertools.pairwise(honest)]
+
+
+def kept(f, survivors):
+    """How many layers stay, or None if nothing may be unmasked."""
+    honest = survivors - f["colluders"]
+    return next((k for k, h in enumerate(f["honest"], 1) if honest >= h), None)
+
+
+def flatten(update):
+    if isinstance(update, dict):
+        return [x for key in sorted(update) for x in flatten(update[key])]
+    return [x for part in update for x in flatten(part)] if isinstance(update, list) else [update]
+
+
+def encode(f, update, weight, seed, shift=0.0):
+    """Steps 1 to 5 and 7. `shift` is a relative error of norms, to see whether it matters."""
+    flat = flatten(update)
+    short = encoding.clip(flat, f["clip_norm"], shift)
+    values = [x / f["clip_norm"] for x in short]
+    if f["weight_cap"] > 0:
+        values = [x * (min(weight, f["weight_cap"]) / f["weight_cap"]) for x in values]
+    if f["count_scale"] > 0:
+        values.append(f["count_scale"] / 2 if short == flat else -f["count_scale"] / 2)
+    if f["rotation_seed"]:
+        values = encoding.rotate({"size": len(values), "dtype": "float64"}, values, f["rotation_seed"])
+    steps, _ = encoding.round_conditionally(lattice(f), values, seed, shift)
+    return [q % 2 ** f["modulus_bits"] for q in steps]
+
+
+# ================================================================ section 3: checks of a client before the session
+
+def possible(name, f):
+    """Numbers that a transform can have."""
+    try:
+        if name == MEAN:
+            return session(name, f) is not None
+        encoding.largest_square(**lattice(f))       # refuses a rotation seed of another length too
+    except encoding.Refused:
+        return False
+    honest, central = f["honest"], not f["mechanism"]
+    layers = bool(honest) and honest[-1] >= 1 and all(a > b for a, b in itertools.pairwise(honest))
+    return (f["mechanism"] <= 2 and 1 <= f["modulus_bits"] <= 64 and f["divisor"] > 0 and f["clip_norm"] > 0 and
+            (not (f["clients"] or f["threshold"] or f["colluders"] or honest) if central else layers))
+
+
+def check_parameters(name, data, values, asked=None):
+    """The check of T1 to T5 that refuses the parameters, or None. `asked`: the privacy, for a private sum."""
+    f = from_bytes(name, data)
+    if f is None or not possible(name, f):
+        return "T1"
+    if f["values"] != values:
+        return "T2"
+    if name == MEAN:
+        return None
+    clip = f["clip_norm"] == asked["clip_norm"] or asked["adaptive"]
+    if not clip or f["weight_cap"] != asked["weight_cap"] or (f["count_scale"] > 0) != asked["adaptive"]:
+        return "T3"
+    if f["mechanism"] != asked["mechanism"]:
+        return "T4"
+    if f["mechanism"] == 0:
+        return None
+    h, total = f["honest"], f["noise_variance"]
+    if (h[-1] != f["threshold"] - f["colluders"] or f["colluders"] < asked["colluders"] or
+            f["threshold"] < asked["fewest_survivors"] or len(h) > asked["layers"]):
+        return "T4"
+    z, square = asked["noise_multiplier"], encoding.largest_square(**lattice(f))
+    least = math.log(20 * length(SUM, f) * f["clients"] * len(h) / 1e-9) / math.pi ** 2
+    if (total < z * z * square + 2.25 or
+            (f["mechanism"] == DISCRETE_GAUSSIAN and total * min(variances(1.0, h)) < least)):
+        return "T5"
+    return None
+
+
+def check_session(name, f, configuration):
+    return None if configuration == session(name, f) else "T6"
+
+
+# ================================================================ section 4: stage SURPLUS_NOISE
+
+class Holder:
+    """A client with its seeds, after it accepted the UnmaskingRequest with so many survivors."""
+
+    def __init__(self, f, seeds, survivors):
+        self.f, self.seeds, self.survivors = f, seeds, survivors
+
+    def receive(self, data):
+        """The check that refuses the request or None, and the answer."""
+        request = from_bytes(REQUEST, data)
+        if request is None:
+            return "N1", None
+        if self.seeds is None:
+            return "N4", None
+        seeds, self.seeds, own = self.seeds, None, transform_hash(SUM, self.f)
+        if request["transform_hash"] != own:
+            return "N2", None
+        if request["kept"] < kept(self.f, self.survivors):
+            return "N3", None
+        given = b"".join(seeds[request["kept"]:])
+        return None, to_bytes(RESPONSE, {"transform_hash": own, "seeds": given})
+
+
+class Collector:
+    """The server, which asks all survivors; `seeds` of the surplus layers by client."""
+
+    def __init__(self, f, survivors):
+        self.f, self.survivors, self.kept, self.seeds = f, survivors, kept(f, len(survivors)), {}
+
+    def requests(self):
+        if self.kept == len(self.f["honest"]):
+            return {}
+        request = to_bytes(REQUEST, {"transform_hash": transform_hash(SUM, self.f), "kept": self.kept})
+        return dict.fromkeys(self.survivors, request)
+
+    def receive(self, client, data):
+        response = from_bytes(RESPONSE, data)
+        if response is None:
+            return "M1"
+        if client not in self.requests():
+            return "M2"
+        size = 32 * (len(self.f["honest"]) - self.kept)
+        if response["transform_hash"] != transform_hash(SUM, self.f) or len(response["seeds"]) != size:
+            return "M3"
+        self.seeds[client] = [response["seeds"][i:i + 32] for i in range(0, size, 32)]
+        return None
+
+
+# ================================================================ vectors
+
+def seed_of(name):
+    return hashlib.sha256(f"aggregation vectors: {name}".encode()).digest()
+
+
+def plain(x):
+    return x.hex() if isinstance(x, bytes) else x
+
+
+def private_sum(**other):
+    """Central noise, unless `other` says so."""
+    return {"values": 12, "clip_norm": 1.5, "weight_cap": 0.0, "count_scale": 0.0, "divisor": 8.0, "step": 0.05,
+            "modulus_bits": 16, "rotation_seed": b"", "mechanism": 0, "clients": 0, "threshold": 0, "colluders": 0,
+            "noise_variance": 430.0, "honest": []} | other
+
+
+def distributed(mechanism, **other):
+    return private_sum(mechanism=mechanism, clients=10, threshold=6, colluders=1, honest=[8, 6, 5],
+                       rotation_seed=seed_of("rotation")) | other
+
+
+def privacy(f, **other):
+    """What a client asks for that gets just that."""
+    return {"clip_norm": f["clip_norm"], "noise_multiplier": 1.0, "mechanism": f["mechanism"],
+            "layers": len(f["honest"]), "fewest_survivors": f["threshold"], "colluders": f["colluders"],
+            "weight_cap": f["weight_cap"], "adaptive": f["count_scale"] > 0} | other
+
+
+def vector(comment, f, **more):
+    config = {name: plain(x) for name, x in f.items()}
+    return {"protocol": "aggregation", "version": 1, "comment": comment, "config": config} | more
+
+
+def due(check, client_id=None):
+    error = {"type": ERRORS.get(check) or ERRORS.get(check[0], "FaultyServerError"), "check": check}
+    return error if client_id is None else error | {"client_id": client_id}
+
+
+def parameters_vector(comment, f):
+    name = MEAN if "clip" in f else SUM
+    asked = None if name == MEAN else privacy(f)
+    data = to_bytes(name, f)
+    assert from_bytes(name, data) == f and check_parameters(name, data, f["values"], asked) is None, comment
+    result = {"bytes": data.hex(), "hash": transform_hash(name, f).hex()} | session(name, f)
+    if f.get("mechanism"):
+        # Nothing may be unmasked below the threshold: null.
+        survivors = range(f["threshold"] - 1, f["clients"] + 1)
+        result |= {"variances": variances(f["noise_variance"], f["honest"]),
+                   "kept": {str(s): kept(f, s) for s in survivors}}
+    return vector(comment, f, **({} if asked is None else {"policy": asked}), result=result)
+
+
+def encode_vector(comment, f, update, weight=1.0):
+    seed = seed_of(comment)
+    encoded = [encode(f, update, weight, seed, e * 2.0**-47) for e in (0, 1, -1)]
+    # The norm may be found in any order of adding: that must not show in a vector.
+    assert encoded[0] == encoded[1] == encoded[2], comment
+    inputs = {"update": update, "weight": weight, "seed": seed.hex()}
+    return vector(comment, f, inputs=inputs, result={"vector": encoded[0]})
+
+
+def refused_vector(name, comment, f, asked=None, values=None, data=None, configuration=None):
+    """A client that asks for `asked` and has an update of so many values refuses the parameters or the session."""
+    check, message = name.split("_")[1], MEAN if "clip" in f else SUM
+    data, values = data or to_bytes(message, f), values or f["values"]
+    inputs = {"message": data.hex(), "values": values}
+    got = check_parameters(message, data, values, asked)
+    if configuration:
+        configuration = session(message, f) | configuration
+        got, inputs = got or check_session(message, f, configuration), inputs | {"session": configuration}
+    assert got == check, f"{name}: {got}"
+    return vector(comment, f, **({} if asked is None else {"policy": asked}), inputs=inputs, error=due(check))
+
+
+def written(seeds):
+    return {str(u): [seed.hex() for seed in own] for u, own in seeds.items()}
+
+
+def surplus_vector(name, comment, count, change=None, error=None):
+    """All of `count` survivors are asked, clients 1 and 2 answer. `change` makes other steps of the right ones."""
+    f = distributed(2, clients=4, threshold=2, colluders=0, honest=[4, 3, 2], noise_variance=1000.0)
+    survivors = [*range(1, count + 1)]
+    seeds = {u: [seed_of(f"surplus {u} {layer}") for layer in range(3)] for u in (1, 2)}
+    server, requests = Collector(f, survivors), Collector(f, survivors).requests()
+    clients = {u: Holder(f, seeds[u], count) for u in seeds}
+    steps = [{"to": "server", "opens": True, "sends": {str(u): data.hex() for u, data in requests.items()}}]
+    for u in (u for u in clients if requests):
+        answer = clients[u].receive(requests[u])[1]
+        steps += [{"to": f"client {u}", "receives": requests[u].hex(), "replies": answer.hex()},
+                  {"to": "server", "from": u, "receives": answer.hex()}]
+        assert server.receive(u, answer) is None
+    result, check = {"kept": server.kept, "seeds": written(server.seeds)}, None
+    if change:
+        steps = change(steps)
+        clients, server = {u: Holder(f, seeds[u], count) for u in seeds}, Collector(f, survivors)
+        for step in steps:
+            if "receives" in step:
+                assert check is None, name
+                data, u = bytes.fromhex(step["receives"]), step.get("from")
+                check = server.receive(u, data) if u else clients[int(step["to"][7:])].receive(data)[0]
+    assert check == error, f"{name}: {check}"
+    inputs = {"survivors": survivors, "seeds": written(seeds)}
+    end = {"error": due(error, steps[-1].get("from"))} if error else {"result": result}
+    return vector(comment, f, inputs=inputs, steps=steps) | end
+
+
+def replaced(number, at, new, **other):
+    """Change of steps: the last is step `number` with other bytes from `at` on, the steps before stay."""
+    def change(steps):
+        old = steps[number]["receives"]
+        wrong = {key: x for key, x in steps[number].items() if key != "replies"}
+        return [*steps[:number], wrong | {"receives": old[:2 * at] + new + old[2 * at + len(new):]} | other]
+    return change
+
+
+def vectors():
+    """{file name: vector} of all files in vectors/."""
+    made = {name: parameters_vector(*case) for name, case in parameters_cases().items()}
+    made |= {name: encode_vector(*case) for name, case in encode_cases().items()}
+    made |= {name: refused_vector(name, *case) for name, case in {**malformed_cases(), **refused_cases()}.items()}
+    made |= {name: surplus_vector(name, *case) for name, case in surplus_cases().items()}
+    return {f"{name}.json": made[name] for name in sorted(made)}
+
+
+def weighted_mean(**other):
+    return {"values": 12, "clip": 0.5, "bits": 16, "clients": 10, "max_weight": 100} | other
+
+
+def parameters_cases():
+    rotation, all_of_it = seed_of("rotation"), {"count_scale": 0.25, "weight_cap": 40.0, "noise_variance": 440.0}
+    return {
+        "parameters_weighted_mean": ("values, and the weight behind them", weighted_mean()),
+        "parameters_central_noise": ("the server adds the noise: no clients, no layers", private_sum()),
+        "parameters_weight_cap": ("a weighted sum", private_sum(weight_cap=40.0)),
+        "parameters_count": ("an adaptive clip: one coordinate more", private_sum(count_scale=0.25)),
+        "parameters_rotation": ("12 values in two blocks of 8 stay 12", private_sum(rotation_seed=rotation)),
+        "parameters_discrete_gaussian": ("three layers of discrete Gaussian noise", distributed(1)),
+        "parameters_skellam": ("three layers of Skellam noise", distributed(2)),
+        "parameters_skellam_one_layer": ("one layer stays whoever survives", distributed(2, honest=[5])),
+        "parameters_everything": ("values and count are rotated in one block of 16", distributed(2, **all_of_it)),
+    }
+
+
+def encode_cases():
+    small, large = ([x * size for x in encoding.some_values("aggregation", 12, 1.0)] for size in (0.3, 30.0))
+    arrays = {"9": small[:2], "10": [small[2:5], small[5:8]], "a": {"z": small[8:9], "b": small[9:]}}
+    rotation = seed_of("rotation")
+    return {
+        "encode_not_clipped": ("a short update", private_sum(), small),
+        "encode_clipped": ("a long update is scaled down to the norm clip_norm", private_sum(), large),
+        "encode_dictionary": ("arrays by their keys sorted as strings: 10 comes before 9", private_sum(), arrays),
+        "encode_weight_below_the_cap": ("half the cap is half the update", private_sum(weight_cap=40.0), large, 20.0),
+        "encode_weight_above_the_cap": ("a weight above the cap is the cap", private_sum(weight_cap=40.0), large, 41.0),
+        "encode_count_not_clipped": ("the count is positive", private_sum(count_scale=4.0), small),
+        "encode_count_clipped": ("the count is negative", private_sum(count_scale=4.0), large),
+        "encode_count_and_weight": ("the weight does not scale the count",
+                                    private_sum(count_scale=4.0, weight_cap=40.0), large, 20.0),
+        "encode_rotated": ("two blocks", private_sum(rotation_seed=rotation), small),
+        "encode_rotated_with_count": ("the count is rotated too, after zeros are appended",
+                                      private_sum(rotation_seed=rotation, count_scale=4.0), large),
+        "encode_modulus_of_64_bits": ("negative steps modulo 2^64", private_sum(modulus_bits=64), small),
+    }
+
+
+def malformed_cases():
+    mean, f, layers = weighted_mean(), private_sum(), distributed(2)
+    own, ask = to_bytes(SUM, f), privacy(f)
+    layered, asked = to_bytes(SUM, layers), privacy(layers)
+    wrong = {
+        "version": ("version 2", own, b"\x02" + own[1:]), "kind": ("a weighted mean", own, to_bytes(MEAN, mean)),
+        "trailing_byte": ("a byte too many", own, own + b"\0"), "truncated": ("a byte is missing", own, own[:-1]),
+        "nan": ("clip_norm is NaN", own, own[:10] + struct.pack("<d", math.nan) + own[18:]),
+        "negative": ("weight_cap is -1", own, own[:18] + struct.pack("<d", -1.0) + own[26:]),
+        "layers_not_whole": ("13 bytes of layers", layered, layered[:-16] + b"\x0d\0\0\0" + layered[-12:] + b"\0"),
+    }
+    other = {
+        "values_0": ("a sum of nothing", {"values": 0}), "step_0": ("a step of 0", {"step": 0.0}),
+        "step_too_short": ("the norm in steps would be too long", {"step": 1e-9}),
+        "clip_norm_0": ("a clip_norm of 0", {"clip_norm": 0.0}), "divisor_0": ("a divisor of 0", {"divisor": 0.0}),
+        "modulus_of_65_bits": ("entries of 65 bits", {"modulus_bits": 65}),
+        "rotation_seed_of_31_bytes": ("a rotation seed that is too short", {"rotation_seed": bytes(31)}),
+        "mechanism_3": ("an unknown mechanism", {"mechanism": 3}),
+        "central_noise_with_threshold": ("the server adds the noise, yet there is a threshold", {"threshold": 6}),
+        "central_noise_with_layers": ("the server adds the noise, yet there are layers", {"honest": [5]}),
+        "no_layers": ("distributed noise without layers", layers | {"honest": []}),
+        "layers_ascend": ("layers in the wrong order", layers | {"honest": [6, 8, 5]}),
+    }
+    cases = {what: (comment, layers, asked, None, data) if old is layered else (comment, f, ask, None, data)
+             for what, (comment, old, data) in wrong.items()}
+    cases |= {what: (comment, f | change, asked if "clients" in change else ask)
+              for what, (comment, change) in other.items()}
+    cases["weighted_mean_of_65_bits"] = ("the parameters need 65 bits", mean | {"bits": 32, "max_weight": 2**31})
+    return {f"reject_T1_{what}": case for what, case in cases.items()}
+
+
+def refused_cases():
+    f, layers, mean = private_sum(), distributed(2), weighted_mean()
+    gaussian, loud = distributed(1, noise_variance=40.0), {"noise_multiplier": 0.1}
+    context = {"context": "secfed/aggregation/v1 " + "0" * 64}
+    return {
+        "reject_T2_another_update": ("12 values, the client has 13", f, privacy(f), 13),
+        "reject_T2_weighted_mean": ("12 values, the client has 13", mean, None, 13),
+        "reject_T3_larger_clip_norm": ("a clip_norm of 1.5 where 1 is asked for", f, privacy(f, clip_norm=1.0)),
+        "reject_T3_weight_cap": ("weights where none are asked for", private_sum(weight_cap=40.0), privacy(f)),
+        "reject_T3_count": ("a count although the clip is not adaptive", private_sum(count_scale=0.25), privacy(f)),
+        "reject_T3_no_count": ("no count although the clip is adaptive", f, privacy(f, adaptive=True)),
+        "reject_T4_central_noise": ("the server would add the noise", f, privacy(layers)),
+        "reject_T4_another_noise": ("Skellam, not discrete Gaussian noise", layers, privacy(layers, mechanism=1)),
+        "reject_T4_last_layer": ("the last layer is for 6 honest survivors where there may be 5",
+                                 distributed(2, honest=[8, 7, 6]), privacy(layers)),
+        "reject_T4_fewer_colluders": ("1 colluder where 2 are asked for", layers, privacy(layers, colluders=2)),
+        "reject_T4_lower_threshold": ("6 survivors where 7 are asked for", layers, privacy(layers, fewest_survivors=7)),
+        "reject_T4_more_layers": ("3 layers where 2 are asked for", layers, privacy(layers, layers=2)),
+        "reject_T5_too_little_noise": ("a little less than z^2 times the largest square and 2.25",
+                                       distributed(2, noise_variance=426.2), privacy(layers)),
+        "reject_T5_layer_too_small": ("the last layer of discrete Gaussian noise is too small", gaussian,
+                                      privacy(gaussian, **loud)),
+        "reject_T6_length": ("a coordinate more", f, privacy(f), None, None, {"length": 13}),
+        "reject_T6_modulus": ("a bit less", f, privacy(f), None, None, {"modulus_bits": 15}),
+        "reject_T6_context": ("the hash of other parameters", f, privacy(f), None, None, context),
+        "reject_T6_weighted_mean": ("a coordinate less", mean, None, None, None, {"length": 12}),
+    }
+
+
+def surplus_cases():
+    def twice(steps):
+        return [*steps[:2], {"to": "client 1", "receives": steps[1]["receives"]}]
+
+    def short(steps):
+        hash_and_seeds = from_bytes(RESPONSE, bytes.fromhex(steps[2]["receives"]))
+        answer = to_bytes(RESPONSE, hash_and_seeds | {"seeds": hash_and_seeds["seeds"][:32]})
+        return [*steps[:2], steps[2] | {"receives": answer.hex()}]
+
+    return {
+        "surplus_of_four": ("all survive: two layers are too many", 4),
+        "surplus_of_three": ("one layer is too many", 3),
+        "surplus_of_two": ("as few as may be: every layer is needed, nobody is asked", 2),
+        "reject_N1_version": ("a request of version 2", 4, replaced(1, 0, "02"), "N1"),
+        "reject_N1_trailing_byte": ("a byte too many", 4, replaced(1, 38, "00"), "N1"),
+        "reject_N2_another_sum": ("the request of another sum", 4, replaced(1, 2, "00" * 32), "N2"),
+        "reject_N3_too_few_kept": ("three survive, yet two layers are to go", 3, replaced(1, 34, "01"), "N3"),
+        "reject_N4_second_request": ("the same request again", 4, twice, "N4"),
+        "reject_M1_kind": ("a request for an answer", 4, replaced(2, 1, "23"), "M1"),
+        "reject_M2_not_asked": ("client 4 did not survive", 3, replaced(2, 0, "", **{"from": 4}), "M2"),
+        "reject_M3_another_sum": ("the seeds of another sum", 4, replaced(2, 2, "00" * 32), "M3"),
+        "reject_M3_seed_missing": ("one seed where two are due", 4, short, "M3"),
+    }
+
+
+def main():
+    folder, fresh = HERE / "vectors", {name: dump(made) for name, made in vectors().items()}
+    old = {path.name: path.read_text() for path in folder.glob("*.json")}
+    differing = sorted(name for name in fresh.keys() | old.keys() if fresh.get(name) != old.get(name))
+    if "--check" in sys.argv:
+        sys.exit(f"differing: {differing}" if differing else 0)
+    folder.mkdir(exist_ok=True)
+    for name in differing:
+        if name in fresh:
+            (folder / name).write_text(fresh[name])
+        else:
+            (folder / name).unlink()
+    print(f"{len(fresh)} vectors, {len(differing)} changed")
+
+
+if __name__ == "__main__":
+    main()
