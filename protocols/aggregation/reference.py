@@ -97,7 +97,13 @@ def session(name, f):
 
 
 def lattice(f):
-    return encoding.lattice(f["step"], math.sqrt(1 + (f["count_scale"] / 2) ** 2), length(SUM, f))
+    return encoding.lattice(f["step"], math.hypot(1.0, f["count_scale"] / 2), length(SUM, f))
+
+
+def central_variance(f, noise_multiplier):
+    """What the server adds with mechanism 0."""
+    z = noise_multiplier * 1.000001
+    return z * z * encoding.largest_square(**lattice(f)) + 2.25
 
 
 def variances(total, honest):
@@ -142,14 +148,16 @@ def possible(name, f):
         encoding.largest_square(**lattice(f))       # refuses a rotation seed of another length too
     except encoding.Refused:
         return False
-    honest, central = f["honest"], not f["mechanism"]
-    layers = bool(honest) and honest[-1] >= 1 and all(a > b for a, b in itertools.pairwise(honest))
-    return (f["mechanism"] <= 2 and 1 <= f["modulus_bits"] <= 64 and f["divisor"] > 0 and f["clip_norm"] > 0 and
-            (not (f["clients"] or f["threshold"] or f["colluders"] or honest) if central else layers))
+    if not (1e-100 <= f["clip_norm"] <= 1e100 and f["mechanism"] <= 2):
+        return False
+    honest = f["honest"]
+    falling = bool(honest) and honest[-1] >= 1 and all(a > b for a, b in itertools.pairwise(honest))
+    noisy = 2 <= f["modulus_bits"] <= 64 and f["rotation_seed"] and f["noise_variance"] > 0 and falling
+    return f["mechanism"] == 0 or bool(noisy)
 
 
 def check_parameters(name, data, values, asked=None):
-    """The check of T1 to T5 that refuses the parameters, or None. `asked`: the privacy, for a private sum."""
+    """The first check of T1 to T5 that refuses the parameters, or None. `asked`: the privacy, for a private sum."""
     f = from_bytes(name, data)
     if f is None or not possible(name, f):
         return "T1"
@@ -162,21 +170,23 @@ def check_parameters(name, data, values, asked=None):
         return "T3"
     if f["mechanism"] != asked["mechanism"]:
         return "T4"
+    h, total, z = f["honest"], f["noise_variance"], asked["noise_multiplier"]
     if f["mechanism"] == 0:
         return None
-    h, total = f["honest"], f["noise_variance"]
     if (h[-1] != f["threshold"] - f["colluders"] or f["colluders"] < asked["colluders"] or
             f["threshold"] < asked["fewest_survivors"] or len(h) > asked["layers"]):
         return "T4"
-    z, square = asked["noise_multiplier"], encoding.largest_square(**lattice(f))
-    least = math.log(20 * length(SUM, f) * f["clients"] * len(h) / 1e-9) / math.pi ** 2
+    square, least = encoding.largest_square(**lattice(f)), math.log(20 * length(SUM, f) * f["clients"] * len(h) / 1e-9)
     if (total < z * z * square + 2.25 or
-            (f["mechanism"] == DISCRETE_GAUSSIAN and total * min(variances(1.0, h)) < least)):
+            (f["mechanism"] == DISCRETE_GAUSSIAN and total * min(variances(1.0, h)) < least / math.pi ** 2)):
         return "T5"
     return None
 
 
-def check_session(name, f, configuration):
+def check_session(name, f, asked, configuration):
+    if name == SUM and f["mechanism"] == 0:     # of this noise the client knows what it has to be
+        f = f | {"clients": 0, "threshold": 0, "colluders": 0, "honest": [],
+                 "noise_variance": central_variance(f, asked["noise_multiplier"])}
     return None if configuration == session(name, f) else "T6"
 
 
@@ -240,15 +250,16 @@ def plain(x):
 
 
 def private_sum(**other):
-    """Central noise, unless `other` says so."""
-    return {"values": 12, "clip_norm": 1.5, "weight_cap": 0.0, "count_scale": 0.0, "divisor": 8.0, "step": 0.05,
+    """Central noise for a noise multiplier of 1, unless `other` says so."""
+    f = {"values": 12, "clip_norm": 1.5, "weight_cap": 0.0, "count_scale": 0.0, "divisor": 8.0, "step": 0.05,
             "modulus_bits": 16, "rotation_seed": b"", "mechanism": 0, "clients": 0, "threshold": 0, "colluders": 0,
-            "noise_variance": 430.0, "honest": []} | other
+            "noise_variance": None, "honest": []} | other
+    return f if f["noise_variance"] is not None else f | {"noise_variance": central_variance(f, 1.0)}
 
 
 def distributed(mechanism, **other):
     return private_sum(mechanism=mechanism, clients=10, threshold=6, colluders=1, honest=[8, 6, 5],
-                       rotation_seed=seed_of("rotation")) | other
+                       noise_variance=430.0, rotation_seed=seed_of("rotation")) | other
 
 
 def privacy(f, **other):
@@ -273,6 +284,7 @@ def parameters_vector(comment, f):
     asked = None if name == MEAN else privacy(f)
     data = to_bytes(name, f)
     assert from_bytes(name, data) == f and check_parameters(name, data, f["values"], asked) is None, comment
+    assert check_session(name, f, asked, session(name, f)) is None, comment
     result = {"bytes": data.hex(), "hash": transform_hash(name, f).hex()} | session(name, f)
     if f.get("mechanism"):
         # Nothing may be unmasked below the threshold: null.
@@ -287,8 +299,8 @@ def encode_vector(comment, f, update, weight=1.0):
     encoded = [encode(f, update, weight, seed, e * 2.0**-47) for e in (0, 1, -1)]
     # The norm may be found in any order of adding: that must not show in a vector.
     assert encoded[0] == encoded[1] == encoded[2], comment
-    inputs = {"update": update, "weight": weight, "seed": seed.hex()}
-    return vector(comment, f, inputs=inputs, result={"vector": encoded[0]})
+    inputs = {"message": to_bytes(SUM, f).hex(), "update": update, "weight": weight, "seed": seed.hex()}
+    return vector(comment, f, policy=privacy(f), inputs=inputs, result={"vector": encoded[0]})
 
 
 def refused_vector(name, comment, f, asked=None, values=None, data=None, configuration=None):
@@ -299,7 +311,7 @@ def refused_vector(name, comment, f, asked=None, values=None, data=None, configu
     got = check_parameters(message, data, values, asked)
     if configuration:
         configuration = session(message, f) | configuration
-        got, inputs = got or check_session(message, f, configuration), inputs | {"session": configuration}
+        got, inputs = got or check_session(message, f, asked, configuration), inputs | {"session": configuration}
     assert got == check, f"{name}: {got}"
     return vector(comment, f, **({} if asked is None else {"policy": asked}), inputs=inputs, error=due(check))
 
@@ -331,9 +343,9 @@ def surplus_vector(name, comment, count, change=None, error=None):
                 data, u = bytes.fromhex(step["receives"]), step.get("from")
                 check = server.receive(u, data) if u else clients[int(step["to"][7:])].receive(data)[0]
     assert check == error, f"{name}: {check}"
-    inputs = {"survivors": survivors, "seeds": written(seeds)}
+    inputs = {"message": to_bytes(SUM, f).hex(), "survivors": survivors, "seeds": written(seeds)}
     end = {"error": due(error, steps[-1].get("from"))} if error else {"result": result}
-    return vector(comment, f, inputs=inputs, steps=steps) | end
+    return vector(comment, f, policy=privacy(f), inputs=inputs, steps=steps) | end
 
 
 def replaced(number, at, new, **other):
@@ -399,21 +411,21 @@ def malformed_cases():
     own, ask = to_bytes(SUM, f), privacy(f)
     layered, asked = to_bytes(SUM, layers), privacy(layers)
     wrong = {
-        "version": ("version 2", own, b"\x02" + own[1:]), "kind": ("a weighted mean", own, to_bytes(MEAN, mean)),
+        "version": ("a message of version 2", own, b"\x02" + own[1:]),
+        "kind": ("a weighted mean", own, to_bytes(MEAN, mean)),
         "trailing_byte": ("a byte too many", own, own + b"\0"), "truncated": ("a byte is missing", own, own[:-1]),
         "nan": ("clip_norm is NaN", own, own[:10] + struct.pack("<d", math.nan) + own[18:]),
         "negative": ("weight_cap is -1", own, own[:18] + struct.pack("<d", -1.0) + own[26:]),
         "layers_not_whole": ("13 bytes of layers", layered, layered[:-16] + b"\x0d\0\0\0" + layered[-12:] + b"\0"),
     }
     other = {
-        "values_0": ("a sum of nothing", {"values": 0}), "step_0": ("a step of 0", {"step": 0.0}),
+        "step_0": ("a step of 0", {"step": 0.0}), "mechanism_3": ("an unknown mechanism", {"mechanism": 3}),
         "step_too_short": ("the norm in steps would be too long", {"step": 1e-9}),
-        "clip_norm_0": ("a clip_norm of 0", {"clip_norm": 0.0}), "divisor_0": ("a divisor of 0", {"divisor": 0.0}),
-        "modulus_of_65_bits": ("entries of 65 bits", {"modulus_bits": 65}),
-        "rotation_seed_of_31_bytes": ("a rotation seed that is too short", {"rotation_seed": bytes(31)}),
-        "mechanism_3": ("an unknown mechanism", {"mechanism": 3}),
-        "central_noise_with_threshold": ("the server adds the noise, yet there is a threshold", {"threshold": 6}),
-        "central_noise_with_layers": ("the server adds the noise, yet there are layers", {"honest": [5]}),
+        "modulus_of_1_bit": ("entries of one bit", layers | {"modulus_bits": 1}),
+        "modulus_of_65_bits": ("entries of 65 bits", layers | {"modulus_bits": 65}),
+        "rotation_seed_of_31_bytes": ("a rotation seed that is too short", layers | {"rotation_seed": bytes(31)}),
+        "central_noise_rotation_seed_of_33_bytes": ("a seed is not cut to size", {"rotation_seed": bytes(33)}),
+        "no_rotation": ("distributed noise without a rotation", layers | {"rotation_seed": b""}),
         "no_layers": ("distributed noise without layers", layers | {"honest": []}),
         "layers_ascend": ("layers in the wrong order", layers | {"honest": [6, 8, 5]}),
     }
@@ -421,14 +433,16 @@ def malformed_cases():
              for what, (comment, old, data) in wrong.items()}
     cases |= {what: (comment, f | change, asked if "clients" in change else ask)
               for what, (comment, change) in other.items()}
+    adaptive = private_sum(count_scale=0.25)        # whose clip_norm may be another, if it can be one
+    cases["clip_norm_0"] = ("a clip_norm of 0", adaptive | {"clip_norm": 0.0}, privacy(adaptive))
     cases["weighted_mean_of_65_bits"] = ("the parameters need 65 bits", mean | {"bits": 32, "max_weight": 2**31})
     return {f"reject_T1_{what}": case for what, case in cases.items()}
 
 
 def refused_cases():
     f, layers, mean = private_sum(), distributed(2), weighted_mean()
-    gaussian, loud = distributed(1, noise_variance=40.0), {"noise_multiplier": 0.1}
-    context = {"context": "secfed/aggregation/v1 " + "0" * 64}
+    gaussian, less = distributed(1, noise_variance=40.0), {"noise_multiplier": 0.1}
+    odd, context = private_sum(threshold=6), {"context": "secfed/aggregation/v1 " + "0" * 64}
     return {
         "reject_T2_another_update": ("12 values, the client has 13", f, privacy(f), 13),
         "reject_T2_weighted_mean": ("12 values, the client has 13", mean, None, 13),
@@ -446,10 +460,14 @@ def refused_cases():
         "reject_T5_too_little_noise": ("a little less than z^2 times the largest square and 2.25",
                                        distributed(2, noise_variance=426.2), privacy(layers)),
         "reject_T5_layer_too_small": ("the last layer of discrete Gaussian noise is too small", gaussian,
-                                      privacy(gaussian, **loud)),
+                                      privacy(gaussian, **less)),
         "reject_T6_length": ("a coordinate more", f, privacy(f), None, None, {"length": 13}),
         "reject_T6_modulus": ("a bit less", f, privacy(f), None, None, {"modulus_bits": 15}),
         "reject_T6_context": ("the hash of other parameters", f, privacy(f), None, None, context),
+        "reject_T6_central_noise": ("the noise for a multiplier of 1, asked for is 1.1", f,
+                                    privacy(f, noise_multiplier=1.1), None, None, session(SUM, f)),
+        "reject_T6_central_noise_with_threshold": ("the server adds the noise, yet there is a threshold", odd,
+                                                   privacy(f), None, None, session(SUM, odd)),
         "reject_T6_weighted_mean": ("a coordinate less", mean, None, None, None, {"length": 12}),
     }
 

@@ -72,7 +72,7 @@ class NoiseShare:
         """
         request = SurplusNoiseRequest.from_bytes(data)
         if not self._seeds:
-            raise StageError("the seeds of this noise were asked for before")
+            raise StageError("the seeds of this noise were asked for before", "N4")
         seeds, self._seeds = self._seeds, []
         if request.transform_hash != self._hash:  # N2
             raise FaultyServerError("the server asks for the noise of another sum", "N2")

@@ -218,7 +218,7 @@ class PrivateSum(Transform):
         norm, size = math.hypot(1.0, scale / 2), like.size + bool(scale)
         try:
             privacy = replace(privacy, clip_norm=clip_norm)
-            dimension = rotated_length(size) if found.rotation_seed else size
+            dimension = Rotation(size, found.rotation_seed).length if found.rotation_seed else size
             lattice = Lattice(read_f64("step", found.step), norm, dimension)
             noise = read_f64("noise_variance", found.noise_variance)
             plan = None

@@ -1,0 +1,234 @@
+"""The published vectors of aggregation, replayed through secfed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import secfed
+from secfed import errors
+from secfed.aggregation import (
+    AdaptiveClipping,
+    CentralGaussian,
+    DistributedGaussian,
+    NoiseShare,
+    PrivateSum,
+    SurplusNoise,
+    WeightedMean,
+)
+from secfed.dp.distributed import MECHANISMS
+from tests import vectors
+
+FILES = vectors.files("aggregation")
+ENCODE, PARAMETERS, SURPLUS = (
+    [path for path in FILES if path.stem.startswith(start)]
+    for start in ("encode_", "parameters_", ("surplus_", "reject_N", "reject_M"))
+)
+REJECT = [path for path in FILES if path.stem.startswith("reject_T")]
+
+
+def by_name(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+
+
+def privacy_of(policy: dict[str, Any]) -> Any:
+    same = {
+        "clip_norm": policy["clip_norm"],
+        "noise_multiplier": policy["noise_multiplier"],
+        "weight_cap": policy["weight_cap"] or None,
+        "adaptive": AdaptiveClipping() if policy["adaptive"] else None,
+    }
+    if not policy["mechanism"]:
+        return CentralGaussian(**same)
+    return DistributedGaussian(
+        **same,
+        mechanism=MECHANISMS[policy["mechanism"] - 1],
+        layers=policy["layers"],
+        minimum_survivors=policy["fewest_survivors"],
+        colluders=policy["colluders"],
+    )
+
+
+def transform_of(vector: dict[str, Any], message: str, example: Any) -> Any:
+    """What a client makes of the parameters that came from a server."""
+    data = bytes.fromhex(message)
+    if "policy" not in vector:
+        return WeightedMean.from_bytes(data, example=example)
+    return PrivateSum.from_bytes(data, example=example, privacy=privacy_of(vector["policy"]))
+
+
+def arrays(update: Any) -> Any:
+    if isinstance(update, dict):
+        return {name: arrays(part) for name, part in update.items()}
+    return np.array(update)
+
+
+@contextmanager
+def refusal(error: dict[str, Any]) -> Iterator[None]:
+    """Expect the error; where bytes are malformed, the codec does not know whose check that is."""
+    with pytest.raises(getattr(errors, error["type"])) as caught:
+        yield
+    if error["type"] != "MalformedMessageError":
+        assert caught.value.check == error["check"]  # type: ignore[attr-defined]
+    assert getattr(caught.value, "client_id", None) == error.get("client_id")
+
+
+@by_name(PARAMETERS)
+def test_client_reads_the_parameters(path: Path) -> None:
+    vector = vectors.load(path)
+    config, result = vector["config"], vector["result"]
+    transform = transform_of(vector, result["bytes"], np.zeros(config["values"]))
+    found = {
+        "bytes": transform.to_bytes().hex(),
+        "hash": transform.hash.hex(),
+        "length": transform.length,
+        "modulus_bits": transform.modulus_bits,
+        "context": transform.context.decode(),
+    }
+    if config.get("mechanism"):
+        noise = transform.plan.noise
+        # The specification does not say in which order a variance is multiplied and divided.
+        assert noise.variances == pytest.approx(result["variances"], rel=1e-15)
+        found |= {"variances": result["variances"], "kept": {}}
+        for survivors in result["kept"]:
+            try:
+                found["kept"][survivors] = noise.kept(int(survivors) - config["colluders"])
+            except errors.TooFewSurvivorsError:
+                found["kept"][survivors] = None
+    assert found == result
+    assert fields_of(transform) == config
+
+
+def fields_of(transform: Any) -> dict[str, Any]:
+    """The fields by name, from the attributes of a transform."""
+    if isinstance(transform, WeightedMean):
+        fixed = transform.fixed_point
+        return {
+            "values": transform.structure.size,
+            "clip": fixed.clip,
+            "bits": fixed.bits,
+            "clients": fixed.clients,
+            "max_weight": fixed.max_weight,
+        }
+    plan, privacy = transform.plan, transform.privacy
+    return {
+        "values": transform.structure.size,
+        "clip_norm": privacy.clip_norm,
+        "weight_cap": privacy.weight_cap or 0.0,
+        "count_scale": transform.count_scale,
+        "divisor": transform.expected,
+        "step": transform.lattice.step,
+        "modulus_bits": transform.modulus_bits,
+        "rotation_seed": transform.rotation_seed.hex(),
+        "mechanism": 1 + MECHANISMS.index(plan.mechanism) if plan else 0,
+        "clients": plan.clients if plan else 0,
+        "threshold": plan.threshold if plan else 0,
+        "colluders": plan.colluders if plan else 0,
+        "noise_variance": plan.noise.variance if plan else transform.noise_variance,
+        "honest": list(plan.noise.honest) if plan else [],
+    }
+
+
+@by_name(ENCODE)
+def test_client_encodes_to_the_same_vector(path: Path) -> None:
+    vector = vectors.load(path)
+    inputs = vector["inputs"]
+    update = arrays(inputs["update"])
+    transform = transform_of(vector, inputs["message"], update)
+    encoded = transform.encode(update, inputs["weight"], seed=bytes.fromhex(inputs["seed"]))
+    assert encoded.tolist() == vector["result"]["vector"]
+
+
+@by_name(REJECT)
+def test_client_refuses_the_parameters_or_the_session(path: Path) -> None:
+    vector = vectors.load(path)
+    inputs, example = vector["inputs"], np.zeros(vector["inputs"]["values"])
+    if "session" not in inputs:
+        with refusal(vector["error"]):
+            transform_of(vector, inputs["message"], example)
+        return
+    transform = transform_of(vector, inputs["message"], example)
+    usual = secfed.SecAgg(threshold=6).config(range(1, 11), transform)
+    transform.check_config(usual)
+    session = inputs["session"]
+    config = replace(usual, **session | {"context": session["context"].encode()})
+    with refusal(vector["error"]):
+        transform.check_config(config)
+
+
+class Given:
+    """Seeds of layers as a source of secret bytes."""
+
+    def __init__(self, seeds: list[str]) -> None:
+        self._seeds = seeds
+
+    def draw(self, label: str, size: int) -> bytes:
+        seed = bytes.fromhex(self._seeds[int(label.removeprefix("noise "))])
+        assert len(seed) == size
+        return seed
+
+
+@by_name(SURPLUS)
+def test_surplus_noise_is_asked_for_given_and_refused_alike(path: Path) -> None:
+    vector = vectors.load(path)
+    inputs, error = vector["inputs"], vector.get("error")
+    transform = transform_of(vector, inputs["message"], np.zeros(vector["config"]["values"]))
+    server, survivors = SurplusNoise(transform, inputs["survivors"]), len(inputs["survivors"])
+    clients = {
+        int(name): NoiseShare(transform.plan, transform.hash, entropy=Given(seeds))
+        for name, seeds in inputs["seeds"].items()
+    }
+    opening, *steps = vector["steps"]
+    assert opening["sends"] == ({str(u): server.request.hex() for u in inputs["survivors"]} if server.request else {})
+    last = steps.pop() if error else None
+    for step in steps:
+        if step["to"] == "server":
+            server.receive(step["from"], bytes.fromhex(step["receives"]))
+        else:
+            reply = clients[client_of(step)].receive(bytes.fromhex(step["receives"]), survivors)
+            assert reply.hex() == step["replies"]
+    if last is None:
+        assert vector["result"] == {"kept": server._kept, "seeds": taken(server)}
+        return
+    before = taken(server)
+    with refusal(error):
+        if last["to"] == "server":
+            server.receive(last["from"], bytes.fromhex(last["receives"]))
+        else:
+            clients[client_of(last)].receive(bytes.fromhex(last["receives"]), survivors)
+    assert taken(server) == before
+    if last["to"] != "server":
+        right, client = bytes.fromhex(opening["sends"]["1"]), clients[client_of(last)]
+        if error["check"] == "N1":  # nothing has changed
+            assert client.receive(right, survivors)
+        else:  # it has forgotten its seeds
+            with refusal({"type": "StageError", "check": "N4"}):
+                client.receive(right, survivors)
+
+
+def client_of(step: dict[str, Any]) -> int:
+    return int(step["to"].removeprefix("client "))
+
+
+def taken(server: SurplusNoise) -> dict[str, list[str]]:
+    """The seeds that the server has, by client."""
+    return {str(client_id): [seed.hex() for seed in seeds] for client_id, seeds in server._seeds.items()}
+
+
+@by_name(FILES)
+def test_vector_follows_the_schema(path: Path) -> None:
+    vectors.validator().validate(vectors.load(path))
+
+
+def test_every_vector_is_replayed_by_one_test() -> None:
+    assert sorted([*PARAMETERS, *ENCODE, *REJECT, *SURPLUS]) == FILES
+
+
+def test_reference_writes_the_files_byte_for_byte() -> None:
+    reference = vectors.reference("aggregation")
+    written = {name: reference.dump(vector) for name, vector in reference.vectors().items()}
+    assert written == {path.name: path.read_text() for path in FILES}
