@@ -7,7 +7,8 @@ to C22 are those of `protocols/secagg/README.md`.
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,16 @@ import numpy.typing as npt
 from secfed.crypto import aead, shamir, signing
 from secfed.crypto.agreement import KEY_BYTES, KeyPair, is_sound
 from secfed.crypto.entropy import DerivedEntropy, Entropy, SystemEntropy
-from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, StageError
-from secfed.secagg import binding, masking, messages, snapshot
+from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError, StageError
+from secfed.secagg import binding, masking, messages, snapshot, stages
 from secfed.secagg.concurrency import refused_while_busy
 from secfed.secagg.config import Config, Policy
 from secfed.secagg.graph import Graph, Set
-from secfed.secagg.stages import KINDS, REQUEST, Stage, following, longest_request
+from secfed.secagg.stages import KINDS, Exchange, Request, Response, Stage, following, longest_request
+from secfed.secagg.states import Held, Joined, Keys, Masked, Shared, Signed
 from secfed.wire import Message, kind_of, view
 
-_RESUMED: Any = object()
+Before = TypeVar("Before", bound=Held)
 
 
 class Client:
@@ -88,21 +90,7 @@ class Client:
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
-        # A resumed client has its own in its snapshot, or has used it up.
-        resumed = vector is _RESUMED
-        self._vector: Any = vector if resumed or callable(vector) else _checked_vector(vector, config)
-        # What the stages leave for each other; `_erase` forgets it.
-        self._nonce = self._session_id = self._signature = b""
-        self._channel: KeyPair | None = None
-        self._mask: KeyPair | None = None
-        self._share_seed = self._self_seed = b""
-        self._advertised: Set = np.zeros(0, np.bool_)
-        self._shared: Set = np.zeros(0, np.bool_)
-        self._survivors: Set = np.zeros(0, np.bool_)
-        self._graph: Graph | None = None
-        self._opening_keys: dict[int, bytes] = {}  # by number of the sender
-        self._mask_keys: dict[int, bytes] = {}  # by number of the neighbor
-        self._shares: dict[int, bytes] = {}  # by number of the owner: mask key's share, self seed's share
+        self._state: Held | None = Joined(vector if callable(vector) else masking.checked(vector, config))
 
     def __repr__(self) -> str:
         return f"Client(client_id={self.client_id}, stage={self.stage.name})"
@@ -132,7 +120,8 @@ class Client:
             raise MalformedMessageError(f"unknown kind of message {kind}", 1)
         if self.stage in (Stage.DONE, Stage.ABORTED):  # C2
             raise StageError(f"message of kind {kind} after the end of the session ({self.stage.name})", "C2")
-        stage, expected = self.stage, REQUEST[self.stage]
+        stage, step = self.stage, STEPS[self.stage]
+        expected = step.exchange.request
         if kind not in (expected.kind, messages.Abort.kind):  # C2
             raise StageError(f"message of kind {kind} in stage {stage.name}, needed {expected.__name__}", "C2")
         if len(whole) > (longest := longest_request(stage, self._config)):  # looked at before anything is copied
@@ -141,28 +130,28 @@ class Client:
             messages.Abort.from_bytes(bytes(whole)).text()
             self._erase(Stage.ABORTED)
             return b""
-        request: Any = expected.from_bytes(bytes(whole))
-        fault = None
+        answer = self._answer(step, expected.from_bytes(bytes(whole)))
+        if isinstance(answer, FaultyServerError):  # raised anew: the frames of the first traceback hold shares
+            raise answer
+        return answer
+
+    def _answer(self, step: "Step", request: Message) -> bytes | FaultyServerError:
+        """Do what a stage asks for, or return why the server is at fault."""
         # ABORTED until the answer exists: whatever interrupts this call, the stage is not answered a second time.
-        self.stage = Stage.ABORTED
+        self.stage, self._state, state = Stage.ABORTED, None, self._state
         try:
-            response: Message = getattr(self, f"_{stage.name.lower()}")(request)
+            response, after = step.answer(self, state, request)
+            answer = response.to_bytes()
         except MalformedMessageError:  # raised before the stage changes anything
-            self.stage = stage
+            self._state, self.stage = state, step.exchange.stage
             raise
-        except FaultyServerError as error:
-            self._erase(Stage.ABORTED)
-            fault = FaultyServerError(error.args[0], error.check)
-        except BaseException:  # the stage broke off half way: there is no going on
-            self._erase(Stage.ABORTED)
+        except BaseException as error:  # the stage broke off half way: there is no going on
+            if state:
+                state.erase()
+            if isinstance(error, FaultyServerError):
+                return FaultyServerError(error.args[0], error.check)
             raise
-        if fault:  # raised anew: the frames of the first traceback hold shares
-            raise fault
-        answer = response.to_bytes()
-        if stage is Stage.UNMASKING:
-            self._erase(Stage.DONE)
-        else:
-            self.stage = following(stage, self._config)
+        self._state, self.stage = after, following(step.exchange.stage, self._config)
         return answer
 
     @refused_while_busy
@@ -191,9 +180,9 @@ class Client:
         Raises:
             StageError: C2, another thread is using this client, or its vector is still to come from a function.
         """
-        if callable(self._vector):
+        if isinstance(self._state, Joined | Keys | Shared) and callable(self._state.vector):
             raise StageError("the vector of this client is still to come from a function, which cannot be saved")
-        return snapshot.save_client(self._config, vars(self))
+        return snapshot.save_client(self._config, self.client_id, self._policy, self.stage, self._state)
 
     @classmethod
     def from_bytes(
@@ -211,36 +200,42 @@ class Client:
             StageError: It had released its shares or aborted: a second answer could open somebody's vector.
             MalformedMessageError: These bytes are no saved client.
         """
-        config, state = snapshot.resume_client(data)
-        if state["stage"] in (Stage.DONE, Stage.ABORTED):
+        config, client_id, saved_policy, stage, state = snapshot.resume_client(data)
+        if state is None:
             raise StageError("this client has released its shares or left: resuming it could open somebody's vector")
-        own_id = state["client_id"]
-        client = cls(config, own_id, _RESUMED, signing_key=signing_key, directory=directory, threads=threads)
-        vars(client).update(state)
-        client._policy = policy or client._policy
+        client = cls(
+            config,
+            client_id,
+            lambda: (),  # its vector, if it still has one, is in its state
+            policy=policy or saved_policy,
+            signing_key=signing_key,
+            directory=directory,
+            threads=threads,
+        )
+        client.stage, client._state = stage, state
         return client
 
-    # One method for each stage, named after it. Each checks everything before it changes anything, and takes what is
-    # used up out of the object before it uses it.
+    # One method for each stage, from the state before and the request to the response and the state after; `STEPS` has
+    # them all. Each checks everything before it uses anything.
 
-    def _advertise_keys(self, request: messages.AdvertiseKeysRequest) -> Message:
+    def _advertise_keys(
+        self, state: Joined, request: messages.AdvertiseKeysRequest
+    ) -> tuple[messages.AdvertiseKeysResponse, Keys]:
         config = self._config
         if request.config_hash != config.hash:  # C3
             raise FaultyServerError("the server runs another configuration than this client", "C3")
         if objection := self._policy.objection(config):  # C4
             raise FaultyServerError(objection, "C4")
-        self._nonce = request.nonce
-        self._channel = KeyPair(self._entropy.draw("channel_key", KEY_BYTES))
-        self._mask = KeyPair(self._entropy.draw("mask_key", KEY_BYTES))
-        self._share_seed = self._entropy.draw("share_seed", 32)
-        keys = self._channel.public_bytes, self._mask.public_bytes
-        if self._signing_key:
-            self._signature = self._signing_key.sign(binding.advertisement(config, self._nonce, self.client_id, *keys))
-        return messages.AdvertiseKeysResponse(*keys, self._signature)
+        channel = KeyPair(self._entropy.draw("channel_key", KEY_BYTES))
+        mask = KeyPair(self._entropy.draw("mask_key", KEY_BYTES))
+        share_seed = self._entropy.draw("share_seed", 32)
+        keys = channel.public_bytes, mask.public_bytes
+        signature = self._sign(binding.advertisement(config, request.nonce, self.client_id, *keys))
+        after = Keys(request.nonce, channel, mask, signature, share_seed, state.vector)
+        return messages.AdvertiseKeysResponse(*keys, signature), after
 
-    def _share_keys(self, request: messages.ShareKeysRequest) -> Message:
+    def _share_keys(self, state: Keys, request: messages.ShareKeysRequest) -> tuple[messages.ShareKeysResponse, Shared]:
         config, me = self._config, self._number
-        assert self._channel is not None and self._mask is not None
         advertised = messages.set_from_bytes(request.advertised, len(config.client_ids))
         members = np.flatnonzero(advertised)
         channel_keys = messages.column(request.channel_keys, KEY_BYTES, len(members), "channel keys")
@@ -250,7 +245,7 @@ class Client:
         if not signed and request.signatures:
             raise MalformedMessageError(f"{len(request.signatures)} bytes of signatures that nobody asked for", 0)
         place = int(np.searchsorted(members, me))
-        own = (self._channel.public_bytes, self._mask.public_bytes, self._signature)
+        own = (state.channel.public_bytes, state.mask.public_bytes, state.signature)
         listed = (channel_keys[place], mask_keys[place], signatures[place] if signed else b"") if advertised[me] else ()
         if listed != own:  # C5
             raise FaultyServerError("this client's own keys are missing or altered", "C5")
@@ -260,60 +255,57 @@ class Client:
             raise FaultyServerError("a public key is not canonical or of low order", "C7")
         for i, signature in enumerate(signatures):  # C8
             peer = config.client_ids[members[i]]
-            signed_keys = binding.advertisement(config, self._nonce, peer, channel_keys[i], mask_keys[i])
+            signed_keys = binding.advertisement(config, state.nonce, peer, channel_keys[i], mask_keys[i])
             if not signing.verify(self._directory[peer], signature, signed_keys):
                 raise FaultyServerError(f"the keys of client {peer} are not signed by its identity key", "C8")
         session_id = binding.session_id(
-            config, self._nonce, request.advertised, request.channel_keys, request.mask_keys
+            config, state.nonce, request.advertised, request.channel_keys, request.mask_keys
         )
         graph = Graph(config, advertised, session_id)
         holders = graph.holders(me)
         if len(holders) < config.threshold or len(members) < self._policy.minimum_cohort:  # C9
             found = f"{len(members)} clients advertised keys, {len(holders)} hold this one's shares"
             raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C9")
-        channel, self._channel = self._channel, None
         # Derived, not drawn: a client that was restored from a snapshot seals the same bytes again. Other bytes under
         # the same key and nonce would break AES-GCM.
-        share_seed, self._share_seed = self._share_seed, b""
-        entropy = DerivedEntropy(binding.share_keys_secret(session_id, share_seed))
-        self._session_id, self._advertised, self._graph = session_id, advertised, graph
+        entropy = DerivedEntropy(binding.share_keys_secret(session_id, state.share_seed))
+        self_seed = entropy.draw("self_seed", shamir.SECRET_BYTES)
         others = graph.neighbors(me)
         places = dict(zip(others.tolist(), np.searchsorted(members, others).tolist(), strict=True))
-        self._mask_keys = {number: mask_keys[place] for number, place in places.items()}
-        shares = self._split(holders, entropy)
-        sealed = []
+        shares = self._split(state.mask.private_bytes() + self_seed, holders, entropy)
+        sealed, opening_keys, kept = [], {}, {}
         for number, share in zip(holders.tolist(), shares, strict=True):
             if number == me:  # its own shares it keeps
-                self._shares[me] = share
+                kept[me] = share
                 continue
-            sealing_key, self._opening_keys[number] = binding.channel_keys(
-                channel, channel_keys[places[number]], session_id, self.client_id, config.client_ids[number]
+            sealing_key, opening_keys[number] = binding.channel_keys(
+                state.channel, channel_keys[places[number]], session_id, self.client_id, config.client_ids[number]
             )
             data = binding.sealing_data(session_id, self.client_id, config.client_ids[number])
             sealed.append(aead.seal(sealing_key, share, data))
-        commitment = binding.commitment(session_id, self.client_id, self._self_seed)
-        return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed))
+        commitment = binding.commitment(session_id, self.client_id, self_seed)
+        peers = {number: mask_keys[place] for number, place in places.items()}
+        after = Shared(session_id, advertised, graph, state.mask, self_seed, peers, opening_keys, kept, state.vector)
+        return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed)), after
 
-    def _split(self, holders: npt.NDArray[np.intp], entropy: Entropy) -> list[bytes]:
-        """Make the self seed and split both secrets; one pair of shares for each holder."""
-        assert self._mask is not None
-        self._self_seed = entropy.draw("self_seed", shamir.SECRET_BYTES)
-        secrets = self._mask.private_bytes() + self._self_seed
+    def _split(self, secrets: bytes, holders: npt.NDArray[np.intp], entropy: Entropy) -> list[bytes]:
+        """Split the private mask key and the self seed; one pair of shares for each holder."""
         coefficients = shamir.draw_coefficients(entropy, self._config.threshold, 2)
         shares = shamir.split(secrets, self._config.threshold, self._config.ids[holders], coefficients)
         data = shamir.shares_to_bytes(shares)
         return [data[i : i + 2 * shamir.SHARE_BYTES] for i in range(0, len(data), 2 * shamir.SHARE_BYTES)]
 
-    def _masked_input_collection(self, request: messages.MaskedInputCollectionRequest) -> Message:
+    def _masked_input_collection(
+        self, state: Shared, request: messages.MaskedInputCollectionRequest
+    ) -> tuple[messages.MaskedInputCollectionResponse, Masked]:
         config, me, ids = self._config, self._number, self._config.client_ids
-        assert self._graph is not None and self._mask is not None
         shared = messages.set_from_bytes(request.shared, len(ids))
         pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
-        if not shared[me] or (shared & ~self._advertised).any():  # C10
+        if not shared[me] or (shared & ~state.advertised).any():  # C10
             raise FaultyServerError(
                 "this client, or one that advertised no keys, is out of place among those that shared", "C10"
             )
-        holders = self._graph.holders(me)
+        holders = state.graph.holders(me)
         holders = holders[shared[holders]]
         if len(holders) < config.threshold or int(shared.sum()) < self._policy.minimum_cohort:  # C11
             found = f"{int(shared.sum())} clients shared, {len(holders)} of them hold this one's shares"
@@ -321,39 +313,34 @@ class Client:
         senders = holders[holders != me].tolist()
         if pairs != len(senders):  # C12
             raise FaultyServerError(f"{pairs} sealed shares, needed {len(senders)}", "C12")
-        opened = self._open_shares(senders, request.sealed)
+        opened = self._open_shares(state, senders, request.sealed)
         unopened = np.zeros(len(ids), np.bool_)
         unopened[[sender for sender in senders if sender not in opened]] = True
-        vector, self._vector = self._vector, None
-        vector = _checked_vector(vector(), config) if callable(vector) else vector
-        mask_key, self._mask = self._mask, None
-        self_seed, self._self_seed = self._self_seed, b""
-        mask_keys, self._mask_keys = self._mask_keys, {}
-        self._opening_keys = {}
-        added = [binding.self_mask_seed(self._session_id, self.client_id, self_seed)]
+        vector = masking.checked(state.vector(), config) if callable(state.vector) else state.vector
+        added = [binding.self_mask_seed(state.session_id, self.client_id, state.self_seed)]
         subtracted: list[bytes] = []
-        for number, public_key in mask_keys.items():
+        for number, public_key in state.mask_keys.items():
             if shared[number]:
-                seed = binding.pair_seed(mask_key, public_key, self._session_id, self.client_id, ids[number])
+                seed = binding.pair_seed(state.mask, public_key, state.session_id, self.client_id, ids[number])
                 (added if me < number else subtracted).append(seed)
-        kind = masking.create(config, self._session_id, self._threads)
+        kind = masking.create(config, state.session_id, self._threads)
         payload = kind.mask(vector, added, subtracted, self._entropy)
-        self._shared = shared
-        self._shares |= opened
-        return messages.MaskedInputCollectionResponse(self._session_id, messages.set_to_bytes(unopened), payload)
+        after = Masked(state.session_id, state.advertised, state.graph, shared, state.shares | opened)
+        unopened_bytes = messages.set_to_bytes(unopened)
+        return messages.MaskedInputCollectionResponse(state.session_id, unopened_bytes, payload), after
 
-    def _open_shares(self, senders: list[int], column: bytes) -> dict[int, bytes]:
+    def _open_shares(self, state: Shared, senders: list[int], column: bytes) -> dict[int, bytes]:
         """Open the sealed pairs of shares; those of a faulty sender are left out.
 
         The session goes on without them, so that one client cannot end it. If fewer are left than the threshold, the
         fault is the server's: it shows this client another session than the others.
         """
-        size, needed = messages.SEALED_BYTES, self._config.threshold - (self._number in self._shares)
+        size, needed = messages.SEALED_BYTES, self._config.threshold - (self._number in state.shares)
         opened = {}
         for i, sender in enumerate(senders):
-            data = binding.sealing_data(self._session_id, self._config.client_ids[sender], self.client_id)
+            data = binding.sealing_data(state.session_id, self._config.client_ids[sender], self.client_id)
             with suppress(aead.OpenError):
-                opened[sender] = aead.open(self._opening_keys[sender], column[i * size : (i + 1) * size], data)
+                opened[sender] = aead.open(state.opening_keys[sender], column[i * size : (i + 1) * size], data)
         if len(opened) < needed:  # C13
             raise FaultyServerError(f"{len(opened)} sealed shares of {len(senders)} open, needed {needed}", "C13")
         if shamir.shares_from_bytes(b"".join(opened.values())) is None:
@@ -362,30 +349,29 @@ class Client:
             raise FaultyServerError(f"{len(opened)} shares are elements of the field, needed {needed}", "C14")
         return opened
 
-    def _check_survivors(self, survivors: Set) -> None:
+    def _check_survivors(self, state: Masked, survivors: Set) -> None:
         """C15 to C17, wherever the survivors are first announced."""
-        if (survivors & ~self._shared).any():  # C15
+        if (survivors & ~state.shared).any():  # C15
             raise FaultyServerError("a survivor had not shared its keys", "C15")
         if not survivors[self._number]:  # C16
             raise FaultyServerError("this client is not among the survivors", "C16")
-        assert self._graph is not None
-        alive = int(survivors[self._graph.holders(self._number)].sum())
+        alive = int(survivors[state.graph.holders(self._number)].sum())
         if alive < self._config.threshold or int(survivors.sum()) < self._policy.minimum_cohort:  # C17
             found = f"{int(survivors.sum())} survivors, {alive} of them hold this client's shares"
             raise FaultyServerError(
                 f"{found}: needed {self._policy.minimum_cohort} and {self._config.threshold}", "C17"
             )
 
-    def _consistency_check(self, request: messages.ConsistencyCheckRequest) -> Message:
+    def _consistency_check(
+        self, state: Masked, request: messages.ConsistencyCheckRequest
+    ) -> tuple[messages.ConsistencyCheckResponse, Signed]:
         survivors = messages.set_from_bytes(request.survivors, len(self._config.client_ids))
-        self._check_survivors(survivors)
-        assert self._signing_key is not None
-        self._survivors = survivors
-        return messages.ConsistencyCheckResponse(
-            self._signing_key.sign(binding.survivors(self._session_id, request.survivors))
-        )
+        self._check_survivors(state, survivors)
+        signature = self._sign(binding.survivors(state.session_id, request.survivors))
+        after = Signed(state.session_id, state.advertised, state.graph, state.shared, state.shares, survivors)
+        return messages.ConsistencyCheckResponse(signature), after
 
-    def _unmasking(self, request: messages.UnmaskingRequest) -> Message:
+    def _unmasking(self, state: Masked, request: messages.UnmaskingRequest) -> tuple[messages.UnmaskingResponse, None]:
         clients = len(self._config.client_ids)
         survivors = messages.set_from_bytes(request.survivors, clients)
         dropouts = messages.set_from_bytes(request.dropouts, clients)
@@ -393,29 +379,27 @@ class Client:
         signatures = messages.column(request.signatures, signing.SIGNATURE_BYTES, len(signers), "signatures")
         if len(signers) and not self._config.malicious_server:
             raise MalformedMessageError(f"{len(signers)} signers in a session without signatures", len(signers))
-        self._check_survivors(survivors)
+        self._check_survivors(state, survivors)
         if (survivors & dropouts).any():  # C18
             raise FaultyServerError("the server asks for both shares of one client", "C18")
-        if ((survivors | dropouts) != self._shared).any():  # C19
+        if ((survivors | dropouts) != state.shared).any():  # C19
             raise FaultyServerError("survivors and dropouts together are not those that shared", "C19")
         if self._config.malicious_server:
-            self._check_signatures(survivors, signers.tolist(), signatures, request.survivors)
+            self._check_signatures(state, survivors, signers.tolist(), signatures, request.survivors)
         size = shamir.SHARE_BYTES
-        held, self._shares = self._shares, {}
-        shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(held.items())]
-        return messages.UnmaskingResponse(self._session_id, b"".join(shares))
+        shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(state.shares.items())]
+        return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
 
     def _check_signatures(
-        self, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes
+        self, state: Masked, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes
     ) -> None:
         """C20 to C22: enough clients have signed the same survivors as this client."""
-        if (survivors != self._survivors).any():  # C20
+        if not isinstance(state, Signed) or (survivors != state.survivors).any():  # C20
             raise FaultyServerError("these are not the survivors that this client signed", "C20")
         config = self._config
         whole_session = config.session_colluders is not None
-        assert self._graph is not None
-        counts = survivors if whole_session else np.isin(np.arange(len(survivors)), self._graph.holders(self._number))
-        signed = binding.survivors(self._session_id, survivors_bytes)
+        counts = survivors if whole_session else np.isin(np.arange(len(survivors)), state.graph.holders(self._number))
+        signed = binding.survivors(state.session_id, survivors_bytes)
         for number, signature in zip(signers, signatures, strict=True):
             peer = config.client_ids[number]
             if not (counts[number] and survivors[number]) or not signing.verify(
@@ -423,25 +407,39 @@ class Client:
             ):  # C21
                 raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
         own = (config.complete or whole_session) and self._number not in signers
-        needed = config.signers_needed(int(self._advertised.sum()))
+        needed = config.signers_needed(int(state.advertised.sum()))
         if len(signers) + own < needed:  # C22
             raise FaultyServerError(f"{len(signers) + own} signatures on the survivors, needed {needed}", "C22")
 
+    def _sign(self, data: bytes) -> bytes:
+        """Sign with the identity key; nobody has one, or is asked for a signature, where the server is semi-honest."""
+        return self._signing_key.sign(data) if self._signing_key else b""
+
     def _erase(self, stage: Stage) -> None:
         """Drop every secret; Python may keep copies of bytes until it reuses the memory."""
-        self.stage = stage
-        self._vector = self._channel = self._mask = self._graph = None
-        self._share_seed = self._self_seed = b""
-        self._opening_keys, self._mask_keys, self._shares = {}, {}, {}
+        self.stage, self._state = stage, None
 
 
-def _checked_vector(vector: npt.ArrayLike, config: Config) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Copy the vector into the ring's dtype, or say why it does not fit."""
-    array = np.asarray(vector)
-    if array.shape != (config.length,):
-        raise EncodingError(f"the vector has shape {array.shape}, needs ({config.length},)")
-    if array.dtype.kind not in "ui":
-        raise EncodingError(f"the vector has dtype {array.dtype}, needs whole numbers")
-    if int(array.min()) < 0 or int(array.max()) >> config.modulus_bits:  # which entry, and what it is, is a secret
-        raise EncodingError(f"an entry of the vector is not from 0 to 2**{config.modulus_bits} - 1")
-    return array.astype(config.dtype)
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a client does in a stage."""
+
+    exchange: Exchange[Any, Any]
+    answer: Callable[[Client, Any, Any], tuple[Message, Held | None]]
+
+
+def _step(
+    exchange: Exchange[Request, Response],
+    answer: Callable[[Client, Before, Request], tuple[Response, Held | None]],
+) -> Step:
+    """Let the type checker see that a method takes and gives what the exchange says."""
+    return Step(exchange, answer)
+
+
+STEPS: dict[Stage, Step] = {
+    Stage.ADVERTISE_KEYS: _step(stages.ADVERTISE_KEYS, Client._advertise_keys),
+    Stage.SHARE_KEYS: _step(stages.SHARE_KEYS, Client._share_keys),
+    Stage.MASKED_INPUT_COLLECTION: _step(stages.MASKED_INPUT_COLLECTION, Client._masked_input_collection),
+    Stage.CONSISTENCY_CHECK: _step(stages.CONSISTENCY_CHECK, Client._consistency_check),
+    Stage.UNMASKING: _step(stages.UNMASKING, Client._unmasking),
+}

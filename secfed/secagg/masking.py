@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from secfed.crypto import prg
 from secfed.crypto.entropy import Entropy
-from secfed.errors import MalformedMessageError
+from secfed.errors import EncodingError, MalformedMessageError
 from secfed.secagg import packing
 from secfed.secagg.config import Config
 
@@ -46,6 +46,22 @@ class Masking(Protocol):
 
     def accumulator(self, saved: bytes | None = None) -> Accumulator:
         """Start a sum, or resume a saved one."""
+
+
+def checked(vector: npt.ArrayLike, config: Config) -> Vector:
+    """Copy a vector into the ring's dtype.
+
+    Raises:
+        EncodingError: It has the wrong shape, type or range.
+    """
+    array = np.asarray(vector)
+    if array.shape != (config.length,):
+        raise EncodingError(f"the vector has shape {array.shape}, needs ({config.length},)")
+    if array.dtype.kind not in "ui":
+        raise EncodingError(f"the vector has dtype {array.dtype}, needs whole numbers")
+    if int(array.min()) < 0 or int(array.max()) >> config.modulus_bits:  # which entry, and what it is, is a secret
+        raise EncodingError(f"an entry of the vector is not from 0 to 2**{config.modulus_bits} - 1")
+    return array.astype(config.dtype)
 
 
 def create(config: Config, session_id: bytes, threads: int | None) -> Masking:

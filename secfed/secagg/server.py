@@ -20,7 +20,7 @@ from secfed.secagg import binding, masking, messages, opening, requests, snapsho
 from secfed.secagg.concurrency import one_at_a_time
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
-from secfed.secagg.stages import RESPONSE, Stage, following, longest_response
+from secfed.secagg.stages import EXCHANGES, Stage, following, longest_response
 from secfed.wire import kind_of, view
 
 Outbox = dict[int, bytes]
@@ -129,7 +129,7 @@ class Server:
     def message_bytes(self) -> int:
         """The longest message that this stage accepts: what a transport should allow."""
         stage = self.stage
-        if stage not in RESPONSE:
+        if stage not in EXCHANGES:
             return 0
         payload = self._masking().payload_bytes if stage is Stage.MASKED_INPUT_COLLECTION else 0
         return longest_response(stage, self._config, payload)
@@ -190,7 +190,7 @@ class Server:
         except KeyError:  # S1
             raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
         kind = kind_of(data)
-        if any(RESPONSE[Stage(stage)].kind == kind for stage in range(Stage.ADVERTISE_KEYS, self.stage)):  # S3
+        if any(earlier < self.stage and each.response.kind == kind for earlier, each in EXCHANGES.items()):  # S3
             return False
         if len(data) > self.message_bytes:  # S2
             found = f"{len(data)} bytes from client {client_id}"
@@ -201,7 +201,7 @@ class Server:
             self.aborts[client_id] = messages.Abort.from_bytes(bytes(data)).text()
             self._awaited[number] = False
             return True
-        expected = RESPONSE[self.stage]
+        expected = EXCHANGES[self.stage].response
         if kind != expected.kind:  # S3
             found = f"message of kind {kind} from client {client_id}"
             raise FaultyClientError(f"{found} in stage {self.stage.name}, needed {expected.__name__}", client_id, "S3")

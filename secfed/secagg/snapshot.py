@@ -1,14 +1,14 @@
 """Parties to bytes and back, between two messages: a crash costs nothing, and nobody answers twice.
 
-A party's state comes as the dictionary of its attributes, and goes back as one to be laid over a new party.
+What a party holds is saved field by field, as the types in `states.py` say. What is resumed must fit together.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -18,17 +18,18 @@ from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.errors import FaultyClientError, MalformedMessageError, SecFedError
 from secfed.secagg import messages
 from secfed.secagg.config import HASH_BYTES, Config, Policy
-from secfed.secagg.graph import Graph
+from secfed.secagg.graph import Graph, Set
 from secfed.secagg.opening import owners_held
 from secfed.secagg.stages import Stage
+from secfed.secagg.states import Contribution, Held, Joined, Keys, Masked, Shared, Signed, held_in
 from secfed.wire import Message
 
 State = dict[str, Any]
+Kind = TypeVar("Kind", bound=Held)
 
 _SERVER_SETS = ("_answered", "_awaited", "_advertised", "_shared", "_survivors")
 _SERVER_MAPS = ("_commitments", "_sealed", "_unopened", "_signatures", "_shares")
-_CLIENT_SETS = ("_advertised", "_shared", "_survivors")
-_CLIENT_MAPS = ("_opening_keys", "_mask_keys", "_shares")
+_LAYOUT = 2  # of saved parties; those of another layout are refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +59,7 @@ class SavedClient(Message):
     client_id: Annotated[bytes, 4]
     policy: bytes
     stage: Annotated[bytes, 1]
-    vector: bytes
-    nonce: bytes
-    signature: bytes
-    session_id: bytes
-    channel: bytes
-    mask: bytes
-    share_seed: bytes
-    self_seed: bytes
-    sets: bytes
-    maps: bytes
+    state: bytes  # empty after the end
 
 
 def save_server(config: Config, state: Mapping[str, Any]) -> bytes:
@@ -123,62 +115,33 @@ def _resume_server(saved: SavedServer) -> tuple[Config, State, bytes]:
     return config, state, saved.accumulator
 
 
-def save_client(config: Config, state: Mapping[str, Any]) -> bytes:
-    """Encode a client's attributes; see `Client.to_bytes`."""
-    vector, channel, mask = state["_vector"], state["_channel"], state["_mask"]
-    maps = [_map_to_bytes(state[name]) for name in _CLIENT_MAPS]
+def save_client(config: Config, client_id: int, policy: Policy, stage: Stage, state: Held | None) -> bytes:
+    """Encode a client; see `Client.to_bytes`."""
     saved = SavedClient(
         config=config.to_bytes(),
-        client_id=state["client_id"].to_bytes(4, "little"),
-        policy=json.dumps(asdict(state["_policy"])).encode(),
-        stage=bytes((state["stage"],)),
-        vector=b"" if vector is None else vector.tobytes(),
-        nonce=state["_nonce"],
-        signature=state["_signature"],
-        session_id=state["_session_id"],
-        channel=channel.private_bytes() if channel else b"",
-        mask=mask.private_bytes() if mask else b"",
-        share_seed=state["_share_seed"],
-        self_seed=state["_self_seed"],
-        sets=_map_to_bytes({i: messages.set_to_bytes(state[name]) for i, name in enumerate(_CLIENT_SETS)}),
-        maps=_map_to_bytes(dict(enumerate(maps))),
+        client_id=client_id.to_bytes(4, "little"),
+        policy=json.dumps(asdict(policy)).encode(),
+        stage=bytes((stage,)),
+        state=_fields_to_bytes(state) if state else b"",
     )
     return _sealed_off(saved)
 
 
-def resume_client(data: bytes) -> tuple[Config, State]:
-    """Decode a client to its configuration and attributes; see `Client.from_bytes`.
+def resume_client(data: bytes) -> tuple[Config, int, Policy, Stage, Held | None]:
+    """Decode a client: configuration, id, policy, stage and what it holds, None after the end; see `Client.from_bytes`.
 
     Raises:
         MalformedMessageError: These bytes are no saved client.
     """
     with _named_errors():
-        return _resume_client(SavedClient.from_bytes(_whole(data)))
-
-
-def _resume_client(saved: SavedClient) -> tuple[Config, State]:
-    config = Config.from_bytes(saved.config)
-    state: State = {
-        "client_id": int.from_bytes(saved.client_id, "little"),
-        "_policy": Policy(**json.loads(saved.policy)),
-        "stage": Stage(saved.stage[0]),
-        "_vector": np.frombuffer(saved.vector, config.dtype).copy() if saved.vector else None,
-        "_nonce": saved.nonce,
-        "_signature": saved.signature,
-        "_session_id": saved.session_id,
-        "_channel": KeyPair(saved.channel) if saved.channel else None,
-        "_mask": KeyPair(saved.mask) if saved.mask else None,
-        "_share_seed": saved.share_seed,
-        "_self_seed": saved.self_seed,
-    }
-    clients = len(config.client_ids)
-    for name, part in _named(saved.sets, _CLIENT_SETS).items():
-        state[name] = messages.set_from_bytes(part, clients) if part else np.zeros(0, np.bool_)
-    state |= {name: _map_from_bytes(part) for name, part in _named(saved.maps, _CLIENT_MAPS).items()}
-    if saved.session_id and state["stage"] < Stage.DONE:
-        state["_graph"] = Graph(config, state["_advertised"], saved.session_id)
-    _check_client(config, state)
-    return config, state
+        saved = SavedClient.from_bytes(_whole(data))
+        config, stage, state = Config.from_bytes(saved.config), Stage(saved.stage[0]), None
+        client_id = int.from_bytes(saved.client_id, "little")
+        if stage < Stage.DONE:
+            state = _fields_from_bytes(held_in(stage, config), saved.state, config)
+            _demand(stage is not Stage.CONSISTENCY_CHECK or config.malicious_server)
+            _check_client(config, config.number(client_id), state)
+        return config, client_id, Policy(**json.loads(saved.policy)), stage, state
 
 
 @contextmanager
@@ -197,42 +160,26 @@ def _demand(fact: bool) -> None:
         raise ValueError
 
 
-def _check_client(config: Config, state: State) -> None:
-    """Check that a client has what its stage needs, in the right sizes and from the right clients."""
-    stage, graph = state["stage"], state.get("_graph")
-    if stage >= Stage.DONE:
-        return
-    me = config.number(state["client_id"])
-    began, keyed = stage > Stage.ADVERTISE_KEYS, stage > Stage.SHARE_KEYS
-    masked = stage > Stage.MASKED_INPUT_COLLECTION
-    signed = SIGNATURE_BYTES if config.malicious_server and began else 0
-    for name, size in (
-        ("_nonce", 32 * began),
-        ("_signature", signed),
-        ("_share_seed", 32 * (began and not keyed)),
-        ("_session_id", HASH_BYTES * keyed),
-        ("_self_seed", 32 * (keyed and not masked)),
-    ):
-        _demand(len(state[name]) == size)
-    _demand((state["_channel"] is not None) == (began and not keyed))
-    _demand((state["_mask"] is not None) == (began and not masked))
-    vector = state["_vector"]
-    _demand((vector is not None) == (not masked))
-    _demand(vector is None or (vector.shape == (config.length,) and not int(vector.max()) >> config.modulus_bits))
-    for name, there in (("_advertised", keyed), ("_shared", masked), ("_survivors", stage > Stage.CONSISTENCY_CHECK)):
-        needed = there and (name != "_survivors" or config.malicious_server)
-        _demand(len(state[name]) == len(config.client_ids) * needed)
-        _demand(not needed or bool(state[name][me]))
-    holders = set(graph.holders(me).tolist()) if graph else set()
-    neighbors = set(graph.neighbors(me).tolist()) if graph else set()
-    waiting = neighbors if keyed and not masked else set()
-    _demand(state["_opening_keys"].keys() == state["_mask_keys"].keys() == waiting)
-    _demand(all(len(key) == 16 for key in state["_opening_keys"].values()))
-    _demand(all(is_sound(key) for key in state["_mask_keys"].values()))
-    _demand(state["_shares"].keys() <= holders)
-    _demand(all(len(pair) == 2 * SHARE_BYTES for pair in state["_shares"].values()))
-    if keyed and not masked:
-        _demand(state["_shares"].keys() == holders - neighbors)
+def _check_client(config: Config, me: int, state: Held) -> None:
+    """Check that what a client holds has the right sizes and comes from the right clients."""
+    if isinstance(state, Joined | Keys | Shared):
+        vector: Any = state.vector
+        _demand(vector.shape == (config.length,) and not int(vector.max()) >> config.modulus_bits)
+    if isinstance(state, Keys):
+        _demand(len(state.signature) == (SIGNATURE_BYTES if config.malicious_server else 0))
+    if isinstance(state, Shared | Masked):
+        _demand(bool(state.advertised[me]))
+        holders = set(state.graph.holders(me).tolist())
+        _demand(state.shares.keys() <= holders)
+    if isinstance(state, Shared):
+        neighbors = set(state.graph.neighbors(me).tolist())
+        _demand(state.opening_keys.keys() == state.mask_keys.keys() == neighbors)
+        _demand(all(is_sound(key) for key in state.mask_keys.values()))
+        _demand(state.shares.keys() == holders - neighbors)
+    if isinstance(state, Masked):
+        _demand(bool(state.shared[me]))
+    if isinstance(state, Signed):
+        _demand(bool(state.survivors[me]))
 
 
 def _check_server(config: Config, state: State) -> None:
@@ -282,7 +229,7 @@ def _check_server(config: Config, state: State) -> None:
 
 
 def _sealed_off(saved: Message) -> bytes:
-    data = saved.to_bytes()
+    data = bytes((_LAYOUT,)) + saved.to_bytes()
     return data + hashlib.sha256(data).digest()
 
 
@@ -291,7 +238,44 @@ def _whole(data: bytes) -> bytes:
     body, digest = data[:-HASH_BYTES], data[-HASH_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         raise MalformedMessageError(f"these {len(data)} bytes are no saved party, or a damaged one", len(body))
-    return body
+    if body[:1] != bytes((_LAYOUT,)):
+        raise MalformedMessageError(f"a saved party of layout {body[:1].hex()}, this is layout {_LAYOUT:02x}", 0)
+    return body[1:]
+
+
+# How a field of each type is saved; a graph is made again.
+_CODECS: dict[Any, tuple[Callable[[Any], bytes], Callable[[bytes, Config], Any]]] = {
+    bytes: (bytes, lambda data, config: data),
+    dict[int, bytes]: (lambda entries: _map_to_bytes(entries), lambda data, config: _map_from_bytes(data)),
+    KeyPair: (KeyPair.private_bytes, lambda data, config: KeyPair(data)),
+    Set: (messages.set_to_bytes, lambda data, config: messages.set_from_bytes(data, len(config.client_ids))),
+    Contribution: (np.ndarray.tobytes, lambda data, config: np.frombuffer(data, config.dtype).copy()),
+    Graph: (lambda graph: b"", lambda data, config: None),  # see `_fields_from_bytes`
+}
+
+
+def _fields_to_bytes(state: Held) -> bytes:
+    """Encode every field by its type, in order."""
+    hints = get_type_hints(type(state))
+    parts = [_CODECS[hints[field.name]][0](getattr(state, field.name)) for field in fields(state)]
+    return _map_to_bytes(dict(enumerate(parts)))
+
+
+def _fields_from_bytes(kind: type[Kind], data: bytes, config: Config) -> Kind:
+    """Decode every field by its type, in order; an annotation is its length, or that of each value of a map."""
+    hints, annotated, values = get_type_hints(kind), get_type_hints(kind, include_extras=True), dict[str, Any]()
+    for field, part in zip(fields(kind), _map_from_bytes(data).values(), strict=True):
+        hint, whole = hints[field.name], annotated[field.name]
+        if hint is Graph:
+            values[field.name] = Graph(config, values["advertised"], values["session_id"])
+            continue
+        values[field.name] = value = _CODECS[hint][1](part, config)
+        if isinstance(value, dict):
+            _demand(all(number < len(config.client_ids) for number in value))
+        if get_origin(whole) is Annotated:
+            entries = value.values() if isinstance(value, dict) else [value]
+            _demand(all(len(entry) == get_args(whole)[1] for entry in entries))
+    return kind(**values)
 
 
 def _named(data: bytes, names: tuple[str, ...]) -> dict[str, bytes]:

@@ -1,6 +1,11 @@
-"""The order of a session: which message each stage accepts. Nothing else in the package knows it."""
+"""The order of a session: which messages each stage has and which stage follows. Nothing else in the package knows it.
 
+What a party does with them is in the tables `STEPS` of `client.py` and `server.py`.
+"""
+
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Generic, TypeVar
 
 from secfed.crypto.agreement import KEY_BYTES
 from secfed.crypto.shamir import SHARE_BYTES
@@ -8,6 +13,9 @@ from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.secagg import messages
 from secfed.secagg.config import Config
 from secfed.wire import Message
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
 
 
 class Stage(IntEnum):
@@ -27,30 +35,48 @@ class Stage(IntEnum):
         return self.name
 
 
-REQUEST: dict[Stage, type[Message]] = {
-    Stage.ADVERTISE_KEYS: messages.AdvertiseKeysRequest,
-    Stage.SHARE_KEYS: messages.ShareKeysRequest,
-    Stage.MASKED_INPUT_COLLECTION: messages.MaskedInputCollectionRequest,
-    Stage.CONSISTENCY_CHECK: messages.ConsistencyCheckRequest,
-    Stage.UNMASKING: messages.UnmaskingRequest,
-}
+@dataclass(frozen=True, slots=True)
+class Exchange(Generic[Request, Response]):
+    """What the server asks in a stage, what a client answers, and which stage follows."""
 
-RESPONSE: dict[Stage, type[Message]] = {
-    Stage.ADVERTISE_KEYS: messages.AdvertiseKeysResponse,
-    Stage.SHARE_KEYS: messages.ShareKeysResponse,
-    Stage.MASKED_INPUT_COLLECTION: messages.MaskedInputCollectionResponse,
-    Stage.CONSISTENCY_CHECK: messages.ConsistencyCheckResponse,
-    Stage.UNMASKING: messages.UnmaskingResponse,
-}
+    stage: Stage
+    request: type[Request]
+    response: type[Response]
+    following: Stage
 
-KINDS = {message.kind for table in (REQUEST, RESPONSE) for message in table.values()} | {messages.Abort.kind}
+
+ADVERTISE_KEYS = Exchange(
+    Stage.ADVERTISE_KEYS, messages.AdvertiseKeysRequest, messages.AdvertiseKeysResponse, Stage.SHARE_KEYS
+)
+SHARE_KEYS = Exchange(
+    Stage.SHARE_KEYS, messages.ShareKeysRequest, messages.ShareKeysResponse, Stage.MASKED_INPUT_COLLECTION
+)
+MASKED_INPUT_COLLECTION = Exchange(
+    Stage.MASKED_INPUT_COLLECTION,
+    messages.MaskedInputCollectionRequest,
+    messages.MaskedInputCollectionResponse,
+    Stage.CONSISTENCY_CHECK,
+)
+CONSISTENCY_CHECK = Exchange(  # only with adversary "malicious_server", see `following`
+    Stage.CONSISTENCY_CHECK, messages.ConsistencyCheckRequest, messages.ConsistencyCheckResponse, Stage.UNMASKING
+)
+UNMASKING = Exchange(Stage.UNMASKING, messages.UnmaskingRequest, messages.UnmaskingResponse, Stage.DONE)
+
+EXCHANGES: dict[Stage, Exchange[Any, Any]] = {
+    exchange.stage: exchange
+    for exchange in (ADVERTISE_KEYS, SHARE_KEYS, MASKED_INPUT_COLLECTION, CONSISTENCY_CHECK, UNMASKING)
+}
+KINDS = {message.kind for exchange in EXCHANGES.values() for message in (exchange.request, exchange.response)} | {
+    messages.Abort.kind
+}
 
 
 def following(stage: Stage, config: Config) -> Stage:
     """Return the stage after this one; without a malicious server in mind there is no consistency check."""
-    if stage is Stage.MASKED_INPUT_COLLECTION and not config.malicious_server:
-        return Stage.UNMASKING
-    return Stage(stage + 1)
+    after = EXCHANGES[stage].following
+    if after is Stage.CONSISTENCY_CHECK and not config.malicious_server:
+        return CONSISTENCY_CHECK.following
+    return after
 
 
 def longest_request(stage: Stage, config: Config) -> int:
@@ -64,7 +90,8 @@ def longest_request(stage: Stage, config: Config) -> int:
         Stage.CONSISTENCY_CHECK: [members],
         Stage.UNMASKING: [members, members, members, signed * n],
     }
-    return max(messages.Abort.size(messages.MAXIMUM_REASON), REQUEST[stage].size(*variable[stage]))
+    expected: type[Message] = EXCHANGES[stage].request
+    return max(messages.Abort.size(messages.MAXIMUM_REASON), expected.size(*variable[stage]))
 
 
 def longest_response(stage: Stage, config: Config, payload_bytes: int) -> int:
@@ -82,4 +109,5 @@ def longest_response(stage: Stage, config: Config, payload_bytes: int) -> int:
         Stage.CONSISTENCY_CHECK: [],
         Stage.UNMASKING: [SHARE_BYTES * config.holders],
     }
-    return max(messages.Abort.size(messages.MAXIMUM_REASON), RESPONSE[stage].size(*variable[stage]))
+    expected: type[Message] = EXCHANGES[stage].response
+    return max(messages.Abort.size(messages.MAXIMUM_REASON), expected.size(*variable[stage]))

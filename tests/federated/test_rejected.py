@@ -12,7 +12,8 @@ import secfed
 from secfed import dp
 from secfed.aggregation import CentralGaussian, DistributedGaussian
 from secfed.errors import ConfigError, EncodingError
-from secfed.secagg.client import Client
+from secfed.secagg import Stage
+from secfed.secagg.client import STEPS, Client
 
 GOOD = np.array([0.25, 0.5, -0.25])
 MODES: list[tuple[Any, Any]] = [
@@ -126,13 +127,13 @@ def test_fixed_cohort_that_can_never_be_aggregated_is_an_error() -> None:
 def sealing_garbage(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Clients, by number in the session, whose sealed shares nobody can open; a test fills the list."""
     faulty: list[int] = []
-    share_keys = Client._share_keys
+    step = STEPS[Stage.SHARE_KEYS]
 
-    def spoiled(self: Client, request: Any) -> Any:
-        response = share_keys(self, request)
-        return replace(response, sealed=bytes(len(response.sealed))) if self.client_id in faulty else response
+    def spoiled(self: Client, *arguments: Any) -> Any:
+        response, after = step.answer(self, *arguments)
+        return (replace(response, sealed=bytes(len(response.sealed))) if self.client_id in faulty else response), after
 
-    monkeypatch.setattr(Client, "_share_keys", spoiled)
+    monkeypatch.setitem(STEPS, Stage.SHARE_KEYS, replace(step, answer=spoiled))
     return faulty
 
 

@@ -13,10 +13,10 @@ from secfed.crypto import aead
 from secfed.crypto.agreement import KeyPair
 from secfed.crypto.entropy import SeededEntropy
 from secfed.crypto.signing import SigningKey
-from secfed.secagg import Client, Config, Policy, Server, Stage, binding, messages
+from secfed.secagg import Client, Config, Policy, Server, binding, messages
 from secfed.secagg.graph import Graph
 from secfed.secagg.messages import SEALED_BYTES
-from secfed.secagg.stages import REQUEST, RESPONSE
+from secfed.secagg.stages import EXCHANGES, Stage
 from secfed.wire import Message, layout
 
 IDS = (2, 3, 5, 8, 13)
@@ -41,7 +41,7 @@ LOW_ORDER = sorted(
     }
 )
 NOT_CANONICAL = [(P + 9).to_bytes(32, "little"), (9 | 1 << 255).to_bytes(32, "little"), b"\xff" * 32]
-MESSAGES = [cls for table in (REQUEST, RESPONSE) for cls in table.values()] + [messages.Abort]
+MESSAGES = [cls for each in EXCHANGES.values() for cls in (each.request, each.response)] + [messages.Abort]
 
 
 def complete(ids: Iterable[int] = IDS, threshold: int = 4, **fields: Any) -> Config:
@@ -220,7 +220,7 @@ def others(session: Session, client_id: int) -> list[int]:
 
 def channel(session: Session, client_id: int) -> KeyPair:
     """The channel key of an insider; take it before the client forgets it in ShareKeys."""
-    pair: KeyPair = vars(session.clients[client_id])["_channel"]
+    pair: KeyPair = held(session.clients[client_id]).channel
     return pair
 
 
@@ -269,6 +269,12 @@ def unmasking_request(
 
 # What a party remembers.
 
+
+def held(client: Client) -> Any:
+    """What a client holds in its stage."""
+    return vars(client)["_state"]
+
+
 _PUBLIC = {"_config", "_policy", "_directory", "_signing_key", "_entropy", "_busy", "_lock"}
 
 
@@ -295,6 +301,8 @@ def _plain(value: Any) -> Any:
             return value
         case np.generic() | np.dtype():
             return repr(value)
+        case _ if dataclasses.is_dataclass(value):
+            return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         case _:
             return {name: _plain(part) for name, part in vars(value).items()}
 
@@ -313,20 +321,28 @@ def strings(value: Any) -> list[bytes]:
 
 def secrets_of(client: Client) -> set[bytes]:
     """The secrets that a client holds now: private keys, seeds, keys of its channels, shares, the vector."""
-    remembered = vars(client)
-    found = [pair.private_bytes() for pair in (remembered["_channel"], remembered["_mask"]) if pair]
-    found += [remembered["_self_seed"], *remembered["_opening_keys"].values()]
-    found += [pair[i : i + SHARE] for pair in remembered["_shares"].values() for i in (0, SHARE)]
-    if remembered["_vector"] is not None:
-        found.append(remembered["_vector"].tobytes())
-    return {secret for secret in found if secret}
+    found: list[bytes] = []
+    for field in dataclasses.fields(held(client)) if held(client) else ():
+        value = getattr(held(client), field.name)
+        match field.name:
+            case "channel" | "mask":
+                found.append(value.private_bytes())
+            case "share_seed" | "self_seed":
+                found.append(value)
+            case "opening_keys":
+                found += value.values()
+            case "shares":
+                found += [pair[i : i + SHARE] for pair in value.values() for i in (0, SHARE)]
+            case "vector":
+                found.append(value.tobytes())
+    return set(found)
 
 
 def assert_forgot(client: Client, secrets: Collection[bytes]) -> None:
     """Nothing that the client still remembers contains one of the secrets."""
     remembered = b"|".join(strings(state(client)))
     assert not [secret for secret in secrets if secret in remembered]
-    assert vars(client)["_vector"] is None
+    assert held(client) is None
     assert secrets_of(client) == set()
 
 

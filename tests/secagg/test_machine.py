@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from secfed import errors
 from secfed.crypto.entropy import predictable_secrets
 from secfed.secagg import Client, Config, Server, Stage, messages
-from secfed.secagg.stages import RESPONSE
+from secfed.secagg.stages import EXCHANGES
 from tests.secagg.forge import (
     SEALED,
     Session,
@@ -154,7 +154,7 @@ class Network(RuleBasedStateMachine):
             return
         if not counts:
             assert server.to_bytes() == before
-        elif stage is Stage.MASKED_INPUT_COLLECTION and data[1] == RESPONSE[stage].kind:
+        elif stage is Stage.MASKED_INPUT_COLLECTION and data[1] == EXCHANGES[stage].response.kind:
             assert client_id not in self.accepted
             self.accepted[client_id] = opened(data).masked
 

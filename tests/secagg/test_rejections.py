@@ -13,7 +13,7 @@ from secfed.crypto.agreement import KeyPair
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.signing import SigningKey
 from secfed.secagg import Client, Policy, Server, Stage, binding, messages
-from secfed.secagg.stages import KINDS, REQUEST
+from secfed.secagg.stages import EXCHANGES, KINDS
 from tests.secagg.forge import (
     IDS,
     LOW_ORDER,
@@ -31,6 +31,7 @@ from tests.secagg.forge import (
     complete,
     edit,
     flipped,
+    held,
     holders,
     listed,
     opened,
@@ -46,7 +47,7 @@ from tests.secagg.forge import (
 
 VICTIM, INSIDER = 5, 8
 ME = IDS.index(VICTIM)
-COMPLETE_STAGES = list(REQUEST)
+COMPLETE_STAGES = list(EXCHANGES)
 
 
 def at(stage: Stage, config: Any = None, **arguments: Any) -> Session:
@@ -203,7 +204,7 @@ def test_client_aborts_when_the_server_runs_another_configuration(changes: dict[
         client.receive(request)
     assert caught.value.check == "C3"
     assert client.stage is Stage.ABORTED
-    assert vars(client)["_vector"] is None
+    assert held(client) is None
 
 
 # C4: nothing that a server says lowers what the client insists on.
@@ -762,8 +763,7 @@ def test_client_erases_everything_when_the_server_aborts() -> None:
         client = session.clients[VICTIM]
         assert client.receive(session.server.abort("enough")[VICTIM]) == b""
         assert client.stage is Stage.ABORTED
-        assert vars(client)["_vector"] is None
-        assert vars(client)["_shares"] == {}
+        assert held(client) is None
 
 
 def test_client_erases_everything_when_it_leaves() -> None:
@@ -787,7 +787,7 @@ def test_client_answers_nothing_after_the_last_stage() -> None:
     for client in session.clients.values():
         assert client.stage is Stage.DONE
         assert_refuses_all(client)
-        assert vars(client)["_shares"] == {}
+        assert held(client) is None
 
 
 # Whoever builds a client or server with the wrong identities is told so at once.

@@ -368,6 +368,31 @@ def drive(party: Client | Server, session: Session) -> None:
         party.close_stage()
 
 
+@BY_CONFIG
+def test_a_snapshot_of_another_layout_is_refused(name: str) -> None:
+    session, found = snapshots(name)
+    for cls, data in found:
+        for layout in (0, 1, data[0] + 1, 255):
+            with pytest.raises(errors.MalformedMessageError, match="layout"):
+                resume(session, cls, redigested(bytes([layout]) + data[1:-32]))
+
+
+@BY_CONFIG
+def test_what_one_stage_holds_is_not_resumed_in_another(name: str) -> None:
+    session, found = snapshots(name)
+    for cls, data in found[::2]:  # the client's
+        config = session.config.to_bytes()
+        # After the layout, version and kind come the configuration behind its length, then for a client id and policy.
+        place = 7 + len(config)
+        if cls is Client:
+            place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+        stage = Stage(data[place])
+        for other in set(Stage) - {stage, Stage.DONE, Stage.ABORTED}:
+            body = data[:place] + bytes([other]) + data[place + 1 : -32]
+            with pytest.raises(errors.MalformedMessageError):
+                resume(session, cls, redigested(body))
+
+
 def test_a_length_that_was_edited_costs_no_memory() -> None:
     session = Session(complete(adversary="semi_honest")).to(Stage.UNMASKING)
     for cls, data in ((Client, session.clients[ME].to_bytes()), (Server, session.server.to_bytes())):

@@ -1,6 +1,7 @@
 """What the server, a log, an error and a pickle get to see of a client's secrets: nothing."""
 
 import copy
+import dataclasses
 import itertools
 import pickle
 from typing import Any
@@ -20,9 +21,11 @@ from tests.secagg.forge import (
     Session,
     any_message,
     assert_aborts,
+    assert_forgot,
     channel,
     complete,
     edit,
+    held,
     holders,
     opened,
     others,
@@ -90,15 +93,13 @@ def test_one_unknown_pair_mask_hides_the_vector_from_all_others_together(fill: i
     vectors = {i: np.full(config.length, fill, np.uint64) for i in config.client_ids}
     with predictable_secrets():
         session = Session(config, vectors, seed=9).to(Stage.MASKED_INPUT_COLLECTION)
-    remembered = vars(session.clients[VICTIM])
+    remembered = held(session.clients[VICTIM])
     name = session_id(session)
     mask_keys = {i: opened(session.responses[Stage.ADVERTISE_KEYS][i]).mask_key for i in config.client_ids}
     seeds = {
-        i: binding.pair_seed(remembered["_mask"], mask_keys[i], name, VICTIM, i)
-        for i in config.client_ids
-        if i != VICTIM
+        i: binding.pair_seed(remembered.mask, mask_keys[i], name, VICTIM, i) for i in config.client_ids if i != VICTIM
     }
-    known = [binding.self_mask_seed(name, VICTIM, remembered["_self_seed"])]
+    known = [binding.self_mask_seed(name, VICTIM, remembered.self_seed)]
     left = np.frombuffer(opened(session.reply(VICTIM)).masked, "<u2").copy()
     prg.accumulate(left, [], known)
     for i in set(seeds) - {PEER}:
@@ -145,7 +146,7 @@ def test_nothing_that_the_server_sees_is_a_secret(config: Config) -> None:
     masks = {
         pair[:SHARE]
         for client in session.clients.values()
-        for owner, pair in vars(client)["_shares"].items()
+        for owner, pair in held(client).shares.items()
         if config.client_ids[owner] in session.server.survivors
     }
     private = {secret for secret in secrets if len(secret) in (16, 32)}
@@ -158,10 +159,10 @@ def test_secrets_go_as_soon_as_they_are_not_needed() -> None:
     session = Session(complete())
     client = session.clients[VICTIM]
     session.to(Stage.SHARE_KEYS)
-    channel_key, mask_key = channel(session, VICTIM).private_bytes(), vars(client)["_mask"].private_bytes()
+    channel_key, mask_key = channel(session, VICTIM).private_bytes(), held(client).mask.private_bytes()
     session.to(Stage.MASKED_INPUT_COLLECTION)
     assert channel_key not in secrets_of(client)
-    seed = vars(client)["_self_seed"]
+    seed = held(client).self_seed
     assert {mask_key, seed} <= secrets_of(client)
     session.to(Stage.CONSISTENCY_CHECK)
     left = secrets_of(client)
@@ -181,7 +182,7 @@ def test_no_representation_shows_a_secret() -> None:
     client, pair, key = session.clients[VICTIM], KeyPair(b"\x21" * 32), SigningKey(b"\x22" * 32)
     secrets = [*secrets_of(client), b"\x21" * 32, b"\x22" * 32]
     vector = str(session.vectors[VICTIM].tolist())
-    for thing in (client, session.server, pair, key, config, vars(client)["_graph"], vars(client)["_policy"]):
+    for thing in (client, session.server, pair, key, config, held(client), held(client).graph, vars(client)["_policy"]):
         for text in (repr(thing), str(thing), f"{thing}"):
             assert not [secret for secret in secrets for form in secret_texts(secret) if form in text]
             assert vector[1:-1] not in text
@@ -191,7 +192,8 @@ def test_no_representation_shows_a_secret() -> None:
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
 def test_holders_of_secrets_are_not_copied_or_pickled(make: Any) -> None:
     session = Session(complete()).to(Stage.MASKED_INPUT_COLLECTION)
-    for thing in (session.clients[VICTIM], KeyPair(b"\x21" * 32), SigningKey(b"\x22" * 32)):
+    client = session.clients[VICTIM]
+    for thing in (client, held(client), KeyPair(b"\x21" * 32), SigningKey(b"\x22" * 32)):
         with pytest.raises(TypeError) as caught:
             make(thing)
         assert "21212121" not in str(caught.value)
@@ -238,7 +240,7 @@ def test_the_traceback_of_an_abort_holds_no_share() -> None:
     bad = edit(session.outbox[VICTIM], sealed=with_part(sealed, others(session, VICTIM).index(PEER), 88))
     twin = Client.from_bytes(first, directory=session.directory, signing_key=session.identities[VICTIM])
     twin.receive(session.outbox[VICTIM])
-    shares = {pair for owner, pair in vars(twin)["_shares"].items() if owner != session.config.number(PEER)}
+    shares = {pair for owner, pair in held(twin).shares.items() if owner != session.config.number(PEER)}
     error = assert_aborts(session.clients[VICTIM], bad, "C14")
     seen, frame = [], error.__traceback__
     while frame:
@@ -248,6 +250,23 @@ def test_the_traceback_of_an_abort_holds_no_share() -> None:
             )
         frame = frame.tb_next
     assert not shares & set(seen)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_the_traceback_of_a_stage_that_breaks_off_holds_no_secret(error: type[BaseException]) -> None:
+    session = Session(complete()).to(Stage.MASKED_INPUT_COLLECTION)
+    client = session.clients[VICTIM]
+    secrets = secrets_of(client)
+    before = held(client)
+
+    def vector() -> Any:
+        raise error
+
+    object.__setattr__(before, "vector", vector)
+    with pytest.raises(error):
+        client.receive(session.outbox[VICTIM])
+    assert not [field.name for field in dataclasses.fields(before) if hasattr(before, field.name)]
+    assert_forgot(client, secrets)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +347,7 @@ def test_every_secret_of_a_client_is_drawn_under_its_own_label() -> None:
 def test_no_two_holders_have_the_same_share() -> None:
     session = Session(complete()).to(Stage.CONSISTENCY_CHECK)
     number = session.config.number(VICTIM)
-    shares = [vars(session.clients[i])["_shares"][number] for i in holders(session, VICTIM)]
+    shares = [held(session.clients[i]).shares[number] for i in holders(session, VICTIM)]
     words = np.frombuffer(b"".join(shares), "<u4")
     assert len(words) == 5 * 18
     assert len(set(words.tolist())) > 0.95 * len(words)

@@ -31,6 +31,7 @@ from tests.secagg.forge import (
     edit,
     flipped,
     graph,
+    held,
     holders,
     listed,
     opened,
@@ -616,7 +617,7 @@ def test_a_gap_in_a_ring_with_a_high_threshold_leaves_nobody() -> None:
 def test_every_party_computes_the_same_graph_and_it_is_regular_and_symmetric() -> None:
     session = Session(ring()).to(Stage.MASKED_INPUT_COLLECTION)
     for i in RING:
-        own = vars(session.clients[i])["_graph"]
+        own = held(session.clients[i]).graph
         for number in range(len(RING)):
             assert own.neighbors(number).tolist() == graph(session).neighbors(number).tolist()
         assert len(holders(session, i)) == 4

@@ -1,13 +1,15 @@
 """The refusal matrix: for every role, stage and kind of message, what the table does not list is refused."""
 
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from secfed import errors
 from secfed.secagg import Client, Server, Stage, messages
-from secfed.secagg.stages import KINDS, REQUEST, RESPONSE
+from secfed.secagg import client as client_module
+from secfed.secagg.stages import EXCHANGES, KINDS, following
+from secfed.secagg.states import held_in
 from tests.secagg.forge import (
     MESSAGES,
     Session,
@@ -79,7 +81,10 @@ def server_at(name: str, stage: Stage) -> tuple[Session, Server]:
 
 
 def test_table_is_the_librarys() -> None:
-    assert {stage: (REQUEST[stage].kind, RESPONSE[stage].kind) for stage in REQUEST} == TABLE
+    found = {stage: (exchange.request.kind, exchange.response.kind) for stage, exchange in EXCHANGES.items()}
+    assert found == TABLE
+    assert list(client_module.STEPS) == list(EXCHANGES)
+    assert all(step.exchange is EXCHANGES[stage] for stage, step in client_module.STEPS.items())
     assert sorted(KINDS) == ALL_KINDS
     assert [stage.name for stage in sorted(Stage)] == [
         "ADVERTISE_KEYS",
@@ -90,6 +95,28 @@ def test_table_is_the_librarys() -> None:
         "DONE",
         "ABORTED",
     ]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_stages_follow_each_other_as_the_table_says(name: str) -> None:
+    found = [Stage.ADVERTISE_KEYS]
+    while found[-1] in EXCHANGES:
+        found.append(following(found[-1], SESSIONS[name]))
+    assert found == [*stages(name), Stage.DONE]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_each_stage_of_a_client_leaves_what_the_next_one_takes(name: str) -> None:
+    config = SESSIONS[name]
+    for stage in stages(name):
+        types = get_type_hints(client_module.STEPS[stage].answer)
+        response, after = get_args(types["return"])
+        assert (types["request"], response) == (EXCHANGES[stage].request, EXCHANGES[stage].response)
+        assert issubclass(held_in(stage, config), types["state"])
+        if stage is Stage.UNMASKING:
+            assert after is None
+        else:
+            assert after is held_in(following(stage, config), config)
 
 
 @pytest.mark.parametrize(("name", "stage"), ROWS)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -11,7 +12,8 @@ import pytest
 
 from secfed import errors
 from secfed.secagg import Client, Config, Stage, masking
-from tests.secagg.forge import Session, assert_forgot, complete, ring, secrets_of
+from secfed.secagg import client as client_module
+from tests.secagg.forge import Session, assert_forgot, complete, held, ring, secrets_of
 
 ME = 5
 STAGES = [stage for stage in Stage if stage < Stage.DONE]
@@ -54,19 +56,19 @@ def both_at_once(function: Callable[[], Any]) -> list[Any]:
 
 def interrupt(client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[Any]:
     """Let another thread make a call while this client works on a stage; returns where its result will be."""
-    name, results = f"_{stage.name.lower()}", []
-    method, started = getattr(client, name), threading.Event()
+    results: list[Any] = []
+    step, started = client_module.STEPS[stage], threading.Event()
 
-    def interrupted(request: Any) -> Any:
-        if started.is_set():  # the second delivery got here: it must not deliver a third
-            return method(request)
+    def interrupted(self: Client, *arguments: Any) -> Any:
+        if self is not client or started.is_set():  # the second delivery got here: it must not deliver a third
+            return step.answer(self, *arguments)
         started.set()
         results.append(in_thread(call))
-        response = method(request)
+        found = step.answer(self, *arguments)
         results.append(in_thread(call))
-        return response
+        return found
 
-    monkeypatch.setattr(client, name, interrupted)
+    monkeypatch.setitem(client_module.STEPS, stage, replace(step, answer=interrupted))
     return results
 
 
@@ -99,12 +101,12 @@ def test_vector_and_seeds_are_gone_before_masking_begins(monkeypatch: pytest.Mon
     mask = masking.AesCtr.mask
 
     def watched(*arguments: Any) -> bytes:
-        kept.append({name: vars(client)[name] for name in ("_vector", "_mask", "_self_seed", "_mask_keys")})
+        kept.append((client.stage, held(client)))
         return mask(*arguments)
 
     monkeypatch.setattr(masking.AesCtr, "mask", watched)
     client.receive(session.outbox[ME])
-    assert kept == [{"_vector": None, "_mask": None, "_self_seed": b"", "_mask_keys": {}}]
+    assert kept == [(Stage.ABORTED, None)]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -10,7 +10,7 @@ import pytest
 from secfed import errors, secagg
 from secfed.crypto.entropy import SeededEntropy, predictable_secrets
 from secfed.secagg import messages
-from secfed.secagg.stages import RESPONSE
+from secfed.secagg.stages import EXCHANGES
 from secfed.wire import Message, layout
 from tests import vectors
 
@@ -57,7 +57,9 @@ def replay(server: secagg.Server, clients: dict[str, secagg.Client], step: dict[
         assert reply.hex() == step["replies"]
     elif "from" in step:
         data = bytes.fromhex(step["receives"])
-        late = data[:2] < bytes((1, RESPONSE[server.stage].kind))  # only the vector about late messages has one
+        late = data[:2] < bytes(
+            (1, EXCHANGES[server.stage].response.kind)
+        )  # only the vector about late messages has one
         assert server.receive(step["from"], data) is not late
     else:
         outbox = server.open() if "opens" in step else server.close_stage()
