@@ -4,6 +4,7 @@
 little-endian: `u8`, `u32`, `u64`, and `f64` in IEEE 754.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -75,10 +76,10 @@ def read_f64(name: str, data: bytes) -> float:
     """Decode a number.
 
     Raises:
-        MalformedMessageError: It is not finite, or negative.
+        MalformedMessageError: It is not finite, or negative, or a negative zero, which has other bytes than zero.
     """
     [number] = struct.unpack("<d", data)
-    if not 0 <= number < float("inf"):
+    if not 0 <= number < math.inf or math.copysign(1, number) < 0:
         raise MalformedMessageError(f"{name} is {number}, needed a finite number from 0", 0)
     return float(number)
 

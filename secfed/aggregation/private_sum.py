@@ -141,7 +141,8 @@ class PrivateSum(Transform):
         """Parameter sigma squared of the noise that the server adds, in square steps; 0 if clients do."""
         if self.plan:
             return 0.0
-        return (self.privacy.noise_multiplier * _HEADROOM) ** 2 * self.lattice.largest_square + NOISE_MARGIN
+        multiplier = self.privacy.noise_multiplier * _HEADROOM
+        return multiplier * multiplier * self.lattice.largest_square + NOISE_MARGIN
 
     @property
     def noise_is_fixed(self) -> bool:
@@ -216,6 +217,9 @@ class PrivateSum(Transform):
         if not same_clip or cap != (privacy.weight_cap or 0.0) or bool(scale) != (privacy.adaptive is not None):  # T3
             raise FaultyServerError(f"clip_norm {clip_norm}, weight_cap {cap} or the count are not as asked for", "T3")
         norm, size = math.hypot(1.0, scale / 2), like.size + bool(scale)
+        divisor, modulus_bits = read_f64("divisor", found.divisor), found.modulus_bits[0]
+        if not divisor or not 2 <= modulus_bits <= 64:
+            raise MalformedMessageError(f"divisor {divisor} or modulus_bits {modulus_bits} is out of range", 0)
         try:
             privacy = replace(privacy, clip_norm=clip_norm)
             dimension = Rotation(size, found.rotation_seed).length if found.rotation_seed else size
@@ -226,7 +230,7 @@ class PrivateSum(Transform):
                 spread = Rotation(size, found.rotation_seed).spread
                 plan = NoisePlan(
                     MECHANISMS[found.mechanism[0] - 1], clients, threshold, colluders, dimension, spread, norm,
-                    privacy.noise_multiplier, 1.0, found.modulus_bits[0], lattice.step,
+                    privacy.noise_multiplier, 1.0, modulus_bits, lattice.step,
                     Layers(noise, u32s(found.honest)),
                 )  # fmt: skip
         except (ConfigError, IndexError) as error:
@@ -235,8 +239,7 @@ class PrivateSum(Transform):
             raise FaultyServerError("the clients are to add noise, but the server should", "T4")
         if isinstance(privacy, DistributedGaussian):
             _check_promised(privacy, plan)
-        divisor = read_f64("divisor", found.divisor)
-        return cls(privacy, like, lattice, found.modulus_bits[0], scale, divisor, plan, found.rotation_seed)
+        return cls(privacy, like, lattice, modulus_bits, scale, divisor, plan, found.rotation_seed)
 
     def event(self, survivors: int) -> events.Event:
         """Return what is released if so many clients are in the sum.

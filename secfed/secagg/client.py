@@ -50,6 +50,7 @@ class Client:
 
     Attributes:
         stage: The stage whose request it awaits.
+        survivors: Ids of the clients in the sum, once it has helped to unmask it; before that nobody.
 
     Security:
         The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors'
@@ -90,6 +91,7 @@ class Client:
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
+        self.survivors: tuple[int, ...] = ()
         self._state: Held | None = Joined(vector if callable(vector) else masking.checked(vector, config))
 
     def __repr__(self) -> str:
@@ -388,6 +390,7 @@ class Client:
             self._check_signatures(state, survivors, signers.tolist(), signatures, request.survivors)
         size = shamir.SHARE_BYTES
         shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(state.shares.items())]
+        self.survivors = tuple(int(self._config.client_ids[number]) for number in np.flatnonzero(survivors))
         return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
 
     def _check_signatures(

@@ -158,6 +158,23 @@ def test_numbers_that_no_transform_can_have_are_refused(fields: Any) -> None:
     assert isinstance(caught.value, MalformedMessageError | FaultyServerError)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"modulus_bits": b"\1"},
+        {"modulus_bits": b"\x41"},
+        {"divisor": messages.f64(0.0)},
+        {"weight_cap": messages.f64(-0.0)},
+        {"rotation_seed": bytes(31)},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_numbers_that_no_sum_with_the_servers_noise_can_have_are_refused(fields: Any) -> None:
+    privacy = PRIVACIES["central"]
+    with pytest.raises(MalformedMessageError):
+        PrivateSum.from_bytes(changed(private_sum(privacy), **fields), example=np.zeros(SIZE), privacy=privacy)
+
+
 @examples(100, 400)
 @given(st.binary(max_size=120), st.integers(0, 130), st.sampled_from(["private", "mean", "random"]))
 def test_random_bytes_raise_only_named_errors(data: bytes, place: int, kind: str) -> None:

@@ -321,3 +321,14 @@ def test_client_with_a_late_vector_that_fails_leaves_the_session() -> None:
         assert client.stage is Stage.ABORTED
         with pytest.raises(errors.StageError):
             client.receive(session.outbox[first])
+
+
+@pytest.mark.parametrize("adversary", ADVERSARIES)
+def test_client_says_whose_vectors_are_in_the_sum_it_helped_to_unmask(adversary: Any) -> None:
+    session = Session(complete(adversary=adversary))
+    first, second, *_ = session.config.client_ids
+    assert session.clients[second].survivors == ()
+    session.finish({first: Stage.MASKED_INPUT_COLLECTION})
+    assert session.server.survivors == session.clients[second].survivors
+    assert first not in session.clients[second].survivors
+    assert session.clients[first].survivors == ()
