@@ -114,15 +114,3 @@ def positions(client_ids: Iterable[int]) -> dict[int, int]:
 def arrived(client_ids: Iterable[int], silent: Mapping[int, Stage]) -> list[int]:
     """Return the clients whose input arrives."""
     return [client_id for client_id in client_ids if silent.get(client_id, Stage.DONE) > Stage.MASKED_INPUT_COLLECTION]
-
-
-def naming(client_id: int, function: Any, *arguments: Any) -> Any:
-    """Call a check on one client's update; an error says whose it was.
-
-    Raises:
-        ClientEncodingError: As the function's, with the client's id before it.
-    """
-    try:
-        return function(*arguments)
-    except EncodingError as error:
-        raise ClientEncodingError(client_id, str(error)) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.channels import Channel, Total
-from secfed.aggregation.cohort import ClientEncodingError, Updates, Weights, by_client, checked_dropouts, naming
+from secfed.aggregation.cohort import ClientEncodingError, Updates, Weights, by_client, checked_dropouts
 from secfed.aggregation.cohort_sizes import ANY_COHORT
 from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.private_sum import PrivateSum
@@ -103,7 +103,10 @@ class Prepared:
         if odd := sorted(set(by_id) ^ set(self.clients)):
             raise EncodingError(f"clients {odd[:5]} have an update or were prepared for, but not both")
         for client_id, update in by_id.items():
-            naming(client_id, self.transform.check, update, weight_of[client_id])
+            try:
+                self.transform.check(update, weight_of[client_id])
+            except EncodingError as error:
+                raise ClientEncodingError(client_id, str(error)) from None
         return self.run_each(
             lambda client_id: (by_id[client_id], weight_of[client_id]),
             dropouts=dropouts,

@@ -19,6 +19,9 @@ _MOST_STEPS = 2e5
 _FEW_STEPS = 1e4
 # How much shorter a contour is that cannot be long enough.
 _FALLBACK = 4.0
+# How much longer each guess of a contour is, and how many there are.
+_GROWTH = 1.5
+_MOST_GUESSES = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def plan(
     for first, cut in _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4), since):
         candidates.append((first, cut, _Tail(releases, order, cut.stretch, allowed)))
     left = _MOST_EFFORT if fine else _MOST_EFFORT / 4
-    for frequency in (min(start, 10.0 / epsilon) if len(candidates) > 1 else start) * 1.5 ** np.arange(60):
+    least = min(start, 10.0 / epsilon) if len(candidates) > 1 else start
+    for frequency in least * _GROWTH ** np.arange(_MOST_GUESSES):
         if left < 0 or frequency > last:
             break
         for first, candidate, its in candidates:

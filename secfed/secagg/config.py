@@ -1,6 +1,7 @@
 """What every party must agree on before a session, and what a client insists on whatever the server says."""
 
 import hashlib
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,9 @@ MAXIMUM_CONTEXT: Final = 1024
 MAXIMUM_PACKED_BITS: Final = 8 * ((1 << 32) - 1)  # a field's length is a u32
 _ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
 _MASKINGS: Final[dict[Masking, int]] = {"aes128_ctr": 1}
+# After the client ids: threshold, length, modulus bits, neighbors, colluders, session colluders + 1, adversary, round,
+# model hash, masking, bytes of the context.
+_FIELDS = struct.Struct("<IQBIIIBQ32sBI")
 
 
 @dataclass(frozen=True)
@@ -244,24 +248,21 @@ class Config:
 
     def to_bytes(self) -> bytes:
         """Encode every field, in the order of the specification."""
-        return b"".join(
-            (
-                len(self.client_ids).to_bytes(4, "little"),
-                self.ids.astype("<u4").tobytes(),
-                self.threshold.to_bytes(4, "little"),
-                self.length.to_bytes(8, "little"),
-                bytes((self.modulus_bits,)),
-                self.neighbors.to_bytes(4, "little"),
-                self.colluders.to_bytes(4, "little"),
-                (0 if self.session_colluders is None else self.session_colluders + 1).to_bytes(4, "little"),
-                bytes((_ADVERSARIES.index(self.adversary),)),
-                self.round.to_bytes(8, "little"),
-                self.model_hash,
-                bytes((_MASKINGS[self.masking],)),
-                len(self.context).to_bytes(4, "little"),
-                self.context,
-            )
+        fields = _FIELDS.pack(
+            self.threshold,
+            self.length,
+            self.modulus_bits,
+            self.neighbors,
+            self.colluders,
+            0 if self.session_colluders is None else self.session_colluders + 1,
+            _ADVERSARIES.index(self.adversary),
+            self.round,
+            self.model_hash,
+            _MASKINGS[self.masking],
+            len(self.context),
         )
+        count = len(self.client_ids).to_bytes(4, "little")
+        return count + self.ids.astype("<u4").tobytes() + fields + self.context
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -272,34 +273,33 @@ class Config:
             ConfigError: They are one, but its parameters cannot work together.
         """
         count = int.from_bytes(data[:4], "little")
-        if len(data) < 4 + 4 * count + 71 or len(data) != 4 + 4 * count + 71 + int.from_bytes(
-            data[4 * count + 71 : 4 * count + 75], "little"
-        ):
+        start = 4 + 4 * count
+        context = data[start + _FIELDS.size :]
+        fields = _FIELDS.unpack_from(data, start) if len(data) >= start + _FIELDS.size else None
+        if fields is None or len(context) != fields[-1]:
             raise MalformedMessageError(f"{len(data)} bytes are no configuration of {count} clients", len(data))
-        rest = memoryview(data)[4 + 4 * count :]
-
-        def number(start: int, size: int) -> int:
-            return int.from_bytes(rest[start : start + size], "little")
-
+        threshold, length, bits, neighbors, colluders, session_colluders, adversary, round, model_hash, masking, _ = (
+            fields
+        )
         maskings = {code: name for name, code in _MASKINGS.items()}
-        if rest[25] >= len(_ADVERSARIES) or rest[66] not in maskings:
-            raise MalformedMessageError("unknown adversary or masking", 4 + 4 * count)
+        if adversary >= len(_ADVERSARIES) or masking not in maskings:
+            raise MalformedMessageError("unknown adversary or masking", start)
         ids = np.frombuffer(data, "<u4", count, 4)
         if (ids[1:] <= ids[:-1]).any():  # there is one encoding of a configuration
             raise MalformedMessageError("the client ids do not ascend", 4)
         return cls(
             ids.tolist(),
-            number(0, 4),
-            number(4, 8),
-            rest[12],
-            neighbors=number(13, 4),
-            colluders=number(17, 4),
-            session_colluders=number(21, 4) - 1 if number(21, 4) else None,
-            adversary=_ADVERSARIES[rest[25]],
-            round=number(26, 8),
-            model_hash=bytes(rest[34:66]),
-            masking=maskings[rest[66]],
-            context=bytes(rest[71:]),
+            threshold,
+            length,
+            bits,
+            neighbors=neighbors,
+            colluders=colluders,
+            session_colluders=session_colluders - 1 if session_colluders else None,
+            adversary=_ADVERSARIES[adversary],
+            round=round,
+            model_hash=model_hash,
+            masking=maskings[masking],
+            context=bytes(context),
         )
 
     @cached_property

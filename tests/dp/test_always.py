@@ -212,7 +212,7 @@ def test_cuts_without_a_chance_are_not_looked_for(
 def test_work_of_a_contour_counts_all_its_steps() -> None:
     # A contour has three steps at least, and its nodes are those of the last one: once 15 GB.
     law = laws.Laws("REMOVE", *(np.array([value]) for value in (1e-4, 0.5, 10.0)))
-    short = plan.Plan(1.0, 1e-3, 1.0, None, 1.0, np.empty(0), np.empty(0))
+    short = plan.ContourPlan(1.0, 1e-3, 1.0, None, 1.0, np.empty(0), np.empty(0))
     releases = ladder.Releases((law,), 0.0)
     last = plan.frequencies(short)[0][-1]
     nodes = laws.layout(law, 1.0, last, 1e-3 / 4, 1.0)[2][0]
