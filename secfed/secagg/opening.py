@@ -10,39 +10,69 @@ from secfed.crypto import shamir
 from secfed.crypto.agreement import KeyPair, parse
 from secfed.crypto.field import Elements
 from secfed.errors import FaultyClientError, TooFewSurvivorsError
-from secfed.secagg import binding
+from secfed.secagg import binding, messages
 from secfed.secagg.config import Config
-from secfed.secagg.graph import Graph, Set
+from secfed.secagg.graph import Set
+from secfed.secagg.stages import Stage
+from secfed.secagg.states import Collecting, Opening
 
 # Field elements in a batch of owners, with their coordinates' differences: bounds memory.
 _BATCH_ELEMENTS = 1 << 22
 
 
-def owners_held(graph: Graph, shared: Set, holder: int, unopened: Set | None) -> npt.NDArray[np.intp]:
+def unopened_sets(state: Collecting) -> dict[int, Set]:
+    """Return, for holders that could not open some owners' shares, those owners."""
+    return {i: messages.set_from_bytes(data, len(state.shared)) for i, data in state.unopened.items()}
+
+
+def owners_held(state: Collecting, holder: int, unopened: Set | None) -> npt.NDArray[np.intp]:
     """Return the clients of which a holder has shares, ascending."""
-    held = graph.holders(holder)  # the same relation both ways
-    held = held[shared[held]]
+    held = state.graph.holders(holder)  # the same relation both ways
+    held = held[state.shared[held]]
     return held if unopened is None else held[~unopened[held]]
 
 
-def check_openable(config: Config, graph: Graph, shared: Set, remaining: Set, unopened: Mapping[int, Set]) -> None:
-    """Check that every client that shared keeps as many holders with its shares as the threshold.
+def check_enough(config: Config, stage: Stage, found: int, advertised: int) -> None:
+    """Check that enough clients are left when a stage closes.
+
+    Args:
+        config: The session's parameters.
+        stage: The stage.
+        found: How many are left.
+        advertised: How many advertised keys.
+
+    Raises:
+        TooFewSurvivorsError: There are fewer than the threshold, or too few to sign the survivors.
+    """
+    threshold = config.threshold
+    # Unmasking is answered by fewer: the signatures are there by then.
+    if config.session_colluders is not None and stage is not Stage.UNMASKING:
+        threshold = max(threshold, config.signers_needed(advertised))
+    if found < threshold:
+        raise TooFewSurvivorsError(
+            f"{found} clients are left after {stage.name}, {threshold} are needed", found, threshold
+        )
+
+
+def check_openable(config: Config, stage: Stage, state: Collecting, remaining: Set) -> None:
+    """Check that enough clients are left, and that each one that shared keeps as many holders as the threshold.
 
     Otherwise its masks would stay in the sum.
 
     Args:
         config: The session's parameters.
-        graph: Who holds whose shares.
-        shared: Who shared.
+        stage: The stage that closes.
+        state: Who shared, and who holds whose shares.
         remaining: The holders that are left.
-        unopened: For holders that could not open some owners' shares, those owners.
 
     Raises:
         FaultyClientError: S16, more holders could not open a client's shares than may collude, and more than one.
-        TooFewSurvivorsError: A client has too few holders left for another reason.
+        TooFewSurvivorsError: Too few clients are left, or a client has too few holders left for another reason.
     """
+    check_enough(config, stage, int(remaining.sum()), int(state.advertised.sum()))
+    graph, unopened = state.graph, unopened_sets(state)
     suspects = {owner for owners in unopened.values() for owner in np.flatnonzero(owners).tolist()}
-    for owner in sorted({*graph.short(shared, remaining, config.threshold), *suspects}):
+    for owner in sorted({*graph.short(state.shared, remaining, config.threshold), *suspects}):
         holders = graph.holders(owner)
         holders = holders[remaining[holders]]
         accusers = [holder for holder in holders.tolist() if holder in unopened and unopened[holder][owner]]
@@ -67,56 +97,38 @@ class Opener:
 
     Args:
         config: The session's parameters.
-        graph: Who holds whose shares.
-        shared: The owners: who had sent shares.
+        state: Who shared, who is in the sum, and the holders' answers.
         unmaskers: The holders that answered.
-        shares: Their answers: one share for each owner whose shares they hold, ascending.
-        unopened: For holders that could not open some owners' shares, those owners.
         faults: Where holders whose shares are found wrong are listed.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        graph: Graph,
-        shared: Set,
-        unmaskers: Set,
-        shares: Mapping[int, bytes],
-        unopened: Mapping[int, Set],
-        faults: list[FaultyClientError],
-    ) -> None:
-        self._config, self._graph, self._shared = config, graph, shared
-        self._shares = {number: np.frombuffer(data, "<u4").reshape(-1, shamir.LIMBS) for number, data in shares.items()}
+    def __init__(self, config: Config, state: Opening, unmaskers: Set, faults: list[FaultyClientError]) -> None:
+        self._config, self._collected, self._survivors = config, state.collected, state.survivors
+        # One share for each owner whose shares a holder has, ascending.
+        self._shares = {i: np.frombuffer(data, "<u4").reshape(-1, shamir.LIMBS) for i, data in state.shares.items()}
         self._unmaskers = np.flatnonzero(unmaskers).tolist()
-        self._unopened = unopened
+        self._unopened = unopened_sets(state.collected)
         self._liars: set[int] = set()
         self._faults = faults
 
-    def masks(
-        self, survivors: Set, keys: Mapping[int, bytes], commitments: Mapping[int, bytes], session_id: bytes
-    ) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    def masks(self) -> Iterator[tuple[list[bytes], list[bytes]]]:
         """Yield the seeds of the masks that are left in the sum, as the survivors added and subtracted them.
-
-        Args:
-            survivors: Who is in the sum.
-            keys: Public mask keys by number.
-            commitments: Commitments to the self seeds by number.
-            session_id: 32 bytes.
 
         Raises:
             FaultyClientError: S12 or S13, before anything is yielded.
         """
+        survivors, keys, session_id = self._survivors, self._collected.mask_keys, self._collected.session_id
         ids = self._config.client_ids
-        dropouts = np.flatnonzero(self._shared & ~survivors).tolist()
+        dropouts = np.flatnonzero(self._collected.shared & ~survivors).tolist()
         members = np.flatnonzero(survivors).tolist()
         pairs = self.mask_keys({number: keys[number] for number in dropouts})
-        seeds = self.self_seeds(members, commitments, session_id)
+        seeds = self.self_seeds(members)
         yield [binding.self_mask_seed(session_id, ids[number], seeds[number]) for number in members], []
         parsed = {number: parse(keys[number]) for number in members} if dropouts else {}
         for number in dropouts:
             added: list[bytes] = []
             subtracted: list[bytes] = []
-            neighbors = self._graph.neighbors(number)
+            neighbors = self._collected.graph.neighbors(number)
             for survivor in neighbors[survivors[neighbors]].tolist():
                 seed = binding.pair_seed(pairs[number], parsed[survivor], session_id, ids[number], ids[survivor])
                 # The lower id added it.
@@ -138,9 +150,7 @@ class Opener:
         self._open(list(public_keys), accepts, "S12")
         return pairs
 
-    def self_seeds(
-        self, owners: Sequence[int], commitments: Mapping[int, bytes], session_id: bytes
-    ) -> dict[int, bytes]:
+    def self_seeds(self, owners: Sequence[int]) -> dict[int, bytes]:
         """Combine the self seeds of survivors, by number.
 
         Raises:
@@ -148,7 +158,8 @@ class Opener:
         """
 
         def accepts(owner: int, secret: bytes) -> bool:
-            return binding.commitment(session_id, self._config.client_ids[owner], secret) == commitments[owner]
+            found = binding.commitment(self._collected.session_id, self._config.client_ids[owner], secret)
+            return found == self._collected.commitments[owner]
 
         return self._open(owners, accepts, "S13")
 
@@ -180,7 +191,7 @@ class Opener:
         points = np.zeros((len(owners), threshold), np.uint64)
         shares = np.zeros((len(owners), threshold, shamir.LIMBS), np.uint64)
         counts = np.zeros(len(owners), np.intp)
-        row = np.full(len(self._shared), -1, np.intp)
+        row = np.full(len(self._collected.shared), -1, np.intp)
         row[owners] = np.arange(len(owners))
         for holder, held in self._held():
             rows = row[held]
@@ -197,7 +208,7 @@ class Opener:
         last.
         """
         for holder in sorted(self._unmaskers, key=lambda holder: holder in self._liars):
-            yield holder, owners_held(self._graph, self._shared, holder, self._unopened.get(holder))
+            yield holder, owners_held(self._collected, holder, self._unopened.get(holder))
 
     def _repair(self, owner: int, accepts: _Accepts, check: str) -> bytes:
         """Combine one secret although shares are wrong, and name who sent them."""

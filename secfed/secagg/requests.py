@@ -7,6 +7,7 @@ import numpy as np
 from secfed.secagg import messages
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
+from secfed.secagg.states import Collecting
 
 
 def masked_input_collection(
@@ -39,24 +40,16 @@ def masked_input_collection(
 
 
 def unmasking(
-    config: Config,
-    graph: Graph,
-    receivers: Set,
-    shared: Set,
-    survivors: Set,
-    signatures: Mapping[int, bytes],
-    needed: int,
+    config: Config, state: Collecting, receivers: Set, survivors: Set, signatures: Mapping[int, bytes]
 ) -> dict[int, bytes]:
     """Return the UnmaskingRequest for each receiver, by id.
 
     Args:
         config: The session's parameters.
-        graph: Who holds whose shares.
+        state: Who shared, and who holds whose shares.
         receivers: Who is asked, shape `(clients,)`.
-        shared: Who shared.
         survivors: Who is in the sum.
         signatures: Signatures on the survivors by client number.
-        needed: How many of the whole session's signatures are enough, where `session_colluders` is used.
     """
 
     def request(signers: list[int]) -> bytes:
@@ -64,7 +57,7 @@ def unmasking(
         members[signers] = True
         return messages.UnmaskingRequest(
             messages.set_to_bytes(survivors),
-            messages.set_to_bytes(shared & ~survivors),
+            messages.set_to_bytes(state.shared & ~survivors),
             messages.set_to_bytes(members),
             b"".join(signatures[signer] for signer in signers),
         ).to_bytes()
@@ -72,8 +65,11 @@ def unmasking(
     if config.malicious_server and config.session_colluders is None:
         numbers = np.flatnonzero(receivers).tolist()
         return {
-            config.client_ids[i]: request([holder for holder in graph.holders(i).tolist() if holder in signatures])
+            config.client_ids[i]: request(
+                [holder for holder in state.graph.holders(i).tolist() if holder in signatures]
+            )
             for i in numbers
         }
     # The same for all; more signatures than are needed prove nothing more.
+    needed = config.signers_needed(int(state.advertised.sum()))
     return dict.fromkeys(config.ids[receivers].tolist(), request(sorted(signatures)[:needed]))

@@ -6,8 +6,9 @@ with clients times length.
 """
 
 import threading
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,16 @@ from secfed.crypto import shamir, signing
 from secfed.crypto.agreement import is_sound
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
-from secfed.secagg import binding, masking, messages, opening, requests, snapshot
+from secfed.secagg import binding, masking, messages, opening, requests, snapshot, stages
 from secfed.secagg.concurrency import one_at_a_time
 from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph, Set
-from secfed.secagg.stages import EXCHANGES, Stage, following, longest_response
+from secfed.secagg.stages import EXCHANGES, Exchange, Request, Response, Stage, following, longest_response
+from secfed.secagg.states import Advertised, Advertising, Collecting, Done, Ended, Opening, Seen, Sharing, Signing
 from secfed.wire import kind_of, view
 
 Outbox = dict[int, bytes]
+During = TypeVar("During", bound=Seen)
 MAXIMUM_FAULTS = 10_000  # listed; more are refused all the same
 
 
@@ -68,20 +71,9 @@ class Server:
         self.faults: list[FaultyClientError] = []
         self.aborts: dict[int, str] = {}
         clients = len(config.client_ids)
-        self._nonce = self._session_id = b""
-        self._graph: Graph | None = None
         self._answered: Set = np.zeros(clients, np.bool_)  # in this stage
         self._awaited: Set = np.ones(clients, np.bool_)  # those asked in this stage
-        self._advertised, self._shared, self._survivors = np.zeros((3, clients), np.bool_)
-        self._keys: dict[int, tuple[bytes, bytes, bytes]] = {}  # by number: channel key, mask key, signature
-        self._known_keys: set[bytes] = set()
-        self._commitments: dict[int, bytes] = {}
-        self._sealed: dict[int, bytes] = {}
-        self._unopened: dict[int, bytes] = {}  # by number of the holder: whose shares it could not open
-        self._signatures: dict[int, bytes] = {}
-        self._shares: dict[int, bytes] = {}
-        self._accumulator: masking.Accumulator | None = None
-        self._sum: npt.NDArray[np.unsignedinteger[Any]] | None = None
+        self._state: Seen | None = None  # before `open`
 
     def __repr__(self) -> str:
         return f"Server(stage={self.stage.name if self.stage else None}, clients={len(self._config.client_ids)})"
@@ -103,21 +95,26 @@ class Server:
         Raises:
             StageError: The session is not done.
         """
-        if self._sum is None:
+        if not isinstance(self._state, Done):
             raise StageError(
                 f"there is no sum yet: the session is in stage {self.stage.name if self.stage else 'none'}"
             )
-        return self._sum
+        return self._state.sum
 
     @property
     def survivors(self) -> tuple[int, ...]:
         """Ids of the clients in the sum; none before the end of MaskedInputCollection."""
-        return self._ids(self._survivors)
+        return self._ids(self._survivors())
 
     @property
     def dropouts(self) -> tuple[int, ...]:
         """Ids of the clients that are not in the sum; none before the end of MaskedInputCollection."""
-        return self._ids(~self._survivors) if self._survivors.any() else ()
+        survivors = self._survivors()
+        return self._ids(~survivors) if survivors.any() else ()
+
+    def _survivors(self) -> Set:
+        state = self._state
+        return state.survivors if isinstance(state, Signing | Opening | Ended) else np.zeros_like(self._awaited)
 
     @property
     @one_at_a_time
@@ -128,10 +125,11 @@ class Server:
     @property
     def message_bytes(self) -> int:
         """The longest message that this stage accepts: what a transport should allow."""
-        stage = self.stage
+        stage, state, payload = self.stage, self._state, 0
         if stage not in EXCHANGES:
             return 0
-        payload = self._masking().payload_bytes if stage is Stage.MASKED_INPUT_COLLECTION else 0
+        if stage is Stage.MASKED_INPUT_COLLECTION and isinstance(state, Collecting):
+            payload = masking.create(self._config, state.session_id, self._threads).payload_bytes
         return longest_response(stage, self._config, payload)
 
     @one_at_a_time
@@ -146,9 +144,9 @@ class Server:
         """
         if self.stage is not None:
             raise StageError("the session is open already; a new session needs a new Server")
-        self._nonce = self._entropy.draw("nonce", 32)
-        self.stage = Stage.ADVERTISE_KEYS
-        request = messages.AdvertiseKeysRequest(self._nonce, self._config.hash).to_bytes()
+        nonce = self._entropy.draw("nonce", 32)
+        self._state, self.stage = Advertising(nonce, {}, {}, {}), Stage.ADVERTISE_KEYS
+        request = messages.AdvertiseKeysRequest(nonce, self._config.hash).to_bytes()
         return dict.fromkeys(self._config.client_ids, request)
 
     @one_at_a_time
@@ -173,7 +171,7 @@ class Server:
         if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
             return False
         try:
-            return self._receive(client_id, view(data))
+            return self._receive(self.stage, client_id, view(data))
         except MalformedMessageError as error:  # S2
             text, check = f"client {client_id}: {error.args[0]}", "S2"
         except FaultyClientError as error:
@@ -183,14 +181,14 @@ class Server:
             self.faults.append(FaultyClientError(text, client_id, check))
         raise FaultyClientError(text, client_id, check)
 
-    def _receive(self, client_id: int, data: memoryview) -> bool:
-        assert self.stage is not None
+    def _receive(self, stage: Stage, client_id: int, data: memoryview) -> bool:
+        step = STEPS[stage]
         try:
             number = self._config.number(client_id)
         except KeyError:  # S1
             raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
         kind = kind_of(data)
-        if any(earlier < self.stage and each.response.kind == kind for earlier, each in EXCHANGES.items()):  # S3
+        if any(earlier < stage and each.response.kind == kind for earlier, each in EXCHANGES.items()):  # S3
             return False
         if len(data) > self.message_bytes:  # S2
             found = f"{len(data)} bytes from client {client_id}"
@@ -201,16 +199,14 @@ class Server:
             self.aborts[client_id] = messages.Abort.from_bytes(bytes(data)).text()
             self._awaited[number] = False
             return True
-        expected = EXCHANGES[self.stage].response
+        expected = step.exchange.response
         if kind != expected.kind:  # S3
             found = f"message of kind {kind} from client {client_id}"
-            raise FaultyClientError(f"{found} in stage {self.stage.name}, needed {expected.__name__}", client_id, "S3")
+            raise FaultyClientError(f"{found} in stage {stage.name}, needed {expected.__name__}", client_id, "S3")
         if self._answered[number]:  # S4
-            raise FaultyClientError(f"client {client_id} answered twice in stage {self.stage.name}", client_id, "S4")
+            raise FaultyClientError(f"client {client_id} answered twice in stage {stage.name}", client_id, "S4")
         response = expected.from_bytes(bytes(data))
-        if getattr(response, "session_id", self._session_id) != self._session_id:  # S14
-            raise FaultyClientError(f"client {client_id} answers another session", client_id, "S14")
-        getattr(self, f"_{self.stage.name.lower()}")(client_id, number, response)
+        step.collect(self, self._state, client_id, number, response)
         self._answered[number] = True
         return True
 
@@ -235,15 +231,15 @@ class Server:
         if stage is not None and stage is not self.stage:
             raise StageError(f"the session is in stage {self.stage.name}, asked to close {Stage(stage).name}")
         try:
-            outbox: Outbox = getattr(self, f"_close_{self.stage.name.lower()}")(self._answered)
+            outbox, after = STEPS[self.stage].close(self, self._state, self._answered)
         except BaseException as error:  # whatever it is, half of a stage may be done: there is no second try
-            self.stage = Stage.ABORTED
+            self.stage, self._state = Stage.ABORTED, Ended(self._survivors())
             if isinstance(error, FaultyClientError):
                 self.faults.append(FaultyClientError(error.args[0], error.client_id, error.check))
             raise
         self._awaited = np.isin(self._config.ids, list(outbox))
         self._answered = np.zeros_like(self._awaited)
-        self.stage = following(self.stage, self._config)
+        self._state, self.stage = after, following(self.stage, self._config)
         return outbox
 
     @one_at_a_time
@@ -254,6 +250,8 @@ class Server:
             The Abort message for every client that is still in.
         """
         self.stage = Stage.ABORTED
+        if not isinstance(self._state, Done):  # a sum that is there may still be read
+            self._state = Ended(self._survivors())
         return dict.fromkeys(self._ids(self._awaited), messages.Abort.because(reason).to_bytes())
 
     @one_at_a_time
@@ -263,9 +261,12 @@ class Server:
         Raises:
             StageError: It is not open yet.
         """
-        if self.stage is None:
+        if self.stage is None or self._state is None:
             raise StageError("the session is not open: there is nothing to save")
-        return snapshot.save_server(self._config, vars(self))
+        state = Ended(self._survivors()) if self.stage is Stage.ABORTED else self._state
+        return snapshot.save_server(
+            self._config, self.stage, state, self._answered, self._awaited, self.faults, self.aborts
+        )
 
     @classmethod
     def from_bytes(
@@ -276,174 +277,173 @@ class Server:
         Raises:
             MalformedMessageError: These bytes are no saved server.
         """
-        config, state, total = snapshot.resume_server(data)
+        config, stage, state, answered, awaited, faults, aborts = snapshot.resume_server(data, threads)
         server = cls(config, directory=directory, threads=threads)
-        vars(server).update(state)
-        if total:
-            server._accumulator = server._masking().accumulator(total)
+        server.stage, server._state, server._answered, server._awaited = stage, state, answered, awaited
+        server.faults, server.aborts = faults, aborts
         return server
 
-    # Two methods for each stage: one takes a response, one closes.
+    # Two methods for each stage, listed in `STEPS`: one takes a response, one closes.
 
-    def _advertise_keys(self, client_id: int, number: int, response: messages.AdvertiseKeysResponse) -> None:
+    def _advertise_keys(
+        self, state: Advertising, client_id: int, number: int, response: messages.AdvertiseKeysResponse
+    ) -> None:
         keys = (response.channel_key, response.mask_key)
         needed = signing.SIGNATURE_BYTES if self._config.malicious_server else 0
         if len(response.signature) != needed:
-            raise MalformedMessageError(
-                f"the signature has {len(response.signature)} bytes, needs {needed}", len(response.signature)
-            )
+            found = len(response.signature)
+            raise MalformedMessageError(f"the signature has {found} bytes, needs {needed}", found)
         if not all(map(is_sound, keys)):  # S5
-            raise FaultyClientError(
-                f"a public key of client {client_id} is not canonical or of low order", client_id, "S5"
-            )
-        if keys[0] == keys[1] or not self._known_keys.isdisjoint(keys):  # S6
+            text = f"a public key of client {client_id} is not canonical or of low order"
+            raise FaultyClientError(text, client_id, "S5")
+        if keys[0] == keys[1] or not state.known_keys.isdisjoint(keys):  # S6
             # Keys come without a proof of possession: either of the two may have copied them.
             text = f"a public key of client {client_id} occurs twice, in its message or in one that came earlier"
             raise FaultyClientError(text, client_id, "S6")
         if needed:
-            signed = binding.advertisement(self._config, self._nonce, client_id, *keys)
+            signed = binding.advertisement(self._config, state.nonce, client_id, *keys)
             if not signing.verify(self._directory[client_id], response.signature, signed):  # S7
-                raise FaultyClientError(
-                    f"the keys of client {client_id} are not signed by its identity key", client_id, "S7"
-                )
-        self._known_keys.update(keys)
-        self._keys[number] = (*keys, response.signature)
+                text = f"the keys of client {client_id} are not signed by its identity key"
+                raise FaultyClientError(text, client_id, "S7")
+        state.known_keys.update(keys)
+        state.channel_keys[number], state.mask_keys[number] = keys
+        state.signatures[number] = response.signature
 
-    def _close_advertise_keys(self, answered: Set) -> Outbox:
+    def _close_advertise_keys(self, state: Advertising, answered: Set) -> tuple[Outbox, Sharing]:
         config = self._config
-        members = np.flatnonzero(answered)
+        members = np.flatnonzero(answered).tolist()
         count = len(members)
-        self._check_enough(count)
+        opening.check_enough(self._config, Stage.ADVERTISE_KEYS, count, count)
         if not config.complete and count - 1 < config.threshold:
             raise TooFewSurvivorsError(
                 f"{count} clients advertised keys, each needs {config.threshold} neighbors", count, config.threshold + 1
             )
-        self._advertised = answered
-        entries = [self._keys[number] for number in members.tolist()]
-        columns = [b"".join(entry[i] for entry in entries) for i in range(3)]
+        columns = [
+            b"".join(column[number] for number in members)
+            for column in (state.channel_keys, state.mask_keys, state.signatures)
+        ]
         request = messages.ShareKeysRequest(messages.set_to_bytes(answered), *columns)
-        self._session_id = binding.session_id(
-            config, self._nonce, request.advertised, request.channel_keys, request.mask_keys
+        session_id = binding.session_id(
+            config, state.nonce, request.advertised, request.channel_keys, request.mask_keys
         )
-        self._graph = Graph(config, answered, self._session_id)
-        return dict.fromkeys(self._ids(answered), request.to_bytes())
+        after = Sharing(session_id, answered, Graph(config, answered, session_id), state.mask_keys, {}, {})
+        return dict.fromkeys(self._ids(answered), request.to_bytes()), after
 
-    def _others(self, number: int) -> npt.NDArray[np.intp]:
-        """Return the holders of a client other than itself, ascending."""
-        assert self._graph is not None
-        return self._graph.neighbors(number)
-
-    def _share_keys(self, client_id: int, number: int, response: messages.ShareKeysResponse) -> None:
-        needed = len(self._others(number))
+    def _share_keys(self, state: Sharing, client_id: int, number: int, response: messages.ShareKeysResponse) -> None:
+        _check_session(state, client_id, response.session_id)
+        needed = len(state.graph.neighbors(number))
         found = messages.whole_parts(response.sealed, messages.SEALED_BYTES, "sealed shares")
         if found != needed:  # S8
             raise FaultyClientError(f"{found} sealed shares from client {client_id}, needed {needed}", client_id, "S8")
-        self._commitments[number] = response.commitment
-        self._sealed[number] = response.sealed
+        state.commitments[number] = response.commitment
+        state.sealed[number] = response.sealed
 
-    def _close_share_keys(self, answered: Set) -> Outbox:
-        self._check_enough(int(answered.sum()))
+    def _close_share_keys(self, state: Sharing, answered: Set) -> tuple[Outbox, Collecting]:
+        config, graph, advertised = self._config, state.graph, int(state.advertised.sum())
+        opening.check_enough(self._config, Stage.SHARE_KEYS, int(answered.sum()), advertised)
         shared = answered.copy()
         # A client whose holders are gone could never be opened: it counts as a dropout of this stage, which may leave
         # others short.
-        assert self._graph is not None
-        while short := self._graph.short(shared, shared, self._config.threshold):
+        while short := graph.short(shared, shared, config.threshold):
             shared[short] = False
-        self._check_enough(int(shared.sum()))
-        self._shared = shared
-        self._accumulator = self._masking().accumulator()
-        sealed, self._sealed = self._sealed, {}
-        return dict(requests.masked_input_collection(self._config, self._graph, shared, sealed))
+        opening.check_enough(self._config, Stage.SHARE_KEYS, int(shared.sum()), advertised)
+        accumulator = masking.create(config, state.session_id, self._threads).accumulator()
+        after = Collecting(
+            state.session_id, state.advertised, graph, state.mask_keys, state.commitments, shared, {}, accumulator
+        )
+        return dict(requests.masked_input_collection(config, graph, shared, state.sealed)), after
 
     def _masked_input_collection(
-        self, client_id: int, number: int, response: messages.MaskedInputCollectionResponse
+        self, state: Collecting, client_id: int, number: int, response: messages.MaskedInputCollectionResponse
     ) -> None:
-        assert self._accumulator is not None
-        unopened = messages.set_from_bytes(response.unopened, len(self._shared))
+        _check_session(state, client_id, response.session_id)
+        unopened = messages.set_from_bytes(response.unopened, len(state.shared))
         others = np.zeros_like(unopened)
-        others[self._others(number)] = True
-        if (unopened & ~(others & self._shared)).any():  # S15
+        others[state.graph.neighbors(number)] = True
+        if (unopened & ~(others & state.shared)).any():  # S15
             text = f"client {client_id} says that it cannot open shares that it was not sent"
             raise FaultyClientError(text, client_id, "S15")
         try:
-            self._accumulator.add(response.masked)
+            state.accumulator.add(response.masked)
         except MalformedMessageError as error:  # S9
             raise FaultyClientError(f"client {client_id}: {error.args[0]}", client_id, "S9") from None
         if unopened.any():
-            self._unopened[number] = response.unopened
+            state.unopened[number] = response.unopened
 
-    def _close_masked_input_collection(self, answered: Set) -> Outbox:
-        self._check_openable(answered)
-        self._survivors = answered
+    def _close_masked_input_collection(self, state: Collecting, answered: Set) -> tuple[Outbox, Signing | Opening]:
+        opening.check_openable(self._config, Stage.MASKED_INPUT_COLLECTION, state, answered)
         if not self._config.malicious_server:
-            return self._unmasking_requests(answered)
+            outbox = requests.unmasking(self._config, state, answered, answered, {})
+            return outbox, Opening(state, answered, {})
         request = messages.ConsistencyCheckRequest(messages.set_to_bytes(answered)).to_bytes()
-        return dict.fromkeys(self._ids(answered), request)
+        return dict.fromkeys(self._ids(answered), request), Signing(state, answered, {})
 
-    def _consistency_check(self, client_id: int, number: int, response: messages.ConsistencyCheckResponse) -> None:
-        signed = binding.survivors(self._session_id, messages.set_to_bytes(self._survivors))
+    def _consistency_check(
+        self, state: Signing, client_id: int, number: int, response: messages.ConsistencyCheckResponse
+    ) -> None:
+        signed = binding.survivors(state.collected.session_id, messages.set_to_bytes(state.survivors))
         if not signing.verify(self._directory[client_id], response.signature, signed):  # S10
             raise FaultyClientError(f"client {client_id} did not sign the survivors", client_id, "S10")
-        self._signatures[number] = response.signature
+        state.signatures[number] = response.signature
 
-    def _close_consistency_check(self, answered: Set) -> Outbox:
-        self._check_openable(answered)
-        return self._unmasking_requests(answered)
+    def _close_consistency_check(self, state: Signing, answered: Set) -> tuple[Outbox, Opening]:
+        opening.check_openable(self._config, Stage.CONSISTENCY_CHECK, state.collected, answered)
+        outbox = requests.unmasking(self._config, state.collected, answered, state.survivors, state.signatures)
+        return outbox, Opening(state.collected, state.survivors, {})
 
-    def _unmasking_requests(self, receivers: Set) -> Outbox:
-        assert self._graph is not None
-        needed = self._config.signers_needed(int(self._advertised.sum()))
-        return requests.unmasking(
-            self._config, self._graph, receivers, self._shared, self._survivors, self._signatures, needed
-        )
-
-    def _unmasking(self, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
-        assert self._graph is not None
-        unopened = self._unopened.get(number)
-        members = None if unopened is None else messages.set_from_bytes(unopened, len(self._shared))
-        needed = len(opening.owners_held(self._graph, self._shared, number, members))
+    def _unmasking(self, state: Opening, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
+        collected, unopened = state.collected, state.collected.unopened.get(number)
+        _check_session(collected, client_id, response.session_id)
+        members = None if unopened is None else messages.set_from_bytes(unopened, len(collected.shared))
+        needed = len(opening.owners_held(collected, number, members))
         found = messages.whole_parts(response.shares, shamir.SHARE_BYTES, "shares")
         if found != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
             text = f"{found} shares from client {client_id}, needed {needed} of field elements"
             raise FaultyClientError(text, client_id, "S11")
-        self._shares[number] = response.shares
+        state.shares[number] = response.shares
 
-    def _close_unmasking(self, answered: Set) -> Outbox:
-        self._check_openable(answered)
-        assert self._graph is not None and self._accumulator is not None
-        keys = {number: entry[1] for number, entry in self._keys.items()}
-        opener = opening.Opener(
-            self._config, self._graph, self._shared, answered, self._shares, self._unopened_sets(), self.faults
-        )
-        for added, subtracted in opener.masks(self._survivors, keys, self._commitments, self._session_id):
-            self._accumulator.remove(added, subtracted)
-        self._sum = self._accumulator.sum()
-        self._shares = {}
-        return {}
-
-    def _masking(self) -> masking.Masking:
-        return masking.create(self._config, self._session_id, self._threads)
-
-    def _check_enough(self, found: int) -> None:
-        threshold = self._config.threshold
-        # Unmasking is answered by fewer: the signatures are there by then.
-        if self._config.session_colluders is not None and self.stage is not Stage.UNMASKING:
-            advertised = int(self._advertised.sum()) or found
-            threshold = max(threshold, self._config.signers_needed(advertised))
-        if found < threshold:
-            assert self.stage is not None
-            raise TooFewSurvivorsError(
-                f"{found} clients are left after {self.stage.name}, {threshold} are needed", found, threshold
-            )
-
-    def _check_openable(self, remaining: Set) -> None:
-        """Every client that shared must keep as many holders as the threshold, or its masks stay in the sum."""
-        self._check_enough(int(remaining.sum()))
-        assert self._graph is not None
-        opening.check_openable(self._config, self._graph, self._shared, remaining, self._unopened_sets())
-
-    def _unopened_sets(self) -> dict[int, Set]:
-        return {i: messages.set_from_bytes(data, len(self._shared)) for i, data in self._unopened.items()}
+    def _close_unmasking(self, state: Opening, answered: Set) -> tuple[Outbox, Done]:
+        collected = state.collected
+        opening.check_openable(self._config, Stage.UNMASKING, collected, answered)
+        for added, subtracted in opening.Opener(self._config, state, answered, self.faults).masks():
+            collected.accumulator.remove(added, subtracted)
+        return {}, Done(state.survivors, collected.accumulator.sum())
 
     def _ids(self, members: Set) -> tuple[int, ...]:
         return tuple(self._config.ids[members].tolist())
+
+
+def _check_session(state: Advertised, client_id: int, session_id: bytes) -> None:
+    if session_id != state.session_id:  # S14
+        raise FaultyClientError(f"client {client_id} answers another session", client_id, "S14")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the server does in a stage: with each response, and when the stage closes."""
+
+    exchange: Exchange[Any, Any]
+    collect: Callable[[Server, Any, int, int, Any], None]
+    close: Callable[[Server, Any, Set], tuple[Outbox, Seen]]
+
+
+def _step(
+    exchange: Exchange[Request, Response],
+    collect: Callable[[Server, During, int, int, Response], None],
+    close: Callable[[Server, During, Set], tuple[Outbox, Seen]],
+) -> Step:
+    """Let the type checker see that methods take what the exchange says, and the same state."""
+    return Step(exchange, collect, close)
+
+
+STEPS: dict[Stage, Step] = {
+    Stage.ADVERTISE_KEYS: _step(stages.ADVERTISE_KEYS, Server._advertise_keys, Server._close_advertise_keys),
+    Stage.SHARE_KEYS: _step(stages.SHARE_KEYS, Server._share_keys, Server._close_share_keys),
+    Stage.MASKED_INPUT_COLLECTION: _step(
+        stages.MASKED_INPUT_COLLECTION, Server._masked_input_collection, Server._close_masked_input_collection
+    ),
+    Stage.CONSISTENCY_CHECK: _step(
+        stages.CONSISTENCY_CHECK, Server._consistency_check, Server._close_consistency_check
+    ),
+    Stage.UNMASKING: _step(stages.UNMASKING, Server._unmasking, Server._close_unmasking),
+}

@@ -108,9 +108,7 @@ def run_session(
     bytes_up, bytes_down = dict.fromkeys(config.client_ids, 0), dict.fromkeys(config.client_ids, 0)
     seconds: dict[Stage, float] = {}
     outbox = server.open()
-    while not server.done:
-        stage = server.stage
-        assert stage is not None
+    while (stage := server.stage) is not None and stage is not Stage.DONE:
         started = time.perf_counter()
         for client_id in list(outbox):
             request = outbox.pop(client_id)

@@ -5,7 +5,7 @@ What a party holds is saved field by field, as the types in `states.py` say. Wha
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
@@ -16,19 +16,35 @@ from secfed.crypto.agreement import KeyPair, is_sound
 from secfed.crypto.shamir import SHARE_BYTES, shares_from_bytes
 from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.errors import FaultyClientError, MalformedMessageError, SecFedError
-from secfed.secagg import messages
+from secfed.secagg import masking, messages
 from secfed.secagg.config import HASH_BYTES, Config, Policy
 from secfed.secagg.graph import Graph, Set
-from secfed.secagg.opening import owners_held
+from secfed.secagg.masking import Accumulator, Vector
+from secfed.secagg.opening import owners_held, unopened_sets
 from secfed.secagg.stages import Stage
-from secfed.secagg.states import Contribution, Held, Joined, Keys, Masked, Shared, Signed, held_in
+from secfed.secagg.states import (
+    SEEN,
+    Advertised,
+    Advertising,
+    Collecting,
+    Contribution,
+    Done,
+    Held,
+    Joined,
+    Keys,
+    Masked,
+    Opening,
+    Seen,
+    Shared,
+    Sharing,
+    Signed,
+    Signing,
+    held_in,
+)  # fmt: skip
 from secfed.wire import Message
 
-State = dict[str, Any]
-Kind = TypeVar("Kind", bound=Held)
+Kind = TypeVar("Kind", bound=Held | Seen)
 
-_SERVER_SETS = ("_answered", "_awaited", "_advertised", "_shared", "_survivors")
-_SERVER_MAPS = ("_commitments", "_sealed", "_unopened", "_signatures", "_shares")
 _LAYOUT = 2  # of saved parties; those of another layout are refused
 
 
@@ -39,13 +55,9 @@ class SavedServer(Message):
     kind: ClassVar[int] = 101
     config: bytes
     stage: Annotated[bytes, 1]
-    nonce: bytes
-    session_id: bytes
-    sets: bytes
-    keys: bytes  # by number: channel key, mask key, signature
-    maps: bytes
-    accumulator: bytes  # empty before MaskedInputCollection
-    sum: bytes  # empty before DONE
+    state: bytes
+    answered: bytes
+    awaited: bytes
     faults: bytes
     aborts: bytes
 
@@ -62,57 +74,46 @@ class SavedClient(Message):
     state: bytes  # empty after the end
 
 
-def save_server(config: Config, state: Mapping[str, Any]) -> bytes:
-    """Encode a server's attributes; see `Server.to_bytes`."""
-    maps = [_map_to_bytes(state[name]) for name in _SERVER_MAPS]
-    accumulator, total = state["_accumulator"], state["_sum"]
+def save_server(
+    config: Config,
+    stage: Stage,
+    state: Seen,
+    answered: Set,
+    awaited: Set,
+    faults: Sequence[FaultyClientError],
+    aborts: Mapping[int, str],
+) -> bytes:
+    """Encode a server; see `Server.to_bytes`."""
     saved = SavedServer(
         config=config.to_bytes(),
-        stage=bytes((state["stage"],)),
-        nonce=state["_nonce"],
-        session_id=state["_session_id"],
-        sets=b"".join(messages.set_to_bytes(state[name]) for name in _SERVER_SETS),
-        keys=_map_to_bytes({number: b"".join(keys) for number, keys in state["_keys"].items()}),
-        maps=_map_to_bytes(dict(enumerate(maps))),
-        accumulator=b"" if accumulator is None or total is not None else accumulator.to_bytes(),
-        sum=b"" if total is None else total.tobytes(),
-        faults=_map_to_bytes({i: _fault_to_bytes(fault) for i, fault in enumerate(state["faults"])}),
-        aborts=_map_to_bytes({client_id: reason.encode() for client_id, reason in state["aborts"].items()}),
+        stage=bytes((stage,)),
+        state=_fields_to_bytes(state),
+        answered=messages.set_to_bytes(answered),
+        awaited=messages.set_to_bytes(awaited),
+        faults=_map_to_bytes({i: _fault_to_bytes(fault) for i, fault in enumerate(faults)}),
+        aborts=_map_to_bytes({client_id: reason.encode() for client_id, reason in aborts.items()}),
     )
     return _sealed_off(saved)
 
 
-def resume_server(data: bytes) -> tuple[Config, State, bytes]:
-    """Decode a server to its configuration, attributes and saved accumulator (empty if none); see `Server.from_bytes`.
+def resume_server(
+    data: bytes, threads: int | None
+) -> tuple[Config, Stage, Seen, Set, Set, list[FaultyClientError], dict[int, str]]:
+    """Decode a server to what `save_server` takes; see `Server.from_bytes`.
 
     Raises:
         MalformedMessageError: These bytes are no saved server.
     """
     with _named_errors():
-        return _resume_server(SavedServer.from_bytes(_whole(data)))
-
-
-def _resume_server(saved: SavedServer) -> tuple[Config, State, bytes]:
-    config = Config.from_bytes(saved.config)
-    keys = _map_from_bytes(saved.keys)
-    state: State = {
-        "stage": Stage(saved.stage[0]),
-        "_nonce": saved.nonce,
-        "_session_id": saved.session_id,
-        "_keys": {number: (entry[:32], entry[32:64], entry[64:]) for number, entry in keys.items()},
-        "_known_keys": {key for entry in keys.values() for key in (entry[:32], entry[32:64])},
-        "_sum": np.frombuffer(saved.sum, config.dtype).copy() if saved.sum else None,
-        "faults": [_fault_from_bytes(entry) for entry in _map_from_bytes(saved.faults).values()],
-        "aborts": {number: reason.decode() for number, reason in _map_from_bytes(saved.aborts).items()},
-    }
-    clients = len(config.client_ids)
-    sets = messages.column(saved.sets, -(-clients // 8), len(_SERVER_SETS), "sets")
-    state |= {name: messages.set_from_bytes(part, clients) for name, part in zip(_SERVER_SETS, sets, strict=True)}
-    state |= {name: _map_from_bytes(part) for name, part in _named(saved.maps, _SERVER_MAPS).items()}
-    if saved.session_id:
-        state["_graph"] = Graph(config, state["_advertised"], saved.session_id)
-    _check_server(config, state)
-    return config, state, saved.accumulator
+        saved = SavedServer.from_bytes(_whole(data))
+        config, stage = Config.from_bytes(saved.config), Stage(saved.stage[0])
+        _demand(stage is not Stage.CONSISTENCY_CHECK or config.malicious_server)
+        state = _fields_from_bytes(SEEN[stage], saved.state, config, threads)
+        sets = [messages.set_from_bytes(part, len(config.client_ids)) for part in (saved.answered, saved.awaited)]
+        _check_server(config, state, set(_numbers(sets[0])))
+        faults = [_fault_from_bytes(entry) for entry in _map_from_bytes(saved.faults).values()]
+        aborts = {client_id: reason.decode() for client_id, reason in _map_from_bytes(saved.aborts).items()}
+        return config, stage, state, sets[0], sets[1], faults, aborts
 
 
 def save_client(config: Config, client_id: int, policy: Policy, stage: Stage, state: Held | None) -> bytes:
@@ -182,50 +183,40 @@ def _check_client(config: Config, me: int, state: Held) -> None:
         _demand(bool(state.survivors[me]))
 
 
-def _check_server(config: Config, state: State) -> None:
-    """Check that a server has what its stage needs, in the right sizes and from the right clients."""
-    stage, clients = state["stage"], len(config.client_ids)
-    keyed, collecting = stage > Stage.ADVERTISE_KEYS, stage > Stage.SHARE_KEYS
-    _demand(len(state["_nonce"]) == 32 and len(state["_session_id"]) in (0, HASH_BYTES))
-    signed = SIGNATURE_BYTES if config.malicious_server else 0
-    for channel_key, mask_key, signature in state["_keys"].values():
-        _demand(is_sound(channel_key) and is_sound(mask_key) and len(signature) == signed)
-    total = state["_sum"]
-    _demand(total is None or total.shape == (config.length,))
-    for name in ("_keys", *_SERVER_MAPS):
-        _demand(all(number < clients for number in state[name]))
-    for name, size in (("_commitments", HASH_BYTES), ("_unopened", -(-clients // 8)), ("_signatures", SIGNATURE_BYTES)):
-        _demand(all(len(value) == size for value in state[name].values()))
-    for data in state["_unopened"].values():
-        messages.set_from_bytes(data, clients)
-    _demand((total is not None) == (stage is Stage.DONE))
-    if stage is Stage.ABORTED:
-        return
-    _demand(bool(state["_session_id"]) == keyed)
+def _check_server(config: Config, state: Seen, answered: set[int]) -> None:
+    """Check that what a server holds has the right sizes and comes from the right clients."""
+    if isinstance(state, Advertising):
+        signed = SIGNATURE_BYTES if config.malicious_server else 0
+        _demand(state.channel_keys.keys() == state.mask_keys.keys() == state.signatures.keys() == answered)
+        _demand(all(len(signature) == signed for signature in state.signatures.values()))
+        _demand(all(is_sound(key) for key in state.known_keys))
+    if isinstance(state, Advertised):
+        _demand(state.mask_keys.keys() == _numbers(state.advertised))
+        _demand(all(is_sound(key) for key in state.mask_keys.values()))
+    if isinstance(state, Sharing):
+        _demand(state.sealed.keys() == state.commitments.keys() == answered)
+        for number, data in state.sealed.items():
+            _demand(len(data) == messages.SEALED_BYTES * len(state.graph.neighbors(number)))
+    if isinstance(state, Collecting):
+        _demand(_numbers(state.shared) <= state.mask_keys.keys() & state.commitments.keys())
+        unopened_sets(state)
+    if isinstance(state, Signing | Opening):
+        _check_server(config, state.collected, answered)
+        _demand(bool(state.survivors.any()) and not (state.survivors & ~state.collected.shared).any())
+    if isinstance(state, Signing):
+        _demand(state.signatures.keys() == answered)
+    if isinstance(state, Opening):
+        _demand(state.shares.keys() == answered)
+        unopened = unopened_sets(state.collected)
+        for number, data in state.shares.items():
+            owners = owners_held(state.collected, number, unopened.get(number))
+            _demand(len(data) == SHARE_BYTES * len(owners) and shares_from_bytes(data) is not None)
+    if isinstance(state, Done):
+        _demand(state.sum.shape == (config.length,) and bool(state.survivors.any()))
 
-    def numbers(name: str) -> set[int]:
-        return set(np.flatnonzero(state[name]).tolist())
 
-    now = numbers("_answered")
-    _demand(state["_keys"].keys() == (numbers("_advertised") if keyed else now))
-    _demand(numbers("_survivors") <= numbers("_shared") <= numbers("_advertised"))
-    if stage is Stage.SHARE_KEYS:
-        _demand(state["_sealed"].keys() == state["_commitments"].keys() == now)
-    if collecting:
-        _demand(numbers("_shared") <= state["_commitments"].keys())
-    graph: Any = state.get("_graph")
-    for number, data in state["_sealed"].items():
-        _demand(len(data) == messages.SEALED_BYTES * len(graph.neighbors(number)))
-    if stage > Stage.MASKED_INPUT_COLLECTION:
-        _demand(bool(numbers("_survivors")))
-    if stage is Stage.UNMASKING:
-        _demand(state["_shares"].keys() == now)
-    for number, data in state["_shares"].items():
-        unopened = state["_unopened"].get(number)
-        owners = owners_held(
-            graph, state["_shared"], number, None if unopened is None else messages.set_from_bytes(unopened, clients)
-        )
-        _demand(len(data) == SHARE_BYTES * len(owners) and shares_from_bytes(data) is not None)
+def _numbers(members: Set) -> set[int]:
+    return set(np.flatnonzero(members).tolist())
 
 
 def _sealed_off(saved: Message) -> bytes:
@@ -243,44 +234,46 @@ def _whole(data: bytes) -> bytes:
     return body[1:]
 
 
-# How a field of each type is saved; a graph is made again.
-_CODECS: dict[Any, tuple[Callable[[Any], bytes], Callable[[bytes, Config], Any]]] = {
-    bytes: (bytes, lambda data, config: data),
-    dict[int, bytes]: (lambda entries: _map_to_bytes(entries), lambda data, config: _map_from_bytes(data)),
-    KeyPair: (KeyPair.private_bytes, lambda data, config: KeyPair(data)),
-    Set: (messages.set_to_bytes, lambda data, config: messages.set_from_bytes(data, len(config.client_ids))),
-    Contribution: (np.ndarray.tobytes, lambda data, config: np.frombuffer(data, config.dtype).copy()),
-    Graph: (lambda graph: b"", lambda data, config: None),  # see `_fields_from_bytes`
+# How a field of each type is saved and resumed: from its bytes, the configuration, the number of threads and the fields
+# before it.
+_CODECS: dict[Any, tuple[Callable[[Any], bytes], Callable[[bytes, Config, int | None, Mapping[str, Any]], Any]]] = {
+    bytes: (bytes, lambda data, *_: data),
+    dict[int, bytes]: (lambda entries: _map_to_bytes(entries), lambda data, *_: _map_from_bytes(data)),
+    KeyPair: (KeyPair.private_bytes, lambda data, *_: KeyPair(data)),
+    Set: (messages.set_to_bytes, lambda data, config, *_: messages.set_from_bytes(data, len(config.client_ids))),
+    Contribution: (np.ndarray.tobytes, lambda data, config, *_: np.frombuffer(data, config.dtype).copy()),
+    Vector: (np.ndarray.tobytes, lambda data, config, *_: np.frombuffer(data, config.dtype).copy()),
+    Graph: (lambda graph: b"", lambda _, config, __, before: Graph(config, before["advertised"], before["session_id"])),
+    Accumulator: (
+        lambda accumulator: accumulator.to_bytes(),
+        lambda data, config, threads, before: masking.create(config, before["session_id"], threads).accumulator(data),
+    ),
+    Collecting: (
+        lambda state: _fields_to_bytes(state),
+        lambda data, config, threads, _: _fields_from_bytes(Collecting, data, config, threads),
+    ),
 }
 
 
-def _fields_to_bytes(state: Held) -> bytes:
+def _fields_to_bytes(state: Held | Seen) -> bytes:
     """Encode every field by its type, in order."""
     hints = get_type_hints(type(state))
-    parts = [_CODECS[hints[field.name]][0](getattr(state, field.name)) for field in fields(state)]
+    parts = [_CODECS[hints[field.name]][0](getattr(state, field.name)) for field in fields(state) if field.init]
     return _map_to_bytes(dict(enumerate(parts)))
 
 
-def _fields_from_bytes(kind: type[Kind], data: bytes, config: Config) -> Kind:
+def _fields_from_bytes(kind: type[Kind], data: bytes, config: Config, threads: int | None = None) -> Kind:
     """Decode every field by its type, in order; an annotation is its length, or that of each value of a map."""
     hints, annotated, values = get_type_hints(kind), get_type_hints(kind, include_extras=True), dict[str, Any]()
-    for field, part in zip(fields(kind), _map_from_bytes(data).values(), strict=True):
-        hint, whole = hints[field.name], annotated[field.name]
-        if hint is Graph:
-            values[field.name] = Graph(config, values["advertised"], values["session_id"])
-            continue
-        values[field.name] = value = _CODECS[hint][1](part, config)
+    saved = [field.name for field in fields(kind) if field.init]
+    for name, part in zip(saved, _map_from_bytes(data).values(), strict=True):
+        values[name] = value = _CODECS[hints[name]][1](part, config, threads, values)
         if isinstance(value, dict):
             _demand(all(number < len(config.client_ids) for number in value))
-        if get_origin(whole) is Annotated:
+        if get_origin(annotated[name]) is Annotated:
             entries = value.values() if isinstance(value, dict) else [value]
-            _demand(all(len(entry) == get_args(whole)[1] for entry in entries))
+            _demand(all(len(entry) == get_args(annotated[name])[1] for entry in entries))
     return kind(**values)
-
-
-def _named(data: bytes, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Decode a map whose keys are the places in a list of names."""
-    return dict(zip(names, _map_from_bytes(data).values(), strict=True))
 
 
 def _map_to_bytes(entries: Mapping[int, bytes]) -> bytes:

@@ -4,16 +4,17 @@ A client's hold secrets, so they are neither shown, copied nor pickled. `snapsho
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 import numpy.typing as npt
 
 from secfed.crypto.agreement import KEY_BYTES, KeyPair
 from secfed.crypto.shamir import SHARE_BYTES
+from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.secagg.config import HASH_BYTES, Config
 from secfed.secagg.graph import Graph, Set
-from secfed.secagg.masking import Vector
+from secfed.secagg.masking import Accumulator, Vector
 from secfed.secagg.stages import Stage
 
 # A vector, or what makes it when it is masked.
@@ -35,8 +36,8 @@ class Held:
 
     def erase(self) -> None:
         """Drop every field, so that a traceback that still holds this object holds no secret by it."""
-        for field in fields(self):
-            object.__delattr__(self, field.name)
+        for each in fields(self):
+            object.__delattr__(self, each.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -91,11 +92,90 @@ class Signed(Masked):
     survivors: Set
 
 
+# What the server holds: nothing secret, but what clients sent, by their numbers.
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Seen:
+    """What the server holds; each stage has a type of its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Advertising(Seen):
+    """During AdvertiseKeys."""
+
+    nonce: Seed
+    channel_keys: dict[int, bytes]
+    mask_keys: dict[int, bytes]
+    signatures: dict[int, bytes]  # empty bytes without identity keys
+    known_keys: set[bytes] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.known_keys.update(self.channel_keys.values(), self.mask_keys.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Advertised(Seen):
+    """Once the keys are known, up to the sum."""
+
+    session_id: Hash
+    advertised: Set
+    graph: Graph
+    mask_keys: dict[int, bytes]
+    commitments: Annotated[dict[int, bytes], HASH_BYTES]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Sharing(Advertised):
+    """During ShareKeys."""
+
+    sealed: dict[int, bytes]  # a column over its holders other than itself
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Collecting(Advertised):
+    """During MaskedInputCollection; what is masked is added at once."""
+
+    shared: Set
+    unopened: dict[int, bytes]  # by number of the holder: whose shares it could not open
+    accumulator: Accumulator
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Signing(Seen):
+    """During ConsistencyCheck."""
+
+    collected: Collecting
+    survivors: Set
+    signatures: Annotated[dict[int, bytes], SIGNATURE_BYTES]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Opening(Seen):
+    """During Unmasking."""
+
+    collected: Collecting
+    survivors: Set
+    shares: dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ended(Seen):
+    """After the end without a sum; survivors are empty if it came before the end of MaskedInputCollection."""
+
+    survivors: Set
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Done(Ended):
+    """After the end."""
+
+    sum: Vector
+
+
 def held_in(stage: Stage, config: Config) -> type[Held]:
     """Return what a client holds in a stage of a session that is not over."""
-    if stage is Stage.UNMASKING and config.malicious_server:
-        return Signed
-    return _HELD[stage]
+    return Signed if stage is Stage.UNMASKING and config.malicious_server else _HELD[stage]
 
 
 _HELD: dict[Stage, type[Held]] = {
@@ -104,4 +184,14 @@ _HELD: dict[Stage, type[Held]] = {
     Stage.MASKED_INPUT_COLLECTION: Shared,
     Stage.CONSISTENCY_CHECK: Masked,
     Stage.UNMASKING: Masked,
+}
+
+SEEN: dict[Stage, type[Seen]] = {
+    Stage.ADVERTISE_KEYS: Advertising,
+    Stage.SHARE_KEYS: Sharing,
+    Stage.MASKED_INPUT_COLLECTION: Collecting,
+    Stage.CONSISTENCY_CHECK: Signing,
+    Stage.UNMASKING: Opening,
+    Stage.DONE: Done,
+    Stage.ABORTED: Ended,
 }

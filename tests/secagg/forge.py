@@ -17,6 +17,7 @@ from secfed.secagg import Client, Config, Policy, Server, binding, messages
 from secfed.secagg.graph import Graph
 from secfed.secagg.messages import SEALED_BYTES
 from secfed.secagg.stages import EXCHANGES, Stage
+from secfed.secagg.states import Advertised, Opening, Signing
 from secfed.wire import Message, layout
 
 IDS = (2, 3, 5, 8, 13)
@@ -105,6 +106,7 @@ class Session:
             )
             for i in config.client_ids
         }
+        self.graph: Graph | None = None  # see `graph`
         self.outbox = self.server.open()
         self.requests: dict[Stage, dict[int, bytes]] = {Stage.ADVERTISE_KEYS: dict(self.outbox)}
         self.responses: dict[Stage, dict[int, bytes]] = {}
@@ -199,13 +201,19 @@ def flipped(data: bytes, byte: int = -1, bit: int = 0) -> bytes:
 
 
 def session_id(session: Session) -> bytes:
-    found: bytes = vars(session.server)["_session_id"]
-    return found
+    if Stage.SHARE_KEYS in session.responses:  # also after the end
+        found: bytes = opened(next(iter(session.responses[Stage.SHARE_KEYS].values()))).session_id
+        return found
+    return seen(session.server).session_id
 
 
 def graph(session: Session) -> Graph:
-    found: Graph = vars(session.server)["_graph"]
-    return found
+    """The session's graph; after the end, the one that was asked for before."""
+    state = seen(session.server)
+    if isinstance(state, Advertised):
+        session.graph = state.graph
+    assert session.graph is not None
+    return session.graph
 
 
 def holders(session: Session, client_id: int) -> list[int]:
@@ -241,7 +249,8 @@ def advertise(
     channel_key, mask_key = KeyPair(b"\x11" * 31 + b"\x01").public_bytes, KeyPair(b"\x11" * 31 + b"\x02").public_bytes
     signature = b""
     if session.config.malicious_server:
-        bound = {"config": session.config, "nonce": vars(session.server)["_nonce"], "client_id": client} | changed
+        nonce = opened(session.requests[Stage.ADVERTISE_KEYS][client]).nonce
+        bound = {"config": session.config, "nonce": nonce, "client_id": client} | changed
         signed = binding.advertisement(bound["config"], bound["nonce"], bound["client_id"], channel_key, mask_key)
         signature = (key or session.identities[client]).sign(signed)
     return messages.AdvertiseKeysResponse(channel_key, mask_key, signature)
@@ -273,6 +282,12 @@ def unmasking_request(
 def held(client: Client) -> Any:
     """What a client holds in its stage."""
     return vars(client)["_state"]
+
+
+def seen(server: Server) -> Any:
+    """What a server holds once keys are advertised."""
+    state = vars(server)["_state"]
+    return state.collected if isinstance(state, Signing | Opening) else state
 
 
 _PUBLIC = {"_config", "_policy", "_directory", "_signing_key", "_entropy", "_busy", "_lock"}

@@ -32,6 +32,7 @@ from tests.secagg.forge import (
     assert_forgot,
     bitmap,
     edit,
+    graph,
     holders,
     listed,
     opened,
@@ -344,6 +345,8 @@ class Network(RuleBasedStateMachine):
             with pytest.raises(errors.StageError):
                 server.close_stage()
             return
+        if server.stage is not Stage.ADVERTISE_KEYS:
+            graph(self.session)  # the server forgets it when the session ends
         try:
             outbox = server.close_stage()
         except errors.TooFewSurvivorsError as error:

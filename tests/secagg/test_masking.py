@@ -11,7 +11,7 @@ from secfed import errors
 from secfed.crypto.entropy import Entropy, predictable_secrets
 from secfed.secagg import Config, Server, Stage, masking
 from secfed.secagg import config as config_module
-from tests.secagg.forge import IDS, Session, assert_server_refuses, complete, edit, opened, ring
+from tests.secagg.forge import IDS, Session, assert_server_refuses, complete, edit, opened, ring, session_id
 
 TOYS: dict[str, Any] = {}
 CODES = {"words": 200, "own_key": 201}
@@ -180,7 +180,7 @@ def test_a_kind_is_made_for_the_session_that_it_serves() -> None:
     OwnKey.made.clear()
     session = Session(complete(masking="own_key")).finish()
     session.assert_sum()
-    assert set(OwnKey.made) == {vars(session.server)["_session_id"]}
+    assert set(OwnKey.made) == {session_id(session)}
     assert len(OwnKey.made) >= len(IDS)
 
 

@@ -380,7 +380,7 @@ def test_a_snapshot_of_another_layout_is_refused(name: str) -> None:
 @BY_CONFIG
 def test_what_one_stage_holds_is_not_resumed_in_another(name: str) -> None:
     session, found = snapshots(name)
-    for cls, data in found[::2]:  # the client's
+    for cls, data in found:
         config = session.config.to_bytes()
         # After the layout, version and kind come the configuration behind its length, then for a client id and policy.
         place = 7 + len(config)

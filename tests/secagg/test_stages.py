@@ -8,8 +8,9 @@ import pytest
 from secfed import errors
 from secfed.secagg import Client, Server, Stage, messages
 from secfed.secagg import client as client_module
+from secfed.secagg import server as server_module
 from secfed.secagg.stages import EXCHANGES, KINDS, following
-from secfed.secagg.states import held_in
+from secfed.secagg.states import SEEN, held_in
 from tests.secagg.forge import (
     MESSAGES,
     Session,
@@ -83,8 +84,8 @@ def server_at(name: str, stage: Stage) -> tuple[Session, Server]:
 def test_table_is_the_librarys() -> None:
     found = {stage: (exchange.request.kind, exchange.response.kind) for stage, exchange in EXCHANGES.items()}
     assert found == TABLE
-    assert list(client_module.STEPS) == list(EXCHANGES)
-    assert all(step.exchange is EXCHANGES[stage] for stage, step in client_module.STEPS.items())
+    for steps in (client_module.STEPS, server_module.STEPS):
+        assert {stage: step.exchange for stage, step in steps.items()} == EXCHANGES
     assert sorted(KINDS) == ALL_KINDS
     assert [stage.name for stage in sorted(Stage)] == [
         "ADVERTISE_KEYS",
@@ -117,6 +118,17 @@ def test_each_stage_of_a_client_leaves_what_the_next_one_takes(name: str) -> Non
             assert after is None
         else:
             assert after is held_in(following(stage, config), config)
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_each_stage_of_a_server_leaves_what_the_next_one_takes(name: str) -> None:
+    for stage in stages(name):
+        step = server_module.STEPS[stage]
+        collecting, closing = get_type_hints(step.collect), get_type_hints(step.close)
+        assert collecting["response"] is EXCHANGES[stage].response
+        assert collecting["state"] is closing["state"] is SEEN[stage]
+        after = get_args(closing["return"])[1]
+        assert SEEN[following(stage, SESSIONS[name])] in (get_args(after) or [after])
 
 
 @pytest.mark.parametrize(("name", "stage"), ROWS)

@@ -13,7 +13,8 @@ import pytest
 from secfed import errors
 from secfed.secagg import Client, Config, Stage, masking
 from secfed.secagg import client as client_module
-from tests.secagg.forge import Session, assert_forgot, complete, held, ring, secrets_of
+from secfed.secagg import server as server_module
+from tests.secagg.forge import Session, assert_forgot, complete, held, ring, secrets_of, seen
 
 ME = 5
 STAGES = [stage for stage in Stage if stage < Stage.DONE]
@@ -161,7 +162,7 @@ class SlowSum(np.ndarray):
 def test_server_gives_the_right_sum_to_answers_from_two_threads() -> None:
     session = Session(complete()).to(Stage.MASKED_INPUT_COLLECTION)
     answers = {client_id: session.reply(client_id) for client_id in session.outbox}
-    accumulator: Any = session.server._accumulator
+    accumulator: Any = seen(session.server).accumulator
     accumulator._total = accumulator._total.view(SlowSum)
     counted: list[bool] = []
 
@@ -181,17 +182,17 @@ def test_server_gives_the_right_sum_to_answers_from_two_threads() -> None:
 def test_server_counts_an_answer_delivered_twice_at_once_once(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(complete()).to(Stage.MASKED_INPUT_COLLECTION)
     server, answer, results = session.server, session.reply(ME), []
-    collect = server._masked_input_collection
+    step = server_module.STEPS[Stage.MASKED_INPUT_COLLECTION]
 
     def interrupted(*arguments: Any) -> None:
         second = threading.Thread(target=lambda: results.append(in_thread(lambda: server.receive(ME, answer))))
         second.start()
         second.join(0.1)  # it waits for the lock; without one it would be done by now
-        collect(*arguments)
+        step.collect(*arguments)
         pending.append(second)
 
     pending: list[threading.Thread] = []
-    monkeypatch.setattr(server, "_masked_input_collection", interrupted)
+    monkeypatch.setitem(server_module.STEPS, Stage.MASKED_INPUT_COLLECTION, replace(step, collect=interrupted))
     assert server.receive(ME, answer)
     pending[0].join(10)
     assert isinstance(results[0], errors.FaultyClientError) and results[0].check == "S4"
