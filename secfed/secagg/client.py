@@ -318,7 +318,7 @@ class Client:
         opened = self._open_shares(state, senders, request.sealed)
         unopened = np.zeros(len(ids), np.bool_)
         unopened[[sender for sender in senders if sender not in opened]] = True
-        vector = masking.checked(state.vector(), config) if callable(state.vector) else state.vector
+        vector = masking.made(state.vector, config) if callable(state.vector) else state.vector
         added = [binding.self_mask_seed(state.session_id, self.client_id, state.self_seed)]
         subtracted: list[bytes] = []
         for number, public_key in state.mask_keys.items():

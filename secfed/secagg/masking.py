@@ -5,7 +5,7 @@ Client and server agree on seeds and know nothing of what is done with them. A s
 Source: Bonawitz et al. 2017, section 4 and Figure 4 (round 2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,6 +62,19 @@ def checked(vector: npt.ArrayLike, config: Config) -> Vector:
     if int(array.min()) < 0 or int(array.max()) >> config.modulus_bits:  # which entry, and what it is, is a secret
         raise EncodingError(f"an entry of the vector is not from 0 to 2**{config.modulus_bits} - 1")
     return array.astype(config.dtype)
+
+
+def made(make_vector: Callable[[], npt.ArrayLike], config: Config) -> Vector:
+    """Let a caller's function make a vector.
+
+    Raises:
+        EncodingError: It does not fit, or the function failed with a MalformedMessageError, which would pass for a
+            request that may be sent again.
+    """
+    try:
+        return checked(make_vector(), config)
+    except MalformedMessageError as error:
+        raise EncodingError(f"the function that makes the vector failed: {error}") from error
 
 
 def create(config: Config, session_id: bytes, threads: int | None) -> Masking:

@@ -309,7 +309,15 @@ def test_client_with_a_late_vector_that_fails_leaves_the_session() -> None:
     def fails() -> Any:
         raise RuntimeError("no data")
 
-    for late, error in ((fails, RuntimeError), (lambda: np.zeros(config.length), errors.EncodingError)):
+    def misleads() -> Any:
+        raise errors.MalformedMessageError("not of the request", 0)
+
+    floats, refused = np.zeros(config.length), errors.EncodingError
+    for late, error in (
+        (fails, RuntimeError),
+        (lambda: floats, errors.EncodingError),
+        (misleads, errors.EncodingError),
+    ):
         session = Session(config)
         first = config.client_ids[0]
         client = session.clients[first] = Client(config, first, late)
