@@ -312,7 +312,7 @@ def test_client_with_a_late_vector_that_fails_leaves_the_session() -> None:
     def misleads() -> Any:
         raise errors.MalformedMessageError("not of the request", 0)
 
-    floats, refused = np.zeros(config.length), errors.EncodingError
+    floats = np.zeros(config.length)
     for late, error in (
         (fails, RuntimeError),
         (lambda: floats, errors.EncodingError),
