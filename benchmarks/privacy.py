@@ -344,7 +344,7 @@ def distributed_gaussian() -> Iterator[Line]:
         )
 
 
-def distributed_error(plan: distributed.Plan, update: np.ndarray) -> float:
+def distributed_error(plan: distributed.NoisePlan, update: np.ndarray) -> float:
     """Return the mean squared error of a sum in which every client has the same update, through all steps."""
     rotation = Rotation(plan.dimension, os.urandom(32))
     lattice = Lattice(plan.step, plan.clip_norm, plan.dimension)

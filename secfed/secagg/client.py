@@ -77,7 +77,7 @@ class Client:
         threads: int | None = None,
     ) -> None:
         try:
-            self._number = config.number(client_id)
+            self._position = config.position(client_id)
         except KeyError:
             raise ConfigError(
                 f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
@@ -237,7 +237,7 @@ class Client:
         return messages.AdvertiseKeysResponse(*keys, signature), after
 
     def _share_keys(self, state: Keys, request: messages.ShareKeysRequest) -> tuple[messages.ShareKeysResponse, Shared]:
-        config, me = self._config, self._number
+        config, me = self._config, self._position
         advertised = messages.set_from_bytes(request.advertised, len(config.client_ids))
         members = np.flatnonzero(advertised)
         channel_keys = messages.column(request.channel_keys, KEY_BYTES, len(members), "channel keys")
@@ -276,17 +276,17 @@ class Client:
         places = dict(zip(others.tolist(), np.searchsorted(members, others).tolist(), strict=True))
         shares = self._split(state.mask.private_bytes() + self_seed, holders, entropy)
         sealed, opening_keys, kept = [], {}, {}
-        for number, share in zip(holders.tolist(), shares, strict=True):
-            if number == me:  # its own shares it keeps
+        for position, share in zip(holders.tolist(), shares, strict=True):
+            if position == me:  # its own shares it keeps
                 kept[me] = share
                 continue
-            sealing_key, opening_keys[number] = binding.channel_keys(
-                state.channel, channel_keys[places[number]], session_id, self.client_id, config.client_ids[number]
+            sealing_key, opening_keys[position] = binding.channel_keys(
+                state.channel, channel_keys[places[position]], session_id, self.client_id, config.client_ids[position]
             )
-            data = binding.sealing_data(session_id, self.client_id, config.client_ids[number])
+            data = binding.sealing_data(session_id, self.client_id, config.client_ids[position])
             sealed.append(aead.seal(sealing_key, share, data))
         commitment = binding.commitment(session_id, self.client_id, self_seed)
-        peers = {number: mask_keys[place] for number, place in places.items()}
+        peers = {position: mask_keys[place] for position, place in places.items()}
         after = Shared(session_id, advertised, graph, state.mask, self_seed, peers, opening_keys, kept, state.vector)
         return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed)), after
 
@@ -300,7 +300,7 @@ class Client:
     def _masked_input_collection(
         self, state: Shared, request: messages.MaskedInputCollectionRequest
     ) -> tuple[messages.MaskedInputCollectionResponse, Masked]:
-        config, me, ids = self._config, self._number, self._config.client_ids
+        config, me, ids = self._config, self._position, self._config.client_ids
         shared = messages.set_from_bytes(request.shared, len(ids))
         pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
         if not shared[me] or (shared & ~state.advertised).any():  # C10
@@ -321,10 +321,10 @@ class Client:
         vector = masking.made(state.vector, config) if callable(state.vector) else state.vector
         added = [binding.self_mask_seed(state.session_id, self.client_id, state.self_seed)]
         subtracted: list[bytes] = []
-        for number, public_key in state.mask_keys.items():
-            if shared[number]:
-                seed = binding.pair_seed(state.mask, public_key, state.session_id, self.client_id, ids[number])
-                (added if me < number else subtracted).append(seed)
+        for position, public_key in state.mask_keys.items():
+            if shared[position]:
+                seed = binding.pair_seed(state.mask, public_key, state.session_id, self.client_id, ids[position])
+                (added if me < position else subtracted).append(seed)
         kind = masking.create(config, state.session_id, self._threads)
         payload = kind.mask(vector, added, subtracted, self._entropy)
         after = Masked(state.session_id, state.advertised, state.graph, shared, state.shares | opened)
@@ -337,7 +337,7 @@ class Client:
         The session goes on without them, so that one client cannot end it. If fewer are left than the threshold, the
         fault is the server's: it shows this client another session than the others.
         """
-        size, needed = messages.SEALED_BYTES, self._config.threshold - (self._number in state.shares)
+        size, needed = messages.SEALED_BYTES, self._config.threshold - (self._position in state.shares)
         opened = {}
         for i, sender in enumerate(senders):
             data = binding.sealing_data(state.session_id, self._config.client_ids[sender], self.client_id)
@@ -355,9 +355,9 @@ class Client:
         """C15 to C17, wherever the survivors are first announced."""
         if (survivors & ~state.shared).any():  # C15
             raise FaultyServerError("a survivor had not shared its keys", "C15")
-        if not survivors[self._number]:  # C16
+        if not survivors[self._position]:  # C16
             raise FaultyServerError("this client is not among the survivors", "C16")
-        alive = int(survivors[state.graph.holders(self._number)].sum())
+        alive = int(survivors[state.graph.holders(self._position)].sum())
         if alive < self._config.threshold or int(survivors.sum()) < self._policy.minimum_cohort:  # C17
             found = f"{int(survivors.sum())} survivors, {alive} of them hold this client's shares"
             raise FaultyServerError(
@@ -389,8 +389,10 @@ class Client:
         if self._config.malicious_server:
             self._check_signatures(state, survivors, signers.tolist(), signatures, request.survivors)
         size = shamir.SHARE_BYTES
-        shares = [pair[size:] if survivors[number] else pair[:size] for number, pair in sorted(state.shares.items())]
-        self.survivors = tuple(int(self._config.client_ids[number]) for number in np.flatnonzero(survivors))
+        shares = [
+            pair[size:] if survivors[position] else pair[:size] for position, pair in sorted(state.shares.items())
+        ]
+        self.survivors = tuple(int(self._config.client_ids[position]) for position in np.flatnonzero(survivors))
         return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
 
     def _check_signatures(
@@ -401,15 +403,15 @@ class Client:
             raise FaultyServerError("these are not the survivors that this client signed", "C20")
         config = self._config
         whole_session = config.session_colluders is not None
-        counts = survivors if whole_session else np.isin(np.arange(len(survivors)), state.graph.holders(self._number))
+        counts = survivors if whole_session else np.isin(np.arange(len(survivors)), state.graph.holders(self._position))
         signed = binding.survivors(state.session_id, survivors_bytes)
-        for number, signature in zip(signers, signatures, strict=True):
-            peer = config.client_ids[number]
-            if not (counts[number] and survivors[number]) or not signing.verify(
+        for position, signature in zip(signers, signatures, strict=True):
+            peer = config.client_ids[position]
+            if not (counts[position] and survivors[position]) or not signing.verify(
                 self._directory[peer], signature, signed
             ):  # C21
                 raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
-        own = (config.complete or whole_session) and self._number not in signers
+        own = (config.complete or whole_session) and self._position not in signers
         needed = config.signers_needed(int(state.advertised.sum()))
         if len(signers) + own < needed:  # C22
             raise FaultyServerError(f"{len(signers) + own} signatures on the survivors, needed {needed}", "C22")

@@ -15,7 +15,7 @@ from secfed.crypto.ring import narrowest_dtype
 from secfed.errors import ConfigError, MalformedMessageError
 
 Adversary = Literal["semi_honest", "malicious_server"]
-Masking = Literal["aes128_ctr"]
+MaskingKind = Literal["aes128_ctr"]
 
 LABEL: Final = b"secfed/secagg/v1 "
 HASH_BYTES: Final = 32
@@ -24,7 +24,7 @@ MAXIMUM_LENGTH: Final = 1 << 32
 MAXIMUM_CONTEXT: Final = 1024
 MAXIMUM_PACKED_BITS: Final = 8 * ((1 << 32) - 1)  # a field's length is a u32
 _ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
-_MASKINGS: Final[dict[Masking, int]] = {"aes128_ctr": 1}
+_MASKINGS: Final[dict[MaskingKind, int]] = {"aes128_ctr": 1}
 # After the client ids: threshold, length, modulus bits, neighbors, colluders, session colluders + 1, adversary, round,
 # model hash, masking, bytes of the context.
 _FIELDS = struct.Struct("<IQBIIIBQ32sBI")
@@ -70,7 +70,7 @@ class Config:
     adversary: Adversary = "semi_honest"
     round: int = 0
     model_hash: bytes = field(default=bytes(HASH_BYTES), repr=False)
-    masking: Masking = "aes128_ctr"
+    masking: MaskingKind = "aes128_ctr"
     context: bytes = field(default=b"", repr=False)
 
     def __init__(  # written out so that client_ids takes any iterable and neighbors takes None
@@ -86,7 +86,7 @@ class Config:
         adversary: Adversary = "semi_honest",
         round: int = 0,
         model_hash: bytes = bytes(HASH_BYTES),
-        masking: Masking = "aes128_ctr",
+        masking: MaskingKind = "aes128_ctr",
         context: bytes = b"",
     ) -> None:
         ids = tuple(sorted(_whole("client id", client_id) for client_id in client_ids))
@@ -232,10 +232,10 @@ class Config:
 
     @cached_property
     def ids(self) -> npt.NDArray[np.int64]:
-        """The client ids as an array, ascending: entry i is the id of client number i."""
+        """The client ids as an array, ascending: entry i is the id of the client at position i."""
         return np.array(self.client_ids, np.int64)
 
-    def number(self, client_id: int) -> int:
+    def position(self, client_id: int) -> int:
         """Return a client's position in the ascending ids, from 0.
 
         Raises:

@@ -11,14 +11,14 @@ import numpy.typing as npt
 from secfed.crypto.prg import keystream
 from secfed.secagg.config import LABEL, Config
 
-Numbers = npt.NDArray[np.intp]
+Positions = npt.NDArray[np.intp]
 Set = npt.NDArray[np.bool_]
 
 
 class Graph:
     """The graph over the clients that advertised keys; every party computes it by itself.
 
-    Clients go by their number here: the position of their id among the configuration's ascending ids.
+    Clients go by their position here: that of their id among the configuration's ascending ids.
 
     Args:
         config: The session's configuration.
@@ -35,39 +35,41 @@ class Graph:
         self._session_id = session_id
 
     @cached_property
-    def _ring(self) -> Numbers:
+    def _ring(self) -> Positions:
         seed = hashlib.sha256(LABEL + b"graph" + self._session_id).digest()
         tags = np.frombuffer(keystream(seed, 8 * len(self._members)), ">u8")
-        order: Numbers = np.argsort(tags, kind="stable")
+        order: Positions = np.argsort(tags, kind="stable")
         return self._members[order]
 
     @cached_property
-    def _place(self) -> Numbers:
-        """The position on the ring of each client number."""
+    def _place(self) -> Positions:
+        """The place on the ring of the client at each position."""
         place = np.empty(int(self._members[-1]) + 1, np.intp)
         place[self._ring] = np.arange(len(self._ring))
         return place
 
-    def neighbors(self, number: int) -> Numbers:
+    def neighbors(self, position: int) -> Positions:
         """Return the clients that share pair masks with one client, ascending."""
         if self._everyone:
-            others: Numbers = self._members[self._members != number]
+            others: Positions = self._members[self._members != position]
             return others
         steps = np.concatenate((np.arange(-self._half, 0), np.arange(1, self._half + 1)))
-        return np.sort(self._ring[(self._place[number] + steps) % len(self._ring)])
+        return np.sort(self._ring[(self._place[position] + steps) % len(self._ring)])
 
-    def holders(self, number: int) -> Numbers:
+    def holders(self, position: int) -> Positions:
         """Return the clients that hold shares of one client's secrets, ascending; symmetric, like the graph.
 
         On the complete graph a client holds a share of its own as well (Bonawitz et al., Figure 4), on a k-regular one
         it does not (Bell et al.).
         """
-        return self._members if self._complete else self.neighbors(number)
+        return self._members if self._complete else self.neighbors(position)
 
     def short(self, owners: Set, among: Set, threshold: int) -> list[int]:
         """Return the owners of which fewer than `threshold` holders are among the given clients."""
         if self._complete:  # all have the same holders
             return [] if int(among.sum()) >= threshold else np.flatnonzero(owners).tolist()
         return [
-            number for number in np.flatnonzero(owners).tolist() if int(among[self.holders(number)].sum()) < threshold
+            position
+            for position in np.flatnonzero(owners).tolist()
+            if int(among[self.holders(position)].sum()) < threshold
         ]

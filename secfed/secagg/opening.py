@@ -121,22 +121,22 @@ class Opener:
         ids = self._config.client_ids
         dropouts = np.flatnonzero(self._collected.shared & ~survivors).tolist()
         members = np.flatnonzero(survivors).tolist()
-        pairs = self.mask_keys({number: keys[number] for number in dropouts})
+        pairs = self.mask_keys({position: keys[position] for position in dropouts})
         seeds = self.self_seeds(members)
-        yield [binding.self_mask_seed(session_id, ids[number], seeds[number]) for number in members], []
-        parsed = {number: parse(keys[number]) for number in members} if dropouts else {}
-        for number in dropouts:
+        yield [binding.self_mask_seed(session_id, ids[position], seeds[position]) for position in members], []
+        parsed = {position: parse(keys[position]) for position in members} if dropouts else {}
+        for position in dropouts:
             added: list[bytes] = []
             subtracted: list[bytes] = []
-            neighbors = self._collected.graph.neighbors(number)
+            neighbors = self._collected.graph.neighbors(position)
             for survivor in neighbors[survivors[neighbors]].tolist():
-                seed = binding.pair_seed(pairs[number], parsed[survivor], session_id, ids[number], ids[survivor])
+                seed = binding.pair_seed(pairs[position], parsed[survivor], session_id, ids[position], ids[survivor])
                 # The lower id added it.
-                (added if survivor < number else subtracted).append(seed)
+                (added if survivor < position else subtracted).append(seed)
             yield added, subtracted
 
     def mask_keys(self, public_keys: Mapping[int, bytes]) -> dict[int, KeyPair]:
-        """Combine the mask keys of dropouts, by number.
+        """Combine the mask keys of dropouts, by position.
 
         Raises:
             FaultyClientError: S12, an owner's shares give no key that fits its public key.
@@ -151,7 +151,7 @@ class Opener:
         return pairs
 
     def self_seeds(self, owners: Sequence[int]) -> dict[int, bytes]:
-        """Combine the self seeds of survivors, by number.
+        """Combine the self seeds of survivors, by position.
 
         Raises:
             FaultyClientError: S13, an owner's shares give no seed that opens its commitment.

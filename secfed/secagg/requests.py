@@ -19,7 +19,7 @@ def masked_input_collection(
         config: The session's parameters.
         graph: Who holds whose shares.
         shared: Who shared, shape `(clients,)`.
-        sealed: What each client number sealed, a column over its neighbors; emptied, so that memory holds one copy.
+        sealed: What the client at each position sealed, a column over its neighbors; emptied, to hold one copy.
     """
     receivers = np.flatnonzero(shared)
     row = np.full(len(shared), -1, np.intp)
@@ -34,9 +34,9 @@ def masked_input_collection(
         columns[rows, counts[rows]] = pairs[kept]
         counts[rows] += 1
     members = messages.set_to_bytes(shared)
-    for i, number in enumerate(receivers.tolist()):
+    for i, position in enumerate(receivers.tolist()):
         request = messages.MaskedInputCollectionRequest(members, columns[i, : counts[i]].tobytes())
-        yield config.client_ids[number], request.to_bytes()
+        yield config.client_ids[position], request.to_bytes()
 
 
 def unmasking(
@@ -49,7 +49,7 @@ def unmasking(
         state: Who shared, and who holds whose shares.
         receivers: Who is asked, shape `(clients,)`.
         survivors: Who is in the sum.
-        signatures: Signatures on the survivors by client number.
+        signatures: Signatures on the survivors, by position of the client.
     """
 
     def request(signers: list[int]) -> bytes:
@@ -63,12 +63,12 @@ def unmasking(
         ).to_bytes()
 
     if config.malicious_server and config.session_colluders is None:
-        numbers = np.flatnonzero(receivers).tolist()
+        positions = np.flatnonzero(receivers).tolist()
         return {
             config.client_ids[i]: request(
                 [holder for holder in state.graph.holders(i).tolist() if holder in signatures]
             )
-            for i in numbers
+            for i in positions
         }
     # The same for all; more signatures than are needed prove nothing more.
     needed = config.signers_needed(int(state.advertised.sum()))

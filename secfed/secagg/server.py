@@ -184,7 +184,7 @@ class Server:
     def _receive(self, stage: Stage, client_id: int, data: memoryview) -> bool:
         step = STEPS[stage]
         try:
-            number = self._config.number(client_id)
+            position = self._config.position(client_id)
         except KeyError:  # S1
             raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
         kind = kind_of(data)
@@ -193,21 +193,21 @@ class Server:
         if len(data) > self.message_bytes:  # S2
             found = f"{len(data)} bytes from client {client_id}"
             raise FaultyClientError(f"{found}, at most {self.message_bytes} are allowed", client_id, "S2")
-        if not self._awaited[number]:  # S1
+        if not self._awaited[position]:  # S1
             raise FaultyClientError(f"client {client_id} has dropped out and is not awaited", client_id, "S1")
         if kind == messages.Abort.kind:
             self.aborts[client_id] = messages.Abort.from_bytes(bytes(data)).text()
-            self._awaited[number] = False
+            self._awaited[position] = False
             return True
         expected = step.exchange.response
         if kind != expected.kind:  # S3
             found = f"message of kind {kind} from client {client_id}"
             raise FaultyClientError(f"{found} in stage {stage.name}, needed {expected.__name__}", client_id, "S3")
-        if self._answered[number]:  # S4
+        if self._answered[position]:  # S4
             raise FaultyClientError(f"client {client_id} answered twice in stage {stage.name}", client_id, "S4")
         response = expected.from_bytes(bytes(data))
-        step.collect(self, self._state, client_id, number, response)
-        self._answered[number] = True
+        step.collect(self, self._state, client_id, position, response)
+        self._answered[position] = True
         return True
 
     @one_at_a_time
@@ -286,7 +286,7 @@ class Server:
     # Two methods for each stage, listed in `STEPS`: one takes a response, one closes.
 
     def _advertise_keys(
-        self, state: Advertising, client_id: int, number: int, response: messages.AdvertiseKeysResponse
+        self, state: Advertising, client_id: int, position: int, response: messages.AdvertiseKeysResponse
     ) -> None:
         keys = (response.channel_key, response.mask_key)
         needed = signing.SIGNATURE_BYTES if self._config.malicious_server else 0
@@ -306,8 +306,8 @@ class Server:
                 text = f"the keys of client {client_id} are not signed by its identity key"
                 raise FaultyClientError(text, client_id, "S7")
         state.known_keys.update(keys)
-        state.channel_keys[number], state.mask_keys[number] = keys
-        state.signatures[number] = response.signature
+        state.channel_keys[position], state.mask_keys[position] = keys
+        state.signatures[position] = response.signature
 
     def _close_advertise_keys(self, state: Advertising, answered: Set) -> tuple[Outbox, Sharing]:
         config = self._config
@@ -319,7 +319,7 @@ class Server:
                 f"{count} clients advertised keys, each needs {config.threshold} neighbors", count, config.threshold + 1
             )
         columns = [
-            b"".join(column[number] for number in members)
+            b"".join(column[position] for position in members)
             for column in (state.channel_keys, state.mask_keys, state.signatures)
         ]
         request = messages.ShareKeysRequest(messages.set_to_bytes(answered), *columns)
@@ -329,14 +329,14 @@ class Server:
         after = Sharing(session_id, answered, Graph(config, answered, session_id), state.mask_keys, {}, {})
         return dict.fromkeys(self._ids(answered), request.to_bytes()), after
 
-    def _share_keys(self, state: Sharing, client_id: int, number: int, response: messages.ShareKeysResponse) -> None:
+    def _share_keys(self, state: Sharing, client_id: int, position: int, response: messages.ShareKeysResponse) -> None:
         _check_session(state, client_id, response.session_id)
-        needed = len(state.graph.neighbors(number))
+        needed = len(state.graph.neighbors(position))
         found = messages.whole_parts(response.sealed, messages.SEALED_BYTES, "sealed shares")
         if found != needed:  # S8
             raise FaultyClientError(f"{found} sealed shares from client {client_id}, needed {needed}", client_id, "S8")
-        state.commitments[number] = response.commitment
-        state.sealed[number] = response.sealed
+        state.commitments[position] = response.commitment
+        state.sealed[position] = response.sealed
 
     def _close_share_keys(self, state: Sharing, answered: Set) -> tuple[Outbox, Collecting]:
         config, graph, advertised = self._config, state.graph, int(state.advertised.sum())
@@ -354,12 +354,12 @@ class Server:
         return dict(requests.masked_input_collection(config, graph, shared, state.sealed)), after
 
     def _masked_input_collection(
-        self, state: Collecting, client_id: int, number: int, response: messages.MaskedInputCollectionResponse
+        self, state: Collecting, client_id: int, position: int, response: messages.MaskedInputCollectionResponse
     ) -> None:
         _check_session(state, client_id, response.session_id)
         unopened = messages.set_from_bytes(response.unopened, len(state.shared))
         others = np.zeros_like(unopened)
-        others[state.graph.neighbors(number)] = True
+        others[state.graph.neighbors(position)] = True
         if (unopened & ~(others & state.shared)).any():  # S15
             text = f"client {client_id} says that it cannot open shares that it was not sent"
             raise FaultyClientError(text, client_id, "S15")
@@ -368,7 +368,7 @@ class Server:
         except MalformedMessageError as error:  # S9
             raise FaultyClientError(f"client {client_id}: {error.args[0]}", client_id, "S9") from None
         if unopened.any():
-            state.unopened[number] = response.unopened
+            state.unopened[position] = response.unopened
 
     def _close_masked_input_collection(self, state: Collecting, answered: Set) -> tuple[Outbox, Signing | Opening]:
         opening.check_openable(self._config, Stage.MASKED_INPUT_COLLECTION, state, answered)
@@ -379,28 +379,28 @@ class Server:
         return dict.fromkeys(self._ids(answered), request), Signing(state, answered, {})
 
     def _consistency_check(
-        self, state: Signing, client_id: int, number: int, response: messages.ConsistencyCheckResponse
+        self, state: Signing, client_id: int, position: int, response: messages.ConsistencyCheckResponse
     ) -> None:
         signed = binding.survivors(state.collected.session_id, messages.set_to_bytes(state.survivors))
         if not signing.verify(self._directory[client_id], response.signature, signed):  # S10
             raise FaultyClientError(f"client {client_id} did not sign the survivors", client_id, "S10")
-        state.signatures[number] = response.signature
+        state.signatures[position] = response.signature
 
     def _close_consistency_check(self, state: Signing, answered: Set) -> tuple[Outbox, Opening]:
         opening.check_openable(self._config, Stage.CONSISTENCY_CHECK, state.collected, answered)
         outbox = requests.unmasking(self._config, state.collected, answered, state.survivors, state.signatures)
         return outbox, Opening(state.collected, state.survivors, {})
 
-    def _unmasking(self, state: Opening, client_id: int, number: int, response: messages.UnmaskingResponse) -> None:
-        collected, unopened = state.collected, state.collected.unopened.get(number)
+    def _unmasking(self, state: Opening, client_id: int, position: int, response: messages.UnmaskingResponse) -> None:
+        collected, unopened = state.collected, state.collected.unopened.get(position)
         _check_session(collected, client_id, response.session_id)
         members = None if unopened is None else messages.set_from_bytes(unopened, len(collected.shared))
-        needed = len(opening.owners_held(collected, number, members))
+        needed = len(opening.owners_held(collected, position, members))
         found = messages.whole_parts(response.shares, shamir.SHARE_BYTES, "shares")
         if found != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
             text = f"{found} shares from client {client_id}, needed {needed} of field elements"
             raise FaultyClientError(text, client_id, "S11")
-        state.shares[number] = response.shares
+        state.shares[position] = response.shares
 
     def _close_unmasking(self, state: Opening, answered: Set) -> tuple[Outbox, Done]:
         collected = state.collected

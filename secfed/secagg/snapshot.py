@@ -141,7 +141,7 @@ def resume_client(data: bytes) -> tuple[Config, int, Policy, Stage, Held | None]
         if stage < Stage.DONE:
             state = _fields_from_bytes(held_in(stage, config), saved.state, config)
             _demand(stage is not Stage.CONSISTENCY_CHECK or config.malicious_server)
-            _check_client(config, config.number(client_id), state)
+            _check_client(config, config.position(client_id), state)
         return config, client_id, Policy(**json.loads(saved.policy)), stage, state
 
 
@@ -195,8 +195,8 @@ def _check_server(config: Config, state: Seen, answered: set[int]) -> None:
         _demand(all(is_sound(key) for key in state.mask_keys.values()))
     if isinstance(state, Sharing):
         _demand(state.sealed.keys() == state.commitments.keys() == answered)
-        for number, data in state.sealed.items():
-            _demand(len(data) == messages.SEALED_BYTES * len(state.graph.neighbors(number)))
+        for position, data in state.sealed.items():
+            _demand(len(data) == messages.SEALED_BYTES * len(state.graph.neighbors(position)))
     if isinstance(state, Collecting):
         _demand(_numbers(state.shared) <= state.mask_keys.keys() & state.commitments.keys())
         unopened_sets(state)
@@ -208,8 +208,8 @@ def _check_server(config: Config, state: Seen, answered: set[int]) -> None:
     if isinstance(state, Opening):
         _demand(state.shares.keys() == answered)
         unopened = unopened_sets(state.collected)
-        for number, data in state.shares.items():
-            owners = owners_held(state.collected, number, unopened.get(number))
+        for position, data in state.shares.items():
+            owners = owners_held(state.collected, position, unopened.get(position))
             _demand(len(data) == SHARE_BYTES * len(owners) and shares_from_bytes(data) is not None)
     if isinstance(state, Done):
         _demand(state.sum.shape == (config.length,) and bool(state.survivors.any()))
@@ -269,7 +269,7 @@ def _fields_from_bytes(kind: type[Kind], data: bytes, config: Config, threads: i
     for name, part in zip(saved, _map_from_bytes(data).values(), strict=True):
         values[name] = value = _CODECS[hints[name]][1](part, config, threads, values)
         if isinstance(value, dict):
-            _demand(all(number < len(config.client_ids) for number in value))
+            _demand(all(position < len(config.client_ids) for position in value))
         if get_origin(annotated[name]) is Annotated:
             entries = value.values() if isinstance(value, dict) else [value]
             _demand(all(len(entry) == get_args(annotated[name])[1] for entry in entries))

@@ -68,9 +68,9 @@ class Shared(Held):
     graph: Graph
     mask: KeyPair
     self_seed: Seed
-    mask_keys: Annotated[dict[int, bytes], KEY_BYTES]  # by number of the neighbor
-    opening_keys: Annotated[dict[int, bytes], 16]  # by number of the sender
-    shares: SharePairs  # its own, by its number; none on a k-regular graph
+    mask_keys: Annotated[dict[int, bytes], KEY_BYTES]  # by position of the neighbor
+    opening_keys: Annotated[dict[int, bytes], 16]  # by position of the sender
+    shares: SharePairs  # its own, by its position; none on a k-regular graph
     vector: Contribution
 
 
@@ -82,7 +82,7 @@ class Masked(Held):
     advertised: Set
     graph: Graph
     shared: Set
-    shares: SharePairs  # by number of the owner
+    shares: SharePairs  # by position of the owner
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -92,7 +92,7 @@ class Signed(Masked):
     survivors: Set
 
 
-# What the server holds: nothing secret, but what clients sent, by their numbers.
+# What the server holds: nothing secret, but what clients sent, by their positions.
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -137,7 +137,7 @@ class Collecting(Advertised):
     """During MaskedInputCollection; what is masked is added at once."""
 
     shared: Set
-    unopened: dict[int, bytes]  # by number of the holder: whose shares it could not open
+    unopened: dict[int, bytes]  # by position of the holder: whose shares it could not open
     accumulator: Accumulator
 
 

@@ -218,7 +218,7 @@ def graph(session: Session) -> Graph:
 
 def holders(session: Session, client_id: int) -> list[int]:
     """The ids of a client's holders."""
-    return session.config.ids[graph(session).holders(session.config.number(client_id))].tolist()
+    return session.config.ids[graph(session).holders(session.config.position(client_id))].tolist()
 
 
 def others(session: Session, client_id: int) -> list[int]:

@@ -240,7 +240,7 @@ def test_the_traceback_of_an_abort_holds_no_share() -> None:
     bad = edit(session.outbox[VICTIM], sealed=with_part(sealed, others(session, VICTIM).index(PEER), 88))
     twin = Client.from_bytes(first, directory=session.directory, signing_key=session.identities[VICTIM])
     twin.receive(session.outbox[VICTIM])
-    shares = {pair for owner, pair in held(twin).shares.items() if owner != session.config.number(PEER)}
+    shares = {pair for owner, pair in held(twin).shares.items() if owner != session.config.position(PEER)}
     error = assert_aborts(session.clients[VICTIM], bad, "C14")
     seen, frame = [], error.__traceback__
     while frame:
@@ -346,7 +346,7 @@ def test_every_secret_of_a_client_is_drawn_under_its_own_label() -> None:
 
 def test_no_two_holders_have_the_same_share() -> None:
     session = Session(complete()).to(Stage.CONSISTENCY_CHECK)
-    number = session.config.number(VICTIM)
+    number = session.config.position(VICTIM)
     shares = [held(session.clients[i]).shares[number] for i in holders(session, VICTIM)]
     words = np.frombuffer(b"".join(shares), "<u4")
     assert len(words) == 5 * 18

@@ -228,7 +228,7 @@ def lie(session: Session, liars: Iterable[int], about: Collection[int] | None = 
     for client_id in session.outbox:
         data = session.reply(client_id)
         if client_id in chosen:
-            owners = [i for i in holders(session, client_id) if seen(session.server).shared[session.config.number(i)]]
+            owners = [i for i in holders(session, client_id) if seen(session.server).shared[session.config.position(i)]]
             for place, owner in enumerate(owners):
                 if about is None or owner in about:
                     shares = bytearray(opened(data).shares)
