@@ -1,7 +1,7 @@
 """Reference of aggregation, version 1: public parameters of a transform, a private sum without noise, surplus noise.
 
-Written from README.md alone, whose section numbers stand beside the functions. `python reference.py` rewrites
-vectors/, `--check` compares instead of writing.
+README.md is its only source; comments name that page's sections. `python reference.py` rewrites vectors/. With
+`--check` it only compares.
 """
 import hashlib
 import importlib.util
@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import struct
-import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -193,7 +192,7 @@ def check_session(name, f, asked, configuration):
 # ================================================================ section 4: stage SURPLUS_NOISE
 
 class Holder:
-    """A client with its seeds, after it accepted the UnmaskingRequest with so many survivors."""
+    """A client after unmasking: it holds its seeds and knows how many survived."""
 
     def __init__(self, f, seeds, survivors):
         self.f, self.seeds, self.survivors = f, seeds, survivors
@@ -497,20 +496,5 @@ def surplus_cases():
     }
 
 
-def main():
-    folder, fresh = HERE / "vectors", {name: dump(made) for name, made in vectors().items()}
-    old = {path.name: path.read_text() for path in folder.glob("*.json")}
-    differing = sorted(name for name in fresh.keys() | old.keys() if fresh.get(name) != old.get(name))
-    if "--check" in sys.argv:
-        sys.exit(f"differing: {differing}" if differing else 0)
-    folder.mkdir(exist_ok=True)
-    for name in differing:
-        if name in fresh:
-            (folder / name).write_text(fresh[name])
-        else:
-            (folder / name).unlink()
-    print(f"{len(fresh)} vectors, {len(differing)} changed")
-
-
 if __name__ == "__main__":
-    main()
+    encoding.write(HERE / "vectors", vectors())

@@ -430,8 +430,9 @@ def above(bits):
     return next(c for c in (1 + i / 1000 for i in range(1, 10**6)) if c * (largest(bits) / c) > largest(bits))
 
 
-def main():
-    folder, fresh = HERE / "vectors", {name: dump(made) for name, made in vectors().items()}
+def write(folder, made):
+    """Write {file name: vector} to a folder and delete other vectors; with --check only compare."""
+    fresh = {name: dump(vector) for name, vector in made.items()}
     old = {path.name: path.read_text() for path in folder.glob("*.json")}
     differing = sorted(name for name in fresh.keys() | old.keys() if fresh.get(name) != old.get(name))
     if "--check" in sys.argv:
@@ -446,4 +447,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    write(HERE / "vectors", vectors())

@@ -9,11 +9,9 @@ import struct
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from secfed.crypto.prg import SEED_BYTES
 from secfed.errors import MalformedMessageError
+from secfed.secagg.config import HASH_BYTES
 from secfed.wire import Message
-
-HASH_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +91,3 @@ def u32s(data: bytes) -> tuple[int, ...]:
     if len(data) % 4:
         raise MalformedMessageError(f"{len(data)} bytes are no whole number of u32", 0)
     return struct.unpack(f"<{len(data) // 4}I", data)
-
-
-def seeds(data: bytes) -> list[bytes]:
-    """Cut a column of seeds."""
-    return [data[start : start + SEED_BYTES] for start in range(0, len(data), SEED_BYTES)]

@@ -170,8 +170,8 @@ class Prepared:
         if transcript:
             transcript.total, transcript.survivors = total.vector, total.survivors
         if beyond:
-            share = f"{beyond} of {transform.structure.size * encoded} values"
-            warnings.warn(f"{share} were beyond the clip and were clipped", ClippingWarning, stacklevel=stacklevel)
+            text = f"{beyond} of {transform.structure.size * encoded} values were beyond the clip and were clipped"
+            warnings.warn(text, ClippingWarning, stacklevel=stacklevel)
         decoded = transform.decode(total.vector, total.survivors)
         return Aggregate(
             mean=decoded.mean,

@@ -222,16 +222,14 @@ class PrivateSum(Transform):
             raise MalformedMessageError(f"divisor {divisor} or modulus_bits {modulus_bits} is out of range", 0)
         try:
             privacy = replace(privacy, clip_norm=clip_norm)
-            dimension = Rotation(size, found.rotation_seed).length if found.rotation_seed else size
-            lattice = Lattice(read_f64("step", found.step), norm, dimension)
+            rotation = Rotation(size, found.rotation_seed) if found.rotation_seed or found.mechanism[0] else None
+            lattice = Lattice(read_f64("step", found.step), norm, rotation.length if rotation else size)
             noise = read_f64("noise_variance", found.noise_variance)
             plan = None
-            if found.mechanism[0]:
-                spread = Rotation(size, found.rotation_seed).spread
+            if rotation and found.mechanism[0]:
                 plan = NoisePlan(
-                    MECHANISMS[found.mechanism[0] - 1], clients, threshold, colluders, dimension, spread, norm,
-                    privacy.noise_multiplier, 1.0, modulus_bits, lattice.step,
-                    Layers(noise, u32s(found.honest)),
+                    MECHANISMS[found.mechanism[0] - 1], clients, threshold, colluders, rotation.length, rotation.spread,
+                    norm, privacy.noise_multiplier, 1.0, modulus_bits, lattice.step, Layers(noise, u32s(found.honest)),
                 )  # fmt: skip
         except (ConfigError, IndexError) as error:
             raise MalformedMessageError(f"these parameters of a private sum do not fit together: {error}", 0) from None

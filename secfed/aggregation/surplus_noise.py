@@ -10,11 +10,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseResponse, seeds
+from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseResponse
 from secfed.aggregation.noise_shares import layer_of_noise
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.crypto.prg import SEED_BYTES
 from secfed.errors import FaultyClientError, MalformedMessageError, TooFewSurvivorsError
+from secfed.secagg.messages import column
 
 SURPLUS_NOISE: Final = "SURPLUS_NOISE"
 
@@ -56,11 +57,12 @@ class SurplusNoise:
             raise FaultyClientError(f"client {client_id}: {error}", client_id, "M1") from None
         if not self.request or client_id not in self._survivors:
             raise FaultyClientError(f"client {client_id} was not asked for surplus noise", client_id, "M2")
-        needed = SEED_BYTES * (self._layers - self._kept)
+        layers = self._layers - self._kept
+        needed = SEED_BYTES * layers
         if response.transform_hash != self._transform.hash or len(response.seeds) != needed:
             found = f"{len(response.seeds)} bytes of seeds from client {client_id}"
             raise FaultyClientError(f"{found}, needed {needed} of this sum", client_id, "M3")
-        self._seeds[client_id] = seeds(response.seeds)
+        self._seeds[client_id] = column(response.seeds, SEED_BYTES, layers, "seeds")
 
     def subtract(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Return the sum without the noise whose seeds have come; whoever is silent leaves more noise in it.

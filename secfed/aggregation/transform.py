@@ -8,6 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
@@ -60,7 +61,7 @@ class Transform(ABC):
     def to_bytes(self) -> bytes:
         """Return the public parameters, from which a client on another machine makes the same transform."""
 
-    @property
+    @cached_property
     def hash(self) -> bytes:
         """SHA-256 of the public parameters: which sum this is."""
         return hashlib.sha256(self.to_bytes()).digest()

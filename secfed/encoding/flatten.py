@@ -52,7 +52,7 @@ class Structure:
         """
         if difference := self.difference(structure(update), dtypes=dtypes):
             raise EncodingError(difference)
-        if not all(np.isfinite(array).all() for array in arrays(update)):
+        if not is_finite(update):
             number = int(np.argmin(np.isfinite(flatten(update))))
             raise EncodingError(f"value {number} of the flattened update is not finite")
 
@@ -95,6 +95,11 @@ def structure(update: Update) -> Structure:
 def arrays(update: Update) -> list[npt.NDArray[Any]]:
     """Return the arrays of an update, in the order in which `flatten` joins them."""
     return [array for _, array in _leaves(update, "")]
+
+
+def is_finite(update: Update) -> bool:
+    """Return whether all values are finite, without a copy of them."""
+    return all(bool(np.isfinite(array).all()) for array in arrays(update))
 
 
 def flatten(update: Update) -> npt.NDArray[np.floating[Any]]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from secfed.encoding.flatten import Structure, Update, flatten, structure, unflatten
+from secfed.aggregation.prepared import Reject
+from secfed.encoding.flatten import Structure, Update, flatten, is_finite, structure, unflatten
 from secfed.errors import EncodingError
 
 Model = Update
 LocalUpdate = Callable[[Model, Any], tuple[Update, float]]
-Reject = Callable[[int, str], None]
 
 
 class Results:
@@ -36,10 +36,14 @@ class Results:
 
     def keep_all(self) -> list[float]:
         """Train all clients now, and return the weights of those whose results fit."""
-        self._kept = list(self._waiting)
-        self.finish()
+        self._kept, weights = list(self._waiting), []
+        for client_id, result in self._kept:
+            if reason := _objection(self._like, result):
+                self.reject(client_id, reason)
+            else:
+                weights.append(result[1])
         self.again()
-        return [result[1] for _, result in self._kept if not _objection(self._like, result)]
+        return weights
 
     def of(self, client_id: int) -> tuple[Update, float]:
         """Return one client's update and weight; to be asked by ascending id.
@@ -76,7 +80,7 @@ def _objection(like: Structure, result: Any) -> str:
     update, weight = result
     try:
         difference = like.difference(structure(update), dtypes=False)
-        finite = not difference and bool(np.isfinite(flatten(update)).all())
+        finite = not difference and is_finite(update)
     except EncodingError as error:
         return f"the update holds something else than arrays: {error}"
     except ValueError:  # numpy's, of a ragged list

@@ -286,7 +286,7 @@ class Training(ABC):
             return self._run(prepared, results, silent, rejected)
         spending.reserve(worst, f"round {number}")
         try:
-            prepared.check_cohort()
+            prepared.check_cohort()  # before anybody trains
             aggregate = self._run(prepared, results, silent, rejected)
         except TooFewSurvivorsError:
             # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
@@ -312,22 +312,25 @@ class Training(ABC):
         self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
     ) -> Aggregate:
         """Run the aggregation; once more if a client ended the session, without that client."""
-        for last in (False, True):
-            gone = dict.fromkeys(rejected, Stage.ADVERTISE_KEYS)
-            try:
-                aggregate = prepared.run_each(results.of, dropouts={**silent, **gone}, reject=results.reject)
-            except FaultyClientError as error:
-                results.finish()
-                # Not if others had opened their shares (S12, S13) in a private round: that client could help the server
-                # to the sum, so it counts as released.
-                if last or (prepared.worst_event and error.check != BEFORE_OPENING):
-                    raise
-                results.reject(error.client_id, f"its shares ended the session ({error.check})")
-                results.again()
-            except (TooFewSurvivorsError, ConfigError):
-                results.finish()
+        try:
+            return self._run_once(prepared, results, silent, rejected)
+        except FaultyClientError as error:
+            # Not if others had opened their shares (S12, S13) in a private round: that client could help the server to
+            # the sum, so it counts as released.
+            if prepared.worst_event and error.check != BEFORE_OPENING:
                 raise
-            else:
-                results.finish()
-                return aggregate
-        raise AssertionError("unreachable")
+            results.reject(error.client_id, f"its shares ended the session ({error.check})")
+        results.again()
+        return self._run_once(prepared, results, silent, rejected)
+
+    def _run_once(
+        self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
+    ) -> Aggregate:
+        gone = dict.fromkeys(rejected, Stage.ADVERTISE_KEYS)
+        try:
+            aggregate = prepared.run_each(results.of, dropouts={**silent, **gone}, reject=results.reject)
+        except (FaultyClientError, TooFewSurvivorsError, ConfigError):
+            results.finish()
+            raise
+        results.finish()
+        return aggregate

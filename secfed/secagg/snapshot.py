@@ -43,7 +43,7 @@ from secfed.secagg.states import (
 )  # fmt: skip
 from secfed.wire import Message
 
-Kind = TypeVar("Kind", bound=Held | Seen)
+State = TypeVar("State", bound=Held | Seen)
 
 _LAYOUT = 2  # of saved parties; those of another layout are refused
 
@@ -236,13 +236,15 @@ def _whole(data: bytes) -> bytes:
 
 # How a field of each type is saved and resumed: from its bytes, the configuration, the number of threads and the fields
 # before it.
-_CODECS: dict[Any, tuple[Callable[[Any], bytes], Callable[[bytes, Config, int | None, Mapping[str, Any]], Any]]] = {
+_Codec = tuple[Callable[[Any], bytes], Callable[[bytes, Config, int | None, Mapping[str, Any]], Any]]
+_VECTOR: _Codec = (np.ndarray.tobytes, lambda data, config, *_: np.frombuffer(data, config.dtype).copy())
+_CODECS: dict[Any, _Codec] = {
     bytes: (bytes, lambda data, *_: data),
     dict[int, bytes]: (lambda entries: _map_to_bytes(entries), lambda data, *_: _map_from_bytes(data)),
     KeyPair: (KeyPair.private_bytes, lambda data, *_: KeyPair(data)),
     Set: (messages.set_to_bytes, lambda data, config, *_: messages.set_from_bytes(data, len(config.client_ids))),
-    Contribution: (np.ndarray.tobytes, lambda data, config, *_: np.frombuffer(data, config.dtype).copy()),
-    Vector: (np.ndarray.tobytes, lambda data, config, *_: np.frombuffer(data, config.dtype).copy()),
+    Contribution: _VECTOR,
+    Vector: _VECTOR,
     Graph: (lambda graph: b"", lambda _, config, __, before: Graph(config, before["advertised"], before["session_id"])),
     Accumulator: (
         lambda accumulator: accumulator.to_bytes(),
@@ -262,7 +264,7 @@ def _fields_to_bytes(state: Held | Seen) -> bytes:
     return _map_to_bytes(dict(enumerate(parts)))
 
 
-def _fields_from_bytes(kind: type[Kind], data: bytes, config: Config, threads: int | None = None) -> Kind:
+def _fields_from_bytes(kind: type[State], data: bytes, config: Config, threads: int | None = None) -> State:
     """Decode every field by its type, in order; an annotation is its length, or that of each value of a map."""
     hints, annotated, values = get_type_hints(kind), get_type_hints(kind, include_extras=True), dict[str, Any]()
     saved = [field.name for field in fields(kind) if field.init]
