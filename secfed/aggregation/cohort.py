@@ -103,12 +103,16 @@ def positions(client_ids: Iterable[int]) -> dict[int, int]:
     """Return where each client stands among all, from 1, by ascending id.
 
     Raises:
-        ConfigError: An id is no whole number from 1 to 2^63.
+        ConfigError: An id is no whole number from 1 to 2^63, or occurs twice.
     """
-    for client_id in client_ids:
+    ids = list(client_ids)  # of a generator too, which gives them only once
+    for client_id in ids:
         if not (isinstance(client_id, int | np.integer) and 1 <= client_id <= LARGEST_ID):
             raise ConfigError(f"found client id {client_id!r:.100}, needed client ids from 1 to 2^63")
-    return {client_id: position for position, client_id in enumerate(sorted(client_ids), start=1)}
+    found = {client_id: position for position, client_id in enumerate(sorted(ids), start=1)}
+    if len(found) < len(ids):
+        raise ConfigError(f"found {len(ids)} client ids, {len(found)} of them different: needed each id once")
+    return found
 
 
 def arrived(client_ids: Iterable[int], silent: Mapping[int, Stage]) -> list[int]:

@@ -154,6 +154,15 @@ def test_what_was_not_prepared_for_is_refused() -> None:
         secfed.Plain().prepare(np.zeros(3), []).run([])
 
 
+@pytest.mark.parametrize("aggregator", [secfed.Plain(), secfed.SecAgg(max_weight=1)])
+def test_clients_may_come_from_a_generator_and_each_only_once(aggregator: Any) -> None:
+    prepared = aggregator.prepare(np.zeros(3), (client_id for client_id in (9, 2, 5)))
+    assert prepared.clients == (2, 5, 9)
+    assert prepared.run(dict.fromkeys((2, 5, 9), np.ones(3))).survivors == (2, 5, 9)
+    with pytest.raises(ConfigError, match="found 4 client ids, 3 of them different"):
+        aggregator.prepare(np.zeros(3), [2, 5, 5, 9])
+
+
 def test_sum_whose_weights_the_survivors_cannot_have_is_refused() -> None:
     transform = WeightedMean.of(np.zeros(3), clip=1.0, clients=5, max_weight=4)
     total = np.array([0, 0, 0, 13], np.uint32)
