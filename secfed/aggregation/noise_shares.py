@@ -45,8 +45,16 @@ class NoiseShare:
     def __reduce__(self) -> str:
         raise TypeError("a NoiseShare holds secrets and cannot be pickled")
 
+    @refused_while_busy
     def draw(self) -> Steps:
-        """Return the noise of all layers together, in steps; shape `(dimension,)`."""
+        """Return the noise of all layers together, in steps; shape `(dimension,)`.
+
+        Raises:
+            StageError: The seeds have been handed out, or refused: nothing is left to draw from, and a vector without
+                noise must not be sent. Or another thread is using this share.
+        """
+        if not self._seeds:
+            raise StageError("the seeds of this noise were asked for before: another sum needs another NoiseShare")
         total = np.zeros(self._plan.dimension, np.int64)
         for layer, seed in enumerate(self._seeds):
             total += layer_of_noise(self._plan, layer, seed)

@@ -1,5 +1,6 @@
 """Surplus noise: what a client reveals, what the server takes off, and what is left in the sum."""
 
+import contextlib
 import math
 import pickle
 import threading
@@ -213,6 +214,17 @@ def test_every_share_is_fresh_and_keeps_its_seeds_to_itself() -> None:
     assert repr(first) == "NoiseShare(layers=1)"
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(first)
+
+
+def test_share_without_seeds_draws_no_vector_without_noise() -> None:
+    public = transform()
+    for kept in (1, 0):  # answered, refused
+        share = share_of(public)
+        with contextlib.suppress(FaultyServerError):
+            share.receive(asked(public, kept), 12)
+        for draw in (share.draw, lambda share=share: public.encode(np.zeros(DIMENSION), noise=share)):
+            with pytest.raises(StageError, match="another sum needs another NoiseShare"):
+                draw()
 
 
 def test_requests_are_bound_to_one_sum() -> None:
