@@ -98,6 +98,7 @@ class Network(RuleBasedStateMachine):
         self.responses: list[tuple[int, bytes]] = []
         self.masked: dict[int, bytes] = {}  # what each client computed
         self.accepted: dict[int, bytes] = {}  # what the server added up
+        self.unopened: dict[int, tuple[int, ...]] = {}  # whose shares a holder says that it could not open
         self.answers: Counter[tuple[int, int]] = Counter()
         self.signatures: dict[tuple[int, bytes], bytes] = {}
         self.released: dict[int, messages.UnmaskingRequest] = {}
@@ -158,6 +159,7 @@ class Network(RuleBasedStateMachine):
         elif stage is Stage.MASKED_INPUT_COLLECTION and data[1] == EXCHANGES[stage].response.kind:
             assert client_id not in self.accepted
             self.accepted[client_id] = opened(data).masked
+            self.unopened[client_id] = listed(self.config, opened(data).unopened)
 
     # The network: deliver, drop, duplicate, delay (by not delivering), swap, replay.
 
@@ -355,7 +357,10 @@ class Network(RuleBasedStateMachine):
             self.outcome = "too few"
         except errors.FaultyClientError as error:
             check = error.check
-            assert check in ("S12", "S13")
+            assert check in ("S12", "S13", "S16")
+            if check == "S16":  # only if more holders than may collude, and at least two, accuse the client
+                accusers = sum(error.client_id in owners for owners in self.unopened.values())
+                assert accusers >= max(2, self.config.colluders + 1)
             self.outcome = "faulty client"
         else:
             self.to_clients += outbox.items()
