@@ -15,7 +15,7 @@ from secfed import secagg
 from secfed.crypto import prg, signing
 from secfed.encoding.fixed_point import FixedPoint
 from secfed.secagg import Stage, messages
-from secfed.secagg.packing import packed_bytes
+from secfed.crypto.packing import packed_bytes
 
 # The figures that Bonawitz et al. 2017 give for 500 clients and 100,000 entries of 24 bits, in milliseconds.
 PAPER_CLIENT, PAPER_SERVER = 849, {10: 62_239, 30: 143_389}

@@ -9,7 +9,13 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
+
 from secfed.errors import ConfigError, MalformedMessageError
+
+# Who is in a set of clients, shape `(clients,)`.
+Set = npt.NDArray[np.bool_]
 
 VERSION = 1
 _LENGTH_BYTES = 4
@@ -102,3 +108,22 @@ def kind_of(data: bytes | memoryview) -> int:
     if data[0] != VERSION:
         raise MalformedMessageError(f"protocol version {data[0]}, this is version {VERSION}", 0)
     return data[1]
+
+
+def set_to_bytes(members: Set) -> bytes:
+    """Encode a set of clients as a bitmap over their numbers."""
+    return np.packbits(members, bitorder="little").tobytes()
+
+
+def set_from_bytes(data: bytes, clients: int) -> Set:
+    """Decode a set of clients, shape `(clients,)`.
+
+    Raises:
+        MalformedMessageError: C1, wrong length or bits beyond the last client.
+    """
+    if len(data) != -(-clients // 8):
+        raise MalformedMessageError(f"a set of {clients} clients has {len(data)} bytes, needs {-(-clients // 8)}", 0)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    if bits[clients:].any():
+        raise MalformedMessageError(f"a set has members beyond the {clients} clients", len(data) - 1)
+    return bits[:clients].view(np.bool_)

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseResponse
+from secfed.concurrency import refused_while_busy
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.dp import samplers
 from secfed.dp.distributed import NoisePlan
 from secfed.errors import FaultyServerError, StageError
-from secfed.secagg.concurrency import refused_while_busy
 
 Steps = npt.NDArray[np.int64]
 

@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
+from secfed.crypto.packing import unpack
 from secfed.crypto.ring import signed
 from secfed.encoding.flatten import Update, flatten
 from secfed.errors import EncodingError
 from secfed.secagg.config import Config
 from secfed.secagg.messages import MaskedInputCollectionResponse
-from secfed.secagg.packing import unpack
 from secfed.secagg.session import Direction
 from secfed.secagg.stages import Stage
 

@@ -13,17 +13,17 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from secfed.concurrency import refused_while_busy
 from secfed.crypto import aead, shamir, signing
 from secfed.crypto.agreement import KEY_BYTES, KeyPair, is_sound
 from secfed.crypto.entropy import DerivedEntropy, Entropy, SystemEntropy
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError, StageError
 from secfed.secagg import binding, masking, messages, snapshot, stages
-from secfed.secagg.concurrency import refused_while_busy
 from secfed.secagg.config import Config, Policy
-from secfed.secagg.graph import Graph, Set
+from secfed.secagg.graph import Graph
 from secfed.secagg.stages import KINDS, Exchange, Request, Response, Stage, following, longest_request
 from secfed.secagg.states import Held, Joined, Keys, Masked, Shared, Signed
-from secfed.wire import Message, kind_of, view
+from secfed.wire import Message, Set, kind_of, set_from_bytes, set_to_bytes, view
 
 Before = TypeVar("Before", bound=Held)
 
@@ -167,7 +167,7 @@ class Client:
             The Abort message for the server.
 
         Raises:
-            StageError: C2, another thread is using this client; nothing has changed.
+            StageError: C2, another thread is using this object; nothing has changed.
         """
         self._erase(Stage.ABORTED)
         return messages.Abort.because(reason).to_bytes()
@@ -180,7 +180,7 @@ class Client:
         something else. After the last response nothing can be resumed.
 
         Raises:
-            StageError: C2, another thread is using this client, or its vector is still to come from a function.
+            StageError: C2, another thread is using this object, or its vector is still to come from a function.
         """
         if isinstance(self._state, Joined | Keys | Shared) and callable(self._state.vector):
             raise StageError("the vector of this client is still to come from a function, which cannot be saved")
@@ -238,7 +238,7 @@ class Client:
 
     def _share_keys(self, state: Keys, request: messages.ShareKeysRequest) -> tuple[messages.ShareKeysResponse, Shared]:
         config, me = self._config, self._position
-        advertised = messages.set_from_bytes(request.advertised, len(config.client_ids))
+        advertised = set_from_bytes(request.advertised, len(config.client_ids))
         members = np.flatnonzero(advertised)
         channel_keys = messages.column(request.channel_keys, KEY_BYTES, len(members), "channel keys")
         mask_keys = messages.column(request.mask_keys, KEY_BYTES, len(members), "mask keys")
@@ -301,7 +301,7 @@ class Client:
         self, state: Shared, request: messages.MaskedInputCollectionRequest
     ) -> tuple[messages.MaskedInputCollectionResponse, Masked]:
         config, me, ids = self._config, self._position, self._config.client_ids
-        shared = messages.set_from_bytes(request.shared, len(ids))
+        shared = set_from_bytes(request.shared, len(ids))
         pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
         if not shared[me] or (shared & ~state.advertised).any():  # C10
             raise FaultyServerError(
@@ -328,7 +328,7 @@ class Client:
         kind = masking.create(config, state.session_id, self._threads)
         payload = kind.mask(vector, added, subtracted, self._entropy)
         after = Masked(state.session_id, state.advertised, state.graph, shared, state.shares | opened)
-        unopened_bytes = messages.set_to_bytes(unopened)
+        unopened_bytes = set_to_bytes(unopened)
         return messages.MaskedInputCollectionResponse(state.session_id, unopened_bytes, payload), after
 
     def _open_shares(self, state: Shared, senders: list[int], column: bytes) -> dict[int, bytes]:
@@ -367,7 +367,7 @@ class Client:
     def _consistency_check(
         self, state: Masked, request: messages.ConsistencyCheckRequest
     ) -> tuple[messages.ConsistencyCheckResponse, Signed]:
-        survivors = messages.set_from_bytes(request.survivors, len(self._config.client_ids))
+        survivors = set_from_bytes(request.survivors, len(self._config.client_ids))
         self._check_survivors(state, survivors)
         signature = self._sign(binding.survivors(state.session_id, request.survivors))
         after = Signed(state.session_id, state.advertised, state.graph, state.shared, state.shares, survivors)
@@ -375,9 +375,9 @@ class Client:
 
     def _unmasking(self, state: Masked, request: messages.UnmaskingRequest) -> tuple[messages.UnmaskingResponse, None]:
         clients = len(self._config.client_ids)
-        survivors = messages.set_from_bytes(request.survivors, clients)
-        dropouts = messages.set_from_bytes(request.dropouts, clients)
-        signers = np.flatnonzero(messages.set_from_bytes(request.signers, clients))
+        survivors = set_from_bytes(request.survivors, clients)
+        dropouts = set_from_bytes(request.dropouts, clients)
+        signers = np.flatnonzero(set_from_bytes(request.signers, clients))
         signatures = messages.column(request.signatures, signing.SIGNATURE_BYTES, len(signers), "signatures")
         if len(signers) and not self._config.malicious_server:
             raise MalformedMessageError(f"{len(signers)} signers in a session without signatures", len(signers))

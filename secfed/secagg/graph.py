@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from secfed.crypto.prg import keystream
 from secfed.secagg.config import LABEL, Config
+from secfed.wire import Set
 
 Positions = npt.NDArray[np.intp]
-Set = npt.NDArray[np.bool_]
 
 
 class Graph:

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from secfed.crypto import prg
+from secfed.crypto import packing, prg
 from secfed.crypto.entropy import Entropy
 from secfed.errors import EncodingError, MalformedMessageError
-from secfed.secagg import packing
 from secfed.secagg.config import Config
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]

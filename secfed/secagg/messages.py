@@ -1,4 +1,4 @@
-"""The messages of a session, and the two forms of data inside them: sets of clients and columns of equal parts.
+"""The messages of a session, and the columns of equal parts inside them.
 
 `<Stage>Request` goes from the server to a client, `<Stage>Response` back. `protocols/secagg/messages.json` says the
 same, and a test compares the two.
@@ -7,15 +7,12 @@ same, and a test compares the two.
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
-import numpy as np
-
 from secfed.crypto.aead import TAG_BYTES
 from secfed.crypto.agreement import KEY_BYTES
 from secfed.crypto.shamir import SHARE_BYTES
 from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.errors import MalformedMessageError
 from secfed.secagg.config import HASH_BYTES
-from secfed.secagg.graph import Set
 from secfed.wire import Message
 
 MAXIMUM_REASON = 64
@@ -141,25 +138,6 @@ class Abort(Message):
         if len(self.reason) > MAXIMUM_REASON or not (self.reason.isascii() and self.reason.decode().isprintable()):
             raise MalformedMessageError("the reason is no short line of printable ASCII", len(self.reason))
         return self.reason.decode()
-
-
-def set_to_bytes(members: Set) -> bytes:
-    """Encode a set of clients as a bitmap over their numbers."""
-    return np.packbits(members, bitorder="little").tobytes()
-
-
-def set_from_bytes(data: bytes, clients: int) -> Set:
-    """Decode a set of clients, shape `(clients,)`.
-
-    Raises:
-        MalformedMessageError: C1, wrong length or bits beyond the last client.
-    """
-    if len(data) != -(-clients // 8):
-        raise MalformedMessageError(f"a set of {clients} clients has {len(data)} bytes, needs {-(-clients // 8)}", 0)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    if bits[clients:].any():
-        raise MalformedMessageError(f"a set has members beyond the {clients} clients", len(data) - 1)
-    return bits[:clients].view(np.bool_)
 
 
 def whole_parts(data: bytes, part_bytes: int, what: str) -> int:

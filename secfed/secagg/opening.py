@@ -10,11 +10,11 @@ from secfed.crypto import shamir
 from secfed.crypto.agreement import KeyPair, parse
 from secfed.crypto.field import Elements
 from secfed.errors import FaultyClientError, TooFewSurvivorsError
-from secfed.secagg import binding, messages
+from secfed.secagg import binding
 from secfed.secagg.config import Config
-from secfed.secagg.graph import Set
 from secfed.secagg.stages import Stage
 from secfed.secagg.states import Collecting, Opening
+from secfed.wire import Set, set_from_bytes
 
 # Field elements in a batch of owners, with their coordinates' differences: bounds memory.
 _BATCH_ELEMENTS = 1 << 22
@@ -22,7 +22,7 @@ _BATCH_ELEMENTS = 1 << 22
 
 def unopened_sets(state: Collecting) -> dict[int, Set]:
     """Return, for holders that could not open some owners' shares, those owners."""
-    return {i: messages.set_from_bytes(data, len(state.shared)) for i, data in state.unopened.items()}
+    return {i: set_from_bytes(data, len(state.shared)) for i, data in state.unopened.items()}
 
 
 def owners_held(state: Collecting, holder: int, unopened: Set | None) -> npt.NDArray[np.intp]:

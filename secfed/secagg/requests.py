@@ -6,8 +6,9 @@ import numpy as np
 
 from secfed.secagg import messages
 from secfed.secagg.config import Config
-from secfed.secagg.graph import Graph, Set
+from secfed.secagg.graph import Graph
 from secfed.secagg.states import Collecting
+from secfed.wire import Set, set_to_bytes
 
 
 def masked_input_collection(
@@ -33,7 +34,7 @@ def masked_input_collection(
         rows = rows[kept]
         columns[rows, counts[rows]] = pairs[kept]
         counts[rows] += 1
-    members = messages.set_to_bytes(shared)
+    members = set_to_bytes(shared)
     for i, position in enumerate(receivers.tolist()):
         request = messages.MaskedInputCollectionRequest(members, columns[i, : counts[i]].tobytes())
         yield config.client_ids[position], request.to_bytes()
@@ -56,9 +57,9 @@ def unmasking(
         members = np.zeros_like(receivers)
         members[signers] = True
         return messages.UnmaskingRequest(
-            messages.set_to_bytes(survivors),
-            messages.set_to_bytes(state.shared & ~survivors),
-            messages.set_to_bytes(members),
+            set_to_bytes(survivors),
+            set_to_bytes(state.shared & ~survivors),
+            set_to_bytes(members),
             b"".join(signatures[signer] for signer in signers),
         ).to_bytes()
 

@@ -13,17 +13,17 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from secfed.concurrency import one_at_a_time
 from secfed.crypto import shamir, signing
 from secfed.crypto.agreement import is_sound
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
 from secfed.secagg import binding, masking, messages, opening, requests, snapshot, stages
-from secfed.secagg.concurrency import one_at_a_time
 from secfed.secagg.config import Config
-from secfed.secagg.graph import Graph, Set
+from secfed.secagg.graph import Graph
 from secfed.secagg.stages import EXCHANGES, Exchange, Request, Response, Stage, following, longest_response
 from secfed.secagg.states import Advertised, Advertising, Collecting, Done, Ended, Opening, Seen, Sharing, Signing
-from secfed.wire import kind_of, view
+from secfed.wire import Set, kind_of, set_from_bytes, set_to_bytes, view
 
 Outbox = dict[int, bytes]
 During = TypeVar("During", bound=Seen)
@@ -322,7 +322,7 @@ class Server:
             b"".join(column[position] for position in members)
             for column in (state.channel_keys, state.mask_keys, state.signatures)
         ]
-        request = messages.ShareKeysRequest(messages.set_to_bytes(answered), *columns)
+        request = messages.ShareKeysRequest(set_to_bytes(answered), *columns)
         session_id = binding.session_id(
             config, state.nonce, request.advertised, request.channel_keys, request.mask_keys
         )
@@ -357,7 +357,7 @@ class Server:
         self, state: Collecting, client_id: int, position: int, response: messages.MaskedInputCollectionResponse
     ) -> None:
         _check_session(state, client_id, response.session_id)
-        unopened = messages.set_from_bytes(response.unopened, len(state.shared))
+        unopened = set_from_bytes(response.unopened, len(state.shared))
         others = np.zeros_like(unopened)
         others[state.graph.neighbors(position)] = True
         if (unopened & ~(others & state.shared)).any():  # S15
@@ -375,13 +375,13 @@ class Server:
         if not self._config.malicious_server:
             outbox = requests.unmasking(self._config, state, answered, answered, {})
             return outbox, Opening(state, answered, {})
-        request = messages.ConsistencyCheckRequest(messages.set_to_bytes(answered)).to_bytes()
+        request = messages.ConsistencyCheckRequest(set_to_bytes(answered)).to_bytes()
         return dict.fromkeys(self._ids(answered), request), Signing(state, answered, {})
 
     def _consistency_check(
         self, state: Signing, client_id: int, position: int, response: messages.ConsistencyCheckResponse
     ) -> None:
-        signed = binding.survivors(state.collected.session_id, messages.set_to_bytes(state.survivors))
+        signed = binding.survivors(state.collected.session_id, set_to_bytes(state.survivors))
         if not signing.verify(self._directory[client_id], response.signature, signed):  # S10
             raise FaultyClientError(f"client {client_id} did not sign the survivors", client_id, "S10")
         state.signatures[position] = response.signature
@@ -394,7 +394,7 @@ class Server:
     def _unmasking(self, state: Opening, client_id: int, position: int, response: messages.UnmaskingResponse) -> None:
         collected, unopened = state.collected, state.collected.unopened.get(position)
         _check_session(collected, client_id, response.session_id)
-        members = None if unopened is None else messages.set_from_bytes(unopened, len(collected.shared))
+        members = None if unopened is None else set_from_bytes(unopened, len(collected.shared))
         needed = len(opening.owners_held(collected, position, members))
         found = messages.whole_parts(response.shares, shamir.SHARE_BYTES, "shares")
         if found != needed or shamir.shares_from_bytes(response.shares) is None:  # S11

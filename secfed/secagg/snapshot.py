@@ -18,7 +18,7 @@ from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.errors import FaultyClientError, MalformedMessageError, SecFedError
 from secfed.secagg import masking, messages
 from secfed.secagg.config import HASH_BYTES, Config, Policy
-from secfed.secagg.graph import Graph, Set
+from secfed.secagg.graph import Graph
 from secfed.secagg.masking import Accumulator, Vector
 from secfed.secagg.opening import owners_held, unopened_sets
 from secfed.secagg.stages import Stage
@@ -41,7 +41,7 @@ from secfed.secagg.states import (
     Signing,
     held_in,
 )  # fmt: skip
-from secfed.wire import Message
+from secfed.wire import Message, Set, set_from_bytes, set_to_bytes
 
 State = TypeVar("State", bound=Held | Seen)
 
@@ -88,8 +88,8 @@ def save_server(
         config=config.to_bytes(),
         stage=bytes((stage,)),
         state=_fields_to_bytes(state),
-        answered=messages.set_to_bytes(answered),
-        awaited=messages.set_to_bytes(awaited),
+        answered=set_to_bytes(answered),
+        awaited=set_to_bytes(awaited),
         faults=_map_to_bytes({i: _fault_to_bytes(fault) for i, fault in enumerate(faults)}),
         aborts=_map_to_bytes({client_id: reason.encode() for client_id, reason in aborts.items()}),
     )
@@ -109,7 +109,7 @@ def resume_server(
         config, stage = Config.from_bytes(saved.config), Stage(saved.stage[0])
         _demand(stage is not Stage.CONSISTENCY_CHECK or config.malicious_server)
         state = _fields_from_bytes(SEEN[stage], saved.state, config, threads)
-        sets = [messages.set_from_bytes(part, len(config.client_ids)) for part in (saved.answered, saved.awaited)]
+        sets = [set_from_bytes(part, len(config.client_ids)) for part in (saved.answered, saved.awaited)]
         _check_server(config, state, set(_numbers(sets[0])))
         faults = [_fault_from_bytes(entry) for entry in _map_from_bytes(saved.faults).values()]
         aborts = {client_id: reason.decode() for client_id, reason in _map_from_bytes(saved.aborts).items()}
@@ -242,7 +242,7 @@ _CODECS: dict[Any, _Codec] = {
     bytes: (bytes, lambda data, *_: data),
     dict[int, bytes]: (lambda entries: _map_to_bytes(entries), lambda data, *_: _map_from_bytes(data)),
     KeyPair: (KeyPair.private_bytes, lambda data, *_: KeyPair(data)),
-    Set: (messages.set_to_bytes, lambda data, config, *_: messages.set_from_bytes(data, len(config.client_ids))),
+    Set: (set_to_bytes, lambda data, config, *_: set_from_bytes(data, len(config.client_ids))),
     Contribution: _VECTOR,
     Vector: _VECTOR,
     Graph: (lambda graph: b"", lambda _, config, __, before: Graph(config, before["advertised"], before["session_id"])),

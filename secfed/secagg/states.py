@@ -13,9 +13,10 @@ from secfed.crypto.agreement import KEY_BYTES, KeyPair
 from secfed.crypto.shamir import SHARE_BYTES
 from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.secagg.config import HASH_BYTES, Config
-from secfed.secagg.graph import Graph, Set
+from secfed.secagg.graph import Graph
 from secfed.secagg.masking import Accumulator, Vector
 from secfed.secagg.stages import Stage
+from secfed.wire import Set
 
 # A vector, or what makes it when it is masked.
 Contribution = Vector | Callable[[], npt.ArrayLike]

@@ -9,9 +9,9 @@ from scipy import stats
 
 import secfed
 from secfed.aggregation import Transcript
+from secfed.crypto.packing import pack
 from secfed.errors import EncodingError
 from secfed.secagg import Stage
-from secfed.secagg.packing import pack
 
 PROTECTIONS: dict[str, dict[str, Any]] = {
     "complete": {},

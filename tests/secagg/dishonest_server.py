@@ -18,6 +18,7 @@ from secfed.crypto import shamir
 from secfed.crypto.agreement import KeyPair
 from secfed.secagg import Client, Config, Policy, binding, masking, messages
 from secfed.secagg.graph import Graph
+from secfed.wire import set_to_bytes
 from tests.secagg.forge import identities
 
 Numbers = frozenset[int]
@@ -76,7 +77,7 @@ class DishonestServer:
             self.sealed |= {(u, v): sealed[size * j : size * (j + 1)] for j, v in enumerate(self.near[u])}
 
     def bits(self, members: Collection[int]) -> bytes:
-        return messages.set_to_bytes(np.isin(np.arange(self.count), list(members)))
+        return set_to_bytes(np.isin(np.arange(self.count), list(members)))
 
     def tell(self, stories: Sequence[Story], colluders: Collection[int] = ()) -> list[Numbers]:
         """Run the rest of the session and return the sets of honest clients whose sums the server learns."""

@@ -18,7 +18,7 @@ from secfed.secagg.graph import Graph
 from secfed.secagg.messages import SEALED_BYTES
 from secfed.secagg.stages import EXCHANGES, Stage
 from secfed.secagg.states import Advertised, Opening, Signing
-from secfed.wire import Message, layout
+from secfed.wire import Message, layout, set_from_bytes, set_to_bytes
 
 IDS = (2, 3, 5, 8, 13)
 RING = tuple(range(1, 12))  # enough clients for a graph with four neighbors
@@ -178,11 +178,11 @@ def any_message(cls: type[Message]) -> bytes:
 
 
 def bitmap(config: Config, ids: Collection[int]) -> bytes:
-    return messages.set_to_bytes(np.isin(config.ids, list(ids)))
+    return set_to_bytes(np.isin(config.ids, list(ids)))
 
 
 def listed(config: Config, data: bytes) -> tuple[int, ...]:
-    return tuple(config.ids[messages.set_from_bytes(data, len(config.client_ids))].tolist())
+    return tuple(config.ids[set_from_bytes(data, len(config.client_ids))].tolist())
 
 
 def with_part(part: bytes, index: int, size: int) -> Callable[[bytes], bytes]:

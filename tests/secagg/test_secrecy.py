@@ -11,11 +11,11 @@ import pytest
 from scipy import stats
 
 from secfed import errors
-from secfed.crypto import prg
+from secfed.crypto import packing, prg
 from secfed.crypto.agreement import KeyPair
 from secfed.crypto.entropy import SeededEntropy, predictable_secrets
 from secfed.crypto.signing import SigningKey
-from secfed.secagg import Client, Config, Server, Stage, binding, packing
+from secfed.secagg import Client, Config, Server, Stage, binding
 from tests.secagg.forge import (
     SHARE,
     Session,

@@ -44,7 +44,7 @@ def refused_while_busy(method: Callable[Concatenate[Refuses, P], R]) -> Callable
     @wraps(method)
     def locked(self: Refuses, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if not self._busy.acquire(blocking=False):
-            raise StageError("another thread is using this client", "C2")
+            raise StageError("another thread is using this object", "C2")
         try:
             return method(self, *args, **kwargs)
         finally:
