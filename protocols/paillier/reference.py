@@ -152,6 +152,8 @@ def decrypt(private, s, c):
         if u % p != 1:              # full noise under a subgroup key
             e = p - 1
             u = pow(c, e, modulus)
+        if u % p != 1:              # only if p is no prime
+            raise Refused("DecryptionError", "K6")
         parts.append(logarithm(u, s, modulus) // p * pow(e * q, -1, p**s) % p**s)
     P, Q = private.p**s, private.q**s
     return parts[0] + P * ((parts[1] - parts[0]) * pow(P, -1, Q) % Q)
@@ -217,7 +219,7 @@ class Terms:
     def __init__(self, config, key):
         ids, weights, bits = config["client_ids"], config["weights"], config["modulus_bits"]
         if not (config["key_id"] == key.key_id().hex() and 1 <= config["degree"] <= 7
-                and 2 <= len(ids) <= 2**24 and ids == sorted(set(ids)) and 1 <= ids[0] and ids[-1] <= 2**63
+                and 2 <= len(ids) <= 2**24 and ids == sorted(set(ids)) and ids[0] >= 1 and ids[-1] <= 2**63
                 and len(weights) in (0, len(ids)) and all(1 <= x <= 2**32 for x in weights)
                 and 1 <= config["length"] <= 2**32 and 1 <= bits <= 64 and 0 <= config["bound"] < 2**(bits - 1)
                 and 2 <= config["minimum_cohort"] <= len(ids) and 0 <= config["round"] < 2**64
@@ -407,7 +409,8 @@ class KeyHolder:
         demand("K6", all(terms.in_range(c) and terms.coprime(c) for c in ciphertexts))
         session = session_id(config, m["nonce"])
         reply = self.answer(session, ciphertexts, survivors)
-        self.opened.append(survivors)
+        if survivors not in self.opened:
+            self.opened.append(survivors)
         return reply
 
     def answer(self, session, ciphertexts, survivors):
@@ -435,12 +438,13 @@ class ShareHolder(KeyHolder):
 # ---------------------------------------------------------------- threshold key (section 9)
 
 class ThresholdKey:
-    """`V` is the list of V_k; its length is the threshold."""
+    """`bases` is v, then V_0 to V_(threshold-1)."""
 
-    def __init__(self, public, s, holders, v, V):
+    def __init__(self, public, s, holders, bases):
+        v, *V = bases
         self.N, self.M = powers(public.n, s)
         demand_key(1 <= s <= 7 and 2 <= len(V) <= holders <= 64)
-        demand_key(all(0 < x < self.N and math.gcd(x, public.n) == 1 for x in (v, *V)))
+        demand_key(all(0 < x < self.N and math.gcd(x, public.n) == 1 for x in bases))
         self.public, self.s, self.holders, self.threshold, self.v, self.V = public, s, holders, len(V), v, V
         self.D, self.L = math.factorial(holders), ciphertext_size(public, s)
         bits = (s + 1) * public.key_bits + self.D.bit_length()
@@ -469,16 +473,17 @@ class ThresholdKey:
         E = product([pow(x, 2 * y, N) for x, y in zip(d, e, strict=True)], N)
         return C, E, pow(self.v_to_share(i), self.D, N)
 
-    def challenge(self, session, i, C, E, v_i, A, B):
+    def challenge(self, session, i, *numbers):
+        """The hash of v and of v_i, C, E, A, B."""
         return sha256(label("proof") + self.public.key_id() + session + u32(i)
-                      + to_column([self.v, v_i, C, E, A, B], self.L))
+                      + to_column([self.v, *numbers], self.L))
 
     def partial(self, session, i, s_i, c, seed):
         """d, challenge and response."""
         d = [pow(x, 2 * self.D * s_i, self.N) for x in c]
         C, E, v_i = self.batch(session, i, c, d)
         r = number(draw(seed, "proof", self.random_size))
-        challenge = self.challenge(session, i, C, E, v_i, pow(C, r, self.N), pow(self.v, r, self.N))
+        challenge = self.challenge(session, i, v_i, C, E, pow(C, r, self.N), pow(self.v, r, self.N))
         response = r + number(challenge) * self.D * s_i
         return d, challenge, response.to_bytes(self.response_size, "little")
 
@@ -488,7 +493,7 @@ class ThresholdKey:
             return False
         C, E, v_i = self.batch(session, i, c, d)
         A, B = pow(C, z, N) * pow(E, -e, N) % N, pow(self.v, z, N) * pow(v_i, -e, N) % N
-        return self.challenge(session, i, C, E, v_i, A, B) == challenge
+        return self.challenge(session, i, v_i, C, E, A, B) == challenge
 
     def combine(self, partials):
         """{holder: d} of at least `threshold` holders -> plaintexts."""
@@ -502,9 +507,9 @@ class ThresholdKey:
             plaintexts.append(log // n * pow(4 * self.D**2, -1, self.M) % self.M)
         return plaintexts
 
-    def lagrange(self, S, i):
+    def lagrange(self, group, i):
         """l_i; the division has no remainder."""
-        others = [j for j in S if j != i]
+        others = [j for j in group if j != i]
         return self.D * math.prod(others) // math.prod(j - i for j in others)
 
 
@@ -515,8 +520,7 @@ def read_threshold_key(data, least=MINIMUM_KEY_BITS):
     holders, threshold = number(data[size + 1:size + 5]), number(data[size + 5:size + 9])
     L = ciphertext_size(public, s)
     demand_key(2 <= threshold <= 64 and len(data) == size + 9 + (1 + threshold) * L)
-    v, *V = from_column(data[size + 9:], L)
-    return ThresholdKey(public, s, holders, v, V)
+    return ThresholdKey(public, s, holders, from_column(data[size + 9:], L))
 
 
 def deal(private, s, holders, threshold, seed):
@@ -527,7 +531,7 @@ def deal(private, s, holders, threshold, seed):
     d = m * pow(m, -1, M)
     f = [d] + [number(draw(seed, f"coefficient {k}", L + 16)) % (m * M) for k in range(1, threshold)]
     v = pow(number(draw(seed, "v", L + 16)) % N, 2, N)
-    key = ThresholdKey(private.public, s, holders, v, [pow(v, a, N) for a in f])
+    key = ThresholdKey(private.public, s, holders, [v, *(pow(v, a, N) for a in f)])
     return key, {i: sum(a * i**k for k, a in enumerate(f)) % (m * M) for i in range(1, holders + 1)}
 
 
@@ -588,17 +592,17 @@ def written(messages):
 
 def expect(error, act):
     """That `act` is refused in this way."""
+    got = None
     try:
         act()
     except Refused as refused:
-        assert refused.error == error, (refused.error, error)
-        return
-    raise AssertionError(error)
+        got = refused.error
+    assert got == error, (got, error)
 
 
 class Session:
     """One session, run and recorded. `dealt`: threshold key and shares; `silent`: who does not answer, clients by id,
-    key holders by "key holder <number>"; `late`: clients whose response arrives a stage late; `tamper`: changes
+    key holders as "key holder <number>"; `late`: clients whose response arrives a stage late; `tamper`: changes
     the replies of clients."""
 
     def __init__(self, name, config, private, noise=("half", "half"), dealt=None, silent=(), late=(), tamper=None):
@@ -722,7 +726,9 @@ class Session:
         """The server has what came before `stage`, then what the senders in `after` sent, then `data`."""
         server, steps, now = self.new_server(), [], None
         for step in [step for step in self.steps if step["to"] == "server"]:
-            if now == stage and step.get("from") not in after:
+            if now == stage and "closes" in step:
+                break
+            if now == stage and step["from"] not in after:
                 continue
             if "opens" in step:
                 server.open()
@@ -784,7 +790,7 @@ def key_vectors(keys):
 
 def encrypt_vectors(keys):
     made = {}
-    cases = [("ordinary", kind, s) for kind in ("full", "half", "short") for s in (1, 2, 3)]
+    cases = [("ordinary", kind, s) for kind in ("full", "half", "short") for s in (1, 2, 3)] + [("ordinary", "half", 7)]
     cases += [("subgroup", kind, 1) for kind in ("full", "half", "short")] + [("subgroup", "half", 2)]
     for name, kind, s in cases:
         private, seed = keys[name], seed_of(f"noise of {name} {kind} {s}")
@@ -796,8 +802,8 @@ def encrypt_vectors(keys):
         assert [decrypt(private, s, c) for c in ciphertexts] == plaintexts
         column = to_column(ciphertexts, ciphertext_size(private.public, s))
         comment = f"{kind} noise, degree {s}, {name} key; the private key decrypts the ciphertexts"
-        comment += ", with p - 1 and q - 1 because the noise is not in the subgroup" * ((name, kind) == ("subgroup",
-                                                                                                   "full"))
+        if (name, kind) == ("subgroup", "full"):
+            comment += ", with p - 1 and q - 1 because the noise is not in the subgroup"
         made[f"encrypt_{kind}_degree_{s}" + "_subgroup" * (name == "subgroup")] = make_vector(
             comment, {"degree": s, "noise": kind},
             inputs={"public_key": private.public.to_bytes().hex(), "private_key": private.to_bytes().hex(),
@@ -866,6 +872,14 @@ def config_vectors(keys):
         made[f"reject_config_{name}"] = make_vector(f"no configuration: {name.replace('_', ' ')}", config,
                                                     inputs={"public_key": public.to_bytes().hex()},
                                                     error={"type": "ConfigError"})
+    config = configure(public, ids, 2, 16, bound=1000)
+    for name, x in (("above_the_bound", 1001), ("below_minus_the_bound", 2**16 - 1001)):
+        vector = [1000, x]
+        expect({"type": "EncodingError"},
+               lambda vector=vector: Client(config, public, seed_of("client"), vector, "half"))
+        made[f"reject_entry_{name}"] = make_vector(
+            f"an entry {name.replace('_', ' ')}", config,
+            inputs={"public_key": public.to_bytes().hex(), "vectors": {"1": vector}}, error={"type": "EncodingError"})
     return made
 
 
@@ -936,6 +950,8 @@ def session_vectors(keys, dealt):
             dealt=dealt["2_of_3"], silent=["key holder 2"])
     add_one("threshold_all_answer", "all three answer, the first two are combined; weights and a dropout",
             shared | {"weights": [5, 6, 7], "length": 5}, safe, dealt=dealt["2_of_3"], silent=[1])
+    add_one("threshold_late_response", "client 2's response arrives a stage late; holder 2 answers nevertheless",
+            shared | {"length": 5}, safe, dealt=dealt["2_of_3"], late=[2])
     add_one("threshold_3_of_4_degree_2", "three of four holders, degree 2",
             shared | {"degree": 2, "length": 5}, safe, dealt=dealt["3_of_4_degree_2"], silent=["key holder 1"])
     add_one("full_size", "a key of 2048 bits", configure(keys["full_size"].public, [1, 2, 3], 8, 32),
@@ -1041,7 +1057,206 @@ def rejected_keys(keys, dealt):
 
 
 def rejected_messages(keys, dealt):
-    return {}
+    made, private = {}, keys["ordinary"]
+    key, ids = private.public, [1, 2, 5, 9]
+    one = Session("rejected", configure(key, ids, 30, 16), private)
+    other = Session("rejected, another nonce", one.config, private)
+    shared = configure(keys["safe_primes"].public, [1, 2, 5], 5, 16)
+    threshold = Session("rejected, threshold", shared, keys["safe_primes"], dealt=dealt["2_of_3"])
+    dropout = Session("rejected, dropout", configure(key, ids, 5, 16), private, silent=[9])
+    terms, L, P, N, n = one.server.terms, one.server.terms.L, one.server.terms.P, one.server.terms.N, key.n
+
+    def add_one(refuses, name, comment, *args, **more):
+        assert f"reject_{name}" not in made, name
+        made[f"reject_{name}"] = refuses(comment, name.split("_")[0], *args, **more)
+
+    def client(*args): add_one(one.client_refuses, *args)
+    def holder(*args, session=one): add_one(session.holder_refuses, *args)
+    def server(*args, session=one, **more): add_one(session.server_refuses, *args, **more)
+
+    # clients
+    request = one.request
+    wrong_config = changed(request, config_hash=seed_of("another configuration"))
+    client("C1_no_bytes", "no bytes", b"")
+    client("C1_version", "a request of version 2", b"\2" + request[1:])
+    client("C1_truncated", "the last byte is missing", request[:-1])
+    client("C1_trailing_byte", "a byte after the last field", request + b"\0")
+    client("C1_another_kind", "a request to the key holder", one.decryption)
+    client("C2_second_request", "the same request again", request, request)
+    client("C2_request_with_another_nonce", "another request after an answer", request,
+           changed(request, nonce=seed_of("nonce")))
+    client("C2_before_C3", "a second request with another hash: the number of the check decides", request, wrong_config)
+    client("C3_another_configuration", "the hash of another configuration", wrong_config)
+
+    # server, stage ENCRYPTED_INPUT_COLLECTION
+    reply, column = one.replies[2], decode(one.replies[2])[1]["ciphertexts"]
+
+    def collected(name, comment, data, sender=2, **more): server(name, comment, ENCRYPTED, sender, data, **more)
+    def with_column(column): return changed(reply, ciphertexts=column)
+
+    collected("S1_unknown_client", "client 3 is not in the configuration", reply, 3)
+    collected("S2_no_bytes", "no bytes", b"")
+    collected("S2_unknown_kind", "a message of kind 70", u8(1) + u8(70) + reply[2:])
+    collected("S2_truncated", "the last byte is missing", reply[:-1])
+    collected("S2_trailing_byte", "a byte after the last field", reply + b"\0")
+    collected("S2_one_ciphertext_more", "longer than any response of this stage",
+              with_column(column + column[:L]))
+    collected("S3_request", "a request, which only servers send", request)
+    collected("S3_later_stage", "the key holder's response a stage early", one.answers[1])
+    collected("S4_second_response", "the same response again", reply, after=(2,))
+    collected("S4_another_response", "another response of the same client", with_column(column[L:] + column[:L]),
+              after=(1, 2))
+    collected("S5_another_session", "the response to another nonce", other.replies[2])
+    collected("S6_ciphertext_missing", "one ciphertext of two", with_column(column[:L]))
+    collected("S6_byte_missing", "a byte of the column is missing", with_column(column[:-1]))
+    collected("S6_empty_column", "no ciphertexts", with_column(b""))
+    for name, comment, x in (("S7_zero", "the second ciphertext is 0", 0), ("S7_N", "a ciphertext is N", N),
+                             ("S7_all_bits", "all bits are set", 2**(8 * L) - 1),
+                             ("S8_factor_p", "p divides a ciphertext", 2 * private.p), ("S8_n", "a ciphertext is n", n),
+                             ("S8_multiple_of_n_squared", "a ciphertext is N - n", N - n)):
+        collected(name, comment, with_column(replaced(column, L, 1, x)))
+    collected("S7_before_S8", "the first ciphertext is n, the second 0: the number of the check decides",
+              with_column(to_column([n, 0], L)))
+
+    # server, stage DECRYPTION, one key holder
+    answer, column = one.answers[1], decode(one.answers[1])[1]["plaintexts"]
+    first, last = from_column(column, P)
+
+    def decrypted(name, comment, data, sender=1, **more): server(name, comment, DECRYPTION, sender, data, **more)
+    def with_plaintext(at, value): return changed(answer, plaintexts=replaced(column, P, at, value))
+
+    partial, fields = threshold.answers[1], decode(threshold.answers[1])[1]
+    decrypted("S1_no_key_holder", "there is one key holder, number 2 answers", answer, 2)
+    decrypted("S2_plaintexts_truncated", "the last byte is missing", answer[:-1])
+    decrypted("S2_one_plaintext_more", "longer than any response", changed(answer, plaintexts=column + column[:P]))
+    decrypted("S3_decryption_request", "a request, which only servers send", request)
+    decrypted("S3_partial_decryption", "there are no shares of this key",
+              encode(69, **fields | {"partials": b"", "response": b""}))
+    decrypted("S4_second_decryption", "the same response again", answer, after=(1,))
+    decrypted("S5_decryption_of_another_session", "the response to another nonce", other.answers[1])
+    decrypted("S6_plaintext_missing", "one plaintext of two", changed(answer, plaintexts=column[:P]))
+    decrypted("S9_bit_beyond_the_slots", "bit 504 of a plaintext of 28 slots of 18 bits",
+              with_plaintext(0, first + 2**(terms.k * terms.w)))
+    decrypted("S9_highest_bit", "the highest bit of a plaintext", with_plaintext(0, first + 2**(8 * P - 1)))
+    decrypted("S9_total_too_large", "the last slot holds one more than four times the largest entry",
+              with_plaintext(1, last % 2**terms.w + (4 * terms.entry_max + 1 << terms.w)))
+    decrypted("S9_unused_slot", "the third slot of the second plaintext, where there are two entries",
+              with_plaintext(1, last + 2**(2 * terms.w)))
+    drop_answer, drop_column = dropout.answers[1], decode(dropout.answers[1])[1]["plaintexts"]
+    low = number(drop_column) >> terms.w << terms.w
+    decrypted("S9_total_too_large_for_the_survivors", "a total that four clients can have, but not three",
+              changed(drop_answer, plaintexts=to_column([low + 3 * terms.entry_max + 1], P)), session=dropout)
+
+    # server, stage DECRYPTION, holders of shares
+    def shared_out(name, comment, data, sender=1, **more):
+        decrypted(name, comment, data, sender, session=threshold, **more)
+    def with_fields(**values): return changed(partial, **values)
+
+    d, safe = number(fields["partials"]), dealt["2_of_3"][0]
+    size, zeros = safe.response_size, {"partials": bytes(L)}
+    shared_out("S1_holder_4_of_3", "there are three holders", partial, 4)
+    shared_out("S2_partials_truncated", "the last byte is missing", partial[:-1])
+    shared_out("S2_partials_too_long", "a byte more than any response", with_fields(response=bytes(size + 1)))
+    shared_out("S3_decryption_of_a_threshold_key", "a decryption where partial decryptions are due",
+               encode(68, session_id=fields["session_id"], plaintexts=bytes(P)))
+    shared_out("S4_second_partial_decryption", "the same response again", partial, after=(1,))
+    shared_out("S5_partials_of_another_session", "another session id", with_fields(session_id=seed_of("session")))
+    shared_out("S6_no_partials", "an empty column", with_fields(partials=b""))
+    shared_out("S7_partial_is_0", "a partial decryption is 0", with_fields(**zeros))
+    shared_out("S7_partial_is_N", "a partial decryption is N", with_fields(partials=to_column([safe.N], L)))
+    shared_out("S8_partial_is_n", "a partial decryption is n", with_fields(partials=to_column([safe.public.n], L)))
+    shared_out("S10_another_partial", "twice the right value", with_fields(partials=to_column([2 * d % safe.N], L)))
+    shared_out("S10_ciphertext_for_a_partial", "the ciphertext itself, as if the share were nothing", with_fields(
+        partials=decode(threshold.decryption)[1]["ciphertexts"]))
+    shared_out("S10_challenge", "a bit of the challenge is flipped", with_fields(
+        challenge=bytes([fields["challenge"][0] ^ 1]) + fields["challenge"][1:]))
+    shared_out("S10_response", "the response is one too large", with_fields(
+        response=to_column([number(fields["response"]) + 1], size)))
+    shared_out("S10_response_shorter", "the response is written in one byte less", with_fields(
+        response=fields["response"][:-1]))
+    order = (keys["safe_primes"].p - 1) * (keys["safe_primes"].q - 1) // 4 * safe.M
+    long = (2**safe.response_bits // order + 1) * order + number(fields["response"])
+    assert pow(safe.v, long, safe.N) == pow(safe.v, number(fields["response"]), safe.N)
+    shared_out("S10_response_too_long", "a response that the equations accept, but of a bit too many",
+               with_fields(response=to_column([long], size)))
+    shared_out("S10_another_holder", "holder 2 sends what holder 1 has proved", partial, 2)
+
+    # key holder
+    asked, fields = one.decryption, decode(one.decryption)[1]
+    column, accepted = fields["ciphertexts"], {u: from_column(decode(one.replies[u])[1]["ciphertexts"], L) for u in ids}
+    assert L == safe.L
+
+    def total_of(clients, nonce=b"", session=one):
+        sums = [product([accepted[u][j] for u in clients], N) for j in range(terms.count)]
+        return changed(asked, survivors=bitmap(session.config, clients), ciphertexts=to_column(sums, L),
+                       **({"nonce": seed_of(nonce)} if nonce else {}))
+    def with_survivors(survivors): return changed(asked, survivors=survivors)
+    def with_sums(column): return changed(asked, ciphertexts=column)
+
+    holder("K1_no_bytes", "no bytes", b"")
+    holder("K1_version", "a request of version 2", b"\2" + asked[1:])
+    holder("K1_truncated", "the last byte is missing", asked[:-1])
+    holder("K1_trailing_byte", "a byte after the last field", asked + b"\0")
+    holder("K1_another_kind", "a request to a client", request)
+    holder("K2_another_configuration", "the hash of another configuration",
+           changed(asked, config_hash=seed_of("another configuration")))
+    holder("K3_empty_bitmap", "no bitmap", with_survivors(b""))
+    holder("K3_bitmap_too_long", "a byte too many", with_survivors(b"\x0f\0"))
+    holder("K3_fifth_client", "a fifth bit for four clients", with_survivors(b"\x1f"))
+    holder("K3_nobody", "an empty set", with_survivors(b"\0"))
+    holder("K3_one_client", "the ciphertexts of a single client", total_of([2]))
+    holder("K4_one_client_less", "four clients, then three: the difference is one client's vector", asked,
+           total_of([1, 2, 5], "three"))
+    holder("K4_one_client_more", "three clients, then four", total_of([1, 2, 9]), total_of(ids, "four"))
+    holder("K4_the_set_before_the_last", "one client less than in the first of two sums", asked,
+           total_of([1, 2], "two"), total_of([2, 5, 9], "three"))
+    holder("K5_ciphertext_missing", "one ciphertext of two", with_sums(column[:L]))
+    holder("K5_ciphertext_too_many", "three ciphertexts of two", with_sums(column + column[:L]))
+    holder("K5_byte_missing", "a byte of the column is missing", with_sums(column[:-1]))
+    [big] = encrypt(key, 1, "half", seed_of("big"), [2**(terms.k * terms.w)])
+    [unused] = encrypt(key, 1, "half", seed_of("unused"), [2**(2 * terms.w)])
+    [large] = encrypt(key, 1, "half", seed_of("large"), [4 * terms.entry_max + 1])
+    for name, comment, x in (("zero", "a ciphertext is 0", 0), ("N", "a ciphertext is N", N),
+                             ("factor_p", "p divides a ciphertext", 2 * private.p),
+                             ("bit_beyond_the_slots", "the plaintext has a bit beyond its slots", big),
+                             ("unused_slot", "an unused slot is not zero", unused),
+                             ("total_too_large", "a total that four clients cannot have", large)):
+        holder(f"K6_{name}", comment, with_sums(replaced(column, L, 1, x)))
+    holder("K2_of_a_share", "a holder of a share makes the same checks", changed(
+        threshold.decryption, config_hash=seed_of("another configuration")), session=threshold)
+    holder("K3_of_a_share", "a holder of a share makes the same checks", changed(
+        threshold.decryption, survivors=b"\1"), session=threshold)
+    holder("K5_of_a_share", "a holder of a share makes the same checks", changed(
+        threshold.decryption, ciphertexts=bytes(2 * L)), session=threshold)
+    holder("K6_of_a_share", "a holder of a share makes the same checks", changed(
+        threshold.decryption, ciphertexts=to_column([safe.public.n], L)), session=threshold)
+
+    # what a key holder opens more than once
+    made["opened_same_set_again"] = one.holder_opens("the same set under another nonce", asked, total_of(ids, "again"))
+    made["opened_set_that_differs_enough"] = one.holder_opens(
+        "four clients, then two of them: the difference is a sum of two", asked, total_of([2, 9], "two"))
+
+    # sessions that end without a sum
+    few = {"type": "TooFewSurvivorsError"}
+    made["reject_too_few_survivors"] = Session("too few", one.config | {"minimum_cohort": 3}, private, silent=[1, 9]
+        ).ends("two of four clients, three are needed", **few)
+    made["reject_no_decryption"] = Session("no decryption", one.config, private, silent=["key holder 1"]
+        ).ends("the key holder does not answer", **few)
+    made["reject_too_few_partial_decryptions"] = Session(
+        "too few partials", shared, keys["safe_primes"], dealt=dealt["2_of_3"], silent=["key holder 1", "key holder 3"]
+        ).ends("one of three holders answers, two are needed", **few)
+
+    def too_large(session, u, reply):
+        """Client 2 encrypts a bit beyond the slots."""
+        terms = session.server.terms
+        return reply if u != 2 else changed(reply, ciphertexts=to_column(encrypt(
+            session.key, terms.s, "half", seed_of("too large"), [2**(terms.k * terms.w)]), terms.L))
+
+    made["reject_K6_combined_plaintext"] = Session(
+        "combined", shared, keys["safe_primes"], dealt=dealt["2_of_3"], tamper=too_large
+        ).ends("the combination has a bit beyond its slots: no holder is to blame, one client is, unknown which",
+               type="DecryptionError", check="K6")
+    return made
 
 
 if __name__ == "__main__":
