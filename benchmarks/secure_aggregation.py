@@ -13,9 +13,9 @@ from benchmarks.driver import Costs, run
 from benchmarks.measure import Line, cpu, paired, wall
 from secfed import secagg
 from secfed.crypto import prg, signing
+from secfed.crypto.packing import packed_bytes
 from secfed.encoding.fixed_point import FixedPoint
 from secfed.secagg import Stage, messages
-from secfed.crypto.packing import packed_bytes
 
 # The figures that Bonawitz et al. 2017 give for 500 clients and 100,000 entries of 24 bits, in milliseconds.
 PAPER_CLIENT, PAPER_SERVER = 849, {10: 62_239, 30: 143_389}

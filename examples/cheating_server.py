@@ -4,7 +4,8 @@ import numpy as np
 
 from secfed import secagg
 from secfed.errors import FaultyClientError, FaultyServerError
-from secfed.secagg.messages import ConsistencyCheckRequest, set_from_bytes, set_to_bytes
+from secfed.secagg.messages import ConsistencyCheckRequest
+from secfed.wire import set_from_bytes, set_to_bytes
 
 ids = [1, 2, 3, 4, 5]
 keys = {i: secagg.SigningKey.generate() for i in ids}

@@ -88,6 +88,25 @@ class FaultyServerError(ProtocolError):
     """The server, or who speaks in its place, sent what no honest server sends; the client has erased its secrets."""
 
 
+class FaultyKeyHolderError(ProtocolError):
+    """A key holder sent what no honest key holder sends.
+
+    Attributes:
+        holder_id: The key holder to blame.
+    """
+
+    def __init__(self, message: str, holder_id: int, check: str) -> None:
+        super().__init__(message, check)
+        self.holder_id = holder_id
+
+
+class DecryptionError(ProtocolError):
+    """Ciphertexts that do not decrypt to what they should; the text is always the same, so it tells nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__("the ciphertexts do not decrypt under this key to a sum of so many vectors", "K6")
+
+
 class TooFewSurvivorsError(ProtocolError):
     """Fewer clients remain than the threshold; nobody's fault, try again with a new cohort.
 

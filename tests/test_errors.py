@@ -11,8 +11,10 @@ from secfed.crypto.aead import OpenError
 from secfed.errors import (
     BudgetExceededError,
     ConfigError,
+    DecryptionError,
     EncodingError,
     FaultyClientError,
+    FaultyKeyHolderError,
     FaultyServerError,
     MalformedMessageError,
     MissingExtraError,
@@ -33,6 +35,11 @@ EXAMPLES: dict[SecFedError, tuple[str, dict[str, object]]] = {
     MalformedMessageError("text", 7): ("C1: text", {"check": "C1", "offset": 7}),
     MalformedMessageError("text", 7, "S2"): ("S2: text", {"check": "S2", "offset": 7}),
     FaultyClientError("text", 5, "S9"): ("S9: text", {"check": "S9", "client_id": 5}),
+    FaultyKeyHolderError("text", 2, "S10"): ("S10: text", {"check": "S10", "holder_id": 2}),
+    DecryptionError(): (
+        "K6: the ciphertexts do not decrypt under this key to a sum of so many vectors",
+        {"check": "K6"},
+    ),
     FaultyServerError("text", "C18"): ("C18: text", {"check": "C18"}),
     TooFewSurvivorsError("text", 3, 4): ("text", {"check": "", "survivors": 3, "threshold": 4}),
     BudgetExceededError("text", 3.5, 3.0): ("text", {"epsilon": 3.5, "budget": 3.0}),

@@ -1,0 +1,52 @@
+"""Sums under an additively homomorphic key: Paillier 1999, Damgard and Jurik 2001, noise of Damgard, Jurik and Nielsen.
+
+These are the parts, for those who own transport and keys; `secfed.Paillier` is the ready-made aggregator.
+
+Theory of operation
+-------------------
+
+A ciphertext of m is `exp(n m) * rho` modulo `n^(s+1)`, where `rho` is random noise. The product of two ciphertexts
+holds the sum of their plaintexts. Many vector entries share one plaintext: each has a slot that is wide enough for the
+sum of all clients, so slots add independently of each other (`packing.py`).
+
+A session has two stages. In ENCRYPTED_INPUT_COLLECTION the server sends each client a request; a client packs its
+vector, encrypts it under the public key and answers once; the server checks and multiplies. In DECRYPTION the server
+sends the product and the set of survivors to the key holder, which decrypts the sum; the server unpacks it. Whoever has
+not answered when the server closes a stage has dropped out.
+
+The server never holds the private key. With a threshold key nobody does: each of several holders has a share, and
+enough of them together decrypt.
+
+Where to find what: `config.py` has what all agree on; `client.py`, `server.py` and `key_holder.py` the parties;
+`keys.py`, `noise.py` and `residues.py` the arithmetic; `integers.py` the engine (gmpy2, or Python's integers); the
+checks C1 to C3, S1 to S10 and K1 to K6 are numbered as in `protocols/paillier/README.md`.
+"""
+
+from secfed.paillier.client import Client
+from secfed.paillier.config import Config
+from secfed.paillier.generation import generate_insecure_keypair, generate_keypair
+from secfed.paillier.integers import SlowIntegersWarning
+from secfed.paillier.key_holder import KeyHolder, OpenedSums
+from secfed.paillier.keys import PrivateKey, PublicKey
+from secfed.paillier.noise import Noise, NoisePool
+from secfed.paillier.server import Server
+from secfed.paillier.session import Result, run_session
+from secfed.paillier.stages import Stage
+
+__all__ = [
+    "Client",
+    "Config",
+    "KeyHolder",
+    "Noise",
+    "NoisePool",
+    "OpenedSums",
+    "PrivateKey",
+    "PublicKey",
+    "Result",
+    "Server",
+    "SlowIntegersWarning",
+    "Stage",
+    "generate_insecure_keypair",
+    "generate_keypair",
+    "run_session",
+]

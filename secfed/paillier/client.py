@@ -1,0 +1,116 @@
+"""A client: its vector in, one encrypted answer out."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.concurrency import refused_while_busy
+from secfed.crypto.entropy import Entropy, SystemEntropy
+from secfed.crypto.prg import SEED_BYTES
+from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError, StageError
+from secfed.paillier import integers
+from secfed.paillier.config import Config
+from secfed.paillier.messages import EncryptedInputRequest, EncryptedInputResponse
+from secfed.paillier.noise import Noise, NoisePool, exponent_bytes
+from secfed.paillier.stages import Stage
+from secfed.wire import view
+
+
+class Client:
+    """One client in one session.
+
+    Args:
+        config: The session's parameters, from the application.
+        client_id: This client's id in `config.client_ids`.
+        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. Or a function that
+            returns it, called when the client encrypts.
+        noise: The kind of noise; what each assumes is in `docs/paillier.md`.
+        pool: Noise drawn ahead of time, of the same kind and degree.
+        entropy: Source of secrets; by default the operating system's.
+        threads: Threads that encrypt, by default one for each usable core.
+
+    Raises:
+        ConfigError: No such client, or no such noise.
+        EncodingError: The vector has the wrong shape, type or range. If a function makes it, `receive` raises this, or
+            what the function raised, and the client has left the session.
+
+    Security:
+        The server sees ciphertexts, and cannot decrypt. A key holder that works with the server opens this client's
+        vector; fewer holders than the threshold of a threshold key cannot. One object answers once: while one call
+        runs every other one raises `StageError`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        client_id: int,
+        vector: npt.ArrayLike | Callable[[], npt.ArrayLike],
+        *,
+        noise: Noise = "half",
+        pool: NoisePool | None = None,
+        entropy: Entropy | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if client_id not in config.client_ids:
+            raise ConfigError(
+                f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
+            )
+        exponent_bytes(noise, config.public_key.key_bits)
+        integers.warn_if_slow()
+        self._config, self._noise, self._pool, self._threads = config, noise, pool, threads
+        self._entropy: Entropy = entropy or SystemEntropy()
+        self._busy = threading.Lock()
+        self.client_id = client_id
+        self.stage = Stage.ENCRYPTED_INPUT_COLLECTION
+        self._input: Any = vector if callable(vector) else config.entries(np.array(vector))
+
+    def __repr__(self) -> str:
+        return f"Client(client_id={self.client_id}, stage={self.stage.name})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Client holds a secret vector and cannot be pickled")
+
+    @refused_while_busy
+    def receive(self, data: bytes) -> bytes:
+        """Take the server's request and answer it, once.
+
+        Args:
+            data: A whole message.
+
+        Returns:
+            The response.
+
+        Raises:
+            ConfigError: `data` is no bytes.
+            MalformedMessageError: C1; nothing has changed.
+            StageError: C2, a second request, or the pool is empty; nothing has changed.
+            FaultyServerError: C3, the server has another configuration; the client has left the session.
+        """
+        whole = view(data)
+        if self.stage is not Stage.ENCRYPTED_INPUT_COLLECTION:  # C2
+            raise StageError(f"the client has answered or left the session ({self.stage.name})", "C2")
+        if len(whole) > EncryptedInputRequest.size():
+            raise MalformedMessageError(f"{len(whole)} bytes, at most {EncryptedInputRequest.size()} are allowed", 0)
+        request = EncryptedInputRequest.from_bytes(bytes(whole))
+        config, vector = self._config, self._input
+        if self._pool is not None and len(self._pool) < config.packing.plaintexts:
+            raise StageError(f"the pool has noise for {len(self._pool)}, needed {config.packing.plaintexts}: fill it")
+        self.stage, self._input = Stage.ABORTED, None
+        if request.config_hash != config.hash:  # C3
+            raise FaultyServerError("the server's configuration is not this client's", "C3")
+        plaintexts = config.packing.pack(config.entries(vector()) if callable(vector) else vector)
+        ciphertexts = config.public_key.encrypt(
+            plaintexts,
+            noise=self._noise,
+            degree=config.degree,
+            pool=self._pool,
+            seed=None if self._pool is not None else self._entropy.draw("noise seed", SEED_BYTES),
+            threads=self._threads,
+        )
+        column = integers.column(ciphertexts, config.public_key.ciphertext_bytes(config.degree))
+        response = EncryptedInputResponse(config.session_id(request.nonce), column).to_bytes()
+        self.stage = Stage.DONE
+        return response

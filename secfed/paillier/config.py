@@ -1,0 +1,212 @@
+"""What all parties of a session agree on.
+
+Source: `protocols/paillier/README.md`, section 6.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.crypto.ring import narrowest_dtype, signed
+from secfed.errors import ConfigError, EncodingError
+from secfed.paillier.keys import LABEL, LARGEST_DEGREE, PublicKey
+from secfed.paillier.packing import Packing
+
+HASH_BYTES = 32
+MOST_CLIENTS, LARGEST_ID = 1 << 24, 1 << 63
+LARGEST_WEIGHT = 1 << 32
+LONGEST_VECTOR, LONGEST_CONTEXT = 1 << 32, 1024
+MOST_COLUMN_BYTES = (1 << 32) - 1  # a field's length is a u32
+
+
+@dataclass(frozen=True)
+class Config:
+    """The parameters of one session; clients, server and key holder must hold the same.
+
+    Args:
+        public_key: The key under which everybody encrypts.
+        client_ids: The cohort: distinct whole numbers from 1 to 2^63.
+        length: Entries of a vector.
+        modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
+        bound: Largest absolute value of an entry read as a signed number. A slot is then as narrow as the sum allows.
+            0: entries may be any number modulo `2**modulus_bits`.
+        weights: Public whole weights by client id, which the server multiplies in. None: all 1, and a client that
+            multiplies its own weight in hides it.
+        minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
+        degree: Damgard and Jurik's `s`, 1 to 7: above 1 a ciphertext holds more values for its bytes, and is slower.
+        round: The training round.
+        model_hash: 32 bytes: the hash of the model being trained.
+        context: The application's own parameters, at most 1024 bytes; bound into every message, not read.
+
+    Raises:
+        ConfigError: These parameters cannot work together.
+    """
+
+    public_key: PublicKey = field(repr=False)
+    client_ids: tuple[int, ...]
+    length: int
+    modulus_bits: int = 32
+    bound: int = 0
+    weights: tuple[int, ...] = ()
+    minimum_cohort: int = 2
+    degree: int = 1
+    round: int = 0
+    model_hash: bytes = field(default=bytes(HASH_BYTES), repr=False)
+    context: bytes = field(default=b"", repr=False)
+
+    def __init__(
+        self,
+        public_key: PublicKey,
+        client_ids: Iterable[int],
+        length: int,
+        modulus_bits: int = 32,
+        *,
+        bound: int = 0,
+        weights: dict[int, int] | None = None,
+        minimum_cohort: int = 2,
+        degree: int = 1,
+        round: int = 0,
+        model_hash: bytes = bytes(HASH_BYTES),
+        context: bytes = b"",
+    ) -> None:
+        if not isinstance(public_key, PublicKey):
+            raise ConfigError(f"public_key is of type {type(public_key).__name__}, needed a paillier.PublicKey")
+        ids = sorted(_whole("client id", client_id, 1, LARGEST_ID) for client_id in client_ids)
+        if not 2 <= len(ids) <= MOST_CLIENTS:
+            raise ConfigError(f"{len(ids)} clients: needed 2 to {MOST_CLIENTS}; a sum of one is that one's vector")
+        if len(set(ids)) < len(ids):
+            raise ConfigError(f"{len(ids) - len(set(ids))} of {len(ids)} client ids occur twice: ids must be distinct")
+        if weights is not None and (odd := set(weights) ^ set(ids)):
+            raise ConfigError(f"clients {sorted(odd)[:5]} are in the cohort or have a weight, but not both")
+        values: dict[str, Any] = {
+            "public_key": public_key,
+            "client_ids": tuple(ids),
+            "length": _whole("length", length, 1, LONGEST_VECTOR),
+            "modulus_bits": _whole("modulus_bits", modulus_bits, 1, 64),
+            "weights": tuple(
+                _whole(f"weight of client {client_id}", weights[client_id], 1, LARGEST_WEIGHT) for client_id in ids
+            )
+            if weights
+            else (),
+            "minimum_cohort": _whole("minimum_cohort", minimum_cohort, 2, len(ids)),
+            "degree": _whole("degree", degree, 1, LARGEST_DEGREE),
+            "round": _whole("round", round, 0, (1 << 64) - 1),
+            "model_hash": model_hash,
+            "context": context,
+        }
+        values["bound"] = _whole("bound", bound, 0, (1 << (values["modulus_bits"] - 1)) - 1)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        for name, size in (("model_hash", HASH_BYTES), ("context", None)):
+            value = values[name]
+            if not isinstance(value, bytes) or (size or len(value)) != len(value) or len(value) > LONGEST_CONTEXT:
+                needed = f"{size} bytes" if size else f"at most {LONGEST_CONTEXT} bytes"
+                raise ConfigError(f"{name} {value!r:.100} must be {needed}")
+        if self.column_bytes > MOST_COLUMN_BYTES:
+            raise ConfigError(
+                f"{self.length} entries make {self.column_bytes} bytes of ciphertexts, one message holds "
+                f"{MOST_COLUMN_BYTES}"
+            )
+
+    @property
+    def additions(self) -> int:
+        """How many vectors a sum of all clients counts: the sum of the weights."""
+        return sum(self.weights) or len(self.client_ids)
+
+    @cached_property
+    def packing(self) -> Packing:
+        """Where entries go in plaintexts."""
+        entry_max = 2 * self.bound or (1 << self.modulus_bits) - 1
+        return Packing(self.length, entry_max, self.additions, self.degree * (self.public_key.key_bits - 1))
+
+    @property
+    def column_bytes(self) -> int:
+        """Bytes of a vector's ciphertexts."""
+        return self.packing.plaintexts * self.public_key.ciphertext_bytes(self.degree)
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The narrowest dtype of a vector."""
+        return narrowest_dtype(self.modulus_bits)
+
+    @cached_property
+    def hash(self) -> bytes:
+        """What binds every message to these parameters."""
+        ids, weights = (struct.pack(f"<I{len(numbers)}Q", len(numbers), *numbers) for numbers in self._lists())
+        data = b"".join(
+            (
+                self.public_key.id,
+                bytes([self.degree]),
+                ids,
+                weights,
+                struct.pack("<QBQIQ", self.length, self.modulus_bits, self.bound, self.minimum_cohort, self.round),
+                self.model_hash,
+                struct.pack("<I", len(self.context)),
+                self.context,
+            )
+        )
+        return hashlib.sha256(LABEL + b"config" + data).digest()
+
+    def _lists(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.client_ids, self.weights
+
+    def session_id(self, nonce: bytes) -> bytes:
+        """Return what names one session with these parameters."""
+        return hashlib.sha256(LABEL + b"session" + self.hash + nonce).digest()
+
+    def position(self, client_id: int) -> int:
+        """Return where a client stands among all, from 0.
+
+        Raises:
+            KeyError: It is not in the cohort.
+        """
+        return self._positions[client_id]
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {client_id: position for position, client_id in enumerate(self.client_ids)}
+
+    def weight(self, position: int) -> int:
+        """Return the public weight of the client at a position."""
+        return self.weights[position] if self.weights else 1
+
+    def entries(self, vector: npt.ArrayLike) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Check a client's vector and return what its slots hold, shape `(length,)`.
+
+        Raises:
+            EncodingError: The vector has the wrong shape, type or range.
+        """
+        array = np.asarray(vector)
+        if array.dtype.kind not in "iu" or array.shape != (self.length,):
+            raise EncodingError(
+                f"the vector has dtype {array.dtype} and shape {array.shape}, needed integers of shape ({self.length},)"
+            )
+        if int(array.min()) < 0 or int(array.max()) >> self.modulus_bits:
+            raise EncodingError(f"an entry is not from 0 to 2^{self.modulus_bits} - 1")
+        unsigned = array.astype(self.dtype, copy=False)
+        if not self.bound:
+            return unsigned
+        numbers = signed(unsigned, self.modulus_bits)
+        if max(int(numbers.max()), -int(numbers.min())) > self.bound:
+            raise EncodingError(f"an entry is beyond the bound {self.bound}")
+        return (numbers + self.bound).astype(np.uint64)
+
+    def vector(
+        self, totals: npt.NDArray[np.unsignedinteger[Any]], additions: int
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Return the sum modulo `2**modulus_bits` from the slots' totals of so many vectors."""
+        offset = np.uint64(self.bound * additions % (1 << 64))
+        centred = totals.astype(np.uint64) - offset
+        return (centred & np.uint64((1 << self.modulus_bits) - 1)).astype(self.dtype)
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise ConfigError(f"{name} {value!r:.100} must be a whole number from {low} to {high}")
+    return int(value)

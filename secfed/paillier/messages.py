@@ -1,0 +1,55 @@
+"""The messages of a session. `protocols/paillier/messages.json` says the same, and a test compares the two."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from secfed.wire import Message
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedInputRequest(Message):
+    """Opens the session."""
+
+    kind: ClassVar[int] = 65
+    nonce: Annotated[bytes, 32]  # fresh from the server; makes the session id new
+    config_hash: Annotated[bytes, 32]  # compared by the client with its own
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedInputResponse(Message):
+    """A client's vector under the public key."""
+
+    kind: ClassVar[int] = 66
+    session_id: Annotated[bytes, 32]
+    ciphertexts: bytes  # column over the plaintexts of a vector
+
+
+@dataclass(frozen=True, slots=True)
+class DecryptionRequest(Message):
+    """Asks a key holder to decrypt the sum."""
+
+    kind: ClassVar[int] = 67
+    nonce: Annotated[bytes, 32]
+    config_hash: Annotated[bytes, 32]
+    survivors: bytes  # set: whose vectors are in the sum
+    ciphertexts: bytes  # column over the plaintexts of a vector
+
+
+@dataclass(frozen=True, slots=True)
+class DecryptionResponse(Message):
+    """The sum, as the slots of plaintexts hold it."""
+
+    kind: ClassVar[int] = 68
+    session_id: Annotated[bytes, 32]
+    plaintexts: bytes  # column over the plaintexts of a vector
+
+
+@dataclass(frozen=True, slots=True)
+class PartialDecryptionResponse(Message):
+    """What one holder of a threshold key's share makes of the sum, with a proof that its share did."""
+
+    kind: ClassVar[int] = 69
+    session_id: Annotated[bytes, 32]
+    partials: bytes  # column over the plaintexts of a vector
+    challenge: Annotated[bytes, 32]
+    response: bytes  # an integer

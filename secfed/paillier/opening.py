@@ -1,0 +1,129 @@
+"""What a server does with the answers of those who can decrypt: one key holder, or holders of a threshold key."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.errors import TooFewSurvivorsError
+from secfed.paillier.config import Config
+from secfed.paillier.integers import read_column
+from secfed.paillier.messages import DecryptionResponse
+from secfed.wire import Set, kind_of
+
+Totals = npt.NDArray[np.unsignedinteger[Any]]
+
+
+class RefusedError(Exception):
+    """A message that its receiver refuses; whoever knows the sender names it.
+
+    Attributes:
+        check: The number of the check.
+    """
+
+    def __init__(self, text: str, check: str) -> None:
+        super().__init__(text)
+        self.check = check
+
+
+@dataclass(frozen=True, slots=True)
+class SumToOpen:
+    """Which sum is decrypted."""
+
+    config: Config
+    session_id: bytes
+    survivors: Set
+
+    @property
+    def additions(self) -> int:
+        """How many vectors it counts: the sum of the survivors' weights."""
+        return sum(self.config.weight(position) for position in np.flatnonzero(self.survivors).tolist())
+
+
+class Opening(Protocol):
+    """Who decrypts, as the server sees them."""
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """The numbers of those who are asked, from 1."""
+
+    def message_bytes(self, config: Config) -> int:
+        """Return the length of the longest response."""
+
+    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
+        """Take a response.
+
+        Raises:
+            RefusedError: S1, S3 to S10; nothing has changed.
+            MalformedMessageError: S2.
+        """
+
+    def totals(self, request: SumToOpen) -> Totals:
+        """Return the slots' totals.
+
+        Raises:
+            TooFewSurvivorsError: Too few holders have answered.
+            DecryptionError: Their answers do not make a sum.
+        """
+
+
+class OneKeyHolder:
+    """One key holder, number 1, that holds the whole private key."""
+
+    def __init__(self) -> None:
+        self._totals: Totals | None = None
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """Number 1."""
+        return (1,)
+
+    def message_bytes(self, config: Config) -> int:
+        """Return the length of the longest response."""
+        return DecryptionResponse.size(config.packing.plaintexts * config.public_key.plaintext_bytes(config.degree))
+
+    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
+        """Take a response; see `Opening`."""
+        config = request.config
+        if holder_id != 1:  # S1
+            raise RefusedError("there is one key holder, number 1", "S1")
+        if (kind := kind_of(data)) != DecryptionResponse.kind:  # S3
+            raise RefusedError(f"message of kind {kind}, needed DecryptionResponse", "S3")
+        if self._totals is not None:  # S4
+            raise RefusedError("answered twice", "S4")
+        response = DecryptionResponse.from_bytes(data)
+        if response.session_id != request.session_id:  # S5
+            raise RefusedError("the response is for another session or key", "S5")
+        size, count = config.public_key.plaintext_bytes(config.degree), config.packing.plaintexts
+        if len(response.plaintexts) != size * count:  # S6
+            found = len(response.plaintexts)
+            raise RefusedError(f"the plaintexts have {found} bytes, {count} of {size} bytes are needed", "S6")
+        totals = config.packing.unpack(read_column(response.plaintexts, size), request.additions)
+        if totals is None:  # S9
+            raise RefusedError("the plaintexts are no sum of so many vectors", "S9")
+        self._totals = totals
+
+    def totals(self, request: SumToOpen) -> Totals:
+        """Return the slots' totals; see `Opening`."""
+        if self._totals is None:
+            raise TooFewSurvivorsError("the key holder has not answered", 0, 1)
+        return self._totals
+
+
+def checked_column(config: Config, data: bytes) -> list[Any]:
+    """Read a vector's ciphertexts.
+
+    Raises:
+        RefusedError: S6 to S8: their number, a range, or a common factor with the modulus.
+    """
+    size, count = config.public_key.ciphertext_bytes(config.degree), config.packing.plaintexts
+    if len(data) != size * count:  # S6
+        raise RefusedError(f"the ciphertexts have {len(data)} bytes, {count} of {size} bytes are needed", "S6")
+    ciphertexts = read_column(data, size)
+    if fault := config.public_key.find_out_of_range(ciphertexts, config.degree):  # S7
+        raise RefusedError(fault, "S7")
+    if fault := config.public_key.find_common_factor(ciphertexts):  # S8
+        raise RefusedError(fault, "S8")
+    return ciphertexts

@@ -1,0 +1,15 @@
+"""The order of a session."""
+
+from enum import IntEnum
+
+
+class Stage(IntEnum):
+    """Where a party stands: the server's stage is the one whose responses it collects."""
+
+    ENCRYPTED_INPUT_COLLECTION = 1
+    DECRYPTION = 2
+    DONE = 3
+    ABORTED = 4
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,100 @@
+"""The contract: vectors of integers in, their weighted sum out, with the survivors; exact, always."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secfed import paillier
+from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from tests.paillier.keys import keypair, other_keypair
+
+
+@st.composite
+def sessions(draw: Any) -> tuple[paillier.Config, dict[int, np.ndarray], set[int]]:
+    ids = draw(st.lists(st.integers(1, 1 << 63), min_size=2, max_size=5, unique=True))
+    modulus_bits = draw(st.integers(1, 40))
+    bound = draw(st.integers(0, (1 << (modulus_bits - 1)) - 1))
+    weighted = draw(st.booleans())
+    weights = {client_id: draw(st.integers(1, 70_000)) for client_id in ids} if weighted else None
+    length = draw(st.integers(1, 60))
+    config = paillier.Config(
+        keypair()[0], ids, length, modulus_bits, bound=bound, weights=weights, degree=draw(st.integers(1, 3))
+    )
+    edges = st.sampled_from([-bound, bound, 0]) if bound else st.sampled_from([0, (1 << modulus_bits) - 1])
+    inner = st.integers(-bound, bound) if bound else st.integers(0, (1 << modulus_bits) - 1)
+    entries = st.lists(st.one_of(edges, inner), min_size=length, max_size=length)
+    vectors = {client_id: np.array(draw(entries), np.int64) % (1 << modulus_bits) for client_id in ids}
+    return config, vectors, set(draw(st.lists(st.sampled_from(ids), max_size=len(ids) - 2, unique=True)))
+
+
+@settings(deadline=None, max_examples=25)
+@given(sessions())
+def test_sum_is_that_of_integers(session: tuple[paillier.Config, dict[int, np.ndarray], set[int]]) -> None:
+    config, vectors, dropouts = session
+    result = paillier.run_session(config, vectors, keypair()[1], dropouts=dropouts, noise="short")
+    assert result.survivors == tuple(sorted(set(config.client_ids) - dropouts))
+    assert result.dropouts == tuple(sorted(dropouts))
+    weight_of = dict(zip(config.client_ids, config.weights or [1] * len(config.client_ids), strict=True))
+    exact = sum(vectors[i].astype(object) * weight_of[i] for i in result.survivors) % (1 << config.modulus_bits)
+    assert result.sum.tolist() == exact.tolist()
+    assert result.faults == ()
+
+
+def test_session_below_the_minimum_cohort_ends_without_a_sum() -> None:
+    config = paillier.Config(keypair()[0], [1, 2, 3], 4, minimum_cohort=3)
+    with pytest.raises(TooFewSurvivorsError, match="2 clients sent their input, needed 3"):
+        paillier.run_session(config, lambda client_id: np.zeros(4, int), keypair()[1], dropouts=[2])
+
+
+def test_key_of_another_is_refused_before_anything_is_decrypted() -> None:
+    config = paillier.Config(keypair()[0], [1, 2], 4)
+    with pytest.raises(ConfigError, match="does not belong"):
+        paillier.KeyHolder(config, other_keypair()[1])
+
+
+@pytest.mark.parametrize(
+    ("vector", "text"),
+    [
+        (np.zeros(3, int), "needed integers of shape"),
+        (np.zeros(4), "dtype float64"),
+        (np.full(4, np.nan), "dtype float64"),
+        (np.array([0, 0, 0, -1]), "not from 0 to"),
+        (np.array([0, 0, 0, 1 << 16]), "not from 0 to"),
+        (np.array([0, 0, 0, 1001]), "beyond the bound 1000"),
+        (np.array([0, 0, 0, (1 << 16) - 1001]), "beyond the bound 1000"),
+    ],
+)
+def test_vector_that_does_not_fit_is_refused(vector: np.ndarray, text: str) -> None:
+    config = paillier.Config(keypair()[0], [1, 2], 4, 16, bound=1000)
+    with pytest.raises(EncodingError, match=text):
+        paillier.Client(config, 1, vector)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"client_ids": [1]}, "a sum of one is that one's vector"),
+        ({"client_ids": [1, 1]}, "occur twice"),
+        ({"client_ids": [0, 1]}, "client id 0"),
+        ({"length": 0}, "length 0"),
+        ({"modulus_bits": 65}, "modulus_bits 65"),
+        ({"bound": 1 << 31}, "bound"),
+        ({"weights": {1: 1}}, "but not both"),
+        ({"weights": {1: 1, 2: 0}}, "weight of client 2"),
+        ({"weights": {1: 1, 2: 1 << 33}}, "weight of client 2"),
+        ({"minimum_cohort": 1}, "minimum_cohort 1"),
+        ({"minimum_cohort": 3}, "minimum_cohort 3"),
+        ({"degree": 8}, "degree 8"),
+        ({"modulus_bits": 64}, "needs 65 bits, 64 are the most"),
+        ({"model_hash": b"short"}, "model_hash"),
+        ({"context": bytes(1025)}, "context"),
+        ({"public_key": 15}, "public_key is of type int"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(fields: dict[str, Any], text: str) -> None:
+    good: dict[str, Any] = {"public_key": keypair()[0], "client_ids": [1, 2], "length": 4}
+    with pytest.raises(ConfigError, match=text):
+        paillier.Config(**good | fields)
