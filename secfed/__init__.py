@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from secfed.errors import SecFedError
 
 if TYPE_CHECKING:
-    from secfed import attacks, dp, secagg
-    from secfed.aggregation import CentralGaussian, DistributedGaussian, Plain, SecAgg
+    from secfed import attacks, dp, paillier, secagg
+    from secfed.aggregation import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg
     from secfed.federated import FedAvg
 
     __version__: str
@@ -19,18 +19,21 @@ __all__ = [
     "CentralGaussian",
     "DistributedGaussian",
     "FedAvg",
+    "Paillier",
     "Plain",
     "SecAgg",
     "SecFedError",
     "attacks",
     "dp",
+    "paillier",
     "secagg",
 ]
-_PACKAGES = ("aggregation", "attacks", "dp", "federated", "secagg")
+_PACKAGES = ("aggregation", "attacks", "dp", "federated", "paillier", "secagg")
 _PACKAGE_OF = {
     "CentralGaussian": "aggregation",
     "DistributedGaussian": "aggregation",
     "FedAvg": "federated",
+    "Paillier": "aggregation",
     "Plain": "aggregation",
     "SecAgg": "aggregation",
 }

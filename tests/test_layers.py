@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "aggregation": {
         "encoding",
         "secagg",
+        "paillier",
         "dp",
         "wire",
         "concurrency",
@@ -36,8 +37,8 @@ ARROWS: dict[str, set[str]] = {
         "errors",
     },
     "federated": {"aggregation", "dp", "encoding.flatten", "secagg.stages", "errors"},
-    "cli": {"__init__", "federated", "aggregation", "dp", "secagg", "errors"},
-    "__init__": {"aggregation", "attacks", "dp", "errors", "federated", "secagg"},
+    "cli": {"__init__", "federated", "aggregation", "dp", "secagg", "paillier", "errors"},
+    "__init__": {"aggregation", "attacks", "dp", "errors", "federated", "paillier", "secagg"},
     "__main__": {"cli"},
 }
 MOST_LINES = 450

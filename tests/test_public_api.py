@@ -15,11 +15,13 @@ FACE = [
     "CentralGaussian",
     "DistributedGaussian",
     "FedAvg",
+    "Paillier",
     "Plain",
     "SecAgg",
     "SecFedError",
     "attacks",
     "dp",
+    "paillier",
     "secagg",
 ]
 SECAGG = [

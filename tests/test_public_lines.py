@@ -24,6 +24,12 @@ def test_one_off_secure_weighted_mean() -> None:
             assert result.mean[name] == pytest.approx(reference[name], abs=4 / 2**11)
 
 
+def test_mean_under_paillier_encryption() -> None:
+    updates, weights = [np.full((2, 3), float(i)) for i in (1, 2, 3)], [100, 200, 300]
+    result = secfed.Paillier(key_bits=3072, clip=4.0).aggregate(updates, weights)
+    assert result.mean == pytest.approx(secfed.Plain().aggregate(updates, weights).mean, abs=4 / 2**11)
+
+
 def test_training_under_secure_aggregation() -> None:
     def local_update(model, data):  # type: ignore[no-untyped-def]
         update, weight = data.mean(axis=0) - model, len(data)

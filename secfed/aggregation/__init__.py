@@ -7,6 +7,7 @@ A transform makes updates vectors and their sum a mean; a channel adds vectors; 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
 from secfed.aggregation.noise_shares import NoiseShare
+from secfed.aggregation.paillier import Paillier
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
@@ -25,6 +26,7 @@ __all__ = [
     "DistributedGaussian",
     "FloatMean",
     "NoiseShare",
+    "Paillier",
     "Plain",
     "Prepared",
     "Privacy",

@@ -1,11 +1,12 @@
 """What an aggregation gives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from secfed.aggregation.transcript import Transcript
 from secfed.dp.events import Event
 from secfed.encoding.flatten import Update
-from secfed.secagg.stages import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Aggregate:
     weight: float
     bytes_up: dict[int, int] = field(repr=False)
     bytes_down: dict[int, int] = field(repr=False)
-    seconds: dict[Stage, float] = field(repr=False)
+    seconds: Mapping[Any, float] = field(repr=False)
     transcript: Transcript | None = field(default=None, repr=False)
     event: Event | None = field(default=None, repr=False)
     within_clip: float | None = None

@@ -137,8 +137,88 @@ class Plain(Aggregator):
         return InTheClear(client_ids, transform.length, transform.modulus_bits)
 
 
+class IntegerAggregator(Aggregator):
+    """An aggregator whose channel adds integers: what it has in common with others of its kind.
+
+    Attributes:
+        clip: Values are clipped to [-clip, clip].
+        bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
+        max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
+        rounding_seed: Makes the random rounding repeatable, for simulations.
+    """
+
+    clip: float
+    bits: int | None
+    max_weight: int | None
+    rounding_seed: int | None
+
+    def _check_encoding(self) -> None:
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise ConfigError(f"clip {self.clip} must be a positive finite number")
+        if self.max_weight is not None and self.max_weight < 1:
+            raise ConfigError(f"max_weight {self.max_weight} must be at least 1")
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether `max_weight` is to follow from the weights of the cohort."""
+        return self.max_weight is None
+
+    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+        """Choose bits and noise; for the parameters see `Aggregator.prepare`.
+
+        Raises:
+            ConfigError: The noise is the clients', and how many of them must arrive is not said; or `max_weight` is
+                None and there are no weights.
+        """
+        if privacy is not None:
+            return self._private_sum(privacy, example, clients)
+        largest = self.max_weight or _power_of_two_above(weights)
+        return WeightedMean.of(example, clip=self.clip, clients=clients, max_weight=largest, bits=self.bits)
+
+    def rounding(self, round: int, client_id: int) -> bytes | None:
+        """Return what the `rounding_seed` gives for one client in one round; without it None."""
+        if self.rounding_seed is None:
+            return None
+        return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
+
+    def _private_sum(self, privacy: Privacy, example: Update, clients: int) -> PrivateSum:
+        if not isinstance(privacy, DistributedGaussian):
+            fewest = self._fewest_with_central_noise()
+            return PrivateSum.of(privacy, example, clients=clients, cohorts=self._cohorts(privacy, fewest))
+        fewest = self._fewest_with_distributed_noise(privacy, clients)
+        privacy = replace(privacy, colluders=max(privacy.colluders, self._colluders()))
+        cohorts = self._cohorts(privacy, fewest) if privacy.secret_cohort else ANY_COHORT
+        return PrivateSum.of(privacy, example, clients=clients, survivors=fewest, cohorts=cohorts)
+
+    def _cohorts(self, privacy: Privacy, fewest: int) -> tuple[int, int]:
+        """Return the smallest and the largest Poisson cohort that can run a session with at least `fewest` clients."""
+        if privacy.sampling_rate == 1 or privacy.population is None:
+            return ANY_COHORT
+        return _cohorts(self, privacy.population, round(privacy.sampling_rate * privacy.population), fewest)
+
+    def _fewest_with_central_noise(self) -> int:
+        """Return the fewest clients in a sum to which the server adds noise."""
+        return 2
+
+    @abstractmethod
+    def _fewest_with_distributed_noise(self, privacy: DistributedGaussian, clients: int) -> int:
+        """Return the fewest clients whose noise may be in a sum."""
+
+    def _colluders(self) -> int:
+        """Return how many clients may collude, whose noise hides nothing."""
+        return 0
+
+    def _neighbors(self) -> int | None:
+        """Return with how many others each client shares masks; None if that plays no part."""
+        return None
+
+    @abstractmethod
+    def _refusal(self, clients: int, fewest: int) -> str:
+        """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
+
+
 @dataclass(frozen=True)
-class SecAgg(Aggregator):
+class SecAgg(IntegerAggregator):
     """Secure aggregation: the server sees the sum of the survivors' weighted updates, and the sum of their weights.
 
     Args:
@@ -183,12 +263,9 @@ class SecAgg(Aggregator):
             raise ConfigError(
                 f"threshold {self.threshold} must be a number of clients, or a fraction above 0 and up to 1"
             )
-        if not (math.isfinite(self.clip) and self.clip > 0):
-            raise ConfigError(f"clip {self.clip} must be a positive finite number")
+        self._check_encoding()
         if self.session_colluders is not None and (self.neighbors is None or self.adversary != "malicious_server"):
             raise ConfigError('session_colluders has an effect only with neighbors and adversary="malicious_server"')
-        if self.max_weight is not None and self.max_weight < 1:
-            raise ConfigError(f"max_weight {self.max_weight} must be at least 1")
 
     def config(
         self,
@@ -225,55 +302,27 @@ class SecAgg(Aggregator):
             context=transform.context,
         )
 
-    @property
-    def needs_weights(self) -> bool:
-        """Whether `max_weight` is to follow from the weights of the cohort."""
-        return self.max_weight is None
-
-    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
-        """Choose bits and noise; for the parameters see `Aggregator.prepare`.
-
-        Raises:
-            ConfigError: The noise is the clients', and how many of them must arrive is not said; or `max_weight` is
-                None and there are no weights.
-        """
-        if privacy is not None:
-            return self._private_sum(privacy, example, clients)
-        largest = self.max_weight or _power_of_two_above(weights)
-        return WeightedMean.of(example, clip=self.clip, clients=clients, max_weight=largest, bits=self.bits)
-
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
         """Return a session among these clients; each insists on enough survivors for the noise."""
         plan = transform.plan if isinstance(transform, PrivateSum) else None
         make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
         return SecureAggregation(client_ids, make_config, self.policy or Policy(), plan.threshold if plan else 0)
 
-    def rounding(self, round: int, client_id: int) -> bytes | None:
-        """Return what the `rounding_seed` gives for one client in one round; without it None."""
-        if self.rounding_seed is None:
-            return None
-        return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
+    def _fewest_with_distributed_noise(self, privacy: DistributedGaussian, clients: int) -> int:
+        if privacy.minimum_survivors is not None:
+            return privacy.minimum_survivors
+        if self._regular(clients) is not None:
+            raise ConfigError(
+                f"with neighbors {self.neighbors} the threshold counts a client's neighbors: DistributedGaussian needs "
+                "minimum_survivors, the fewest clients in a sum"
+            )
+        return self._threshold(clients, True)
 
-    def _private_sum(self, privacy: Privacy, example: Update, clients: int) -> PrivateSum:
-        if not isinstance(privacy, DistributedGaussian):
-            return PrivateSum.of(privacy, example, clients=clients, cohorts=self._cohorts(privacy, 2))
-        fewest = privacy.minimum_survivors
-        if fewest is None:
-            if self._regular(clients) is not None:
-                raise ConfigError(
-                    f"with neighbors {self.neighbors} the threshold counts a client's neighbors: DistributedGaussian "
-                    "needs minimum_survivors, the fewest clients in a sum"
-                )
-            fewest = self._threshold(clients, True)
-        privacy = replace(privacy, colluders=max(privacy.colluders, self.colluders))
-        cohorts = self._cohorts(privacy, fewest) if privacy.secret_cohort else ANY_COHORT
-        return PrivateSum.of(privacy, example, clients=clients, survivors=fewest, cohorts=cohorts)
+    def _colluders(self) -> int:
+        return self.colluders
 
-    def _cohorts(self, privacy: Privacy, fewest: int) -> tuple[int, int]:
-        """Return the smallest and the largest Poisson cohort that can run a session with at least `fewest` clients."""
-        if privacy.sampling_rate == 1 or privacy.population is None:
-            return ANY_COHORT
-        return _cohorts(self, privacy.population, round(privacy.sampling_rate * privacy.population), fewest)
+    def _neighbors(self) -> int | None:
+        return self.neighbors
 
     def _refusal(self, clients: int, fewest: int) -> str:
         """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
@@ -328,6 +377,6 @@ def _power_of_two_above(weights: Weights) -> int:
 
 
 @lru_cache(64)
-def _cohorts(aggregator: SecAgg, population: int, expected: int, fewest: int) -> tuple[int, int]:
+def _cohorts(aggregator: IntegerAggregator, population: int, expected: int, fewest: int) -> tuple[int, int]:
     refusal = partial(aggregator._refusal, fewest=fewest)
-    return sizes_that_run(refusal, population=population, expected=expected, neighbors=aggregator.neighbors)
+    return sizes_that_run(refusal, population=population, expected=expected, neighbors=aggregator._neighbors())

@@ -13,11 +13,14 @@ from secfed.aggregation.cohort import arrived, positions
 from secfed.aggregation.weighted_mean import WeightedValues
 from secfed.crypto.ring import narrowest_dtype
 from secfed.errors import ConfigError, FaultyClientError, FaultyServerError, TooFewSurvivorsError
+from secfed.paillier import Config as PaillierConfig
 from secfed.secagg.config import Config, Policy
-from secfed.secagg.session import Observer, run_session
+from secfed.secagg.session import run_session
 from secfed.secagg.stages import Stage
 
-Protection = Literal["plain", "secagg"]
+Protection = Literal["plain", "secagg", "paillier"]
+# Called with every message that the server sees: stage, direction, client id (or number of a key holder), bytes.
+Observer = Callable[[Any, Any, int, bytes], None]
 # Returns a client's vector; None if it has none to give, and so drops out.
 VectorOf = Callable[[int], Any]
 
@@ -40,7 +43,7 @@ class Total:
     dropouts: tuple[int, ...]
     bytes_up: dict[int, int]
     bytes_down: dict[int, int]
-    seconds: dict[Stage, float]
+    seconds: Mapping[Any, float]
 
 
 class Channel(Protocol):
@@ -51,7 +54,7 @@ class Channel(Protocol):
         """What it is called in a transcript."""
 
     @property
-    def config(self) -> Config | None:
+    def config(self) -> Config | PaillierConfig | None:
         """The parameters of the session; None without a protocol.
 
         Raises:

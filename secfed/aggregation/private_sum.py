@@ -132,6 +132,11 @@ class PrivateSum(Transform):
         return self.lattice.dimension
 
     @property
+    def bound(self) -> int:
+        """Largest absolute value of an entry; 0 if clients add noise, for which there is none."""
+        return 0 if self.plan else math.isqrt(self.lattice.largest_square)
+
+    @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """The narrowest unsigned dtype that holds an entry."""
         return narrowest_dtype(self.modulus_bits)

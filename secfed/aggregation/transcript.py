@@ -12,21 +12,29 @@ from secfed.crypto.packing import unpack
 from secfed.crypto.ring import signed
 from secfed.encoding.flatten import Update, flatten
 from secfed.errors import EncodingError
+from secfed.paillier import Config as PaillierConfig
+from secfed.paillier import Stage as PaillierStage
+from secfed.paillier.messages import EncryptedInputResponse
 from secfed.secagg.config import Config
 from secfed.secagg.messages import MaskedInputCollectionResponse
-from secfed.secagg.session import Direction
 from secfed.secagg.stages import Stage
 
 # Chance of calling a hidden update visible: one in a billion.
 _SIGNIFICANCE = 1e-9
 _FEWEST_VALUES = 64
+# In which stage a client's input comes.
+_INPUT_STAGES = (Stage.MASKED_INPUT_COLLECTION, PaillierStage.ENCRYPTED_INPUT_COLLECTION)
+
+
+AnyStage = Stage | PaillierStage | Literal["SURPLUS_NOISE"]
+Direction = Literal["to_client", "to_server", "to_key_holder"]
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedMessage:
-    """One message between the server and a client."""
+    """One message between the server and a client, or a key holder (then `client_id` is its number)."""
 
-    stage: Stage | Literal["SURPLUS_NOISE"]
+    stage: AnyStage
     direction: Direction
     client_id: int
     data: bytes = field(repr=False)
@@ -57,10 +65,10 @@ class Transcript:
     """What the server saw.
 
     Attributes:
-        protection: `"plain"` or `"secagg"`.
+        protection: `"plain"`, `"secagg"` or `"paillier"`.
         transform: The public encoding.
-        config: The session's public parameters; None without a protocol. It and the bytes of messages know clients by
-            their positions from 1, by ascending id.
+        config: The session's public parameters; None without a protocol. With secure aggregation it and the bytes of
+            messages know clients by their positions from 1, by ascending id.
         entries: Every message in order.
         total: What the server ends with, flat: the sum modulo `2**modulus_bits` (plain without privacy: the weighted
             sum in float64, then the sum of the weights); surplus noise of clients is subtracted, the server's own is
@@ -68,16 +76,14 @@ class Transcript:
         survivors: Ids of the clients in the sum.
     """
 
-    protection: Literal["plain", "secagg"]
+    protection: Literal["plain", "secagg", "paillier"]
     transform: Transform
-    config: Config | None = None
+    config: Config | PaillierConfig | None = None
     entries: list[RecordedMessage] = field(default_factory=list, repr=False)
     total: npt.NDArray[Any] | None = field(default=None, repr=False)
     survivors: tuple[int, ...] = ()
 
-    def record(
-        self, stage: Stage | Literal["SURPLUS_NOISE"], direction: Direction, client_id: int, data: bytes
-    ) -> None:
+    def record(self, stage: AnyStage, direction: Direction, client_id: int, data: bytes) -> None:
         """Append one message."""
         self.entries.append(RecordedMessage(stage, direction, client_id, data))
 
@@ -86,13 +92,14 @@ class Transcript:
 
         Returns:
             Plain: the update's values (with privacy: clipped, in units of the clip). SecAgg: the masked vector. Shape
-            `(size,)`; with privacy `(length,)`, of a vector that may be rotated.
+            `(size,)`; with privacy `(length,)`, of a vector that may be rotated. Paillier: as many 16-bit words of the
+            ciphertexts, which have no entries that the server could read.
 
         Raises:
             EncodingError: The client sent none.
         """
         for entry in self.entries:
-            asked = entry.stage is Stage.MASKED_INPUT_COLLECTION and entry.direction == "to_server"
+            asked = any(entry.stage is stage for stage in _INPUT_STAGES) and entry.direction == "to_server"
             if asked and entry.client_id == client_id:
                 private = self.transform if isinstance(self.transform, PrivateSum) else None
                 if self.config is None and private:
@@ -101,10 +108,20 @@ class Transcript:
                 if self.config is None:
                     dtype = np.result_type(*self.transform.structure.dtypes).newbyteorder("<")
                     return np.frombuffer(entry.data, dtype, offset=8)
+                if isinstance(self.config, PaillierConfig):
+                    return self._words(self.config, entry.data)
                 payload = MaskedInputCollectionResponse.from_bytes(entry.data).masked
                 vector = unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)
                 return vector if private else vector[:-1]
         raise EncodingError(f"client {client_id} sent no input in this session")
+
+    def _words(self, config: PaillierConfig, data: bytes) -> npt.NDArray[np.uint16]:
+        """Cut ciphertexts into words; the top one of each is left out, for it is no uniform number."""
+        size = config.public_key.ciphertext_bytes(config.degree)
+        column = np.frombuffer(EncryptedInputResponse.from_bytes(data).ciphertexts, np.uint8).reshape(-1, size)
+        words = np.ascontiguousarray(column[:, : (size - 2) // 2 * 2]).view("<u2").reshape(-1)
+        length = config.length if isinstance(self.transform, PrivateSum) else config.length - 1
+        return np.resize(words, length).astype(np.uint16)
 
     def resemblance(self, client_id: int, update: Update) -> Resemblance:
         """Hold a client's contribution, as the server saw it, against an update.
@@ -126,6 +143,8 @@ class Transcript:
                 f"the update has {len(values)} values, the contribution {len(seen)}: needed the same number"
             )
         bits = None if self.config is None else self.config.modulus_bits
+        if isinstance(self.config, PaillierConfig):
+            bits = 16
         # The values enter as ranks or as they are; against uniform noise the correlation is 0 either way.
         correlation, correlation_p = 0.0, 1.0
         if np.ptp(values) > 0:  # a constant update correlates with nothing

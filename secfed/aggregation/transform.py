@@ -53,6 +53,11 @@ class Transform(ABC):
         """Entries of a sum."""
 
     @property
+    def bound(self) -> int:
+        """Largest absolute value of an entry read as a signed number; 0 if entries may be any number of the ring."""
+        return 0
+
+    @property
     @abstractmethod
     def context(self) -> bytes:
         """What binds a session to these parameters."""

@@ -127,6 +127,11 @@ class WeightedMean(Transform):
         return self.fixed_point.modulus_bits
 
     @property
+    def bound(self) -> int:
+        """Largest absolute value of an entry: a value at the clip, of a client of the largest weight."""
+        return self.fixed_point.levels * int(self.fixed_point.max_weight)
+
+    @property
     def context(self) -> bytes:
         """What binds a session to these parameters."""
         return self.fixed_point.context(self.structure.size)

@@ -34,6 +34,7 @@ class Protection(StrEnum):
 
     PLAIN = "plain"
     SECAGG = "secagg"
+    PAILLIER = "paillier"
 
 
 class Algorithm(StrEnum):
@@ -62,7 +63,9 @@ _WITHOUT_EFFECT = (
     ("privacy", "none", ("epsilon", "delta", "clip_norm")),
     ("privacy", "central", ("clip",)),
     ("privacy", "distributed", ("clip",)),
-    ("aggregator", "plain", ("threshold", "neighbors", "adversary", "clip")),
+    ("aggregator", "plain", ("threshold", "neighbors", "adversary", "clip", "key_bits")),
+    ("aggregator", "secagg", ("key_bits",)),
+    ("aggregator", "paillier", ("threshold", "neighbors", "adversary")),
 )
 
 
@@ -163,6 +166,9 @@ def simulate(
         ),
     ] = None,
     adversary: Annotated[AdversaryChoice, typer.Option(help="Whom secagg withstands.")] = AdversaryChoice.SEMI_HONEST,
+    key_bits: Annotated[
+        int, typer.Option(min=2048, max=16384, help="With --aggregator paillier: bits of the key, a multiple of 16.")
+    ] = 3072,
     sampling_rate: Annotated[
         float, typer.Option(max=1, callback=positive, help="Probability that a client joins a round's cohort.")
     ] = 1.0,
@@ -175,7 +181,7 @@ def simulate(
     ] = 0.5,
     clip: Annotated[
         float,
-        typer.Option(callback=positive, help="Without --privacy, secagg clips values of updates to [-clip, clip]."),
+        typer.Option(callback=positive, help="Without --privacy, values of updates are clipped to [-clip, clip]."),
     ] = 4.0,
     privacy: Annotated[
         PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
@@ -196,7 +202,7 @@ def simulate(
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Train on a real data set under secure aggregation, with clients that drop out, and in the clear beside it.
+    """Train on a real data set under secure aggregation or Paillier encryption, and in the clear beside it.
 
     With --privacy central or distributed all rounds together spend at most --epsilon at --delta. With --privacy
     distributed there is a third run beside them, in which the server adds the noise. An option that has no effect in
@@ -206,8 +212,8 @@ def simulate(
     from rich.console import Console
 
     from secfed.cli.simulation import display
-    from secfed.cli.simulation.run import Settings
     from secfed.cli.simulation.run import simulate as run
+    from secfed.cli.simulation.settings import Settings
 
     settings = Settings.of(
         dataset=dataset.value,
@@ -222,6 +228,7 @@ def simulate(
         sampling_rate=sampling_rate,
         alpha=alpha,
         clip=clip,
+        key_bits=key_bits,
         privacy=privacy.value,
         epsilon=epsilon,
         delta=delta,

@@ -1,9 +1,9 @@
 """The order of a session."""
 
-from enum import IntEnum
+from enum import Enum
 
 
-class Stage(IntEnum):
+class Stage(Enum):
     """Where a party stands: the server's stage is the one whose responses it collects."""
 
     ENCRYPTED_INPUT_COLLECTION = 1

@@ -206,6 +206,7 @@ def test_a_folder_that_cannot_be_made_ends_with_exit_code_1(secfed: Runner) -> N
     assert "secfed: cannot make the folder /dev/null/folder" in run.stderr and "Traceback" not in run.stderr
 
 
+PAILLIER = ("--aggregator", "paillier")
 PLAIN, CENTRAL, DISTRIBUTED = (("--aggregator", "plain"), ("--privacy", "central"), ("--privacy", "distributed"))
 
 
@@ -224,6 +225,11 @@ PLAIN, CENTRAL, DISTRIBUTED = (("--aggregator", "plain"), ("--privacy", "central
         (PLAIN, "--clip", "4", "--aggregator plain"),
         ((*PLAIN, *CENTRAL), "--neighbors", "4", "--aggregator plain"),
         (("--clients", "13"), "--alpha", "0.5", "--clients 13"),
+        ((), "--key-bits", "2048", "--aggregator secagg"),
+        (PLAIN, "--key-bits", "2048", "--aggregator plain"),
+        (PAILLIER, "--threshold", "5", "--aggregator paillier"),
+        (PAILLIER, "--neighbors", "4", "--aggregator paillier"),
+        (PAILLIER, "--adversary", "semi_honest", "--aggregator paillier"),
     ],
 )
 def test_an_option_without_effect_is_refused_and_both_options_are_named(
@@ -233,6 +239,19 @@ def test_an_option_without_effect_is_refused_and_both_options_are_named(
     assert run.exit_code == 2 and run.stdout == ""
     assert f"{option} has no effect with {named}" in run.stderr
     assert not (tmp_path / "new").exists()
+
+
+@UNDRAWN
+def test_a_run_under_paillier_is_told_with_the_keys_of_every_mode(secfed: Runner, tmp_path: Path) -> None:
+    common = ("simulate", "--json", "--rounds", 1, "--clients", 4, "--output", tmp_path, "--dropout", 0)
+    encrypted = secfed(*common, *PAILLIER, "--key-bits", 2048)
+    assert encrypted.exit_code == 0, encrypted.stderr
+    found, other = json.loads(encrypted.stdout), json.loads(secfed(*common).stdout)
+    assert found.keys() == other.keys() and found["rounds"][0].keys() == other["rounds"][0].keys()
+    assert found["aggregator"] == "paillier"
+    assert found["accuracy"] == other["accuracy"]
+    assert set(found["rounds"][0]["stage_seconds"]) == {"ENCRYPTED_INPUT_COLLECTION", "DECRYPTION"}
+    assert "no update of any client" in encrypted.stderr
 
 
 @UNDRAWN
@@ -248,8 +267,9 @@ def test_every_option_that_has_an_effect_is_taken(secfed: Runner, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (("--aggregator", "paillier"), ("'paillier'", "'plain'", "'secagg'")),
+        (("--aggregator", "tenseal"), ("'tenseal'", "'plain'", "'secagg'", "'paillier'")),
         (("--algorithm", "fedprox"), ("'fedprox'", "'fedavg'")),
+        (("--key-bits", "1024"), ("--key-bits", "2048")),
         (("--dataset", "mnist"), ("'mnist'", "'digits'")),
         (("--adversary", "nobody"), ("'semi_honest'", "'malicious_server'")),
         (("--privacy", "local"), ("'local'", "'none'", "'central'", "'distributed'")),

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secfed import paillier
 from secfed.cli.extras import require
-from secfed.cli.simulation.run import Outcome, RoundRecord, Settings
+from secfed.cli.simulation.outcome import Outcome, RoundRecord
+from secfed.cli.simulation.settings import Settings
 from secfed.dp.rounding import exact, up, up_to_hundredths
 from secfed.secagg import Stage
 
@@ -23,6 +25,8 @@ _HEADS = {
     Stage.MASKED_INPUT_COLLECTION: "masked\ninput",
     Stage.CONSISTENCY_CHECK: "consis-\ntency\ncheck",
     Stage.UNMASKING: "unmask-\ning",
+    paillier.Stage.ENCRYPTED_INPUT_COLLECTION: "encryp-\nted\ninput",
+    paillier.Stage.DECRYPTION: "decryp-\ntion",
 }
 # Lines that the table's head, its foot, the notes and the progress bar take.
 _OTHER_LINES = 13
@@ -97,7 +101,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
     from rich.table import Table
 
     # With privacy there is no room for the stages beside it.
-    stages = settings.stages if settings.aggregator != "plain" and not settings.private else ()
+    stages = () if settings.private else settings.timed_stages
     title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
     heads = ["round", "accu-\nracy\n%"]
@@ -139,7 +143,10 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
         lines.append(f"largest difference of the two models: {outcome.max_model_difference:.1e} (from {cause})")
     if outcome.epsilon is not None:
         lines.append(_spent(outcome))
-    silent = ", ".join(f"{count} at {stage.name}" for stage, count in outcome.dropouts.items())
+    counts = outcome.dropouts
+    silent = ", ".join(f"{count} at {stage.name}" for stage, count in counts.items())
+    if settings.aggregator != "secagg":
+        silent = str(sum(counts.values()))
     lines.append(f"clients that fell silent: {silent}")
     if settings.aggregator == "plain":
         lines.append(f"the server saw every update in the clear, in {outcome.sums} rounds")

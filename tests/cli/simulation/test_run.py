@@ -14,7 +14,9 @@ from secfed.aggregation.cohort import arrived
 from secfed.cli.simulation import perceptron
 from secfed.cli.simulation import run as simulation_run
 from secfed.cli.simulation.datasets import LOADERS
-from secfed.cli.simulation.run import Outcome, RoundRecord, Settings, draw_dropouts, simulate
+from secfed.cli.simulation.outcome import Outcome, RoundRecord
+from secfed.cli.simulation.run import draw_dropouts, simulate
+from secfed.cli.simulation.settings import Settings
 from secfed.errors import ConfigError
 from secfed.secagg import Config, Stage, parameters, run_session
 from secfed.secagg.session import Result
@@ -217,7 +219,7 @@ def test_noise_of_the_clients_is_hardly_more_than_the_servers() -> None:
     federation = LOADERS[settings.dataset](settings.clients, settings.alpha, settings.seed)
     model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
     assert privacy is not None
-    secured = simulation_run._secagg(settings, federation)
+    secured = simulation_run._secured(settings, federation)
     transform: Any = secured.prepare(model, range(1, settings.clients + 1), privacy=privacy).transform
     plan = transform.plan
     assert plan is not None and plan.threshold == 200
@@ -266,7 +268,7 @@ def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_cen
         settings = Settings.of(privacy="distributed", epsilon=3.0, delta=1e-5, seed=seed)
         federation = LOADERS[settings.dataset](settings.clients, settings.alpha, seed)
         model = perceptron.init(seed, federation.features, classes=federation.classes)
-        distributed = (simulation_run._secagg(settings, federation), simulation_run._privacy(settings))
+        distributed = (simulation_run._secured(settings, federation), simulation_run._privacy(settings))
         accuracies = []
         for aggregator, privacy in (distributed, (Plain(), simulation_run._central(settings))):
             rounds = simulation_run._rounds(settings, federation, model, aggregator, privacy)

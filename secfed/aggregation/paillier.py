@@ -1,0 +1,165 @@
+"""Paillier encryption: an aggregator's parameters, and the channel in which a key holder decrypts the sum."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from secfed.aggregation.aggregators import NO_MODEL, IntegerAggregator
+from secfed.aggregation.channels import Channel, Observer, Protection, Total, VectorOf
+from secfed.aggregation.cohort import arrived
+from secfed.aggregation.privacy import DistributedGaussian
+from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.transform import Transform
+from secfed.errors import ConfigError, TooFewSurvivorsError
+from secfed.paillier import Config, Noise, PrivateKey, generate_keypair, run_session
+from secfed.secagg.stages import Stage
+
+DEFAULT_KEY_BITS = 3072
+
+
+@dataclass(frozen=True)
+class EncryptedSum:
+    """A session of Paillier encryption in one process.
+
+    Args:
+        clients: Ids, ascending.
+        make_config: Returns the session's parameters.
+        private_key: Returns the key holder's key, made when it is first needed.
+        minimum_cohort: Fewest clients in a sum that the key holder opens.
+        noise: The kind of noise of every client.
+    """
+
+    clients: tuple[int, ...]
+    make_config: Callable[[Iterable[int]], Config]
+    private_key: Callable[[], PrivateKey] = field(repr=False)
+    minimum_cohort: int
+    noise: Noise
+    protection: Protection = "paillier"
+
+    @cached_property
+    def config(self) -> Config:
+        """The session's parameters; see `Channel`."""
+        return self.make_config(self.clients)
+
+    def sum(self, vector_of: VectorOf, silent: Mapping[int, Stage], observer: Observer | None) -> Total:
+        """Run one session; see `Channel`.
+
+        Raises:
+            ConfigError: These clients cannot run a session.
+            TooFewSurvivorsError: Fewer clients are left than the key holder demands.
+        """
+        if (found := len(self.clients)) < self.minimum_cohort:
+            needed = self.minimum_cohort
+            raise TooFewSurvivorsError(f"the cohort has {found} clients, needed {needed}", found, needed)
+        present = set(arrived(self.clients, silent))
+        result = run_session(
+            self.config,
+            vector_of,
+            self.private_key(),
+            dropouts=set(self.clients) - present,
+            noise=self.noise,
+            observer=observer,
+        )
+        return Total(result.sum, result.survivors, result.dropouts, result.bytes_up, result.bytes_down, result.seconds)
+
+
+@dataclass(frozen=True)
+class Paillier(IntegerAggregator):
+    """Paillier encryption: the server adds ciphertexts, and a key holder, another party, decrypts the sum.
+
+    Args:
+        key_bits: Bits of the key, at least 2048; None is 3072. The key pair is made when it is first needed and then
+            kept by this object.
+        clip: Values are clipped to [-clip, clip].
+        bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
+        max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
+            A client multiplies its own weight in, so nobody sees it.
+        minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
+        noise: `"half"`, `"short"` (six times as fast, a stronger assumption) or `"full"` (forty times as slow, none
+            beyond Paillier's own).
+        degree: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes in place of 5.1; decryption takes
+            longer.
+        private_key: The key holder's key, in place of a new one.
+        rounding_seed: Makes the random rounding repeatable, for simulations; keys and noise never come from it.
+
+    Raises:
+        ConfigError: A parameter is out of range, or there is a key and `key_bits`.
+
+    Security:
+        In this class all parties live in one process, the key holder among them: it is for simulation and tests. A
+        deployment puts `paillier.Client`, `paillier.Server` and `paillier.KeyHolder` on machines of different owners,
+        and gets the same sum.
+    """
+
+    key_bits: int | None = None
+    clip: float = 4.0
+    bits: int | None = None
+    max_weight: int | None = None
+    minimum_cohort: int = 2
+    noise: Noise = "half"
+    degree: int = 1
+    private_key: PrivateKey | None = field(default=None, repr=False)
+    rounding_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_encoding()
+        if self.private_key is not None and self.key_bits is not None:
+            raise ConfigError("key_bits has no effect on a private_key that exists: give one of the two")
+        if self.minimum_cohort < 2:
+            raise ConfigError(f"minimum_cohort {self.minimum_cohort} must be at least 2")
+
+    @cached_property
+    def _key(self) -> PrivateKey:
+        if self.private_key is not None:
+            return self.private_key
+        return generate_keypair(DEFAULT_KEY_BITS if self.key_bits is None else self.key_bits)[1]
+
+    def config(
+        self,
+        client_ids: Iterable[int],
+        transform: Transform,
+        *,
+        round: int = 0,
+        model_hash: bytes = NO_MODEL,
+    ) -> Config:
+        """Return the session's configuration.
+
+        Args:
+            client_ids: Ids from 1 to 2^63.
+            transform: How updates become vectors.
+            round: The training round.
+            model_hash: Hash of the model being trained.
+
+        Raises:
+            ConfigError: These clients cannot run a session.
+        """
+        return Config(
+            self._key.public_key,
+            client_ids,
+            transform.length,
+            transform.modulus_bits,
+            bound=transform.bound,
+            minimum_cohort=self._minimum(transform),
+            degree=self.degree,
+            round=round,
+            model_hash=model_hash,
+            context=transform.context,
+        )
+
+    def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
+        """Return a session among these clients; the key holder insists on enough survivors for the noise."""
+        make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
+        return EncryptedSum(client_ids, make_config, lambda: self._key, self._minimum(transform), self.noise)
+
+    def _minimum(self, transform: Transform) -> int:
+        plan = transform.plan if isinstance(transform, PrivateSum) else None
+        return max(self.minimum_cohort, plan.threshold if plan else 0)
+
+    def _fewest_with_central_noise(self) -> int:
+        return self.minimum_cohort
+
+    def _fewest_with_distributed_noise(self, privacy: DistributedGaussian, clients: int) -> int:
+        return max(self.minimum_cohort, privacy.minimum_survivors or 0)
+
+    def _refusal(self, clients: int, fewest: int) -> str:
+        return f"{clients} clients, needed {fewest}" if clients < fewest else ""

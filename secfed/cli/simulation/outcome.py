@@ -1,0 +1,149 @@
+"""What a simulation gave: its rounds, and the run as a whole."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from secfed.cli.simulation.settings import Settings
+from secfed.secagg import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One round.
+
+    Attributes:
+        number: From 1.
+        accuracy: On the test rows, after the round.
+        plain_accuracy: That of the run without protection.
+        central_accuracy: That of the run in which the server adds the noise, beside one in which the clients do.
+        epsilon: Spent up to this round, at the budget's delta; None without privacy.
+        delta: The budget's; None without privacy.
+        cohort: Clients that were sampled.
+        survivors: Clients whose update is in the mean; 0 if the round failed.
+        plain_survivors: Those of the run without protection.
+        dropouts: Clients that fell silent, by the first stage they did not answer.
+        bytes_up_per_client: Mean of what a survivor sent; None if the round failed.
+        bytes_down_per_client: Mean of what a survivor was sent, the model among it; None if the round failed.
+        seconds: Wall time of the round, local training of all clients included.
+        stage_seconds: Wall time of each stage, all parties together.
+        failure: Why there is no mean, or nothing ("").
+    """
+
+    number: int
+    accuracy: float
+    plain_accuracy: float
+    central_accuracy: float | None
+    epsilon: float | None
+    delta: float | None
+    cohort: int
+    survivors: int
+    plain_survivors: int
+    dropouts: dict[Stage, int]
+    bytes_up_per_client: int | None
+    bytes_down_per_client: int | None
+    seconds: float
+    stage_seconds: dict[Any, float]
+    failure: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the round as the command line prints it."""
+        return {
+            "number": self.number,
+            "accuracy": self.accuracy,
+            "cohort": self.cohort,
+            "survivors": self.survivors,
+            "dropouts": {stage.name: count for stage, count in self.dropouts.items()},
+            "bytes_up_per_client": self.bytes_up_per_client,
+            "bytes_down_per_client": self.bytes_down_per_client,
+            "seconds": self.seconds,
+            "stage_seconds": {stage.name: seconds for stage, seconds in self.stage_seconds.items()},
+            "plain_accuracy": self.plain_accuracy,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "failure": self.failure or None,
+        } | ({} if self.central_accuracy is None else {"central_accuracy": self.central_accuracy})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A whole run.
+
+    Attributes:
+        settings: What was run.
+        records: Its rounds.
+        max_model_difference: Largest absolute difference of any parameter of the two models after the last round.
+        threshold: Fewest survivors that can be unmasked or decrypted, where that is one number for all rounds.
+        clipped_rounds: Rounds in which values were beyond the clip.
+        noise_multiplier: What the budget took; None without privacy.
+    """
+
+    settings: Settings
+    records: tuple[RoundRecord, ...] = field(repr=False)
+    max_model_difference: float
+    threshold: int | None
+    clipped_rounds: int
+    noise_multiplier: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """After the last round."""
+        return self.records[-1].accuracy
+
+    @property
+    def plain_accuracy(self) -> float:
+        """After the last round without protection."""
+        return self.records[-1].plain_accuracy
+
+    @property
+    def central_accuracy(self) -> float | None:
+        """After the last round of the run in which the server adds the noise, if there is one."""
+        return self.records[-1].central_accuracy
+
+    @property
+    def epsilon(self) -> float | None:
+        """Spent by all rounds; None without privacy."""
+        return self.records[-1].epsilon
+
+    @property
+    def sums(self) -> int:
+        """Rounds that did not fail: in each the server saw one sum."""
+        return sum(not record.failure for record in self.records)
+
+    @property
+    def same_survivors(self) -> bool:
+        """Whether both runs had the same survivors in each round: then only rounding tells the models apart."""
+        return all(record.survivors == record.plain_survivors for record in self.records)
+
+    @property
+    def dropouts(self) -> dict[Stage, int]:
+        """Clients that fell silent, by stage, over all rounds."""
+        return {stage: sum(record.dropouts[stage] for record in self.records) for stage in self.settings.stages}
+
+    def to_json(self, files: list[str]) -> dict[str, Any]:
+        """Return the run as the command line prints it."""
+        return {
+            "aggregator": self.settings.aggregator,
+            "algorithm": self.settings.algorithm,
+            "dataset": self.settings.dataset,
+            "clients": self.settings.clients,
+            "seed": self.settings.seed,
+            "accuracy": self.accuracy,
+            "plain_accuracy": self.plain_accuracy,
+            "max_model_difference": self.max_model_difference,
+            "epsilon": self.epsilon,
+            "delta": self.records[-1].delta,
+            "rounds": [record.to_json() for record in self.records],
+            "files": files,
+        } | self._privacy_to_json()
+
+    def _privacy_to_json(self) -> dict[str, Any]:
+        settings = self.settings
+        if not settings.private:
+            return {}
+        found: dict[str, Any] = {
+            "privacy": settings.privacy,
+            "epsilon_budget": settings.epsilon,
+            "clip_norm": settings.clip_norm,
+            "noise_multiplier": self.noise_multiplier,
+        }
+        return found if self.central_accuracy is None else found | {"central_accuracy": self.central_accuracy}

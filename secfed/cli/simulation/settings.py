@@ -1,0 +1,99 @@
+"""What a simulation is told to run."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from secfed import paillier
+from secfed.secagg import Stage
+
+# Up to this many clients all share masks with each other.
+_COMPLETE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        dataset: A name in `datasets.LOADERS`.
+        clients: Number of clients.
+        rounds: Number of rounds.
+        aggregator: `"plain"`, `"secagg"` or `"paillier"`.
+        algorithm: `"fedavg"`.
+        dropout: Probability that a client of the cohort falls silent in a round, at a stage drawn among all.
+        threshold: See `secfed.SecAgg`.
+        neighbors: See `secfed.SecAgg`.
+        adversary: See `secfed.SecAgg`.
+        sampling_rate: Probability that a client joins a round's cohort.
+        alpha: How unequal the clients are; see `datasets`.
+        key_bits: See `secfed.Paillier`.
+        clip: See `secfed.SecAgg`; of no matter with privacy.
+        privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
+        epsilon: Budget of all rounds together.
+        delta: Budget of all rounds together.
+        clip_norm: See `secfed.CentralGaussian`.
+        seed: Decides everything but the secrets, noise among them.
+    """
+
+    dataset: str = "digits"
+    clients: int = 50
+    rounds: int = 30
+    aggregator: Literal["plain", "secagg", "paillier"] = "secagg"
+    algorithm: Literal["fedavg"] = "fedavg"
+    dropout: float = 0.1
+    threshold: float = 2 / 3
+    neighbors: int | None = None
+    adversary: Literal["semi_honest", "malicious_server"] = "semi_honest"
+    sampling_rate: float = 1.0
+    alpha: float = 0.5
+    key_bits: int = 3072
+    clip: float = 4.0
+    privacy: Literal["none", "central", "distributed"] = "none"
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    clip_norm: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def of(cls, **given: Any) -> "Settings":
+        """Fill in what is None; with privacy the clients are more, as noise hides one among few only at a cost."""
+        chosen: dict[str, Any] = {"clients": 50, "threshold": 2 / 3}
+        if given.get("privacy", "none") != "none":
+            chosen |= {"clients": 300}
+            many = (given.get("clients") or chosen["clients"]) > _COMPLETE
+            if many and given.get("aggregator", "secagg") == "secagg" and given.get("neighbors") is None:
+                # The neighbors are those of secagg.parameters for 300 clients, a twentieth corrupt and a tenth silent.
+                # With a threshold of more than half of them, no server can split the sum unless clients collude.
+                chosen |= {"neighbors": 28, "threshold": 15}
+        return cls(**chosen | {name: value for name, value in given.items() if value is not None})
+
+    @property
+    def private(self) -> bool:
+        """Whether noise is added."""
+        return self.privacy != "none"
+
+    @property
+    def protected(self) -> bool:
+        """Whether anything is between the server and the updates, or between the model and who sees it."""
+        return self.private or self.aggregator != "plain"
+
+    @property
+    def protection(self) -> str:
+        """What that is, in words."""
+        return f"{self.aggregator} with {self.privacy} noise" if self.private else self.aggregator
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in which clients may fall silent; with Paillier there is one, in which inputs are due."""
+        if self.aggregator == "paillier":
+            return (Stage.MASKED_INPUT_COLLECTION,)
+        stages = (Stage.ADVERTISE_KEYS, Stage.SHARE_KEYS, Stage.MASKED_INPUT_COLLECTION)
+        checked = (Stage.CONSISTENCY_CHECK,) if self.adversary == "malicious_server" else ()
+        return (*stages, *checked, Stage.UNMASKING)
+
+    @property
+    def timed_stages(self) -> tuple[Any, ...]:
+        """The stages whose wall time a session tells."""
+        if self.aggregator == "paillier":
+            return (paillier.Stage.ENCRYPTED_INPUT_COLLECTION, paillier.Stage.DECRYPTION)
+        return self.stages if self.aggregator == "secagg" else ()
