@@ -47,7 +47,7 @@ class PublicKey:
 
     Args:
         n: The modulus.
-        h: The base of the noise.
+        h: The base of the noise; 0 if there is none, then all noise is `"full"` (keys of other libraries).
         insecure_size: Allows fewer than 2048 bits, for tests.
 
     Raises:
@@ -55,7 +55,7 @@ class PublicKey:
     """
 
     n: int
-    h: int = field(repr=False)
+    h: int = field(default=0, repr=False)
     insecure_size: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +68,8 @@ class PublicKey:
             return f"it has {self.key_bits} bits, needed a multiple of 16 from {least} to {MOST_KEY_BITS}"
         if not self.n % 2 or gcd(self.n, _SMALL_PRIMES) != 1:
             return "n has a prime factor below 1000"
-        if not 1 < self.h < self.n - 1 or gcd(self.h, self.n) != 1:
-            return "h is no unit other than 1 and -1"
+        if self.h and (not 1 < self.h < self.n - 1 or gcd(self.h, self.n) != 1):
+            return "h is neither 0 nor a unit other than 1 and -1"
         return ""
 
     @cached_property
@@ -234,10 +234,10 @@ class PrivateKey:
         p, q, key_bits = self.p, self.q, self.public_key.key_bits
         if p * q != self.public_key.n:
             return "p q is not n"
-        if p == q or any(prime.bit_length() != key_bits // 2 or prime % 4 != 3 for prime in (p, q)):
-            return f"needed two different primes of {key_bits // 2} bits that are 3 modulo 4"
-        if gcd(p - 1, q - 1) != 2:
-            return "p - 1 and q - 1 have a common factor above 2"
+        if p == q or any(prime.bit_length() != key_bits // 2 for prime in (p, q)):
+            return f"needed two different primes of {key_bits // 2} bits"
+        if self.public_key.h and (any(prime % 4 != 3 for prime in (p, q)) or gcd(p - 1, q - 1) != 2):
+            return "p and q are not both 3 modulo 4, or p - 1 and q - 1 have a common factor above 2"
         if any(self.subgroup):
             for order, prime in zip(self.subgroup, (p, q), strict=True):
                 fits = int(order).bit_length() == 8 * SUBGROUP_BYTES and not (prime - 1) % order

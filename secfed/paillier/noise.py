@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.prg import SEED_BYTES, keystream
 from secfed.errors import ConfigError, StageError
-from secfed.paillier.integers import from_bytes, in_threads, integer, inverses, power
+from secfed.paillier.integers import from_bytes, in_threads, integer, inverse, inverses, power
 from secfed.paillier.residues import exponential, logarithm
 
 Noise = Literal["half", "short", "full"]
@@ -100,17 +100,24 @@ class NoiseTable:
 
 
 def _row(base: Any, n: Any, degree: int, modulus: Any) -> tuple[list[Any], list[Any]]:
-    powers = [integer(1)]
+    """Return the residues and shifts of `base**0` to `base**255`.
+
+    From each power to the next: `b * b_1 = b' + n k = b' * (1 + n k / b')`, and the second factor is `exp(n y)` for the
+    logarithm `n y`. So whole powers are never computed.
+    """
+    first = base % n
+    residues, carries = [integer(1)], []
     for _ in range(_WINDOW - 1):
-        powers.append(powers[-1] * base % modulus)
-    residues = [entry % n for entry in powers]
-    if degree == 1:  # entry = b (1 + n t), so its second half is b t
-        reciprocals = inverses(residues, n)
-        return residues, [entry // n * b % n for entry, b in zip(powers, reciprocals, strict=True)]
-    reciprocals = inverses(residues, modulus)
-    return residues, [
-        logarithm(entry * b % modulus, n, degree, modulus) // n for entry, b in zip(powers, reciprocals, strict=True)
-    ]
+        carry, residue = divmod(residues[-1] * first, n)
+        residues.append(residue)
+        carries.append(carry)
+    plaintexts = n**degree
+    own_shift = logarithm(base * inverse(first, modulus) % modulus, n, degree, modulus) // n
+    shifts = [integer(0)]
+    for carry, reciprocal in zip(carries, inverses(residues[1:], plaintexts), strict=True):
+        step = logarithm(1 + n * (carry * reciprocal % plaintexts), n, degree, modulus) // n
+        shifts.append((shifts[-1] + own_shift + step) % plaintexts)
+    return residues, shifts
 
 
 @lru_cache(2)
@@ -132,8 +139,13 @@ def draw_factors(
         count: How many.
         seed: 32 fresh secret bytes.
         threads: How many share the work; by default one for each usable core.
+
+    Raises:
+        ConfigError: The key has no `h`, which this kind of noise needs.
     """
     size = exponent_bytes(noise, int(n).bit_length())
+    if not h and noise != "full":
+        raise ConfigError(f'this key has no h, so it takes noise "full" only, found {noise!r}')
     stream = keystream(seed, count * size)
     exponents = [stream[start : start + size] for start in range(0, len(stream), size)]
     if noise == "full":
