@@ -16,12 +16,12 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import privacy, secure_aggregation
+from benchmarks import encrypted_sums, privacy, secure_aggregation
 from benchmarks.measure import Line
 
 MARKER = "<!-- table -->"
-ALL = secure_aggregation.ALL + privacy.ALL
-PEERS = secure_aggregation.PEERS + privacy.PEERS
+ALL = secure_aggregation.ALL + encrypted_sums.ALL + privacy.ALL
+PEERS = secure_aggregation.PEERS + encrypted_sums.PEERS + privacy.PEERS
 
 
 def table(lines: Iterable[Line]) -> str:

@@ -38,6 +38,15 @@ def flower(*arguments: str) -> dict[str, Any]:
     return result
 
 
+def heu(key_bits: int, count: int) -> dict[str, float]:
+    """Measure HEU's z-paillier, CPU seconds of one operation; see `peer_heu.py`."""
+    python = environment("heu", "sf-heu==0.5.2b0")
+    command = [str(python), str(HERE / "peer_heu.py"), str(key_bits), str(count)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
 def accountant(engine: str, settings: Sequence[tuple[Any, float]], seconds: int) -> list[dict[str, Any]]:
     """Ask another project's accountant for epsilons; see `peer_dp.py`.
 

@@ -20,6 +20,10 @@ gmpy2: Any = _gmpy2
 
 T = TypeVar("T")
 R = TypeVar("R")
+# How many items are done, of how many.
+Progress = Callable[[int, int], None]
+# Items of a thread between two calls of a progress function.
+_BLOCK = 64
 # Below so many items a second thread costs more than it brings.
 _FEWEST_FOR_THREADS = 16
 
@@ -106,7 +110,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(function: Callable[[Sequence[T]], list[R]], items: Sequence[T], threads: int | None) -> list[R]:
+def in_threads(
+    function: Callable[[Sequence[T]], list[R]],
+    items: Sequence[T],
+    threads: int | None,
+    progress: Progress | None = None,
+) -> list[R]:
     """Apply a function to items, cut into one contiguous part for each thread.
 
     Args:
@@ -114,19 +123,26 @@ def in_threads(function: Callable[[Sequence[T]], list[R]], items: Sequence[T], t
         items: What to cut.
         threads: How many; by default one for each usable core (one without gmpy2, whose work holds the interpreter
             lock).
+        progress: Called now and then with how many are done, and how many there are.
     """
     if gmpy2 is None or len(items) < _FEWEST_FOR_THREADS:
         threads = 1
     elif threads is None:
         threads = usable_cores()
-    if threads <= 1:
-        return function(items)
-    part = -(-len(items) // threads)
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(
-            pool.map(_unlocked(function), [items[start : start + part] for start in range(0, len(items), part)])
-        )
-    return [result for done in parts for result in done]
+    block = max(1, _BLOCK * threads if progress else len(items))
+    done: list[R] = []
+    with ThreadPoolExecutor(threads) as pool:  # starts a thread only when it gets work
+        for start in range(0, len(items), block):
+            piece = items[start : start + block]
+            if threads == 1:
+                done += function(piece)
+            else:
+                size = -(-len(piece) // threads)
+                parts = [piece[first : first + size] for first in range(0, len(piece), size)]
+                done += [result for found in pool.map(_unlocked(function), parts) for result in found]
+            if progress:
+                progress(len(done), len(items))
+    return done
 
 
 def _unlocked(function: Callable[[Sequence[T]], list[R]]) -> Callable[[Sequence[T]], list[R]]:
