@@ -42,6 +42,9 @@ class Server:
         entropy: Source of the nonce and of that noise; by default the operating system's.
         threads: Threads that compute, by default one for each usable core.
 
+    Raises:
+        ConfigError: `noise` without weights, or a threshold key that has another public key or degree.
+
     Attributes:
         stage: The stage whose responses it collects; None before `open`.
         faults: Every message refused and who sent it, up to 1,000.
@@ -66,6 +69,7 @@ class Server:
         exponent_bytes(self._noise, config.public_key.key_bits)
         integers.warn_if_slow()
         self._opening: Opening = opening or OneKeyHolder()
+        self._opening.check(config)
         self._entropy: Entropy = entropy or SystemEntropy()
         self._lock = threading.RLock()
         self._modulus = config.public_key.modulus(config.degree)
