@@ -23,7 +23,8 @@ def load(protocol):
 
 
 # expand(seed, size), draw(seed, label, size), and sets of clients are those of secagg.
-secagg, write = load("secagg"), load("encoding").write
+secagg, encoding = load("secagg"), load("encoding")
+write, dump = encoding.write, encoding.dump
 expand, draw, bitmap = secagg.expand, secagg.draw, secagg.bitmap
 
 
@@ -1215,7 +1216,7 @@ def rejected_messages(keys, dealt):
     holder("K4_one_client_less", "four clients, then three: the difference is one client's vector", asked,
            total_of([1, 2, 5], "three"))
     holder("K4_one_client_more", "three clients, then four", total_of([1, 2, 9]), total_of(ids, "four"))
-    holder("K4_half_of_the_clients", "four clients, then two of them: the difference is a sum of two, which does not help",
+    holder("K4_half_of_the_clients", "four clients, then two: the difference is a sum of two, which does not help",
            asked, total_of([2, 9], "two"))
     holder("K4_nobody_in_common", "two clients, then the other two", total_of([1, 5]), total_of([2, 9], "two"))
     holder("K4_after_the_same_set_again", "the same set twice, then another", asked, total_of(ids, "again"),
