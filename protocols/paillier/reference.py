@@ -1085,6 +1085,7 @@ def rejected_messages(keys, dealt):
     client("C1_truncated", "the last byte is missing", request[:-1])
     client("C1_trailing_byte", "a byte after the last field", request + b"\0")
     client("C1_another_kind", "a request to the key holder", one.decryption)
+    client("C1_before_C2", "no request, after an answer: the number of the check decides", request, request[:-1])
     client("C2_second_request", "the same request again", request, request)
     client("C2_request_with_another_nonce", "another request after an answer", request,
            changed(request, nonce=seed_of("nonce")))
@@ -1098,17 +1099,25 @@ def rejected_messages(keys, dealt):
     def with_column(column): return changed(reply, ciphertexts=column)
 
     collected("S1_unknown_client", "client 3 is not in the configuration", reply, 3)
+    collected("S1_before_S2", "no bytes of client 3: the number of the check decides", b"", 3)
     collected("S2_no_bytes", "no bytes", b"")
     collected("S2_unknown_kind", "a message of kind 70", u8(1) + u8(70) + reply[2:])
     collected("S2_truncated", "the last byte is missing", reply[:-1])
     collected("S2_trailing_byte", "a byte after the last field", reply + b"\0")
     collected("S2_one_ciphertext_more", "longer than any response of this stage",
               with_column(column + column[:L]))
+    collected("S2_before_S3", "a request without its last byte: the number of the check decides", request[:-1])
+    collected("S2_version", "a response of version 2", b"\2" + reply[1:])
+    collected("S3_before_S4", "a request after a response: the number of the check decides", request, after=(2,))
     collected("S3_request", "a request, which only servers send", request)
     collected("S3_later_stage", "the key holder's response a stage early", one.answers[1])
     collected("S4_second_response", "the same response again", reply, after=(2,))
     collected("S4_another_response", "another response of the same client", with_column(column[L:] + column[:L]),
               after=(1, 2))
+    collected("S4_before_S5", "a second response, to another nonce: the number of the check decides", other.replies[2],
+              after=(2,))
+    collected("S5_before_S6", "no ciphertexts, for another nonce: the number of the check decides",
+              changed(other.replies[2], ciphertexts=b""))
     collected("S5_another_session", "the response to another nonce", other.replies[2])
     collected("S6_ciphertext_missing", "one ciphertext of two", with_column(column[:L]))
     collected("S6_byte_missing", "a byte of the column is missing", with_column(column[:-1]))
@@ -1130,6 +1139,8 @@ def rejected_messages(keys, dealt):
 
     partial, fields = threshold.answers[1], decode(threshold.answers[1])[1]
     decrypted("S1_no_key_holder", "there is one key holder, number 2 answers", answer, 2)
+    decrypted("S1_before_S2_decryption", "no bytes of number 2: the number of the check decides", b"", 2)
+    decrypted("S2_before_S3_decryption", "a request without its last byte", request[:-1])
     decrypted("S2_plaintexts_truncated", "the last byte is missing", answer[:-1])
     decrypted("S2_one_plaintext_more", "longer than any response", changed(answer, plaintexts=column + column[:P]))
     decrypted("S3_decryption_request", "a request, which only servers send", request)
@@ -1201,6 +1212,8 @@ def rejected_messages(keys, dealt):
     holder("K1_truncated", "the last byte is missing", asked[:-1])
     holder("K1_trailing_byte", "a byte after the last field", asked + b"\0")
     holder("K1_another_kind", "a request to a client", request)
+    holder("K2_before_K3", "another hash and no bitmap: the number of the check decides",
+           changed(asked, config_hash=seed_of("another configuration"), survivors=b""))
     holder("K2_another_configuration", "the hash of another configuration",
            changed(asked, config_hash=seed_of("another configuration")))
     holder("K1_bitmap_too_long", "a byte too many, so that the message is longer than any request",
@@ -1223,6 +1236,7 @@ def rejected_messages(keys, dealt):
            total_of([1, 2, 5], "three"))
     holder("K4_before_K5", "another set without ciphertexts: the number of the check decides", asked,
            changed(asked, survivors=bitmap(one.config, [1, 2, 5]), ciphertexts=b""))
+    holder("K3_before_K4", "one client, after four: the number of the check decides", asked, total_of([2]))
     holder("K5_ciphertext_missing", "one ciphertext of two", with_sums(column[:L]))
     holder("K5_byte_missing", "a byte of the column is missing", with_sums(column[:-1]))
     [big] = encrypt(key, 1, "half", seed_of("big"), [2**(terms.k * terms.w)])
