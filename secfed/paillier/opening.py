@@ -60,11 +60,10 @@ class Opening(Protocol):
         """Return the length of the longest response."""
 
     def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
-        """Take a response.
+        """Take a response: a whole message of whatever kind, from one of the holders.
 
         Raises:
-            RefusedError: S1, S3 to S10; nothing has changed.
-            MalformedMessageError: S2.
+            RefusedError: S3 to S10; nothing has changed.
         """
 
     def totals(self, request: SumToOpen) -> Totals:
@@ -97,8 +96,6 @@ class OneKeyHolder:
     def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
         """Take a response; see `Opening`."""
         config = request.config
-        if holder_id != 1:  # S1
-            raise RefusedError("there is one key holder, number 1", "S1")
         if (kind := kind_of(data)) != DecryptionResponse.kind:  # S3
             raise RefusedError(f"message of kind {kind}, needed DecryptionResponse", "S3")
         if self._totals is not None:  # S4
