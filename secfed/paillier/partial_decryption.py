@@ -6,7 +6,7 @@ Source: `protocols/paillier/README.md`, sections 8 and 9.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from secfed.errors import DecryptionError, TooFewSurvivorsError
+from secfed.errors import DecryptionError
 from secfed.paillier.config import Config
 from secfed.paillier.messages import PartialDecryptionResponse
 from secfed.paillier.opening import RefusedError, SumToOpen, Totals, checked_column
@@ -47,8 +47,6 @@ class PartialDecryptions:
 
     def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
         """Take a response; see `Opening`."""
-        if holder_id not in self.holders:  # S1
-            raise RefusedError(f"there are {self._key.holders} holders of a share, numbered from 1", "S1")
         if (kind := kind_of(data)) != PartialDecryptionResponse.kind:  # S3
             raise RefusedError(f"message of kind {kind}, needed PartialDecryptionResponse", "S3")
         if holder_id in self._answered:  # S4
@@ -67,9 +65,6 @@ class PartialDecryptions:
 
     def totals(self, request: SumToOpen) -> Totals:
         """Return the slots' totals; see `Opening`."""
-        count, needed = len(self._answered), self._key.threshold
-        if count < needed:
-            raise TooFewSurvivorsError(f"{count} holders of a share answered, needed {needed}", count, needed)
         totals = request.config.packing.unpack(self._key.combine(self._columns, self._threads), request.additions)
         if totals is None:  # K6
             raise DecryptionError

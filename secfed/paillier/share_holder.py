@@ -15,7 +15,8 @@ class ShareHolder(Requests):
         key: The threshold key; its public key is the configuration's.
         share: This holder's share.
         opened: The sums that it has helped to open before; keep it for as long as the key is used.
-        entropy: Source of secrets; by default the operating system's.
+        entropy: Source of secrets, new ones at every draw: two proofs with the same nonce show the share. By default
+            the operating system's.
         threads: Threads that decrypt, by default one for each usable core.
 
     Raises:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from secfed.crypto.entropy import Entropy
-from secfed.errors import ConfigError, DecryptionError, MalformedMessageError
+from secfed.errors import ConfigError, DecryptionError, TooFewSurvivorsError
 from secfed.paillier.config import Config
 from secfed.paillier.integers import (
     column,
@@ -87,7 +87,7 @@ class KeyShare:
             ConfigError: H1, these bytes are no share of this key.
         """
         if len(data) != NUMBER_BYTES + key.number_bytes:  # H1
-            raise ConfigError(f"a share has {NUMBER_BYTES + key.number_bytes} bytes, found {len(data)} (H1)")
+            raise ConfigError(f"a share has {NUMBER_BYTES + key.number_bytes} bytes, found {len(data)}", "H1")
         number, value = (int(from_bytes(part)) for part in (data[:NUMBER_BYTES], data[NUMBER_BYTES:]))
         share = cls(number, value)
         key.check_share(share)
@@ -122,7 +122,7 @@ class ThresholdKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no threshold key: {fault}")
+            raise ConfigError(f"this is no threshold key: {fault}", "P1")
 
     def _fault(self) -> str:
         if fault := numbers_fault(self.degree, self.holders, self.threshold):
@@ -185,28 +185,23 @@ class ThresholdKey:
             insecure_size: Allows fewer than 2048 bits, for tests.
 
         Raises:
-            MalformedMessageError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are no such key.
         """
         start = _BITS_BYTES + 2 * (int.from_bytes(data[:_BITS_BYTES], "little") // 8)
         public_key = PublicKey.from_bytes(data[:start], insecure_size=insecure_size)
-        offset = start + _DEGREE_BYTES + 2 * NUMBER_BYTES
-        if len(data) < offset:
-            raise MalformedMessageError(f"a threshold key of {len(data)} bytes ends too early", len(data), "P1")
-        degree, (holders, threshold) = (
-            data[start],
-            (int.from_bytes(data[end - NUMBER_BYTES : end], "little") for end in (offset - NUMBER_BYTES, offset)),
-        )
-        if fault := numbers_fault(degree, holders, threshold):
-            raise MalformedMessageError(f"this is no threshold key: {fault}", start, "P1")
+        ends = [start + _DEGREE_BYTES + NUMBER_BYTES * place for place in range(3)]
+        if len(data) < ends[2]:  # P1
+            raise ConfigError(f"a threshold key of {len(data)} bytes ends too early", "P1")
+        degree = data[start]
+        holders, threshold = (int.from_bytes(data[end : end + NUMBER_BYTES], "little") for end in ends[:2])
+        if fault := numbers_fault(degree, holders, threshold):  # P1
+            raise ConfigError(f"this is no threshold key: {fault}", "P1")
         size = public_key.ciphertext_bytes(degree)
-        needed = offset + (1 + threshold) * size
-        if len(data) != needed:
-            raise MalformedMessageError(f"a threshold key has {len(data)} bytes, needed {needed}", len(data), "P1")
-        v, *commitments = (int(number) for number in read_column(data[offset:], size))
-        try:
-            return cls(public_key, degree, holders, v, tuple(commitments))
-        except ConfigError as error:
-            raise MalformedMessageError(error.args[0], offset, "P1") from None
+        if len(data) != ends[2] + (1 + threshold) * size:  # P1
+            needed = ends[2] + (1 + threshold) * size
+            raise ConfigError(f"a threshold key has {len(data)} bytes, needed {needed}", "P1")
+        v, *commitments = (int(number) for number in read_column(data[ends[2] :], size))
+        return cls(public_key, degree, holders, v, tuple(commitments))
 
     def check_config(self, config: Config) -> None:
         """Check that a session is under this key.
@@ -226,10 +221,10 @@ class ThresholdKey:
             ConfigError: H1, it is not.
         """
         if not 1 <= share.number <= self.holders:  # H1
-            raise ConfigError(f"holder {share.number} is not among the holders 1 to {self.holders} (H1)")
+            raise ConfigError(f"holder {share.number} is not among the holders 1 to {self.holders}", "H1")
         fits = 0 < share.value < self.modulus
         if not fits or secret_power(self.v, share.value, self.modulus) != self._power_of_share(share.number):  # H1
-            raise ConfigError(f"the share of holder {share.number} does not fit the threshold key (H1)")
+            raise ConfigError(f"the share of holder {share.number} does not fit the threshold key", "H1")
 
     def verification_key(self, number: int) -> Any:
         """Return `v` to the power of a holder's share times `multiple`, from the public commitments."""
@@ -302,25 +297,31 @@ class ThresholdKey:
         return Statement(self.modulus, self.number_bytes, context, self.v, v_i, base, result)
 
     def combine(self, columns: dict[int, list[Any]], threads: int | None = None) -> list[Any]:
-        """Decrypt, from the partial decryptions of exactly `threshold` holders.
+        """Decrypt, from the partial decryptions of the `threshold` holders with the lowest numbers.
 
         Args:
-            columns: Each holder's partial decryptions, by its number.
+            columns: Each holder's partial decryptions, proved, by its number.
             threads: How many share the work; by default one for each usable core.
 
         Returns:
             Plaintexts, from 0 to `n**degree - 1`.
 
         Raises:
+            TooFewSurvivorsError: There are fewer holders than the threshold.
             DecryptionError: K6, they do not make plaintexts.
         """
+        if (count := len(columns)) < self.threshold:
+            raise TooFewSurvivorsError(
+                f"{count} holders of a share answered, needed {self.threshold}", count, self.threshold
+            )
+        group = sorted(columns)[: self.threshold]
         n, modulus, degree = integer(self.public_key.n), self.modulus, self.degree
         plaintexts = n**degree
         factor = inverse(4 * self.multiple**2 % plaintexts, plaintexts)
-        exponents = {number: 2 * self._interpolation(number, columns) for number in columns}
+        exponents = {number: 2 * self._interpolation(number, group) for number in group}
 
         def side(sign: int) -> list[Any]:
-            """Return the products of the powers whose exponents have this sign."""
+            """Return the products of the powers whose exponents have this sign; signs alternate, so both occur."""
             own = [number for number, exponent in exponents.items() if sign * exponent > 0]
             powers = [abs(exponents[number]) for number in own]
 
@@ -338,7 +339,7 @@ class ThresholdKey:
             found.append(logarithm(residue, n, degree, modulus) // n * factor % plaintexts)
         return found
 
-    def _interpolation(self, number: int, group: dict[int, list[Any]]) -> int:
+    def _interpolation(self, number: int, group: Sequence[int]) -> int:
         """Return Lagrange's coefficient at 0 times `multiple`, a whole number."""
         others = [other for other in group if other != number]
         return int(self.multiple) * math.prod(others) // math.prod(other - number for other in others)
