@@ -78,9 +78,7 @@ class Parties:
         noise = self.inputs["noise"]["server"] if self.config.weights else None
         self.server = paillier.Server(self.config, noise=noise, entropy=self.entropy["server"])
         self.opened = paillier.OpenedSums()
-        self.key_holder = paillier.KeyHolder(
-            self.config, private_key(self.inputs["private_key"]), opened=self.opened
-        )
+        self.key_holder = paillier.KeyHolder(self.config, private_key(self.inputs["private_key"]), opened=self.opened)
         self.clients: dict[str, paillier.Client] = {}
 
     def client(self, name: str) -> paillier.Client:
@@ -177,9 +175,7 @@ def test_bytes_that_are_no_key_are_refused(path: Path) -> None:
     [(kind, data)] = vector["inputs"].items()
     reader = {"public_key": paillier.PublicKey, "private_key": paillier.PrivateKey}[kind]
     with pytest.raises(getattr(errors, vector["error"]["type"])) as caught:
-        reader.from_bytes(
-            bytes.fromhex(data), insecure_size=vector["config"]["minimum_key_bits"] < FEWEST_KEY_BITS
-        )
+        reader.from_bytes(bytes.fromhex(data), insecure_size=vector["config"]["minimum_key_bits"] < FEWEST_KEY_BITS)
     assert caught.value.check == vector["error"]["check"]
 
 
