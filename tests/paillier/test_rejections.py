@@ -143,6 +143,15 @@ def test_client_whose_vector_cannot_be_made_leaves_the_session() -> None:
         paillier.Client(cohort, 1, lambda: np.full(LENGTH, -1)).receive(request)
 
 
+def test_request_that_is_too_long_is_refused_for_its_length() -> None:
+    cohort = config()
+    client, request = paillier.Client(cohort, 1, vector_of(1)), paillier.Server(cohort).open()[1]
+    with pytest.raises(errors.MalformedMessageError, match="67 bytes, at most 66 are allowed") as caught:
+        client.receive(request + b"\0")
+    assert caught.value.check == "C1"
+    assert client.receive(request)
+
+
 def test_client_outside_the_cohort_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="client 4 is not among"):
         paillier.Client(config(), 4, vector_of(4))
