@@ -3,6 +3,7 @@
 Written from README.md alone; comments name that page's sections. Plain integers and `pow`: readable, not fast and not
 constant-time. `python reference.py` rewrites vectors/. With `--check` it only compares.
 """
+import functools
 import hashlib
 import importlib.util
 import json
@@ -135,8 +136,14 @@ def noise(key, s, kind, seed, count):
     r = from_column(expand(seed, count * size), size)
     if kind == "full":
         return [pow(1 + x % (key.n - 1), M, N) for x in r]
-    h_s = pow(key.h, M, N)
+    h_s = noise_base(key.h, key.n, s)
     return [pow(h_s, x, N) for x in r]
+
+
+@functools.cache
+def noise_base(h, n, s):
+    N, M = powers(n, s)
+    return pow(h, M, N)
 
 
 def encrypt(key, s, kind, seed, plaintexts):
@@ -864,6 +871,7 @@ def config_vectors(keys):
            "id_0": {"client_ids": [0, 1, 5]}, "id_too_large": {"client_ids": [1, 2, 2**63 + 1]},
            "weight_missing": {"weights": [1, 2]}, "weight_0": {"weights": [1, 0, 2]},
            "weight_too_large": {"weights": [1, 2, 2**32 + 1]}, "length_0": {"length": 0},
+           "column_too_long": {"length": 2**32},
            "modulus_of_65_bits": {"modulus_bits": 65}, "slot_of_65_bits": {"modulus_bits": 63},
            "bound_too_large": {"bound": 2**15}, "minimum_cohort_1": {"minimum_cohort": 1},
            "minimum_cohort_4": {"minimum_cohort": 4}, "context_too_long": {"context": "00" * 1025},
