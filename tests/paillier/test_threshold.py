@@ -14,11 +14,8 @@ from hypothesis import strategies as st
 
 from secfed import errors, paillier
 from secfed.crypto.entropy import SeededEntropy, SystemEntropy, predictable_secrets
-from secfed.errors import (
-    ConfigError,
-    DecryptionError,
-    TooFewSurvivorsError,
-)
+from secfed.errors import ConfigError, DecryptionError, MissingExtraError, TooFewSurvivorsError
+from secfed.paillier import integers
 from secfed.paillier.integers import product_of_powers
 from secfed.paillier.messages import EncryptedInputResponse
 from tests import vectors
@@ -69,6 +66,28 @@ def test_no_group_of_fewer_holders_decrypts(threshold: int, holders: int, degree
             key.combine(few)
         with pytest.raises(DecryptionError):
             lenient.combine(few)
+
+
+def test_plain_integers_and_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, shares = dealt(3, 4, 2)
+    plaintexts = list(range(40))
+    ciphertexts = key.public_key.encrypt(plaintexts, degree=2)
+    seed = bytes(32)
+    with predictable_secrets():
+        one, two = (
+            key.decrypt_partially(shares[0], SESSION, ciphertexts, SeededEntropy(seed), threads) for threads in (1, 2)
+        )
+        monkeypatch.setattr(integers, "gmpy2", None)
+        key = paillier.ThresholdKey.from_bytes(key.to_bytes(), insecure_size=True)
+        plain = key.decrypt_partially(shares[0], SESSION, [int(c) for c in ciphertexts], SeededEntropy(seed))
+    assert one == two == plain
+    assert key.combine(partials_of(key, shares[1:], [int(c) for c in ciphertexts[:4]])) == plaintexts[:4]
+
+
+def test_dealer_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integers, "gmpy2", None)
+    with pytest.raises(MissingExtraError, match="gmpy2"):
+        paillier.deal(holders=3, threshold=2)
 
 
 @st.composite
