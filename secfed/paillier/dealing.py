@@ -9,7 +9,7 @@ from secfed.paillier.integers import integer, inverse, secret_power
 from secfed.paillier.keys import FEWEST_KEY_BITS, MOST_KEY_BITS, PublicKey
 from secfed.paillier.threshold import KeyShare, ThresholdKey, numbers_fault
 
-# Smaller numbers are hardly longer than the primes that a search tries on them first.
+# Those of the published vectors.
 _SMALLEST_INSECURE = 512
 
 Dealt = tuple[ThresholdKey, tuple[KeyShare, ...]]
@@ -17,6 +17,8 @@ Dealt = tuple[ThresholdKey, tuple[KeyShare, ...]]
 
 def deal(key_bits: int = 3072, *, holders: int, threshold: int, degree: int = 1) -> Dealt:
     """Make a threshold key and a share for each holder.
+
+    Primes of its form are rare: at 3072 bits the search takes from a few seconds to a minute.
 
     Args:
         key_bits: Bits of the modulus, a multiple of 16, at least 2048.
@@ -32,7 +34,8 @@ def deal(key_bits: int = 3072, *, holders: int, threshold: int, degree: int = 1)
         MissingExtraError: gmpy2, which finds the primes, is not installed.
 
     Security:
-        Whoever runs this sees the private key, and must forget it and all shares. It has no dealer-free variant.
+        Whoever runs this sees the private key, and must forget it and all shares. Each share goes to its holder over a
+        private channel; everybody gets the same key.
     """
     if not FEWEST_KEY_BITS <= key_bits <= MOST_KEY_BITS or key_bits % 16:
         raise ConfigError(f"key_bits {key_bits} must be a multiple of 16 from {FEWEST_KEY_BITS} to {MOST_KEY_BITS}")

@@ -68,7 +68,6 @@ def short_response(asked: Asked) -> PartialDecryptionResponse:
 
 
 def large_response(asked: Asked) -> PartialDecryptionResponse:
-    """A response with an order of the group added: the equations hold, the length does not."""
     answer = asked.answer(1)
     return replace(answer, response=b"\xff" * asked.key.response_bytes)
 

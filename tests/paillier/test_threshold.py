@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed import errors, paillier
@@ -19,6 +19,7 @@ from secfed.paillier import integers
 from secfed.paillier.integers import product_of_powers
 from secfed.paillier.messages import EncryptedInputResponse
 from tests import vectors
+from tests.examples import examples
 from tests.paillier.keys import keypair
 from tests.paillier.threshold_keys import dealt
 
@@ -69,9 +70,9 @@ def test_no_group_of_fewer_holders_decrypts(threshold: int, holders: int, degree
 
 
 def test_plain_integers_and_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    key, shares = dealt(3, 4, 2)
+    key, shares = dealt(2, 3)
     plaintexts = list(range(40))
-    ciphertexts = key.public_key.encrypt(plaintexts, degree=2)
+    ciphertexts = key.public_key.encrypt(plaintexts)
     seed = bytes(32)
     with predictable_secrets():
         one, two = (
@@ -110,7 +111,7 @@ def sessions(draw: Any) -> tuple[Any, paillier.Config, dict[int, np.ndarray], se
     return shared, config, inputs, dropouts, set(draw(numbers))
 
 
-@settings(deadline=None, max_examples=15)
+@examples(10, 50)
 @given(sessions())
 def test_sum_is_that_of_integers(session: Any) -> None:
     shared, config, inputs, dropouts, absent = session
@@ -336,15 +337,20 @@ def test_key_or_share_is_refused_as_published(path: Path) -> None:
     assert caught.value.check == vector["error"]["check"]
 
 
-def parties(vector: dict[str, Any]) -> tuple[paillier.Server, dict[str, Any]]:
-    """Build the server and, by the names that steps have, the clients and holders."""
-    key, inputs, fields = key_in(vector), vector["inputs"], dict(vector["config"])
-    assert key.public_key.to_bytes().hex() == inputs["public_key"]
+def config_in(vector: dict[str, Any], key: paillier.ThresholdKey) -> paillier.Config:
+    fields = dict(vector["config"])
     assert key.public_key.id.hex() == fields.pop("key_id")
     for name in ("model_hash", "context"):
         fields[name] = bytes.fromhex(fields[name])
     fields["weights"] = dict(zip(fields["client_ids"], fields["weights"], strict=False)) or None
-    config = paillier.Config(key.public_key, **fields)
+    return paillier.Config(key.public_key, **fields)
+
+
+def parties(vector: dict[str, Any]) -> tuple[paillier.Server, dict[str, Any]]:
+    """Build the server and, by the names that steps have, the clients and holders."""
+    key, inputs = key_in(vector), vector["inputs"]
+    assert key.public_key.to_bytes().hex() == inputs["public_key"]
+    config = config_in(vector, key)
     entropy = {name: SeededEntropy(bytes.fromhex(seed)) for name, seed in vector.get("seeds", {}).items()}
     server = paillier.Server(config, opening=key.opening(), entropy=entropy.get("server"))
     named: dict[str, Any] = {}
@@ -389,3 +395,32 @@ def test_session_replays_byte_for_byte(path: Path) -> None:
     assert server.sum.tolist() == vector["result"]["sum"]
     assert list(server.survivors) == vector["result"]["survivors"]
     assert [fault.check for fault in server.faults] == [fault["check"] for fault in vector.get("faults", [])]
+
+
+@pytest.mark.parametrize("name", ["2_of_3", "3_of_4_degree_2", "all_answer"])
+def test_session_in_memory_sends_what_is_published(name: str) -> None:
+    vector = vectors.load(vectors.PROTOCOLS / "paillier" / "vectors" / f"session_threshold_{name}.json")
+    key, shares = key_in(vector), shares_in(vector, key_in(vector))
+    steps = [step for step in vector["steps"] if step["to"] != "server"]
+    answered = {step["to"] for step in steps}
+    names = {0: "server", **{-number: f"key holder {number}" for number in shares}}
+    found = []
+
+    def watch(stage: paillier.Stage, direction: str, party: int, data: bytes) -> None:
+        if direction == "to_server":
+            found.append(data.hex())
+
+    with predictable_secrets():
+        seeds = {name: SeededEntropy(bytes.fromhex(seed)) for name, seed in vector["seeds"].items()}
+        result = paillier.run_session(
+            config_in(vector, key),
+            {int(name): np.array(values, np.uint64) for name, values in vector["inputs"]["vectors"].items()},
+            (key, list(shares.values())),
+            dropouts=[i for i in vector["config"]["client_ids"] if f"client {i}" not in answered],
+            absent=[number for number in shares if f"key holder {number}" not in answered],
+            noise=vector["inputs"]["noise"]["clients"],
+            observer=watch,
+            entropies=lambda party: seeds[names.get(party, str(party))],
+        )
+    assert sorted(found) == sorted(step["replies"] for step in steps)
+    assert result.sum.tolist() == vector["result"]["sum"]
