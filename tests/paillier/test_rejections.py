@@ -152,6 +152,18 @@ def test_request_that_is_too_long_is_refused_for_its_length() -> None:
     assert client.receive(request)
 
 
+@pytest.mark.parametrize("position", [0, 63, 64, 129])
+def test_ciphertext_is_checked_wherever_it_stands(position: int) -> None:
+    key, p = keypair()[0], keypair()[1].p
+    for bad, found in ((p, "common factor"), (0, "is not from 1"), (key.n**2, "is not from 1")):
+        ciphertexts = [2] * 130
+        assert key.find_unsound(ciphertexts) == ""
+        ciphertexts[position] = bad
+        assert found in key.find_unsound(ciphertexts)
+        with pytest.raises(errors.DecryptionError):
+            keypair()[1].decrypt(ciphertexts)
+
+
 def test_client_outside_the_cohort_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="client 4 is not among"):
         paillier.Client(config(), 4, vector_of(4))
