@@ -164,6 +164,14 @@ def test_ciphertext_is_checked_wherever_it_stands(position: int) -> None:
             keypair()[1].decrypt(ciphertexts)
 
 
+def test_integer_that_only_reduces_to_a_ciphertext_is_refused() -> None:
+    key, private_key = keypair()
+    [ciphertext] = key.encrypt([5])
+    for beyond in (ciphertext + key.n**2, ciphertext - key.n**2):
+        with pytest.raises(errors.DecryptionError):
+            private_key.decrypt([beyond])
+
+
 def test_client_outside_the_cohort_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="client 4 is not among"):
         paillier.Client(config(), 4, vector_of(4))
