@@ -239,6 +239,22 @@ def test_key_whose_prime_is_none_does_not_decrypt() -> None:
         fake.decrypt(fake_public.encrypt([5]))
 
 
+@pytest.mark.parametrize("bits", [(250, 262), (256, 256)])
+def test_primes_of_unequal_length_or_equal_value_are_refused(bits: tuple[int, int]) -> None:
+    small = range(3, 1000, 2)
+    p, q = (
+        next(
+            x
+            for x in range(2**size - 1, 0, -4)
+            if all(x % d for d in small) and not any((x - 1) % d == 0 for d in small)
+        )
+        for size in bits
+    )
+    assert (p * q).bit_length() == 512
+    with pytest.raises(errors.ConfigError, match="needed two different primes of 256 bits"):
+        paillier.PrivateKey(paillier.PublicKey(p * q, 4, insecure_size=True), p, q)
+
+
 def test_private_key_of_another_modulus_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="p q is not n"):
         paillier.PrivateKey(other_keypair()[0], keypair()[1].p, keypair()[1].q)
