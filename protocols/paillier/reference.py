@@ -965,7 +965,7 @@ def session_vectors(keys, dealt):
     add_one("threshold_3_of_4_degree_2", "three of four holders, degree 2",
             shared | {"degree": 2, "length": 5}, safe, dealt=dealt["3_of_4_degree_2"], silent=["key holder 1"])
     add_one("full_size", "a key of 2048 bits", configure(keys["full_size"].public, [1, 2, 3], 8, 32),
-            keys["full_size"])
+            keys["full_size"], noise=("full", "full"))
     return made
 
 
