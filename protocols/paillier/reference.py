@@ -965,7 +965,7 @@ def session_vectors(keys, dealt):
     add_one("threshold_3_of_4_degree_2", "three of four holders, degree 2",
             shared | {"degree": 2, "length": 5}, safe, dealt=dealt["3_of_4_degree_2"], silent=["key holder 1"])
     add_one("full_size", "a key of 2048 bits", configure(keys["full_size"].public, [1, 2, 3], 8, 32),
-            keys["full_size"])
+            keys["full_size"], noise=("full", "full"))
     return made
 
 
@@ -991,8 +991,9 @@ def rejected_keys(keys, dealt):
     public("key_bits_no_multiple_of_16", "key_bits is 520", unlucky(2**519 + 1, sieved), bits=520)
     public("too_few_key_bits", "512 bits where 2048 are needed", least=2048)
     public("too_many_key_bits", "16400 bits", unlucky(2**16399 + 1, sieved), 4, 16400)
-    public("n_too_short", "n has 511 bits", unlucky(2**510 + 1, sieved))
-    public("n_even", "n is even", unlucky(n + 1, lambda x: x % 2 == 0 and sieved(x // 2)))
+    public("n_too_short", "n has 511 bits", unlucky(2**510 + 1, sieved), 4)
+    public("n_shorter_by_16_bits", "n has 496 bits where 512 are declared", unlucky(2**495 + 1, sieved), 4)
+    public("n_even", "n is even", unlucky(n + 1, lambda x: x % 2 == 0 and sieved(x // 2)), 3)
     public("n_has_a_small_factor", "997 divides n", 997 * unlucky(2**511 // 997 + 1, sieved))
     for what, value in (("h_is_0", 0), ("h_is_1", 1), ("h_is_n_minus_1", n - 1), ("h_is_n_plus_4", n + 4)):
         public(what, what.replace("_", " "), h=value)
@@ -1013,6 +1014,8 @@ def rejected_keys(keys, dealt):
     add_one("private_trailing_byte", "a byte too many", read_private_key, "private_key", data + b"\0")
     secret("p_too_short", "p has 240 bits", unlucky(2**239 + 1, lambda x: sieved(x) and x % 4 == 3
                                                     and math.gcd(x - 1, q - 1) == 2))
+    secret("both_primes_too_short", "p and q have 248 bits", *(unlucky(
+        2**247 + 2**246 + start, lambda x: sieved(x) and x % 4 == 3) for start in (1, 10**4)), h=4)
     secret("p_is_q", "p and q are the same", q=p)
     secret("p_is_1_modulo_4", "p = 1 mod 4", unlucky(p + 1, lambda x: sieved(x) and x % 4 == 1
                                                      and math.gcd(x - 1, q - 1) == 2))

@@ -7,7 +7,7 @@ import pytest
 from secfed import errors, paillier
 from secfed.crypto.entropy import SeededEntropy, predictable_secrets
 from secfed.paillier import integers, residues
-from secfed.paillier.noise import NOISES, noise_table
+from secfed.paillier.noise import noise_table
 from tests.paillier.forge import config, total, vector_of
 from tests.paillier.keys import keypair
 
@@ -24,8 +24,7 @@ def forget() -> None:
     residues._inverses.cache_clear()
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("degree", [1, 2])
+@pytest.mark.parametrize(("noise", "degree"), [("half", 1), ("short", 1), ("full", 1), ("full", 3)])
 def test_plain_integers_give_the_same_ciphertexts(
     noise: paillier.Noise, degree: int, without_gmpy2: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,26 @@ def test_request_that_is_too_long_is_refused_for_its_length() -> None:
     assert client.receive(request)
 
 
+@pytest.mark.parametrize("position", [0, 63, 64, 129])
+def test_ciphertext_is_checked_wherever_it_stands(position: int) -> None:
+    key, p = keypair()[0], keypair()[1].p
+    for bad, found in ((p, "common factor"), (0, "is not from 1"), (key.n**2, "is not from 1")):
+        ciphertexts = [2] * 130
+        assert key.find_unsound(ciphertexts) == ""
+        ciphertexts[position] = bad
+        assert found in key.find_unsound(ciphertexts)
+        with pytest.raises(errors.DecryptionError):
+            keypair()[1].decrypt(ciphertexts)
+
+
+def test_integer_that_only_reduces_to_a_ciphertext_is_refused() -> None:
+    key, private_key = keypair()
+    [ciphertext] = key.encrypt([5])
+    for beyond in (ciphertext + key.n**2, ciphertext - key.n**2):
+        with pytest.raises(errors.DecryptionError):
+            private_key.decrypt([beyond])
+
+
 def test_client_outside_the_cohort_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="client 4 is not among"):
         paillier.Client(config(), 4, vector_of(4))
@@ -217,6 +237,22 @@ def test_key_whose_prime_is_none_does_not_decrypt() -> None:
             break
     with pytest.raises(errors.DecryptionError):
         fake.decrypt(fake_public.encrypt([5]))
+
+
+@pytest.mark.parametrize("bits", [(250, 262), (256, 256)])
+def test_primes_of_unequal_length_or_equal_value_are_refused(bits: tuple[int, int]) -> None:
+    small = range(3, 1000, 2)
+    p, q = (
+        next(
+            x
+            for x in range(2**size - 1, 0, -4)
+            if all(x % d for d in small) and not any((x - 1) % d == 0 for d in small)
+        )
+        for size in bits
+    )
+    assert (p * q).bit_length() == 512
+    with pytest.raises(errors.ConfigError, match="needed two different primes of 256 bits"):
+        paillier.PrivateKey(paillier.PublicKey(p * q, 4, insecure_size=True), p, q)
 
 
 def test_private_key_of_another_modulus_is_refused() -> None:
