@@ -23,7 +23,15 @@ def _restore(cls: type[SecFedError], arguments: tuple[Any, ...], attributes: dic
 
 
 class ConfigError(SecFedError, ValueError):
-    """These parameters cannot work together; the caller has to change them."""
+    """These parameters cannot work together; the caller has to change them.
+
+    Attributes:
+        check: Number of the check in the protocol's specification ("P1"), or "" where it has none.
+    """
+
+    def __init__(self, message: str, check: str = "") -> None:
+        super().__init__(message)
+        self.check = check
 
 
 class StageError(SecFedError):

@@ -3,6 +3,7 @@
 Written from README.md alone; comments name that page's sections. Plain integers and `pow`: readable, not fast and not
 constant-time. `python reference.py` rewrites vectors/. With `--check` it only compares.
 """
+import functools
 import hashlib
 import importlib.util
 import json
@@ -23,7 +24,8 @@ def load(protocol):
 
 
 # expand(seed, size), draw(seed, label, size), and sets of clients are those of secagg.
-secagg, write = load("secagg"), load("encoding").write
+secagg, encoding = load("secagg"), load("encoding")
+write, dump = encoding.write, encoding.dump
 expand, draw, bitmap = secagg.expand, secagg.draw, secagg.bitmap
 
 
@@ -134,8 +136,14 @@ def noise(key, s, kind, seed, count):
     r = from_column(expand(seed, count * size), size)
     if kind == "full":
         return [pow(1 + x % (key.n - 1), M, N) for x in r]
-    h_s = pow(key.h, M, N)
+    h_s = noise_base(key.h, key.n, s)
     return [pow(h_s, x, N) for x in r]
+
+
+@functools.cache
+def noise_base(h, n, s):
+    N, M = powers(n, s)
+    return pow(h, M, N)
 
 
 def encrypt(key, s, kind, seed, plaintexts):
@@ -232,6 +240,8 @@ class Terms:
             key.key_bits, self.s, self.entry_max, sum(self.weight.values()), config["length"])
         self.N, self.M = powers(key.n, self.s)
         self.L, self.P = ciphertext_size(key, self.s), plaintext_size(key, self.s)
+        if self.count * self.L >= 2**32:
+            raise Refused("ConfigError")
 
     def unpack(self, plaintexts, survivors):
         """S9: the slot totals, or None."""
@@ -386,7 +396,7 @@ class Server:
 
 class KeyHolder:
     def __init__(self, config, private):
-        self.terms, self.private, self.opened = Terms(config, private.public), private, []
+        self.terms, self.private, self.opened = Terms(config, private.public), private, None
 
     def receive(self, data):
         terms, (kind, m) = self.terms, decode(data)
@@ -396,22 +406,21 @@ class KeyHolder:
             if not fact:
                 raise Refused("DecryptionError" if check == "K6" else "FaultyServerError", check)
 
-        if kind != 67:
+        ids = config["client_ids"]
+        longest = 74 + (len(ids) + 7) // 8 + terms.count * terms.L
+        if len(data) > longest or kind != 67:
             raise Refused("MalformedMessageError", "K1")
         demand("K2", m["config_hash"] == terms.hash)
-        ids, bits = config["client_ids"], number(m["survivors"])
+        bits = number(m["survivors"])
         demand("K3", len(m["survivors"]) == (len(ids) + 7) // 8 and bits < 2**len(ids))
         survivors = [u for i, u in enumerate(ids) if bits >> i & 1]
         demand("K3", len(survivors) >= least)
-        demand("K4", all(survivors == other or len(set(survivors) ^ set(other)) >= least for other in self.opened))
+        demand("K4", self.opened in (None, survivors))
         demand("K5", len(m["ciphertexts"]) == terms.count * terms.L)
         ciphertexts = from_column(m["ciphertexts"], terms.L)
         demand("K6", all(terms.in_range(c) and terms.coprime(c) for c in ciphertexts))
-        session = session_id(config, m["nonce"])
-        reply = self.answer(session, ciphertexts, survivors)
-        if survivors not in self.opened:
-            self.opened.append(survivors)
-        return reply
+        self.opened = survivors         # it stays so even if the plaintexts are refused
+        return self.answer(session_id(config, m["nonce"]), ciphertexts, survivors)
 
     def answer(self, session, ciphertexts, survivors):
         plaintexts = [decrypt(self.private, self.terms.s, c) for c in ciphertexts]
@@ -424,7 +433,7 @@ class ShareHolder(KeyHolder):
     """A holder of a share of a threshold key."""
 
     def __init__(self, config, threshold_key, share, seed):
-        self.terms, self.opened, self.seed = Terms(config, threshold_key.public), [], seed
+        self.terms, self.opened, self.seed = Terms(config, threshold_key.public), None, seed
         self.threshold_key, (self.i, self.s_i) = threshold_key, threshold_key.read_share(share)
         if threshold_key.s != self.terms.s:
             raise Refused("ConfigError")
@@ -443,7 +452,7 @@ class ThresholdKey:
     def __init__(self, public, s, holders, bases):
         v, *V = bases
         self.N, self.M = powers(public.n, s)
-        demand_key(1 <= s <= 7 and 2 <= len(V) <= holders <= 64)
+        demand_key(1 <= s <= 7 and 2 <= len(V) <= holders <= 64 and 2 * len(V) > holders)
         demand_key(all(0 < x < self.N and math.gcd(x, public.n) == 1 for x in bases))
         self.public, self.s, self.holders, self.threshold, self.v, self.V = public, s, holders, len(V), v, V
         self.D, self.L = math.factorial(holders), ciphertext_size(public, s)
@@ -704,15 +713,15 @@ class Session:
         steps.append({"to": f"client {u}", "receives": messages[-1].hex()})
         return self.vector(comment, steps, error={"type": type, "check": check})
 
-    def holder_refuses(self, comment, check, *messages):
-        """Key holder 1 answers all messages but the last."""
+    def holder_refuses(self, comment, check, *messages, decrypts=False):
+        """Key holder 1 answers all messages but the last. `decrypts`: and decrypts that one."""
         holder, steps = self.new_holder(1), []
         type = {"K1": "MalformedMessageError", "K6": "DecryptionError"}.get(check, "FaultyServerError")
         for data in messages[:-1]:
             steps.append({"to": "key holder 1", "receives": data.hex(), "replies": holder.receive(data).hex()})
-        before = [*holder.opened]
+        before = holder.opened
         expect({"type": type, "check": check}, lambda: holder.receive(messages[-1]))
-        assert holder.opened == before
+        assert (holder.opened == before) is not decrypts
         steps.append({"to": "key holder 1", "receives": messages[-1].hex()})
         return self.vector(comment, steps, error={"type": type, "check": check})
 
@@ -862,6 +871,7 @@ def config_vectors(keys):
            "id_0": {"client_ids": [0, 1, 5]}, "id_too_large": {"client_ids": [1, 2, 2**63 + 1]},
            "weight_missing": {"weights": [1, 2]}, "weight_0": {"weights": [1, 0, 2]},
            "weight_too_large": {"weights": [1, 2, 2**32 + 1]}, "length_0": {"length": 0},
+           "column_too_long": {"length": 2**32},
            "modulus_of_65_bits": {"modulus_bits": 65}, "slot_of_65_bits": {"modulus_bits": 63},
            "bound_too_large": {"bound": 2**15}, "minimum_cohort_1": {"minimum_cohort": 1},
            "minimum_cohort_4": {"minimum_cohort": 4}, "context_too_long": {"context": "00" * 1025},
@@ -955,7 +965,7 @@ def session_vectors(keys, dealt):
     add_one("threshold_3_of_4_degree_2", "three of four holders, degree 2",
             shared | {"degree": 2, "length": 5}, safe, dealt=dealt["3_of_4_degree_2"], silent=["key holder 1"])
     add_one("full_size", "a key of 2048 bits", configure(keys["full_size"].public, [1, 2, 3], 8, 32),
-            keys["full_size"])
+            keys["full_size"], noise=("full", "full"))
     return made
 
 
@@ -981,8 +991,9 @@ def rejected_keys(keys, dealt):
     public("key_bits_no_multiple_of_16", "key_bits is 520", unlucky(2**519 + 1, sieved), bits=520)
     public("too_few_key_bits", "512 bits where 2048 are needed", least=2048)
     public("too_many_key_bits", "16400 bits", unlucky(2**16399 + 1, sieved), 4, 16400)
-    public("n_too_short", "n has 511 bits", unlucky(2**510 + 1, sieved))
-    public("n_even", "n is even", unlucky(n + 1, lambda x: x % 2 == 0 and sieved(x // 2)))
+    public("n_too_short", "n has 511 bits", unlucky(2**510 + 1, sieved), 4)
+    public("n_shorter_by_16_bits", "n has 496 bits where 512 are declared", unlucky(2**495 + 1, sieved), 4)
+    public("n_even", "n is even", unlucky(n + 1, lambda x: x % 2 == 0 and sieved(x // 2)), 3)
     public("n_has_a_small_factor", "997 divides n", 997 * unlucky(2**511 // 997 + 1, sieved))
     for what, value in (("h_is_0", 0), ("h_is_1", 1), ("h_is_n_minus_1", n - 1), ("h_is_n_plus_4", n + 4)):
         public(what, what.replace("_", " "), h=value)
@@ -1003,6 +1014,8 @@ def rejected_keys(keys, dealt):
     add_one("private_trailing_byte", "a byte too many", read_private_key, "private_key", data + b"\0")
     secret("p_too_short", "p has 240 bits", unlucky(2**239 + 1, lambda x: sieved(x) and x % 4 == 3
                                                     and math.gcd(x - 1, q - 1) == 2))
+    secret("both_primes_too_short", "p and q have 248 bits", *(unlucky(
+        2**247 + 2**246 + start, lambda x: sieved(x) and x % 4 == 3) for start in (1, 10**4)), h=4)
     secret("p_is_q", "p and q are the same", q=p)
     secret("p_is_1_modulo_4", "p = 1 mod 4", unlucky(p + 1, lambda x: sieved(x) and x % 4 == 1
                                                      and math.gcd(x - 1, q - 1) == 2))
@@ -1036,7 +1049,8 @@ def rejected_keys(keys, dealt):
     threshold("degree_0", "degree 0", public_size, u8(0), data[:public_size + 9] + data[-3 * key.public.key_bits // 8:])
     threshold("threshold_1", "a threshold of 1", public_size + 5, u32(1), data[:-L])
     threshold("more_than_the_holders", "two of one", public_size + 1, u32(1))
-    threshold("65_holders", "65 holders", public_size + 1, u32(65))
+    threshold("65_holders", "33 of 65 holders", public_size + 1, u32(65) + u32(33), data + 31 * data[-L:])
+    threshold("two_groups", "two of four: two groups without a common holder", public_size + 1, u32(4))
     threshold("v_is_0", "v is 0", public_size + 9, bytes(L))
     threshold("V_1_too_large", "V_1 is N", len(data) - L, key.N.to_bytes(L, "little"))
     threshold("V_1_has_a_factor_of_n", "V_1 is n", len(data) - L, key.public.n.to_bytes(L, "little"))
@@ -1071,7 +1085,7 @@ def rejected_messages(keys, dealt):
         made[f"reject_{name}"] = refuses(comment, name.split("_")[0], *args, **more)
 
     def client(*args): add_one(one.client_refuses, *args)
-    def holder(*args, session=one): add_one(session.holder_refuses, *args)
+    def holder(*args, session=one, **more): add_one(session.holder_refuses, *args, **more)
     def server(*args, session=one, **more): add_one(session.server_refuses, *args, **more)
 
     # clients
@@ -1082,6 +1096,7 @@ def rejected_messages(keys, dealt):
     client("C1_truncated", "the last byte is missing", request[:-1])
     client("C1_trailing_byte", "a byte after the last field", request + b"\0")
     client("C1_another_kind", "a request to the key holder", one.decryption)
+    client("C1_before_C2", "no request, after an answer: the number of the check decides", request, request[:-1])
     client("C2_second_request", "the same request again", request, request)
     client("C2_request_with_another_nonce", "another request after an answer", request,
            changed(request, nonce=seed_of("nonce")))
@@ -1095,17 +1110,25 @@ def rejected_messages(keys, dealt):
     def with_column(column): return changed(reply, ciphertexts=column)
 
     collected("S1_unknown_client", "client 3 is not in the configuration", reply, 3)
+    collected("S1_before_S2", "no bytes of client 3: the number of the check decides", b"", 3)
     collected("S2_no_bytes", "no bytes", b"")
     collected("S2_unknown_kind", "a message of kind 70", u8(1) + u8(70) + reply[2:])
     collected("S2_truncated", "the last byte is missing", reply[:-1])
     collected("S2_trailing_byte", "a byte after the last field", reply + b"\0")
     collected("S2_one_ciphertext_more", "longer than any response of this stage",
               with_column(column + column[:L]))
+    collected("S2_before_S3", "a request without its last byte: the number of the check decides", request[:-1])
+    collected("S2_version", "a response of version 2", b"\2" + reply[1:])
+    collected("S3_before_S4", "a request after a response: the number of the check decides", request, after=(2,))
     collected("S3_request", "a request, which only servers send", request)
     collected("S3_later_stage", "the key holder's response a stage early", one.answers[1])
     collected("S4_second_response", "the same response again", reply, after=(2,))
     collected("S4_another_response", "another response of the same client", with_column(column[L:] + column[:L]),
               after=(1, 2))
+    collected("S4_before_S5", "a second response, to another nonce: the number of the check decides", other.replies[2],
+              after=(2,))
+    collected("S5_before_S6", "no ciphertexts, for another nonce: the number of the check decides",
+              changed(other.replies[2], ciphertexts=b""))
     collected("S5_another_session", "the response to another nonce", other.replies[2])
     collected("S6_ciphertext_missing", "one ciphertext of two", with_column(column[:L]))
     collected("S6_byte_missing", "a byte of the column is missing", with_column(column[:-1]))
@@ -1127,6 +1150,8 @@ def rejected_messages(keys, dealt):
 
     partial, fields = threshold.answers[1], decode(threshold.answers[1])[1]
     decrypted("S1_no_key_holder", "there is one key holder, number 2 answers", answer, 2)
+    decrypted("S1_before_S2_decryption", "no bytes of number 2: the number of the check decides", b"", 2)
+    decrypted("S2_before_S3_decryption", "a request without its last byte", request[:-1])
     decrypted("S2_plaintexts_truncated", "the last byte is missing", answer[:-1])
     decrypted("S2_one_plaintext_more", "longer than any response", changed(answer, plaintexts=column + column[:P]))
     decrypted("S3_decryption_request", "a request, which only servers send", request)
@@ -1198,43 +1223,56 @@ def rejected_messages(keys, dealt):
     holder("K1_truncated", "the last byte is missing", asked[:-1])
     holder("K1_trailing_byte", "a byte after the last field", asked + b"\0")
     holder("K1_another_kind", "a request to a client", request)
+    holder("K2_before_K3", "another hash and no bitmap: the number of the check decides",
+           changed(asked, config_hash=seed_of("another configuration"), survivors=b""))
     holder("K2_another_configuration", "the hash of another configuration",
            changed(asked, config_hash=seed_of("another configuration")))
+    holder("K1_bitmap_too_long", "a byte too many, so that the message is longer than any request",
+           with_survivors(b"\x0f\0"))
+    holder("K1_one_ciphertext_more", "three ciphertexts of two: longer than any request",
+           with_sums(column + column[:L]))
     holder("K3_empty_bitmap", "no bitmap", with_survivors(b""))
-    holder("K3_bitmap_too_long", "a byte too many", with_survivors(b"\x0f\0"))
+    holder("K3_bitmap_of_two_bytes", "a byte too many, in a message that is not too long",
+           changed(asked, survivors=b"\x0f\0", ciphertexts=column[:L]))
     holder("K3_fifth_client", "a fifth bit for four clients", with_survivors(b"\x1f"))
     holder("K3_nobody", "an empty set", with_survivors(b"\0"))
     holder("K3_one_client", "the ciphertexts of a single client", total_of([2]))
     holder("K4_one_client_less", "four clients, then three: the difference is one client's vector", asked,
            total_of([1, 2, 5], "three"))
     holder("K4_one_client_more", "three clients, then four", total_of([1, 2, 9]), total_of(ids, "four"))
-    holder("K4_the_set_before_the_last", "one client less than in the first of two sums", asked,
-           total_of([1, 2], "two"), total_of([2, 5, 9], "three"))
+    holder("K4_half_of_the_clients", "four clients, then two: the difference is a sum of two, which does not help",
+           asked, total_of([2, 9], "two"))
+    holder("K4_nobody_in_common", "two clients, then the other two", total_of([1, 5]), total_of([2, 9], "two"))
+    holder("K4_after_the_same_set_again", "the same set twice, then another", asked, total_of(ids, "again"),
+           total_of([1, 2, 5], "three"))
+    holder("K4_before_K5", "another set without ciphertexts: the number of the check decides", asked,
+           changed(asked, survivors=bitmap(one.config, [1, 2, 5]), ciphertexts=b""))
+    holder("K3_before_K4", "one client, after four: the number of the check decides", asked, total_of([2]))
     holder("K5_ciphertext_missing", "one ciphertext of two", with_sums(column[:L]))
-    holder("K5_ciphertext_too_many", "three ciphertexts of two", with_sums(column + column[:L]))
     holder("K5_byte_missing", "a byte of the column is missing", with_sums(column[:-1]))
     [big] = encrypt(key, 1, "half", seed_of("big"), [2**(terms.k * terms.w)])
     [unused] = encrypt(key, 1, "half", seed_of("unused"), [2**(2 * terms.w)])
     [large] = encrypt(key, 1, "half", seed_of("large"), [4 * terms.entry_max + 1])
     for name, comment, x in (("zero", "a ciphertext is 0", 0), ("N", "a ciphertext is N", N),
-                             ("factor_p", "p divides a ciphertext", 2 * private.p),
-                             ("bit_beyond_the_slots", "the plaintext has a bit beyond its slots", big),
+                             ("factor_p", "p divides a ciphertext", 2 * private.p)):
+        holder(f"K6_{name}", comment, with_sums(replaced(column, L, 1, x)))
+    for name, comment, x in (("bit_beyond_the_slots", "the plaintext has a bit beyond its slots", big),
                              ("unused_slot", "an unused slot is not zero", unused),
                              ("total_too_large", "a total that four clients cannot have", large)):
-        holder(f"K6_{name}", comment, with_sums(replaced(column, L, 1, x)))
+        holder(f"K6_{name}", comment, with_sums(replaced(column, L, 1, x)), decrypts=True)
     holder("K2_of_a_share", "a holder of a share makes the same checks", changed(
         threshold.decryption, config_hash=seed_of("another configuration")), session=threshold)
     holder("K3_of_a_share", "a holder of a share makes the same checks", changed(
         threshold.decryption, survivors=b"\1"), session=threshold)
+    holder("K4_of_a_share", "a holder of a share makes the same checks", threshold.decryption, changed(
+        threshold.decryption, survivors=b"\3"), session=threshold)
     holder("K5_of_a_share", "a holder of a share makes the same checks", changed(
-        threshold.decryption, ciphertexts=bytes(2 * L)), session=threshold)
+        threshold.decryption, ciphertexts=bytes(L - 1)), session=threshold)
     holder("K6_of_a_share", "a holder of a share makes the same checks", changed(
         threshold.decryption, ciphertexts=to_column([safe.public.n], L)), session=threshold)
 
     # what a key holder opens more than once
     made["opened_same_set_again"] = one.holder_opens("the same set under another nonce", asked, total_of(ids, "again"))
-    made["opened_set_that_differs_enough"] = one.holder_opens(
-        "four clients, then two of them: the difference is a sum of two", asked, total_of([2, 9], "two"))
 
     # sessions that end without a sum
     few = {"type": "TooFewSurvivorsError"}

@@ -15,15 +15,19 @@ sends the product and the set of survivors to the key holder, which decrypts the
 not answered when the server closes a stage has dropped out.
 
 The server never holds the private key. With a threshold key nobody does: each of several holders has a share, and
-enough of them together decrypt.
+enough of them together decrypt. A dealer makes the shares and forgets them. A holder proves that it used its share, so
+the server names one that cheats and goes on with the others.
 
-Where to find what: `config.py` has what all agree on; `client.py`, `server.py` and `key_holder.py` the parties;
-`keys.py`, `noise.py` and `residues.py` the arithmetic; `integers.py` the engine (gmpy2, or Python's integers); the
-checks C1 to C3, S1 to S10 and K1 to K6 are numbered as in `protocols/paillier/README.md`.
+Where to find what: `config.py` has what all agree on; `client.py`, `server.py`, `key_holder.py` and
+`share_holder.py` the parties; `keys.py`, `noise.py` and `residues.py` the arithmetic; `threshold.py`, `dealing.py` and
+`proofs.py` threshold keys; `opening.py` and `partial_decryption.py` what the server does with answers; `integers.py`
+the engine (gmpy2, or Python's integers). The checks C1 to C3, S1 to S10, K1 to K6, P1 and H1 are numbered as in
+`protocols/paillier/README.md`.
 """
 
 from secfed.paillier.client import Client
 from secfed.paillier.config import Config
+from secfed.paillier.dealing import deal, deal_insecure
 from secfed.paillier.generation import generate_insecure_keypair, generate_keypair
 from secfed.paillier.integers import SlowIntegersWarning
 from secfed.paillier.key_holder import KeyHolder, OpenedSums
@@ -31,12 +35,15 @@ from secfed.paillier.keys import PrivateKey, PublicKey
 from secfed.paillier.noise import Noise, NoisePool
 from secfed.paillier.server import Server
 from secfed.paillier.session import Result, run_session
+from secfed.paillier.share_holder import ShareHolder
 from secfed.paillier.stages import Stage
+from secfed.paillier.threshold import KeyShare, ThresholdKey
 
 __all__ = [
     "Client",
     "Config",
     "KeyHolder",
+    "KeyShare",
     "Noise",
     "NoisePool",
     "OpenedSums",
@@ -44,8 +51,12 @@ __all__ = [
     "PublicKey",
     "Result",
     "Server",
+    "ShareHolder",
     "SlowIntegersWarning",
     "Stage",
+    "ThresholdKey",
+    "deal",
+    "deal_insecure",
     "generate_insecure_keypair",
     "generate_keypair",
     "run_session",

@@ -33,7 +33,7 @@ class Client:
         threads: Threads that encrypt, by default one for each usable core.
 
     Raises:
-        ConfigError: No such client, or no such noise.
+        ConfigError: No such client or noise, or the pool is for another key, noise or degree.
         EncodingError: The vector has the wrong shape, type or range. If a function makes it, `receive` raises this, or
             what the function raised, and the client has left the session.
 
@@ -59,6 +59,8 @@ class Client:
                 f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
             )
         exponent_bytes(noise, config.public_key.key_bits)
+        if pool is not None:
+            config.public_key.check_pool(pool, noise, config.degree)
         integers.warn_if_slow()
         self._config, self._noise, self._pool, self._threads = config, noise, pool, threads
         self._entropy: Entropy = entropy or SystemEntropy()
@@ -86,30 +88,30 @@ class Client:
         Raises:
             ConfigError: `data` is no bytes.
             MalformedMessageError: C1; nothing has changed.
-            StageError: C2, a second request, or the pool is empty; nothing has changed.
+            StageError: C2, a second request; or the pool has too little noise or was forked. Nothing has changed.
             FaultyServerError: C3, the server has another configuration; the client has left the session.
         """
         whole = view(data)
+        if len(whole) > EncryptedInputRequest.size():  # C1
+            raise MalformedMessageError(f"{len(whole)} bytes, at most {EncryptedInputRequest.size()} are allowed", 0)
+        request = EncryptedInputRequest.from_bytes(bytes(whole))  # C1
         if self.stage is not Stage.ENCRYPTED_INPUT_COLLECTION:  # C2
             raise StageError(f"the client has answered or left the session ({self.stage.name})", "C2")
-        if len(whole) > EncryptedInputRequest.size():
-            raise MalformedMessageError(f"{len(whole)} bytes, at most {EncryptedInputRequest.size()} are allowed", 0)
-        request = EncryptedInputRequest.from_bytes(bytes(whole))
         config, vector = self._config, self._input
-        if self._pool is not None and len(self._pool) < config.packing.plaintexts:
-            raise StageError(f"the pool has noise for {len(self._pool)}, needed {config.packing.plaintexts}: fill it")
-        self.stage, self._input = Stage.ABORTED, None
         if request.config_hash != config.hash:  # C3
+            self.stage, self._input = Stage.ABORTED, None
             raise FaultyServerError("the server's configuration is not this client's", "C3")
-        plaintexts = config.packing.pack(config.entries(vector()) if callable(vector) else vector)
-        ciphertexts = config.public_key.encrypt(
-            plaintexts,
+        factors = config.public_key.factors(  # before anything changes: a pool may have too few
+            config.packing.plaintexts,
             noise=self._noise,
             degree=config.degree,
             pool=self._pool,
             seed=None if self._pool is not None else self._entropy.draw("noise seed", SEED_BYTES),
             threads=self._threads,
         )
+        self.stage, self._input = Stage.ABORTED, None  # there is no second try
+        plaintexts = config.packing.pack(config.entries(vector()) if callable(vector) else vector)
+        ciphertexts = config.public_key.hide(plaintexts, factors, config.degree)
         column = integers.column(ciphertexts, config.public_key.ciphertext_bytes(config.degree))
         response = EncryptedInputResponse(config.session_id(request.nonce), column).to_bytes()
         self.stage = Stage.DONE

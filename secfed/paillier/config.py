@@ -160,6 +160,10 @@ class Config:
         """Return what names one session with these parameters."""
         return hashlib.sha256(LABEL + b"session" + self.hash + nonce).digest()
 
+    def has(self, client_id: int) -> bool:
+        """Return whether a client is in the cohort."""
+        return client_id in self._positions
+
     def position(self, client_id: int) -> int:
         """Return where a client stands among all, from 0.
 

@@ -1,10 +1,14 @@
-"""New key pairs. Prime numbers come from OpenSSL; those of subgroup keys, for which it has no form, from gmpy2's test.
+"""New key pairs. Prime numbers come from OpenSSL; those of subgroup and threshold keys, which have a form, from gmpy2.
 
 Source: Damgard, Jurik, Nielsen 2010, section 4.1; `protocols/paillier/README.md`, section 3.
 """
 
+from functools import lru_cache
 from math import gcd
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from secfed.crypto.entropy import SystemEntropy
@@ -16,6 +20,8 @@ from secfed.paillier.keys import FEWEST_KEY_BITS, MOST_KEY_BITS, SUBGROUP_BYTES,
 _ROUNDS = 40
 # OpenSSL makes no smaller ones.
 _SMALLEST_INSECURE = 1024
+# Odd numbers that one search for a safe prime looks at, and the bound of the primes that are tried on them first.
+_SPAN, _SIEVE_BOUND = 1 << 18, 1 << 18
 
 
 def generate_keypair(key_bits: int = 3072, *, subgroup: bool = False) -> tuple[PublicKey, PrivateKey]:
@@ -57,12 +63,61 @@ def _generate(key_bits: int, subgroup: bool, insecure_size: bool) -> tuple[Publi
             p, q = (_prime_above(key_bits // 2, order) for order in orders)
         else:
             p, q = _rsa_primes(key_bits)
-        apart = abs(p - q).bit_length() > key_bits // 2 - 100
-        if p % 4 == q % 4 == 3 and gcd(p - 1, q - 1) == 2 and apart and (p * q).bit_length() == key_bits:
+        if _fit(p, q, key_bits):
             break
-    h = _subgroup_base(p, q, orders) if subgroup else -(_uniform_unit(p * q) ** 2) % (p * q)
+    h = _subgroup_base(p, q, orders) if subgroup else noise_base(p * q)
     public_key = PublicKey(p * q, h, insecure_size)
     return public_key, PrivateKey(public_key, p, q, orders)
+
+
+def _fit(p: int, q: int, key_bits: int) -> bool:
+    apart = abs(p - q).bit_length() > key_bits // 2 - 100
+    return p % 4 == q % 4 == 3 and gcd(p - 1, q - 1) == 2 and apart and (p * q).bit_length() == key_bits
+
+
+def noise_base(n: int) -> int:
+    """Return a new `h`, the base of the noise under an ordinary key."""
+    return -(uniform_unit(n) ** 2) % n
+
+
+def safe_primes(key_bits: int) -> tuple[int, int]:
+    """Return two primes that a key may have and for which (p - 1) / 2 is prime too.
+
+    Raises:
+        MissingExtraError: gmpy2 is not installed.
+    """
+    while True:
+        p, q = _safe_prime(key_bits // 2), _safe_prime(key_bits // 2)
+        if _fit(p, q, key_bits):
+            return p, q
+
+
+def _safe_prime(bits: int) -> int:
+    """Return 2 k + 1 of so many bits, its two top bits set, for the first prime k after a random one that gives one."""
+    _is_prime(3)  # says what is missing before anything is computed
+    while True:
+        start = 3 << (bits - 3) | _random(bits - 3) | 1
+        possible = np.ones(_SPAN, np.bool_)  # whether start + 2 j and twice that + 1 have no small factor
+        first = integers.integer(start)
+        for small in _small_primes().tolist():
+            half = (small + 1) // 2  # the inverse of 2
+            rest = int(first % small)
+            possible[-rest * half % small :: small] = False
+            possible[(half - 1 - rest) * half % small :: small] = False
+        for step in np.flatnonzero(possible).tolist():
+            k = start + 2 * step
+            if (2 * k + 1).bit_length() == bits and _is_prime(k) and _is_prime(2 * k + 1):
+                return 2 * k + 1
+
+
+@lru_cache(1)
+def _small_primes() -> npt.NDArray[np.integer[Any]]:
+    """Return the odd primes below `_SIEVE_BOUND` (Eratosthenes)."""
+    prime = np.ones(_SIEVE_BOUND, np.bool_)
+    prime[:2] = prime[4::2] = False
+    for number in range(3, int(_SIEVE_BOUND**0.5) + 1, 2):
+        prime[number * number :: number] = False
+    return np.flatnonzero(prime)[1:]
 
 
 def _rsa_primes(key_bits: int) -> tuple[int, int]:
@@ -70,13 +125,18 @@ def _rsa_primes(key_bits: int) -> tuple[int, int]:
     return numbers.p, numbers.q
 
 
+def uniform(limit: int) -> int:
+    """Return a fresh number below `limit`, as good as uniform."""
+    return _random(limit.bit_length() + 128) % limit
+
+
 def _random(bits: int) -> int:
     return int.from_bytes(SystemEntropy().draw("key", -(-bits // 8)), "little") % (1 << bits)
 
 
-def _uniform_unit(n: int) -> int:
-    """Return a number below n; that it shares a factor with n happens once in 2^1000 times."""
-    return 2 + _random(n.bit_length() + 128) % (n - 3)
+def uniform_unit(n: int) -> int:
+    """Return a number from 2 to n - 2; that it shares a factor with n happens once in 2^1000 times."""
+    return 2 + uniform(n - 3)
 
 
 def _is_prime(number: int) -> bool:
@@ -108,6 +168,6 @@ def _subgroup_base(p: int, q: int, orders: tuple[int, int]) -> int:
     for prime, order in zip((p, q), orders, strict=True):
         part = 1
         while part == 1:
-            part = pow(_uniform_unit(prime), (prime - 1) // order, prime)
+            part = pow(uniform_unit(prime), (prime - 1) // order, prime)
         parts.append(part)
     return (parts[1] + q * ((parts[0] - parts[1]) * pow(q, -1, p) % p)) % (p * q)

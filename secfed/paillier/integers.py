@@ -69,6 +69,32 @@ def inverses(numbers: Sequence[int], modulus: int) -> list[Any]:
     return found[::-1]
 
 
+def product_of_powers(bases: Sequence[int], exponents: Sequence[int], modulus: int) -> Any:
+    """Return the product of `base**exponent` modulo `modulus` for public exponents from 0 on.
+
+    All share their squarings: from the highest digit of the exponents down, bases with the same digit are multiplied
+    together first (Pippenger's buckets).
+    """
+    bits = max((int(exponent).bit_length() for exponent in exponents), default=0)
+    # Digits of so many bits need the fewest multiplications.
+    width = min(range(1, 17), key=lambda width: -(-bits // width) * (len(bases) + (2 << width)))
+    mask = (1 << width) - 1
+    product = integer(1)
+    for shift in range((bits - 1) // width * width, -1, -width):
+        for _ in range(width if product != 1 else 0):
+            product = product * product % modulus
+        buckets: dict[int, Any] = {}
+        for base, exponent in zip(bases, exponents, strict=True):
+            if digit := int(exponent >> shift) & mask:
+                buckets[digit] = buckets[digit] * base % modulus if digit in buckets else integer(base)
+        running = integer(1)  # of the bases whose digit is at least this one
+        for digit in range(max(buckets, default=0), 0, -1):
+            if digit in buckets:
+                running = running * buckets[digit] % modulus
+            product = product * running % modulus
+    return product
+
+
 def gcd(first: int, second: int) -> int:
     """Return the greatest common divisor."""
     return math.gcd(int(first), int(second)) if gmpy2 is None else int(gmpy2.gcd(first, second))

@@ -39,7 +39,17 @@ class OpenedSums:
         Raises:
             FaultyServerError: K4, the sum of other clients was opened under this configuration.
         """
-        earlier = self._opened.setdefault(config.hash, client_ids)
+        self.check(config, client_ids)
+        self._opened[config.hash] = client_ids
+
+    @one_at_a_time
+    def check(self, config: Config, client_ids: frozenset[int]) -> None:
+        """Refuse a second sum.
+
+        Raises:
+            FaultyServerError: K4, the sum of other clients was opened under this configuration.
+        """
+        earlier = self._opened.get(config.hash, client_ids)
         if client_ids != earlier:  # K4
             raise FaultyServerError(
                 f"the sum of other clients ({len(earlier ^ client_ids)} differ) was opened in this round: the "
@@ -105,15 +115,16 @@ class Requests:
         if request.config_hash != config.hash:  # K2
             raise FaultyServerError("the server's configuration is not this key holder's", "K2")
         survivors = self._survivors(request.survivors)
+        members = frozenset(config.client_ids[position] for position in np.flatnonzero(survivors).tolist())
+        self._opened.check(config, members)  # K4
         size, count = config.public_key.ciphertext_bytes(config.degree), config.packing.plaintexts
         if len(request.ciphertexts) != size * count:  # K5
             found = len(request.ciphertexts)
             raise FaultyServerError(f"the ciphertexts have {found} bytes, {count} of {size} bytes are needed", "K5")
         ciphertexts = read_column(request.ciphertexts, size)
-        if config.public_key.find_unsound(ciphertexts, config.degree):
+        if config.public_key.find_unsound(ciphertexts, config.degree):  # K6
             raise DecryptionError
-        members = frozenset(config.client_ids[position] for position in np.flatnonzero(survivors).tolist())
-        self._opened.add(config, members)  # K4
+        self._opened.add(config, members)  # K4 again: another session may have opened a sum since
         return SumToOpen(config, config.session_id(request.nonce), survivors), ciphertexts
 
     def _survivors(self, data: bytes) -> Set:
@@ -195,6 +206,6 @@ def check_sum(request: SumToOpen, plaintexts: Sequence[Any]) -> Any:
         DecryptionError: K6, they are no sum of so many vectors.
     """
     totals = request.config.packing.unpack(plaintexts, request.additions)
-    if totals is None:
+    if totals is None:  # K6
         raise DecryptionError
     return totals

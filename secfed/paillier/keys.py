@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
-from secfed.errors import ConfigError, DecryptionError, EncodingError, MalformedMessageError
+from secfed.errors import ConfigError, DecryptionError, EncodingError
 from secfed.paillier.integers import (
     gcd,
     in_threads,
@@ -60,7 +60,7 @@ class PublicKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no Paillier public key: {fault}")
+            raise ConfigError(f"this is no Paillier public key: {fault}", "P1")
 
     def _fault(self) -> str:
         least = 256 if self.insecure_size else FEWEST_KEY_BITS
@@ -104,19 +104,16 @@ class PublicKey:
         """Read a key.
 
         Raises:
-            MalformedMessageError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are no such key.
         """
         key_bits = int.from_bytes(data[:_BITS_BYTES], "little")
         size = key_bits // 8
-        if len(data) != _BITS_BYTES + 2 * size:
-            raise MalformedMessageError(f"a public key has {len(data)} bytes, says {key_bits} bits", len(data), "P1")
+        if len(data) != _BITS_BYTES + 2 * size:  # P1
+            raise ConfigError(f"a public key has {len(data)} bytes, says {key_bits} bits", "P1")
         n, h = (int.from_bytes(data[start : start + size], "little") for start in (_BITS_BYTES, _BITS_BYTES + size))
-        if n.bit_length() != key_bits:
-            raise MalformedMessageError(f"the modulus has {n.bit_length()} bits, says {key_bits}", _BITS_BYTES, "P1")
-        try:
-            return cls(n, h, insecure_size)
-        except ConfigError as error:
-            raise MalformedMessageError(error.args[0], _BITS_BYTES, "P1") from None
+        if n.bit_length() != key_bits:  # P1
+            raise ConfigError(f"the modulus has {n.bit_length()} bits, says {key_bits}", "P1")
+        return cls(n, h, insecure_size)
 
     def encrypt(
         self,
@@ -146,32 +143,56 @@ class PublicKey:
             ConfigError: The pool is for another key, noise or degree.
             StageError: The pool is empty.
         """
-        n, modulus = integer(self.n), self.modulus(degree)
-        largest = n**degree
+        largest = integer(self.n) ** _checked_degree(degree)
         for plaintext in plaintexts:
             if not 0 <= plaintext < largest:
                 raise EncodingError(f"a plaintext is out of range, needed 0 to n^{degree} - 1")
-        factors = self._factors(len(plaintexts), noise, degree, pool, seed, threads)
+        count = len(plaintexts)
+        factors = self.factors(count, noise=noise, degree=degree, pool=pool, seed=seed, threads=threads)
+        return self.hide(plaintexts, factors, degree)
 
-        def hide(part: Sequence[tuple[Factor, int]]) -> list[Any]:
-            return [factor.hide(plaintext, n, degree, modulus) for factor, plaintext in part]
-
-        return hide(list(zip(factors, plaintexts, strict=True)))
-
-    def _factors(
-        self, count: int, noise: Noise, degree: int, pool: NoisePool | None, seed: bytes | None, threads: int | None
+    def factors(
+        self,
+        count: int,
+        *,
+        noise: Noise = "half",
+        degree: int = 1,
+        pool: NoisePool | None = None,
+        seed: bytes | None = None,
+        threads: int | None = None,
     ) -> list[Factor]:
+        """Draw noise, or take it from a pool; the arguments are those of `encrypt`.
+
+        Raises:
+            ConfigError: The pool is for another key, noise or degree.
+            StageError: The pool is empty; nothing is taken.
+        """
         if pool is None:
             fresh = SystemEntropy().draw("noise seed", SEED_BYTES) if seed is None else seed
             return draw_factors(integer(self.n), integer(self.h), degree, noise, count, fresh, threads)
         if seed is not None:
             raise ConfigError("a seed decides the noise and a pool has its own: needed one of them, found both")
+        self.check_pool(pool, noise, degree)
+        return pool.take(count)
+
+    def hide(self, plaintexts: Sequence[int], factors: Sequence[Factor], degree: int = 1) -> list[Any]:
+        """Return the ciphertexts of plaintexts in range; each factor must be used once, here."""
+        n, modulus = integer(self.n), self.modulus(degree)
+        return [
+            factor.hide(plaintext, n, degree, modulus) for factor, plaintext in zip(factors, plaintexts, strict=True)
+        ]
+
+    def check_pool(self, pool: NoisePool, noise: Noise, degree: int) -> None:
+        """Refuse a pool of other noise.
+
+        Raises:
+            ConfigError: It is for another key, noise or degree.
+        """
         if not pool.serves(self.n, self.h) or (pool.noise, pool.degree) != (noise, degree):
             raise ConfigError(
                 f"the pool is for {pool.noise} noise at degree {pool.degree} and its own key, needed {noise} noise at "
                 f"degree {degree} and this key"
             )
-        return pool.take(count)
 
     def noise_pool(self, *, noise: Noise = "half", degree: int = 1, entropy: Entropy | None = None) -> NoisePool:
         """Return an empty pool of noise for this key; see `NoisePool`."""
@@ -228,7 +249,7 @@ class PrivateKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no Paillier private key: {fault}")
+            raise ConfigError(f"this is no Paillier private key: {fault}", "P1")
 
     def _fault(self) -> str:
         p, q, key_bits = self.p, self.q, self.public_key.key_bits
@@ -257,24 +278,20 @@ class PrivateKey:
         """Read a key.
 
         Raises:
-            MalformedMessageError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are no such key.
         """
         key_bits = int.from_bytes(data[:_BITS_BYTES], "little")
         sizes = [key_bits // 16, key_bits // 16, SUBGROUP_BYTES, SUBGROUP_BYTES, key_bits // 8]
-        if len(data) != _BITS_BYTES + sum(sizes):
-            raise MalformedMessageError(f"a private key has {len(data)} bytes, says {key_bits} bits", len(data), "P1")
+        if len(data) != _BITS_BYTES + sum(sizes):  # P1
+            raise ConfigError(f"a private key has {len(data)} bytes, says {key_bits} bits", "P1")
         numbers, offset = [], _BITS_BYTES
         for size in sizes:
             numbers.append(int.from_bytes(data[offset : offset + size], "little"))
             offset += size
         p, q, *orders, h = numbers
-        if (p * q).bit_length() != key_bits:
-            text = f"p q has {(p * q).bit_length()} bits, says {key_bits}"
-            raise MalformedMessageError(text, _BITS_BYTES, "P1")
-        try:
-            return cls(PublicKey(p * q, h, insecure_size), p, q, (orders[0], orders[1]))
-        except ConfigError as error:
-            raise MalformedMessageError(error.args[0], _BITS_BYTES, "P1") from None
+        if (p * q).bit_length() != key_bits:  # P1
+            raise ConfigError(f"p q has {(p * q).bit_length()} bits, says {key_bits}", "P1")
+        return cls(PublicKey(p * q, h, insecure_size), p, q, (orders[0], orders[1]))
 
     def decrypt(self, ciphertexts: Sequence[int], *, degree: int = 1, threads: int | None = None) -> list[Any]:
         """Decrypt to integers from 0 to `n**degree - 1`.
@@ -329,4 +346,6 @@ class _Half:
         residue = secret_power(reduced, self.order, self.modulus)
         if residue % self.prime != 1:  # full noise, to which the subgroup's order does nothing
             residue, reciprocal = secret_power(reduced, self.prime - 1, self.modulus), self.slow_reciprocal
+        if residue % self.prime != 1:  # K6: the "prime" is none
+            raise DecryptionError
         return logarithm(residue, self.prime, self.degree, self.modulus) // self.prime * reciprocal % self.plaintexts

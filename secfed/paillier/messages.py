@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from secfed.wire import Message
+from secfed.errors import MalformedMessageError
+from secfed.wire import Message, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +54,26 @@ class PartialDecryptionResponse(Message):
     partials: bytes  # column over the plaintexts of a vector
     challenge: Annotated[bytes, 32]
     response: bytes  # an integer
+
+
+_CLASSES: dict[int, type[Message]] = {
+    message.kind: message
+    for message in (
+        EncryptedInputRequest,
+        EncryptedInputResponse,
+        DecryptionRequest,
+        DecryptionResponse,
+        PartialDecryptionResponse,
+    )
+}
+
+
+def read_message(data: bytes) -> Message:
+    """Decode a message of whatever kind.
+
+    Raises:
+        MalformedMessageError: These bytes are no message.
+    """
+    if (kind := kind_of(data)) not in _CLASSES:
+        raise MalformedMessageError(f"there is no message of kind {kind}", 1)
+    return _CLASSES[kind].from_bytes(data)

@@ -49,15 +49,21 @@ class Opening(Protocol):
     def holders(self) -> tuple[int, ...]:
         """The numbers of those who are asked, from 1."""
 
+    def check(self, config: Config) -> None:
+        """Check that they can decrypt in this session.
+
+        Raises:
+            ConfigError: Their key has another public key or degree.
+        """
+
     def message_bytes(self, config: Config) -> int:
         """Return the length of the longest response."""
 
     def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
-        """Take a response.
+        """Take a response: a whole message of whatever kind, from one of the holders.
 
         Raises:
-            RefusedError: S1, S3 to S10; nothing has changed.
-            MalformedMessageError: S2.
+            RefusedError: S3 to S10; nothing has changed.
         """
 
     def totals(self, request: SumToOpen) -> Totals:
@@ -80,6 +86,9 @@ class OneKeyHolder:
         """Number 1."""
         return (1,)
 
+    def check(self, config: Config) -> None:
+        """Accept every session: the private key serves all degrees."""
+
     def message_bytes(self, config: Config) -> int:
         """Return the length of the longest response."""
         return DecryptionResponse.size(config.packing.plaintexts * config.public_key.plaintext_bytes(config.degree))
@@ -87,8 +96,6 @@ class OneKeyHolder:
     def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
         """Take a response; see `Opening`."""
         config = request.config
-        if holder_id != 1:  # S1
-            raise RefusedError("there is one key holder, number 1", "S1")
         if (kind := kind_of(data)) != DecryptionResponse.kind:  # S3
             raise RefusedError(f"message of kind {kind}, needed DecryptionResponse", "S3")
         if self._totals is not None:  # S4
@@ -112,18 +119,23 @@ class OneKeyHolder:
         return self._totals
 
 
-def checked_column(config: Config, data: bytes) -> list[Any]:
-    """Read a vector's ciphertexts.
+def checked_column(config: Config, data: bytes, name: str = "ciphertext") -> list[Any]:
+    """Read a vector's ciphertexts, or the partial decryptions of such.
+
+    Args:
+        config: The session's parameters.
+        data: Their column.
+        name: What an error calls one of them.
 
     Raises:
         RefusedError: S6 to S8: their number, a range, or a common factor with the modulus.
     """
     size, count = config.public_key.ciphertext_bytes(config.degree), config.packing.plaintexts
     if len(data) != size * count:  # S6
-        raise RefusedError(f"the ciphertexts have {len(data)} bytes, {count} of {size} bytes are needed", "S6")
+        raise RefusedError(f"the {name}s have {len(data)} bytes, {count} of {size} bytes are needed", "S6")
     ciphertexts = read_column(data, size)
     if fault := config.public_key.find_out_of_range(ciphertexts, config.degree):  # S7
-        raise RefusedError(fault, "S7")
+        raise RefusedError(fault.replace("ciphertext", name), "S7")
     if fault := config.public_key.find_common_factor(ciphertexts):  # S8
-        raise RefusedError(fault, "S8")
+        raise RefusedError(fault.replace("ciphertext", name), "S8")
     return ciphertexts

@@ -19,16 +19,22 @@ from secfed.errors import (
 )
 from secfed.paillier import integers
 from secfed.paillier.config import Config
-from secfed.paillier.messages import DecryptionRequest, EncryptedInputRequest, EncryptedInputResponse
+from secfed.paillier.messages import (
+    DecryptionRequest,
+    EncryptedInputRequest,
+    EncryptedInputResponse,
+    read_message,
+)
 from secfed.paillier.noise import Noise, exponent_bytes
 from secfed.paillier.opening import OneKeyHolder, Opening, RefusedError, SumToOpen, checked_column
 from secfed.paillier.stages import Stage
 from secfed.paillier.weighting import weighted_products
-from secfed.wire import Set, kind_of, set_to_bytes, view
+from secfed.wire import VERSION, Message, Set, set_to_bytes, view
 
 Outbox = dict[int, bytes]
 Fault = FaultyClientError | FaultyKeyHolderError
 MOST_FAULTS = 1000
+_LATE = bytes((VERSION, EncryptedInputResponse.kind))
 
 
 class Server:
@@ -41,6 +47,9 @@ class Server:
             refused there.
         entropy: Source of the nonce and of that noise; by default the operating system's.
         threads: Threads that compute, by default one for each usable core.
+
+    Raises:
+        ConfigError: `noise` without weights, or a threshold key that has another public key or degree.
 
     Attributes:
         stage: The stage whose responses it collects; None before `open`.
@@ -66,6 +75,7 @@ class Server:
         exponent_bytes(self._noise, config.public_key.key_bits)
         integers.warn_if_slow()
         self._opening: Opening = opening or OneKeyHolder()
+        self._opening.check(config)
         self._entropy: Entropy = entropy or SystemEntropy()
         self._lock = threading.RLock()
         self._modulus = config.public_key.modulus(config.degree)
@@ -163,12 +173,21 @@ class Server:
         if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
             return False
         collecting = self.stage is Stage.ENCRYPTED_INPUT_COLLECTION
+        if not collecting and whole[:2] == _LATE:  # S3: it belongs to the stage before
+            return False
         fault: type[Fault] = FaultyClientError if collecting else FaultyKeyHolderError
         sender = f"client {sender_id}" if collecting else f"key holder {sender_id}"
         try:
-            if len(whole) > self.message_bytes:
+            if not (self._config.has(sender_id) if collecting else sender_id in self._opening.holders):  # S1
+                raise RefusedError("not in the cohort" if collecting else "no key holder has this number", "S1")
+            if len(whole) > self.message_bytes:  # S2
                 raise RefusedError(f"{len(whole)} bytes, at most {self.message_bytes} are allowed", "S2")
-            return self._collect(sender_id, whole) if collecting else self._decrypt(sender_id, whole)
+            message = read_message(bytes(whole))
+            if collecting:
+                self._collect(self._config.position(sender_id), message)
+            else:
+                self._opening.receive(self._request(), self._products, sender_id, bytes(whole))
+            return True
         except MalformedMessageError as error:  # S2
             text, check = f"{sender}: {error.args[0]}", "S2"
         except RefusedError as error:
@@ -178,17 +197,12 @@ class Server:
             self.faults.append(fault(text, sender_id, check))
         raise fault(text, sender_id, check)
 
-    def _collect(self, client_id: int, data: memoryview) -> bool:
+    def _collect(self, position: int, response: Message) -> None:
         config = self._config
-        try:
-            position = config.position(client_id)
-        except KeyError:  # S1
-            raise RefusedError("not in the cohort", "S1") from None
-        if (kind := kind_of(data)) != EncryptedInputResponse.kind:  # S3
-            raise RefusedError(f"message of kind {kind}, needed EncryptedInputResponse", "S3")
+        if not isinstance(response, EncryptedInputResponse):  # S3
+            raise RefusedError(f"message of kind {response.kind}, needed EncryptedInputResponse", "S3")
         if self._survivors[position]:  # S4
             raise RefusedError("answered twice", "S4")
-        response = EncryptedInputResponse.from_bytes(bytes(data))
         if response.session_id != config.session_id(self._nonce):  # S5
             raise RefusedError("the response is for another session or key", "S5")
         ciphertexts = checked_column(config, response.ciphertexts)
@@ -202,13 +216,6 @@ class Server:
                 product * ciphertext % modulus for product, ciphertext in zip(self._products, ciphertexts, strict=True)
             ]
         self._survivors[position] = True
-        return True
-
-    def _decrypt(self, holder_id: int, data: memoryview) -> bool:
-        if kind_of(data) == EncryptedInputResponse.kind:  # S3: it belongs to the stage before
-            return False
-        self._opening.receive(self._request(), self._products, holder_id, bytes(data))
-        return True
 
     def _request(self) -> SumToOpen:
         return SumToOpen(self._config, self._config.session_id(self._nonce), self._survivors)

@@ -1,7 +1,7 @@
-"""The whole protocol in one process: a server, all clients and the key holder, with dropouts."""
+"""The whole protocol in one process: a server, all clients and those who decrypt, with dropouts."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,10 +15,15 @@ from secfed.paillier.config import Config
 from secfed.paillier.key_holder import KeyHolder, OpenedSums
 from secfed.paillier.keys import PrivateKey
 from secfed.paillier.noise import Noise, NoisePool
+from secfed.paillier.opening import OneKeyHolder, Opening
 from secfed.paillier.server import Fault, Server
+from secfed.paillier.share_holder import ShareHolder
 from secfed.paillier.stages import Stage
+from secfed.paillier.threshold import KeyShare, ThresholdKey
 
 Direction = Literal["to_client", "to_server", "to_key_holder"]
+# A threshold key, and one share for each of its holders.
+Shared = tuple[ThresholdKey, Sequence[KeyShare]]
 Observer = Callable[[Stage, Direction, int, bytes], None]
 
 
@@ -48,9 +53,10 @@ class Result:
 def run_session(
     config: Config,
     vectors: Mapping[int, npt.ArrayLike] | Callable[[int], npt.ArrayLike | None],
-    private_key: PrivateKey,
+    private_key: PrivateKey | Shared,
     *,
     dropouts: Collection[int] = (),
+    absent: Collection[int] = (),
     noise: Noise = "half",
     pool: NoisePool | None = None,
     opened: OpenedSums | None = None,
@@ -65,26 +71,30 @@ def run_session(
         vectors: Each client's vector by id; see `Client`. Or a function of the id, called once for each client that
             answers, by ascending id, so that one vector is held at a time; a client for which it returns None drops
             out.
-        private_key: The key holder's.
+        private_key: The key holder's; or a threshold key and the shares of all its holders.
         dropouts: Ids of the clients that do not answer.
+        absent: Numbers of the key holders that do not answer.
         noise: The kind of noise of every client.
         pool: Noise drawn ahead of time, for all clients.
-        opened: The key holder's memory of opened sums.
+        opened: The memory of opened sums; all key holders share it.
         observer: Called with every message: stage, direction, id of the client or number of the key holder, bytes.
-        entropies: Source of secrets of each party by id, 0 for the server; None is the operating system's.
+        entropies: Source of secrets of each party by id, 0 for the server, -1 and so on down for the holders of
+            shares 1 and so on up; None is the operating system's.
         threads: Threads that compute, by default one for each usable core.
 
     Returns:
         The sum and what it cost.
 
     Raises:
-        ConfigError: A vector is missing, or a dropout is no client.
+        ConfigError: A vector or a share is missing, a dropout is no client, an absent holder is none, or a key does
+            not fit.
         EncodingError: A vector does not fit.
-        TooFewSurvivorsError: Too many dropouts.
+        TooFewSurvivorsError: Too many dropouts, or too many absent holders.
+        DecryptionError: What the holders of shares combine is no sum.
 
     Security:
         All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client`,
-        `Server` and `KeyHolder` does.
+        `Server`, and `KeyHolder` or `ShareHolder`, does.
     """
     known = set(config.client_ids)
     if isinstance(vectors, Mapping) and (odd := known ^ set(vectors)):
@@ -95,8 +105,10 @@ def run_session(
         raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(known)} clients")
     vector_of = vectors.__getitem__ if isinstance(vectors, Mapping) else vectors
     watch: Observer = observer or (lambda stage, direction, party, data: None)
-    server = Server(config, entropy=entropies(0), threads=threads)
-    key_holder = KeyHolder(config, private_key, opened=opened, threads=threads)
+    opening, key_holders = _who_decrypts(config, private_key, opened, entropies, threads)
+    if unknown := set(absent) - set(key_holders):
+        raise ConfigError(f"absent holders {sorted(unknown)[:5]} are not among the {len(key_holders)} key holders")
+    server = Server(config, opening=opening, entropy=entropies(0), threads=threads)
     bytes_up, bytes_down = dict.fromkeys(config.client_ids, 0), dict.fromkeys(config.client_ids, 0)
     started = time.perf_counter()
     for client_id, request in server.open().items():
@@ -116,7 +128,9 @@ def run_session(
     collected = time.perf_counter()
     for holder_id, request in outbox.items():
         watch(Stage.DECRYPTION, "to_key_holder", holder_id, request)
-        response = key_holder.receive(request)
+        if holder_id in absent:
+            continue
+        response = key_holders[holder_id].receive(request)
         watch(Stage.DECRYPTION, "to_server", holder_id, response)
         server.receive(holder_id, response)
     server.close_stage()
@@ -125,3 +139,26 @@ def run_session(
         Stage.DECRYPTION: time.perf_counter() - collected,
     }
     return Result(server.sum, server.survivors, server.dropouts, tuple(server.faults), bytes_up, bytes_down, seconds)
+
+
+def _who_decrypts(
+    config: Config,
+    key: PrivateKey | Shared,
+    opened: OpenedSums | None,
+    entropies: Callable[[int], Entropy | None],
+    threads: int | None,
+) -> tuple[Opening, Mapping[int, KeyHolder | ShareHolder]]:
+    """Return those who decrypt by their numbers, and what the server does with their answers."""
+    if isinstance(key, PrivateKey):
+        return OneKeyHolder(), {1: KeyHolder(config, key, opened=opened, threads=threads)}
+    threshold_key, shares = key
+    numbers = sorted(share.number for share in shares)
+    if numbers != list(range(1, threshold_key.holders + 1)):
+        raise ConfigError(f"needed one share for each of {threshold_key.holders} holders, found those of {numbers}")
+    memory = opened if opened is not None else OpenedSums()
+    return threshold_key.opening(threads=threads), {
+        share.number: ShareHolder(
+            config, threshold_key, share, opened=memory, entropy=entropies(-share.number), threads=threads
+        )
+        for share in shares
+    }

@@ -34,7 +34,7 @@ def sessions(draw: Any) -> tuple[paillier.Config, dict[int, np.ndarray], set[int
 @given(sessions())
 def test_sum_is_that_of_integers(session: tuple[paillier.Config, dict[int, np.ndarray], set[int]]) -> None:
     config, vectors, dropouts = session
-    result = paillier.run_session(config, vectors, keypair()[1], dropouts=dropouts, noise="short")
+    result = paillier.run_session(config, vectors, keypair()[1], dropouts=dropouts, noise="full")
     assert result.survivors == tuple(sorted(set(config.client_ids) - dropouts))
     assert result.dropouts == tuple(sorted(dropouts))
     weight_of = dict(zip(config.client_ids, config.weights or [1] * len(config.client_ids), strict=True))
