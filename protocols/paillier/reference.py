@@ -69,7 +69,7 @@ class PublicKey:
     def __init__(self, key_bits, n, h, least=MINIMUM_KEY_BITS):
         demand_key(key_bits % 16 == 0 and least <= key_bits <= MAXIMUM_KEY_BITS)
         demand_key(n.bit_length() == key_bits and all(n % d for d in range(2, 1000)))
-        demand_key(1 < h < n - 1 and math.gcd(h, n) == 1)
+        demand_key(h == 0 or 1 < h < n - 1 and math.gcd(h, n) == 1)
         self.key_bits, self.n, self.h = key_bits, n, h
 
     def to_bytes(self):
@@ -90,8 +90,8 @@ class PrivateKey:
 
     def __init__(self, key_bits, p, q, a, h, least=MINIMUM_KEY_BITS):
         self.public = PublicKey(key_bits, p * q, h, least)
-        demand_key(p.bit_length() == q.bit_length() == key_bits // 2 and p != q and p % 4 == q % 4 == 3)
-        demand_key(math.gcd(p - 1, q - 1) == 2)
+        demand_key(p.bit_length() == q.bit_length() == key_bits // 2 and p != q)
+        demand_key(h == 0 or p % 4 == q % 4 == 3 and math.gcd(p - 1, q - 1) == 2)
         demand_key(a == (0, 0) or 0 not in a)
         for a_p, prime in zip(a, (p, q), strict=True):
             demand_key(a_p == 0 or (a_p.bit_length() == 256 and (prime - 1) % a_p == 0 and pow(h, a_p, prime) == 1))
@@ -510,9 +510,9 @@ class ThresholdKey:
         n, plaintexts = self.public.n, []
         for j in range(len(partials[S[0]])):
             u = product([pow(partials[i][j], 2 * self.lagrange(S, i), self.N) for i in S], self.N)
-            log = logarithm(u, self.s, self.N)
-            if log % n:
+            if u % n != 1:
                 raise Refused("DecryptionError", "K6")
+            log = logarithm(u, self.s, self.N)
             plaintexts.append(log // n * pow(4 * self.D**2, -1, self.M) % self.M)
         return plaintexts
 
@@ -551,6 +551,8 @@ ORDINARY = (0xf5c234a89da7b826fe7ce74490b4977dce2c067b76c68d8a813cde5a1fd1ae0b,
             0xf81832d2524292a8f74390d5263d78e3bfc94c03e52dfe4325ac34652fd179cf)
 ANOTHER = (0xfa33a76eab009ed21b9058961be9c13498a98a59319aac4458d8c9a0e793824f,
            0xd8aac57f55d3df05eed3ec276ab13f74d1d49f21c8951df0a20b4fac5696e723)
+LIBRARY = (0xf2c49c851bfce5e782b8f3bec500ec77cde46357394d1eef9f148a0eec106b19,  # both 1 modulo 4
+           0xc9213baef9e5348ee44cf973db5c74333889fb9342e39b99df6aad55ceb2b1c5)
 SAFE = (0xf09d9975880d52b16d3a658991ed7fe3ed79105df8fb553df31d94c7d45f9983,
         0xc7aac9201dfea56323e48138fec7f59b92d4861a7b04c0b5e34acbb96268fe4b)
 SUBGROUP = (int("fb6980c4fbb6e2d91c5ac63fbfe1ad13e52cb79d8981b783b6b729126406158d"
@@ -573,6 +575,10 @@ TESTS_ONLY = "Tests only, insecure size."
 
 def seed_of(name):
     return sha256(f"paillier vectors: {name}".encode())
+
+
+def key_of_another_library(p, q):
+    return PrivateKey((p * q).bit_length(), p, q, (0, 0), 0, LEAST)
 
 
 def chinese(x_p, p, x_q, q):
@@ -773,7 +779,8 @@ def replaced(column, size, at, value):
 def vectors():
     """{file name: vector} of all files in vectors/."""
     keys = {"ordinary": make_key(*ORDINARY), "another": make_key(*ANOTHER), "safe_primes": make_key(*SAFE),
-            "subgroup": make_key(*SUBGROUP), "full_size": make_key(*FULL_SIZE)}
+            "another_library": key_of_another_library(*LIBRARY), "subgroup": make_key(*SUBGROUP),
+            "full_size": make_key(*FULL_SIZE)}
     dealt = {"2_of_3": deal(keys["safe_primes"], 1, 3, 2, seed_of("dealer of 2 of 3")),
              "3_of_4_degree_2": deal(keys["safe_primes"], 2, 4, 3, seed_of("dealer of 3 of 4"))}
     made = key_vectors(keys) | encrypt_vectors(keys) | pack_vectors() | config_vectors(keys)
@@ -800,6 +807,7 @@ def key_vectors(keys):
 def encrypt_vectors(keys):
     made = {}
     cases = [("ordinary", kind, s) for kind in ("full", "half", "short") for s in (1, 2, 3)] + [("ordinary", "half", 7)]
+    cases += [("another_library", "full", 1)]
     cases += [("subgroup", kind, 1) for kind in ("full", "half", "short")] + [("subgroup", "half", 2)]
     for name, kind, s in cases:
         private, seed = keys[name], seed_of(f"noise of {name} {kind} {s}")
@@ -813,7 +821,7 @@ def encrypt_vectors(keys):
         comment = f"{kind} noise, degree {s}, {name} key; the private key decrypts the ciphertexts"
         if (name, kind) == ("subgroup", "full"):
             comment += ", with p - 1 and q - 1 because the noise is not in the subgroup"
-        made[f"encrypt_{kind}_degree_{s}" + "_subgroup" * (name == "subgroup")] = make_vector(
+        made[f"encrypt_{kind}_degree_{s}" + (name != "ordinary") * f"_{name}"] = make_vector(
             comment, {"degree": s, "noise": kind},
             inputs={"public_key": private.public.to_bytes().hex(), "private_key": private.to_bytes().hex(),
                     "noise_seed": seed.hex(), "plaintexts": [str(m) for m in plaintexts]},
@@ -995,7 +1003,7 @@ def rejected_keys(keys, dealt):
     public("n_shorter_by_16_bits", "n has 496 bits where 512 are declared", unlucky(2**495 + 1, sieved), 4)
     public("n_even", "n is even", unlucky(n + 1, lambda x: x % 2 == 0 and sieved(x // 2)), 3)
     public("n_has_a_small_factor", "997 divides n", 997 * unlucky(2**511 // 997 + 1, sieved))
-    for what, value in (("h_is_0", 0), ("h_is_1", 1), ("h_is_n_minus_1", n - 1), ("h_is_n_plus_4", n + 4)):
+    for what, value in (("h_is_1", 1), ("h_is_n_minus_1", n - 1), ("h_is_n_plus_4", n + 4)):
         public(what, what.replace("_", " "), h=value)
     public("h_has_a_factor_of_n", "h is p", h=p)
     data = private.public.to_bytes()
