@@ -12,6 +12,7 @@ from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
 from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.paillier import Config, Noise, PrivateKey, generate_keypair, run_session
+from secfed.paillier.session import Progress
 from secfed.secagg.stages import Stage
 
 DEFAULT_KEY_BITS = 3072
@@ -27,6 +28,7 @@ class EncryptedSum:
         private_key: Returns the key holder's key, made when it is first needed.
         minimum_cohort: Fewest clients in a sum that the key holder opens.
         noise: The kind of noise of every client.
+        progress: See `paillier.run_session`.
     """
 
     clients: tuple[int, ...]
@@ -34,6 +36,7 @@ class EncryptedSum:
     private_key: Callable[[], PrivateKey] = field(repr=False)
     minimum_cohort: int
     noise: Noise
+    progress: Progress | None = field(default=None, repr=False)
     protection: Protection = "paillier"
 
     @cached_property
@@ -59,6 +62,7 @@ class EncryptedSum:
             dropouts=set(self.clients) - present,
             noise=self.noise,
             observer=observer,
+            progress=self.progress,
         )
         return Total(result.sum, result.survivors, result.dropouts, result.bytes_up, result.bytes_down, result.seconds)
 
@@ -81,6 +85,8 @@ class Paillier(IntegerAggregator):
             longer.
         private_key: The key holder's key, in place of a new one.
         rounding_seed: Makes the random rounding repeatable, for simulations; keys and noise never come from it.
+        progress: Called now and then, for a progress bar: stage, id of the client or number of the key holder at work,
+            how many plaintexts are encrypted or decrypted, how many there are.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a key and `key_bits`.
@@ -100,6 +106,7 @@ class Paillier(IntegerAggregator):
     degree: int = 1
     private_key: PrivateKey | None = field(default=None, repr=False)
     rounding_seed: int | None = None
+    progress: Progress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_encoding()
@@ -149,7 +156,9 @@ class Paillier(IntegerAggregator):
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
         """Return a session among these clients; the key holder insists on enough survivors for the noise."""
         make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
-        return EncryptedSum(client_ids, make_config, lambda: self._key, self._minimum(transform), self.noise)
+        return EncryptedSum(
+            client_ids, make_config, lambda: self._key, self._minimum(transform), self.noise, self.progress
+        )
 
     def _minimum(self, transform: Transform) -> int:
         plan = transform.plan if isinstance(transform, PrivateSum) else None

@@ -25,13 +25,15 @@ _THREAD_BYTES = 1 << 22
 Vector = npt.NDArray[np.unsignedinteger[Any]]
 
 
-def keystream(seed: bytes, size: int) -> bytes:
-    """Return the first `size` bytes of the keystream (SP 800-38A, section 6.5).
+def keystream(seed: bytes, size: int, start: int = 0) -> bytes:
+    """Return `size` bytes of the keystream from byte `start` on (SP 800-38A, section 6.5).
 
     Raises:
-        ValueError: The seed does not have 32 bytes.
+        ValueError: The seed does not have 32 bytes, or `start` is no multiple of 16.
     """
-    return _cipher(seed).update(bytes(size))
+    if start % BLOCK_BYTES:
+        raise ValueError(f"start {start} must be a multiple of {BLOCK_BYTES}")
+    return _cipher(seed, start // BLOCK_BYTES).update(bytes(size))
 
 
 def expand(seed: bytes, length: int, dtype: npt.DTypeLike) -> Vector:

@@ -14,9 +14,12 @@ from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError,
 from secfed.paillier import integers
 from secfed.paillier.config import Config
 from secfed.paillier.messages import EncryptedInputRequest, EncryptedInputResponse
-from secfed.paillier.noise import Noise, NoisePool, exponent_bytes
+from secfed.paillier.noise import Factor, Noise, NoisePool
 from secfed.paillier.stages import Stage
 from secfed.wire import view
+
+# Plaintexts encrypted between two calls of a progress function; a multiple of 16.
+_SLICE = 512
 
 
 class Client:
@@ -31,6 +34,7 @@ class Client:
         pool: Noise drawn ahead of time, of the same kind and degree.
         entropy: Source of secrets; by default the operating system's.
         threads: Threads that encrypt, by default one for each usable core.
+        progress: Called now and then with how many plaintexts are encrypted, and how many there are.
 
     Raises:
         ConfigError: No such client or noise, or the pool is for another key, noise or degree.
@@ -53,16 +57,18 @@ class Client:
         pool: NoisePool | None = None,
         entropy: Entropy | None = None,
         threads: int | None = None,
+        progress: integers.Progress | None = None,
     ) -> None:
         if client_id not in config.client_ids:
             raise ConfigError(
                 f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
             )
-        exponent_bytes(noise, config.public_key.key_bits)
+        config.public_key.check_noise(noise)
         if pool is not None:
             config.public_key.check_pool(pool, noise, config.degree)
         integers.warn_if_slow()
         self._config, self._noise, self._pool, self._threads = config, noise, pool, threads
+        self._progress = progress
         self._entropy: Entropy = entropy or SystemEntropy()
         self._busy = threading.Lock()
         self.client_id = client_id
@@ -101,18 +107,30 @@ class Client:
         if request.config_hash != config.hash:  # C3
             self.stage, self._input = Stage.ABORTED, None
             raise FaultyServerError("the server's configuration is not this client's", "C3")
-        factors = config.public_key.factors(  # before anything changes: a pool may have too few
-            config.packing.plaintexts,
-            noise=self._noise,
-            degree=config.degree,
-            pool=self._pool,
-            seed=None if self._pool is not None else self._entropy.draw("noise seed", SEED_BYTES),
-            threads=self._threads,
-        )
+        drawn = None
+        if self._pool is not None:  # before anything changes: it may have too few
+            drawn = self._pool.take(config.packing.plaintexts)
         self.stage, self._input = Stage.ABORTED, None  # there is no second try
-        plaintexts = config.packing.pack(config.entries(vector()) if callable(vector) else vector)
-        ciphertexts = config.public_key.hide(plaintexts, factors, config.degree)
-        column = integers.column(ciphertexts, config.public_key.ciphertext_bytes(config.degree))
+        column = self._encrypt(config.entries(vector()) if callable(vector) else vector, drawn)
         response = EncryptedInputResponse(config.session_id(request.nonce), column).to_bytes()
         self.stage = Stage.DONE
         return response
+
+    def _encrypt(self, entries: npt.NDArray[Any], drawn: list[Factor] | None) -> bytes:
+        """Return the column of ciphertexts, made slice by slice."""
+        config, key = self._config, self._config.public_key
+        seed = b"" if drawn else self._entropy.draw("noise seed", SEED_BYTES)
+        column, done = bytearray(), 0
+        for plaintexts in config.packing.slices(entries, _SLICE):
+            count = len(plaintexts)
+            factors = drawn[done : done + count] if drawn else self._draw(count, seed, done)
+            column += integers.column(key.hide(plaintexts, factors, config.degree), key.ciphertext_bytes(config.degree))
+            done += count
+            if self._progress:
+                self._progress(done, config.packing.plaintexts)
+        return bytes(column)
+
+    def _draw(self, count: int, seed: bytes, first: int) -> list[Factor]:
+        return self._config.public_key.factors(
+            count, noise=self._noise, degree=self._config.degree, seed=seed, threads=self._threads, first=first
+        )

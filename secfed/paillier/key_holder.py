@@ -146,6 +146,7 @@ class KeyHolder(Requests):
         private_key: The private half of `config.public_key`.
         opened: The sums opened before; keep it for as long as the key is used.
         threads: Threads that decrypt, by default one for each usable core.
+        progress: Called now and then with how many plaintexts are decrypted, and how many there are.
 
     Raises:
         ConfigError: The key is another one's.
@@ -163,11 +164,12 @@ class KeyHolder(Requests):
         *,
         opened: OpenedSums | None = None,
         threads: int | None = None,
+        progress: integers.Progress | None = None,
     ) -> None:
         if private_key.public_key != config.public_key:
             raise ConfigError("the private key does not belong to the configuration's public key")
         super().__init__(config, opened)
-        self._private_key, self._threads = private_key, threads
+        self._private_key, self._threads, self._progress = private_key, threads, progress
 
     def __repr__(self) -> str:
         return f"KeyHolder(opened={len(self._opened)})"
@@ -193,7 +195,9 @@ class KeyHolder(Requests):
         """
         request, ciphertexts = self._checked(data)
         config = request.config
-        plaintexts = self._private_key.decrypt(ciphertexts, degree=config.degree, threads=self._threads)
+        plaintexts = self._private_key.decrypt(
+            ciphertexts, degree=config.degree, threads=self._threads, progress=self._progress
+        )
         check_sum(request, plaintexts)
         column = integers.column(plaintexts, config.public_key.plaintext_bytes(config.degree))
         return DecryptionResponse(request.session_id, column).to_bytes()

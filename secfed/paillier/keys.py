@@ -14,6 +14,7 @@ from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.errors import ConfigError, DecryptionError, EncodingError
 from secfed.paillier.integers import (
+    Progress,
     gcd,
     in_threads,
     integer,
@@ -22,7 +23,7 @@ from secfed.paillier.integers import (
     secret_power,
     to_bytes,
 )
-from secfed.paillier.noise import Factor, Noise, NoisePool, draw_factors
+from secfed.paillier.noise import Factor, Noise, NoisePool, draw_factors, exponent_bytes
 from secfed.paillier.residues import logarithm
 
 LABEL = b"secfed/paillier/v1 "
@@ -160,16 +161,27 @@ class PublicKey:
         pool: NoisePool | None = None,
         seed: bytes | None = None,
         threads: int | None = None,
+        first: int = 0,
     ) -> list[Factor]:
-        """Draw noise, or take it from a pool; the arguments are those of `encrypt`.
+        """Draw noise, or take it from a pool.
+
+        Args:
+            count: For how many ciphertexts.
+            noise: As in `encrypt`.
+            degree: As in `encrypt`.
+            pool: As in `encrypt`.
+            seed: As in `encrypt`.
+            threads: As in `encrypt`.
+            first: Number of the first ciphertext among those of the seed, a multiple of 16.
 
         Raises:
             ConfigError: The pool is for another key, noise or degree.
             StageError: The pool is empty; nothing is taken.
         """
         if pool is None:
+            self.check_noise(noise)
             fresh = SystemEntropy().draw("noise seed", SEED_BYTES) if seed is None else seed
-            return draw_factors(integer(self.n), integer(self.h), degree, noise, count, fresh, threads)
+            return draw_factors(integer(self.n), integer(self.h), degree, noise, count, fresh, threads, first)
         if seed is not None:
             raise ConfigError("a seed decides the noise and a pool has its own: needed one of them, found both")
         self.check_pool(pool, noise, degree)
@@ -181,6 +193,16 @@ class PublicKey:
         return [
             factor.hide(plaintext, n, degree, modulus) for factor, plaintext in zip(factors, plaintexts, strict=True)
         ]
+
+    def check_noise(self, noise: Noise) -> None:
+        """Refuse noise that this key cannot have.
+
+        Raises:
+            ConfigError: There is no such noise, or the key has no `h` and so takes `"full"` only.
+        """
+        exponent_bytes(noise, self.key_bits)
+        if not self.h and noise != "full":
+            raise ConfigError(f'this key has no h, so it takes noise "full" only, found {noise!r}')
 
     def check_pool(self, pool: NoisePool, noise: Noise, degree: int) -> None:
         """Refuse a pool of other noise.
@@ -195,7 +217,12 @@ class PublicKey:
             )
 
     def noise_pool(self, *, noise: Noise = "half", degree: int = 1, entropy: Entropy | None = None) -> NoisePool:
-        """Return an empty pool of noise for this key; see `NoisePool`."""
+        """Return an empty pool of noise for this key; see `NoisePool`.
+
+        Raises:
+            ConfigError: This key cannot have such noise, or there is no such degree.
+        """
+        self.check_noise(noise)
         return NoisePool(self.n, self.h, _checked_degree(degree), noise, entropy)
 
     def find_unsound(self, ciphertexts: Sequence[Any], degree: int = 1) -> str:
@@ -205,6 +232,8 @@ class PublicKey:
     def find_out_of_range(self, ciphertexts: Sequence[Any], degree: int = 1) -> str:
         """Return which ciphertext is not from 1 to `n**(degree + 1) - 1`, or nothing ("")."""
         modulus = self.modulus(degree)
+        if min(ciphertexts, default=1) > 0 and max(ciphertexts, default=1) < modulus:  # the usual case, looked at fast
+            return ""
         for number, ciphertext in enumerate(ciphertexts):
             if not 0 < ciphertext < modulus:
                 return f"ciphertext {number} is not from 1 to n^{degree + 1} - 1"
@@ -293,13 +322,21 @@ class PrivateKey:
             raise ConfigError(f"p q has {(p * q).bit_length()} bits, says {key_bits}", "P1")
         return cls(PublicKey(p * q, h, insecure_size), p, q, (orders[0], orders[1]))
 
-    def decrypt(self, ciphertexts: Sequence[int], *, degree: int = 1, threads: int | None = None) -> list[Any]:
+    def decrypt(
+        self,
+        ciphertexts: Sequence[int],
+        *,
+        degree: int = 1,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Any]:
         """Decrypt to integers from 0 to `n**degree - 1`.
 
         Args:
             ciphertexts: What `PublicKey.encrypt` gave, or products of such.
             degree: The degree at which they were encrypted.
             threads: How many share the work; by default one for each usable core.
+            progress: Called now and then with how many are decrypted, and how many there are.
 
         Raises:
             DecryptionError: K6, one of them is no ciphertext under this key; the text does not say which, or why.
@@ -314,7 +351,7 @@ class PrivateKey:
             found = [(modulo_p.open(ciphertext), modulo_q.open(ciphertext)) for ciphertext in part]
             return [low + q_part * ((high - low) * reciprocal % p_part) for high, low in found]
 
-        return in_threads(opened, ciphertexts, threads)
+        return in_threads(opened, ciphertexts, threads, progress)
 
     def _halves(self, degree: int) -> tuple["_Half", "_Half"]:
         orders = [order or prime - 1 for order, prime in zip(self.subgroup, (self.p, self.q), strict=True)]

@@ -127,7 +127,7 @@ def noise_table(n: int, h: int, degree: int, size: int) -> NoiseTable:
 
 
 def draw_factors(
-    n: Any, h: Any, degree: int, noise: Noise, count: int, seed: bytes, threads: int | None = None
+    n: Any, h: Any, degree: int, noise: Noise, count: int, seed: bytes, threads: int | None = None, first: int = 0
 ) -> list[Factor]:
     """Draw the noise of many ciphertexts.
 
@@ -139,14 +139,10 @@ def draw_factors(
         count: How many.
         seed: 32 fresh secret bytes.
         threads: How many share the work; by default one for each usable core.
-
-    Raises:
-        ConfigError: The key has no `h`, which this kind of noise needs.
+        first: Number of the first one among those of the seed, a multiple of 16.
     """
     size = exponent_bytes(noise, int(n).bit_length())
-    if not h and noise != "full":
-        raise ConfigError(f'this key has no h, so it takes noise "full" only, found {noise!r}')
-    stream = keystream(seed, count * size)
+    stream = keystream(seed, count * size, first * size)
     exponents = [stream[start : start + size] for start in range(0, len(stream), size)]
     if noise == "full":
         modulus, residues = n ** (degree + 1), n**degree

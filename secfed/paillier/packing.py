@@ -3,7 +3,7 @@
 Source: `protocols/paillier/README.md`, section 5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from secfed.crypto import packing
 from secfed.crypto.ring import narrowest_dtype
 from secfed.errors import ConfigError, EncodingError
-from secfed.paillier.integers import from_bytes, to_bytes
+from secfed.paillier.integers import read_column, to_bytes
 
 MOST_SLOT_BITS = 64
 
@@ -77,18 +77,24 @@ class Packing:
         Raises:
             EncodingError: An entry is larger, or the shape is another.
         """
+        return [plaintext for piece in self.slices(entries, self.plaintexts) for plaintext in piece]
+
+    def slices(self, entries: npt.NDArray[np.unsignedinteger[Any]], size: int) -> Iterator[list[Any]]:
+        """Check a vector, then yield its plaintexts, so many at a time; for the rest see `pack`."""
         if entries.shape != (self.length,):
             raise EncodingError(f"the vector has shape {entries.shape}, needed ({self.length},)")
         if entries.max() > self.entry_max:
             raise EncodingError(f"an entry is above the largest, {self.entry_max}: a slot could overflow")
-        rows = np.zeros((self.plaintexts, self._row_slots), narrowest_dtype(self.slot_bits))
-        whole = self.length // self.slots
+        for start in range(0, self.length, size * self.slots):
+            yield self._rows(entries[start : start + size * self.slots])
+
+    def _rows(self, entries: npt.NDArray[np.unsignedinteger[Any]]) -> list[Any]:
+        whole, rest = divmod(len(entries), self.slots)
+        rows = np.zeros((whole + bool(rest), self._row_slots), narrowest_dtype(self.slot_bits))
         rows[:whole, : self.slots] = entries[: whole * self.slots].reshape(whole, self.slots)
-        if whole < self.plaintexts:
-            rows[whole, : self.length - whole * self.slots] = entries[whole * self.slots :]
-        data = packing.pack(rows.reshape(-1), self.slot_bits)
-        size = self._row_slots * self.slot_bits // 8
-        return [from_bytes(data[start : start + size]) for start in range(0, len(data), size)]
+        if rest:
+            rows[whole, :rest] = entries[whole * self.slots :]
+        return read_column(packing.pack(rows.reshape(-1), self.slot_bits), self._row_slots * self.slot_bits // 8)
 
     def unpack(self, plaintexts: Sequence[Any], additions: int) -> npt.NDArray[np.unsignedinteger[Any]] | None:
         """Return the totals of so many vectors, shape `(length,)`; None if no such vectors have this sum."""

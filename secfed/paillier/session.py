@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ Direction = Literal["to_client", "to_server", "to_key_holder"]
 # A threshold key, and one share for each of its holders.
 Shared = tuple[ThresholdKey, Sequence[KeyShare]]
 Observer = Callable[[Stage, Direction, int, bytes], None]
+Progress = Callable[[Stage, int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def run_session(
     observer: Observer | None = None,
     entropies: Callable[[int], Entropy | None] = lambda party: None,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Run one session in memory.
 
@@ -81,6 +84,8 @@ def run_session(
         entropies: Source of secrets of each party by id, 0 for the server, -1 and so on down for the holders of
             shares 1 and so on up; None is the operating system's.
         threads: Threads that compute, by default one for each usable core.
+        progress: Called now and then: stage, id of the client or number of the key holder at work, how many
+            plaintexts are encrypted or decrypted, how many there are.
 
     Returns:
         The sum and what it cost.
@@ -105,7 +110,7 @@ def run_session(
         raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(known)} clients")
     vector_of = vectors.__getitem__ if isinstance(vectors, Mapping) else vectors
     watch: Observer = observer or (lambda stage, direction, party, data: None)
-    opening, key_holders = _who_decrypts(config, private_key, opened, entropies, threads)
+    opening, key_holders = _who_decrypts(config, private_key, opened, entropies, threads, progress)
     if unknown := set(absent) - set(key_holders):
         raise ConfigError(f"absent holders {sorted(unknown)[:5]} are not among the {len(key_holders)} key holders")
     server = Server(config, opening=opening, entropy=entropies(0), threads=threads)
@@ -118,7 +123,14 @@ def run_session(
         if vector is None:
             continue
         client = Client(
-            config, client_id, vector, noise=noise, pool=pool, entropy=entropies(client_id), threads=threads
+            config,
+            client_id,
+            vector,
+            noise=noise,
+            pool=pool,
+            entropy=entropies(client_id),
+            threads=threads,
+            progress=progress and partial(progress, Stage.ENCRYPTED_INPUT_COLLECTION, client_id),
         )
         response = client.receive(request)
         bytes_up[client_id] = len(response)
@@ -147,10 +159,15 @@ def _who_decrypts(
     opened: OpenedSums | None,
     entropies: Callable[[int], Entropy | None],
     threads: int | None,
+    progress: Progress | None,
 ) -> tuple[Opening, Mapping[int, KeyHolder | ShareHolder]]:
     """Return those who decrypt by their numbers, and what the server does with their answers."""
+
+    def watch(number: int) -> Callable[[int, int], None] | None:
+        return progress and partial(progress, Stage.DECRYPTION, number)
+
     if isinstance(key, PrivateKey):
-        return OneKeyHolder(), {1: KeyHolder(config, key, opened=opened, threads=threads)}
+        return OneKeyHolder(), {1: KeyHolder(config, key, opened=opened, threads=threads, progress=watch(1))}
     threshold_key, shares = key
     numbers = sorted(share.number for share in shares)
     if numbers != list(range(1, threshold_key.holders + 1)):
@@ -158,7 +175,13 @@ def _who_decrypts(
     memory = opened if opened is not None else OpenedSums()
     return threshold_key.opening(threads=threads), {
         share.number: ShareHolder(
-            config, threshold_key, share, opened=memory, entropy=entropies(-share.number), threads=threads
+            config,
+            threshold_key,
+            share,
+            opened=memory,
+            entropy=entropies(-share.number),
+            threads=threads,
+            progress=watch(share.number),
         )
         for share in shares
     }

@@ -3,6 +3,7 @@
 from secfed.concurrency import one_at_a_time
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.paillier.config import Config
+from secfed.paillier.integers import Progress
 from secfed.paillier.key_holder import OpenedSums, Requests
 from secfed.paillier.threshold import KeyShare, ThresholdKey
 
@@ -18,6 +19,7 @@ class ShareHolder(Requests):
         entropy: Source of secrets, new ones at every draw: two proofs with the same nonce show the share. By default
             the operating system's.
         threads: Threads that decrypt, by default one for each usable core.
+        progress: Called now and then with how many ciphertexts are done, and how many there are.
 
     Raises:
         ConfigError: H1, the share does not fit the key; or the key has another public key or degree.
@@ -38,11 +40,12 @@ class ShareHolder(Requests):
         opened: OpenedSums | None = None,
         entropy: Entropy | None = None,
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         key.check_config(config)
         key.check_share(share)  # H1
         super().__init__(config, opened)
-        self._key, self._share, self._threads = key, share, threads
+        self._key, self._share, self._threads, self._progress = key, share, threads, progress
         self._entropy: Entropy = entropy or SystemEntropy()
 
     def __repr__(self) -> str:
@@ -74,5 +77,7 @@ class ShareHolder(Requests):
         """
         request, ciphertexts = self._checked(data)
         session_id = request.session_id
-        response = self._key.decrypt_partially(self._share, session_id, ciphertexts, self._entropy, self._threads)
+        response = self._key.decrypt_partially(
+            self._share, session_id, ciphertexts, self._entropy, self._threads, self._progress
+        )
         return response.to_bytes()

@@ -13,6 +13,7 @@ from secfed.crypto.entropy import Entropy
 from secfed.errors import ConfigError, DecryptionError, TooFewSurvivorsError
 from secfed.paillier.config import Config
 from secfed.paillier.integers import (
+    Progress,
     column,
     from_bytes,
     in_threads,
@@ -249,6 +250,7 @@ class ThresholdKey:
         ciphertexts: Sequence[Any],
         entropy: Entropy,
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> PartialDecryptionResponse:
         """Return a holder's part of the decryption of a column, and the proof that it is right.
 
@@ -258,13 +260,14 @@ class ThresholdKey:
             ciphertexts: Units modulo `modulus`.
             entropy: Source of the proof's nonce.
             threads: How many share the work; by default one for each usable core.
+            progress: Called now and then with how many are done, and how many there are.
         """
         modulus, secret = self.modulus, self.multiple * share.value
 
         def raised(part: Sequence[Any]) -> list[Any]:
             return [secret_power(ciphertext, 2 * secret, modulus) for ciphertext in part]
 
-        partials = in_threads(raised, ciphertexts, threads)
+        partials = in_threads(raised, ciphertexts, threads, progress)
         nonce = from_bytes(entropy.draw("proof", self.nonce_bytes))
         statement = self._statement(share.number, session_id, ciphertexts, partials)
         challenge, response = statement.prove(secret, nonce)

@@ -183,3 +183,11 @@ def test_masks_look_uniform() -> None:
     counts = np.bincount(prg.expand(seed(9, 9), 1 << 18, "u1"), minlength=256)
     expected = (1 << 18) / 256
     assert float(((counts - expected) ** 2 / expected).sum()) < 420  # 255 degrees of freedom: mean 255, deviation 22.6
+
+
+def test_keystream_may_start_at_any_block() -> None:
+    seed = bytes(range(32))
+    whole = prg.keystream(seed, 200)
+    assert [prg.keystream(seed, 200 - start, start) for start in (0, 16, 96)] == [whole, whole[16:], whole[96:]]
+    with pytest.raises(ValueError, match="start 8 must be a multiple of 16"):
+        prg.keystream(seed, 1, 8)

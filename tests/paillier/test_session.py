@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secfed import paillier
+from secfed.crypto.entropy import SeededEntropy, predictable_secrets
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
+from secfed.paillier import integers
 from tests.paillier.keys import keypair, other_keypair
 
 
@@ -98,3 +100,35 @@ def test_parameters_that_do_not_fit_are_refused(fields: dict[str, Any], text: st
     good: dict[str, Any] = {"public_key": keypair()[0], "client_ids": [1, 2], "length": 4}
     with pytest.raises(ConfigError, match=text):
         paillier.Config(**good | fields)
+
+
+@pytest.mark.parametrize("noise", ["half", "short"])
+def test_a_vector_encrypted_in_slices_is_that_encrypted_at_once(noise: paillier.Noise) -> None:
+    public_key, private_key = keypair()
+    config = paillier.Config(public_key, [1, 2], 64, 64 - 1)
+    length = config.packing.slots * 1030  # two whole slices and a part
+    config = paillier.Config(public_key, [1, 2], length, 63)
+    entries = np.random.default_rng(0).integers(0, 1 << 62, length, np.uint64)
+    with predictable_secrets():
+        seed = SeededEntropy(bytes(32)).draw("noise seed", 32)
+        request = next(iter(paillier.Server(config).open().values()))
+        response = paillier.Client(config, 1, entries, noise=noise, entropy=SeededEntropy(bytes(32))).receive(request)
+    whole = public_key.encrypt(config.packing.pack(entries), noise=noise, seed=seed)
+    assert response.endswith(integers.column(whole, public_key.ciphertext_bytes()))
+    assert private_key.decrypt(whole[-3:]) == config.packing.pack(entries)[-3:]
+
+
+def test_progress_is_told_for_every_party_and_ends_with_all() -> None:
+    told: dict[tuple[paillier.Stage, int], list[tuple[int, int]]] = {}
+
+    def progress(stage: paillier.Stage, party: int, done: int, count: int) -> None:
+        told.setdefault((stage, party), []).append((done, count))
+
+    public_key, private_key = keypair()
+    config = paillier.Config(public_key, [4, 9], 3000)
+    vectors = dict.fromkeys((4, 9), np.arange(3000))
+    paillier.run_session(config, vectors, private_key, noise="short", progress=progress)
+    asked, opened = paillier.Stage.ENCRYPTED_INPUT_COLLECTION, paillier.Stage.DECRYPTION
+    assert list(told) == [(asked, 4), (asked, 9), (opened, 1)]
+    for steps in told.values():
+        assert steps == sorted(steps) and steps[-1] == (config.packing.plaintexts, config.packing.plaintexts)
