@@ -69,7 +69,7 @@ class PublicKey:
     def __init__(self, key_bits, n, h, least=MINIMUM_KEY_BITS):
         demand_key(key_bits % 16 == 0 and least <= key_bits <= MAXIMUM_KEY_BITS)
         demand_key(n.bit_length() == key_bits and all(n % d for d in range(2, 1000)))
-        demand_key(h == 0 or 1 < h < n - 1 and math.gcd(h, n) == 1)
+        demand_key(h == 0 or (1 < h < n - 1 and math.gcd(h, n) == 1))
         self.key_bits, self.n, self.h = key_bits, n, h
 
     def to_bytes(self):
@@ -91,7 +91,7 @@ class PrivateKey:
     def __init__(self, key_bits, p, q, a, h, least=MINIMUM_KEY_BITS):
         self.public = PublicKey(key_bits, p * q, h, least)
         demand_key(p.bit_length() == q.bit_length() == key_bits // 2 and p != q)
-        demand_key(h == 0 or p % 4 == q % 4 == 3 and math.gcd(p - 1, q - 1) == 2)
+        demand_key(h == 0 or (p % 4 == q % 4 == 3 and math.gcd(p - 1, q - 1) == 2))
         demand_key(a == (0, 0) or 0 not in a)
         for a_p, prime in zip(a, (p, q), strict=True):
             demand_key(a_p == 0 or (a_p.bit_length() == 256 and (prime - 1) % a_p == 0 and pow(h, a_p, prime) == 1))
