@@ -12,7 +12,7 @@ from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
 from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.paillier import Config, Noise, PrivateKey, generate_keypair, run_session
-from secfed.paillier.session import Progress
+from secfed.paillier.session import Progress, Shared
 from secfed.secagg.stages import Stage
 
 DEFAULT_KEY_BITS = 3072
@@ -33,7 +33,7 @@ class EncryptedSum:
 
     clients: tuple[int, ...]
     make_config: Callable[[Iterable[int]], Config]
-    private_key: Callable[[], PrivateKey] = field(repr=False)
+    private_key: Callable[[], PrivateKey | Shared] = field(repr=False)
     minimum_cohort: int
     noise: Noise
     progress: Progress | None = field(default=None, repr=False)
@@ -83,7 +83,8 @@ class Paillier(IntegerAggregator):
             beyond Paillier's own).
         degree: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes in place of 5.1; decryption takes
             longer.
-        private_key: The key holder's key, in place of a new one.
+        private_key: The key holder's key, in place of a new one; or a threshold key and the shares of all its holders,
+            as `paillier.deal` gives them.
         rounding_seed: Makes the random rounding repeatable, for simulations; keys and noise never come from it.
         progress: Called now and then, for a progress bar: stage, id of the client or number of the key holder at work,
             how many plaintexts are encrypted or decrypted, how many there are.
@@ -104,7 +105,7 @@ class Paillier(IntegerAggregator):
     minimum_cohort: int = 2
     noise: Noise = "half"
     degree: int = 1
-    private_key: PrivateKey | None = field(default=None, repr=False)
+    private_key: PrivateKey | Shared | None = field(default=None, repr=False)
     rounding_seed: int | None = None
     progress: Progress | None = field(default=None, repr=False, compare=False)
 
@@ -116,7 +117,7 @@ class Paillier(IntegerAggregator):
             raise ConfigError(f"minimum_cohort {self.minimum_cohort} must be at least 2")
 
     @cached_property
-    def _key(self) -> PrivateKey:
+    def _key(self) -> PrivateKey | Shared:
         if self.private_key is not None:
             return self.private_key
         return generate_keypair(DEFAULT_KEY_BITS if self.key_bits is None else self.key_bits)[1]
@@ -140,8 +141,9 @@ class Paillier(IntegerAggregator):
         Raises:
             ConfigError: These clients cannot run a session.
         """
+        key = self._key if isinstance(self._key, PrivateKey) else self._key[0]
         return Config(
-            self._key.public_key,
+            key.public_key,
             client_ids,
             transform.length,
             transform.modulus_bits,

@@ -118,6 +118,14 @@ def test_transcript_shows_ciphertexts_and_the_sum() -> None:
     assert len({entry.data for entry in transcript.entries if entry.direction == "to_server"}) == 4
 
 
+def test_holders_of_shares_decrypt_the_mean() -> None:
+    key = paillier.deal_insecure(512, holders=3, threshold=2)
+    updates = [np.full(5, 1.0), np.full(5, 3.0)]
+    assert np.allclose(secfed.Paillier(private_key=key, noise="short").aggregate(updates).mean, 2, atol=1e-3)
+    with pytest.raises(ConfigError, match="the threshold key has degree 1, the configuration 2"):
+        secfed.Paillier(private_key=key, degree=2, noise="short").aggregate(updates)
+
+
 def test_training_under_paillier_is_training_under_secure_aggregation() -> None:
     def local_update(model: Any, data: np.ndarray) -> tuple[Any, int]:
         return 0.5 * (data.mean(axis=0) - model), len(data)
