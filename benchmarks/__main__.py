@@ -20,6 +20,9 @@ from benchmarks import encrypted_sums, privacy, secure_aggregation
 from benchmarks.measure import Line
 
 MARKER = "<!-- table -->"
+GROUPS = {
+    group.__name__.removeprefix("benchmarks."): group.ALL for group in (secure_aggregation, encrypted_sums, privacy)
+}
 ALL = secure_aggregation.ALL + encrypted_sums.ALL + privacy.ALL
 PEERS = secure_aggregation.PEERS + encrypted_sums.PEERS + privacy.PEERS
 
@@ -37,12 +40,17 @@ def table(lines: Iterable[Line]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--no-peers", action="store_true", help="leave out what needs a peer's environment")
-    parser.add_argument("--only", nargs="*", help="names of measurements", choices=[part.__name__ for part in ALL])
+    names = [*GROUPS, *(part.__name__ for part in ALL)]
+    parser.add_argument("--only", nargs="*", help="names of measurements, or of a group of them", choices=names)
     parser.add_argument("--write", type=Path, help=f"a page whose part after {MARKER} is replaced")
     arguments = parser.parse_args()
+    wanted = {part.__name__ for part in ALL}
+    if arguments.only:
+        groups = {part.__name__ for name in arguments.only for part in GROUPS.get(name, ())}
+        wanted &= {*arguments.only, *groups}
     lines = []
     for part in ALL:
-        if (arguments.only and part.__name__ not in arguments.only) or (arguments.no_peers and part in PEERS):
+        if part.__name__ not in wanted or (arguments.no_peers and part in PEERS):
             continue
         for line in part():
             print(f"{line.what}: {line.found} ({line.target}) {line.detail}", file=sys.stderr, flush=True)

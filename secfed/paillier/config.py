@@ -25,7 +25,7 @@ LONGEST_VECTOR, LONGEST_CONTEXT = 1 << 32, 1024
 MOST_COLUMN_BYTES = (1 << 32) - 1  # a field's length is a u32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Config:
     """The parameters of one session; clients, server and key holder must hold the same.
 
@@ -51,14 +51,14 @@ class Config:
     public_key: PublicKey = field(repr=False)
     client_ids: tuple[int, ...]
     length: int
-    modulus_bits: int = 32
-    bound: int = 0
-    weights: tuple[int, ...] = ()
-    minimum_cohort: int = 2
-    degree: int = 1
-    round: int = 0
-    model_hash: bytes = field(default=bytes(HASH_BYTES), repr=False)
-    context: bytes = field(default=b"", repr=False)
+    modulus_bits: int
+    bound: int
+    weights: tuple[int, ...]
+    minimum_cohort: int
+    degree: int
+    round: int
+    model_hash: bytes = field(repr=False)
+    context: bytes = field(repr=False)
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ def from_phe(key: Any, *, insecure_size: bool = False) -> Any:
 
 
 def to_phe_numbers(public_key: PublicKey, ciphertexts: Sequence[Any], exponent: int = 0) -> list[Any]:
-    """Return ciphertexts as phe's `EncryptedNumber`s, which phe opens and adds to its own.
+    """Return ciphertexts as phe's `EncryptedNumber` objects, which phe opens and adds to its own.
 
     Args:
         public_key: The key under which they are encrypted.
@@ -79,7 +79,7 @@ def to_phe_numbers(public_key: PublicKey, ciphertexts: Sequence[Any], exponent: 
 
 
 def from_phe_numbers(public_key: PublicKey, numbers: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Return the ciphertexts and the exponents of phe's `EncryptedNumber`s.
+    """Return the ciphertexts and the exponents of phe's `EncryptedNumber` objects.
 
     phe adds noise here to those that came out of its own arithmetic without any.
 

@@ -30,7 +30,7 @@ _MASKINGS: Final[dict[MaskingKind, int]] = {"aes128_ctr": 1}
 _FIELDS = struct.Struct("<IQBIIIBQ32sBI")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Config:
     """The parameters of one session; server and clients must hold the same.
 
@@ -63,15 +63,15 @@ class Config:
     client_ids: tuple[int, ...]
     threshold: int
     length: int
-    modulus_bits: int = 32
-    neighbors: int = None  # type: ignore[assignment]  # None is replaced by the number of other clients
-    colluders: int = 0
-    session_colluders: int | None = None
-    adversary: Adversary = "semi_honest"
-    round: int = 0
-    model_hash: bytes = field(default=bytes(HASH_BYTES), repr=False)
-    masking: MaskingKind = "aes128_ctr"
-    context: bytes = field(default=b"", repr=False)
+    modulus_bits: int
+    neighbors: int  # the number of other clients where the caller says None
+    colluders: int
+    session_colluders: int | None
+    adversary: Adversary
+    round: int
+    model_hash: bytes = field(repr=False)
+    masking: MaskingKind
+    context: bytes = field(repr=False)
 
     def __init__(  # written out so that client_ids takes any iterable and neighbors takes None
         self,
