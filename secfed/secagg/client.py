@@ -20,7 +20,7 @@ from secfed.crypto.entropy import DerivedEntropy, Entropy, SystemEntropy
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError, StageError
 from secfed.secagg import binding, masking, messages, snapshot, stages
 from secfed.secagg.config import Config, Policy
-from secfed.secagg.graph import Graph
+from secfed.secagg.graph import graph_of
 from secfed.secagg.stages import KINDS, Exchange, Request, Response, Stage, following, longest_request
 from secfed.secagg.states import Held, Joined, Keys, Masked, Shared, Signed
 from secfed.wire import Message, Set, kind_of, set_from_bytes, set_to_bytes, view
@@ -263,7 +263,7 @@ class Client:
         session_id = binding.session_id(
             config, state.nonce, request.advertised, request.channel_keys, request.mask_keys
         )
-        graph = Graph(config, advertised, session_id)
+        graph = graph_of(config, advertised, session_id)
         holders = graph.holders(me)
         if len(holders) < config.threshold or len(members) < self._policy.minimum_cohort:  # C9
             found = f"{len(members)} clients advertised keys, {len(holders)} hold this one's shares"

@@ -4,6 +4,7 @@
 
 import hashlib
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,18 @@ from secfed.secagg.config import LABEL, Config
 from secfed.wire import Set
 
 Positions = npt.NDArray[np.intp]
+
+
+def graph_of(config: Config, advertised: Set, session_id: bytes) -> "Graph":
+    """Return a session's graph; for the arguments see `Graph`.
+
+    The parties of one process share it while one of them holds it: `session_id` is a hash of all that it depends on,
+    which each party has computed by itself. Without that, memory would grow with the square of the clients.
+    """
+    graph = _graphs.get(session_id)
+    if graph is None:
+        graph = _graphs[session_id] = Graph(config, advertised, session_id)
+    return graph
 
 
 class Graph:
@@ -73,3 +86,6 @@ class Graph:
             for position in np.flatnonzero(owners).tolist()
             if int(among[self.holders(position)].sum()) < threshold
         ]
+
+
+_graphs: WeakValueDictionary[bytes, Graph] = WeakValueDictionary()

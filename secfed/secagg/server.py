@@ -20,7 +20,7 @@ from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
 from secfed.secagg import binding, masking, messages, opening, requests, snapshot, stages
 from secfed.secagg.config import Config
-from secfed.secagg.graph import Graph
+from secfed.secagg.graph import graph_of
 from secfed.secagg.stages import EXCHANGES, Exchange, Request, Response, Stage, following, longest_response
 from secfed.secagg.states import Advertised, Advertising, Collecting, Done, Ended, Opening, Seen, Sharing, Signing
 from secfed.wire import Set, kind_of, set_from_bytes, set_to_bytes, view
@@ -326,7 +326,7 @@ class Server:
         session_id = binding.session_id(
             config, state.nonce, request.advertised, request.channel_keys, request.mask_keys
         )
-        after = Sharing(session_id, answered, Graph(config, answered, session_id), state.mask_keys, {}, {})
+        after = Sharing(session_id, answered, graph_of(config, answered, session_id), state.mask_keys, {}, {})
         return dict.fromkeys(self._ids(answered), request.to_bytes()), after
 
     def _share_keys(self, state: Sharing, client_id: int, position: int, response: messages.ShareKeysResponse) -> None:

@@ -1,5 +1,7 @@
 """The graph itself, and what makes a sum on it indivisible."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from secfed.secagg import Config
-from secfed.secagg.graph import Graph
+from secfed.secagg.graph import Graph, graph_of
 
 
 def graph(clients: int, neighbors: int | None, seed: int = 0, gone: tuple[int, ...] = ()) -> Graph:
@@ -118,3 +120,16 @@ def test_some_choice_of_dropouts_splits_a_divisible_sum(threshold: int, colluder
     config = Config(range(1, CLIENTS + 1), threshold, 1, neighbors=NEIGHBORS, colluders=colluders)
     assert not config.indivisible
     assert sums_of_a_part(threshold, colluders) > 0
+
+
+def test_parties_of_one_process_share_a_graph_for_as_long_as_one_holds_it() -> None:
+    config = Config(range(1, 21), 6, 1, neighbors=10)
+    advertised = np.ones(20, np.bool_)
+    found = graph_of(config, advertised, bytes(32))
+    assert graph_of(config, advertised, bytes(32)) is found
+    other = graph_of(config, advertised, bytes([1]) * 32)
+    assert other is not found and other.neighbors(0).tolist() != found.neighbors(0).tolist()
+    kept = weakref.ref(found)
+    del found
+    gc.collect()
+    assert kept() is None
