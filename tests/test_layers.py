@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
     },
     "federated": {"aggregation", "dp", "encoding.flatten", "secagg.stages", "errors"},
-    "cli": {"__init__", "federated", "aggregation", "dp", "secagg", "paillier", "errors"},
+    "cli": {"__init__", "attacks", "federated", "aggregation", "dp", "secagg", "paillier", "errors"},
     "__init__": {"aggregation", "attacks", "dp", "errors", "federated", "paillier", "secagg"},
     "__main__": {"cli"},
 }

@@ -348,13 +348,20 @@ class PrivateSum(Transform):
 
     def read(self, steps: npt.NDArray[np.int64], event: events.Event | None = None) -> Decoded:
         """Turn a sum in steps into what it says, without adding noise."""
-        values = self.lattice.decode(steps)
-        if self.rotation_seed:
-            values = np.asarray(self._rotation.rotate_back(values), np.float64)
+        values = self._unrotated(steps)
         size = self.structure.size
         within = float(values[size]) / (self.count_scale * self.expected) + 0.5 if self.count_scale else None
         mean = values[:size] * (self.privacy.clip_norm / self.expected)
         return Decoded(unflatten(mean, self.structure), self.expected, event, within)
+
+    def values(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Read a vector in steps, one client's or a sum, as the values of an update; shape `(structure.size,)`."""
+        found: npt.NDArray[np.float64] = self._unrotated(steps)[: self.structure.size] * self.privacy.clip_norm
+        return found
+
+    def _unrotated(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        values = self.lattice.decode(steps)
+        return np.asarray(self._rotation.rotate_back(values), np.float64) if self.rotation_seed else values
 
     @property
     def _rotation(self) -> Rotation:

@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
+from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.crypto.packing import unpack
 from secfed.crypto.ring import signed
-from secfed.encoding.flatten import Update, flatten
+from secfed.encoding.flatten import Update, flatten, unflatten
 from secfed.errors import EncodingError
 from secfed.paillier import Config as PaillierConfig
 from secfed.paillier import Stage as PaillierStage
@@ -114,6 +115,35 @@ class Transcript:
                 vector = unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)
                 return vector if private else vector[:-1]
         raise EncodingError(f"client {client_id} sent no input in this session")
+
+    def readable(self, client_id: int) -> Update:
+        """Return a client's contribution with the structure of an update, as an adversary would read it.
+
+        Under a protection the values are what the message's bits say if they are taken for an update's: noise.
+
+        Raises:
+            EncodingError: The client sent none.
+        """
+        seen, transform = self.contribution(client_id), self.transform
+        if isinstance(transform, PrivateSum):
+            steps = seen / transform.lattice.step if self.config is None else transform.centre(seen)
+            return unflatten(transform.values(np.rint(steps).astype(np.int64)), transform.structure)
+        if isinstance(transform, WeightedMean):
+            bits = 16 if isinstance(self.config, PaillierConfig) else transform.modulus_bits
+            seen = _centred(seen, bits) * (transform.fixed_point.clip / transform.fixed_point.levels)
+        return unflatten(seen, transform.structure)
+
+    def readable_mean(self) -> Update:
+        """Return the mean that the server ends with, before it adds noise of its own.
+
+        Raises:
+            EncodingError: There is no sum.
+        """
+        if self.total is None:
+            raise EncodingError("the session ended without a sum")
+        if isinstance(self.transform, PrivateSum):
+            return self.transform.read(self.transform.centre(self.total)).mean
+        return self.transform.decode(self.total, self.survivors).mean
 
     def _words(self, config: PaillierConfig, data: bytes) -> npt.NDArray[np.uint16]:
         """Cut ciphertexts into words; the top one of each is left out, for it is no uniform number."""

@@ -5,5 +5,20 @@ An attack is given what the adversary saw, never the secret; an audit is given a
 
 from secfed.attacks.audit import AuditResult, audit
 from secfed.attacks.canaries import Check, SelfAudit, self_audit
+from secfed.attacks.linear import linear_candidates, linear_inputs
+from secfed.attacks.metrics import Interval, mse, psnr
+from secfed.attacks.views import View
 
-__all__ = ["AuditResult", "Check", "SelfAudit", "audit", "self_audit"]
+__all__ = [
+    "AuditResult",
+    "Check",
+    "Interval",
+    "SelfAudit",
+    "View",
+    "audit",
+    "linear_candidates",
+    "linear_inputs",
+    "mse",
+    "psnr",
+    "self_audit",
+]

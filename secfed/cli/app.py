@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from secfed.cli import budget
+from secfed.cli import attack, budget
+from secfed.cli.attack import PrivacyChoice, Protection
 from secfed.cli.extras import require
-from secfed.cli.options import fraction, positive
+from secfed.cli.options import fraction, given_options, positive, refuse_without_effect
 from secfed.errors import SecFedError
 
 app = typer.Typer(
@@ -29,26 +30,10 @@ class Dataset(StrEnum):
     DIGITS = "digits"
 
 
-class Protection(StrEnum):
-    """Aggregators."""
-
-    PLAIN = "plain"
-    SECAGG = "secagg"
-    PAILLIER = "paillier"
-
-
 class Algorithm(StrEnum):
     """Federated algorithms."""
 
     FEDAVG = "fedavg"
-
-
-class PrivacyChoice(StrEnum):
-    """Who adds noise."""
-
-    NONE = "none"
-    CENTRAL = "central"
-    DISTRIBUTED = "distributed"
 
 
 class AdversaryChoice(StrEnum):
@@ -102,23 +87,6 @@ def _threshold(text: str) -> float:
     if number <= 0 or (isinstance(number, float) and not number <= 1):
         raise typer.BadParameter(f"{text} must be a number of clients from 2, or a fraction above 0 and up to 1")
     return number
-
-
-def _refuse_without_effect(given: set[str], chosen: dict[str, str], clients: int) -> None:
-    """Refuse options that were given and change nothing: who gives one expects something of it."""
-    from secfed.cli.simulation.datasets import DIGIT_WRITERS
-
-    without_effect = [
-        (name, f"--{choice} {chosen[choice]}")
-        for choice, value, names in _WITHOUT_EFFECT
-        if chosen[choice] == value
-        for name in names
-    ]
-    if clients <= DIGIT_WRITERS:
-        without_effect.append(("alpha", f"--clients {clients}"))
-    for name, mode in without_effect:
-        if name in given:
-            raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect with {mode}")
 
 
 def _probability(number: float) -> float:
@@ -212,6 +180,7 @@ def simulate(
     from rich.console import Console
 
     from secfed.cli.simulation import display
+    from secfed.cli.simulation.datasets import DIGIT_WRITERS
     from secfed.cli.simulation.run import simulate as run
     from secfed.cli.simulation.settings import Settings
 
@@ -235,9 +204,9 @@ def simulate(
         clip_norm=clip_norm,
         seed=seed,
     )
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
-    _refuse_without_effect(given, {"privacy": privacy.value, "aggregator": aggregator.value}, settings.clients)
+    refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value, "aggregator": aggregator.value})
+    if settings.clients <= DIGIT_WRITERS and "alpha" in given_options(context):
+        raise typer.BadParameter(f"--alpha has no effect with --clients {settings.clients}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -260,6 +229,7 @@ def simulate(
         raise SecFedError(f"no round gave a mean; the first: {outcome.records[0].failure}")
 
 
+app.command()(attack.attack)
 app.command()(budget.epsilon)
 app.command()(budget.noise)
 app.add_typer(budget.budget, name="budget")

@@ -1,5 +1,7 @@
 """Checks of options; typer's own bounds let "nan" pass."""
 
+from collections.abc import Iterable, Mapping
+
 import typer
 
 
@@ -15,3 +17,26 @@ def fraction(number: float) -> float:
     if not 0 < number < 1:
         raise typer.BadParameter(f"{number} must be above 0 and below 1")
     return number
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """Return the names of the options that the user wrote."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+
+
+def refuse_without_effect(
+    context: typer.Context, rules: Iterable[tuple[str, str, tuple[str, ...]]], chosen: Mapping[str, str]
+) -> None:
+    """Refuse options that were given and change nothing, as wrong usage: who gives one expects something of it.
+
+    Args:
+        context: Of the command.
+        rules: An option, a choice of it, and the options that have no effect with that choice.
+        chosen: What was chosen, by option.
+    """
+    given = given_options(context)
+    for option, choice, names in rules:
+        for name in names:
+            if chosen[option] == choice and name in given:
+                raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect with --{option} {choice}")

@@ -1,0 +1,1 @@
+"""The leakage lab: attacks on recorded sessions, with what each protection leaves them."""

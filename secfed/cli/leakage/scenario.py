@@ -1,0 +1,127 @@
+"""One recorded round of clients that hold one picture each: the hardest case for a protection of the sum."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg, dp
+from secfed.aggregation import Aggregator, Privacy
+from secfed.attacks import View
+from secfed.cli.simulation import perceptron
+from secfed.cli.simulation.datasets import LOADERS
+from secfed.cli.simulation.random import generator
+from secfed.errors import ConfigError
+
+Array = npt.NDArray[np.float64]
+
+# Pictures among which an adversary looks for the one that it rebuilt; the clients' are among them.
+CANDIDATES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        clients: Number of clients, each with one picture; at most 100.
+        aggregator: `"plain"`, `"secagg"` or `"paillier"`.
+        privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
+        epsilon: Budget of this one round.
+        delta: Budget of this one round.
+        clip_norm: Updates are scaled down to this norm; with privacy only.
+        key_bits: Bits of a Paillier key.
+        seed: Decides pictures and model; keys and noise never come from it.
+    """
+
+    clients: int = 8
+    aggregator: Literal["plain", "secagg", "paillier"] = "plain"
+    privacy: Literal["none", "central", "distributed"] = "none"
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    clip_norm: float = 1.0
+    key_bits: int = 3072
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.clients <= CANDIDATES:
+            raise ConfigError(f"{self.clients} clients: needed 2 to {CANDIDATES}")
+        if self.privacy == "distributed" and self.aggregator == "plain":
+            raise ConfigError(
+                "--privacy distributed needs --aggregator secagg or paillier: with plain the server sees every update"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRound:
+    """One round, and the pictures that only its clients had.
+
+    Attributes:
+        settings: What was run.
+        view: What the server saw: all that an attack is given.
+        released: The mean that the round ends with, noise included: what everybody sees.
+        pictures: Each client's picture by id, shape `(pixels,)`: for scoring alone.
+        candidates: Pictures among which the adversary looks, shape `(100, pixels)`.
+        number_of: Which candidate each client's picture is, by id.
+        baseline: The mean of other pictures: a guess without any information.
+        side: Pixels of a side.
+    """
+
+    settings: Settings
+    view: View = field(repr=False)
+    released: Any = field(repr=False)
+    pictures: dict[int, Array] = field(repr=False)
+    candidates: Array = field(repr=False)
+    number_of: dict[int, int] = field(repr=False)
+    baseline: Array = field(repr=False)
+    side: int
+
+
+def record_round(settings: Settings) -> RecordedRound:
+    """Train once on every client's picture, aggregate, and keep what the server saw.
+
+    Raises:
+        ConfigError: The settings cannot work together.
+        MissingExtraError: The data set's package is not installed.
+    """
+    federation = LOADERS["digits"](1, 0.5, settings.seed)
+    inputs, labels = federation.clients[1]
+    chosen = generator(settings.seed, "pictures").permutation(len(labels))[:CANDIDATES]
+    model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
+    updates, pictures, number_of = {}, {}, {}
+    for client_id in range(1, settings.clients + 1):
+        row = chosen[client_id - 1]
+        data = perceptron.Examples(
+            inputs[row : row + 1], labels[row : row + 1], generator(settings.seed, "batches", client_id)
+        )
+        updates[client_id], _ = perceptron.local_update(model, data)
+        pictures[client_id], number_of[client_id] = inputs[row], client_id - 1
+    result = _aggregator(settings).aggregate(updates, record=True, privacy=_privacy(settings))
+    return RecordedRound(
+        settings,
+        View.of_server(result.transcript),
+        result.mean,
+        pictures,
+        inputs[chosen],
+        number_of,
+        federation.test[0].mean(axis=0),
+        round(federation.features**0.5),
+    )
+
+
+def _aggregator(settings: Settings) -> Aggregator:
+    if settings.aggregator == "plain":
+        return Plain()
+    if settings.aggregator == "paillier":
+        return Paillier(settings.key_bits, max_weight=1, rounding_seed=settings.seed)
+    return SecAgg(threshold=1.0, max_weight=1, rounding_seed=settings.seed)
+
+
+def _privacy(settings: Settings) -> Privacy | None:
+    if settings.privacy == "none":
+        return None
+    noise = dp.noise_multiplier(epsilon=settings.epsilon, delta=settings.delta, rounds=1)
+    if settings.privacy == "central":
+        return CentralGaussian(settings.clip_norm, noise)
+    return DistributedGaussian(settings.clip_norm, noise, minimum_survivors=settings.clients)
