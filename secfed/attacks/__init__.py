@@ -5,6 +5,8 @@ An attack is given what the adversary saw, never the secret; an audit is given a
 
 from secfed.attacks.audit import AuditResult, audit
 from secfed.attacks.canaries import Check, SelfAudit, self_audit
+from secfed.attacks.differencing import difference
+from secfed.attacks.labels import label, label_counts
 from secfed.attacks.linear import linear_candidates, linear_inputs
 from secfed.attacks.metrics import Interval, mse, psnr
 from secfed.attacks.views import View
@@ -16,6 +18,9 @@ __all__ = [
     "SelfAudit",
     "View",
     "audit",
+    "difference",
+    "label",
+    "label_counts",
     "linear_candidates",
     "linear_inputs",
     "mse",

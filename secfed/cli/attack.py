@@ -1,9 +1,10 @@
 """The command `secfed attack`: one attack on a recorded round; `app` adds it to the command line."""
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,11 +41,13 @@ _WITHOUT_EFFECT = (
     ("aggregator", "plain", ("key_bits",)),
     ("aggregator", "secagg", ("key_bits",)),
 )
+_WITHOUT_EFFECT_ON_ALL = (("all", "", ("aggregator", "privacy", "clients", "epsilon", "delta", "clip_norm")),)
 
 
 def attack(
     context: typer.Context,
-    name: Annotated[AttackName, typer.Argument(help="Which attack.")],
+    name: Annotated[AttackName | None, typer.Argument(help="Which attack.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every attack against every protection: the matrix.")] = False,
     aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.PLAIN,
     privacy: Annotated[
         PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
@@ -68,29 +71,66 @@ def attack(
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Attack a recorded round on real pictures, with what the server saw of it and nothing else.
+    """Attack recorded rounds on real pictures, with what the server saw of them and nothing else.
 
     Beside each figure stand those of no information: the mean picture, and the same attack on noise.
 
-    Example: secfed attack analytic --aggregator secagg
+    Examples: secfed attack analytic --aggregator secagg; secfed attack --all
     """
+    if every == (name is not None):
+        raise typer.BadParameter("needed the name of an attack (analytic), or --all")
     require("rich", "scikit-learn", "matplotlib")
-    from rich.console import Console
-
     from secfed.cli.leakage import analytic
     from secfed.cli.leakage.scenario import Settings, record_round
 
+    if every:
+        refuse_without_effect(context, _WITHOUT_EFFECT_ON_ALL, {"all": ""})
+        return _matrix(key_bits, seed, output, as_json)
     refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value, "aggregator": aggregator.value})
     settings = Settings(clients, aggregator.value, privacy.value, epsilon, delta, clip_norm, key_bits, seed)
     result = analytic.attack(record_round(settings))
-    file = output / f"{name.value}.png"
+    file = output / "analytic.png"
+    _draw(file, lambda: analytic.picture(result, file))
+    _tell([*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
+
+
+def _matrix(key_bits: int, seed: int, output: Path, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from secfed.cli.leakage import matrix
+
+    found = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("attacking", total=None)
+        for cell in matrix.cells(key_bits, seed):
+            found.append(cell)
+            progress.update(task, description=f"{cell.attack}: {cell.protection}")
+    file = output / "leakage.png"
+    _draw(file, lambda: matrix.picture(found, file))
+    told = {
+        "schema": 1,
+        "attack": "all",
+        "seed": seed,
+        "cells": [cell.to_json() for cell in found],
+        "files": [str(file)],
+    }
+    _tell([*matrix.table(found), f"picture: {file}"], told if as_json else None)
+
+
+def _draw(file: Path, draw: Callable[[], None]) -> None:
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        analytic.picture(result, file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draw()
     except OSError as error:
         raise SecFedError(f"cannot write {file}: {error.strerror}") from None
-    console = Console(stderr=as_json)
-    for line in [*result.summary(), f"picture: {file}"]:
+
+
+def _tell(lines: list[str], found: dict[str, Any] | None) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=found is not None)
+    for line in lines:
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
-    if as_json:
-        typer.echo(json.dumps(result.to_json([str(file)])))
+    if found is not None:
+        typer.echo(json.dumps(found))

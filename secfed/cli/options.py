@@ -39,4 +39,4 @@ def refuse_without_effect(
     for option, choice, names in rules:
         for name in names:
             if chosen[option] == choice and name in given:
-                raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect with --{option} {choice}")
+                raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect with --{option} {choice}".rstrip())

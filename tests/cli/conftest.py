@@ -5,19 +5,19 @@ import pytest
 from secfed.cli.simulation import perceptron
 from tests.cli.runner import Runner
 
-WHOLE_TRAINING = perceptron._LOCAL_EPOCHS
+WHOLE_TRAINING = perceptron.LOCAL_EPOCHS
 
 
 @pytest.fixture
 def brief_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients train for one epoch a round: most of a small run is their training, which few tests look at."""
-    monkeypatch.setattr(perceptron, "_LOCAL_EPOCHS", 1)
+    monkeypatch.setattr(perceptron, "LOCAL_EPOCHS", 1)
 
 
 @pytest.fixture
 def whole_training(brief_training: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients train as they do for users, in a file where they are brief otherwise."""
-    monkeypatch.setattr(perceptron, "_LOCAL_EPOCHS", WHOLE_TRAINING)
+    monkeypatch.setattr(perceptron, "LOCAL_EPOCHS", WHOLE_TRAINING)
 
 
 @pytest.fixture

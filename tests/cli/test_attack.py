@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from secfed.cli.leakage import matrix
 from tests.cli.runner import Runner
 
 
@@ -83,3 +84,50 @@ def test_wrong_use_ends_with_exit_code_2_and_says_why(
 def test_an_unknown_attack_names_those_that_exist(secfed: Runner) -> None:
     run = secfed("attack", "guessing")
     assert run.exit_code == 2 and "'analytic'" in run.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("analytic", "--all")])
+def test_one_attack_or_all_of_them_must_be_named(secfed: Runner, arguments: tuple[str, ...]) -> None:
+    run = secfed("attack", *arguments)
+    assert run.exit_code == 2 and "needed the name of an attack" in " ".join(run.stderr.split())
+
+
+def test_an_option_of_one_attack_has_no_effect_on_all(secfed: Runner) -> None:
+    run = secfed("attack", "--all", "--clients", 5)
+    assert run.exit_code == 2 and "--clients has no effect with --all" in run.stderr
+
+
+def cells(secfed: Runner, tmp_path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    run = secfed("attack", "--all", "--json", "--key-bits", 2048, "--output", tmp_path)
+    assert run.exit_code == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert [Path(file).name for file in found["files"]] == ["leakage.png"]
+    return {(cell["attack"], cell["protection"]): cell for cell in found["cells"]}
+
+
+def test_the_matrix_tells_what_leaks_and_what_does_not(
+    secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("plain, 8 clients", "secagg, 8 clients", "secagg, clients' noise")
+    monkeypatch.setattr(matrix, "PROTECTIONS", {name: matrix.PROTECTIONS[name] for name in kept})
+    monkeypatch.setattr(matrix, "_NULL_RUNS", 100)
+    found = cells(secfed, tmp_path)
+    assert len(found) == 15
+    plain, secagg, noise = kept
+    leaks = {place for place, cell in found.items() if cell["leaks"]}
+    sums = ("picture from the sum", "picture from two sums", "labels from the sum")
+    messages = ("picture from a message", "label from a message")
+    assert {(attack, plain) for attack in (*messages, *sums)} <= leaks
+    assert {(attack, secagg) for attack in sums} <= leaks
+    assert not leaks & {(attack, secagg) for attack in messages}
+    assert not leaks & {(attack, noise) for attack in (*messages, *sums)}
+
+
+@pytest.mark.slow
+def test_the_whole_matrix_has_a_cell_for_each_attack_and_protection(secfed: Runner, tmp_path: Path) -> None:
+    found = cells(secfed, tmp_path)
+    assert {protection for _, protection in found} == set(matrix.PROTECTIONS)
+    assert len(found) == len(matrix.ATTACKS) * len(matrix.PROTECTIONS)
+    assert found["picture from the sum", "secagg, 3 clients"]["success"] == 1
+    assert not found["picture from the sum", "secagg, 50 clients"]["leaks"]
+    assert found["picture from a message", "plain, server's noise"]["leaks"]

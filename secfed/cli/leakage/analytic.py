@@ -1,6 +1,6 @@
 """The analytic attack on one recorded round: what one message, and what the sum, gives away of the pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from secfed.errors import ConfigError
 Array = npt.NDArray[np.float64]
 
 # Repetitions of the same attack on noise.
-_NULL_RUNS = 200
+NULL_RUNS = 200
 # How far beyond black and white a pixel may be: fixed-point rounding.
 _TOLERANCE = 0.02
 # Pictures in a row.
@@ -118,19 +118,39 @@ class AnalyticResult:
 
 def attack(recorded: RecordedRound) -> AnalyticResult:
     """Attack each message and the sum; the attack is given the server's view and nothing else."""
-    view, ids = recorded.view, recorded.view.clients
+    view = recorded.view
     random = generator(recorded.settings.seed, "null control")
-    inputs = [view.inputs[client_id] for client_id in ids]
+    noise = [{client_id: noise_like(view.mean, random) for client_id in view.clients} for _ in range(NULL_RUNS)]
+    sums = [noise_like(view.mean, random) for _ in range(NULL_RUNS)]
     return AnalyticResult(
         recorded,
-        _score(recorded, [[_guess(update)] for update in inputs], random, _guess_alone),
-        _score(recorded, [_guesses(view.mean)] * len(ids), random, _guesses),
-        _score(recorded, [_guesses(recorded.released)] * len(ids), random, _guesses),
-        float(np.mean([psnr(recorded.baseline, recorded.pictures[client_id]) for client_id in ids])),
+        _score(recorded, from_messages, view.inputs, noise),
+        _score(recorded, from_a_sum, view.mean, sums),
+        _score(recorded, from_a_sum, recorded.released, sums),
+        float(np.mean([psnr(recorded.baseline, recorded.pictures[client_id]) for client_id in view.clients])),
     )
 
 
-def _guess(update: Any) -> Array:
+def from_messages(inputs: Mapping[int, Any]) -> dict[int, Array]:
+    """Rebuild the picture behind each message: for each client one guess, shape `(1, pixels)`."""
+    return {client_id: guess(update)[None] for client_id, update in inputs.items()}
+
+
+def from_a_sum(mean: Any) -> Array:
+    """Rebuild a picture from each unit of the first layer, and keep those that are pictures, shape `(some, pixels)`.
+
+    A unit that several clients' pictures turned on rarely gives one.
+    """
+    weights, biases = _first_layer(mean)
+    try:
+        found = linear_candidates(weights, biases)
+    except ConfigError:
+        return np.zeros((1, weights.shape[1]))
+    like = (found > -_TOLERANCE).all(axis=1) & (found < 1 + _TOLERANCE).all(axis=1)
+    return np.clip(found[like], 0.0, 1.0) if like.any() else guess(mean)[None]
+
+
+def guess(update: Any) -> Array:
     """Rebuild the one input of the first layer, in the range of pixels."""
     weights, biases = _first_layer(update)
     try:
@@ -139,60 +159,43 @@ def _guess(update: Any) -> Array:
         return np.zeros(weights.shape[1])
 
 
-def _guess_alone(update: Any) -> list[Array]:
-    return [_guess(update)]
-
-
-def _guesses(update: Any) -> list[Array]:
-    """Rebuild an input from each unit, and keep those that are pictures: a unit of several records rarely gives one."""
-    weights, biases = _first_layer(update)
-    try:
-        found = linear_candidates(weights, biases)
-    except ConfigError:
-        return [np.zeros(weights.shape[1])]
-    like = (found > -_TOLERANCE).all(axis=1) & (found < 1 + _TOLERANCE).all(axis=1)
-    return [np.clip(guess, 0.0, 1.0) for guess in found[like]] or [_guess(update)]
-
-
 def _first_layer(update: Any) -> tuple[Array, Array]:
     weights, biases = update["hidden_weight"], update["hidden_bias"]
     return np.asarray(weights, np.float64).T, np.asarray(biases, np.float64)
 
 
-def _score(
-    recorded: RecordedRound,
-    guesses: list[list[Array]],
-    random: np.random.Generator,
-    on_noise: Callable[[Any], list[Array]],
-) -> Score:
-    ids = recorded.view.clients
-    best, qualities, named = {}, [], []
-    for client_id, some in zip(ids, guesses, strict=True):
-        quality, identifies, best[client_id] = _best(recorded, client_id, some)
-        qualities.append(quality)
-        named.append(identifies)
-    null = [
-        _best(recorded, ids[run % len(ids)], on_noise(_like(recorded.view.mean, random))) for run in range(_NULL_RUNS)
-    ]
-    return Score(
-        float(np.mean(qualities)),
-        float(np.mean(named)),
-        best,
-        Interval.of([quality for quality, _, _ in null]),
-        Interval.of([identifies for _, identifies, _ in null]),
-    )
+def quality(recorded: RecordedRound, guesses: Mapping[int, Array] | Array) -> tuple[float, float, dict[int, Array]]:
+    """Return the mean PSNR of the best guesses, the fraction of clients identified, and each client's best guess.
+
+    Args:
+        recorded: The round.
+        guesses: Each client's own by id, or one array for all of them, shape `(some, pixels)`.
+    """
+    if not isinstance(guesses, Mapping):
+        named = {identified(one, recorded.candidates) for one in guesses}
+        guesses = dict.fromkeys(recorded.view.clients, guesses)
+        told = [recorded.number_of[client_id] in named for client_id in guesses]
+    else:
+        told = [
+            any(identified(one, recorded.candidates) == recorded.number_of[client_id] for one in some)
+            for client_id, some in guesses.items()
+        ]
+    best = {}
+    for client_id, some in guesses.items():
+        errors = ((some - recorded.pictures[client_id]) ** 2).mean(axis=1)
+        best[client_id] = some[int(np.argmin(errors))]
+    found = [psnr(one, recorded.pictures[client_id]) for client_id, one in best.items()]
+    return float(np.mean(found)), float(np.mean(told)), best
 
 
-def _best(recorded: RecordedRound, client_id: int, guesses: list[Array]) -> tuple[float, bool, Array]:
-    """Return the PSNR of the best guess for a client, whether some guess identifies it, and the best guess."""
-    truth, number = recorded.pictures[client_id], recorded.number_of[client_id]
-    qualities = [psnr(guess, truth) for guess in guesses]
-    place = int(np.argmax(qualities))
-    named = any(identified(guess, recorded.candidates) == number for guess in guesses)
-    return qualities[place], named, guesses[place]
+def _score(recorded: RecordedRound, rebuild: Callable[[Any], Any], seen: Any, noise: list[Any]) -> Score:
+    found, told, best = quality(recorded, rebuild(seen))
+    null = [quality(recorded, rebuild(one)) for one in noise]
+    return Score(found, told, best, Interval.of([one[0] for one in null]), Interval.of([one[1] for one in null]))
 
 
-def _like(update: Any, random: np.random.Generator) -> dict[str, Array]:
+def noise_like(update: Any, random: np.random.Generator) -> dict[str, Array]:
+    """Return noise with the structure of an update: what the null control attacks."""
     return {name: random.normal(size=np.shape(array)) for name, array in update.items()}
 
 

@@ -18,6 +18,8 @@ Array = npt.NDArray[np.float64]
 
 # Pictures among which an adversary looks for the one that it rebuilt; the clients' are among them.
 CANDIDATES = 100
+# Clients that are left out of a further round each, where there are more than two.
+_LEFT_OUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class RecordedRound:
         settings: What was run.
         view: What the server saw: all that an attack is given.
         released: The mean that the round ends with, noise included: what everybody sees.
+        without: Means of further rounds with the same updates, each without one client, as the server saw them, by the
+            id of that client.
+        model: The model that all clients started from: public.
+        labels: Each client's label by id: for scoring alone.
+        others: Pictures that no client has, and their labels: what an adversary may have of its own.
         pictures: Each client's picture by id, shape `(pixels,)`: for scoring alone.
         candidates: Pictures among which the adversary looks, shape `(100, pixels)`.
         number_of: Which candidate each client's picture is, by id.
@@ -71,6 +78,10 @@ class RecordedRound:
     settings: Settings
     view: View = field(repr=False)
     released: Any = field(repr=False)
+    without: dict[int, Any] = field(repr=False)
+    model: perceptron.Model = field(repr=False)
+    labels: dict[int, int] = field(repr=False)
+    others: tuple[Array, npt.NDArray[np.int64]] = field(repr=False)
     pictures: dict[int, Array] = field(repr=False)
     candidates: Array = field(repr=False)
     number_of: dict[int, int] = field(repr=False)
@@ -97,11 +108,21 @@ def record_round(settings: Settings) -> RecordedRound:
         )
         updates[client_id], _ = perceptron.local_update(model, data)
         pictures[client_id], number_of[client_id] = inputs[row], client_id - 1
-    result = _aggregator(settings).aggregate(updates, record=True, privacy=_privacy(settings))
+    aggregator = _aggregator(settings)
+    result = aggregator.aggregate(updates, record=True, privacy=_privacy(settings, settings.clients))
+    without = {}
+    for client_id in range(1, min(_LEFT_OUT, settings.clients if settings.clients > 2 else 0) + 1):
+        others = {other: update for other, update in updates.items() if other != client_id}
+        again = aggregator.aggregate(others, round=client_id, record=True, privacy=_privacy(settings, len(others)))
+        without[client_id] = View.of_server(again.transcript).mean
     return RecordedRound(
         settings,
         View.of_server(result.transcript),
         result.mean,
+        without,
+        model,
+        {client_id: int(labels[chosen[client_id - 1]]) for client_id in updates},
+        federation.test,
         pictures,
         inputs[chosen],
         number_of,
@@ -118,10 +139,10 @@ def _aggregator(settings: Settings) -> Aggregator:
     return SecAgg(threshold=1.0, max_weight=1, rounding_seed=settings.seed)
 
 
-def _privacy(settings: Settings) -> Privacy | None:
+def _privacy(settings: Settings, clients: int) -> Privacy | None:
     if settings.privacy == "none":
         return None
     noise = dp.noise_multiplier(epsilon=settings.epsilon, delta=settings.delta, rounds=1)
     if settings.privacy == "central":
         return CentralGaussian(settings.clip_norm, noise)
-    return DistributedGaussian(settings.clip_norm, noise, minimum_survivors=settings.clients)
+    return DistributedGaussian(settings.clip_norm, noise, minimum_survivors=clients)

@@ -10,9 +10,9 @@ from secfed.cli.simulation.random import generator
 Array = npt.NDArray[np.float64]
 Model = dict[str, Array]
 
-_LOCAL_EPOCHS = 5
+LOCAL_EPOCHS = 5
 _BATCH = 10
-_LEARNING_RATE = 0.2
+LEARNING_RATE = 0.2
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ def local_update(model: Model, data: Examples) -> tuple[Model, int]:
         The change of the model, and the number of examples.
     """
     trained = {name: array.copy() for name, array in model.items()}
-    for _ in range(_LOCAL_EPOCHS):
+    for _ in range(LOCAL_EPOCHS):
         order = data.generator.permutation(len(data.labels))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
             _, slope = gradient(trained, data.inputs[batch], data.labels[batch])
             for name, array in trained.items():
-                array -= _LEARNING_RATE * slope[name]
+                array -= LEARNING_RATE * slope[name]
     return {name: trained[name] - model[name] for name in model}, len(data.labels)
 
 

@@ -1,0 +1,75 @@
+"""The labels of a classifier's training records, from the gradient of its last layer's biases.
+
+With softmax and cross-entropy the gradient of class c's bias is the mean of p_c - y_c over the records: its prediction
+minus the label. Of one record only the label's entry is negative. A mean over many is the mixture of what each label
+alone does, which an adversary finds out with the model, which it knows, and records of its own.
+
+Threat model: whoever sees the gradient, or change, of the last layer: of one client, or of a sum, however large.
+
+What defeats it: noise. A sum over many clients does not: it tells how many of them have which label.
+
+Source: Zhao, Mopuri, Bilen, *iDLG*, 2020; Wainakh et al., *User-Level Label Leakage from Gradients in Federated
+Learning*, PoPETs 2022.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.errors import ConfigError
+
+Array = npt.NDArray[np.float64]
+
+
+def label(bias_gradient: npt.ArrayLike) -> int:
+    """Return the label of the one record behind a gradient of the last layer's biases.
+
+    Args:
+        bias_gradient: Shape `(classes,)`; of a change of the model, its negative.
+
+    Raises:
+        ConfigError: The shape does not fit, or a value is not finite.
+    """
+    return int(np.argmin(_checked(bias_gradient)))
+
+
+def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records: int) -> npt.NDArray[np.int64]:
+    """Estimate how many records have which label.
+
+    Args:
+        change: Gradient, or change of the biases, of a mean over the records, shape `(classes,)`; any positive factor
+            plays no part.
+        change_by_label: The same of records of each label alone, which the adversary computes with the model and
+            records of its own, shape `(labels, classes)`.
+        records: How many records are in the mean.
+
+    Returns:
+        Counts that sum to `records`, shape `(labels,)`: the non-negative least-squares solution, rounded by largest
+        remainder.
+
+    Raises:
+        ConfigError: The shapes do not fit, a value is not finite, or there is no record.
+    """
+    from scipy.optimize import nnls
+
+    found, known = _checked(change), np.asarray(change_by_label, np.float64)
+    if known.ndim != 2 or known.shape[1] != len(found) or not np.isfinite(known).all():
+        raise ConfigError(f"changes by label have shape {known.shape}, needed finite values of {len(found)} classes")
+    if records < 1:
+        raise ConfigError(f"{records} records: needed at least 1")
+    shares = nnls(known.T, found)[0]
+    if not shares.sum() > 0:
+        shares = np.ones_like(shares)
+    exact = shares * (records / shares.sum())
+    counts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    largest = np.argsort(counts - exact, kind="stable")[: records - int(counts.sum())]
+    counts[largest] += 1
+    return counts
+
+
+def _checked(values: npt.ArrayLike) -> Array:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or len(array) < 2:
+        raise ConfigError(f"found shape {array.shape}, needed one value for each of at least two classes")
+    if not np.isfinite(array).all():
+        raise ConfigError("a value of the gradient is not finite")
+    return array

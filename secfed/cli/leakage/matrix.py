@@ -1,0 +1,230 @@
+"""The matrix: every attack against every protection, each cell from a recorded round, with the same attack on noise."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.attacks import Interval, difference, label, label_counts
+from secfed.cli.extras import require
+from secfed.cli.leakage import analytic
+from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound, Settings, record_round
+from secfed.cli.simulation import perceptron
+from secfed.cli.simulation.random import generator
+
+Array = npt.NDArray[np.float64]
+
+# What is attacked, by the name of its column. All clients have one picture each: the hardest case.
+PROTECTIONS: dict[str, dict[str, Any]] = {
+    "plain, 8 clients": {"clients": 8},
+    "secagg, 3 clients": {"clients": 3, "aggregator": "secagg"},
+    "secagg, 8 clients": {"clients": 8, "aggregator": "secagg"},
+    "secagg, 50 clients": {"clients": 50, "aggregator": "secagg"},
+    "paillier, 8 clients": {"clients": 8, "aggregator": "paillier"},
+    "plain, server's noise": {"clients": 8, "privacy": "central"},
+    "secagg, clients' noise": {"clients": 8, "aggregator": "secagg", "privacy": "distributed"},
+}
+_NULL_RUNS = 1000
+# Pictures of each label that the adversary has of its own.
+_OWN_PICTURES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One attack against one protection.
+
+    Attributes:
+        attack: Its row.
+        protection: Its column.
+        success: Fraction of the clients of which it tells what it is after.
+        null: The same attack on noise in place of what the server saw.
+        null_largest: The largest success of that in 1,000 runs.
+        psnr: Quality of pictures, in decibels; None if it rebuilds none.
+    """
+
+    attack: str
+    protection: str
+    success: float
+    null: Interval
+    null_largest: float
+    psnr: float | None = None
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the attack does better than on noise in each of 1,000 runs: wrong once in a thousand cells."""
+        return self.success > self.null_largest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell as the command line prints it."""
+        null = {
+            "mean": self.null.mean,
+            "lower": self.null.lower,
+            "upper": self.null.upper,
+            "largest": self.null_largest,
+        }
+        return {
+            "attack": self.attack,
+            "protection": self.protection,
+            "success": self.success,
+            "psnr": self.psnr,
+            "null": null,
+            "leaks": self.leaks,
+        }
+
+
+def cells(key_bits: int, seed: int) -> Iterator[Cell]:
+    """Record a round under each protection and run every attack on it.
+
+    Args:
+        key_bits: Of the Paillier key.
+        seed: Decides pictures and model.
+    """
+    for name, options in PROTECTIONS.items():
+        recorded = record_round(replace(Settings(key_bits=key_bits, seed=seed), **options))
+        for attack in ATTACKS:
+            yield attack(recorded, name)
+
+
+def _messages(recorded: RecordedRound, name: str) -> Cell:
+    """Each client's picture from its own message."""
+
+    def told(inputs: Mapping[int, Any]) -> tuple[float, float]:
+        psnr, identified, _ = analytic.quality(recorded, analytic.from_messages(inputs))
+        return identified, psnr
+
+    return _cell(recorded, "picture from a message", name, told, recorded.view.inputs)
+
+
+def _sum(recorded: RecordedRound, name: str) -> Cell:
+    """The clients' pictures from the sum."""
+
+    def told(means: Mapping[int, Any]) -> tuple[float, float]:
+        psnr, identified, _ = analytic.quality(recorded, analytic.from_a_sum(means[0]))
+        return identified, psnr
+
+    return _cell(recorded, "picture from the sum", name, told, {0: recorded.view.mean})
+
+
+def _difference(recorded: RecordedRound, name: str) -> Cell:
+    """A client's picture from two sums, of which one is without this client."""
+    count = len(recorded.view.clients)
+
+    def told(means: Mapping[int, Any]) -> tuple[float, float]:
+        updates = {
+            client_id: difference(means[0], count, mean, count - 1) for client_id, mean in means.items() if client_id
+        }
+        psnr, identified, _ = analytic.quality(recorded, analytic.from_messages(updates))
+        return identified, psnr
+
+    return _cell(recorded, "picture from two sums", name, told, {0: recorded.view.mean, **recorded.without})
+
+
+def _labels_of_messages(recorded: RecordedRound, name: str) -> Cell:
+    """Each client's label from its own message."""
+
+    def told(inputs: Mapping[int, Any]) -> tuple[float, None]:
+        right = [
+            label(-np.asarray(update["output_bias"])) == recorded.labels[client_id]
+            for client_id, update in inputs.items()
+        ]
+        return float(np.mean(right)), None
+
+    return _cell(recorded, "label from a message", name, told, recorded.view.inputs)
+
+
+def _labels_of_the_sum(recorded: RecordedRound, name: str) -> Cell:
+    """How many clients have which label, from the sum."""
+    count = len(recorded.view.clients)
+    by_label = _changes_by_label(recorded)
+    true = np.bincount(list(recorded.labels.values()), minlength=len(by_label))
+
+    def told(means: Mapping[int, Any]) -> tuple[float, None]:
+        counts = label_counts(means[0]["output_bias"], by_label, count)
+        return float(np.minimum(counts, true).sum() / count), None
+
+    return _cell(recorded, "labels from the sum", name, told, {0: recorded.view.mean})
+
+
+def _changes_by_label(recorded: RecordedRound) -> Array:
+    """Train on pictures of the adversary's own, one by one, and average the change of the last biases by label."""
+    inputs, labels = recorded.others
+    random = generator(recorded.settings.seed, "the adversary's batches")
+    found = []
+    for one in np.unique(labels):
+        changes = []
+        for row in np.flatnonzero(labels == one)[:_OWN_PICTURES]:
+            data = perceptron.Examples(inputs[row : row + 1], labels[row : row + 1], random)
+            changes.append(perceptron.local_update(recorded.model, data)[0]["output_bias"])
+        found.append(np.mean(changes, axis=0))
+    return np.array(found)
+
+
+ATTACKS = (_messages, _sum, _difference, _labels_of_messages, _labels_of_the_sum)
+
+
+def _cell(
+    recorded: RecordedRound,
+    attack: str,
+    name: str,
+    told: Callable[[Mapping[int, Any]], tuple[float, float | None]],
+    seen: Mapping[int, Any],
+) -> Cell:
+    """Run an attack on what was seen, and on noise of the same structure."""
+    success, psnr = told(seen)
+    random = generator(recorded.settings.seed, f"null control of {attack}")
+    null = [
+        told({place: analytic.noise_like(update, random) for place, update in seen.items()})[0]
+        for _ in range(_NULL_RUNS)
+    ]
+    return Cell(attack, name, success, Interval.of(null), max(null), psnr)
+
+
+def table(found: list[Cell]) -> list[str]:
+    """Write the matrix as lines: success in percent, and an asterisk where it is better than on noise."""
+    attacks, names = list(dict.fromkeys(cell.attack for cell in found)), list(PROTECTIONS)
+    by_place = {(cell.attack, cell.protection): cell for cell in found}
+    width = max(map(len, attacks))
+    lines = [f"{'':{width}}  " + "  ".join(f"[{number}]".rjust(6) for number in range(1, len(names) + 1))]
+    for attack in attacks:
+        row = [_text(by_place[attack, name]) for name in names]
+        lines.append(f"{attack:{width}}  " + "  ".join(text.rjust(6) for text in row))
+    lines += [f"[{number}] {name}" for number, name in enumerate(names, start=1)]
+    lines.append(f"percent of clients; * better than the same attack on noise; pictures are picked out of {CANDIDATES}")
+    return lines
+
+
+def _text(cell: Cell) -> str:
+    return f"{100 * cell.success:.0f} %{'*' if cell.leaks else ' '}"
+
+
+def picture(found: list[Cell], path: Path) -> None:
+    """Draw the matrix to a PNG file: the darker, the more an attack tells beyond chance.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    attacks, names = list(dict.fromkeys(cell.attack for cell in found)), list(PROTECTIONS)
+    by_place = {(cell.attack, cell.protection): cell for cell in found}
+    shades = np.array([[_advantage(by_place[attack, name]) for name in names] for attack in attacks])
+    figure = Figure(figsize=(9, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
+    axis = figure.subplots()
+    axis.imshow(shades, cmap="Oranges", vmin=0, vmax=1.3, aspect="auto")
+    for row, attack in enumerate(attacks):
+        for place, name in enumerate(names):
+            axis.text(place, row, _text(by_place[attack, name]).strip(), ha="center", va="center", fontsize=10)
+    axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8)
+    axis.set_yticks(range(len(attacks)), attacks, fontsize=9)
+    axis.set_title("What an honest server learns of clients with one picture each\n* better than on noise", fontsize=10)
+    figure.savefig(path, format="png")
+
+
+def _advantage(cell: Cell) -> float:
+    return (cell.success - cell.null.mean) / (1 - cell.null.mean) if cell.leaks else 0.0
