@@ -59,7 +59,7 @@ class Client:
         threads: int | None = None,
         progress: integers.Progress | None = None,
     ) -> None:
-        if client_id not in config.client_ids:
+        if not config.has(client_id):
             raise ConfigError(
                 f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
             )
