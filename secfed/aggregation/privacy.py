@@ -82,7 +82,8 @@ class AdaptiveClipping:
 class CentralGaussian:
     """Noise that the server adds to the sum: the server is trusted with the sum, what it publishes is private.
 
-    Under `SecAgg` the server sees the exact sum and no update; under `Plain` it sees every update.
+    Under `SecAgg` the server sees the exact sum and no update, under `Paillier` the key holder sees the sum too; under
+    `Plain` the server sees every update.
 
     Args:
         clip_norm: Updates are scaled down to this Euclidean norm, all arrays of an update together.
