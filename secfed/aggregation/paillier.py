@@ -80,7 +80,7 @@ class Paillier(IntegerAggregator):
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
             A client multiplies its own weight in, so nobody sees it.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
-        noise: `"half"`, `"short"` (six times as fast, a stronger assumption) or `"full"` (forty times as slow, none
+        noise: `"half"`, `"short"` (five times as fast, a stronger assumption) or `"full"` (30 times as slow, none
             beyond Paillier's own).
         degree: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes in place of 5.1; decryption takes
             longer.

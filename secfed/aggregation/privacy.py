@@ -132,8 +132,8 @@ class DistributedGaussian:
         mechanism: `"discrete_gaussian"` or `"skellam"`.
         layers: 1: all noise stays, too much of it if more than the fewest survive. More: noise comes in as many layers,
             and clients reveal those that are not needed once they know how many survived.
-        minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold. Needed with `neighbors`, where
-            the threshold counts a client's neighbors only, and with `secret_cohort`.
+        minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold or `minimum_cohort`. Needed with
+            `neighbors`, where the threshold counts a client's neighbors only, and with `secret_cohort`.
         colluders: Survivors, at most, who may leave out their noise or tell it to the server; the aggregator's
             `colluders` count too, the larger number holds.
         adaptive: See `CentralGaussian`.
