@@ -94,7 +94,10 @@ def view(data: bytes | bytearray | memoryview) -> memoryview:
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ConfigError(f"a message is bytes, found {type(data).__name__}")
-    return memoryview(data).cast("B")
+    try:
+        return memoryview(data).cast("B")
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a message is bytes without a gap: {error}") from None
 
 
 def kind_of(data: bytes | memoryview) -> int:

@@ -90,7 +90,7 @@ class PrivateKey:
 
     def __init__(self, key_bits, p, q, a, h, least=MINIMUM_KEY_BITS):
         self.public = PublicKey(key_bits, p * q, h, least)
-        demand_key(p.bit_length() == q.bit_length() == key_bits // 2 and p != q)
+        demand_key(p.bit_length() == q.bit_length() == key_bits // 2 and math.gcd(p, q) == 1)
         demand_key(h == 0 or (p % 4 == q % 4 == 3 and math.gcd(p - 1, q - 1) == 2))
         demand_key(a == (0, 0) or 0 not in a)
         for a_p, prime in zip(a, (p, q), strict=True):

@@ -194,7 +194,11 @@ class IntegerAggregator(Aggregator):
         """Return the smallest and the largest Poisson cohort that can run a session with at least `fewest` clients."""
         if privacy.sampling_rate == 1 or privacy.population is None:
             return ANY_COHORT
-        return _cohorts(self, privacy.population, round(privacy.sampling_rate * privacy.population), fewest)
+        return self._sizes(privacy.population, round(privacy.sampling_rate * privacy.population), fewest)
+
+    def _sizes(self, population: int, expected: int, fewest: int) -> tuple[int, int]:
+        refusal = partial(self._refusal, fewest=fewest)
+        return sizes_that_run(refusal, population=population, expected=expected, neighbors=self._neighbors())
 
     def _fewest_with_central_noise(self) -> int:
         """Return the fewest clients in a sum to which the server adds noise."""
@@ -318,6 +322,9 @@ class SecAgg(IntegerAggregator):
             )
         return self._threshold(clients, True)
 
+    def _sizes(self, population: int, expected: int, fewest: int) -> tuple[int, int]:
+        return _sizes_of(self, population, expected, fewest)
+
     def _colluders(self) -> int:
         return self.colluders
 
@@ -376,7 +383,6 @@ def _power_of_two_above(weights: Weights) -> int:
     return 1 << (math.ceil(largest) - 1).bit_length()
 
 
-@lru_cache(64)
-def _cohorts(aggregator: IntegerAggregator, population: int, expected: int, fewest: int) -> tuple[int, int]:
-    refusal = partial(aggregator._refusal, fewest=fewest)
-    return sizes_that_run(refusal, population=population, expected=expected, neighbors=aggregator._neighbors())
+@lru_cache(64)  # of this class alone: others may hold keys, and what is kept here stays in memory
+def _sizes_of(aggregator: SecAgg, population: int, expected: int, fewest: int) -> tuple[int, int]:
+    return IntegerAggregator._sizes(aggregator, population, expected, fewest)

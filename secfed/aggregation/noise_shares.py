@@ -66,7 +66,8 @@ class NoiseShare:
 
         Args:
             data: The request.
-            survivors: How many clients are in the sum, as this client knows from the unmasking itself.
+            survivors: How many clients are in the sum, as this client knows from the unmasking itself; under Paillier
+                encryption only the server or the key holder can tell it.
 
         Returns:
             The SurplusNoiseResponse.

@@ -82,7 +82,8 @@ class AdaptiveClipping:
 class CentralGaussian:
     """Noise that the server adds to the sum: the server is trusted with the sum, what it publishes is private.
 
-    Under `SecAgg` the server sees the exact sum and no update; under `Plain` it sees every update.
+    Under `SecAgg` the server sees the exact sum and no update, under `Paillier` the key holder sees the sum too; under
+    `Plain` the server sees every update.
 
     Args:
         clip_norm: Updates are scaled down to this Euclidean norm, all arrays of an update together.
@@ -131,8 +132,8 @@ class DistributedGaussian:
         mechanism: `"discrete_gaussian"` or `"skellam"`.
         layers: 1: all noise stays, too much of it if more than the fewest survive. More: noise comes in as many layers,
             and clients reveal those that are not needed once they know how many survived.
-        minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold. Needed with `neighbors`, where
-            the threshold counts a client's neighbors only, and with `secret_cohort`.
+        minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold or `minimum_cohort`. Needed with
+            `neighbors`, where the threshold counts a client's neighbors only, and with `secret_cohort`.
         colluders: Survivors, at most, who may leave out their noise or tell it to the server; the aggregator's
             `colluders` count too, the larger number holds.
         adaptive: See `CentralGaussian`.

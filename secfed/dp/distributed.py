@@ -205,6 +205,13 @@ class NoisePlan:
         """Largest 1-norm of one client's integer vector, in steps."""
         return min(math.sqrt(self.dimension) * self.sensitivity, float(self.largest_square))
 
+    @property
+    def largest_entry(self) -> int:
+        """Absolute value, in steps, that an entry of one client's noisy vector exceeds less than once in 2^100 sums."""
+        # Bernstein's bound, for both laws: noise of variance v reaches t with probability 2 exp(-t^2 / (2 v + 2 t / 3))
+        # at most, which is below 2^-139 here.
+        return math.isqrt(self.largest_square) + math.ceil(66 + 14 * math.sqrt(self.noise_variance))
+
     def event(self, survivors: int) -> DiscreteGaussianSum | SkellamSum:
         """Return what is released if so many clients are in the sum (and surplus layers are removed).
 

@@ -32,7 +32,8 @@ class Client:
             returns it, called when the client encrypts.
         noise: The kind of noise; what each assumes is in `docs/paillier.md`.
         pool: Noise drawn ahead of time, of the same kind and degree.
-        entropy: Source of secrets; by default the operating system's.
+        entropy: Source of secrets, new ones at every draw: two vectors with the same noise show their difference. By
+            default the operating system's.
         threads: Threads that encrypt, by default one for each usable core.
         progress: Called now and then with how many plaintexts are encrypted, and how many there are.
 
@@ -59,7 +60,7 @@ class Client:
         threads: int | None = None,
         progress: integers.Progress | None = None,
     ) -> None:
-        if client_id not in config.client_ids:
+        if not config.has(client_id):
             raise ConfigError(
                 f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
             )

@@ -35,7 +35,8 @@ class Config:
         length: Entries of a vector.
         modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
         bound: Largest absolute value of an entry read as a signed number. A slot is then as narrow as the sum allows.
-            0: entries may be any number modulo `2**modulus_bits`.
+            0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so whoever decrypts
+            sees also how often their sum passes the modulus.
         weights: Public whole weights by client id, which the server multiplies in. None: all 1, and a client that
             multiplies its own weight in hides it.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.

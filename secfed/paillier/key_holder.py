@@ -10,7 +10,7 @@ import numpy as np
 from secfed.concurrency import one_at_a_time
 from secfed.errors import ConfigError, DecryptionError, FaultyServerError, MalformedMessageError
 from secfed.paillier import integers
-from secfed.paillier.config import HASH_BYTES, Config
+from secfed.paillier.config import HASH_BYTES, LARGEST_ID, Config
 from secfed.paillier.integers import read_column
 from secfed.paillier.keys import PrivateKey
 from secfed.paillier.messages import DecryptionRequest, DecryptionResponse
@@ -73,9 +73,12 @@ class OpenedSums:
         memory = cls()
         try:
             for key, members in json.loads(data).items():
-                if len(bytes.fromhex(key)) != HASH_BYTES or any(type(client_id) is not int for client_id in members):
+                known = all(type(client_id) is int and 1 <= client_id <= LARGEST_ID for client_id in members)
+                if len(bytes.fromhex(key)) != HASH_BYTES or not known:
                     raise ValueError
                 memory._opened[bytes.fromhex(key)] = frozenset(members)
+            if memory.to_bytes() != bytes(data):  # as a second entry for one hash, in whose place the first is lost
+                raise ValueError
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise MalformedMessageError("these bytes are no saved memory of opened sums", 0) from None
         return memory

@@ -5,6 +5,7 @@ Source: `protocols/paillier/README.md`, sections 3 and 4.
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -67,8 +68,8 @@ class PublicKey:
         least = 256 if self.insecure_size else FEWEST_KEY_BITS
         if not least <= self.key_bits <= MOST_KEY_BITS or self.key_bits % 16:
             return f"it has {self.key_bits} bits, needed a multiple of 16 from {least} to {MOST_KEY_BITS}"
-        if not self.n % 2 or gcd(self.n, _SMALL_PRIMES) != 1:
-            return "n has a prime factor below 1000"
+        if self.n < 0 or not self.n % 2 or gcd(self.n, _SMALL_PRIMES) != 1:
+            return "n is negative or has a prime factor below 1000"
         if self.h and (not 1 < self.h < self.n - 1 or gcd(self.h, self.n) != 1):
             return "h is neither 0 nor a unit other than 1 and -1"
         return ""
@@ -141,16 +142,17 @@ class PublicKey:
 
         Raises:
             EncodingError: A plaintext is out of range.
+            TypeError: A plaintext is no whole number.
             ConfigError: The pool is for another key, noise or degree.
             StageError: The pool is empty.
         """
         largest = integer(self.n) ** _checked_degree(degree)
-        for plaintext in plaintexts:
+        numbers = [integer(operator.index(plaintext)) for plaintext in plaintexts]
+        for plaintext in numbers:
             if not 0 <= plaintext < largest:
                 raise EncodingError(f"a plaintext is out of range, needed 0 to n^{degree} - 1")
-        count = len(plaintexts)
-        factors = self.factors(count, noise=noise, degree=degree, pool=pool, seed=seed, threads=threads)
-        return self.hide(plaintexts, factors, degree)
+        factors = self.factors(len(numbers), noise=noise, degree=degree, pool=pool, seed=seed, threads=threads)
+        return self.hide(numbers, factors, degree)
 
     def factors(
         self,
@@ -284,7 +286,7 @@ class PrivateKey:
         p, q, key_bits = self.p, self.q, self.public_key.key_bits
         if p * q != self.public_key.n:
             return "p q is not n"
-        if p == q or any(prime.bit_length() != key_bits // 2 for prime in (p, q)):
+        if gcd(p, q) != 1 or any(prime.bit_length() != key_bits // 2 for prime in (p, q)):
             return f"needed two different primes of {key_bits // 2} bits"
         if self.public_key.h and (any(prime % 4 != 3 for prime in (p, q)) or gcd(p - 1, q - 1) != 2):
             return "p and q are not both 3 modulo 4, or p - 1 and q - 1 have a common factor above 2"
@@ -311,7 +313,7 @@ class PrivateKey:
         """
         key_bits = int.from_bytes(data[:_BITS_BYTES], "little")
         sizes = [key_bits // 16, key_bits // 16, SUBGROUP_BYTES, SUBGROUP_BYTES, key_bits // 8]
-        if len(data) != _BITS_BYTES + sum(sizes):  # P1
+        if len(data) != _BITS_BYTES + sum(sizes) or key_bits > MOST_KEY_BITS:  # P1
             raise ConfigError(f"a private key has {len(data)} bytes, says {key_bits} bits", "P1")
         numbers, offset = [], _BITS_BYTES
         for size in sizes:

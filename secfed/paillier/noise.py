@@ -11,6 +11,7 @@ Security:
 Source: Damgard, Jurik, Nielsen 2010, section 4.1 (powers of `h`); `protocols/paillier/README.md`, section 4.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
@@ -168,7 +169,7 @@ class NoisePool:
         h: The public base.
         degree: Damgard and Jurik's `s`.
         noise: The kind.
-        entropy: Source of seeds; by default the operating system.
+        entropy: Source of seeds, a new one at every draw; by default the operating system.
     """
 
     def __init__(self, n: int, h: int, degree: int = 1, noise: Noise = "half", entropy: Entropy | None = None) -> None:
@@ -176,6 +177,7 @@ class NoisePool:
         self._n, self._h, self.degree, self.noise = integer(n), integer(h), degree, noise
         self._entropy = entropy or SystemEntropy()
         self._factors: list[Factor] = []
+        self._drawn: set[bytes] = set()  # hashes of the seeds
         self._owner = os.getpid()
         self._lock = threading.Lock()
 
@@ -197,9 +199,15 @@ class NoisePool:
 
         Raises:
             StageError: This process was forked from the pool's.
+            ConfigError: The entropy gave the same seed again, whose noise was drawn before.
         """
         self._check_owner()
         seed = self._entropy.draw("noise pool", SEED_BYTES)
+        known = hashlib.sha256(seed).digest()
+        with self._lock:
+            if known in self._drawn:
+                raise ConfigError("the entropy gave a seed that it gave before, and noise may be used once only")
+            self._drawn.add(known)
         factors = draw_factors(self._n, self._h, self.degree, self.noise, count, seed, threads)
         with self._lock:
             self._factors += factors

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from secfed.errors import TooFewSurvivorsError
+from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.paillier.config import Config
 from secfed.paillier.integers import read_column
 from secfed.paillier.messages import DecryptionResponse
@@ -50,10 +50,10 @@ class Opening(Protocol):
         """The numbers of those who are asked, from 1."""
 
     def check(self, config: Config) -> None:
-        """Check that they can decrypt in this session.
+        """Check that they can decrypt in this session, the only one that this object is for.
 
         Raises:
-            ConfigError: Their key has another public key or degree.
+            ConfigError: Their key has another public key or degree, or the object has served another session.
         """
 
     def message_bytes(self, config: Config) -> int:
@@ -75,7 +75,23 @@ class Opening(Protocol):
         """
 
 
-class OneKeyHolder:
+class OneSession:
+    """Refuses a second session: its sum would be that of the first."""
+
+    _taken = False
+
+    def take(self) -> None:
+        """Begin the session.
+
+        Raises:
+            ConfigError: There was one before.
+        """
+        if self._taken:
+            raise ConfigError("an opening serves one session, and keeps its answers: needed a new one for this session")
+        self._taken = True
+
+
+class OneKeyHolder(OneSession):
     """One key holder, number 1, that holds the whole private key."""
 
     def __init__(self) -> None:
@@ -87,7 +103,8 @@ class OneKeyHolder:
         return (1,)
 
     def check(self, config: Config) -> None:
-        """Accept every session: the private key serves all degrees."""
+        """Accept one session, whatever its degree: the private key serves all of them; see `Opening`."""
+        self.take()
 
     def message_bytes(self, config: Config) -> int:
         """Return the length of the longest response."""

@@ -80,13 +80,14 @@ class Packing:
         return [plaintext for piece in self.slices(entries, self.plaintexts) for plaintext in piece]
 
     def slices(self, entries: npt.NDArray[np.unsignedinteger[Any]], size: int) -> Iterator[list[Any]]:
-        """Check a vector, then yield its plaintexts, so many at a time; for the rest see `pack`."""
+        """Yield the plaintexts of a vector, checked, so many at a time; for the rest see `pack`."""
         if entries.shape != (self.length,):
             raise EncodingError(f"the vector has shape {entries.shape}, needed ({self.length},)")
-        if entries.max() > self.entry_max:
-            raise EncodingError(f"an entry is above the largest, {self.entry_max}: a slot could overflow")
         for start in range(0, self.length, size * self.slots):
-            yield self._rows(entries[start : start + size * self.slots])
+            piece = entries[start : start + size * self.slots].copy()  # the owner may write into the vector meanwhile
+            if piece.max() > self.entry_max:
+                raise EncodingError(f"an entry is above the largest, {self.entry_max}: a slot could overflow")
+            yield self._rows(piece)
 
     def _rows(self, entries: npt.NDArray[np.unsignedinteger[Any]]) -> list[Any]:
         whole, rest = divmod(len(entries), self.slots)

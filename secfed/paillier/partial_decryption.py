@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from secfed.errors import DecryptionError
 from secfed.paillier.config import Config
 from secfed.paillier.messages import PartialDecryptionResponse
-from secfed.paillier.opening import RefusedError, SumToOpen, Totals, checked_column
+from secfed.paillier.opening import OneSession, RefusedError, SumToOpen, Totals, checked_column
 from secfed.wire import kind_of
 
 if TYPE_CHECKING:
     from secfed.paillier.threshold import ThresholdKey
 
 
-class PartialDecryptions:
+class PartialDecryptions(OneSession):
     """The holders' answers in one session, as the server keeps them; see `Opening`.
 
     Args:
@@ -40,6 +40,7 @@ class PartialDecryptions:
     def check(self, config: Config) -> None:
         """Check that a session is under this key; see `Opening`."""
         self._key.check_config(config)
+        self.take()
 
     def message_bytes(self, config: Config) -> int:
         """Return the length of the longest response."""

@@ -6,15 +6,15 @@ it is more. Both generate the same group of order `n^s`, so security is the same
 Source: Damgard and Jurik 2001, section 3; `protocols/paillier/README.md`, section 4.
 """
 
-from functools import lru_cache
 from typing import Any
 
-from secfed.paillier.integers import integer, inverse
+from secfed.paillier.integers import integer
 
 
-@lru_cache(16)
-def _inverses(degree: int, modulus: int) -> tuple[Any, ...]:
-    return tuple(inverse(k, modulus) for k in range(1, degree + 1))
+def _inverses(degree: int, modulus: Any) -> list[Any]:
+    """Return those of 1 to `degree`. Nothing is kept: the modulus may be a power of a secret prime."""
+    # (1 + modulus * x) / k is whole for x = -1 / modulus modulo k: no inversion of a large number.
+    return [(1 + modulus * (-pow(int(modulus % k), -1, k) % k)) // k for k in range(1, degree + 1)]
 
 
 def exponential(plaintext: Any, n: Any, degree: int, modulus: Any) -> Any:

@@ -25,7 +25,7 @@ from secfed.paillier.messages import (
     EncryptedInputResponse,
     read_message,
 )
-from secfed.paillier.noise import Noise, exponent_bytes
+from secfed.paillier.noise import Noise
 from secfed.paillier.opening import OneKeyHolder, Opening, RefusedError, SumToOpen, checked_column
 from secfed.paillier.stages import Stage
 from secfed.paillier.weighting import weighted_products
@@ -43,13 +43,14 @@ class Server:
     Args:
         config: The session's parameters.
         opening: Who decrypts: one key holder, or the holders of a `ThresholdKey`'s shares (`ThresholdKey.opening`).
-        noise: The kind of noise with which a weighted sum is rerandomized; no effect without public weights, so it is
-            refused there.
-        entropy: Source of the nonce and of that noise; by default the operating system's.
+        noise: The kind of noise with which a weighted sum is rerandomized, by default `"half"`, or `"full"` where the
+            key has no `h`; no effect without public weights, so it is refused there.
+        entropy: Source of the nonce and of that noise, new ones at every draw; by default the operating system's.
         threads: Threads that compute, by default one for each usable core.
 
     Raises:
-        ConfigError: `noise` without weights, or a threshold key that has another public key or degree.
+        ConfigError: `noise` without weights or that the key cannot have, a threshold key that has another public key or
+            degree, or an `opening` that has served another session.
 
     Attributes:
         stage: The stage whose responses it collects; None before `open`.
@@ -71,8 +72,8 @@ class Server:
         if noise is not None and not config.weights:
             raise ConfigError("noise has an effect only with public weights: the clients choose that of their input")
         self._config, self._threads = config, threads
-        self._noise: Noise = noise or "half"
-        exponent_bytes(self._noise, config.public_key.key_bits)
+        self._noise: Noise = noise or ("half" if config.public_key.h else "full")
+        config.public_key.check_noise(self._noise)
         integers.warn_if_slow()
         self._opening: Opening = opening or OneKeyHolder()
         self._opening.check(config)
@@ -233,6 +234,7 @@ class Server:
 
         Raises:
             TooFewSurvivorsError: Fewer clients than the minimum cohort, or too few key holders; the session is over.
+            DecryptionError: K6, what the holders of shares combine is no sum; the session is over.
             StageError: The session is not open, over, or not in `stage`; nothing has changed.
         """
         if self.stage is None or self.stage in (Stage.DONE, Stage.ABORTED):

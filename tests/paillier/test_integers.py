@@ -6,7 +6,7 @@ import pytest
 
 from secfed import errors, paillier
 from secfed.crypto.entropy import SeededEntropy, predictable_secrets
-from secfed.paillier import integers, residues
+from secfed.paillier import integers
 from secfed.paillier.noise import noise_table
 from tests.paillier.forge import config, total, vector_of
 from tests.paillier.keys import keypair
@@ -21,7 +21,6 @@ def without_gmpy2(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatc
 
 def forget() -> None:
     noise_table.cache_clear()
-    residues._inverses.cache_clear()
 
 
 @pytest.mark.parametrize(("noise", "degree"), [("half", 1), ("short", 1), ("full", 1), ("full", 3)])

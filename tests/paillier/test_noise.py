@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from secfed import errors, paillier
+from secfed.crypto.entropy import DerivedEntropy
 from secfed.paillier import integers
 from secfed.paillier.messages import DecryptionRequest, EncryptedInputResponse
 from secfed.paillier.noise import NOISES
@@ -152,3 +153,11 @@ def test_weighted_sum_gets_noise_of_its_own(noise: paillier.Noise) -> None:
     assert all((quotient - 1) % key.n for quotient in quotients)
     assert len(set(quotients)) == len(quotients)
     assert keypair()[1].decrypt(quotients) == [0] * len(quotients)
+
+
+def test_pool_refuses_a_seed_that_it_has_drawn_from() -> None:
+    pool = keypair()[0].noise_pool(noise="short", entropy=DerivedEntropy(bytes(32)))
+    pool.fill(2)
+    with pytest.raises(errors.ConfigError, match="the entropy gave a seed that it gave before"):
+        pool.fill(2)
+    assert len(pool) == 2

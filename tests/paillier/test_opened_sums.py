@@ -99,6 +99,11 @@ def test_memory_is_saved_and_resumed() -> None:
         b'{"' + b"00" * 32 + b'": ["1"]}',
         b'{"' + b"00" * 32 + b'": [true]}',
         b"[" * 100_000,
+        b'{"' + b"00" * 32 + b'": [0, -1]}',
+        b'{"' + b"00" * 32 + b'": ""}',
+        b'{"' + b"00" * 32 + b'": {}}',
+        b'{"' + b"00" * 32 + b'": [1, 2], "' + b"00" * 32 + b'": [1, 3]}',
+        b'{"' + b"aa" * 32 + b'": [1, 2], "' + b"AA" * 32 + b'": [1, 3]}',
     ],
 )
 def test_bytes_that_are_no_memory_are_refused(data: bytes) -> None:

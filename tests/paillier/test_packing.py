@@ -53,3 +53,13 @@ def test_slot_of_more_than_64_bits_is_refused() -> None:
     assert Packing(1, (1 << 64) - 1, 1, 100).slot_bits == 64
     with pytest.raises(ConfigError, match="needs 65 bits"):
         Packing(1, (1 << 64) - 1, 2, 100)
+
+
+def test_entry_that_is_written_meanwhile_overflows_no_slot() -> None:
+    packing = Packing(length=100, entry_max=7, additions=4, plaintext_bits=255)
+    entries = np.zeros(100, np.uint8)
+    slices = packing.slices(entries, 1)
+    assert next(slices) == [0]
+    entries[:] = 255
+    with pytest.raises(EncodingError, match="a slot could overflow"):
+        next(slices)
