@@ -67,6 +67,7 @@ class Client:
         config.public_key.check_noise(noise)
         if pool is not None:
             config.public_key.check_pool(pool, noise, config.degree)
+        integers.check_threads(threads)
         integers.warn_if_slow()
         self._config, self._noise, self._pool, self._threads = config, noise, pool, threads
         self._progress = progress

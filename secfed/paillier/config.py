@@ -5,7 +5,7 @@ Source: `protocols/paillier/README.md`, section 6.
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -37,8 +37,8 @@ class Config:
         bound: Largest absolute value of an entry read as a signed number. A slot is then as narrow as the sum allows.
             0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so whoever decrypts
             sees also how often their sum passes the modulus.
-        weights: Public whole weights by client id, which the server multiplies in. None: all 1, and a client that
-            multiplies its own weight in hides it.
+        weights: Public whole weights, by client id or in the order of ascending ids, which the server multiplies in.
+            None: all 1, and a client that multiplies its own weight in hides it.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
         degree: Damgard and Jurik's `s`, 1 to 7: above 1 a ciphertext holds more values for its bytes, and is slower.
         round: The training round.
@@ -69,7 +69,7 @@ class Config:
         modulus_bits: int = 32,
         *,
         bound: int = 0,
-        weights: dict[int, int] | None = None,
+        weights: Mapping[int, int] | Sequence[int] | None = None,
         minimum_cohort: int = 2,
         degree: int = 1,
         round: int = 0,
@@ -83,18 +83,16 @@ class Config:
             raise ConfigError(f"{len(ids)} clients: needed 2 to {MOST_CLIENTS}; a sum of one is that one's vector")
         if len(set(ids)) < len(ids):
             raise ConfigError(f"{len(ids) - len(set(ids))} of {len(ids)} client ids occur twice: ids must be distinct")
-        if weights is not None and (odd := set(weights) ^ set(ids)):
-            raise ConfigError(f"clients {sorted(odd)[:5]} are in the cohort or have a weight, but not both")
+        weight_of = _by_client(weights, ids)
         values: dict[str, Any] = {
             "public_key": public_key,
             "client_ids": tuple(ids),
             "length": _whole("length", length, 1, LONGEST_VECTOR),
             "modulus_bits": _whole("modulus_bits", modulus_bits, 1, 64),
             "weights": tuple(
-                _whole(f"weight of client {client_id}", weights[client_id], 1, LARGEST_WEIGHT) for client_id in ids
-            )
-            if weights
-            else (),
+                _whole(f"weight of client {client_id}", weight, 1, LARGEST_WEIGHT)
+                for client_id, weight in weight_of.items()
+            ),
             "minimum_cohort": _whole("minimum_cohort", minimum_cohort, 2, len(ids)),
             "degree": _whole("degree", degree, 1, LARGEST_DEGREE),
             "round": _whole("round", round, 0, (1 << 64) - 1),
@@ -209,6 +207,23 @@ class Config:
         offset = np.uint64(self.bound * additions % (1 << 64))
         centred = totals.astype(np.uint64) - offset
         return (centred & np.uint64((1 << self.modulus_bits) - 1)).astype(self.dtype)
+
+
+def _by_client(weights: Any, ids: list[int]) -> dict[int, Any]:
+    """Return weights by ascending id; nothing where there are none.
+
+    Raises:
+        ConfigError: They are not one for each client.
+    """
+    if weights is None or (isinstance(weights, Sequence) and not weights):
+        return {}
+    if isinstance(weights, Sequence) and len(weights) == len(ids):
+        return dict(zip(ids, weights, strict=True))
+    if not isinstance(weights, Mapping):
+        raise ConfigError(f"found weights {weights!r:.100}, needed one for each of {len(ids)} clients")
+    if odd := set(weights) ^ set(ids):
+        raise ConfigError(f"clients {sorted(odd, key=str)[:5]} are in the cohort or have a weight, but not both")
+    return {client_id: weights[client_id] for client_id in ids}
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from secfed.errors import ConfigError
+
 try:
     import gmpy2 as _gmpy2
 except ImportError:
@@ -121,6 +123,16 @@ def read_column(data: bytes | memoryview, size: int) -> list[Any]:
     return [from_bytes(data[start : start + size]) for start in range(0, len(data), size)]
 
 
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that does no work.
+
+    Raises:
+        ConfigError: It is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads {threads} must be at least 1, or None for one on each usable core")
+
+
 def warn_if_slow(stacklevel: int = 3) -> None:
     """Say once for each calling line that gmpy2 is not there."""
     if gmpy2 is None:
@@ -150,7 +162,11 @@ def in_threads(
         threads: How many; by default one for each usable core (one without gmpy2, whose work holds the interpreter
             lock).
         progress: Called now and then with how many are done, and how many there are.
+
+    Raises:
+        ConfigError: `threads` is below 1.
     """
+    check_threads(threads)
     if gmpy2 is None or len(items) < _FEWEST_FOR_THREADS:
         threads = 1
     elif threads is None:

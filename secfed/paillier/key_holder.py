@@ -171,6 +171,7 @@ class KeyHolder(Requests):
     ) -> None:
         if private_key.public_key != config.public_key:
             raise ConfigError("the private key does not belong to the configuration's public key")
+        integers.check_threads(threads)
         super().__init__(config, opened)
         self._private_key, self._threads, self._progress = private_key, threads, progress
 

@@ -297,6 +297,9 @@ class PrivateKey:
                     return "h has no order of 256 bits modulo p and q"
         return ""
 
+    def __reduce__(self) -> str:
+        raise TypeError("a PrivateKey is not pickled in passing: see to_bytes")
+
     def to_bytes(self) -> bytes:
         """Return the key's bytes: secret; whoever has them opens every ciphertext."""
         key_bits = self.public_key.key_bits

@@ -74,6 +74,7 @@ class Server:
         self._config, self._threads = config, threads
         self._noise: Noise = noise or ("half" if config.public_key.h else "full")
         config.public_key.check_noise(self._noise)
+        integers.check_threads(threads)
         integers.warn_if_slow()
         self._opening: Opening = opening or OneKeyHolder()
         self._opening.check(config)

@@ -3,7 +3,7 @@
 from secfed.concurrency import one_at_a_time
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.paillier.config import Config
-from secfed.paillier.integers import Progress
+from secfed.paillier.integers import Progress, check_threads
 from secfed.paillier.key_holder import OpenedSums, Requests
 from secfed.paillier.threshold import KeyShare, ThresholdKey
 
@@ -44,6 +44,7 @@ class ShareHolder(Requests):
     ) -> None:
         key.check_config(config)
         key.check_share(share)  # H1
+        check_threads(threads)
         super().__init__(config, opened)
         self._key, self._share, self._threads, self._progress = key, share, threads, progress
         self._entropy: Entropy = entropy or SystemEntropy()

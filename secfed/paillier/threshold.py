@@ -65,6 +65,9 @@ class KeyShare:
     number: int
     value: int = field(repr=False)
 
+    def __reduce__(self) -> str:
+        raise TypeError("a KeyShare is not pickled in passing: see to_bytes")
+
     def to_bytes(self, key: "ThresholdKey") -> bytes:
         """Return the share's bytes: secret.
 

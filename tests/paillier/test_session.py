@@ -1,5 +1,7 @@
 """The contract: vectors of integers in, their weighted sum out, with the survivors; exact, always."""
 
+import dataclasses
+import pickle
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import secfed
 from secfed import paillier
 from secfed.crypto.entropy import SeededEntropy, predictable_secrets
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
@@ -132,3 +135,35 @@ def test_progress_is_told_for_every_party_and_ends_with_all() -> None:
     assert list(told) == [(asked, 4), (asked, 9), (opened, 1)]
     for steps in told.values():
         assert steps == sorted(steps) and steps[-1] == (config.packing.plaintexts, config.packing.plaintexts)
+
+
+def test_weights_come_by_client_or_in_order_and_a_configuration_can_be_replaced() -> None:
+    public_key = keypair()[0]
+    by_client = paillier.Config(public_key, [5, 2], 4, weights={5: 30, 2: 7})
+    assert by_client.weights == (7, 30)
+    assert paillier.Config(public_key, [5, 2], 4, weights=[7, 30]) == by_client
+    again = dataclasses.replace(by_client, round=3)
+    assert (again.round, again.weights) == (3, (7, 30)) and again.hash != by_client.hash
+    for weights, text in (([7], "needed one for each of 2"), (7, "found weights 7"), ({"a": 1}, "but not both")):
+        with pytest.raises(ConfigError, match=text):
+            paillier.Config(public_key, [5, 2], 4, weights=weights)  # type: ignore[arg-type]
+
+
+def test_no_threads_at_all_are_refused_before_anything_is_done() -> None:
+    public_key, private_key = keypair()
+    config = paillier.Config(public_key, [1, 2], 4)
+    for party in (
+        lambda: paillier.Client(config, 1, np.zeros(4, int), threads=0),
+        lambda: paillier.Server(config, threads=-1),
+        lambda: paillier.KeyHolder(config, private_key, threads=0),
+        lambda: private_key.decrypt(public_key.encrypt([1]), threads=0),
+    ):
+        with pytest.raises(ConfigError, match=r"threads -?\d must be at least 1"):
+            party()
+
+
+def test_secret_keys_are_not_pickled_in_passing() -> None:
+    _, [share, *_] = paillier.deal_insecure(512, holders=3, threshold=2)
+    for secret in (keypair()[1], share, secfed.Paillier(private_key=keypair()[1])):
+        with pytest.raises(TypeError, match="not pickled in passing"):
+            pickle.dumps(secret)
