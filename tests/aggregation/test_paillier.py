@@ -23,7 +23,9 @@ def aggregator(**parameters: Any) -> secfed.Paillier:
 @given(st.integers(2, 5), st.integers(1, 400), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_mean_is_that_of_secure_aggregation(clients: int, largest_weight: int, degree: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    updates = [{"w": generator.normal(size=(3, 4)).astype("f4"), "b": generator.normal(size=5)} for _ in range(clients)]
+    updates = [
+        {"w": generator.uniform(-4, 4, (3, 4)).astype("f4"), "b": generator.uniform(-4, 4, 5)} for _ in range(clients)
+    ]
     weights = generator.integers(1, largest_weight, clients, endpoint=True).tolist()
     encrypted = aggregator(degree=degree).aggregate(updates, weights, round=7)
     masked = secfed.SecAgg(threshold=1.0, rounding_seed=3).aggregate(updates, weights, round=7)
