@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
-from secfed.cli.leakage import matrix
+from secfed.cli.leakage import analytic, matrix
 from tests.cli.runner import Runner
+
+
+@pytest.fixture(autouse=True)
+def _fewer_runs_on_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analytic, "NULL_RUNS", 40)
 
 
 def attacked(secfed: Runner, tmp_path: Path, *options: object) -> dict[str, Any]:
