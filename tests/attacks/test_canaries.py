@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from secfed.attacks import canaries, self_audit
-from secfed.attacks.audit import _gaussian_epsilon, audit
+from secfed.attacks.audit import gaussian_epsilon, audit
 from secfed.attacks.canaries import SelfAudit
 from secfed.errors import ConfigError
 
@@ -74,7 +74,7 @@ def test_example_in_the_documentation_runs() -> None:
 @pytest.mark.parametrize("noise_multiplier", [0.3, 1.0, 8.0])
 def test_right_pipeline_passes(noise_multiplier: float, adjacency: str) -> None:
     sensitivity = 1 if adjacency == "add_remove" else 2
-    upper = _gaussian_epsilon(sensitivity / noise_multiplier, 1e-5)
+    upper = gaussian_epsilon(sensitivity / noise_multiplier, 1e-5)
     release = distributed(1, noise_multiplier=noise_multiplier)
     report = run(release, noise_multiplier=noise_multiplier, adjacency=adjacency, epsilon_upper=upper)
     assert report.failures == ()
