@@ -88,10 +88,15 @@ class SelfAudit:
         lines += [
             f"epsilon of one release is at least {bound.epsilon_lower:.4g} at delta {bound.delta:g} "
             f"(wrong with probability {1 - bound.confidence:.1g} at most, {bound.canaries} canaries)",
-            f"would be found in {self.rounds} rounds: noise too small by {self.noise_resolution:.2%}, one share of noise "
-            f"missing among up to {shares}, noise of one coordinate too small by {self.coordinate_resolution:.2%}, "
-            f"norms beyond the clip by {self.clip_resolution:.2%}",
+            f"would be found in {self.rounds} rounds: noise too small by {self.noise_resolution:.2%}, one share of "
+            f"noise missing among up to {shares}, noise of one coordinate too small by "
+            f"{self.coordinate_resolution:.2%}, norms beyond the clip by {self.clip_resolution:.2%}",
         ]
+        if self.clip_resolution > _CLIP_RESOLUTION:
+            lines.append(
+                f"not shown: whether a clip that is {_CLIP_RESOLUTION:.0%} too long would be found; that takes more "
+                "rounds or quiet_release"
+            )
         return "\n".join(lines)
 
 
@@ -143,8 +148,9 @@ def self_audit(
         noise_multiplier: The claimed noise of the sum: standard deviation in each coordinate, divided by `clip_norm`.
         generator: Where coins and directions come from.
         rounds: How many sums are released, at least 2. By default 8, and without `quiet_release` as many more, up to
-            64, as find a clip that is 20 % too long, but for one case in 1,000. With 10 clients that is 23 rounds at a
-            noise multiplier of 1; with more noise than 2 for 10 clients, see `SelfAudit.clip_resolution`.
+            64, as find a clip that is 20 % too long, but for one case in 1,000. With 10 clients that is 22 rounds at a
+            noise multiplier of 1; at 2, or with 20 clients at 4, 64 rounds do not suffice, and
+            `SelfAudit.clip_resolution` says what they find.
         adjacency: `"add_remove"`: a coin puts a canary in or leaves it out. `"replace"`: in, or its opposite.
         oversize: Norm of the contributions divided by `clip_norm`, at least 1; 1 if `release` does not clip.
         rounding_std: Standard deviation that rounding adds to each coordinate of the sum, at most.
@@ -219,7 +225,7 @@ def self_audit(
     noise, noise_resolution = checks.noise(seen, slack, share)
     coordinate, coordinate_resolution = coordinate_checks.each_coordinate(squares, rounds, gap, share)
     clip, clip_resolution = checks.clip("clip", seen, canary, slack, share)
-    found = [
+    made = [
         noise,
         checks.noise_of_parts(seen, setting.parts, slack, share),
         coordinate,
@@ -241,16 +247,16 @@ def self_audit(
         ]
         clip, resolution = checks.clip("clip_when_quiet", seen, canary, slack, share)
         clip_resolution = min(clip_resolution, resolution)
-        found += [clip, checks.clip_of_each_client("clip_of_each_client_when_quiet", seen[::2], canary, slack, share)]
+        made += [clip, checks.clip_of_each_client("clip_of_each_client_when_quiet", seen[::2], canary, slack, share)]
     included = np.concatenate([each.weights for each in apart]) > 0
     scores = np.concatenate([each.weights + each.excess * noise_multiplier for each in apart])
     bound = _epsilon(scores, included, delta, 1 - share)
     if epsilon_upper is None:
         # The bisection stops at a relative error of 1e-9.
         epsilon_upper = gaussian_epsilon((1 - excluded) / noise_multiplier, delta) * (1 + 1e-8)
-    found.append(Check("epsilon", bound.epsilon_lower, 0.0, float(epsilon_upper), "the lower bound of epsilon"))
+    made.append(Check("epsilon", bound.epsilon_lower, 0.0, float(epsilon_upper), "the lower bound of epsilon"))
     return SelfAudit(
-        tuple(found), bound, scores, included, rounds, noise_resolution, coordinate_resolution, clip_resolution
+        tuple(made), bound, scores, included, rounds, noise_resolution, coordinate_resolution, clip_resolution
     )
 
 

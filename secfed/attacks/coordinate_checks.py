@@ -7,9 +7,10 @@ all coordinates.
 Noise on a lattice: where the released values have a smallest distance of g standard deviations, the chance that R
 rounds have at most the norm r is at most (1 + g^2 / 4)^R times that of the normal law for r + g sqrt(R) / 2, because
 each point of the lattice is as likely as its cell, but for that factor. Discrete Gaussian and Skellam noise have an
-excess kurtosis of at most g^2, which widens the sum of n squares as 1 + g^2 / 2 times fewer of them would. Both are
-counted in the limits, which are exact for normal noise. For g above 1 blocks and combs are not judged. A contribution
-that is longer than expected only adds to the squares, so an error of the clip raises no alarm here.
+excess kurtosis of at most g^2, which widens the sum of n squares as 1 + g^2 / 2 times fewer of them would; this is
+used where a limit is at least one step of the lattice. So the limits are exact for normal noise, and on a coarse
+lattice less is found. A contribution that is longer than expected only adds to the squares, so an error of the clip
+raises no alarm here.
 
 Power, computed from the law for a false alarm of 1e-6 in all. The noise of one coordinate alone is found, but for at
 most one case in 1,000, where what is left of the standard deviation is at most:
@@ -17,13 +18,20 @@ most one case in 1,000, where what is left of the standard deviation is at most:
 =========== ======== ========= ========= =========
 coordinates 8 rounds 22 rounds 40 rounds 64 rounds
 =========== ======== ========= ========= =========
-1,000       0.023    0.16      0.29      0.39
-20,000      0.016    0.14      0.26      0.37
-1,000,000   0.010    0.12      0.24      0.34
+1,000       0.022    0.16      0.28      0.38
+20,000      0.015    0.13      0.26      0.36
+1,000,000   0.009    0.11      0.23      0.33
 =========== ======== ========= ========= =========
 
-So no noise at all is found in two rounds, half the noise on one coordinate takes more than 64. A hundred neighbors:
-BLOCKS_TABLE
+So no noise at all is found from two rounds on; half the noise on one coordinate takes more than 64. Of 20,000
+coordinates, 100 neighbors (they hold a block of 64) or 12 (a block of 8) are found where what is left is at most:
+
+========== ======== ========= ========= =========
+neighbors  8 rounds 22 rounds 40 rounds 64 rounds
+========== ======== ========= ========= =========
+12         0.35     0.55      0.65      0.71
+100        0.72     0.82      0.87      0.89
+========== ======== ========= ========= =========
 
 Source: the law of the sum of squares; the bound for a lattice is Jensen's inequality in each cell, and a ball around
 the mean is the likeliest of its size (Anderson, 1955).
@@ -106,28 +114,34 @@ def _groups(
 ) -> Check:
     """Hold sums over groups of coordinates against their law; each list of groups has the same part of the share."""
     worst = Check(name, 1.0, 0.0, math.inf, f"standard deviation of the noise in a {what} / claimed")
-    if gap > 1:
-        return worst
     for sums, widths in groups:
         found = np.sqrt(np.maximum(sums, 0.0) / (rounds * widths))
         distinct, where = np.unique(widths, return_inverse=True)
-        halves = rounds * distinct / (1 + gap**2 / 2) / 2
-        low = np.sqrt(special.gammaincinv(halves, share / (len(groups) * len(sums))) / halves)[where]
-        at = int(np.argmin(found / low))
-        if found[at] / low[at] < (worst.found / worst.low if worst.low else math.inf):
+        limits = [_limit_of_group(rounds * int(width), share / (len(groups) * len(sums)), gap) for width in distinct]
+        low = np.array(limits)[where]
+        ratios = found / np.maximum(low, 1e-300)
+        at = int(np.argmin(ratios))
+        if low[at] > 0 and (not worst.low or ratios[at] < worst.found / worst.low):
             meaning = f"standard deviation of the noise in a {what} of {widths[at]} coordinates / claimed"
             worst = Check(name, float(found[at]), float(low[at]), math.inf, meaning)
     return worst
 
 
-def _limit(rounds: int, chance: float, gap: float) -> float:
-    """Return a limit of the root of the mean square over rounds that is undercut with at most this probability."""
+def _limit_of_group(squares: int, chance: float, gap: float) -> float:
+    """Return a limit as `_limit` does; by the kurtosis where it is a step of the lattice or more, which is sharper."""
+    half = squares / (1 + gap**2 / 2) / 2
+    low = math.sqrt(special.gammaincinv(half, chance) / half)
+    return low if low >= gap else _limit(squares, chance, gap)
+
+
+def _limit(squares: int, chance: float, gap: float) -> float:
+    """Return a limit of the root of the mean of so many squares, undercut with at most this probability."""
     if gap >= 2:
         return 0.0
-    log_chance = math.log(chance) - rounds * math.log1p(gap**2 / 4)
+    log_chance = math.log(chance) - squares * math.log1p(gap**2 / 4)
     if log_chance < -700:
         return 0.0
-    return max(0.0, math.sqrt(special.gammaincinv(rounds / 2, math.exp(log_chance)) * 2 / rounds) - gap / 2)
+    return max(0.0, math.sqrt(special.gammaincinv(squares / 2, math.exp(log_chance)) * 2 / squares) - gap / 2)
 
 
 def _binomial_limit(trials: int, chance: float, error: float) -> float:

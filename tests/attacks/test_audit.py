@@ -10,7 +10,7 @@ import pytest
 from scipy import special, stats
 
 from secfed.attacks import AuditResult, audit
-from secfed.attacks.audit import METHODS, gaussian_epsilon, _mu_from_guesses, _mu_from_scores, one_run_tail
+from secfed.attacks.audit import METHODS, _mu_from_guesses, _mu_from_scores, gaussian_epsilon, one_run_tail
 from secfed.errors import ConfigError
 
 
@@ -145,9 +145,7 @@ def test_bound_exceeds_the_truth_no_oftener_than_stated(method: Any, mu: float) 
     for _ in range(runs):
         included = random.integers(0, 2, 100)
         scores = 5.0 + 3.0 * (mu * included + random.normal(size=100))
-        failures += not audit(scores, included, delta=delta, method=method).consistent_with(
-            gaussian_epsilon(mu, delta)
-        )
+        failures += not audit(scores, included, delta=delta, method=method).consistent_with(gaussian_epsilon(mu, delta))
     assert stats.binom.sf(failures - 1, runs, 0.05) > 1e-9
     if method == "gaussian":  # exact: neither more nor fewer
         assert stats.binom.cdf(failures, runs, 0.05) > 1e-9
