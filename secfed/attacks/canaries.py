@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from secfed.attacks import checks, coordinate_checks
 from secfed.attacks.audit import AuditResult, audit, gaussian_epsilon
-from secfed.attacks.canary_rounds import Release, Setting, run
+from secfed.attacks.canary_rounds import Release, Setting, run, step
 from secfed.attacks.checks import Check
 from secfed.errors import ConfigError
 
@@ -219,7 +219,7 @@ def self_audit(
     seen = [run(release, setting, number, generator, aligned=aligned) for number, aligned in enumerate(together)]
     apart = [each for each, aligned in zip(seen, together, strict=True) if not aligned]
     squares = np.sum([each.squares for each in seen], axis=0)
-    gap = max(each.gap for each in seen)
+    gap = step(seen)
     stretches = checks.by_parts(seen, setting.parts)
 
     noise, noise_resolution = checks.noise(seen, slack, share)

@@ -44,7 +44,7 @@ class Round:
     weights: Array  # of each canary: how often it should be in the sum
     excess: Array  # of each canary: its projection beyond what it should be
     squares: Array  # of all noise, coordinate by coordinate
-    gap: float  # the smallest distance of released values
+    gaps: tuple[float, float]  # the smallest distance of two values of the release, and of two of the noise
 
 
 def run(
@@ -98,18 +98,18 @@ def run(
     counts = np.bincount(cells)
     rest = noise - signs * (np.bincount(cells, noise * signs) / np.maximum(counts, 1))[cells]
     freedom = size - int(np.count_nonzero(counts))
-    return Round(
-        rest, freedom, size // setting.parts - len(norms), weights, excess, noise**2, _gap(released, noise, setting)
-    )
+    gaps = _gap(released / setting.noise_std), _gap(noise)
+    return Round(rest, freedom, size // setting.parts - len(norms), weights, excess, noise**2, gaps)
 
 
-def _gap(released: Array, noise: Array, setting: Setting) -> float:
-    """Return the smallest distance of two values, in units of the claimed noise, of the release or its noise.
+def step(seen: list[Round]) -> float:
+    """Return a distance in units of the claimed noise: no less than the step, if release or noise is on a lattice.
 
-    It is at least the lattice's step if either is on a lattice, but for what arithmetic adds.
+    Values without a lattice come so close to each other that it is next to nothing.
     """
-    smallest = []
-    for values in (released / setting.noise_std, noise):
-        gaps = np.diff(np.sort(values))
-        smallest.append(float(gaps[gaps > _ARITHMETIC].min(initial=math.inf)))
-    return max(smallest)
+    return max(min(each.gaps[kind] for each in seen) for kind in (0, 1))
+
+
+def _gap(values: Array) -> float:
+    gaps = np.diff(np.sort(values))
+    return float(gaps[gaps > _ARITHMETIC].min(initial=math.inf))

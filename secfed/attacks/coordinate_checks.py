@@ -23,8 +23,9 @@ coordinates 8 rounds 22 rounds 40 rounds 64 rounds
 1,000,000   0.009    0.11      0.23      0.33
 =========== ======== ========= ========= =========
 
-So no noise at all is found from two rounds on; half the noise on one coordinate takes more than 64. Of 20,000
-coordinates, 100 neighbors (they hold a block of 64) or 12 (a block of 8) are found where what is left is at most:
+So no noise at all is found from four rounds on, if there are a hundred coordinates or more; half the noise on one of
+them takes more than 64 rounds. Of 20,000 coordinates, 100 neighbors (they hold a block of 64) or 12 (a block of 8) are
+found where what is left is at most:
 
 ========== ======== ========= ========= =========
 neighbors  8 rounds 22 rounds 40 rounds 64 rounds
@@ -57,7 +58,7 @@ def each_coordinate(squares: Array, rounds: int, gap: float, share: float) -> tu
     Args:
         squares: Of each coordinate: the sum over rounds of its squared noise, in units of the claimed variance.
         rounds: How many rounds were summed.
-        gap: Smallest distance of released values, in units of the claimed standard deviation.
+        gap: Step of the lattice that the noise is on, in units of the claimed standard deviation, at most.
         share: Probability of a false alarm, at most.
 
     Returns:

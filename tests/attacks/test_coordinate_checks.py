@@ -170,6 +170,18 @@ def test_coordinates_without_noise_are_found_on_a_lattice() -> None:
     assert {"noise_of_each_coordinate", "noise_of_blocks"} <= set(audit(1, noise).failures)
 
 
+@pytest.mark.parametrize(("size", "rounds"), [(100, 4), (1000, 4), (20_000, 4), (20_000, 2)])
+def test_one_coordinate_without_any_noise_is_found_in_few_rounds(size: int, rounds: int) -> None:
+    for seed in range(10):
+
+        def noise(generator: np.random.Generator, number: int, size: int = size) -> np.ndarray:
+            drawn = generator.standard_normal(size)
+            drawn[size // 3] = 0
+            return drawn
+
+        assert "noise_of_each_coordinate" in audit(seed, noise, size=size, rounds=rounds).failures
+
+
 def test_each_check_alarms_as_often_as_its_share_at_most() -> None:
     """At a share of 0.2, with squares drawn from their law; looking at single coordinates wastes nothing."""
     chance, runs, share, rounds = np.random.default_rng(4), 400, 0.2, 6
