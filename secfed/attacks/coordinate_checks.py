@@ -129,10 +129,13 @@ def _groups(
 
 
 def _limit_of_group(squares: int, chance: float, gap: float) -> float:
-    """Return a limit as `_limit` does; by the kurtosis where it is a step of the lattice or more, which is sharper."""
+    """Return a limit as `_limit` does; by the kurtosis where it is a step of the lattice or more, which is sharper.
+
+    Exact sums for small numbers of squares were above such a chance by at most 0.2 %, if it was 1e-3 or less.
+    """
     half = squares / (1 + gap**2 / 2) / 2
-    low = math.sqrt(special.gammaincinv(half, chance) / half)
-    return low if low >= gap else _limit(squares, chance, gap)
+    low = math.sqrt(special.gammaincinv(half, chance / 1.01) / half)
+    return low if low >= gap and chance <= 1e-3 else _limit(squares, chance, gap)
 
 
 def _limit(squares: int, chance: float, gap: float) -> float:

@@ -302,3 +302,35 @@ def test_one_client_with_a_clip_of_a_half_more_is_found_when_quiet() -> None:
     assert "clip_of_each_client_when_quiet" in report.failures
     assert "clip_of_each_client" not in report.failures
     assert report.rounds == 8
+
+
+def chance_of_little(law: str, units: float, squares: int, limit: float) -> float:
+    """Sum the exact law of so many squares on the lattice, up to the limit of the root of their mean."""
+    most = math.floor(squares * (limit * units) ** 2 * (1 - 1e-12))
+    points = np.arange(math.isqrt(most) + 1)
+    if law == "skellam":
+        chances = special.ive(points, units**2)
+    else:
+        everywhere = np.arange(-int(40 * units), int(40 * units) + 1)
+        chances = np.exp(-(points**2) / (2 * units**2)) / np.exp(-(everywhere**2) / (2 * units**2)).sum()
+    one = np.zeros(most + 1)
+    one[points**2] = chances * np.where(points > 0, 2, 1)
+    total = one
+    for _ in range(squares - 1):
+        total = np.convolve(total, one)[: most + 1]
+    return float(total.sum())
+
+
+@pytest.mark.parametrize("law", ["skellam", "gaussian"])
+@pytest.mark.parametrize("units", [0.8, 1.0, 2.0, 3.0, 10.0])
+def test_limits_hold_for_the_exact_law_on_a_lattice(law: str, units: float) -> None:
+    """Without the factor for a lattice some would not hold."""
+    judged = 0
+    for squares in (1, 2, 3, 4, 8, 16):
+        for chance in (0.6, 0.44, 0.1, 1e-3, 1e-6, 1e-9, 1e-12):
+            for limit_of in (coordinate_checks._limit, coordinate_checks._limit_of_group):
+                limit = limit_of(squares, chance, 1 / units)
+                if limit > 0:
+                    judged += 1
+                    assert chance_of_little(law, units, squares, limit) <= chance, (squares, chance, limit)
+    assert judged > 0
