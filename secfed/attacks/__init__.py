@@ -4,7 +4,8 @@ An attack is given what the adversary saw, never the secret; an audit is given a
 """
 
 from secfed.attacks.audit import AuditResult, audit
-from secfed.attacks.canaries import Check, SelfAudit, self_audit
+from secfed.attacks.canaries import SelfAudit, self_audit
+from secfed.attacks.checks import Check
 from secfed.attacks.differencing import difference
 from secfed.attacks.labels import label, label_counts
 from secfed.attacks.linear import linear_candidates, linear_inputs

@@ -104,7 +104,7 @@ def audit(
         if guesses is not None:
             raise ConfigError("method gaussian uses the scores themselves: it takes no guesses")
         mu = _mu_from_scores(values, coins, 1 - confidence)
-        return AuditResult(_gaussian_epsilon(mu, delta), mu, delta, confidence, method, count, None, None)
+        return AuditResult(gaussian_epsilon(mu, delta), mu, delta, confidence, method, count, None, None)
     grid = _guess_grid(guesses, count)
     error = (1 - confidence) / len(grid)
     order = np.argsort(values, kind="stable")
@@ -120,7 +120,7 @@ def audit(
     bound, number, correct = best
     if method == "one_run":
         return AuditResult(bound, None, delta, confidence, method, count, number, correct)
-    return AuditResult(_gaussian_epsilon(bound, delta), bound, delta, confidence, method, count, number, correct)
+    return AuditResult(gaussian_epsilon(bound, delta), bound, delta, confidence, method, count, number, correct)
 
 
 def one_run_tail(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
@@ -208,7 +208,7 @@ def _mu_from_scores(scores: Array, coins: npt.NDArray[np.bool_], error: float) -
     return _largest(lambda noncentrality: float(density @ special.ndtr(noncentrality - spread)) <= error) * unit
 
 
-def _gaussian_epsilon(mu: float, delta: float) -> float:
+def gaussian_epsilon(mu: float, delta: float) -> float:
     """Return the epsilon of mu-GDP at a delta, rounded down."""
     if not 0 < mu < math.inf:
         return mu

@@ -135,6 +135,61 @@ def test_wrong_clip_is_found(privacy: Any, factor: float, monkeypatch: pytest.Mo
     assert "clip" in audit(little).failures
 
 
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        pytest.param(privacy, id=name, marks=[pytest.mark.slow] * (name != "central"))
+        for name, privacy in PRIVACIES.items()
+    ],
+)
+def test_clip_of_1_2_is_found_with_the_default_rounds(privacy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a noise multiplier of 1; with more bits, so that the longer sums do not wrap around."""
+    right = conditional_rounding.clip_by_norm
+
+    def clip(values: Any, clip_norm: float) -> Any:
+        return right(values, clip_norm * 1.2)
+
+    monkeypatch.setattr(private_sum, "clip_by_norm", clip)
+    monkeypatch.setattr(conditional_rounding, "clip_by_norm", clip)
+    found = replace(privacy, noise_multiplier=1.0)
+    if isinstance(found, DistributedGaussian):
+        found = replace(found, bits=20)
+    report = audit(found, rounds=None)
+    assert report.rounds > 20
+    assert report.clip_resolution <= 0.2
+    assert "clip" in report.failures
+
+
+def test_coordinates_without_noise_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Central noise stays where it was drawn: the last five of 4,000 coordinates get none."""
+    right = samplers.discrete_gaussian
+
+    def forgetful(variance: float, size: int, seed: bytes) -> Any:
+        drawn = np.array(right(variance, size, seed))
+        drawn[SIZE - 5 : SIZE] = 0
+        return drawn
+
+    monkeypatch.setattr(samplers, "discrete_gaussian", forgetful)
+    assert "noise_of_each_coordinate" in audit(PRIVACIES["central"]).failures
+
+
+@EVERY_PRIVACY
+@pytest.mark.slow
+def test_right_pipeline_passes_with_the_default_rounds_and_a_quiet_release(privacy: Any) -> None:
+    """The quiet one is the same pipeline at a noise multiplier of 0.1."""
+    quiet = replace(privacy, noise_multiplier=0.1)
+    if isinstance(quiet, DistributedGaussian):
+        quiet = replace(quiet, bits=20)
+
+    def release(contributions: list[np.ndarray], number: int) -> np.ndarray:
+        return np.asarray(SECURE.aggregate(contributions, privacy=quiet, round=number).mean) * CLIENTS
+
+    report = audit(privacy, rounds=None, quiet_release=release, quiet_noise_multiplier=0.1)
+    assert report.passed, report.describe()
+    assert report.clip_resolution < 0.1
+    assert report.epsilon.epsilon_lower <= {check.name: check.high for check in report.checks}["epsilon"]
+
+
 @EVERY_PRIVACY
 @pytest.mark.slow
 def test_the_same_noise_in_every_round_is_found(privacy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

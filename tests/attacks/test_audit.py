@@ -10,7 +10,7 @@ import pytest
 from scipy import special, stats
 
 from secfed.attacks import AuditResult, audit
-from secfed.attacks.audit import METHODS, _gaussian_epsilon, _mu_from_guesses, _mu_from_scores, one_run_tail
+from secfed.attacks.audit import METHODS, _mu_from_guesses, _mu_from_scores, gaussian_epsilon, one_run_tail
 from secfed.errors import ConfigError
 
 
@@ -132,7 +132,7 @@ def test_bounds_are_sound_for_independent_gaussian_guesses(canaries: int, mu: fl
         if tail > 1e-12:
             assert _mu_from_guesses(canaries, canaries, correct, tail) <= mu * (1 + 1e-8)
         for delta in (1e-9, 1e-5, 1e-2) if tail < 0.5 else ():
-            assert tail <= proved_tail(canaries, canaries, correct, _gaussian_epsilon(mu, delta), delta) + 1e-12
+            assert tail <= proved_tail(canaries, canaries, correct, gaussian_epsilon(mu, delta), delta) + 1e-12
 
 
 @pytest.mark.parametrize("mu", [0.3, 1.0, 3.0])
@@ -145,9 +145,7 @@ def test_bound_exceeds_the_truth_no_oftener_than_stated(method: Any, mu: float) 
     for _ in range(runs):
         included = random.integers(0, 2, 100)
         scores = 5.0 + 3.0 * (mu * included + random.normal(size=100))
-        failures += not audit(scores, included, delta=delta, method=method).consistent_with(
-            _gaussian_epsilon(mu, delta)
-        )
+        failures += not audit(scores, included, delta=delta, method=method).consistent_with(gaussian_epsilon(mu, delta))
     assert stats.binom.sf(failures - 1, runs, 0.05) > 1e-9
     if method == "gaussian":  # exact: neither more nor fewer
         assert stats.binom.cdf(failures, runs, 0.05) > 1e-9
@@ -158,7 +156,7 @@ def test_more_assumptions_find_more_and_canaries_find_most() -> None:
     random = np.random.default_rng(3)
     included = random.integers(0, 2, 2000)
     scores = included + random.normal(size=2000)
-    truth = _gaussian_epsilon(1.0, 1e-5)
+    truth = gaussian_epsilon(1.0, 1e-5)
     bounds = [audit(scores, included, delta=1e-5, method=method).epsilon_lower for method in METHODS]
     assert 1.5 < bounds[0] < bounds[1] < bounds[2] < truth
     assert bounds[2] > 0.8 * truth
@@ -228,7 +226,7 @@ def test_interval_for_mu_agrees_with_the_noncentral_t_law(inside: int, outside: 
 @pytest.mark.parametrize("delta", [1e-12, 1e-5, 0.1])
 @pytest.mark.parametrize("mu", [1e-3, 0.1, 1.0, 10.0, 1000.0])
 def test_epsilon_of_a_gaussian_release_is_the_closed_form(mu: float, delta: float) -> None:
-    epsilon = _gaussian_epsilon(mu, delta)
+    epsilon = gaussian_epsilon(mu, delta)
     found = special.ndtr(mu / 2 - epsilon / mu) - np.exp(epsilon + special.log_ndtr(-mu / 2 - epsilon / mu))
     if epsilon > 0:
         assert found == pytest.approx(delta, rel=1e-4)
@@ -238,9 +236,9 @@ def test_epsilon_of_a_gaussian_release_is_the_closed_form(mu: float, delta: floa
 
 def test_epsilon_of_a_gaussian_release_that_others_computed() -> None:
     """4.377 for noise equal to the sensitivity at delta 1e-5: Balle and Wang's analytic Gaussian mechanism."""
-    assert _gaussian_epsilon(1.0, 1e-5) == pytest.approx(4.3772, abs=1e-4)
-    assert _gaussian_epsilon(0.0, 1e-5) == 0
-    assert _gaussian_epsilon(math.inf, 1e-5) == math.inf
+    assert gaussian_epsilon(1.0, 1e-5) == pytest.approx(4.3772, abs=1e-4)
+    assert gaussian_epsilon(0.0, 1e-5) == 0
+    assert gaussian_epsilon(math.inf, 1e-5) == math.inf
 
 
 def test_lower_bound_of_mu_is_the_one_that_epsilon_follows_from() -> None:
@@ -249,11 +247,11 @@ def test_lower_bound_of_mu_is_the_one_that_epsilon_follows_from() -> None:
     scores = generator.normal(size=200) + 2.0 * coins
     found = audit(scores, coins, delta=1e-5, method="gaussian")
     assert found.mu_lower == _mu_from_scores(scores, coins, 1 - 0.95)
-    assert found.epsilon_lower == _gaussian_epsilon(found.mu_lower, 1e-5) > 0
+    assert found.epsilon_lower == gaussian_epsilon(found.mu_lower, 1e-5) > 0
     found = audit(scores, coins, delta=1e-5, method="f_dp", guesses=100)
     assert found.correct is not None
     assert found.mu_lower == _mu_from_guesses(200, 100, found.correct, 1 - 0.95)
-    assert found.epsilon_lower == _gaussian_epsilon(found.mu_lower, 1e-5) > 0
+    assert found.epsilon_lower == gaussian_epsilon(found.mu_lower, 1e-5) > 0
 
 
 def test_result_says_what_it_is() -> None:
