@@ -36,15 +36,14 @@ def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records:
     """Estimate how many records have which label.
 
     Args:
-        change: Gradient, or change of the biases, of a mean over the records, shape `(classes,)`; any positive factor
-            plays no part.
+        change: Gradient, or change of the biases, of a mean over the records, shape `(classes,)`.
         change_by_label: The same of records of each label alone, which the adversary computes with the model and
             records of its own, shape `(labels, classes)`.
         records: How many records are in the mean.
 
     Returns:
-        Counts that sum to `records`, shape `(labels,)`: the non-negative least-squares solution, rounded by largest
-        remainder.
+        Counts that sum to `records`, shape `(labels,)`: the non-negative least-squares solution whose shares sum to 1,
+        rounded by largest remainder.
 
     Raises:
         ConfigError: The shapes do not fit, a value is not finite, or there is no record.
@@ -56,9 +55,10 @@ def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records:
         raise ConfigError(f"changes by label have shape {known.shape}, needed finite values of {len(found)} classes")
     if records < 1:
         raise ConfigError(f"{records} records: needed at least 1")
-    shares = nnls(known.T, found)[0]
-    if not shares.sum() > 0:
-        shares = np.ones_like(shares)
+    # The changes of all classes sum to 0, so the mixture in which they cancel would be free: the sum of the shares fixes
+    # it, at a weight like that of the others.
+    weight = float(np.abs(known).max()) or 1.0
+    shares = nnls(np.vstack((known.T, np.full(len(known), weight))), np.append(found, weight))[0]
     exact = shares * (records / shares.sum())
     counts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
     largest = np.argsort(counts - exact, kind="stable")[: records - int(counts.sum())]

@@ -26,9 +26,9 @@ def test_the_label_of_one_record_is_always_told(true: int, seed: int) -> None:
 
 @given(st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=60), st.floats(1e-3, 1e3))
 def test_counts_of_a_mean_are_told_exactly_when_records_of_a_label_are_alike(labels: list[int], scale: float) -> None:
-    by_label = np.full((CLASSES, CLASSES), 0.1) - np.eye(CLASSES)
+    by_label = scale * (np.full((CLASSES, CLASSES), 0.1) - np.eye(CLASSES))
     counts = np.bincount(labels, minlength=CLASSES)
-    assert label_counts(scale * counts @ by_label / len(labels), by_label, len(labels)).tolist() == counts.tolist()
+    assert label_counts(counts @ by_label / len(labels), by_label, len(labels)).tolist() == counts.tolist()
 
 
 def test_counts_of_a_mean_are_told_nearly_when_predictions_differ() -> None:

@@ -149,7 +149,11 @@ def _labels_of_the_sum(recorded: RecordedRound, name: str) -> Cell:
 
 
 def _changes_by_label(recorded: RecordedRound) -> Array:
-    """Train on pictures of the adversary's own, one by one, and average the change of the last biases by label."""
+    """Train on pictures of the adversary's own, one by one, and average the change of the last biases by label.
+
+    The clip is public: it is applied here too.
+    """
+    settings = recorded.settings
     inputs, labels = recorded.others
     random = generator(recorded.settings.seed, "the adversary's batches")
     found = []
@@ -157,7 +161,10 @@ def _changes_by_label(recorded: RecordedRound) -> Array:
         changes = []
         for row in np.flatnonzero(labels == one)[:_OWN_PICTURES]:
             data = perceptron.Examples(inputs[row : row + 1], labels[row : row + 1], random)
-            changes.append(perceptron.local_update(recorded.model, data)[0]["output_bias"])
+            update = perceptron.local_update(recorded.model, data)[0]
+            norm = float(np.sqrt(sum(np.vdot(array, array) for array in update.values())))
+            factor = 1.0 if settings.privacy == "none" else min(1.0, settings.clip_norm / norm)
+            changes.append(factor * update["output_bias"])
         found.append(np.mean(changes, axis=0))
     return np.array(found)
 
