@@ -21,7 +21,7 @@ print("without hospital 2 the sum is right:", np.array_equal(result.sum, exact))
 
 # Hospital 1 cheats. The parties one by one, as a deployment has them; between them is the network.
 config = paillier.Config(key.public_key, [1, 2, 3, 4, 5], length=100, round=1)
-server = paillier.Server(config, opening=key.opening())
+server = paillier.Server(config, opening=paillier.PartialDecryptions(key))
 for client_id, request in server.open().items():
     client = paillier.Client(config, client_id, vectors[client_id])
     server.receive(client_id, client.receive(request))

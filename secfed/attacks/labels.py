@@ -55,8 +55,8 @@ def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records:
         raise ConfigError(f"changes by label have shape {known.shape}, needed finite values of {len(found)} classes")
     if records < 1:
         raise ConfigError(f"{records} records: needed at least 1")
-    # The changes of all classes sum to 0, so the mixture in which they cancel would be free: the sum of the shares fixes
-    # it, at a weight like that of the others.
+    # The changes of all classes sum to 0, so the mixture in which they cancel would be free. That the shares sum to 1
+    # fixes it, at a weight like that of the others.
     weight = float(np.abs(known).max()) or 1.0
     shares = nnls(np.vstack((known.T, np.full(len(known), weight))), np.append(found, weight))[0]
     exact = shares * (records / shares.sum())

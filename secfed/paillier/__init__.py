@@ -33,6 +33,7 @@ from secfed.paillier.integers import SlowIntegersWarning
 from secfed.paillier.key_holder import KeyHolder, OpenedSums
 from secfed.paillier.keys import PrivateKey, PublicKey
 from secfed.paillier.noise import Noise, NoisePool
+from secfed.paillier.partial_decryption import PartialDecryptions
 from secfed.paillier.server import Server
 from secfed.paillier.session import Result, run_session
 from secfed.paillier.share_holder import ShareHolder
@@ -47,6 +48,7 @@ __all__ = [
     "Noise",
     "NoisePool",
     "OpenedSums",
+    "PartialDecryptions",
     "PrivateKey",
     "PublicKey",
     "Result",

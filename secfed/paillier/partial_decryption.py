@@ -4,16 +4,14 @@ Source: `protocols/paillier/README.md`, sections 8 and 9.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from secfed.errors import DecryptionError
 from secfed.paillier.config import Config
 from secfed.paillier.messages import PartialDecryptionResponse
 from secfed.paillier.opening import OneSession, RefusedError, SumToOpen, Totals, checked_column
+from secfed.paillier.threshold import ThresholdKey
 from secfed.wire import kind_of
-
-if TYPE_CHECKING:
-    from secfed.paillier.threshold import ThresholdKey
 
 
 class PartialDecryptions(OneSession):
@@ -24,7 +22,7 @@ class PartialDecryptions(OneSession):
         threads: Threads that combine them, by default one for each usable core.
     """
 
-    def __init__(self, key: "ThresholdKey", threads: int | None = None) -> None:
+    def __init__(self, key: ThresholdKey, threads: int | None = None) -> None:
         self._key, self._threads = key, threads
         self._answered: set[int] = set()
         self._columns: dict[int, list[Any]] = {}  # of the holders with the lowest numbers that have answered

@@ -42,7 +42,7 @@ class Server:
 
     Args:
         config: The session's parameters.
-        opening: Who decrypts: one key holder, or the holders of a `ThresholdKey`'s shares (`ThresholdKey.opening`).
+        opening: Who decrypts: one key holder, or the holders of a `ThresholdKey`'s shares (`PartialDecryptions`).
         noise: The kind of noise with which a weighted sum is rerandomized, by default `"half"`, or `"full"` where the
             key has no `h`; no effect without public weights, so it is refused there.
         entropy: Source of the nonce and of that noise, new ones at every draw; by default the operating system's.

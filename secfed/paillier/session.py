@@ -17,6 +17,7 @@ from secfed.paillier.key_holder import KeyHolder, OpenedSums
 from secfed.paillier.keys import PrivateKey
 from secfed.paillier.noise import Noise, NoisePool
 from secfed.paillier.opening import OneKeyHolder, Opening
+from secfed.paillier.partial_decryption import PartialDecryptions
 from secfed.paillier.server import Fault, Server
 from secfed.paillier.share_holder import ShareHolder
 from secfed.paillier.stages import Stage
@@ -173,7 +174,7 @@ def _who_decrypts(
     if numbers != list(range(1, threshold_key.holders + 1)):
         raise ConfigError(f"needed one share for each of {threshold_key.holders} holders, found those of {numbers}")
     memory = opened if opened is not None else OpenedSums()
-    return threshold_key.opening(threads=threads), {
+    return PartialDecryptions(threshold_key, threads), {
         share.number: ShareHolder(
             config,
             threshold_key,

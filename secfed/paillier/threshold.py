@@ -28,8 +28,6 @@ from secfed.paillier.integers import (
 )
 from secfed.paillier.keys import LARGEST_DEGREE, PublicKey
 from secfed.paillier.messages import PartialDecryptionResponse
-from secfed.paillier.opening import Opening
-from secfed.paillier.partial_decryption import PartialDecryptions
 from secfed.paillier.proofs import NUMBER_BYTES, Statement, batch
 from secfed.paillier.residues import logarithm
 
@@ -237,14 +235,6 @@ class ThresholdKey:
     def _power_of_share(self, number: int) -> Any:
         exponents = [number**k for k in range(self.threshold)]
         return product_of_powers(self.commitments, exponents, self.modulus)
-
-    def opening(self, *, threads: int | None = None) -> Opening:
-        """Return what a `Server` does with the holders' answers; one for each session.
-
-        Args:
-            threads: Threads that combine them, by default one for each usable core.
-        """
-        return PartialDecryptions(self, threads)
 
     def decrypt_partially(
         self,

@@ -24,7 +24,7 @@ class Asked:
         generator = np.random.default_rng(seed)
         inputs = {client_id: generator.integers(0, 1 << 32, 40, np.uint32) for client_id in (1, 2, 3)}
         self.sum = np.add.reduce(list(inputs.values()), dtype=np.uint32)
-        self.server = paillier.Server(self.config, opening=self.key.opening())
+        self.server = paillier.Server(self.config, opening=paillier.PartialDecryptions(self.key))
         for client_id, request in self.server.open().items():
             self.server.receive(client_id, paillier.Client(self.config, client_id, inputs[client_id]).receive(request))
         self.request = self.server.close_stage()[1]
@@ -151,7 +151,7 @@ def test_answer_of_an_earlier_session_is_refused() -> None:
 def test_sum_that_the_clients_have_spoiled_ends_the_session() -> None:
     key, shares = dealt(2, 3)
     config = paillier.Config(key.public_key, [1, 2, 3], 40)
-    server = paillier.Server(config, opening=key.opening())
+    server = paillier.Server(config, opening=paillier.PartialDecryptions(key))
     for client_id, request in server.open().items():
         answer = EncryptedInputResponse.from_bytes(paillier.Client(config, client_id, [0] * 40).receive(request))
         noise = np.random.default_rng(client_id).bytes(len(answer.ciphertexts))
@@ -182,7 +182,7 @@ def test_no_holder_opens_the_sum_of_other_clients_in_the_same_round(number: int)
 def test_shares_and_holders_do_not_show_their_secret() -> None:
     asked = Asked()
     secret = str(asked.shares[0].value)
-    for party in (asked.shares[0], asked.holders[1], asked.key.opening(), asked.server):
+    for party in (asked.shares[0], asked.holders[1], paillier.PartialDecryptions(asked.key), asked.server):
         assert secret not in repr(party) and secret not in str(party)
     assert repr(asked.shares[0]) == "KeyShare(number=1)"
     with pytest.raises(ConfigError) as caught:

@@ -24,7 +24,7 @@ def without_h() -> tuple[paillier.PublicKey, paillier.PrivateKey]:
 def test_answers_of_one_session_are_no_sum_of_another() -> None:
     key, _ = dealt(2, 3)
     cohort = paillier.Config(key.public_key, [1, 2, 3], LENGTH, 16)
-    for opening in (OneKeyHolder(), key.opening()):
+    for opening in (OneKeyHolder(), paillier.PartialDecryptions(key)):
         paillier.Server(cohort, opening=opening)
         with pytest.raises(ConfigError, match="an opening serves one session"):
             paillier.Server(cohort, opening=opening)

@@ -180,11 +180,11 @@ def test_key_of_another_degree_is_refused_by_server_and_holder() -> None:
     key, shares = dealt(2, 3)
     config = config_of(key, degree=2)
     with pytest.raises(ConfigError, match="has degree 1, the configuration 2"):
-        paillier.Server(config, opening=key.opening())
+        paillier.Server(config, opening=paillier.PartialDecryptions(key))
     with pytest.raises(ConfigError, match="has degree 1, the configuration 2"):
         paillier.ShareHolder(config, key, shares[0])
     with pytest.raises(ConfigError, match="does not belong"):
-        paillier.Server(paillier.Config(keypair()[0], [1, 2], 4), opening=key.opening())
+        paillier.Server(paillier.Config(keypair()[0], [1, 2], 4), opening=paillier.PartialDecryptions(key))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def parties(vector: dict[str, Any]) -> tuple[paillier.Server, dict[str, Any]]:
     assert key.public_key.to_bytes().hex() == inputs["public_key"]
     config = config_in(vector, key)
     entropy = {name: SeededEntropy(bytes.fromhex(seed)) for name, seed in vector.get("seeds", {}).items()}
-    server = paillier.Server(config, opening=key.opening(), entropy=entropy.get("server"))
+    server = paillier.Server(config, opening=paillier.PartialDecryptions(key), entropy=entropy.get("server"))
     named: dict[str, Any] = {}
     for name, values in inputs["vectors"].items():
         named[f"client {name}"] = paillier.Client(
