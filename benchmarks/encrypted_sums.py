@@ -36,7 +36,7 @@ def keys(subgroup: bool = False) -> tuple[paillier.PublicKey, paillier.PrivateKe
 
 
 def config(length: int = 0, degree: int = 1, subgroup: bool = False) -> paillier.Config:
-    """A session of vectors that fill a few plaintexts, or of so many entries."""
+    """Return a session whose vectors have `length` entries, or (with 0) fill 64 plaintexts."""
     parameters: dict[str, Any] = {"modulus_bits": MODULUS_BITS, "bound": BOUND, "degree": degree}
     public_key = keys(subgroup)[0]
     if not length:

@@ -308,9 +308,8 @@ class SecAgg(IntegerAggregator):
 
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
         """Return a session among these clients; each insists on enough survivors for the noise."""
-        plan = transform.plan if isinstance(transform, PrivateSum) else None
         make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
-        return SecureAggregation(client_ids, make_config, self.policy or Policy(), plan.threshold if plan else 0)
+        return SecureAggregation(client_ids, make_config, self.policy or Policy(), transform.fewest)
 
     def _fewest_with_distributed_noise(self, privacy: DistributedGaussian, clients: int) -> int:
         if privacy.minimum_survivors is not None:

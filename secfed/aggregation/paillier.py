@@ -176,8 +176,7 @@ class Paillier(IntegerAggregator):
         )
 
     def _minimum(self, transform: Transform) -> int:
-        plan = transform.plan if isinstance(transform, PrivateSum) else None
-        return max(self.minimum_cohort, plan.threshold if plan else 0)
+        return max(self.minimum_cohort, transform.fewest)
 
     def _fewest_with_central_noise(self) -> int:
         return self.minimum_cohort

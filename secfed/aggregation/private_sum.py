@@ -132,6 +132,11 @@ class PrivateSum(Transform):
         return self.lattice.dimension
 
     @property
+    def fewest(self) -> int:
+        """Fewest survivors that bring enough noise; 0 if the server adds it."""
+        return self.plan.threshold if self.plan else 0
+
+    @property
     def bound(self) -> int:
         """Largest absolute value of an entry; with the clients' noise exceeded less than once in 2^100 sums."""
         return self.plan.largest_entry if self.plan else math.isqrt(self.lattice.largest_square)
@@ -185,7 +190,7 @@ class PrivateSum(Transform):
             rotation_seed=self.rotation_seed,
             mechanism=bytes([1 + MECHANISMS.index(plan.mechanism) if plan else 0]),
             clients=(plan.clients if plan else 0).to_bytes(4, "little"),
-            threshold=(plan.threshold if plan else 0).to_bytes(4, "little"),
+            threshold=self.fewest.to_bytes(4, "little"),
             colluders=(plan.colluders if plan else 0).to_bytes(4, "little"),
             noise_variance=f64(plan.noise.variance if plan else self.noise_variance),
             honest=b"".join(honest.to_bytes(4, "little") for honest in (plan.noise.honest if plan else ())),

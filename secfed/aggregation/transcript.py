@@ -23,6 +23,8 @@ from secfed.secagg.stages import Stage
 # Chance of calling a hidden update visible: one in a billion.
 _SIGNIFICANCE = 1e-9
 _FEWEST_VALUES = 64
+# Ciphertexts have no entries that could be read: they are cut into words.
+_WORD_BITS = 16
 # In which stage a client's input comes.
 _INPUT_STAGES = (Stage.MASKED_INPUT_COLLECTION, PaillierStage.ENCRYPTED_INPUT_COLLECTION)
 
@@ -116,6 +118,13 @@ class Transcript:
                 return vector if private else vector[:-1]
         raise EncodingError(f"client {client_id} sent no input in this session")
 
+    @property
+    def _seen_bits(self) -> int | None:
+        """Bits of an entry of a contribution; None if these are floats, or not hidden."""
+        if isinstance(self.config, PaillierConfig):
+            return _WORD_BITS
+        return None if self.config is None else self.config.modulus_bits
+
     def readable(self, client_id: int) -> Update:
         """Return a client's contribution with the structure of an update, as an adversary would read it.
 
@@ -129,8 +138,7 @@ class Transcript:
             steps = seen / transform.lattice.step if self.config is None else transform.centre(seen)
             return unflatten(transform.values(np.rint(steps).astype(np.int64)), transform.structure)
         if isinstance(transform, WeightedMean):
-            bits = 16 if isinstance(self.config, PaillierConfig) else transform.modulus_bits
-            seen = _centred(seen, bits) * (transform.fixed_point.clip / transform.fixed_point.levels)
+            seen = _centred(seen, self._seen_bits) * (transform.fixed_point.clip / transform.fixed_point.levels)
         return unflatten(seen, transform.structure)
 
     def readable_mean(self) -> Update:
@@ -172,9 +180,7 @@ class Transcript:
             raise EncodingError(
                 f"the update has {len(values)} values, the contribution {len(seen)}: needed the same number"
             )
-        bits = None if self.config is None else self.config.modulus_bits
-        if isinstance(self.config, PaillierConfig):
-            bits = 16
+        bits = self._seen_bits
         # The values enter as ranks or as they are; against uniform noise the correlation is 0 either way.
         correlation, correlation_p = 0.0, 1.0
         if np.ptp(values) > 0:  # a constant update correlates with nothing

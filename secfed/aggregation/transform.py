@@ -58,6 +58,11 @@ class Transform(ABC):
         return 0
 
     @property
+    def fewest(self) -> int:
+        """Fewest survivors whose sum may be released; 0 where any number will do."""
+        return 0
+
+    @property
     @abstractmethod
     def context(self) -> bytes:
         """What binds a session to these parameters."""

@@ -1,6 +1,5 @@
 """The commands and their options. Heavy packages are imported inside functions, so that `secfed --help` is quick."""
 
-import json
 import time
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
@@ -10,9 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from secfed.cli import attack, budget
-from secfed.cli.attack import PrivacyChoice, Protection
 from secfed.cli.extras import require
-from secfed.cli.options import fraction, given_options, positive, refuse_without_effect
+from secfed.cli.options import (
+    KeyBits,
+    PrivacyChoice,
+    Protection,
+    fraction,
+    given_options,
+    positive,
+    refuse_without_effect,
+    tell,
+)
 from secfed.errors import SecFedError
 
 app = typer.Typer(
@@ -134,9 +141,7 @@ def simulate(
         ),
     ] = None,
     adversary: Annotated[AdversaryChoice, typer.Option(help="Whom secagg withstands.")] = AdversaryChoice.SEMI_HONEST,
-    key_bits: Annotated[
-        int, typer.Option(min=2048, max=16384, help="With --aggregator paillier: bits of the key, a multiple of 16.")
-    ] = 3072,
+    key_bits: KeyBits = 3072,
     sampling_rate: Annotated[
         float, typer.Option(max=1, callback=positive, help="Probability that a client joins a round's cohort.")
     ] = 1.0,
@@ -220,11 +225,7 @@ def simulate(
         display.picture(outcome, file)
     except OSError as error:
         raise SecFedError(f"cannot write {file}: {error.strerror}") from None
-    console = Console(stderr=as_json)
-    for line in display.summary(outcome, seconds, [str(file)]):
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
-    if as_json:
-        typer.echo(json.dumps(outcome.to_json([str(file)])))
+    tell(display.summary(outcome, seconds, [str(file)]), outcome.to_json([str(file)]) if as_json else None)
     if not outcome.sums:
         raise SecFedError(f"no round gave a mean; the first: {outcome.records[0].failure}")
 

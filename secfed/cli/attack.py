@@ -1,15 +1,14 @@
 """The command `secfed attack`: one attack on a recorded round; `app` adds it to the command line."""
 
-import json
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.options import fraction, positive, refuse_without_effect
+from secfed.cli.options import KeyBits, PrivacyChoice, Protection, fraction, positive, refuse_without_effect, tell
 from secfed.errors import SecFedError
 
 
@@ -17,22 +16,6 @@ class AttackName(StrEnum):
     """Attacks."""
 
     ANALYTIC = "analytic"
-
-
-class Protection(StrEnum):
-    """Aggregators."""
-
-    PLAIN = "plain"
-    SECAGG = "secagg"
-    PAILLIER = "paillier"
-
-
-class PrivacyChoice(StrEnum):
-    """Who adds noise."""
-
-    NONE = "none"
-    CENTRAL = "central"
-    DISTRIBUTED = "distributed"
 
 
 # Choices, and the options that have no effect with them.
@@ -60,9 +43,7 @@ def attack(
     clip_norm: Annotated[
         float, typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm.")
     ] = 1.0,
-    key_bits: Annotated[
-        int, typer.Option(min=2048, max=16384, help="With --aggregator paillier: bits of the key, a multiple of 16.")
-    ] = 3072,
+    key_bits: KeyBits = 3072,
     seed: Annotated[
         int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
     ] = 0,
@@ -73,7 +54,7 @@ def attack(
 ) -> None:
     """Attack recorded rounds on real pictures, with what the server saw of them and nothing else.
 
-    Beside each figure stand those of no information: the mean picture, and the same attack on noise.
+    The command prints two controls next to each figure: the mean picture, and the same attack on noise.
 
     Examples: secfed attack analytic --aggregator secagg; secfed attack --all
     """
@@ -91,7 +72,7 @@ def attack(
     result = analytic.attack(record_round(settings))
     file = output / "analytic.png"
     _draw(file, lambda: analytic.picture(result, file))
-    _tell([*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
+    tell([*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
 
 
 def _matrix(key_bits: int, seed: int, output: Path, as_json: bool) -> None:
@@ -115,7 +96,7 @@ def _matrix(key_bits: int, seed: int, output: Path, as_json: bool) -> None:
         "cells": [cell.to_json() for cell in found],
         "files": [str(file)],
     }
-    _tell([*matrix.table(found), f"picture: {file}"], told if as_json else None)
+    tell([*matrix.table(found), f"picture: {file}"], told if as_json else None)
 
 
 def _draw(file: Path, draw: Callable[[], None]) -> None:
@@ -124,13 +105,3 @@ def _draw(file: Path, draw: Callable[[], None]) -> None:
         draw()
     except OSError as error:
         raise SecFedError(f"cannot write {file}: {error.strerror}") from None
-
-
-def _tell(lines: list[str], found: dict[str, Any] | None) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=found is not None)
-    for line in lines:
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
-    if found is not None:
-        typer.echo(json.dumps(found))

@@ -1,8 +1,32 @@
-"""Checks of options; typer's own bounds let "nan" pass."""
+"""What commands share: options, their checks (typer's own bounds let "nan" pass), and how they tell what they found."""
 
+import json
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
+
+
+class Protection(StrEnum):
+    """Aggregators."""
+
+    PLAIN = "plain"
+    SECAGG = "secagg"
+    PAILLIER = "paillier"
+
+
+class PrivacyChoice(StrEnum):
+    """Who adds noise."""
+
+    NONE = "none"
+    CENTRAL = "central"
+    DISTRIBUTED = "distributed"
+
+
+KeyBits = Annotated[
+    int, typer.Option(min=2048, max=16384, help="With --aggregator paillier: bits of the key, a multiple of 16.")
+]
 
 
 def positive(number: float) -> float:
@@ -40,3 +64,14 @@ def refuse_without_effect(
         for name in names:
             if chosen[option] == choice and name in given:
                 raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect with --{option} {choice}".rstrip())
+
+
+def tell(lines: Iterable[str], found: Mapping[str, Any] | None) -> None:
+    """Print lines; if there is a JSON object, print it alone on stdout and the lines on stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=found is not None)
+    for line in lines:
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+    if found is not None:
+        typer.echo(json.dumps(found))

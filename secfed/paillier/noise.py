@@ -6,7 +6,7 @@ form, `b * exp(n t)` with `b < n`, because the short `b` multiply faster and the
 
 Security:
     The bytes of a secret exponent choose the table's entries, so the processor's cache may show them to another program
-    on the same machine. Kinds of noise and what each assumes: `NOISES`.
+    on the same machine. What each kind of noise assumes is in `NOISES`.
 
 Source: Damgard, Jurik, Nielsen 2010, section 4.1 (powers of `h`); `protocols/paillier/README.md`, section 4.
 """

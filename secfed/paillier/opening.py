@@ -11,7 +11,7 @@ from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.paillier.config import Config
 from secfed.paillier.integers import read_column
 from secfed.paillier.messages import DecryptionResponse
-from secfed.wire import Set, kind_of
+from secfed.wire import Message, Set
 
 Totals = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -59,8 +59,8 @@ class Opening(Protocol):
     def message_bytes(self, config: Config) -> int:
         """Return the length of the longest response."""
 
-    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
-        """Take a response: a whole message of whatever kind, from one of the holders.
+    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, response: Message) -> None:
+        """Take a response: a message of whatever kind, from one of the holders.
 
         Raises:
             RefusedError: S3 to S10; nothing has changed.
@@ -110,14 +110,13 @@ class OneKeyHolder(OneSession):
         """Return the length of the longest response."""
         return DecryptionResponse.size(config.packing.plaintexts * config.public_key.plaintext_bytes(config.degree))
 
-    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
+    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, response: Message) -> None:
         """Take a response; see `Opening`."""
         config = request.config
-        if (kind := kind_of(data)) != DecryptionResponse.kind:  # S3
-            raise RefusedError(f"message of kind {kind}, needed DecryptionResponse", "S3")
+        if not isinstance(response, DecryptionResponse):  # S3
+            raise RefusedError(f"message of kind {response.kind}, needed DecryptionResponse", "S3")
         if self._totals is not None:  # S4
             raise RefusedError("answered twice", "S4")
-        response = DecryptionResponse.from_bytes(data)
         if response.session_id != request.session_id:  # S5
             raise RefusedError("the response is for another session or key", "S5")
         size, count = config.public_key.plaintext_bytes(config.degree), config.packing.plaintexts

@@ -11,7 +11,7 @@ from secfed.paillier.config import Config
 from secfed.paillier.messages import PartialDecryptionResponse
 from secfed.paillier.opening import OneSession, RefusedError, SumToOpen, Totals, checked_column
 from secfed.paillier.threshold import ThresholdKey
-from secfed.wire import kind_of
+from secfed.wire import Message
 
 
 class PartialDecryptions(OneSession):
@@ -44,13 +44,12 @@ class PartialDecryptions(OneSession):
         """Return the length of the longest response."""
         return PartialDecryptionResponse.size(config.column_bytes, self._key.response_bytes)
 
-    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, data: bytes) -> None:
+    def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, response: Message) -> None:
         """Take a response; see `Opening`."""
-        if (kind := kind_of(data)) != PartialDecryptionResponse.kind:  # S3
-            raise RefusedError(f"message of kind {kind}, needed PartialDecryptionResponse", "S3")
+        if not isinstance(response, PartialDecryptionResponse):  # S3
+            raise RefusedError(f"message of kind {response.kind}, needed PartialDecryptionResponse", "S3")
         if holder_id in self._answered:  # S4
             raise RefusedError("answered twice", "S4")
-        response = PartialDecryptionResponse.from_bytes(data)
         if response.session_id != request.session_id:  # S5
             raise RefusedError("the response is for another session or key", "S5")
         partials = checked_column(request.config, response.partials, "partial decryption")  # S6 to S8

@@ -188,7 +188,7 @@ class Server:
             if collecting:
                 self._collect(self._config.position(sender_id), message)
             else:
-                self._opening.receive(self._request(), self._products, sender_id, bytes(whole))
+                self._opening.receive(self._request(), self._products, sender_id, message)
             return True
         except MalformedMessageError as error:  # S2
             text, check = f"{sender}: {error.args[0]}", "S2"

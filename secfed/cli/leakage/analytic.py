@@ -1,7 +1,7 @@
 """The analytic attack on one recorded round: what one message, and what the sum, gives away of the pictures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,7 @@ class Score:
         return {
             "psnr": self.psnr,
             "identified": self.identified,
-            "null": {
-                name: {"mean": null.mean, "lower": null.lower, "upper": null.upper} for name, null in nulls.items()
-            },
+            "null": {name: asdict(null) for name, null in nulls.items()},
         }
 
     def __str__(self) -> str:

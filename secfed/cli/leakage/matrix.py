@@ -1,7 +1,7 @@
 """The matrix: every attack against every protection, each cell from a recorded round, with the same attack on noise."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +59,12 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Return the cell as the command line prints it."""
-        null = {
-            "mean": self.null.mean,
-            "lower": self.null.lower,
-            "upper": self.null.upper,
-            "largest": self.null_largest,
-        }
         return {
             "attack": self.attack,
             "protection": self.protection,
             "success": self.success,
             "psnr": self.psnr,
-            "null": null,
+            "null": asdict(self.null) | {"largest": self.null_largest},
             "leaks": self.leaks,
         }
 
