@@ -18,8 +18,8 @@ from benchmarks import peers
 from benchmarks.measure import Line, cpu
 from benchmarks.peer_dp import WARM_UP, Groups, measured
 from secfed import dp
-from secfed.dp import distributed, samplers
 from secfed.dp.events import Adjacency, Event
+from secfed.dp.noise import distributed, samplers
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.rotation import Rotation
 

@@ -6,7 +6,7 @@ import numpy as np
 
 import secfed
 from secfed import dp, secagg
-from secfed.aggregation import PrivateSum, SurplusNoise
+from secfed.aggregation import PrivateSum
 
 SIZE, ROUNDS = 20, 4
 # Part of the application: every device has its own copy, and insists on it whatever the server says.
@@ -59,7 +59,7 @@ def main():
         while not server.done:
             ask(pipes, outbox, server.receive)
             outbox = server.close_stage()
-        surplus = SurplusNoise(transform, server.survivors)
+        surplus = transform.surplus_noise(server.survivors)
         ask(pipes, dict.fromkeys(server.survivors, surplus.request), surplus.receive)
         result = transform.decode(surplus.subtract(server.sum), server.survivors)
         model = model + result.mean

@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "encoding": {"crypto.prg", "crypto.ring", "errors"},
     "secagg": {"crypto", "wire", "concurrency", "errors"},
     "paillier": {"crypto", "wire", "concurrency", "errors"},
-    "dp": {"crypto.prg", "errors"},
+    "dp": {"crypto.prg", "crypto.entropy", "wire", "concurrency", "errors"},
     "attacks": {"errors"},
     "aggregation": {
         "encoding",
@@ -29,7 +29,6 @@ ARROWS: dict[str, set[str]] = {
         "paillier",
         "dp",
         "wire",
-        "concurrency",
         "crypto.entropy",
         "crypto.packing",
         "crypto.prg",

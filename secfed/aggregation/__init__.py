@@ -6,12 +6,10 @@ A transform makes updates vectors and their sum a mean; a channel adds vectors; 
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
-from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.paillier import Paillier
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
-from secfed.aggregation.surplus_noise import SurplusNoise
 from secfed.aggregation.transcript import RecordedMessage, Resemblance, Transcript
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
@@ -25,7 +23,6 @@ __all__ = [
     "Decoded",
     "DistributedGaussian",
     "FloatMean",
-    "NoiseShare",
     "Paillier",
     "Plain",
     "Prepared",
@@ -34,7 +31,6 @@ __all__ = [
     "RecordedMessage",
     "Resemblance",
     "SecAgg",
-    "SurplusNoise",
     "Transcript",
     "Transform",
     "WeightedMean",

@@ -1,4 +1,4 @@
-"""The messages of an aggregation: the public parameters of a transform, and the exchange of surplus noise.
+"""The messages that tell clients the public parameters of a transform.
 
 `protocols/aggregation/README.md` says the same, and `protocols/aggregation/messages.json` lists the fields. Numbers are
 little-endian: `u8`, `u32`, `u64`, and `f64` in IEEE 754.
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from secfed.errors import MalformedMessageError
-from secfed.secagg.config import HASH_BYTES
 from secfed.wire import Message
 
 
@@ -45,24 +44,6 @@ class PrivateSumParameters(Message):
     colluders: Annotated[bytes, 4]  # u32: survivors whose noise does not count
     noise_variance: Annotated[bytes, 8]  # f64: of the noise in the sum, per coordinate, in square steps
     honest: bytes  # u32 each, falling: for how many honest survivors each layer of noise is made
-
-
-@dataclass(frozen=True, slots=True)
-class SurplusNoiseRequest(Message):
-    """Asks a survivor for the seeds of the layers of noise that so many survivors do not need; 38 bytes."""
-
-    kind: ClassVar[int] = 35
-    transform_hash: Annotated[bytes, HASH_BYTES]  # of the parameters, which are new for every sum
-    kept: Annotated[bytes, 4]  # u32: layers that stay, from the first
-
-
-@dataclass(frozen=True, slots=True)
-class SurplusNoiseResponse(Message):
-    """The seeds of the layers that do not stay, in order."""
-
-    kind: ClassVar[int] = 36
-    transform_hash: Annotated[bytes, HASH_BYTES]
-    seeds: bytes  # 32 bytes each
 
 
 def f64(number: float) -> bytes:

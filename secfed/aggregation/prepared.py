@@ -10,12 +10,12 @@ from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.channels import Channel, Total
 from secfed.aggregation.cohort import ClientEncodingError, Updates, Weights, by_client, checked_dropouts
 from secfed.aggregation.cohort_sizes import ANY_COHORT
-from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.private_sum import PrivateSum
-from secfed.aggregation.surplus_noise import SURPLUS_NOISE, SurplusNoise
 from secfed.aggregation.transcript import Transcript
 from secfed.aggregation.transform import Transform
 from secfed.dp.events import Event
+from secfed.dp.noise.shares import NoiseShare
+from secfed.dp.noise.surplus import SURPLUS_NOISE, SurplusNoise
 from secfed.encoding.flatten import Update
 from secfed.errors import EncodingError, TooFewSurvivorsError
 from secfed.secagg.stages import Stage
@@ -165,8 +165,8 @@ class Prepared:
 
         transcript = Transcript(self.channel.protection, transform, self.channel.config) if record else None
         total = self.channel.sum(vector_of, silent, transcript.record if transcript else None)
-        if private:
-            total = self._without_surplus(private, total, shares, silent, transcript)
+        if private and (surplus := private.surplus_noise(total.survivors)):
+            total = self._without_surplus(surplus, total, shares, silent, transcript)
         if transcript:
             transcript.total, transcript.survivors = total.vector, total.survivors
         if beyond:
@@ -188,14 +188,13 @@ class Prepared:
 
     def _without_surplus(
         self,
-        private: PrivateSum,
+        surplus: SurplusNoise,
         total: Total,
         shares: Mapping[int, NoiseShare],
         silent: Mapping[int, Stage],
         transcript: Transcript | None,
     ) -> Total:
         """Ask the survivors for the layers of noise that so many do not need, and subtract them."""
-        surplus = SurplusNoise(private, total.survivors)
         for client_id in total.survivors if surplus.request else ():
             total.bytes_down[client_id] += len(surplus.request)
             if transcript:

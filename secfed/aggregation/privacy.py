@@ -16,8 +16,8 @@ large enough for one is in the event (`decisive_probability`), and costs delta.
 import math
 from dataclasses import dataclass
 
-from secfed.dp.distributed import Mechanism
 from secfed.dp.events import check_count, check_number, check_positive
+from secfed.dp.noise.distributed import Mechanism
 from secfed.errors import ConfigError
 
 
@@ -127,7 +127,7 @@ class DistributedGaussian:
     Args:
         clip_norm: See `CentralGaussian`.
         noise_multiplier: The guarantee to meet: that of central Gaussian noise of this standard deviation, divided by
-            `clip_norm`. Skellam noise comes out at a slightly larger epsilon, see `dp.distributed.choose`.
+            `clip_norm`. Skellam noise comes out at a slightly larger epsilon, see `dp.noise.distributed.choose`.
         bits: Bits of an entry of the vector, 2 to 64; None takes the fewest that do.
         mechanism: `"discrete_gaussian"` or `"skellam"`.
         layers: 1: all noise stays, too much of it if more than the fewest survive. More: noise comes in as many layers,
@@ -156,7 +156,7 @@ class DistributedGaussian:
 
     Source:
         Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
-        Aggregation, ICML 2021; see `dp.distributed`.
+        Aggregation, ICML 2021; see `dp.noise.distributed`.
     """
 
     clip_norm: float

@@ -15,14 +15,16 @@ import numpy.typing as npt
 
 from secfed.aggregation.cohort_sizes import ANY_COHORT, decisive_probability
 from secfed.aggregation.messages import PrivateSumParameters, f64, read_f64, u32s
-from secfed.aggregation.noise_shares import NoiseShare
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.crypto.ring import narrowest_dtype, signed
-from secfed.dp import events, samplers
-from secfed.dp.distributed import MECHANISMS, NOISE_MARGIN, Layers, NoisePlan, choose, least_variance
+from secfed.dp import events
+from secfed.dp.noise import samplers
+from secfed.dp.noise.distributed import MECHANISMS, NOISE_MARGIN, Layers, NoisePlan, choose, least_variance
+from secfed.dp.noise.shares import NoiseShare
+from secfed.dp.noise.surplus import SurplusNoise
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.flatten import Structure, Update, structure, unflatten
 from secfed.encoding.rotation import Rotation, rotated_length
@@ -166,6 +168,19 @@ class PrivateSum(Transform):
     def noise_share(self) -> NoiseShare | None:
         """Return one client's fresh noise; None if the server adds it."""
         return NoiseShare(self.plan, self.hash) if self.plan else None
+
+    def surplus_noise(self, survivors: Collection[int]) -> SurplusNoise | None:
+        """Return what the server asks the survivors of the sum for, and takes off; None if the server adds the noise.
+
+        Args:
+            survivors: Ids of the clients in the sum.
+
+        Raises:
+            TooFewSurvivorsError: They are too few for any sum.
+        """
+        if self.plan is None:
+            return None
+        return SurplusNoise(self.plan, self.hash, survivors, modulus_bits=self.modulus_bits, secret=self.noise_is_fixed)
 
     @property
     def context(self) -> bytes:

@@ -1,6 +1,6 @@
 """Differential privacy: what was released, what it spent, and exact noise.
 
-This room knows nothing of learning or of protocols.
+It knows nothing of learning.
 """
 
 from secfed.dp.accountant import Accountant, Bounds

@@ -112,7 +112,7 @@ class Lattice:
     @property
     def largest_square(self) -> int:
         """Largest squared Euclidean norm of a rounded vector, in square steps; a whole number, at least 1."""
-        # dp.distributed calibrates with the same bound; the wings do not know each other, a test compares them.
+        # dp.noise.distributed calibrates with the same bound; the wings do not know each other, a test compares them.
         norm, root = self.clip_norm / self.step, math.sqrt(self.dimension)
         bound = min(norm**2 + self.dimension / 4 + _SLACK * (norm + root / 2), (norm + root) ** 2)
         return max(1, math.floor(bound))

@@ -18,13 +18,11 @@ from secfed import dp
 from secfed.aggregation import (
     CentralGaussian,
     DistributedGaussian,
-    NoiseShare,
-    noise_shares,
     private_sum,
 )
 from secfed.attacks import SelfAudit, self_audit
 from secfed.crypto.entropy import SystemEntropy
-from secfed.dp import samplers
+from secfed.dp.noise import samplers, shares
 from secfed.encoding import conditional_rounding
 
 CLIENTS, SIZE, CLIP = 10, 4000, 2.5
@@ -96,10 +94,10 @@ def test_missing_share_of_noise_is_found(privacy: Any, monkeypatch: pytest.Monke
     """One of ten clients leaves out the layer that would stay in the sum (with one layer: all), in every sum."""
     made = []
 
-    class Forgetful(NoiseShare):
+    class Forgetful(shares.NoiseShare):
         def draw(self) -> Any:
             made.append(self)
-            forgotten = noise_shares.layer_of_noise(self._plan, 0, self._seeds[0])
+            forgotten = shares.layer_of_noise(self._plan, 0, self._seeds[0])
             return super().draw() - forgotten * (len(made) % CLIENTS == 0)
 
     monkeypatch.setattr(private_sum, "NoiseShare", Forgetful)

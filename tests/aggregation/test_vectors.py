@@ -15,12 +15,11 @@ from secfed.aggregation import (
     AdaptiveClipping,
     CentralGaussian,
     DistributedGaussian,
-    NoiseShare,
     PrivateSum,
-    SurplusNoise,
     WeightedMean,
 )
-from secfed.dp.distributed import MECHANISMS
+from secfed.dp.noise import NoiseShare, SurplusNoise
+from secfed.dp.noise.distributed import MECHANISMS
 from tests import vectors
 
 FILES = vectors.files("aggregation")
@@ -177,7 +176,7 @@ def test_surplus_noise_is_asked_for_given_and_refused_alike(path: Path) -> None:
     vector = vectors.load(path)
     inputs, error = vector["inputs"], vector.get("error")
     transform = transform_of(vector, inputs["message"], np.zeros(vector["config"]["values"]))
-    server, survivors = SurplusNoise(transform, inputs["survivors"]), len(inputs["survivors"])
+    server, survivors = transform.surplus_noise(inputs["survivors"]), len(inputs["survivors"])
     clients = {
         int(name): NoiseShare(transform.plan, transform.hash, entropy=Given(seeds))
         for name, seeds in inputs["seeds"].items()

@@ -32,7 +32,7 @@ def fedavg(privacy: Any, aggregator: Any = SECURE, update: Any = move, **options
 
 def forbid_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("discrete_gaussian", "skellam"):
-        monkeypatch.setattr(f"secfed.dp.samplers.{name}", lambda *_: pytest.fail("noise was drawn"))
+        monkeypatch.setattr(f"secfed.dp.noise.samplers.{name}", lambda *_: pytest.fail("noise was drawn"))
 
 
 @pytest.mark.parametrize("privacy", [CENTRAL, DISTRIBUTED])

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from scipy.special import chdtrc
 
-from secfed.dp.samplers import discrete_gaussian
+from secfed.dp.noise.samplers import discrete_gaussian
 
 WORD = (1 << 64) - 1
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import gammaln
 
-from secfed.dp import DiscreteGaussianSum, SkellamSum, distributed
-from secfed.dp.distributed import Layers, NoisePlan, choose
+from secfed.dp import DiscreteGaussianSum, SkellamSum
+from secfed.dp.noise import distributed
+from secfed.dp.noise.distributed import Layers, NoisePlan, choose
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.rotation import Rotation
 from secfed.errors import ConfigError, TooFewSurvivorsError

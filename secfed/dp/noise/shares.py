@@ -1,8 +1,8 @@
 """One client's noise in layers, some of which it can give up once it knows how many survived.
 
 After the unmasking the server asks the survivors for the seeds of the layers that so many survivors do not need, draws
-the same noise again and subtracts it (`surplus_noise.py`). A client reveals only what *its own* count of the survivors
-allows, once. Whoever does not answer leaves more noise in the sum, never less.
+the same noise again and subtracts it (`surplus.py`). A client reveals only what *its own* count of the survivors
+allows, once. A client that does not answer leaves more noise in the sum, never less.
 
 Source: Jiang, Wang, Chen: Efficient Federated Learning with Dropout-Resilient Differential Privacy, EuroSys 2024; there
 seeds are also shared among the clients, so that even a silent client's surplus can be removed.
@@ -13,19 +13,20 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseResponse
 from secfed.concurrency import refused_while_busy
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
-from secfed.dp import samplers
-from secfed.dp.distributed import NoisePlan
+from secfed.dp.noise import samplers
+from secfed.dp.noise.distributed import NoisePlan
+from secfed.dp.noise.messages import SurplusNoiseRequest, SurplusNoiseResponse
 from secfed.errors import FaultyServerError, StageError
 
 Steps = npt.NDArray[np.int64]
 
 
 class NoiseShare:
-    """The noise of one client for one sum: a fresh seed for each layer; made by `PrivateSum.noise_share`.
+    """The noise of one client for one sum: a fresh seed for each layer; made by
+    `aggregation.PrivateSum.noise_share`.
 
     Args:
         plan: The public parameters of the sum's noise.

@@ -4,6 +4,7 @@ import contextlib
 import math
 import pickle
 import threading
+from collections.abc import Collection
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secfed.aggregation import DistributedGaussian, NoiseShare, PrivateSum, SurplusNoise
-from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseResponse
+from secfed.aggregation import DistributedGaussian, PrivateSum
 from secfed.crypto.prg import SEED_BYTES
+from secfed.dp.noise import NoiseShare, SurplusNoise
+from secfed.dp.noise.messages import SurplusNoiseRequest, SurplusNoiseResponse
 from secfed.errors import FaultyClientError, FaultyServerError, MalformedMessageError, StageError, TooFewSurvivorsError
 
 CLIENTS, THRESHOLD, DIMENSION = 12, 7, 4096
@@ -36,6 +38,12 @@ def share_of(public: PrivateSum) -> NoiseShare:
     return share
 
 
+def surplus_of(public: PrivateSum, survivors: Collection[int]) -> SurplusNoise:
+    surplus = public.surplus_noise(survivors)
+    assert surplus is not None
+    return surplus
+
+
 def asked(public: PrivateSum, kept: int) -> bytes:
     return SurplusNoiseRequest(public.hash, kept.to_bytes(4, "little")).to_bytes()
 
@@ -47,7 +55,7 @@ def seeds_in(response: bytes) -> bytes:
 def left_in_sum(public: PrivateSum, shares: dict[int, NoiseShare], silent: tuple[int, ...] = ()) -> np.ndarray:
     """The noise in the sum after the exchange."""
     total = public.wrap(np.sum([share.draw() for share in shares.values()], axis=0))
-    surplus = SurplusNoise(public, list(shares))
+    surplus = surplus_of(public, list(shares))
     for client_id, share in shares.items():
         if client_id not in silent and surplus.request:
             surplus.receive(client_id, share.receive(surplus.request, len(shares)))
@@ -84,7 +92,7 @@ def test_removed_layers_are_those_of_the_seeds_to_the_last_step() -> None:
     share = share_of(public)
     everything = share.draw()
     assert np.array_equal(everything, share.draw())
-    surplus = SurplusNoise(public, range(1, 12))
+    surplus = surplus_of(public, range(1, 12))
     response = share.receive(surplus.request, 11)
     assert len(seeds_in(response)) == SEED_BYTES * (len(noise_of(public).honest) - 2)
     surplus.receive(1, response)
@@ -168,13 +176,13 @@ def test_client_reveals_nothing_if_so_few_survive_that_nothing_may_be_unmasked()
     with pytest.raises(StageError):
         share.receive(asked(public, 6), 12)
     with pytest.raises(TooFewSurvivorsError):
-        SurplusNoise(public, range(6))
+        surplus_of(public, range(6))
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 32 * 4, 32 * 6])
 def test_response_of_another_length_is_refused_by_name(length: int) -> None:
     public = transform()
-    surplus = SurplusNoise(public, range(1, 13))
+    surplus = surplus_of(public, range(1, 13))
     response = SurplusNoiseResponse(public.hash, bytes(length)).to_bytes()
     with pytest.raises(FaultyClientError, match=f"{length} bytes of seeds from client 5, needed 160") as caught:
         surplus.receive(5, response)
@@ -183,7 +191,7 @@ def test_response_of_another_length_is_refused_by_name(length: int) -> None:
 
 def test_server_takes_responses_of_survivors_about_this_sum_only() -> None:
     public = transform()
-    surplus = SurplusNoise(public, range(1, 13))
+    surplus = surplus_of(public, range(1, 13))
     right = share_of(public).receive(surplus.request, 12)
     strange = SurplusNoiseResponse(bytes(32), seeds_in(right)).to_bytes()
     for client_id, data, check in ((13, right, "M2"), (5, strange, "M3"), (5, right[:-1], "M1"), (5, b"", "M1")):
@@ -198,7 +206,7 @@ def test_server_takes_responses_of_survivors_about_this_sum_only() -> None:
 
 def test_one_layer_is_never_removed() -> None:
     public = transform(layers=1)
-    surplus = SurplusNoise(public, range(1, 13))
+    surplus = surplus_of(public, range(1, 13))
     assert noise_of(public).kept(12) == 1
     assert surplus.request == b""
     total = public.wrap(np.arange(DIMENSION))

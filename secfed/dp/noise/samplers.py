@@ -1,10 +1,11 @@
 """Exact integer noise from a seed: discrete Gaussian and Skellam, without floating point in the draw.
 
-A sample is the inverse of the law's distribution function at a uniform number (`secfed.dp.tables`). The number's words
-are AES-128-CTR keystream of the seed, so the same seed gives the same noise, and noise can be taken off again by who
-knows the seed. The first `size` samples are the same whatever is drawn after them.
+A sample is the inverse of the law's distribution function at a uniform number (`tables.py`). The number's words are
+AES-128-CTR keystream of the seed, so the same seed gives the same noise: a server that knows the seed can take the
+noise off again. The first `size` samples are the same whatever is drawn after them. `protocols/aggregation`, section 5,
+specifies the draw.
 
-Were the keystream uniform, each sample would have its law to within 2^-128 in total variation: `secfed.dp.tables` shows
+Were the keystream uniform, each sample would have its law to within 2^-128 in total variation: `tables.py` shows
 2^-137, and at most 2^9 draws are summed.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto import prg
-from secfed.dp.tables import (
+from secfed.dp.noise.tables import (
     KEEP_BITS,
     TABLE_VARIANCE,
     WEIGHT_ERROR,

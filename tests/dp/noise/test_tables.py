@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from secfed.dp import samplers
-from secfed.dp.samplers import Sampler
-from secfed.dp.tables import GaussianWeights, SkellamWeights, Table, negative_exponential
+from secfed.dp.noise import samplers
+from secfed.dp.noise.samplers import Sampler
+from secfed.dp.noise.tables import GaussianWeights, SkellamWeights, Table, negative_exponential
 
 getcontext().prec = 120
 CLOSE = Decimal(2) ** -128

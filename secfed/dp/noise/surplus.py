@@ -10,22 +10,24 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.messages import SurplusNoiseRequest, SurplusNoiseResponse
-from secfed.aggregation.noise_shares import layer_of_noise
-from secfed.aggregation.private_sum import PrivateSum
 from secfed.crypto.prg import SEED_BYTES
+from secfed.dp.noise.distributed import NoisePlan
+from secfed.dp.noise.messages import SurplusNoiseRequest, SurplusNoiseResponse
+from secfed.dp.noise.shares import layer_of_noise
 from secfed.errors import FaultyClientError, MalformedMessageError, TooFewSurvivorsError
-from secfed.secagg.messages import column
 
 SURPLUS_NOISE: Final = "SURPLUS_NOISE"
 
 
 class SurplusNoise:
-    """What the server asks the survivors of one sum, and what it takes off.
+    """What the server asks the survivors of one sum for, and takes off; made by `aggregation.PrivateSum.surplus_noise`.
 
     Args:
-        transform: The sum's transform.
+        plan: The public parameters of the sum's noise.
+        transform_hash: Which sum it is, 32 bytes: `PrivateSum.hash`.
         survivors: Ids of the clients in the sum.
+        modulus_bits: The sum is modulo `2**modulus_bits`.
+        secret: Whether nobody may learn from the noise how many survived.
 
     Raises:
         TooFewSurvivorsError: They are too few for any sum.
@@ -34,15 +36,16 @@ class SurplusNoise:
         request: The message for every survivor; empty if there is no surplus, and nothing to ask.
     """
 
-    def __init__(self, transform: PrivateSum, survivors: Collection[int]) -> None:
-        self._transform, self._survivors = transform, frozenset(survivors)
+    def __init__(
+        self, plan: NoisePlan, transform_hash: bytes, survivors: Collection[int], *, modulus_bits: int, secret: bool
+    ) -> None:
+        self._plan, self._hash, self._secret = plan, transform_hash, secret
+        self._ring = np.uint64((1 << modulus_bits) - 1)
+        self._survivors = frozenset(survivors)
         self._seeds: dict[int, list[bytes]] = {}
-        self._kept = self._layers = 0
-        if plan := transform.plan:
-            self._kept, self._layers = plan.noise.kept(len(survivors) - plan.colluders), len(plan.noise.honest)
-        surplus = self._kept < self._layers
+        self._kept, self._layers = plan.noise.kept(len(survivors) - plan.colluders), len(plan.noise.honest)
         kept = self._kept.to_bytes(4, "little")
-        self.request = SurplusNoiseRequest(transform.hash, kept).to_bytes() if surplus else b""
+        self.request = SurplusNoiseRequest(transform_hash, kept).to_bytes() if self._kept < self._layers else b""
 
     def receive(self, client_id: int, data: bytes) -> None:
         """Take one survivor's SurplusNoiseResponse; a second one of the same client replaces the first.
@@ -57,15 +60,15 @@ class SurplusNoise:
             raise FaultyClientError(f"client {client_id}: {error}", client_id, "M1") from None
         if not self.request or client_id not in self._survivors:
             raise FaultyClientError(f"client {client_id} was not asked for surplus noise", client_id, "M2")
-        layers = self._layers - self._kept
-        needed = SEED_BYTES * layers
-        if response.transform_hash != self._transform.hash or len(response.seeds) != needed:
+        needed = SEED_BYTES * (self._layers - self._kept)
+        if response.transform_hash != self._hash or len(response.seeds) != needed:
             found = f"{len(response.seeds)} bytes of seeds from client {client_id}"
             raise FaultyClientError(f"{found}, needed {needed} of this sum", client_id, "M3")
-        self._seeds[client_id] = column(response.seeds, SEED_BYTES, layers, "seeds")
+        starts = range(0, needed, SEED_BYTES)
+        self._seeds[client_id] = [response.seeds[start : start + SEED_BYTES] for start in starts]
 
     def subtract(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Return the sum without the noise whose seeds have come; whoever is silent leaves more noise in it.
+        """Return the sum without the noise whose seeds have come; a silent client leaves more noise in it.
 
         Args:
             total: The sum modulo `2**modulus_bits`, shape `(length,)`.
@@ -74,18 +77,18 @@ class SurplusNoise:
             TooFewSurvivorsError: Not all survivors answered, and what the others leave would tell the size of a secret
                 cohort.
         """
-        transform, plan = self._transform, self._transform.plan
-        if not self.request or plan is None:
+        if not self.request:
             return total
-        if transform.noise_is_fixed and len(self._seeds) < len(self._survivors):
+        if self._secret and len(self._seeds) < len(self._survivors):
             raise TooFewSurvivorsError(
                 f"{len(self._seeds)} of {len(self._survivors)} survivors revealed surplus noise, needed all: what the "
                 "others leave would tell how many joined a secret cohort",
                 len(self._seeds),
                 len(self._survivors),
             )
-        steps = transform.centre(total)
+        # Unsigned subtraction wraps modulo 2^64, and the mask reduces it to the ring.
+        steps = total.astype(np.uint64)
         for layers in self._seeds.values():
             for layer, seed in enumerate(layers, start=self._kept):
-                steps -= layer_of_noise(plan, layer, seed)
-        return transform.wrap(steps)
+                steps -= layer_of_noise(self._plan, layer, seed).view(np.uint64)
+        return (steps & self._ring).astype(total.dtype)

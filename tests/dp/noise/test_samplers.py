@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from scipy.special import chdtrc, ive, ndtr
 
-from secfed.dp import samplers
-from secfed.dp.samplers import Sampler, discrete_gaussian, skellam
-from secfed.dp.tables import GaussianWeights, SkellamWeights
+from secfed.dp.noise import samplers
+from secfed.dp.noise.samplers import Sampler, discrete_gaussian, skellam
+from secfed.dp.noise.tables import GaussianWeights, SkellamWeights
 from secfed.errors import ConfigError
 
 Draw = Callable[[Any, int, bytes], npt.NDArray[np.int64]]

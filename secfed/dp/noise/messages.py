@@ -1,0 +1,29 @@
+"""The messages of the stage SURPLUS_NOISE.
+
+`protocols/aggregation/README.md` says the same, and `protocols/aggregation/messages.json` lists the fields.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+from secfed.wire import Message
+
+HASH_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SurplusNoiseRequest(Message):
+    """Asks a survivor for the seeds of the layers of noise that so many survivors do not need; 38 bytes."""
+
+    kind: ClassVar[int] = 35
+    transform_hash: Annotated[bytes, HASH_BYTES]  # of the parameters, which are new for every sum
+    kept: Annotated[bytes, 4]  # u32: layers that stay, from the first
+
+
+@dataclass(frozen=True, slots=True)
+class SurplusNoiseResponse(Message):
+    """The seeds of the layers that do not stay, in order."""
+
+    kind: ClassVar[int] = 36
+    transform_hash: Annotated[bytes, HASH_BYTES]
+    seeds: bytes  # 32 bytes each
