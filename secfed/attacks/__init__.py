@@ -7,19 +7,25 @@ from secfed.attacks.audit import AuditResult, audit
 from secfed.attacks.canaries import SelfAudit, self_audit
 from secfed.attacks.checks import Check
 from secfed.attacks.differencing import difference
+from secfed.attacks.inversion import CrossEntropy, Inversion, inversion
 from secfed.attacks.labels import label, label_counts
 from secfed.attacks.linear import linear_candidates, linear_inputs
 from secfed.attacks.metrics import Interval, mse, psnr
+from secfed.attacks.networks import Network
 from secfed.attacks.views import View
 
 __all__ = [
     "AuditResult",
     "Check",
+    "CrossEntropy",
     "Interval",
+    "Inversion",
+    "Network",
     "SelfAudit",
     "View",
     "audit",
     "difference",
+    "inversion",
     "label",
     "label_counts",
     "linear_candidates",

@@ -1,0 +1,298 @@
+"""Small networks in NumPy, with their gradients: the model of a gradient-matching attack.
+
+Names and layouts of the parameters are those of a `torch.nn.Sequential` of the same layers: `"0.weight"` of shape
+`(outputs, inputs)` or `(outputs, inputs, height, width)`, `"0.bias"` of shape `(outputs,)`.
+
+Gradients are first-order only. The parameters may be complex, which turns a gradient into a directional derivative of
+itself (`matching.py`). A ReLU then goes by the sign of the real part.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.errors import ConfigError
+
+Array = npt.NDArray[Any]
+Parameters = Mapping[str, Array]
+
+
+class Pass(NamedTuple):
+    """What a layer gives for an input.
+
+    Attributes:
+        output: Its output.
+        to_inputs: From the output's gradient to the input's.
+        to_parameters: From the output's gradient to those of the layer's parameters.
+    """
+
+    output: Array
+    to_inputs: Callable[[Array], Array]
+    to_parameters: Callable[[Array], tuple[Array, ...]] = lambda slope: ()
+
+
+class Layer(Protocol):
+    """One layer."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of its weight and its bias; empty if it has none."""
+
+    def forward(self, parameters: Sequence[Array], inputs: Array) -> Pass:
+        """Return the output, and how gradients go back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`y = W x + b`."""
+
+    inputs: int
+    outputs: int
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the weight and the bias."""
+        return (self.outputs, self.inputs), (self.outputs,)
+
+    def forward(self, parameters: Sequence[Array], inputs: Array) -> Pass:
+        """Return the output, shape `(records, outputs)`, and how gradients go back."""
+        weight, bias = parameters
+        return Pass(
+            inputs @ weight.T + bias,
+            lambda slope: slope @ weight,
+            lambda slope: (slope.T @ inputs, slope.sum(axis=0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2d:
+    """Cross-correlation with square kernels."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the weight and the bias."""
+        return (self.outputs, self.inputs, self.kernel, self.kernel), (self.outputs,)
+
+    def forward(self, parameters: Sequence[Array], inputs: Array) -> Pass:
+        """Return the output, shape `(records, outputs, height, width)`, and how gradients go back."""
+        weight, bias = parameters
+        pad, stride, kernel = self.padding, self.stride, self.kernel
+        padded = np.pad(inputs, ((0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else inputs
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
+        windows = windows[:, :, ::stride, ::stride]
+        records, _, height, width = windows.shape[:4]
+        # One row for each place, so that the whole convolution is one matrix product.
+        columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(records * height * width, -1)
+        flat = weight.reshape(self.outputs, -1)
+        output = (columns @ flat.T + bias).reshape(records, height, width, self.outputs).transpose(0, 3, 1, 2)
+
+        def rows(slope: Array) -> Array:
+            return slope.transpose(0, 2, 3, 1).reshape(-1, self.outputs)
+
+        def to_inputs(slope: Array) -> Array:
+            places = (rows(slope) @ flat).reshape(records, height, width, self.inputs, kernel, kernel)
+            places = places.transpose(4, 5, 0, 3, 1, 2)
+            back = np.zeros(padded.shape, places.dtype)
+            for y in range(kernel):
+                for x in range(kernel):
+                    back[:, :, y : y + stride * height : stride, x : x + stride * width : stride] += places[y, x]
+            return back[:, :, pad : back.shape[2] - pad, pad : back.shape[3] - pad]
+
+        def to_parameters(slope: Array) -> tuple[Array, ...]:
+            return (rows(slope).T @ columns).reshape(weight.shape), slope.sum(axis=(0, 2, 3))
+
+        return Pass(output, to_inputs, to_parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An activation function of each value."""
+
+    name: Literal["relu", "sigmoid", "tanh"]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """None."""
+        return ()
+
+    def forward(self, parameters: Sequence[Array], inputs: Array) -> Pass:
+        """Return the output, of the same shape, and how gradients go back."""
+        factor: Array
+        if self.name == "relu":
+            factor = inputs.real > 0
+            output = inputs * factor
+        elif self.name == "tanh":
+            output = np.tanh(inputs)
+            factor = 1 - output * output
+        else:
+            output = 0.5 * (1 + np.tanh(0.5 * inputs))
+            factor = output * (1 - output)
+        return Pass(output, lambda slope: slope * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool2d:
+    """Means of squares of `size` by `size`, which do not overlap; a rest at the right and the bottom is left out."""
+
+    size: int
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """None."""
+        return ()
+
+    def forward(self, parameters: Sequence[Array], inputs: Array) -> Pass:
+        """Return the output, shape `(records, channels, height // size, width // size)`, and how gradients go back."""
+        size, (records, channels, height, width) = self.size, inputs.shape
+        rows, columns = height // size, width // size
+        squares = inputs[:, :, : rows * size, : columns * size].reshape(records, channels, rows, size, columns, size)
+
+        def to_inputs(slope: Array) -> Array:
+            back = np.zeros(inputs.shape, slope.dtype)
+            spread = np.repeat(np.repeat(slope, size, axis=2), size, axis=3) / (size * size)
+            back[:, :, : rows * size, : columns * size] = spread
+            return back
+
+        return Pass(squares.mean(axis=(3, 5)), to_inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten:
+    """One row for each record."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """None."""
+        return ()
+
+    def forward(self, parameters: Sequence[Array], inputs: Array) -> Pass:
+        """Return the output, shape `(records, values)`, and how gradients go back."""
+        return Pass(inputs.reshape(len(inputs), -1), lambda slope: slope.reshape(inputs.shape))
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers in a row and their parameters; the loss is the cross-entropy of the softmax, averaged over the records.
+
+    Args:
+        layers: In order.
+        parameters: By name, as `names` lists them.
+
+    Raises:
+        ConfigError: A parameter is missing, left over, not finite, or of another shape than its layer needs.
+    """
+
+    layers: tuple[Layer, ...]
+    parameters: Parameters = field(repr=False)
+
+    def __post_init__(self) -> None:
+        checked = checked_arrays(self.parameters, self.shapes, "parameter")
+        object.__setattr__(self, "parameters", checked)
+
+    @classmethod
+    def drawn(cls, layers: Sequence[Layer], random: np.random.Generator, scale: float = 1.0) -> "Network":
+        """Draw parameters uniformly between +-scale / sqrt(inputs of a unit), as PyTorch does.
+
+        Args:
+            layers: In order.
+            random: Draws them.
+            scale: 1 is PyTorch's own.
+        """
+        drawn = {}
+        for number, layer in enumerate(layers):
+            if layer.shapes:
+                most = scale / math.sqrt(math.prod(layer.shapes[0][1:]))
+                for name, shape in zip(("weight", "bias"), layer.shapes, strict=True):
+                    drawn[f"{number}.{name}"] = random.uniform(-most, most, shape)
+        return cls(tuple(layers), drawn)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter by name, in the order of the layers."""
+        return {
+            f"{number}.{name}": shape
+            for number, layer in enumerate(self.layers)
+            for name, shape in zip(("weight", "bias"), layer.shapes, strict=False)
+        }
+
+    def logits(self, inputs: Array) -> Array:
+        """Return the outputs before the softmax, shape `(records, classes)`."""
+        for number, layer in enumerate(self.layers):
+            inputs = layer.forward(self._of(number, layer, self.parameters), inputs).output
+        return inputs
+
+    def gradients(self, inputs: Array, targets: Array) -> tuple[dict[str, Array], Array, Array]:
+        """Return the gradients of the loss by the parameters, by the inputs and by the targets.
+
+        Args:
+            inputs: The first layer's, one record a row.
+            targets: Probabilities of the classes, shape `(records, classes)`.
+
+        Returns:
+            By name; the inputs' shape; the targets' shape.
+        """
+        passes, slope, of_targets = self._passes(inputs, targets, self.parameters)
+        found: dict[str, Array] = {}
+        for number in reversed(range(len(passes))):
+            for name, array in zip(("weight", "bias"), passes[number].to_parameters(slope), strict=False):
+                found[f"{number}.{name}"] = array
+            slope = passes[number].to_inputs(slope)
+        return found, slope, of_targets
+
+    def input_gradients(self, inputs: Array, targets: Array, parameters: Parameters) -> tuple[Array, Array]:
+        """Return the gradients of the loss by the inputs and by the targets at other, real or complex, parameters.
+
+        Args:
+            inputs: As for `gradients`.
+            targets: As for `gradients`.
+            parameters: By name; they stand in for the network's own.
+        """
+        passes, slope, of_targets = self._passes(inputs, targets, parameters)
+        for one in reversed(passes):
+            slope = one.to_inputs(slope)
+        return slope, of_targets
+
+    def _passes(self, inputs: Array, targets: Array, parameters: Parameters) -> tuple[list[Pass], Array, Array]:
+        """Return the pass through each layer, and the loss's gradients by the logits and by the targets."""
+        passes = []
+        for number, layer in enumerate(self.layers):
+            passes.append(layer.forward(self._of(number, layer, parameters), inputs))
+            inputs = passes[-1].output
+        shifted = inputs - inputs.real.max(axis=1, keepdims=True)
+        exponentials = np.exp(shifted)
+        sums = exponentials.sum(axis=1, keepdims=True)
+        slope = (exponentials / sums * targets.sum(axis=1, keepdims=True) - targets) / len(inputs)
+        return passes, slope, (np.log(sums) - shifted) / len(inputs)
+
+    @staticmethod
+    def _of(number: int, layer: Layer, parameters: Parameters) -> list[Array]:
+        return [parameters[f"{number}.{name}"] for name in ("weight", "bias")] if layer.shapes else []
+
+
+def checked_arrays(arrays: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]], what: str) -> Parameters:
+    """Return arrays in float64, by the names and in the order of `shapes`.
+
+    Raises:
+        ConfigError: One is missing, left over, not finite, or of another shape.
+    """
+    if odd := sorted(set(arrays) ^ set(shapes)):
+        raise ConfigError(f"{what}s {odd[:4]} are missing or left over: needed {list(shapes)[:4]} and so on")
+    found = {}
+    for name, shape in shapes.items():
+        array = np.asarray(arrays[name], np.float64)
+        if array.shape != shape:
+            raise ConfigError(f"{what} {name} has shape {array.shape}, needed {shape}")
+        if not np.isfinite(array).all():
+            raise ConfigError(f"{what} {name} has a value that is not finite")
+        found[name] = array
+    return found
