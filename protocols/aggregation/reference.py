@@ -1,15 +1,22 @@
-"""Reference of aggregation, version 1: public parameters of a transform, a private sum without noise, surplus noise.
+"""Reference of aggregation, version 1: parameters of a transform, a private sum without noise, surplus noise, noise.
 
 README.md is its only source; comments name that page's sections. `python reference.py` rewrites vectors/. With
 `--check` it only compares.
 """
+import bisect
+import collections
+import decimal
+import functools
 import hashlib
 import importlib.util
 import itertools
 import json
 import math
 import struct
+from fractions import Fraction
 from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 HERE = Path(__file__).resolve().parent
 MESSAGES = {m["name"]: m for m in json.loads((HERE / "messages.json").read_text())["messages"]}
@@ -238,6 +245,138 @@ class Collector:
         return None
 
 
+# ================================================================ section 5: noise from a seed
+
+GAUSSIAN, SKELLAM = "discrete_gaussian", "skellam"
+DIGITS = decimal.Context(prec=110)
+UNIT = 320               # bits behind the point of the weights of the discrete Gaussian
+
+
+def words(seed, size):
+    """keystream(seed), cut into little-endian words of so many bytes, without an end."""
+    stream = Cipher(algorithms.AES(seed[:16]), modes.CTR(seed[16:32])).encryptor()
+    while True:
+        data = stream.update(bytes(4096))
+        yield from (int.from_bytes(data[i:i + size], "little") for i in range(0, len(data), size))
+
+
+def split(seed, n):
+    data = encoding.expand(seed, 32 * n)
+    return [data[i:i + 32] for i in range(0, len(data), 32)]
+
+
+class GaussianWeights:
+    """w(x) = exp(-x^2 / (2 v)) in units of 2^-320."""
+
+    def __init__(self, v):
+        self.v, self.reach = v, math.isqrt(math.floor(196 * v)) + 1
+
+    def exp(self, exponent):
+        quotient = DIGITS.divide(decimal.Decimal(exponent.numerator), decimal.Decimal(exponent.denominator))
+        return int(DIGITS.multiply(DIGITS.exp(quotient), decimal.Decimal(2**UNIT)))
+
+    def __call__(self, x):
+        return self.exp(-x * x / (2 * self.v))
+
+    def row(self, x, step, count):
+        """Weights of x, x + step, ...: neighbors differ by a factor, and factors by exp(-step^2 / v)."""
+        last, weight = self(x + step * (count - 1)), self(x)
+        factor, change = self.exp(-step * (2 * x + step) / (2 * self.v)), self.exp(-step * step / self.v)
+        made = [weight]
+        for _ in range(count - 1):
+            weight, factor = weight * factor >> UNIT, factor * change >> UNIT
+            made.append(weight)
+        assert abs(made[-1] - last) < 2**(UNIT - 240)    # what the roundings have added up to
+        return made
+
+
+class SkellamWeights:
+    """w(x) = I_|x|(v) times a factor that is the same for all x."""
+
+    def __init__(self, v):
+        self.reach = math.isqrt(math.floor(225 * v)) + 49
+        # Miller: I_(k-1) = I_(k+1) + 2 k I_k / v downward from a wrong start forgets the start. So far above the reach
+        # the start is wrong by a part of 2^-250 at the reach.
+        k, after, weight = self.reach + 6 * math.isqrt(math.ceil(v)) + 100, 0, 2**256
+        self.made = [weight]
+        while k > 0:
+            after, weight, k = weight, after + 2 * k * weight * v.denominator // v.numerator, k - 1
+            self.made.append(weight)
+        self.made.reverse()
+
+    def __call__(self, x):
+        return self.made[abs(x)]
+
+    def row(self, x, step, count):
+        return self.made[x:x + step * count:step]
+
+
+class Blocks:
+    def __init__(self, law, v):
+        self.s = next(s for s in itertools.count() if v <= 2**22 * 4**s)
+        self.weight = weights = {GAUSSIAN: GaussianWeights, SKELLAM: SkellamWeights}[law](v)
+        self.n = n = weights.reach >> self.s
+        size = 1 << self.s
+        # Block -1 holds -size to -1, block 0 holds 0 to size - 1.
+        self.top = weights.row(1, size, n)[::-1] + weights.row(0, size, n)
+        self.bottom = weights.row(size, size, n)[::-1] + weights.row(size - 1, size, n) if self.s else self.top
+        sums = [*itertools.accumulate(self.top)]
+        self.bounds = [(part << 208) // sums[-1] for part in sums[:-1]]
+        self.heads = [min(bound, 2**208 - 1) >> 192 for bound in self.bounds]
+
+
+blocks_of = functools.cache(Blocks)
+
+
+def draw_part(law, v, size, seed, taken):
+    """Numbers of one part. `taken` counts what happens."""
+    blocks = blocks_of(law, v)
+    s, n = blocks.s, blocks.n
+    long = 8 if s > 16 else 4
+    first, further, member, tail = (words(*x) for x in zip(split(seed, 4), (2, 8, long, 8), strict=True))
+    samples = []
+    while len(samples) < size:
+        f = next(first)
+        below, up_to = bisect.bisect_left(blocks.heads, f), bisect.bisect_right(blocks.heads, f)
+        if below < up_to:
+            taken["further"] += 1
+            uniform = f << 192 | next(further) << 128 | next(further) << 64 | next(further)
+            below = bisect.bisect_right(blocks.bounds, uniform)
+        q = below - n
+        if s == 0:
+            samples.append(q)
+            continue
+        word = next(member)
+        candidate, h = (q << s) + word % 2**s, word >> 8 * long - 16
+        if h >= (blocks.bottom[below] << 16) // blocks.top[below]:
+            taken["tail"] += 1
+            if not keeps(blocks.weight(candidate), blocks.top[below], h, tail):
+                taken["refused"] += 1
+                continue
+        samples.append(candidate)
+    return samples
+
+
+def keeps(weight, top, u, tail):
+    """Whether a uniform number that begins with the 16 bits u is below weight / top."""
+    bits = 16
+    while True:
+        u, bits = u << 64 | next(tail), bits + 64
+        if (u + 1) * top <= weight << bits:
+            return True
+        if u * top >= weight << bits:
+            return False
+
+
+def noise(law, variance, size, seed, taken=None):
+    v, taken = Fraction(variance), collections.Counter() if taken is None else taken
+    if law == GAUSSIAN:
+        return draw_part(law, v, size, seed, taken)
+    parts = math.ceil(v / 2**27)
+    drawn = [draw_part(law, v / parts, size, own, taken) for own in split(seed, parts)]
+    return [sum(numbers) for numbers in zip(*drawn, strict=True)]
+
+
 # ================================================================ vectors
 
 def seed_of(name):
@@ -315,6 +454,19 @@ def refused_vector(name, comment, f, asked=None, values=None, data=None, configu
     return vector(comment, f, **({} if asked is None else {"policy": asked}), inputs=inputs, error=due(check))
 
 
+def noise_vector(name, comment, law, variance, size, wraps=False):
+    """A large one must meet everything that a sampler rarely does."""
+    seed, taken = seed_of(name), collections.Counter()
+    seed = seed[:16] + b"\xff" * 16 if wraps else seed
+    samples = noise(law, variance, size, seed, taken)
+    assert size <= 64 or min(taken["further"], taken["tail"], taken["refused"]) >= 8, f"{name}: {taken}"
+    result = {"samples": [str(x) for x in samples[:64]]}
+    if size > 64:
+        result["sha256"] = hashlib.sha256(struct.pack(f"<{size}q", *samples)).hexdigest()
+    inputs = {"law": law, "variance": variance, "size": size, "seed": seed.hex()}
+    return vector(comment, {}, inputs=inputs, result=result)
+
+
 def written(seeds):
     return {str(u): [seed.hex() for seed in own] for u, own in seeds.items()}
 
@@ -362,6 +514,7 @@ def vectors():
     made |= {name: encode_vector(*case) for name, case in encode_cases().items()}
     made |= {name: refused_vector(name, *case) for name, case in {**malformed_cases(), **refused_cases()}.items()}
     made |= {name: surplus_vector(name, *case) for name, case in surplus_cases().items()}
+    made |= {name: noise_vector(name, *case) for name, case in noise_cases().items()}
     return {f"{name}.json": made[name] for name in sorted(made)}
 
 
@@ -494,6 +647,44 @@ def surplus_cases():
         "reject_M3_another_sum": ("the seeds of another sum", 4, replaced(2, 2, "00" * 32), "M3"),
         "reject_M3_seed_missing": ("one seed where two are due", 4, short, "M3"),
     }
+
+
+def noise_cases():
+    def above(x):
+        return math.nextafter(x, math.inf)
+
+    gaussian = {
+        "variance_one_thousandth": ("hardly any noise: one number on either side of the bound", 1e-3, 64),
+        "variance_one_half": ("a small variance", 0.5, 64),
+        "variance_60": ("the variance of a usual sum", 60.0, 64),
+        "variance_1e6": ("blocks of one number", 1e6, 64),
+        "variance_2_to_22": ("the largest variance with blocks of one number", 2.0**22, 16),
+        "above_2_to_22": ("the least variance with blocks of two numbers", above(2.0**22), 64),
+        "variance_1e12": ("blocks of 512 numbers", 1e12, 64),
+        "variance_2_to_54": ("a word of four bytes is just enough: 16 bits and 16 bits", 2.0**54, 64),
+        "above_2_to_54": ("members in words of eight bytes", above(2.0**54), 64),
+        "variance_2_to_80": ("the largest variance", 2.0**80, 64),
+        "counter_wraps": ("the counter block of the seed is all ones", 60.0, 64, True),
+        "counter_wraps_variance_1e12": ("the counter block of the seed is all ones, blocks of 512", 1e12, 8, True),
+        "many_blocks_of_2": ("further words, tails and refused candidates", above(2.0**22), 100_000),
+        "many_long_words": ("the same with words of eight bytes", above(2.0**62), 100_000),
+        "many_variance_1e12": ("the same with blocks of 512", 1e12, 50_000),
+    }
+    skellam = {
+        "variance_one_thousandth": ("hardly any noise", 1e-3, 64),
+        "variance_2": ("a small variance", 2.0, 64),
+        "variance_1e4": ("blocks of one number", 1e4, 64),
+        "variance_2_to_23": ("blocks of two numbers", 2.0**23, 64),
+        "variance_2_to_27": ("the largest variance of one part", 2.0**27, 64),
+        "above_2_to_27": ("the least variance in two parts", above(2.0**27), 64),
+        "variance_2_to_36": ("the largest variance, in 512 parts", 2.0**36, 8),
+        "variance_3e8": ("three parts, whose variance is no binary64 number", 3e8 + 1, 64),
+        "counter_wraps": ("the counter block of the seed is all ones", 60.0, 64, True),
+        "many_blocks_of_2": ("further words, tails and refused candidates", above(2.0**22), 40_000),
+        "many_two_parts": ("the same in two parts with blocks of eight", above(2.0**27), 50_000),
+    }
+    return {f"noise_{law}_{what}": (comment, law, *case) for law, cases in ((GAUSSIAN, gaussian), (SKELLAM, skellam))
+            for what, (comment, *case) in cases.items()}
 
 
 if __name__ == "__main__":
