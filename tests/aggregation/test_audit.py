@@ -79,6 +79,7 @@ def audit(privacy: Any, aggregator: Any = SECURE, **changed: Any) -> SelfAudit:
     return self_audit(release, **(claim | changed))
 
 
+@pytest.mark.sampled(2)
 @EVERY_PRIVACY
 def test_right_pipeline_passes(privacy: Any) -> None:
     report = audit(privacy)

@@ -44,6 +44,7 @@ def test_server_of_a_plain_sum_sees_every_update(dtype: str) -> None:
         assert not resemblance.hidden
 
 
+@pytest.mark.sampled(3)
 @EVERY_PROTECTION
 @pytest.mark.parametrize("size", [64, 200, 5000])
 def test_server_of_a_secure_sum_sees_no_update(settings: dict[str, Any], size: int) -> None:
@@ -94,6 +95,7 @@ def test_client_that_sent_nothing_has_no_contribution(aggregator: Any) -> None:
         transcript.resemblance(99, np.zeros(70))
 
 
+@pytest.mark.sampled(2)
 @EVERY_PROTECTION
 def test_masked_contributions_add_up_to_the_sum_only_without_their_masks(settings: dict[str, Any]) -> None:
     updates = updates_of(70)
@@ -106,6 +108,7 @@ def test_masked_contributions_add_up_to_the_sum_only_without_their_masks(setting
     assert transcript.survivors == result.survivors
 
 
+@pytest.mark.sampled(3)
 @EVERY_PROTECTION
 @pytest.mark.parametrize("dropouts", [{}, {2: Stage.SHARE_KEYS, 5: Stage.MASKED_INPUT_COLLECTION, 7: Stage.UNMASKING}])
 def test_every_message_is_recorded_with_all_its_bytes(settings: dict[str, Any], dropouts: dict[int, Stage]) -> None:
@@ -134,6 +137,7 @@ def test_bytes_of_a_plain_sum_are_those_recorded(dtype: str) -> None:
     assert set(result.bytes_down.values()) == {0}
 
 
+@pytest.mark.sampled(2)
 @EVERY_PROTECTION
 def test_no_piece_of_an_update_is_in_any_message(settings: dict[str, Any]) -> None:
     """Updates of whole steps are encoded without chance: their 12-byte pieces, in every form, occur nowhere."""

@@ -70,6 +70,7 @@ def test_example_in_the_documentation_runs() -> None:
     assert outcome.failed == 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
 @pytest.mark.parametrize("noise_multiplier", [0.3, 1.0, 8.0])
 def test_right_pipeline_passes(noise_multiplier: float, adjacency: str) -> None:
@@ -105,6 +106,7 @@ def test_false_alarms_are_no_oftener_than_stated() -> None:
         assert stats.binom.cdf(counts[name], runs, share) > 1e-9, name
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", range(20))
 def test_right_pipeline_passes_whatever_the_seed(seed: int) -> None:
     report = run(
@@ -121,6 +123,7 @@ def test_missing_share_of_noise_is_found(client: int) -> None:
     assert report.noise_resolution < 1 - math.sqrt(1 - 1 / CLIENTS)  # as announced
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("factor", [0.9, 1.1, 0.97, 1.03])
 def test_wrong_noise_is_found(factor: float) -> None:
     assert "noise" in run(distributed(3, noise_multiplier=factor)).failures
@@ -130,6 +133,7 @@ def per_layer(update: np.ndarray) -> np.ndarray:
     return np.concatenate([clipped(layer) for layer in np.array_split(update, [100, 5000, 20_000])])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "clip",
     [
@@ -159,6 +163,7 @@ def test_one_client_that_does_not_clip_is_found() -> None:
     assert {"clip", "clip_of_each_client"} <= set(run(release).failures)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("seeds", "check"),
     [

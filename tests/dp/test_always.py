@@ -81,6 +81,7 @@ def check(spent: list[float], query: Query) -> None:
     assert sum(spent) <= 2 * inversion._MOST_WORK
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "delta", "least", "most"),
     [
@@ -106,6 +107,7 @@ def test_epsilon_is_useful_where_contours_are_long(
     assert sum(spent) <= 2 * inversion._MOST_WORK
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "epsilon"), [(0.004258, 11.479, 24, 2.404), (3.07e-4, 1.511, 182, 21.45)]
 )
@@ -116,6 +118,7 @@ def test_delta_that_underflows_is_above_zero(
     assert sum(spent) <= 2 * inversion._MOST_WORK
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("rate", "noise", "delta"),
     [
@@ -188,6 +191,7 @@ def test_every_query_of_the_promised_range_has_an_answer(spent: list[float], que
 
 
 # Each took 3 s and more, nearly all of it to look for cuts of laws that no contour could use.
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "delta", "most"),
     [

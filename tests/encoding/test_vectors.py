@@ -71,6 +71,7 @@ def run_fixed(vector: dict[str, Any]) -> dict[str, Any]:
     return {"sum": total.tolist(), "mean": mean.tolist(), "weight": weight}
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_vector_replays_exactly(path: Path) -> None:
     vector = vectors.load(path)

@@ -45,6 +45,7 @@ def partials_of(
     return columns
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("threshold", "holders", "degree"), SIZES)
 def test_every_group_of_enough_holders_decrypts(threshold: int, holders: int, degree: int) -> None:
     key, shares = dealt(threshold, holders, degree)
@@ -56,6 +57,7 @@ def test_every_group_of_enough_holders_decrypts(threshold: int, holders: int, de
     assert key.combine(columns) == plaintexts
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("threshold", "holders", "degree"), [size for size in SIZES if size[0] > 2])
 def test_no_group_of_fewer_holders_decrypts(threshold: int, holders: int, degree: int) -> None:
     key, shares = dealt(threshold, holders, degree)

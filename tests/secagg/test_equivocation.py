@@ -38,6 +38,7 @@ BY_ARC = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.sampled(1)
 @BY_ARC
 def test_two_stories_open_an_arc_where_only_holders_sign(n: int, k: int, t: int, c: int, arc: int) -> None:
     config = ring(n, k, t, c, None)
@@ -53,6 +54,7 @@ def test_two_stories_open_an_arc_where_only_holders_sign(n: int, k: int, t: int,
         assert server.sum_of(members).tolist() == (server.vectors[list(members)].sum(axis=0) % 2**32).tolist()
 
 
+@pytest.mark.sampled(1)
 @BY_ARC
 def test_two_stories_open_nothing_where_the_whole_session_signs(n: int, k: int, t: int, c: int, arc: int) -> None:
     # The smallest threshold that a configuration with session_colluders takes.
