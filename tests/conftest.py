@@ -19,6 +19,17 @@ settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("secfed")
 
 
+@pytest.fixture
+def known_primes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let keys of the usual sizes come from primes that are known: to search new ones takes seconds each time."""
+    from secfed.paillier import dealing, generation  # they load NumPy
+    from tests.paillier.known_primes import KNOWN, KNOWN_SAFE
+
+    searches = generation._rsa_primes, generation.safe_primes
+    monkeypatch.setattr(generation, "_rsa_primes", lambda bits: KNOWN.get(bits) or searches[0](bits))
+    monkeypatch.setattr(dealing, "safe_primes", lambda bits: KNOWN_SAFE.get(bits) or searches[1](bits))
+
+
 @pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test marked `sampled(count)` leave so many parameters to the default run, and mark the others slow."""

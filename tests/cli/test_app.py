@@ -246,6 +246,7 @@ def test_an_option_without_effect_is_refused_and_both_options_are_named(
 
 
 @UNDRAWN
+@pytest.mark.usefixtures("known_primes")
 def test_a_run_under_paillier_is_told_with_the_keys_of_every_mode(secfed: Runner, tmp_path: Path) -> None:
     common = ("simulate", "--json", "--rounds", 1, "--clients", 4, "--output", tmp_path, "--dropout", 0)
     encrypted = secfed(*common, *PAILLIER, "--key-bits", 2048)

@@ -113,7 +113,7 @@ def sessions(draw: Any) -> tuple[Any, paillier.Config, dict[int, np.ndarray], se
     return shared, config, inputs, dropouts, set(draw(numbers))
 
 
-@examples(10, 50)
+@examples(4, 50)
 @given(sessions())
 def test_sum_is_that_of_integers(session: Any) -> None:
     shared, config, inputs, dropouts, absent = session
