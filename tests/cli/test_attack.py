@@ -34,9 +34,12 @@ def test_without_protection_every_picture_is_rebuilt_exactly(secfed: Runner, tmp
     assert found["epsilon"] is found["delta"] is None
 
 
-@pytest.mark.sampled(1)
 @pytest.mark.usefixtures("known_primes")
-@pytest.mark.parametrize("protection", [("secagg",), ("paillier", "--key-bits", 2048)], ids=lambda rest: rest[0])
+@pytest.mark.parametrize(
+    "protection",
+    [("secagg",), pytest.param(("paillier", "--key-bits", 2048), marks=pytest.mark.slow)],
+    ids=lambda rest: rest[0],
+)
 def test_a_protection_of_the_sum_hides_messages_and_not_the_sum(
     secfed: Runner, tmp_path: Path, protection: tuple[object, ...]
 ) -> None:

@@ -170,9 +170,10 @@ def test_sampling_rate_is_found_where_noise_is_small(spent: list[float]) -> None
     assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
 
 
-def test_sampling_rate_for_a_tiny_budget_ends() -> None:
+@pytest.mark.parametrize("rounds", [10, pytest.param(10**6, marks=pytest.mark.slow)])
+def test_sampling_rate_for_a_tiny_budget_ends(rounds: int) -> None:
     with pytest.raises(ConfigError, match="no sampling rate"):
-        dp.sampling_rate(epsilon=1e-9, delta=1e-12, noise_multiplier=0.01, rounds=10**6)
+        dp.sampling_rate(epsilon=1e-9, delta=1e-12, noise_multiplier=0.01, rounds=rounds)
 
 
 @pytest.mark.slow
