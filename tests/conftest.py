@@ -1,5 +1,6 @@
 """Settings of the whole run."""
 
+import gc
 import os
 import zlib
 from collections import defaultdict
@@ -11,6 +12,10 @@ from hypothesis import settings
 # which takes several times as long. Set before anything loads NumPy; subprocesses inherit it.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# What a test leaves behind is mostly freed without the collector of cycles, which looks at thousands of collected tests
+# again and again.
+gc.set_threshold(50_000, 20, 50)
 
 # The time of one example says nothing on a machine that does other work. The default run tries few examples; continuous
 # integration runs the same tests with `--hypothesis-profile=thorough`.

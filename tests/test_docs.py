@@ -72,7 +72,12 @@ def test_readme_exists() -> None:
 
 
 @pytest.mark.parametrize("primes", ["known_primes", pytest.param("new_primes", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("path", PAGES, ids=page_name)
+@pytest.mark.parametrize(
+    "path",
+    # Keys of full size take most of the time of its page; README.md has one too.
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.name == "paillier.md")) for path in PAGES],
+    ids=page_name,
+)
 def test_every_python_block_runs(
     path: Path, primes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

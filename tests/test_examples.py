@@ -15,7 +15,11 @@ MOST_LINES = 60
 TIMEOUT_SECONDS = 60
 
 
-@EVERY_EXAMPLE
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "threshold_decryption")) for path in EXAMPLES],
+    ids=lambda path: path.stem,
+)
 @pytest.mark.usefixtures("known_primes")
 def test_example_runs(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -66,9 +66,7 @@ def test_a_large_cohort_is_a_mixture(secfed: Runner, tmp_path: Path, monkeypatch
     assert found["sum"]["identified"] <= 0.1
 
 
-def test_the_same_seed_gives_the_same_figures(
-    secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_seed_gives_the_same_figures(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analytic, "NULL_RUNS", 10)
     first, again, other = (attacked(secfed, tmp_path, "--clients", 4, "--seed", seed) for seed in (5, 5, 6))
     assert first == again != other
