@@ -71,9 +71,19 @@ def test_readme_exists() -> None:
     assert (ROOT / "README.md").exists()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=page_name)
-def test_every_python_block_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("primes", ["known_primes", pytest.param("new_primes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "path",
+    # Keys of full size take most of the time of its page; README.md has one too.
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.name == "paillier.md")) for path in PAGES],
+    ids=page_name,
+)
+def test_every_python_block_runs(
+    path: Path, primes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """The blocks of a page share their names, as a reader who types them in order would have it."""
+    if primes == "known_primes":
+        request.getfixturevalue("known_primes")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for line, text in python_blocks(path):

@@ -6,13 +6,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from secfed import errors
+from tests.every_file import every_file
 
-LIBRARY = Path(__file__).parent.parent / "secfed"
-FILES = sorted(LIBRARY.rglob("*.py"))
-EVERY_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(LIBRARY).as_posix())
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef
 # In this order, where they apply.
 SECTIONS = ["Args:", "Returns:", "Yields:", "Raises:", "Attributes:", "Security:", "Source:"]
@@ -69,13 +65,13 @@ def known_names(path: Path) -> set[str]:
     return found
 
 
-@EVERY_FILE
+@every_file
 def test_everything_public_has_a_docstring(path: Path) -> None:
     missing = [name for name, node in public(tree(path)) if not ast.get_docstring(node)]
     assert missing == []
 
 
-@EVERY_FILE
+@every_file
 def test_docstring_begins_with_a_sentence(path: Path) -> None:
     for name, text in docstrings(path):
         first = text.split("\n\n")[0].rstrip()
@@ -83,14 +79,14 @@ def test_docstring_begins_with_a_sentence(path: Path) -> None:
         assert first[0].isupper() or not first[0].isalpha() or first[:1] == "`", f"{name}: {first}"
 
 
-@EVERY_FILE
+@every_file
 def test_errors_that_docstrings_name_exist(path: Path) -> None:
     for name, text in docstrings(path):
         odd = set(section(text, "Raises:")) - known_names(path)
         assert odd == set(), name
 
 
-@EVERY_FILE
+@every_file
 def test_errors_that_are_raised_exist(path: Path) -> None:
     names = known_names(path)
     for node in ast.walk(tree(path)):
@@ -101,14 +97,14 @@ def test_errors_that_are_raised_exist(path: Path) -> None:
                 assert called.id not in {"Exception", "BaseException"}, f"line {node.lineno}"
 
 
-@EVERY_FILE
+@every_file
 def test_arguments_that_docstrings_name_exist(path: Path) -> None:
     for name, node in public(tree(path)):
         described = section(ast.get_docstring(node) or "", "Args:")
         assert set(described) <= arguments_of(node), name
 
 
-@EVERY_FILE
+@every_file
 def test_errors_that_a_function_raises_itself_are_named_in_its_docstring(path: Path) -> None:
     """Only errors of secfed, raised in the function's own lines; the command line's docstrings are its help texts."""
     own = set() if path.parent.name == "cli" else {name for name in vars(errors) if name.endswith("Error")}
@@ -128,7 +124,7 @@ def test_errors_that_a_function_raises_itself_are_named_in_its_docstring(path: P
     assert missing == {}
 
 
-@EVERY_FILE
+@every_file
 def test_sections_come_in_one_order(path: Path) -> None:
     for name, text in docstrings(path):
         titles = [line.split(" ")[0] for line in text.splitlines()]

@@ -1,6 +1,7 @@
 """The examples: each runs by itself, soon ends, and fits a screen."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,27 @@ MOST_LINES = 60
 TIMEOUT_SECONDS = 60
 
 
-@EVERY_EXAMPLE
-def test_example_runs(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "threshold_decryption")) for path in EXAMPLES],
+    ids=lambda path: path.stem,
+)
+@pytest.mark.usefixtures("known_primes")
+def test_example_runs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has loaded most of what an example loads."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out.strip(), "an example shows something"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem != "secure_average")) for path in EXAMPLES],
+    ids=lambda path: path.stem,
+)
+def test_example_runs_in_a_python_of_its_own(path: Path, tmp_path: Path) -> None:
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path)],

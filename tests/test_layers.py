@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.every_file import FILES, LIBRARY, every_file
+
 ROOT = Path(__file__).parent.parent
-LIBRARY = ROOT / "secfed"
-FILES = sorted(LIBRARY.rglob("*.py"))
-EVERY_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(LIBRARY).as_posix())
 
 # Who may import whom. A name with a dot is one module, one without a whole room; "__init__" is the face of the library.
 ARROWS: dict[str, set[str]] = {
@@ -161,7 +160,7 @@ def uses(path: Path) -> set[str]:
     return found
 
 
-@EVERY_FILE
+@every_file
 def test_imports_follow_the_arrows(path: Path) -> None:
     module = name_of(path)
     assert room(module) in ARROWS, f"the table of arrows lacks {room(module)}"
@@ -212,7 +211,7 @@ def test_protocols_own_no_socket_thread_clock_or_log(path: Path) -> None:
     assert calls & IMPURE_CALLS - own == set()
 
 
-@EVERY_FILE
+@every_file
 def test_chance_comes_from_one_place(path: Path) -> None:
     here = path.relative_to(LIBRARY).as_posix()
     found = set()
@@ -233,12 +232,12 @@ def test_every_exception_for_chance_and_clocks_is_still_needed() -> None:
         assert any(name.partition(".")[0] == source for name in imported(LIBRARY / here)), (here, source)
 
 
-@EVERY_FILE
+@every_file
 def test_frameworks_are_not_imported(path: Path) -> None:
     assert {name for name in imported(path) if name.partition(".")[0] in FRAMEWORKS} == set()
 
 
-@EVERY_FILE
+@every_file
 def test_library_and_protocols_do_not_know_each_other(path: Path) -> None:
     assert not any(name.partition(".")[0] in {"protocols", "tests"} for name in imported(path))
     text = ast.unparse(tree(path))  # without comments
@@ -258,12 +257,12 @@ def test_no_path_is_called_after_nothing(folder: str) -> None:
         assert not names & FORBIDDEN_NAMES, path
 
 
-@EVERY_FILE
+@every_file
 def test_file_is_not_too_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
-@EVERY_FILE
+@every_file
 def test_package_files_only_hand_names_on(path: Path) -> None:
     if path.name != "__init__.py":
         return

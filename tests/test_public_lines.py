@@ -24,6 +24,7 @@ def test_one_off_secure_weighted_mean() -> None:
             assert result.mean[name] == pytest.approx(reference[name], abs=4 / 2**11)
 
 
+@pytest.mark.usefixtures("known_primes")
 def test_mean_under_paillier_encryption() -> None:
     updates, weights = [np.full((2, 3), float(i)) for i in (1, 2, 3)], [100, 200, 300]
     result = secfed.Paillier(key_bits=3072, clip=4.0).aggregate(updates, weights)
@@ -47,7 +48,8 @@ def test_training_under_secure_aggregation() -> None:
     assert report.model == pytest.approx([1.0, 1.0, 1.0], abs=0.2)
 
 
-def test_training_under_secure_aggregation_and_differential_privacy() -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_training_under_secure_aggregation_and_differential_privacy(count: int) -> None:
     def local_update(model, data):  # type: ignore[no-untyped-def]
         update, weight = data.mean(axis=0) - model, len(data)
         return update, weight
@@ -60,15 +62,15 @@ def test_training_under_secure_aggregation_and_differential_privacy() -> None:
         privacy=secfed.CentralGaussian(clip_norm=1.0, noise_multiplier=1.0),
     )
     spent, numbers = [0.0], []
-    for report in training.rounds(np.zeros(3), clients, count=30, sampling_rate=0.5):
+    for report in training.rounds(np.zeros(3), clients, count=count, sampling_rate=0.5):
         numbers.append(report.number)
         assert set(report.survivors) <= set(report.cohort)
-        if report.number in (1, 15, 30):
+        if report.number in (1, count // 2, count):
             spent.append(report.accountant.epsilon(delta=1e-5))  # type: ignore[union-attr]
-    assert numbers == list(range(1, 31))
+    assert numbers == list(range(1, count + 1))
     assert spent == sorted(set(spent))
     release = dp.PoissonSampled(0.5, dp.Gaussian(noise_multiplier=1.0))
-    assert spent[-1] == pytest.approx(dp.Accountant().compose(release, count=30).epsilon(delta=1e-5), rel=1e-4)
+    assert spent[-1] == pytest.approx(dp.Accountant().compose(release, count=count).epsilon(delta=1e-5), rel=1e-4)
     assert report.model == pytest.approx([1.0, 1.0, 1.0], abs=1.2)
 
     training = secfed.FedAvg(

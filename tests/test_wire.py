@@ -52,6 +52,7 @@ def test_message_cannot_be_changed(message_type: type[Message]) -> None:
     assert not hasattr(message, "__dict__")
 
 
+@pytest.mark.sampled(3)
 @examples(15, 30)
 @given(st.data())
 @ANY_CLASS
@@ -120,6 +121,7 @@ def test_other_versions_are_refused(message_type: type[Message]) -> None:
         assert caught.value.offset == 0
 
 
+@pytest.mark.sampled(3)
 @ANY_CLASS
 def test_other_kinds_are_refused(message_type: type[Message]) -> None:
     encoded = sample(message_type).to_bytes()
@@ -147,6 +149,7 @@ def test_length_that_claims_four_gigabytes_allocates_nothing(message_type: type[
         assert peak < 100_000
 
 
+@pytest.mark.sampled(3)
 @examples(15, 100)
 @given(st.binary(max_size=200), st.booleans())
 @ANY_CLASS
@@ -162,6 +165,7 @@ def test_random_bytes_are_a_message_with_this_one_encoding_or_malformed(
     assert message.to_bytes() == data
 
 
+@pytest.mark.sampled(3)
 @examples(12, 60)
 @given(st.data())
 @ANY_CLASS

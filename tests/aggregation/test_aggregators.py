@@ -535,6 +535,7 @@ def test_more_neighbors_than_others_means_everyone() -> None:
         assert session_config(secfed.SecAgg(neighbors=neighbors), 5).complete
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dropouts", [{}, {2: Stage.UNMASKING, 7: Stage.MASKED_INPUT_COLLECTION, 9: Stage.SHARE_KEYS}])
 @pytest.mark.parametrize(
     "settings",

@@ -12,6 +12,7 @@ from secfed.paillier.messages import DecryptionResponse
 from tests.paillier.keys import keypair
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mechanism", ["discrete_gaussian", "skellam"])
 @pytest.mark.parametrize("last", [4.0, -4.0])
 @pytest.mark.parametrize("layers", [1, 3])

@@ -39,6 +39,7 @@ class Watch:
         return update
 
 
+@pytest.mark.sampled(2)
 @EVERY_MODE
 def test_training_holds_no_more_than_three_updates(aggregator: Any, privacy: Any) -> None:
     """That of the client that is asked, and those of the ones before until they are replaced."""
@@ -73,6 +74,7 @@ def test_results_are_asked_one_at_a_time_of_those_who_answer(aggregator: Any, pr
     assert result.dropouts == (2, 5)
 
 
+@pytest.mark.sampled(2)
 @EVERY_MODE
 def test_clients_whose_result_does_not_fit_drop_out_or_end_the_aggregation(aggregator: Any, privacy: Any) -> None:
     def result_of(client_id: int) -> tuple[np.ndarray, float]:
@@ -87,6 +89,7 @@ def test_clients_whose_result_does_not_fit_drop_out_or_end_the_aggregation(aggre
         prepared.run_each(result_of)
 
 
+@pytest.mark.sampled(2)
 @EVERY_MODE
 def test_aggregate_is_prepare_and_run(aggregator: Any, privacy: Any) -> None:
     updates = [np.full(50, 0.1)] * CLIENTS
@@ -102,6 +105,7 @@ def test_aggregate_is_prepare_and_run(aggregator: Any, privacy: Any) -> None:
         assert not np.array_equal(once.mean, again.mean)  # noise is fresh in every run
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("privacy", [CentralGaussian(1.0, 4.0), DistributedGaussian(1.0, 4.0)])
 def test_training_runs_what_it_reserved(privacy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[PrivateSum] = []

@@ -71,6 +71,7 @@ def test_no_update_and_no_weight_makes_a_vector_longer_than_the_event_says(data:
     assert event.dimension == pipe.length
 
 
+@pytest.mark.sampled(5)
 @EVERY_KIND
 @pytest.mark.parametrize("noise_multiplier", [0.3, 1.0, 7.0])
 @pytest.mark.parametrize("adaptive", [None, AdaptiveClipping(count_noise=5.0)])
@@ -82,6 +83,7 @@ def test_noise_is_at_least_that_of_the_gaussian_asked_for(kind: Any, noise_multi
     assert noise_multiplier < math.sqrt(variance) / event.sensitivity < 1.01 * noise_multiplier
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [CentralGaussian, DistributedGaussian])
 @pytest.mark.parametrize("adaptive", [None, AdaptiveClipping(count_noise=20.0)])
 def test_a_budget_that_gaussian_noise_keeps_is_kept(kind: Any, adaptive: Any) -> None:

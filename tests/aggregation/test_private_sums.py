@@ -44,6 +44,7 @@ def noise_of(event: Any) -> float:
     return math.sqrt(event.noise_variance * event.clients) / event.sensitivity
 
 
+@pytest.mark.sampled(3)
 @EVERY_MODE
 @pytest.mark.parametrize("late", [False, True])
 def test_mean_is_that_of_the_survivors_and_noise_of_the_size_in_the_event(
@@ -63,6 +64,7 @@ def test_mean_is_that_of_the_survivors_and_noise_of_the_size_in_the_event(
     assert abs(noise.mean()) < 6.2 * noise.std() / math.sqrt(SIZE)
 
 
+@pytest.mark.sampled(2)
 @EVERY_MODE
 def test_event_keeps_the_guarantee_of_the_gaussian_asked_for(aggregator: Any, privacy: Any) -> None:
     result = aggregator.aggregate(updates_of(), privacy=privacy)
@@ -71,6 +73,7 @@ def test_event_keeps_the_guarantee_of_the_gaussian_asked_for(aggregator: Any, pr
     assert epsilon <= gaussian * (1.1 if isinstance(result.event, SkellamSum) else 1.0)
 
 
+@pytest.mark.sampled(2)
 @EVERY_MODE
 def test_updates_are_clipped_as_a_whole_and_count_alike(aggregator: Any, privacy: Any) -> None:
     """With little noise the sum is seen: weights play no part, and long updates are scaled down."""
@@ -128,6 +131,7 @@ def test_event_is_of_those_that_really_arrived_or_there_is_none(dropouts: dict[i
     assert result.event.clients == arrived
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("neighbors", [None, 8])
 @pytest.mark.parametrize("stage", list(Stage)[:3])
 @pytest.mark.parametrize("adversary", ["semi_honest", "malicious_server"])
@@ -220,6 +224,7 @@ def test_noise_is_released_in_the_clear_also_if_nobody_is_left() -> None:
         secfed.Plain().aggregate({}, privacy=privacy)
 
 
+@pytest.mark.sampled(2)
 @EVERY_MODE
 def test_noise_is_fresh_although_rounding_is_repeatable(aggregator: Any, privacy: Any) -> None:
     if isinstance(aggregator, secfed.SecAgg):
@@ -232,6 +237,7 @@ def test_noise_is_fresh_although_rounding_is_repeatable(aggregator: Any, privacy
 # The transcript.
 
 
+@pytest.mark.sampled(2)
 @SECRET_MODES
 def test_server_sees_no_update(aggregator: Any, privacy: Any) -> None:
     updates = updates_of(norm=0.9)
@@ -268,6 +274,7 @@ def test_server_of_a_plain_sum_sees_every_clipped_update_and_the_sum_without_noi
     assert np.abs(transform.read(transform.centre(transcript.total)).mean - np.mean(updates, axis=0) / 4).max() < 1e-3
 
 
+@pytest.mark.sampled(2)
 @EVERY_MODE
 def test_every_byte_is_recorded(aggregator: Any, privacy: Any) -> None:
     result = aggregator.aggregate(updates_of(size=70), privacy=privacy, record=True, dropouts={4: Stage.UNMASKING})

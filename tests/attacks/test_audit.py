@@ -61,6 +61,7 @@ def test_tail_is_reached_by_randomised_response(canaries: int) -> None:
         assert one_run_tail(canaries, canaries, correct, 1.3, 0.0) == pytest.approx(found, rel=1e-12)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("canaries", "guesses"), [(1, 1), (3, 3), (5, 5), (20, 20), (50, 20), (200, 100), (1000, 1000)]
 )
@@ -122,6 +123,7 @@ def test_published_numbers(canaries: int, guesses: int, correct: int, delta: flo
     assert found.epsilon_lower == pytest.approx(published, abs=1e-3)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("mu", [0.1, 0.5, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("canaries", [1, 5, 50, 300])
 def test_bounds_are_sound_for_independent_gaussian_guesses(canaries: int, mu: float) -> None:

@@ -89,6 +89,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found_with_the_default_settings(fault: str, seed: int) -> None:
@@ -110,6 +111,7 @@ def judged(seed: int, noise: Noise = shares) -> None:
     assert report.epsilon.epsilon_lower <= UPPER
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(10))
 def test_right_pipeline_raises_no_alarm(seed: int) -> None:
     judged(seed)
@@ -142,6 +144,7 @@ LATTICES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.sampled(2)
 @LATTICES
 def test_noise_on_a_lattice_raises_no_alarm(law: str, units: float) -> None:
     """Four rounds: with noise of one unit some coordinates draw zero in all of them, rightly."""
@@ -170,6 +173,7 @@ def test_coordinates_without_noise_are_found_on_a_lattice() -> None:
     assert {"noise_of_each_coordinate", "noise_of_blocks"} <= set(audit(1, noise).failures)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("size", "rounds"), [(100, 4), (1000, 4), (20_000, 4), (20_000, 2)])
 def test_one_coordinate_without_any_noise_is_found_in_few_rounds(size: int, rounds: int) -> None:
     for seed in range(10):
@@ -182,9 +186,10 @@ def test_one_coordinate_without_any_noise_is_found_in_few_rounds(size: int, roun
         assert "noise_of_each_coordinate" in audit(seed, noise, size=size, rounds=rounds).failures
 
 
-def test_each_check_alarms_as_often_as_its_share_at_most() -> None:
+@pytest.mark.parametrize("runs", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_each_check_alarms_as_often_as_its_share_at_most(runs: int) -> None:
     """At a share of 0.2, with squares drawn from their law; looking at single coordinates wastes nothing."""
-    chance, runs, share, rounds = np.random.default_rng(4), 400, 0.2, 6
+    chance, share, rounds = np.random.default_rng(4), 0.2, 6
     counts = dict.fromkeys(NEW, 0)
     for _ in range(runs):
         squares = chance.chisquare(rounds, 500)
@@ -216,6 +221,7 @@ def test_one_coordinate_is_found_at_the_size_of_fault_that_is_stated(size: int, 
     assert not each_coordinate(squares, rounds, 0.0, 1e-6 / 11)[0].passed
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("neighbors", "rounds", "left"), [(12, 22, 0.55), (100, 8, 0.72), (100, 22, 0.82)])
 def test_neighbors_are_found_at_the_size_of_fault_that_is_stated(neighbors: int, rounds: int, left: float) -> None:
     chance, missed = np.random.default_rng(6), 0
@@ -260,6 +266,7 @@ def test_binomial_limit_is_the_smallest_that_keeps_the_chance() -> None:
         assert limit == 0 or stats.binom.sf(limit - 1, trials, chance) > error
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
 def test_printed_epsilon_is_not_above_the_claim_where_the_audit_passes(adjacency: str) -> None:
     """Bounds at 95 % are, in some of these runs; the claim is that of the noise, given or not."""

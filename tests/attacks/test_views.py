@@ -45,6 +45,7 @@ def test_in_the_clear_every_record_is_read_exactly() -> None:
         assert np.abs(guess - record).max() < 1e-12
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PROTECTED)
 def test_under_a_protection_messages_tell_no_record_more_often_than_chance(name: str) -> None:
     named = 0

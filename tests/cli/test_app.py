@@ -60,6 +60,7 @@ def run_python(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("aggregator", ["plain", "secagg"])
 def test_simulate_prints_exactly_one_json_object_with_the_keys_of_the_contract(small: Small, aggregator: str) -> None:
     run, folder = small("--json", "--aggregator", aggregator)
@@ -83,6 +84,7 @@ def test_simulate_prints_exactly_one_json_object_with_the_keys_of_the_contract(s
     assert found["rounds"][-1]["plain_accuracy"] == found["plain_accuracy"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("privacy", ["central", "distributed"])
 def test_with_privacy_the_epsilon_of_each_round_is_told(secfed: Runner, tmp_path: Path, privacy: str) -> None:
     run = secfed(*SMALL, "--json", "--output", tmp_path, "--privacy", privacy, "--epsilon", 2.5, "--delta", 1e-6)
@@ -180,6 +182,7 @@ def test_clipping_is_said_once(secfed: Runner, tmp_path: Path) -> None:
     assert "ClippingWarning" not in run.stderr
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -210,6 +213,7 @@ PAILLIER = ("--aggregator", "paillier")
 PLAIN, CENTRAL, DISTRIBUTED = (("--aggregator", "plain"), ("--privacy", "central"), ("--privacy", "distributed"))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("mode", "option", "value", "named"),
     [
@@ -242,6 +246,7 @@ def test_an_option_without_effect_is_refused_and_both_options_are_named(
 
 
 @UNDRAWN
+@pytest.mark.usefixtures("known_primes")
 def test_a_run_under_paillier_is_told_with_the_keys_of_every_mode(secfed: Runner, tmp_path: Path) -> None:
     common = ("simulate", "--json", "--rounds", 1, "--clients", 4, "--output", tmp_path, "--dropout", 0)
     encrypted = secfed(*common, *PAILLIER, "--key-bits", 2048)
@@ -264,6 +269,7 @@ def test_every_option_that_has_an_effect_is_taken(secfed: Runner, tmp_path: Path
     assert secfed("simulate", *folder, *DISTRIBUTED, *private, "--threshold", 5).exit_code == 0
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
@@ -307,6 +313,7 @@ def test_an_unknown_command_is_wrong_use(secfed: Runner) -> None:
     assert run.exit_code == 2 and "encrypt-everything" in run.stderr
 
 
+@pytest.mark.sampled(2)
 @UNDRAWN
 @pytest.mark.parametrize(("threshold", "found"), [("6", 6), ("0.75", 6), ("3/4", 6), ("1.0", 8)])
 def test_a_threshold_is_a_count_or_a_fraction(secfed: Runner, tmp_path: Path, threshold: str, found: int) -> None:

@@ -95,6 +95,7 @@ def test_without_sampling_a_round_is_one_gaussian(secfed: Runner) -> None:
     assert result["rounds"] == 1 and result["sampling_rate"] == 1.0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("options", "rounds", "arguments"),
     [
@@ -125,6 +126,7 @@ def test_noise_says_its_number_first(secfed: Runner) -> None:
     assert run.stdout.startswith(f"noise multiplier {up(expected, 9)} for epsilon 2 at delta 1e-05\n")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("noise", [0.7, 1.1, 1.3, 2.0, 3.1, 5.9, 20.0, 333.0])
 def test_printed_bounds_of_epsilon_hold_the_certified_ones(secfed: Runner, noise: float) -> None:
     arguments = ("--noise-multiplier", noise, "--rounds", 3, "--delta", DELTA)
@@ -135,6 +137,7 @@ def test_printed_bounds_of_epsilon_hold_the_certified_ones(secfed: Runner, noise
     assert float(epsilon) == pytest.approx(result["epsilon_upper"], rel=1e-8)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("epsilon", [0.3, 1, 2, 2.5, 7])
 def test_printed_noise_is_enough_for_the_budget(secfed: Runner, epsilon: float) -> None:
     printed = secfed("noise", "--epsilon", epsilon, "--delta", DELTA, "--rounds", 3).stdout.split()[2]
@@ -144,6 +147,7 @@ def test_printed_noise_is_enough_for_the_budget(secfed: Runner, epsilon: float) 
     ] <= float(epsilon)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("noise", [17.0, 23.0, 31.0, 47.0])
 def test_printed_spending_of_a_ledger_is_not_below_what_was_spent(
     secfed: Runner, budget: dp.Ledger, noise: float
@@ -174,6 +178,7 @@ def test_rounding_keeps_short_numbers_as_they_are() -> None:
     assert (up(math.inf, 6), down(math.inf, 6)) == ("inf", "inf")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rounds", [1, 100, pytest.param(5000, marks=pytest.mark.slow)])
 def test_plot_draws_a_picture(secfed: Runner, tmp_path: Path, rounds: int) -> None:
     picture = tmp_path / "epsilon.png"
@@ -194,6 +199,7 @@ def test_a_picture_that_cannot_be_written_is_an_error(secfed: Runner, tmp_path: 
 RELEASE = {"--noise-multiplier": "1.1", "--delta": "1e-5"}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("options", "text"),
     [

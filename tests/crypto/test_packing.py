@@ -26,6 +26,7 @@ def pack_by_bits(vector: Any, bits: int) -> bytes:
     return np.packbits(rows[:, :bits], bitorder="little").tobytes()
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("bits", range(1, 65))
 def test_packing_is_that_of_big_integers(bits: int) -> None:
     rng = np.random.default_rng(bits)
@@ -45,6 +46,7 @@ def test_packing_is_that_of_big_integers(bits: int) -> None:
             assert np.array_equal(vector, before)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("bits", [1, 3, 7, 9, 13, 16, 17, 31, 33, 53, 63])
 @pytest.mark.parametrize("extra", [-1, 0, 1, 3])
 def test_packing_crosses_its_chunks(bits: int, extra: int) -> None:

@@ -84,6 +84,7 @@ def test_keystream_may_start_billions_of_blocks_later(blocks: int) -> None:
         assert prg._cipher(seed(3, counter), blocks).update(bytes(48)) == expected
 
 
+@pytest.mark.sampled(35)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("counter", COUNTERS)
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 63, 64, 65, 1000, 1023])

@@ -268,6 +268,7 @@ def test_wrong_shares_among_a_hundred_holders_are_found() -> None:
     assert shamir.find_wrong(points, shares, 67) is None
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", range(20))
 def test_errors_of_two_limbs_that_cancel_in_their_sum_are_found(seed: int) -> None:
     generator = np.random.default_rng(seed)

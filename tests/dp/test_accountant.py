@@ -56,6 +56,7 @@ def test_gaussian_releases_have_the_closed_form(noise: float, epsilon: float, co
     assert high - low <= 1e-10 * high + math.ulp(0.0)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.1, 0.9])
 @pytest.mark.parametrize("noise", [0.3, 1.0, 10.0])
 @pytest.mark.parametrize("delta", [1e-2, 1e-5, 1e-12])
@@ -75,6 +76,7 @@ def test_sum_of_epsilons_of_the_releases_is_never_less() -> None:
     assert dp.Accountant().compose(poisson(1.1, 0.01), 100).epsilon(1e-6) < 100 * one
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("adjacency", ADJACENCIES)
 @pytest.mark.parametrize(
     "event", [poisson(0.8, 0.01), dp.FixedSizeSampled(20, 1000, dp.Gaussian(2.0)), dp.Gaussian(20.0)], ids=str
@@ -96,6 +98,7 @@ def test_delta_of_a_large_epsilon_is_tiny_and_positive() -> None:
     assert high - low <= 1e-8 * high
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("rate", "noise", "count", "delta", "rdp"),
     [
@@ -243,6 +246,7 @@ def test_ten_thousand_different_rounds() -> None:
     assert bounds(poisson(1.5, 0.001), 10_000, 1e-5).upper < low < bounds(poisson(1.0, 0.002), 10_000, 1e-5).upper
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("adjacency", ADJACENCIES)
 def test_curve_is_epsilon_after_each_release(adjacency: str) -> None:
     accountant = dp.Accountant(adjacency).compose(dp.Gaussian(30.0), 2).compose(poisson(1.5, 0.05), 60)  # type: ignore[arg-type]
@@ -287,6 +291,7 @@ def test_laplace_noise_is_accounted_on_a_lattice() -> None:
     assert 0.99 < low <= high <= 1.0 + 1e-9
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("adjacency", ADJACENCIES)
 @pytest.mark.parametrize(
     "release",
@@ -407,6 +412,7 @@ def test_bad_events_are_refused() -> None:
         dp.Accountant("neighbouring")  # type: ignore[arg-type]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "parts",
     [

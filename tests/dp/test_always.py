@@ -81,6 +81,7 @@ def check(spent: list[float], query: Query) -> None:
     assert sum(spent) <= 2 * inversion._MOST_WORK
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "delta", "least", "most"),
     [
@@ -106,6 +107,7 @@ def test_epsilon_is_useful_where_contours_are_long(
     assert sum(spent) <= 2 * inversion._MOST_WORK
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "epsilon"), [(0.004258, 11.479, 24, 2.404), (3.07e-4, 1.511, 182, 21.45)]
 )
@@ -116,6 +118,7 @@ def test_delta_that_underflows_is_above_zero(
     assert sum(spent) <= 2 * inversion._MOST_WORK
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("rate", "noise", "delta"),
     [
@@ -167,9 +170,10 @@ def test_sampling_rate_is_found_where_noise_is_small(spent: list[float]) -> None
     assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
 
 
-def test_sampling_rate_for_a_tiny_budget_ends() -> None:
+@pytest.mark.parametrize("rounds", [10, pytest.param(10**6, marks=pytest.mark.slow)])
+def test_sampling_rate_for_a_tiny_budget_ends(rounds: int) -> None:
     with pytest.raises(ConfigError, match="no sampling rate"):
-        dp.sampling_rate(epsilon=1e-9, delta=1e-12, noise_multiplier=0.01, rounds=10**6)
+        dp.sampling_rate(epsilon=1e-9, delta=1e-12, noise_multiplier=0.01, rounds=rounds)
 
 
 @pytest.mark.slow
@@ -188,6 +192,7 @@ def test_every_query_of_the_promised_range_has_an_answer(spent: list[float], que
 
 
 # Each took 3 s and more, nearly all of it to look for cuts of laws that no contour could use.
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "delta", "most"),
     [

@@ -12,6 +12,7 @@ from secfed.dp.events import Adjacency
 from secfed.errors import ConfigError
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("epsilon", "delta", "rate", "rounds"),
     [
@@ -91,6 +92,7 @@ def test_full_participation_is_refused_where_only_its_lower_bound_is_in_the_budg
     assert dp.sampling_rate(epsilon=high, delta=1e-5, noise_multiplier=3.0) == 1.0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("epsilon", [1e-12, 1e-3])
 def test_a_large_delta_needs_no_more_than_what_no_epsilon_needs(epsilon: float) -> None:
     # Without any epsilon, delta is 2 Phi(1 / (2 sigma)) - 1 times the rate.
@@ -144,6 +146,7 @@ def test_an_unknown_sampling_and_a_missing_population_are_refused() -> None:
         dp.release(1.0, 0.1, "fixed")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
@@ -213,6 +216,7 @@ def test_a_budget_that_no_sampling_rate_keeps_is_refused() -> None:
         dp.sampling_rate(epsilon=0.1, delta=1e-20, noise_multiplier=0.1, rounds=10)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("noise", "rate", "budget", "most"),
     [
@@ -236,6 +240,7 @@ def test_most_rounds_are_none_where_the_budget_is_overspent() -> None:
     assert most_rounds(before, dp.Gaussian(1e6), 0.1, 1e-6) == 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("event", [dp.release(0.9, 0.02), dp.release(3.0), dp.release(0.7, 0.1, "fixed", 50)], ids=str)
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
 @pytest.mark.parametrize("rounds", [1, 30])

@@ -99,6 +99,7 @@ def test_a_release_without_any_proved_bound_is_refused_at_once() -> None:
         composed(dp.DiscreteGaussianSum(0.1, 4, 1.0, 1.0, 1))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("adjacency", ["add_remove", pytest.param("replace", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("one", "other"),
@@ -217,6 +218,7 @@ def test_moments_alone_bound_a_mixture_from_above_only(other: dp.Event) -> None:
     assert high == pytest.approx(1e-5, rel=1e-3)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("event", [SKELLAM, dp.Laplace(5.0)], ids=["Skellam", "Laplace"])
 def test_curve_of_other_noise_is_epsilon_after_each_release(event: dp.Event) -> None:
     curve = dp.Accountant().compose(dp.Gaussian(5.0), 2).compose(event, 2).curve(1e-5)

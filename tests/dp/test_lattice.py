@@ -45,6 +45,7 @@ def binary_delta(chance: float, rounds: int, epsilon: float) -> float:
 # --- explicit pairs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("chance", "rounds"), [(0.6, 10), (0.75, 30), (0.52, 200)])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.55])
 def test_randomised_response_equals_the_binomial_sum(chance: float, rounds: int, share: float) -> None:
@@ -127,6 +128,7 @@ def test_what_is_no_pair_of_laws_is_refused(p: list[float], q: list[float]) -> N
 # --- noise -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("noise", "rounds"), [(0.3, 2), (1.0, 1), (1.0, 20), (20.0, 100), (300.0, 1)])
 @pytest.mark.parametrize("delta", [0.01, 1e-30])
 def test_gaussian_composition_holds_the_closed_form_between_its_bounds(noise: float, rounds: int, delta: float) -> None:
@@ -181,6 +183,7 @@ def laplace_delta(scale: float, rounds: int, epsilon: float) -> float:
     return total
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_laplace_releases_equal_repeated_integration(rounds: int) -> None:
     for scale, epsilon in ((1.0, 0.3), (1.0, 0.9), (3.0, 0.25)):
@@ -244,6 +247,7 @@ CASES: list[tuple[list[tuple[Event, int]], Adjacency]] = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("events", "adjacency"), CASES, ids=range(len(CASES)))
 @pytest.mark.parametrize("delta", [1e-5, pytest.param(1e-20, marks=pytest.mark.slow)])
 def test_no_bound_is_above_that_of_renyi(events: list[tuple[Event, int]], adjacency: Adjacency, delta: float) -> None:

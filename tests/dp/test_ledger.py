@@ -541,6 +541,7 @@ def test_damage_anywhere_in_the_file_is_noticed_or_harmless(ledger: Ledger, path
 UNLOCKED = ("DROP TRIGGER log_update", "DROP TRIGGER log_delete", "DROP TRIGGER budget_update")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "statement",
     [

@@ -25,6 +25,7 @@ def delta(epsilon: float, count: int, rate: float, spread: float, present: float
     return float(binom.pmf(k, count, rate) @ above)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("count", "rate"),
     [(100, 0.8), pytest.param(100, 0.05, marks=pytest.mark.slow), pytest.param(3, 0.3, marks=pytest.mark.slow)],

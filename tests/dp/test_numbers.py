@@ -49,18 +49,21 @@ COUNT: dict[str, Callable[..., object]] = {
 }
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", REAL)
 @pytest.mark.parametrize("kind", [np.float32, np.float64, Fraction])
 def test_real_numbers_of_any_kind_count_as_floats(name: str, kind: Callable[[float], object]) -> None:
     assert REAL[name](kind(0.5)) == REAL[name](0.5)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", COUNT)
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
 def test_whole_numbers_of_any_kind_count_as_ints(name: str, kind: Callable[[int], object]) -> None:
     assert COUNT[name](kind(2)) == COUNT[name](2)
 
 
+@pytest.mark.sampled(22)
 @pytest.mark.parametrize("name", REAL)
 @pytest.mark.parametrize("wrong", ["0.5", None, True, 1j, [0.5], np.array([0.5]), np.True_, math.nan, -0.5])
 def test_what_is_no_good_number_is_refused(name: str, wrong: object) -> None:

@@ -72,6 +72,7 @@ def test_whole_orders_of_the_sampled_gaussian_equal_the_binomial_sum(rate: float
         assert exact * (1 - 1e-12) <= found <= exact * (1 + 1e-9)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("rate", "noise"), [(0.01, 1.1), (0.3, 2.0), (0.5, 0.7), (0.9, 4.0)])
 def test_moments_of_every_sampling_are_those_of_its_dominating_pair(rate: float, noise: float) -> None:
     fixed = FixedSizeSampled(round(rate * 100), 100, Gaussian(2 * noise))
@@ -240,6 +241,7 @@ def test_epsilon_of_gaussian_noise_is_above_the_exact_one_and_not_far(noise: flo
         assert delta > 0.1 or exact < 1e-3 or found <= 1.3 * exact
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.1, 0.9])
 def test_delta_of_one_sampled_release_is_above_the_exact_one(rate: float) -> None:
     for noise in (0.3, 1.0, 10.0):
@@ -258,6 +260,7 @@ def test_the_tutorial_of_dp_sgd_on_mnist_is_reproduced() -> None:
     assert 0.8 < rdp.epsilon([(PoissonSampled(250 / 60_000, Gaussian(1.3)), 3600)], "add_remove", 1e-5) < 1.18
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "event",
     [
@@ -281,6 +284,7 @@ def test_delta_and_epsilon_are_inverse_and_monotone(event: Event, adjacency: Adj
     assert all(low <= high for low, high in pairwise(more))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
 def test_epsilon_rises_with_the_sampling_rate_and_falls_with_the_noise(adjacency: Adjacency) -> None:
     def poisson(rate: float, noise: float) -> Event:
@@ -330,6 +334,7 @@ def test_sampling_everyone_is_no_sampling() -> None:
         np.testing.assert_array_equal(rdp.moments(FixedSizeSampled(5, 5, event), "replace", ORDERS), plain)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("noise", [0.05, 1.0, 1000.0])
 @pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.5])
 def test_extremes_have_finite_answers(noise: float, rate: float) -> None:

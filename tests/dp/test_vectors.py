@@ -28,6 +28,7 @@ LONG = (
 )
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     "case",
     [pytest.param(case, id=case["name"], marks=[pytest.mark.slow] if case["name"] in LONG else []) for case in CASES],

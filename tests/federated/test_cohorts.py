@@ -81,6 +81,7 @@ def rounds_of_every_size(
     return released, accountants[0]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("clients", "rate", "noise", "epsilon"),
     [
@@ -164,6 +165,7 @@ def test_nobody_decides_where_every_cohort_can_be_aggregated_or_none() -> None:
     assert decisive_probability(20, 0.1, (30, 40)) == 0.0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("aggregator", "population", "rate"),
     [
@@ -242,6 +244,7 @@ def test_what_skipped_rounds_cost_is_in_every_epsilon_and_in_the_ledger(tmp_path
     assert ledger.spent() == last.accountant.epsilon(DELTA)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("event", [dp.Gaussian(4.0), dp.SkellamSum(9.0, 20, 10.0, 30.0, 10)])
 @pytest.mark.parametrize("skips", [1e-15, 1e-9, 1e-7])
 def test_accountant_adds_to_delta_what_skipped_releases_cost(event: Any, skips: float) -> None:
@@ -349,6 +352,7 @@ def test_cohort_below_the_minimum_of_a_policy_is_a_failed_round_without_privacy_
 # Cohorts of a fixed size.
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("aggregator", [secfed.Plain(), secfed.SecAgg()])
 def test_cohorts_of_a_fixed_size_are_drawn_uniformly_and_accounted_as_such(aggregator: Any) -> None:
     training = secfed.FedAvg(move, aggregator=aggregator, privacy=CentralGaussian(1.0, 2.0))

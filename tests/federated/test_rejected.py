@@ -45,6 +45,7 @@ def training(aggregator: Any, privacy: Any, bad: Any, **options: Any) -> secfed.
     return secfed.FedAvg(local_update, aggregator=aggregator, privacy=privacy, **options)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("aggregator", "privacy"), MODES)
 @pytest.mark.parametrize("name", BAD)
 def test_bad_clients_are_named_and_count_as_dropouts(aggregator: Any, privacy: Any, name: str) -> None:

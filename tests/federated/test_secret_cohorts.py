@@ -98,6 +98,7 @@ def test_noise_and_event_of_a_secret_cohort_are_the_same_for_any_survivors(mecha
     assert {pipe.event(survivors) for survivors in numbers} == {pipe.worst_event}
 
 
+@pytest.mark.sampled(1)
 @MECHANISMS
 def test_sum_of_a_secret_cohort_has_the_noise_that_is_accounted(mechanism: Any) -> None:
     privacy, size = replace(SECRET, mechanism=mechanism), 1000

@@ -48,6 +48,7 @@ def test_clients_by_id_keep_their_ids() -> None:
     assert report.cohort == report.survivors == (4, 30)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "aggregator", [secfed.Plain(), secfed.SecAgg(clip=16.0, rounding_seed=3)], ids=["plain", "secagg"]
 )
@@ -69,6 +70,7 @@ def test_cohorts_differ_from_run_to_run_without_a_seed() -> None:
     assert runs[0] != runs[1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.9])
 def test_every_client_joins_independently_with_the_sampling_rate(rate: float) -> None:
     """Counts of 120 rounds of 30 clients within six deviations of the binomial distribution; the seed is fixed."""

@@ -101,6 +101,7 @@ CHEATS: dict[str, tuple[str, Callable[[Asked], PartialDecryptionResponse]]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_holder_that_cheats_is_named_and_the_others_decrypt(cheat: str) -> None:
     asked = Asked()

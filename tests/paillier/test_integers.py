@@ -23,6 +23,7 @@ def forget() -> None:
     noise_table.cache_clear()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("noise", "degree"), [("half", 1), ("short", 1), ("full", 1), ("full", 3)])
 def test_plain_integers_give_the_same_ciphertexts(
     noise: paillier.Noise, degree: int, without_gmpy2: pytest.MonkeyPatch

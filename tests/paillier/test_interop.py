@@ -26,6 +26,7 @@ def phe_keys() -> tuple[Any, Any]:
     return keys
 
 
+@pytest.mark.sampled(2)
 @SUBGROUP
 @pytest.mark.parametrize("noise", ["half", "short", "full"])
 @SETTINGS
@@ -40,6 +41,7 @@ def test_phe_opens_and_adds_what_we_encrypt(subgroup: bool, noise: paillier.Nois
     assert theirs_private.decrypt(total) == sum(numbers) + 7
 
 
+@pytest.mark.sampled(1)
 @SUBGROUP
 @SETTINGS
 @given(NUMBERS)

@@ -24,7 +24,7 @@ def cached_functions() -> dict[str, Any]:
     return {name: value for name, value in found.items() if hasattr(value, "cache_info")}
 
 
-@pytest.mark.parametrize("degree", [1, 2, 7])
+@pytest.mark.parametrize("degree", [1, 2, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("subgroup", [False, True])
 def test_decryption_leaves_nothing_in_the_caches_of_the_process(degree: int, subgroup: bool) -> None:
     public_key, private_key = keypair(subgroup)

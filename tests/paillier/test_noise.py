@@ -17,6 +17,7 @@ from tests.paillier.keys import keypair, other_keypair
 KINDS = pytest.mark.parametrize("noise", NOISES)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("noise", "degree"), [("half", 1), ("short", 1), ("full", 1), ("half", 2), ("full", 2)])
 def test_ciphertexts_of_one_plaintext_differ_and_hide_it(noise: paillier.Noise, degree: int) -> None:
     key, private_key = keypair()

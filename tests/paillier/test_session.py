@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import secfed
@@ -14,6 +14,7 @@ from secfed import paillier
 from secfed.crypto.entropy import SeededEntropy, predictable_secrets
 from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.paillier import integers
+from tests.examples import examples
 from tests.paillier.keys import keypair, other_keypair
 
 
@@ -35,7 +36,7 @@ def sessions(draw: Any) -> tuple[paillier.Config, dict[int, np.ndarray], set[int
     return config, vectors, set(draw(st.lists(st.sampled_from(ids), max_size=len(ids) - 2, unique=True)))
 
 
-@settings(deadline=None, max_examples=20)
+@examples(6, 40)
 @given(sessions())
 def test_sum_is_that_of_integers(session: tuple[paillier.Config, dict[int, np.ndarray], set[int]]) -> None:
     config, vectors, dropouts = session

@@ -45,6 +45,7 @@ def partials_of(
     return columns
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("threshold", "holders", "degree"), SIZES)
 def test_every_group_of_enough_holders_decrypts(threshold: int, holders: int, degree: int) -> None:
     key, shares = dealt(threshold, holders, degree)
@@ -56,6 +57,7 @@ def test_every_group_of_enough_holders_decrypts(threshold: int, holders: int, de
     assert key.combine(columns) == plaintexts
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("threshold", "holders", "degree"), [size for size in SIZES if size[0] > 2])
 def test_no_group_of_fewer_holders_decrypts(threshold: int, holders: int, degree: int) -> None:
     key, shares = dealt(threshold, holders, degree)
@@ -111,7 +113,7 @@ def sessions(draw: Any) -> tuple[Any, paillier.Config, dict[int, np.ndarray], se
     return shared, config, inputs, dropouts, set(draw(numbers))
 
 
-@examples(10, 50)
+@examples(4, 50)
 @given(sessions())
 def test_sum_is_that_of_integers(session: Any) -> None:
     shared, config, inputs, dropouts, absent = session

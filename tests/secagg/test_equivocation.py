@@ -38,6 +38,7 @@ BY_ARC = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.sampled(1)
 @BY_ARC
 def test_two_stories_open_an_arc_where_only_holders_sign(n: int, k: int, t: int, c: int, arc: int) -> None:
     config = ring(n, k, t, c, None)
@@ -53,6 +54,7 @@ def test_two_stories_open_an_arc_where_only_holders_sign(n: int, k: int, t: int,
         assert server.sum_of(members).tolist() == (server.vectors[list(members)].sum(axis=0) % 2**32).tolist()
 
 
+@pytest.mark.sampled(1)
 @BY_ARC
 def test_two_stories_open_nothing_where_the_whole_session_signs(n: int, k: int, t: int, c: int, arc: int) -> None:
     # The smallest threshold that a configuration with session_colluders takes.
@@ -151,8 +153,9 @@ def check_placements(count: int, seed: int) -> None:
     assert whole >= count // 8  # a true story opens the whole sum, others hardly ever do
 
 
-def test_random_stories_open_one_whole_sum_or_nothing() -> None:
-    check_placements(8, 1)
+@pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_random_stories_open_one_whole_sum_or_nothing(count: int) -> None:
+    check_placements(count, 1)
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ def peak(function: Any) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_client_looks_at_the_length_of_a_request_before_it_copies_it(config: Config) -> None:
     session = Session(config)
@@ -65,6 +66,7 @@ def test_longest_request_is_what_an_honest_server_needs_where_all_take_part() ->
             session.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_server_looks_at_the_length_of_a_response_before_it_copies_it(config: Config) -> None:
     session = Session(config)
@@ -83,6 +85,7 @@ def test_server_looks_at_the_length_of_a_response_before_it_copies_it(config: Co
     session.assert_sum()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("data", [10**9, "text", None, [1, 2], 1.5, np.zeros(4, np.uint8)])
 def test_what_is_no_bytes_is_the_callers_mistake(data: Any) -> None:
     session = Session(complete())

@@ -123,6 +123,7 @@ TOYS.update(words=Words, own_key=OwnKey)
 BY_TOY = pytest.mark.parametrize("name", CODES)
 
 
+@pytest.mark.sampled(2)
 @BY_TOY
 @pytest.mark.parametrize("bits", [5, 16, 64])
 def test_another_kind_runs_a_whole_session_with_dropouts_in_every_stage(name: Any, bits: int) -> None:

@@ -174,6 +174,7 @@ def test_small_cohorts_follow_the_exact_rule(
     assert_follows_the_exact_rule(n, gamma, delta, malicious, security_bits, correctness_bits, honest)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("honest", [1, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("n", "gamma", "delta", "malicious"),
@@ -190,6 +191,7 @@ def test_no_smaller_k_is_feasible_in_exact_integers(
     assert_follows_the_exact_rule(n, gamma, delta, malicious, 40, 20, honest)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("security_bits", [20, 40, 60, 128])
 def test_tails_of_a_million_clients_are_those_of_exact_integers(security_bits: int) -> None:
     n, gamma, delta = 10**6, 0.2, 0.1

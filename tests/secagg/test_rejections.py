@@ -61,6 +61,7 @@ def attack(session: Session, data: bytes, check: str, client_id: int = VICTIM) -
 # C1: what is no message is refused, and does no harm.
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stage", COMPLETE_STAGES, ids=lambda stage: stage.name)
 def test_client_refuses_broken_bytes_and_still_answers_the_real_request(stage: Stage) -> None:
     session = at(stage)
@@ -83,6 +84,7 @@ def test_client_refuses_broken_bytes_and_still_answers_the_real_request(stage: S
     session.finish().assert_sum()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [
@@ -283,6 +285,7 @@ def test_client_aborts_when_one_client_has_one_key_for_both_uses() -> None:
     attack(session, edit(session.outbox[VICTIM], mask_keys=with_part(key, 0, 32)), "C6")
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("field", ["channel_keys", "mask_keys"])
 @pytest.mark.parametrize("key", LOW_ORDER + NOT_CANONICAL, ids=bytes.hex)
 def test_client_aborts_on_a_key_of_low_order_or_not_canonical(field: str, key: bytes) -> None:
@@ -475,6 +478,7 @@ def test_client_aborts_on_shares_that_an_insider_sealed_under_other_names(what: 
     attack(session, edit(session.outbox[VICTIM], sealed=with_part(sealed, slot, SEALED)), "C13")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("limb", [0, 8, 9, 17])
 @pytest.mark.parametrize("value", [2**31 - 1, 2**31, 2**32 - 1])
 def test_client_aborts_on_a_share_outside_the_field(limb: int, value: int) -> None:
@@ -591,6 +595,7 @@ def signed_request(session: Session, signatures: dict[int, bytes]) -> bytes:
     return unmasking_request(session, session.config.client_ids, (), signatures)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "forgery", ["missing", "stranger", "other_client", "other_session", "other_survivors", "other_kind"]
 )
@@ -853,6 +858,7 @@ def test_server_refuses_a_client_that_dropped_out() -> None:
     session.finish().assert_sum()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stage", COMPLETE_STAGES, ids=lambda stage: stage.name)
 def test_server_refuses_broken_bytes(stage: Stage) -> None:
     session = at(stage)
@@ -893,6 +899,7 @@ def test_server_refuses_keys_without_a_signature() -> None:
     refuse(session, VICTIM, edit(advertise(session, VICTIM).to_bytes(), signature=bytes(64)), "S2")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stage", COMPLETE_STAGES, ids=lambda stage: stage.name)
 def test_server_refuses_a_second_answer_and_keeps_the_first(stage: Stage) -> None:
     session, other = at(stage), at(stage)
@@ -905,6 +912,7 @@ def test_server_refuses_a_second_answer_and_keeps_the_first(stage: Stage) -> Non
     session.finish().assert_sum()
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("field", ["channel_key", "mask_key"])
 @pytest.mark.parametrize("key", LOW_ORDER + NOT_CANONICAL, ids=bytes.hex)
 def test_server_refuses_a_key_of_low_order_or_not_canonical(field: str, key: bytes) -> None:
@@ -936,6 +944,7 @@ def test_a_refused_advertisement_does_not_block_the_keys_it_named() -> None:
     assert session.server.receive(2, stolen)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "bound",
     [
@@ -968,6 +977,7 @@ def test_server_refuses_sealed_shares_too_few_or_too_many(change: Any, check: st
     assert session.server.receive(VICTIM, good)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("bits", [1, 7, 8, 13, 16, 64])
 def test_server_refuses_a_vector_of_another_length(bits: int) -> None:
     session = at(Stage.MASKED_INPUT_COLLECTION, complete(modulus_bits=bits, length=13))
@@ -1000,6 +1010,7 @@ def test_server_refuses_a_signature_on_other_survivors() -> None:
     session.finish().assert_sum()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("change", "check"),
     [

@@ -64,6 +64,7 @@ def resumed_client(session: Session, client: Client) -> Client:
     return again
 
 
+@pytest.mark.sampled(2)
 @BY_CONFIG
 def test_server_saved_and_resumed_around_every_message_gives_the_same_sum(name: str) -> None:
     session = Session(CONFIGS[name])
@@ -84,6 +85,7 @@ def test_server_saved_and_resumed_around_every_message_gives_the_same_sum(name: 
     assert 2 not in session.server.survivors
 
 
+@pytest.mark.sampled(2)
 @BY_CONFIG
 def test_resumed_server_makes_the_same_requests(name: str) -> None:
     session = Session(CONFIGS[name])
@@ -106,6 +108,7 @@ def test_resumed_server_still_refuses_what_it_had_accepted() -> None:
         assert caught.value.check == check
 
 
+@pytest.mark.sampled(2)
 @BY_CONFIG
 def test_server_is_resumed_where_a_client_answered_and_then_left(name: str) -> None:
     session = Session(CONFIGS[name])
@@ -134,6 +137,7 @@ def test_saved_server_needs_the_directory_again() -> None:
         Server.from_bytes(saved)
 
 
+@pytest.mark.sampled(2)
 @BY_CONFIG
 def test_client_saved_and_resumed_in_every_stage_gives_the_same_sum(name: str) -> None:
     session = Session(CONFIGS[name])
@@ -145,6 +149,7 @@ def test_client_saved_and_resumed_in_every_stage_gives_the_same_sum(name: str) -
     session.assert_sum()
 
 
+@pytest.mark.sampled(2)
 @BY_CONFIG
 def test_resumed_client_answers_the_same_bytes_where_nothing_is_drawn(name: str) -> None:
     with predictable_secrets():
@@ -191,6 +196,7 @@ def test_client_restored_twice_seals_under_other_keys_in_another_session(name: s
     assert len(parts) == (len(one.sealed) + len(other.sealed)) // 88
 
 
+@pytest.mark.sampled(2)
 @BY_CONFIG
 def test_client_that_released_its_shares_is_not_resumed(name: str) -> None:
     session = Session(CONFIGS[name]).finish()
@@ -284,6 +290,7 @@ def resume(session: Session, cls: type[Client] | type[Server], data: bytes) -> C
     return Client.from_bytes(data, directory=session.directory, signing_key=session.identities.get(ME))
 
 
+@pytest.mark.sampled(2)
 @BY_CONFIG
 def test_every_truncated_or_longer_snapshot_is_malformed(name: str) -> None:
     session, found = snapshots(name)
@@ -328,6 +335,7 @@ def redigested(body: bytes) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tries", [15, pytest.param(40, marks=pytest.mark.slow)])
 @BY_CONFIG
 def test_a_snapshot_with_a_right_digest_and_wrong_contents_raises_named_errors(name: str, tries: int) -> None:

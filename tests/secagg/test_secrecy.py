@@ -64,6 +64,7 @@ def payloads(session: Session) -> dict[int, bytes]:
     return {i: opened(data).masked for i, data in session.responses[Stage.MASKED_INPUT_COLLECTION].items()}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("config", [complete(length=200_000), ring(length=40_000)], ids=["complete", "ring"])
 @pytest.mark.parametrize("fill", [0, 1, 2**16 - 1])
 def test_masked_vectors_look_uniform(config: Config, fill: int) -> None:

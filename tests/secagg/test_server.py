@@ -62,6 +62,7 @@ def garbage(session: Session, seed: int) -> list[bytes]:
     return [*flips, *cuts, *longer, *noise, *kinds, b"", b"\1", bytes(10_000)]
 
 
+@pytest.mark.sampled(3)
 @IN_EVERY_STAGE
 @pytest.mark.parametrize("config", [complete(threshold=4), ring()], ids=["complete", "ring"])
 def test_garbage_from_one_client_in_any_stage_stops_nobody(stage: Stage, config: Config) -> None:
@@ -85,6 +86,7 @@ def test_garbage_from_one_client_in_any_stage_stops_nobody(stage: Stage, config:
     assert set(server.survivors) == expected
 
 
+@pytest.mark.sampled(3)
 @IN_EVERY_STAGE
 @pytest.mark.parametrize("adversary", ["semi_honest", "malicious_server"])
 def test_an_early_dropout_is_not_fatal(stage: Stage, adversary: Any) -> None:
@@ -109,6 +111,7 @@ def test_a_client_that_aborts_in_any_stage_is_a_dropout_of_it(stage: Stage) -> N
     assert session.server.faults == []
 
 
+@pytest.mark.sampled(3)
 @IN_EVERY_STAGE
 @pytest.mark.parametrize("config", [complete(threshold=4), ring()], ids=["complete", "ring"])
 def test_a_client_that_answers_and_then_aborts_makes_no_sum_wrong(stage: Stage, config: Config) -> None:
@@ -241,6 +244,7 @@ def checks(server: Server) -> list[tuple[int, str]]:
     return sorted((fault.client_id, fault.check) for fault in server.faults)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("threshold", [5, 6, 7, 8])
 def test_wrong_shares_within_the_bound_are_named_and_the_sum_is_right(threshold: int) -> None:
     for liars in range((9 - threshold) // 2 + 1):
@@ -252,6 +256,7 @@ def test_wrong_shares_within_the_bound_are_named_and_the_sum_is_right(threshold:
         assert checks(session.server) == [(i, "S13") for i in sorted(chosen)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("about", NINE)
 def test_a_wrong_share_of_any_one_client_is_named(about: int) -> None:
     session = Session(complete(NINE, 5)).to(Stage.UNMASKING)
@@ -286,6 +291,7 @@ def test_liars_about_different_clients_are_all_named() -> None:
     assert checks(session.server) == [(i, "S13") for i in (1, 2, 3, 4)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("liars", range(1, 10))
 def test_the_sum_is_never_wrong_however_many_lie(liars: int) -> None:
     session = Session(complete(NINE, 6)).to(Stage.UNMASKING)
@@ -387,6 +393,7 @@ def seal_garbage(session: Session, sender: int, receivers: Collection[int]) -> N
     session.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("config", [complete(NINE, 6), complete(NINE, 6, adversary="semi_honest"), ring()])
 @pytest.mark.parametrize("sender_drops_out", [False, True])
 def test_holders_that_cannot_open_a_share_go_on_without_it(config: Config, sender_drops_out: bool) -> None:
@@ -585,6 +592,7 @@ def pruned(session: Session, answered: set[int]) -> set[int]:
         left -= short
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(12))
 @predictable_secrets()  # on some graphs too few clients are left
 def test_a_client_with_too_few_holders_is_left_out(seed: int) -> None:

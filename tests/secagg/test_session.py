@@ -112,6 +112,7 @@ def test_sum_is_exact_or_absent_for_every_dropout_stage(ids: Any, threshold: int
 
 
 # The default run takes widths of whole bytes and those next to them.
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "bits", [pytest.param(bits, marks=[] if bits % 8 in (7, 0, 1) else [pytest.mark.slow]) for bits in range(1, 65)]
 )
@@ -125,6 +126,7 @@ def test_sum_is_exact_for_every_width_and_odd_lengths(bits: int) -> None:
 
 
 # The default run takes the small rings, on which every kind of neighborhood is already there.
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "clients", [*range(4, 8), *(pytest.param(clients, marks=pytest.mark.slow) for clients in range(8, 12))]
 )
@@ -138,6 +140,7 @@ def test_sum_is_exact_on_rings_of_every_size(clients: int, adversary: Any) -> No
         assert run_session(config, vectors).sum.tolist() == total(config, vectors, config.client_ids)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage < Stage.DONE])
 def test_sum_is_exact_on_a_ring_when_one_drops_out_in_any_stage(adversary: Any, stage: Stage) -> None:
@@ -263,6 +266,7 @@ def test_a_vector_that_does_not_fit_is_refused_before_anything_is_sent(vector: A
         run_session(config, random_vectors(config) | {5: vector})
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "u4", ">u8", "i1", "i8"])
 def test_vectors_of_any_whole_number_type_and_stride_are_taken_and_not_changed(dtype: str) -> None:
     config = complete(adversary="semi_honest")

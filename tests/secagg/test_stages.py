@@ -131,6 +131,7 @@ def test_each_stage_of_a_server_leaves_what_the_next_one_takes(name: str) -> Non
         assert SEEN[following(stage, SESSIONS[name])] in (get_args(after) or [after])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "stage"), ROWS)
 def test_client_takes_only_what_its_stage_accepts(name: str, stage: Stage) -> None:
     _, client = client_at(name, stage)
@@ -140,6 +141,7 @@ def test_client_takes_only_what_its_stage_accepts(name: str, stage: Stage) -> No
             assert_refuses(client, data, "C2")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "stage"), ROWS)
 def test_server_takes_only_what_its_stage_accepts(name: str, stage: Stage) -> None:
     _, server = server_at(name, stage)
@@ -156,6 +158,7 @@ def test_server_takes_only_what_its_stage_accepts(name: str, stage: Stage) -> No
                 assert_server_refuses(server, ME, data, "S2" if len(data) > server.message_bytes else "S3")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SESSIONS)
 def test_every_unknown_kind_is_refused_in_every_stage(name: str) -> None:
     session = Session(SESSIONS[name])
@@ -169,6 +172,7 @@ def test_every_unknown_kind_is_refused_in_every_stage(name: str) -> None:
     session.finish().assert_sum()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SESSIONS)
 def test_abort_is_taken_in_every_stage_and_only_once(name: str) -> None:
     for stage in stages(name):

@@ -73,6 +73,7 @@ def interrupt(client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch, cal
     return results
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_second_delivery_during_the_first_is_refused(name: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

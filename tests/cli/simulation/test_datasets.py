@@ -26,6 +26,7 @@ def all_rows(federation: Federation) -> list[tuple[float, ...]]:
     return [row for part in (*federation.clients.values(), federation.test) for row in rows(*part)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("clients", [1, 4, 13, 50, 1442])
 def test_every_row_of_digits_is_used_exactly_once(clients: int) -> None:
     federation = digits(clients)

@@ -309,6 +309,7 @@ def test_bound_of_wrapping_is_above_the_exact_chance(variance: float, norm: floa
             assert bound(t) >= exact
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("bits", [11, 12, 16])
 def test_measured_error_is_the_predicted_one(aligned: bool, bits: int) -> None:

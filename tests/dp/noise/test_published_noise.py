@@ -144,6 +144,7 @@ def test_turbo_shake_gives_the_published_bytes() -> None:
     )
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("way", "sigma", "digest"),
     [

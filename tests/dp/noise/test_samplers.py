@@ -54,6 +54,7 @@ def counts_up_to(samples: npt.NDArray[np.int64], reach: int) -> npt.NDArray[np.i
     return np.bincount(samples + reach, minlength=2 * reach + 1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("sigma", [0.1, 0.25, 0.5, 1.0, 2.342, 10.0, 100.0, 1000.0])
 def test_discrete_gaussian_has_its_law(sigma: float) -> None:
     size, reach = 1 << 20, int(12 * sigma) + 3
@@ -73,6 +74,7 @@ def test_skellam_has_its_law(variance: float) -> None:
     assert chance_of_chi_square(observed, size * law / law.sum()) > 1e-6
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("draw", "variance", "size"),
     [
@@ -91,6 +93,7 @@ def test_wide_noise_has_the_law_of_the_normal_to_which_it_is_close(draw: Draw, v
     assert chance_of_chi_square(observed, size * np.diff(reached)) > 1e-6
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [GaussianWeights, SkellamWeights])
 def test_blocks_give_the_law_of_the_table(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small law through blocks, where all its integers can be counted; one proposal in three is refused."""
@@ -120,6 +123,7 @@ def test_a_head_kept_at_first_sight_is_kept_for_all_weights_within_their_error(
         assert least - Fraction(1, 1 << 15) <= kept <= least
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("variance", "width"), [(1e7, 32), (2.0**54, 32), (2.0**54 + 4, 64), (2.0**80, 64)])
 def test_member_and_head_come_from_the_two_ends_of_a_word(
     variance: float, width: int, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +149,7 @@ def test_member_and_head_come_from_the_two_ends_of_a_word(
     assert kept.tolist() == [0, 2 * span - 1, 3 * span - 1, 4 * span + 1, -span + 1]
 
 
+@pytest.mark.sampled(3)
 @EVERY_WAY
 def test_moments_and_symmetry(draw: Draw, variance: float) -> None:
     size = 1 << 18

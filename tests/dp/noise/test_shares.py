@@ -67,6 +67,7 @@ def normal_limit(count: int) -> float:
     return 6.2 * math.sqrt(2 / count)
 
 
+@pytest.mark.sampled(2)
 @MECHANISMS
 @pytest.mark.parametrize("survivors", [7, 9, 12])
 def test_what_is_left_of_the_noise_is_just_what_is_needed(mechanism: Any, survivors: int) -> None:

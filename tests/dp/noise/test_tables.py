@@ -85,6 +85,7 @@ def test_exponential_is_less_than_two_units_off(bits: int) -> None:
             assert abs(negative_exponential(top, bottom, bits) - truth) < 2, (top, bottom)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("sigma", ["1/10", "1/4", "1/2", "1", "1171/500", "9", "100"])
 def test_gaussian_table_holds_the_law_to_128_bits(sigma: str) -> None:
     variance = Fraction(sigma) ** 2
@@ -93,6 +94,7 @@ def test_gaussian_table_holds_the_law_to_128_bits(sigma: str) -> None:
     assert distance(found, gaussian_law(variance, 20 * int(Fraction(sigma) + 1))) < CLOSE
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("variance", ["1/1000", "1/4", "1", "73/10", "100"])
 def test_skellam_table_holds_the_difference_of_poisson_variables_to_128_bits(variance: str) -> None:
     sampler = Sampler(SkellamWeights(Fraction(variance)))
@@ -121,6 +123,7 @@ def test_what_skellam_cuts_off_is_below_the_bound_in_its_docstring() -> None:
             assert exponent < -160 * Decimal(2).ln(), variance
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "weights",
     [
@@ -152,6 +155,7 @@ def test_every_boundary_parts_the_numbers_as_counting_does(weights: GaussianWeig
     assert next(given, None) is None
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("filler", [0, 1, (1 << 192) - 1])
 def test_every_first_word_is_looked_up_as_counting_does(filler: int) -> None:
     table = Sampler(GaussianWeights(Fraction(10**4))).table
@@ -209,6 +213,7 @@ def test_an_integer_as_heavy_as_the_highest_is_always_kept() -> None:
     assert SkellamWeights(Fraction(50)).keeps(-5, 5, (1 << 16) - 1, lambda: (1 << 64) - 1)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [GaussianWeights, SkellamWeights])
 def test_blocks_have_the_law_itself(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """By enumeration: block, uniform member, kept with its weight over the highest."""
@@ -247,6 +252,7 @@ def test_what_is_kept_without_a_look_allows_for_the_error_of_both_weights(
     assert sampler._kept.max() > 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [GaussianWeights, SkellamWeights])
 @pytest.mark.parametrize("variance", [2**22 + 1, 10**8])
 def test_nearly_all_integers_are_kept_without_a_look(kind: type, variance: int) -> None:
