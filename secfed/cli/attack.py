@@ -16,6 +16,7 @@ class AttackName(StrEnum):
     """Attacks."""
 
     ANALYTIC = "analytic"
+    INVERSION = "inversion"
 
 
 # Choices, and the options that have no effect with them.
@@ -59,19 +60,23 @@ def attack(
     Examples: secfed attack analytic --aggregator secagg; secfed attack --all
     """
     if every == (name is not None):
-        raise typer.BadParameter("needed the name of an attack (analytic), or --all")
+        raise typer.BadParameter(f"needed the name of an attack ({', '.join(AttackName)}), or --all")
     require("rich", "scikit-learn", "matplotlib")
-    from secfed.cli.leakage import analytic
+    from secfed.cli.leakage import analytic, inversion, reconstruction
     from secfed.cli.leakage.scenario import Settings, record_round
+    from secfed.cli.leakage.tasks import Digits, Faces
 
     if every:
         refuse_without_effect(context, _WITHOUT_EFFECT_ON_ALL, {"all": ""})
         return _matrix(key_bits, seed, output, as_json)
     refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value, "aggregator": aggregator.value})
     settings = Settings(clients, aggregator.value, privacy.value, epsilon, delta, clip_norm, key_bits, seed)
-    result = analytic.attack(record_round(settings))
-    file = output / "analytic.png"
-    _draw(file, lambda: analytic.picture(result, file))
+    if name is AttackName.INVERSION:
+        result = inversion.attack(record_round(settings, Faces(seed)))
+    else:
+        result = analytic.attack(record_round(settings, Digits(seed)))
+    file = output / f"{result.attack}.png"
+    _draw(file, lambda: reconstruction.picture(result, file))
     tell([*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
 
 

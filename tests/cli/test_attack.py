@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from secfed.cli.leakage import analytic, matrix
+from secfed.cli.leakage import analytic, inversion, matrix
 from tests.cli.runner import Runner
 
 
 @pytest.fixture(autouse=True)
 def _fewer_runs_on_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analytic, "NULL_RUNS", 40)
+    monkeypatch.setattr(inversion, "NULL_RUNS", 2)
 
 
 def attacked(secfed: Runner, tmp_path: Path, *options: object) -> dict[str, Any]:
@@ -58,6 +59,32 @@ def test_the_servers_noise_protects_what_is_released_and_not_what_it_saw(secfed:
     found = attacked(secfed, tmp_path, "--privacy", "central")
     assert found["messages"]["identified"] == 1
     assert at_chance(found["released"])
+
+
+def inverted(secfed: Runner, tmp_path: Path, *options: object) -> dict[str, Any]:
+    run = secfed("attack", "inversion", "--json", "--output", tmp_path, "--clients", 2, *options)
+    assert run.exit_code == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout)
+    assert found["attack"] == "inversion" and [Path(file).name for file in found["files"]] == ["inversion.png"]
+    return found
+
+
+def test_gradient_inversion_shows_faces_of_messages_in_the_clear_only(secfed: Runner, tmp_path: Path) -> None:
+    plain = inverted(secfed, tmp_path)
+    assert plain["messages"]["psnr"] > 22 and plain["messages"]["identified"] == 1
+    secagg = inverted(secfed, tmp_path, "--aggregator", "secagg")
+    assert secagg["messages"]["psnr"] < secagg["baseline"]["psnr"] and secagg["sum"]["psnr"] > 22
+
+
+@pytest.mark.slow
+def test_gradient_inversion_shows_no_face_under_the_clients_noise(secfed: Runner, tmp_path: Path) -> None:
+    noise = inverted(secfed, tmp_path, "--aggregator", "secagg", "--privacy", "distributed")
+    assert noise["sum"]["psnr"] < noise["baseline"]["psnr"]
+
+
+def test_gradient_inversion_needs_a_face_for_each_client(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed("attack", "inversion", "--clients", 90, "--output", tmp_path)
+    assert run.exit_code != 0 and "90 clients: faces has pictures for 80" in " ".join(run.stderr.split())
 
 
 def test_a_large_cohort_is_a_mixture(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +144,7 @@ def cells(secfed: Runner, tmp_path: Path) -> dict[tuple[str, str], dict[str, Any
     return {(cell["attack"], cell["protection"]): cell for cell in found["cells"]}
 
 
+@pytest.mark.slow
 def test_the_matrix_tells_what_leaks_and_what_does_not(
     secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,11 +152,11 @@ def test_the_matrix_tells_what_leaks_and_what_does_not(
     monkeypatch.setattr(matrix, "PROTECTIONS", {name: matrix.PROTECTIONS[name] for name in kept})
     monkeypatch.setattr(matrix, "_NULL_RUNS", 100)
     found = cells(secfed, tmp_path)
-    assert len(found) == 15
+    assert len(found) == 21
     plain, secagg, noise = kept
     leaks = {place for place, cell in found.items() if cell["leaks"]}
-    sums = ("picture from the sum", "picture from two sums", "labels from the sum")
-    messages = ("picture from a message", "label from a message")
+    sums = ("picture from the sum", "picture from two sums", "labels from the sum", "face from the sum")
+    messages = ("picture from a message", "label from a message", "face from a message")
     assert {(attack, plain) for attack in (*messages, *sums)} <= leaks
     assert {(attack, secagg) for attack in sums} <= leaks
     assert not leaks & {(attack, secagg) for attack in messages}
@@ -139,7 +167,7 @@ def test_the_matrix_tells_what_leaks_and_what_does_not(
 def test_the_whole_matrix_has_a_cell_for_each_attack_and_protection(secfed: Runner, tmp_path: Path) -> None:
     found = cells(secfed, tmp_path)
     assert {protection for _, protection in found} == set(matrix.PROTECTIONS)
-    assert len(found) == len(matrix.ATTACKS) * len(matrix.PROTECTIONS)
+    assert len(found) == (len(matrix.ATTACKS) + 2) * len(matrix.PROTECTIONS)
     assert found["picture from the sum", "secagg, 3 clients"]["success"] == 1
     assert not found["picture from the sum", "secagg, 50 clients"]["leaks"]
     assert found["picture from a message", "plain, server's noise"]["leaks"]

@@ -1,18 +1,14 @@
-"""The analytic attack on one recorded round: what one message, and what the sum, gives away of the pictures."""
+"""The analytic attack on one recorded round: the inputs of the first layer by division."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from secfed.attacks import Interval, linear_candidates, linear_inputs, psnr
-from secfed.attacks.metrics import identified
-from secfed.cli.extras import require
-from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound
-from secfed.cli.simulation.random import generator
+from secfed.attacks import linear_candidates, linear_inputs
+from secfed.cli.leakage.reconstruction import Reconstruction, reconstruct
+from secfed.cli.leakage.scenario import RecordedRound
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -21,112 +17,11 @@ Array = npt.NDArray[np.float64]
 NULL_RUNS = 200
 # How far beyond black and white a pixel may be: fixed-point rounding.
 _TOLERANCE = 0.02
-# Pictures in a row.
-_MOST_COLUMNS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How well guesses fit the clients' pictures.
-
-    Attributes:
-        psnr: Of the best guess for each client, mean over the clients, in decibels.
-        identified: Fraction of clients of which some guess tells the picture among 100.
-        best: The best guess for each client by id, shape `(pixels,)`.
-        null_psnr: The same of the same attack on noise in place of an update.
-        null_identified: The same of the same attack on noise.
-    """
-
-    psnr: float
-    identified: float
-    best: dict[int, Array] = field(repr=False)
-    null_psnr: Interval
-    null_identified: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what the command line prints."""
-        nulls = {"psnr": self.null_psnr, "identified": self.null_identified}
-        return {
-            "psnr": self.psnr,
-            "identified": self.identified,
-            "null": {name: asdict(null) for name, null in nulls.items()},
-        }
-
-    def __str__(self) -> str:
-        null, named = self.null_psnr, self.null_identified
-        return (
-            f"PSNR {self.psnr:.1f} dB, {100 * self.identified:.0f} % identified; on noise {null.mean:.1f} dB "
-            f"({null.lower:.1f} to {null.upper:.1f}), {100 * named.mean:.1f} % "
-            f"({100 * max(0.0, named.lower):.1f} to {100 * min(1.0, named.upper):.1f})"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AnalyticResult:
-    """What the attack found.
-
-    Attributes:
-        recorded: The round that was attacked.
-        messages: From each client's own message, as the server read it: one guess for each client.
-        sum: From the mean that the server ended with, before noise of its own: one guess for each unit of the layer.
-        released: The same from the mean that everybody sees.
-        baseline: PSNR of the mean picture: a guess without any information.
-    """
-
-    recorded: RecordedRound
-    messages: Score
-    sum: Score
-    released: Score
-    baseline: float
-
-    def to_json(self, files: list[str]) -> dict[str, Any]:
-        """Return the result as the command line prints it."""
-        settings = self.recorded.settings
-        private = settings.privacy != "none"
-        return {
-            "schema": 1,
-            "attack": "analytic",
-            "adversary": self.recorded.view.adversary,
-            "aggregator": settings.aggregator,
-            "privacy": settings.privacy,
-            "epsilon": settings.epsilon if private else None,
-            "delta": settings.delta if private else None,
-            "clients": settings.clients,
-            "seed": settings.seed,
-            "candidates": CANDIDATES,
-            "messages": self.messages.to_json(),
-            "sum": self.sum.to_json(),
-            "released": self.released.to_json(),
-            "baseline": {"psnr": self.baseline, "identified": 1 / CANDIDATES},
-            "files": files,
-        }
-
-    def summary(self) -> list[str]:
-        """Say in a few lines what was found."""
-        settings = self.recorded.settings
-        return [
-            f"analytic attack, honest server, {settings.aggregator}, privacy {settings.privacy}, {settings.clients} "
-            f"clients with one picture each, identified among {CANDIDATES}",
-            f"from each client's message, as the server saw it: {self.messages}",
-            f"from the sum that the server ended with: {self.sum}",
-            f"from the mean that is released: {self.released}",
-            f"without any information, the mean picture has {self.baseline:.1f} dB",
-        ]
-
-
-def attack(recorded: RecordedRound) -> AnalyticResult:
-    """Attack each message and the sum; the attack is given the server's view and nothing else."""
-    view = recorded.view
-    random = generator(recorded.settings.seed, "null control")
-    noise = [{client_id: noise_like(view.mean, random) for client_id in view.clients} for _ in range(NULL_RUNS)]
-    sums = [noise_like(view.mean, random) for _ in range(NULL_RUNS)]
-    return AnalyticResult(
-        recorded,
-        _score(recorded, from_messages, view.inputs, noise),
-        _score(recorded, from_a_sum, view.mean, sums),
-        _score(recorded, from_a_sum, recorded.released, sums),
-        float(np.mean([psnr(recorded.baseline, recorded.pictures[client_id]) for client_id in view.clients])),
-    )
+def attack(recorded: RecordedRound) -> Reconstruction:
+    """Attack each message and the sum."""
+    return reconstruct(recorded, "analytic", from_messages, from_a_sum, NULL_RUNS)
 
 
 def from_messages(inputs: Mapping[int, Any]) -> dict[int, Array]:
@@ -160,73 +55,3 @@ def guess(update: Any) -> Array:
 def _first_layer(update: Any) -> tuple[Array, Array]:
     weights, biases = update["hidden_weight"], update["hidden_bias"]
     return np.asarray(weights, np.float64).T, np.asarray(biases, np.float64)
-
-
-def quality(recorded: RecordedRound, guesses: Mapping[int, Array] | Array) -> tuple[float, float, dict[int, Array]]:
-    """Return the mean PSNR of the best guesses, the fraction of clients identified, and each client's best guess.
-
-    Args:
-        recorded: The round.
-        guesses: Each client's own by id, or one array for all of them, shape `(some, pixels)`.
-    """
-    if not isinstance(guesses, Mapping):
-        named = {identified(one, recorded.candidates) for one in guesses}
-        guesses = dict.fromkeys(recorded.view.clients, guesses)
-        told = [recorded.number_of[client_id] in named for client_id in guesses]
-    else:
-        told = [
-            any(identified(one, recorded.candidates) == recorded.number_of[client_id] for one in some)
-            for client_id, some in guesses.items()
-        ]
-    best = {}
-    for client_id, some in guesses.items():
-        errors = ((some - recorded.pictures[client_id]) ** 2).mean(axis=1)
-        best[client_id] = some[int(np.argmin(errors))]
-    found = [psnr(one, recorded.pictures[client_id]) for client_id, one in best.items()]
-    return float(np.mean(found)), float(np.mean(told)), best
-
-
-def _score(recorded: RecordedRound, rebuild: Callable[[Any], Any], seen: Any, noise: list[Any]) -> Score:
-    found, told, best = quality(recorded, rebuild(seen))
-    null = [quality(recorded, rebuild(one)) for one in noise]
-    return Score(found, told, best, Interval.of([one[0] for one in null]), Interval.of([one[1] for one in null]))
-
-
-def noise_like(update: Any, random: np.random.Generator) -> dict[str, Array]:
-    """Return noise with the structure of an update: what the null control attacks."""
-    return {name: random.normal(size=np.shape(array)) for name, array in update.items()}
-
-
-def picture(result: AnalyticResult, path: Path) -> None:
-    """Draw originals and reconstructions below each other, to a PNG file.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    recorded, side = result.recorded, result.recorded.side
-    ids = recorded.view.clients[:_MOST_COLUMNS]
-    settings = recorded.settings
-    rows = [
-        ("the client's picture", recorded.pictures),
-        (f"from its message\n{result.messages.psnr:.0f} dB", result.messages.best),
-        (f"from the sum\n{result.sum.psnr:.0f} dB", result.sum.best),
-        (f"from the released\nmean {result.released.psnr:.0f} dB", result.released.best),
-    ]
-    figure = Figure(figsize=(1.6 + 0.95 * len(ids), 4.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
-    axes = figure.subplots(len(rows), len(ids), squeeze=False)
-    for row, (label, images) in zip(axes, rows, strict=True):
-        for axis, client_id in zip(row, ids, strict=True):
-            axis.imshow(images[client_id].reshape(side, side), cmap="gray", vmin=0, vmax=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-    for axis, client_id in zip(axes[0], ids, strict=True):
-        axis.set_title(f"client {client_id}", fontsize=8)
-    noise = "" if settings.privacy == "none" else f", {settings.privacy} noise (epsilon {settings.epsilon:g})"
-    figure.suptitle(f"What the server can rebuild: {settings.aggregator}{noise}", fontsize=10)
-    figure.savefig(path, format="png")

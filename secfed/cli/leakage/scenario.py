@@ -9,9 +9,7 @@ import numpy.typing as npt
 from secfed import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg, dp
 from secfed.aggregation import Aggregator, Privacy
 from secfed.attacks import View
-from secfed.cli.simulation import perceptron
-from secfed.cli.simulation.datasets import LOADERS
-from secfed.cli.simulation.random import generator
+from secfed.cli.leakage.tasks import Digits, Task
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -61,53 +59,48 @@ class RecordedRound:
 
     Attributes:
         settings: What was run.
+        task: What the clients trained; its model and other pictures are public.
         view: What the server saw: all that an attack is given.
         released: The mean that the round ends with, noise included: what everybody sees.
         without: Means of further rounds with the same updates, each without one client, as the server saw them, by the
             id of that client.
-        model: The model that all clients started from: public.
         labels: Each client's label by id: for scoring alone.
-        others: Pictures that no client has, and their labels: what an adversary may have of its own.
         pictures: Each client's picture by id, shape `(pixels,)`: for scoring alone.
         candidates: Pictures among which the adversary looks, shape `(100, pixels)`.
         number_of: Which candidate each client's picture is, by id.
         baseline: The mean of other pictures: a guess without any information.
-        side: Pixels of a side.
     """
 
     settings: Settings
+    task: Task = field(repr=False)
     view: View = field(repr=False)
     released: Any = field(repr=False)
     without: dict[int, Any] = field(repr=False)
-    model: perceptron.Model = field(repr=False)
     labels: dict[int, int] = field(repr=False)
-    others: tuple[Array, npt.NDArray[np.int64]] = field(repr=False)
     pictures: dict[int, Array] = field(repr=False)
     candidates: Array = field(repr=False)
     number_of: dict[int, int] = field(repr=False)
     baseline: Array = field(repr=False)
-    side: int
 
 
-def record_round(settings: Settings) -> RecordedRound:
+def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
     """Train once on every client's picture, aggregate, and keep what the server saw.
+
+    Args:
+        settings: What to run.
+        task: What the clients train; by default `Digits`.
 
     Raises:
         ConfigError: The settings cannot work together.
         MissingExtraError: The data set's package is not installed.
     """
-    federation = LOADERS["digits"](1, 0.5, settings.seed)
-    inputs, labels = federation.clients[1]
-    chosen = generator(settings.seed, "pictures").permutation(len(labels))[:CANDIDATES]
-    model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
-    updates, pictures, number_of = {}, {}, {}
-    for client_id in range(1, settings.clients + 1):
-        row = chosen[client_id - 1]
-        data = perceptron.Examples(
-            inputs[row : row + 1], labels[row : row + 1], generator(settings.seed, "batches", client_id)
-        )
-        updates[client_id], _ = perceptron.local_update(model, data)
-        pictures[client_id], number_of[client_id] = inputs[row], client_id - 1
+    task = Digits(settings.seed) if task is None else task
+    if settings.clients > len(task.pictures):
+        raise ConfigError(f"{settings.clients} clients: {task.name} has pictures for {len(task.pictures)}")
+    ids = range(1, settings.clients + 1)
+    pictures = {client_id: task.pictures[client_id - 1] for client_id in ids}
+    labels = {client_id: int(task.labels[client_id - 1]) for client_id in ids}
+    updates = {client_id: task.update(pictures[client_id], labels[client_id]) for client_id in ids}
     aggregator = _aggregator(settings)
     result = aggregator.aggregate(updates, record=True, privacy=_privacy(settings, settings.clients))
     without = {}
@@ -117,17 +110,15 @@ def record_round(settings: Settings) -> RecordedRound:
         without[client_id] = View.of_server(again.transcript).mean
     return RecordedRound(
         settings,
+        task,
         View.of_server(result.transcript),
         result.mean,
         without,
-        model,
-        {client_id: int(labels[chosen[client_id - 1]]) for client_id in updates},
-        federation.test,
+        labels,
         pictures,
-        inputs[chosen],
-        number_of,
-        federation.test[0].mean(axis=0),
-        round(federation.features**0.5),
+        np.concatenate((task.pictures, task.others[0]))[:CANDIDATES],
+        {client_id: client_id - 1 for client_id in ids},
+        task.others[0].mean(axis=0),
     )
 
 

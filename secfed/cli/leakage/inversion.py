@@ -1,0 +1,71 @@
+"""Gradient inversion on one recorded round: faces out of a convolutional network's gradients."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.attacks import CrossEntropy, inversion, label, label_counts
+from secfed.cli.leakage.reconstruction import Reconstruction, reconstruct
+from secfed.cli.leakage.scenario import RecordedRound
+from secfed.cli.leakage.tasks import Faces
+from secfed.errors import ConfigError
+
+Array = npt.NDArray[np.float64]
+
+# Repetitions of the same attack on noise: each costs as much as the attack.
+NULL_RUNS = 3
+# Messages that are attacked.
+_MOST_MESSAGES = 8
+_TOTAL_VARIATION = 0.02
+# Steps of a search; of one for many pictures at once, fewer.
+_STEPS, _FEWER_STEPS, _MANY = 200, 100, 10
+
+
+def attack(recorded: RecordedRound) -> Reconstruction:
+    """Attack the messages of up to eight clients, and the sum.
+
+    Raises:
+        ConfigError: The round is none of faces.
+    """
+    task = recorded.task
+    if not isinstance(task, Faces):
+        raise ConfigError(f"found a round of {task.name}: gradient inversion needs the convolutional network of faces")
+    return reconstruct(
+        recorded,
+        "inversion",
+        partial(from_messages, task),
+        partial(from_a_sum, task, clients=len(recorded.view.clients)),
+        NULL_RUNS,
+    )
+
+
+def from_messages(task: Faces, inputs: Mapping[int, Any]) -> dict[int, Array]:
+    """Rebuild the picture behind each of the first messages; the label comes from the last layer's biases."""
+    found = {}
+    for client_id in list(inputs)[:_MOST_MESSAGES]:
+        gradient = task.gradient(inputs[client_id])
+        found[client_id] = _search(task, gradient, [label(gradient[task.last_bias])])
+    return found
+
+
+def from_a_sum(task: Faces, mean: Any, *, clients: int) -> Array:
+    """Rebuild the pictures behind a mean, one for each client; how often each label occurs comes from the biases."""
+    gradient = task.gradient(mean)
+    counts = label_counts(gradient[task.last_bias], task.bias_gradients, clients)
+    return _search(task, gradient, np.repeat(np.arange(task.classes), counts).tolist())
+
+
+def _search(task: Faces, gradient: dict[str, Array], labels: list[int]) -> Array:
+    found = inversion(
+        task.model,
+        CrossEntropy(task.classes, labels),
+        gradient,
+        shape=(len(labels), 1, task.side, task.side),
+        method="cosine",
+        steps=_STEPS if len(labels) <= _MANY else _FEWER_STEPS,
+        total_variation=_TOTAL_VARIATION,
+    )
+    return found.inputs.reshape(len(labels), -1)
