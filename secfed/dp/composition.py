@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp import inversion, lattice, rdp
+from secfed.dp import inversion, lattice_bounded, rdp
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.events import (
     Adjacency,
@@ -122,7 +122,7 @@ class Composition:
             moments = rdp.epsilon(self.events.items(), self.adjacency, delta)
             if not self.discretised:
                 return 0.0, moments
-            low, high = lattice.bounds_epsilon(self.events.items(), self.adjacency, delta)
+            low, high = lattice_bounded.events_epsilon(self.events.items(), self.adjacency, delta)
             return low, min(high, moments)
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
@@ -153,7 +153,7 @@ class Composition:
             moments = rdp.delta(self.events.items(), self.adjacency, epsilon)
             if not self.discretised:
                 return 0.0, max(moments, tiny)
-            low, high = lattice.bounds_delta(self.events.items(), self.adjacency, epsilon)
+            low, high = lattice_bounded.events_delta(self.events.items(), self.adjacency, epsilon)
             # Laplace noise alone has a largest loss: beyond it delta is 0.
             laplace = all(isinstance(_unsampled(event), Laplace) for event in self.events)
             return max(0.0, low), max(0.0 if laplace else tiny, min(high, moments))
