@@ -17,6 +17,9 @@ _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e9
 # Where cheap bounds are good enough, as a logarithm, and the most evaluations after them.
 _NEAR = 0.02
 _MOST_TRIES = 60
+# Width of bounds, as a logarithm, where there is no lower one; and the most by which parameters may differ then.
+_UNKNOWN = 0.1
+_LOOSE = 0.003
 # Logarithm of epsilon over the budget beyond which a value says nothing about the slope.
 _FAR = 3.0
 
@@ -176,6 +179,7 @@ def _falling(
     slope = 1.5
     for _ in range(_MOST_TRIES):
         lower, upper = composed(at).epsilon(delta)
+        width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
         value = math.inf if upper == math.inf else math.log(max(upper, 1e-300) / budget)
         if before is not None and abs(value) < _FAR and before[1] != value:
             slope = min(max((before[1] - value) / (at - before[0]), 1e-3), 1e3)
@@ -190,10 +194,9 @@ def _falling(
         else:
             right = best = at
             # Where the engines differ by more than what is left, nothing is gained by going on.
-            width = math.log(upper / lower) if lower > 0 else 0.0
             if at <= low or -value <= slope * _ACCURACY / 2 + 0.1 * width:
                 break
-        if right - left <= _ACCURACY:
+        if right - left <= max(_ACCURACY, min(0.03 * width, _LOOSE)):
             break
         # Aimed a little to the right, so that the budget is kept; where a step leads out of the bracket, it is halved.
         at = at + value / slope + _ACCURACY / 4 if before else math.inf

@@ -99,17 +99,21 @@ def events_epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, de
     low, high, log_delta = 0.0, 0.0, math.log(delta)
     orders = 2.0 ** np.arange(-30.0, 31.0, 0.5)
     for laws in directions(events, adjacency):
-        rough = rough_sum(laws)
+        rough, most = rough_sum(laws), _window(laws)
+        few = _FEW if most == WINDOW else WINDOW // 2
         # The other direction seldom says more: few cells show it.
-        if 0 < high < math.inf and _total(laws, rough, high, 1, _FEW).delta(high, 1) <= delta:
+        if 0 < high < math.inf and _total(laws, rough, high, 1, few).delta(high, 1) <= delta:
             continue
         guess = max(0.0, min((rough.log_moment(order) - log_delta) / order for order in orders))
-        found = solve(*_lattice(laws, rough, guess, 1, _FEW), rough, guess, delta, 1, _FEW)
-        guess, most = (found if 0 < found < math.inf else guess), _window(laws)
+        found = solve(*_lattice(laws, rough, guess, 1, few), rough, guess, delta, 1, few)
+        guess = found if 0 < found < math.inf else guess
         upper = solve(*_lattice(laws, rough, guess, 1, most), rough, guess, delta, 1, most, _NEAR)
-        guess = upper if 0 < upper < math.inf else guess
-        lower = solve(*_lattice(laws, rough, guess, -1, most), rough, guess, delta, -1, most, _NEAR)
-        low, high = max(low, lower), max(high, upper)
+        guess, lower = (upper if 0 < upper < math.inf else guess), 0.0
+        # Near the largest loss, or where little is known, the first window may hold no lower bound.
+        for start in (guess, 0.9 * guess):
+            if not lower > 0:
+                lower = solve(*_lattice(laws, rough, start, -1, WINDOW), rough, start, delta, -1, WINDOW, _NEAR)
+        low, high = max(low, float(lower)), max(high, float(upper))
     return low, high
 
 

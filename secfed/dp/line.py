@@ -131,16 +131,18 @@ def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes
     mixed = np.zeros((len(tilted), tiles, tiles, tile, tile), np.complex128)
     alone = np.zeros((2, len(tilted), wide), np.complex128)
     # Memory is taken once: to get it anew for each block takes longer than to fill it.
-    turns = np.empty((2, len(tilted), wide, min(some, tilted.shape[1])), np.complex128)
+    block = min(8 * some, tilted.shape[1])
+    turns = np.empty((2, len(tilted), wide, block), np.complex128)
     product = np.empty_like(mixed)
-    for start in range(0, tilted.shape[1], some):
-        loss, share = centred[:, start : start + some], tilted[:, None, start : start + some]
+    for start in range(0, tilted.shape[1], block):
+        loss, share = centred[:, start : start + block], tilted[:, None, start : start + block]
         one = _turns(loss * step, turns[0, ..., : loss.shape[1]])
         two = _turns(loss * (across * step), turns[1, ..., : loss.shape[1]])
         two *= share
-        shape = (len(tilted), tiles, tile, -1)
-        left, right = two.reshape(shape)[:, :, None], one.reshape(shape).transpose(0, 1, 3, 2)[:, None]
-        mixed += np.matmul(left, right, out=product)
+        for first in range(0, loss.shape[1], some):
+            left = two[..., first : first + some].reshape(len(tilted), tiles, 1, tile, -1)
+            right = one[..., first : first + some].reshape(len(tilted), 1, tiles, tile, -1).swapaxes(3, 4)
+            mixed += np.matmul(left, right, out=product)
         alone[0] += two.sum(axis=2)
         one *= share
         alone[1] += one.sum(axis=2)
