@@ -160,6 +160,9 @@ class Composition:
         low, high = -math.inf, -math.inf
         for direction in self.directions:
             at = max(epsilon - 2 * self.slack, 0.0)
+            if high >= 0:
+                # No other direction can say less than nothing.
+                break
             if high > -math.inf and _chernoff(direction, at, low) <= low:
                 continue
             found = _delta(direction, at)
@@ -180,12 +183,16 @@ class Composition:
                     low = max(low, inversion.epsilon_of(one, math.log(delta))[0])
         return low
 
+    def nothing(self, delta: float) -> bool:
+        """Return whether the releases' total variation shows that epsilon is 0."""
+        if not (self.private and self.directions and self.exact):
+            return False
+        return math.log(max(direction.variation for direction in self.directions)) <= math.log(delta)
+
     def ceiling(self, delta: float, enough: float = 0.0) -> float:
         """Return a cheap upper bound of epsilon; no better one is looked for below `enough`."""
-        if self.private and self.directions and self.exact:
-            variation = max(direction.variation for direction in self.directions)
-            if math.log(variation) <= math.log(delta):
-                return 0.0
+        if self.nothing(delta):
+            return 0.0
         return rdp.epsilon(self.events.items(), self.adjacency, delta, enough) if self.private else math.inf
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:

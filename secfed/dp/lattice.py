@@ -318,8 +318,7 @@ class TiltedSum:
         """Return changes of the order, and what they add to the logarithm of the moment."""
         changes = 2.0 ** np.arange(-1, 6) / self.deviation
         return [
-            (float(more), self.total.log_moment(self.order + more) - self.log_moment)
-            for more in (*changes, *-changes)
+            (float(more), self.total.log_moment(self.order + more) - self.log_moment) for more in (*changes, *-changes)
         ]
 
     def delta(self, epsilon: float, sign: int) -> float:
