@@ -189,7 +189,7 @@ def _falling(
     tries = 0
     while tries < _MOST_TRIES:
         lower, upper = composed(at).epsilon(delta)
-        width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
+        width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN * (upper > 0)
         tries += _SLOW if width > _WIDE and upper > 0 else 1
         value = math.inf if upper == math.inf else math.log(max(upper, 1e-300) / budget)
         if before is not None and abs(value) < _FAR and before[1] != value:

@@ -78,15 +78,18 @@ def releases_delta(releases: Releases, epsilon: float, log_delta: float) -> tupl
         log_delta: An upper bound of the logarithm of delta, or an estimate.
     """
     low, high = -math.inf, 0.0
-    for _ in range(_ATTEMPTS):
+    for attempt in range(2 * _ATTEMPTS):
         laws = _noises(releases, log_delta)
         if laws is None or epsilon > _WIDEST * WINDOW / 32:
             return low, high
         step, parts, order = _bounded(laws, epsilon)
-        found = TiltedSum(parts, step, order, epsilon, WINDOW).delta(epsilon, 1)
+        total = TiltedSum(parts, step, order, epsilon, WINDOW)
+        found = total.delta(epsilon, 1)
         before, log_delta = log_delta, math.log(found)
         high = min(high, log_delta)
-        if log_delta > before - 2:
+        # From a poor start it takes more attempts, where they are cheap.
+        cheap = not total.empty and len(total.masses) <= WINDOW // 8
+        if log_delta > before - 2 or (attempt + 1 >= _ATTEMPTS and not cheap):
             break
     merged = [(lower_lattice(law, step, order, _wide_cells(law, step)), count) for law, count in laws or ()]
     lost = sum(count * law.infinite for law, count in laws or ())
