@@ -186,11 +186,13 @@ def _falling(
         at = (left + right) / 2
     before: tuple[float, float] | None = None
     slope = 1.5
-    tries = 0
+    tries, width = 0, _UNKNOWN
     while tries < _MOST_TRIES:
         lower, upper = composed(at).epsilon(delta)
-        width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN * (upper > 0)
-        tries += _SLOW if width > _WIDE and upper > 0 else 1
+        if upper > 0:
+            # An epsilon of 0 does not say how near the engines are to each other.
+            width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
+        tries += _SLOW if width > _WIDE else 1
         value = math.inf if upper == math.inf else math.log(max(upper, 1e-300) / budget)
         if before is not None and abs(value) < _FAR and before[1] != value:
             slope = min(max((before[1] - value) / (at - before[0]), 1e-3), 1e3)
