@@ -286,9 +286,10 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
         return before.with_event(event, count) if count else before
 
     # Cheap bounds first: they say where to start.
-    low, step = 0, 1
-    while step <= most and after(step).ceiling(delta, epsilon) <= epsilon:
-        low, step = step, step * 2
+    low, refused = 0, most.bit_length()
+    while refused > low.bit_length():
+        power = (low.bit_length() + refused) // 2
+        low, refused = (1 << power, refused) if after(1 << power).ceiling(delta, epsilon) <= epsilon else (low, power)
     value = after(low).epsilon(delta)[1]
     if value > epsilon:
         return 0

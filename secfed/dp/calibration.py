@@ -17,6 +17,12 @@ _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e9
 # Where cheap bounds are good enough, as a logarithm, and the most evaluations after them.
 _NEAR = 0.02
 _MOST_TRIES = 60
+# Bounds so far apart, as a logarithm, come from the slowest evaluations, each of which counts as several.
+_WIDE, _SLOW = 1e-3, 6
+_MOST_CEILINGS = 5
+# Width of bounds, as a logarithm, where there is no lower one; and the most by which parameters may differ then.
+_UNKNOWN = 0.1
+_LOOSE = 0.003
 # Logarithm of epsilon over the budget beyond which a value says nothing about the slope.
 _FAR = 3.0
 
@@ -169,13 +175,24 @@ def _falling(
     if known is None:
         return None
     left, right, at, step = max(low, known - 2 * _NEAR), high, known, 0.25
-    while at < high and composed(at).ceiling(delta, budget) > budget:
+    # Where total variation says that epsilon is 0, nothing else need be asked.
+    best = _first(lambda x: composed(x).nothing(delta), left, high)
+    right = high if best is None else best
+    for _ in range(_MOST_CEILINGS):
+        if at >= right or composed(at).ceiling(delta, budget) <= budget:
+            break
         at, step = min(at + step, high), 2 * step
-    best: float | None = None
+    if at >= right and best is not None:
+        at = (left + right) / 2
     before: tuple[float, float] | None = None
     slope = 1.5
-    for _ in range(_MOST_TRIES):
+    tries, width = 0, _UNKNOWN
+    while tries < _MOST_TRIES:
         lower, upper = composed(at).epsilon(delta)
+        if upper > 0:
+            # An epsilon of 0 does not say how near the engines are to each other.
+            width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
+        tries += _SLOW if width > _WIDE else 1
         value = math.inf if upper == math.inf else math.log(max(upper, 1e-300) / budget)
         if before is not None and abs(value) < _FAR and before[1] != value:
             slope = min(max((before[1] - value) / (at - before[0]), 1e-3), 1e3)
@@ -190,10 +207,9 @@ def _falling(
         else:
             right = best = at
             # Where the engines differ by more than what is left, nothing is gained by going on.
-            width = math.log(upper / lower) if lower > 0 else 0.0
             if at <= low or -value <= slope * _ACCURACY / 2 + 0.1 * width:
                 break
-        if right - left <= _ACCURACY:
+        if right - left <= max(_ACCURACY, min(0.03 * width, _LOOSE)):
             break
         # Aimed a little to the right, so that the budget is kept; where a step leads out of the bracket, it is halved.
         at = at + value / slope + _ACCURACY / 4 if before else math.inf

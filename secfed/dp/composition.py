@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp import inversion, lattice, rdp
+from secfed.dp import inversion, lattice_bounded, rdp
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.events import (
     Adjacency,
@@ -122,7 +122,7 @@ class Composition:
             moments = rdp.epsilon(self.events.items(), self.adjacency, delta)
             if not self.discretised:
                 return 0.0, moments
-            low, high = lattice.bounds_epsilon(self.events.items(), self.adjacency, delta)
+            low, high = lattice_bounded.events_epsilon(self.events.items(), self.adjacency, delta)
             return low, min(high, moments)
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
@@ -153,13 +153,16 @@ class Composition:
             moments = rdp.delta(self.events.items(), self.adjacency, epsilon)
             if not self.discretised:
                 return 0.0, max(moments, tiny)
-            low, high = lattice.bounds_delta(self.events.items(), self.adjacency, epsilon)
+            low, high = lattice_bounded.events_delta(self.events.items(), self.adjacency, epsilon)
             # Laplace noise alone has a largest loss: beyond it delta is 0.
             laplace = all(isinstance(_unsampled(event), Laplace) for event in self.events)
             return max(0.0, low), max(0.0 if laplace else tiny, min(high, moments))
         low, high = -math.inf, -math.inf
         for direction in self.directions:
             at = max(epsilon - 2 * self.slack, 0.0)
+            if high >= 0:
+                # No other direction can say less than nothing.
+                break
             if high > -math.inf and _chernoff(direction, at, low) <= low:
                 continue
             found = _delta(direction, at)
@@ -180,12 +183,16 @@ class Composition:
                     low = max(low, inversion.epsilon_of(one, math.log(delta))[0])
         return low
 
+    def nothing(self, delta: float) -> bool:
+        """Return whether the releases' total variation shows that epsilon is 0."""
+        if not (self.private and self.directions and self.exact):
+            return False
+        return math.log(max(direction.variation for direction in self.directions)) <= math.log(delta)
+
     def ceiling(self, delta: float, enough: float = 0.0) -> float:
         """Return a cheap upper bound of epsilon; no better one is looked for below `enough`."""
-        if self.private and self.directions and self.exact:
-            variation = max(direction.variation for direction in self.directions)
-            if math.log(variation) <= math.log(delta):
-                return 0.0
+        if self.nothing(delta):
+            return 0.0
         return rdp.epsilon(self.events.items(), self.adjacency, delta, enough) if self.private else math.inf
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:

@@ -37,6 +37,7 @@ _FFT = 1e-15
 _MASS_ERROR = 4e-14
 _LOSS_ERROR = 1e-15
 _MOST_WINDOW = 1 << 22
+_CHUNK = 1 << 13
 
 
 def bounds_delta(
@@ -54,7 +55,7 @@ def bounds_delta(
         ConfigError: A parameter is out of range.
         UnsupportedEventError: This engine has no law for an event.
     """
-    found = [pairs_delta(laws, epsilon, step) for laws in _directions(events, adjacency)]
+    found = [pairs_delta(laws, epsilon, step) for laws in directions(events, adjacency)]
     return max(lower for lower, _ in found), max(upper for _, upper in found)
 
 
@@ -67,7 +68,7 @@ def bounds_epsilon(
         ConfigError: A parameter is out of range.
         UnsupportedEventError: This engine has no law for an event.
     """
-    found = [pairs_epsilon(laws, delta, step) for laws in _directions(events, adjacency)]
+    found = [pairs_epsilon(laws, delta, step) for laws in directions(events, adjacency)]
     return max(lower for lower, _ in found), max(upper for _, upper in found)
 
 
@@ -85,8 +86,8 @@ def pairs_delta(pairs: Iterable[tuple[Law, int]], epsilon: float, step: float | 
     if not 0 <= epsilon < math.inf:
         raise ConfigError(f"epsilon {epsilon} must be at least 0 and finite")
     laws = _checked(pairs)
-    order = tilt(_rough(laws), epsilon)
-    step = _step(laws, order, step)
+    order = tilt(rough_sum(laws), epsilon)
+    step = lattice_step(laws, order, step)
     if epsilon > sum(count * law.reach[1] for law, count in laws) * (1 + 1e-9) + 1e-9:
         # Only losses without bound are left; of noise, what is cut off counts as such, from above alone.
         exact = [(law, count) for law, count in laws if isinstance(law, Pair)]
@@ -113,12 +114,12 @@ def pairs_epsilon(pairs: Iterable[tuple[Law, int]], delta: float, step: float | 
     if not 0 < delta < 1:
         raise ConfigError(f"delta {delta} must be above 0 and below 1")
     laws = _checked(pairs)
-    rough = _rough(laws)
+    rough = rough_sum(laws)
     orders = 2.0 ** np.arange(-30.0, 31.0, 0.5)
     exponents = np.array([(rough.log_moment(order) - math.log(delta)) / order for order in orders])
     guess = max(0.0, float(exponents.min()))
     order = tilt(rough, guess)
-    step = _step(laws, order, step)
+    step = lattice_step(laws, order, step)
     upper = [(upper_lattice(law, step), count) for law, count in laws]
     lower = [(lower_lattice(law, step, order), count) for law, count in laws]
     return solve(lower, step, rough, guess, delta, -1), solve(upper, step, rough, guess, delta, 1)
@@ -134,7 +135,12 @@ def _checked(pairs: Iterable[tuple[Law, int]]) -> list[tuple[Law, int]]:
     return laws
 
 
-def _directions(events: Iterable[tuple[Event, int]], adjacency: Adjacency) -> list[list[tuple[Law, int]]]:
+def directions(events: Iterable[tuple[Event, int]], adjacency: Adjacency) -> list[list[tuple[Law, int]]]:
+    """Return the laws of all releases, and how often each was released, in each direction.
+
+    Raises:
+        UnsupportedEventError: This engine has no law for an event.
+    """
     kinds.check_adjacency(adjacency)
     parts = list(kinds.Composed(tuple(events)).events)
     flat: dict[Event, int] = {}
@@ -144,8 +150,8 @@ def _directions(events: Iterable[tuple[Event, int]], adjacency: Adjacency) -> li
             parts += [(inner, count * times) for inner, times in event.events]
         else:
             flat[event] = flat.get(event, 0) + int(count)
-    directions = ("there", "back") if adjacency == "add_remove" else ("there",)
-    return [[(_law(event, adjacency, direction), count) for event, count in flat.items()] for direction in directions]
+    sides = ("there", "back") if adjacency == "add_remove" else ("there",)
+    return [[(_law(event, adjacency, side), count) for event, count in flat.items()] for side in sides]
 
 
 def _law(event: Event, adjacency: Adjacency, direction: str) -> Law:
@@ -167,7 +173,7 @@ def _law(event: Event, adjacency: Adjacency, direction: str) -> Law:
     return NoiseLaw(scale, rate, direction, laplace=laplace)
 
 
-def _rough(laws: Sequence[tuple[Law, int]]) -> LossSum:
+def rough_sum(laws: Sequence[tuple[Law, int]]) -> LossSum:
     """Return the losses without a lattice: for choices, not for bounds."""
     parts = []
     for law, count in laws:
@@ -193,15 +199,21 @@ def tilt(rough: LossSum, epsilon: float) -> float:
     return min(low, most)
 
 
-def _step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> float:
+def lattice_step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> float:
+    """Return the distance of the lattice's points: at most a given one, or about a hundredth of a loss's deviation."""
     if step is None:
-        rough = _rough(laws)
+        rough = rough_sum(laws)
         variance, count = rough.spread(order)[1], sum(count for _, count in laws)
         finest = max(24 * math.sqrt(variance) / _MOST_WINDOW, *(2 * np.ptp(law.reach) / MOST_CELLS for law, _ in laws))
         step = max(math.sqrt(min(variance, rough.spread(0.0)[1]) / count) / 100, finest)
         step = step or 1e-3
     if not 0 < step < math.inf:
         raise ConfigError(f"step {step} must be positive and finite")
+    return on_marks(laws, step)
+
+
+def on_marks(laws: Sequence[tuple[Law, int]], step: float) -> float:
+    """Return a step that is no larger, and suits the first law with atoms."""
     marks = next((law.marks for law, _ in laws if law.marks), None)
     if marks is None:
         return step
@@ -220,6 +232,34 @@ def unbounded(parts: Sequence[tuple[Losses | Law, int]]) -> float:
 def _norm(values: Array) -> float:
     """Return the Euclidean norm, without the threads of BLAS, which take longer in sum."""
     return math.sqrt(float((values * values).sum()))
+
+
+def _norms(values: Array) -> Array:
+    """Return the Euclidean norm of the first value, of the first two, and so on; not below, for all their rounding."""
+    squares = np.cumsum(values * values)
+    return np.asarray(np.sqrt(squares, out=squares) * (1 + 1e-9))
+
+
+def _power(values: Array, count: int) -> Array:
+    """Return a power by squaring: each product errs by at most 2.5e-16, so the power by `count` times that."""
+    result = np.empty_like(values)
+    # What the processor's cache holds.
+    for start in range(0, len(values), _CHUNK):
+        square, rest = values[start : start + _CHUNK].copy(), int(count)
+        power = square.copy() if rest & 1 else np.ones_like(square)
+        while rest := rest >> 1:
+            square *= square
+            if rest & 1:
+                power *= square
+        result[start : start + _CHUNK] = power
+    return result
+
+
+def _beyond(ladder: Sequence[tuple[float, float]], top: float, bottom: float) -> float:
+    """Return Chernoff's bound of the tilted mass outside a window."""
+    above = min(0.0, *(log - more * top for more, log in ladder if more > 0))
+    below = min(0.0, *(log - more * bottom for more, log in ladder if more < 0))
+    return math.exp(above) + math.exp(below)
 
 
 class TiltedSum:
@@ -251,33 +291,35 @@ class TiltedSum:
             return
         self.most = self.offset + sum(count * float(part.losses.max()) for part, count in parts) + self.loss_error
         self.deviation = max(math.sqrt(self.total.spread(order)[1]), step)
-        size = 1 << 10
+        size, ladder = 1 << 10, self._ladder()
         while True:
             top, bottom = epsilon - self.offset + size * step / 2, epsilon - self.offset - size * step / 2
-            self.outside = self._beyond(top - step, bottom)
+            self.outside = _beyond(ladder, top - step, bottom)
             if size >= most or self.outside < 1e-15:
                 break
             size *= 2
         product, error = np.ones(size // 2 + 1, complex), 0.0
         for part, count in parts:
             law = np.bincount(part.index % size, part.tilted(order), size)
-            product *= fft.rfft(law) ** count
+            product *= _power(fft.rfft(law), count)
             error += float(count) * (_FFT * math.log2(size) * _norm(law))
         first = math.floor(bottom / step)
         masses = np.roll(fft.irfft(product, size), -(first % size))
         # The transform back, and powers, whose relative error grows with the exponent.
         self.error = error + _norm(masses) * (_FFT * math.log2(size) + 4e-16 * releases)
         self.places, self.masses = (first + np.arange(size)) * step, masses
+        # Weights of losses j steps beyond a point of the lattice: exp(-order x), and that times 1 - exp(-x).
+        beyond = step * np.arange(float(size))
+        self.fading = np.exp(-order * beyond)
+        self.rising = self.fading * -np.expm1(-beyond)
+        self.norms = _norms(self.fading), _norms(self.rising)
 
-    def _beyond(self, top: float, bottom: float) -> float:
-        """Return Chernoff's bound of the tilted mass outside the window."""
-        bound = 0.0
-        for edge, sign in ((top, 1.0), (bottom, -1.0)):
-            exponents = [0.0]
-            for more in sign * 2.0 ** np.arange(-1, 6) / self.deviation:
-                exponents.append(self.total.log_moment(self.order + more) - self.log_moment - more * edge)
-            bound += math.exp(min(exponents))
-        return bound
+    def _ladder(self) -> list[tuple[float, float]]:
+        """Return changes of the order, and what they add to the logarithm of the moment."""
+        changes = 2.0 ** np.arange(-1, 6) / self.deviation
+        return [
+            (float(more), self.total.log_moment(self.order + more) - self.log_moment) for more in (*changes, *-changes)
+        ]
 
     def delta(self, epsilon: float, sign: int) -> float:
         """Return the most (sign 1) or the least (sign -1) that delta of these losses can be."""
@@ -285,12 +327,19 @@ class TiltedSum:
         if self.empty or epsilon >= self.most:
             return min(1.0, infinite)
         at = epsilon - self.offset - sign * self.loss_error
-        above = self.places[np.searchsorted(self.places, at, "right") :] - at
-        weights = -np.exp(-self.order * above) * np.expm1(-above)
-        value = float((weights * self.masses[len(self.masses) - len(weights) :]).sum())
+        first = int(np.searchsorted(self.places, at, "right"))
+        value = norm = 0.0
+        if first < len(self.places):
+            # A loss j steps above the first one above: 1 - exp(-x) of the sum, with nothing that cancels.
+            ahead = float(self.places[first]) - at
+            fade, rise = math.exp(-self.order * ahead), -math.expm1(-ahead)
+            masses, count = self.masses[first:], len(self.places) - first
+            inner = float((self.rising[:count] * masses).sum()) * (1 - rise)
+            value = fade * (inner + float((self.fading[:count] * masses).sum()) * rise)
+            norm = fade * (float(self.norms[1][count - 1]) * (1 - rise) + float(self.norms[0][count - 1]) * rise)
         # No weight is larger than (order / (1 + order))^order / (1 + order).
         most = math.exp(self.order * math.log(self.order / (1 + self.order)) if self.order else 0.0) / (1 + self.order)
-        value += sign * (_norm(weights) * self.error + self.outside * most)
+        value += sign * (norm * self.error + self.outside * most)
         value *= max(0.0, 1 + 2 * sign * (self.mass_error + 1e-15 * (abs(self.log_moment) + abs(self.order * at))))
         log_delta = self.log_moment - self.order * at + math.log(value) if value > 0 else -math.inf
         bound = min(1.0, math.exp(min(log_delta, 0.0)) + infinite)
@@ -305,13 +354,17 @@ def solve(
     delta: float,
     sign: int,
     most: int = _MOST_WINDOW,
+    near: float = 1e-5,
 ) -> float:
-    """Return the epsilon at which a bound of delta has this value, rounded to its own side; move the window there."""
+    """Return the epsilon at which a bound of delta has this value, rounded to its own side; move the window there.
+
+    With a window smaller than the largest one, the search ends at a relative distance of `near`.
+    """
     if unbounded(parts) * (1 + sign * 1e-12) >= delta:
         return math.inf
     for _ in range(4):
         composition = TiltedSum(parts, step, tilt(rough, guess), guess, most)
-        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else 1e-5 * guess
+        tolerance = 1e-13 * (1 + guess) if most == _MOST_WINDOW else near * guess
         low, high = _bracket(partial(composition.delta, sign=sign), guess, delta, tolerance)
         found = high if sign > 0 else low
         if found == math.inf or abs(found - guess) <= composition.deviation / 10:
@@ -330,9 +383,10 @@ def _bracket(curve: Callable[[float], float], guess: float, delta: float, tolera
         value = curve(epsilon)
         return min(max(math.log(value / delta), -50.0), 50.0) if value > 0 else -50.0
 
-    low = high = guess
+    low = high = float(guess)
     at_low = at_high = gap(guess)
-    jump = min(0.01, guess) + guess / 16 if guess else 0.01
+    # Short steps at first: far from the guess the window's tilt says nothing.
+    jump = guess / 16 if guess else 0.01
     while at_high > 0 and high < math.inf:
         low, at_low = high, at_high
         high, jump = high + jump, 2 * jump

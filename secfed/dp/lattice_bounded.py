@@ -1,17 +1,18 @@
-"""Bounds of sampled Gaussian releases on a lattice, with bounded work: where contours would be too long.
+"""Bounds on a lattice, with bounded work: where contours would be too long, and for Laplace noise.
 
 The cells get wider with the loss, so that few of them hold both the many losses near 0 and the rare large
 ones. The bounds are those of `lattice`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from secfed.dp.events import Adjacency, Event
 from secfed.dp.ladder import Releases
-from secfed.dp.lattice import TiltedSum, solve, tilt
-from secfed.dp.lattice_masses import Array, Losses, LossSum, lower_lattice, upper_lattice
+from secfed.dp.lattice import TiltedSum, directions, on_marks, rough_sum, solve, tilt, unbounded
+from secfed.dp.lattice_masses import MOST_CELLS, Array, Losses, LossSum, lower_lattice, upper_lattice
 from secfed.dp.losses import Law, NoiseLaw
 
 # Work that a query may take: values in a transform, atoms of all laws, and cells of one size.
@@ -21,6 +22,10 @@ _FINE_CELLS = 512
 _ATTEMPTS = 3
 # The widest cell, as a loss.
 _WIDEST = 8.0
+# For Laplace noise: values in a first transform, how near the last search ends, and releases that are very many.
+_FEW = 1 << 15
+_NEAR = 1e-11
+_MANY = 10**8
 _SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
 
 
@@ -73,20 +78,90 @@ def releases_delta(releases: Releases, epsilon: float, log_delta: float) -> tupl
         log_delta: An upper bound of the logarithm of delta, or an estimate.
     """
     low, high = -math.inf, 0.0
-    for _ in range(_ATTEMPTS):
+    for attempt in range(2 * _ATTEMPTS):
         laws = _noises(releases, log_delta)
         if laws is None or epsilon > _WIDEST * WINDOW / 32:
             return low, high
         step, parts, order = _bounded(laws, epsilon)
-        found = TiltedSum(parts, step, order, epsilon, WINDOW).delta(epsilon, 1)
+        total = TiltedSum(parts, step, order, epsilon, WINDOW)
+        found = total.delta(epsilon, 1)
         before, log_delta = log_delta, math.log(found)
         high = min(high, log_delta)
-        if log_delta > before - 2:
+        # From a poor start it takes more attempts, where they are cheap.
+        cheap = not total.empty and len(total.masses) <= WINDOW // 8
+        if log_delta > before - 2 or (attempt + 1 >= _ATTEMPTS and not cheap):
             break
     merged = [(lower_lattice(law, step, order, _wide_cells(law, step)), count) for law, count in laws or ()]
     lost = sum(count * law.infinite for law, count in laws or ())
     found = TiltedSum(merged, step, order, epsilon, WINDOW).delta(epsilon, -1) - lost
     return (math.log(found) if found > 0 else -math.inf), high
+
+
+def events_epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: float) -> tuple[float, float]:
+    """Return the bounds of `lattice.bounds_epsilon`, with bounded work."""
+    low, high, log_delta = 0.0, 0.0, math.log(delta)
+    orders = 2.0 ** np.arange(-30.0, 31.0, 0.5)
+    for laws in directions(events, adjacency):
+        rough, most = rough_sum(laws), _window(laws)
+        few = _FEW if most == WINDOW else WINDOW // 2
+        # The other direction seldom says more: few cells show it.
+        if 0 < high < math.inf and _total(laws, rough, high, 1, few).delta(high, 1) <= delta:
+            continue
+        guess = max(0.0, min((rough.log_moment(order) - log_delta) / order for order in orders))
+        found = solve(*_lattice(laws, rough, guess, 1, few), rough, guess, delta, 1, few)
+        guess = found if 0 < found < math.inf else guess
+        upper = solve(*_lattice(laws, rough, guess, 1, most), rough, guess, delta, 1, most, _NEAR)
+        guess, lower = (upper if 0 < upper < math.inf else guess), 0.0
+        # Near the largest loss, or where little is known, the first window may hold no lower bound.
+        for start in (guess, 0.9 * guess):
+            if not lower > 0:
+                lower = solve(*_lattice(laws, rough, start, -1, WINDOW), rough, start, delta, -1, WINDOW, _NEAR)
+        low, high = max(low, float(lower)), max(high, float(upper))
+    return low, high
+
+
+def events_delta(events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: float) -> tuple[float, float]:
+    """Return the bounds of `lattice.bounds_delta`, with bounded work."""
+    low, high = 0.0, 0.0
+    for laws in directions(events, adjacency):
+        if epsilon > sum(count * law.reach[1] for law, count in laws) * (1 + 1e-9) + 1e-9:
+            # Only noise that is left out counts as a larger loss.
+            high = max(high, min(1.0, unbounded(laws) * (1 + 1e-12)))
+            continue
+        rough, most = rough_sum(laws), _window(laws)
+        if low and _total(laws, rough, epsilon, 1, _FEW).delta(epsilon, 1) <= low:
+            continue
+        high = max(high, _total(laws, rough, epsilon, 1, most).delta(epsilon, 1))
+        low = max(low, _total(laws, rough, epsilon, -1, most).delta(epsilon, -1))
+    return low, high
+
+
+def _lattice(
+    laws: Sequence[tuple[Law, int]], rough: LossSum, epsilon: float, sign: int, most: int
+) -> tuple[list[tuple[Losses, int]], float]:
+    """Return the lattice from above (sign 1) or from below (-1) whose window holds losses near epsilon, and its step.
+
+    The window is 17 deviations wide: what is outside has a probability of 1e-15.
+    """
+    order = tilt(rough, epsilon)
+    variance, count = rough.spread(order)[1], sum(count for _, count in laws)
+    finest = max(17 * math.sqrt(variance) / most, *(2 * float(np.ptp(law.reach)) / MOST_CELLS for law, _ in laws))
+    wanted = math.sqrt(min(variance, rough.spread(0.0)[1]) / count) / 100
+    step = on_marks(laws, max(wanted, finest) or 1e-3)
+    if sign > 0:
+        return [(upper_lattice(law, step), count) for law, count in laws], step
+    return [(lower_lattice(law, step, order), count) for law, count in laws], step
+
+
+def _total(laws: Sequence[tuple[Law, int]], rough: LossSum, epsilon: float, sign: int, most: int) -> TiltedSum:
+    """Return the sum of all losses on such a lattice."""
+    parts, step = _lattice(laws, rough, epsilon, sign, most)
+    return TiltedSum(parts, step, tilt(rough, epsilon), epsilon, most)
+
+
+def _window(laws: Sequence[tuple[Law, int]]) -> int:
+    """Return how many values a transform may have: more for very many releases, whose steps must be fine."""
+    return WINDOW if sum(count for _, count in laws) < _MANY else 2 * WINDOW
 
 
 def _noises(releases: Releases, log_delta: float) -> list[tuple[NoiseLaw, int]] | None:

@@ -107,7 +107,9 @@ def lower_lattice(law: Law, step: float, order: float, given: Array | None = Non
             cost = float((total[inner] * excess[inner] ** 2).sum())
             best, shift = (cost, float(trial)) if cost < best else (best, shift)
     cells = cells_around(law, step, shift) if given is None else given
-    total, excess = _fit(law, step, shift, cells, 0 if isinstance(law, Pair) else 4)
+    # With given cells, work is bounded: further rounds change little.
+    rounds = 0 if isinstance(law, Pair) else 4 if given is None else 2
+    total, excess = _fit(law, step, shift, cells, rounds)
     # Of noise, what is left out counts for nothing here.
     infinite = law.infinite if isinstance(law, Pair) else 0.0
     if not total.any():

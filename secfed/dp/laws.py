@@ -236,7 +236,8 @@ class Nodes:
             return np.asarray(0.5 * np.log1p(-4 * part * (1 - part) * sine))
 
         def turn(part: Reals) -> Reals:
-            return np.asarray(np.arctan2(part * np.sin(angle), 1 - 2 * part * sine))
+            # The divisor is not negative: the angle is at most a right one.
+            return np.asarray(np.arctan(part * np.sin(angle) / np.maximum(1 - 2 * part * sine, 1e-300)))
 
         if self.laws.kind == "ADD":
             return -order * modulus(self.part) - frequency * turn(self.part)

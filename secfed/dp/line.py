@@ -130,13 +130,19 @@ def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes
     wide, some = tiles * tile, _TILE**3 // tile**2
     mixed = np.zeros((len(tilted), tiles, tiles, tile, tile), np.complex128)
     alone = np.zeros((2, len(tilted), wide), np.complex128)
-    for start in range(0, tilted.shape[1], some):
-        loss, share = centred[:, start : start + some], tilted[:, None, start : start + some]
-        one = _turns(loss * step, wide)
-        two = _turns(loss * (across * step), wide)
+    # Memory is taken once: to get it anew for each block takes longer than to fill it.
+    block = min(8 * some, tilted.shape[1])
+    turns = np.empty((2, len(tilted), wide, block), np.complex128)
+    product = np.empty_like(mixed)
+    for start in range(0, tilted.shape[1], block):
+        loss, share = centred[:, start : start + block], tilted[:, None, start : start + block]
+        one = _turns(loss * step, turns[0, ..., : loss.shape[1]])
+        two = _turns(loss * (across * step), turns[1, ..., : loss.shape[1]])
         two *= share
-        shape = (len(tilted), tiles, tile, -1)
-        mixed += two.reshape(shape)[:, :, None] @ one.reshape(shape).transpose(0, 1, 3, 2)[:, None]
+        for first in range(0, loss.shape[1], some):
+            left = two[..., first : first + some].reshape(len(tilted), tiles, 1, tile, -1)
+            right = one[..., first : first + some].reshape(len(tilted), 1, tiles, tile, -1).swapaxes(3, 4)
+            mixed += np.matmul(left, right, out=product)
         alone[0] += two.sum(axis=2)
         one *= share
         alone[1] += one.sum(axis=2)
@@ -162,15 +168,17 @@ def _share(each: Reals, wave: Complexes) -> Reals:
         return np.asarray((each + 2 * _LEAST * (size < 2 * _LEAST)) / np.maximum(size, _LEAST))
 
 
-def _turns(angle: Reals, count: int) -> Complexes:
-    """Return exp(i k angle) - 1 for k from 0 to count - 1 by doubling, without cancellation; `(n, count, nodes)`."""
-    result = np.zeros((len(angle), count, angle.shape[1]), np.complex128)
-    done = 1
+def _turns(angle: Reals, result: Complexes) -> Complexes:
+    """Fill in exp(i k angle) - 1 for each k from 0 on by doubling, without cancellation; `(n, count, nodes)`."""
+    count, done = result.shape[1], 1
+    result[:, 0] = 0.0
     while done < count:
         half = np.sin(angle * (done / 2))
         ahead = (-2 * half * half + 1j * np.sin(angle * done))[:, None]
         some = min(done, count - done)
-        before = result[:, :some]
-        result[:, done : done + some] = before * ahead + before + ahead
+        before, after = result[:, :some], result[:, done : done + some]
+        np.multiply(before, ahead, out=after)
+        after += before
+        after += ahead
         done += some
     return result

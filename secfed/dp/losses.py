@@ -18,6 +18,8 @@ Array = npt.NDArray[np.floating[Any]]
 # Gaussian noise beyond this many standard deviations counts as a loss without bound; more than its probability.
 _SIGMAS = 15.0
 _BEYOND = 1e-50
+# Nodes and weights of Gauss and Legendre.
+_GAUSS = np.polynomial.legendre.leggauss(8)
 
 
 class Law(Protocol):
@@ -122,7 +124,7 @@ class NoiseLaw:
         """Return masses of P and losses, none integrated across a cut."""
         edges = np.append(self.grid, np.clip(self._place(cuts), self.grid[0], self.grid[-1]))
         edges = np.unique(edges)
-        points, weights = np.polynomial.legendre.leggauss(8)
+        points, weights = _GAUSS
         half = np.diff(edges)[:, None] / 2
         x = (edges[:-1, None] + half * (1 + points)).ravel()
         log_density = np.log((half * weights).ravel())
@@ -136,9 +138,10 @@ class NoiseLaw:
             log_density -= (x / self.scale) ** 2 / 2 + math.log(self.scale * math.sqrt(2 * math.pi))
         if self.direction == "swapped":
             w, log_density = w[w > 0], log_density[w > 0]
-        above, losses = _mix(self.rate, w), self._loss(w)
+        above = _mix(self.rate, w)
         if self.direction == "back":
-            return np.exp(log_density), losses
+            return np.exp(log_density), -above
+        losses = above if self.direction != "replaced" else above - _mix(self.rate, -w - 1 / self.scale**2)
         if self.direction != "swapped":
             return np.exp(log_density + above), losses
         masses = np.exp(np.append(log_density + above, log_density))
