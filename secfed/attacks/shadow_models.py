@@ -74,7 +74,8 @@ def train_shadows(
         epochs: Passes over a model's records.
         batch: Records of a step; None takes all records of a model.
         learning_rate: Length of a step.
-        start: One model that all start from, as a federation that publishes its first one; None: each draws its own.
+        start: What training starts from: one model for all, as where a federation publishes its first one, or arrays
+            with a leading axis of models. None: each model draws its own.
         seed: Decides the models' weights and orders; never a secret.
         numbers: Each model's number, from which with the seed all its chance follows; None numbers them from 0. A
             model trained alone is the one trained among others under the same number, but for rounding.
@@ -103,10 +104,9 @@ def train_shadows(
         raise ConfigError(f"found {len(numbers)} numbers, needed one for each of {len(inside)} models")
     if start is None:
         drawn = [_drawn(seed, number, rows.shape[1], hidden, classes) for number in numbers]
+        models = {name: np.stack([one[name] for one in drawn]) for name in _NAMES}
     else:
-        shared = _model(start, rows.shape[1], classes)
-        drawn = [shared] * len(inside)
-    models = {name: np.stack([one[name] for one in drawn]) for name in _NAMES}
+        models = _copies(start, len(inside), rows.shape[1], classes)
     most = int(inside.sum(axis=1).max())
     generators = [np.random.default_rng([seed, _ORDER, number]) for number in numbers]
     one_hot = np.eye(classes)[targets]
@@ -234,8 +234,20 @@ def _model(arrays: Mapping[str, npt.ArrayLike], features: int, classes: int) -> 
     units = np.shape(arrays.get("hidden_bias", ()))
     if len(units) != 1:
         raise ConfigError(f"hidden_bias has shape {units}, needed (hidden,)")
-    shapes = dict(zip(_NAMES, [(features, *units), units, (*units, classes), (classes,)], strict=True))
-    return dict(checked_arrays(arrays, shapes, "array"))
+    return dict(checked_arrays(arrays, _shapes(features, units, classes), "array"))
+
+
+def _shapes(features: int, units: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
+    return dict(zip(_NAMES, [(features, *units), units, (*units, classes), (classes,)], strict=True))
+
+
+def _copies(arrays: Mapping[str, npt.ArrayLike], models: int, features: int, classes: int) -> Model:
+    """Return models of their own to train, from one for all or from one for each."""
+    if np.ndim(arrays.get("hidden_bias", ())) < 2:
+        return {name: np.repeat(array[None], models, axis=0) for name, array in _model(arrays, features, classes).items()}
+    units = np.shape(arrays["hidden_bias"])[1:]
+    shapes = {name: (models, *shape) for name, shape in _shapes(features, units, classes).items()}
+    return {name: array.copy() for name, array in checked_arrays(arrays, shapes, "array").items()}
 
 
 def _checked(inputs: npt.ArrayLike, labels: npt.ArrayLike, classes: int) -> tuple[Array, Rows]:
