@@ -270,13 +270,15 @@ def update_alignment(update: Mapping[str, npt.ArrayLike], record_gradients: Mapp
         ConfigError: The names or shapes do not fit, a value is not finite, or there is nothing to compare.
     """
     if not update or not record_gradients:
-        raise ConfigError(f"found {len(update)} arrays of the update and {len(record_gradients)} gradients, needed both")
+        raise ConfigError(
+            f"found {len(update)} arrays of the update and {len(record_gradients)} gradients, needed both"
+        )
     change = {name: np.asarray(array, np.float64) for name, array in update.items()}
     first = np.shape(next(iter(record_gradients.values())))
     if not first or not first[0]:
         raise ConfigError(f"gradients have shape {first}, needed a leading axis of records, at least one")
     shapes = {name: (first[0], *array.shape) for name, array in change.items()}
-    change = checked_arrays(change, {name: array.shape for name, array in change.items()}, "update")
+    checked_arrays(change, {name: array.shape for name, array in change.items()}, "update")
     gradients = checked_arrays(record_gradients, shapes, "gradient")
     products, squares = np.zeros(first[0]), np.zeros(first[0])
     for name, array in gradients.items():

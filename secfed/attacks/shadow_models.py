@@ -12,7 +12,8 @@ as the target's, candidates among them. It needs no contact with the federation.
 
 What defeats it: see there. Shadow models that were trained otherwise than the target make the attack weaker, not wrong.
 
-Source: Shokri, Stronati, Song, Shmatikov, *Membership Inference Attacks Against Machine Learning Models*, IEEE S&P 2017.
+Source: Shokri, Stronati, Song, Shmatikov, *Membership Inference Attacks Against Machine Learning Models*, IEEE S&P
+2017.
 """
 
 from collections.abc import Iterator, Mapping
@@ -84,7 +85,8 @@ def train_shadows(
         The models, as arrays with a leading axis of models.
 
     Raises:
-        ConfigError: The shapes do not fit, a value is not finite, a model has no record, or a parameter is out of range.
+        ConfigError: The shapes do not fit, a value is not finite, a model has no record, or a parameter is out of
+            range.
     """
     rows, targets = _checked(inputs, labels, classes)
     inside = np.asarray(membership)
@@ -244,7 +246,9 @@ def _shapes(features: int, units: tuple[int, ...], classes: int) -> dict[str, tu
 def _copies(arrays: Mapping[str, npt.ArrayLike], models: int, features: int, classes: int) -> Model:
     """Return models of their own to train, from one for all or from one for each."""
     if np.ndim(arrays.get("hidden_bias", ())) < 2:
-        return {name: np.repeat(array[None], models, axis=0) for name, array in _model(arrays, features, classes).items()}
+        return {
+            name: np.repeat(array[None], models, axis=0) for name, array in _model(arrays, features, classes).items()
+        }
     units = np.shape(arrays["hidden_bias"])[1:]
     shapes = {name: (models, *shape) for name, shape in _shapes(features, units, classes).items()}
     return {name: array.copy() for name, array in checked_arrays(arrays, shapes, "array").items()}

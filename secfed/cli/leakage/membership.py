@@ -6,7 +6,7 @@ where the attack fails, it is not for want of shadow models like the target.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
