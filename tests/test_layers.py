@@ -73,6 +73,7 @@ CHANCE_ALLOWED = {
     ("federated/training.py", "numpy.random"),  # which clients are sampled; no secret
     ("cli/simulation/random.py", "numpy.random"),  # simulations
     ("attacks/inversion.py", "numpy.random"),  # where searches start; no secret
+    ("attacks/shadow_models.py", "numpy.random"),  # weights and orders of the adversary's own models; no secret
 }
 KEY_GENERATION_ALLOWED = {"crypto/signing.py"}  # SigningKey.generate
 

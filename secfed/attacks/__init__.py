@@ -10,8 +10,10 @@ from secfed.attacks.differencing import difference
 from secfed.attacks.inversion import CrossEntropy, Inversion, inversion
 from secfed.attacks.labels import label, label_counts
 from secfed.attacks.linear import linear_candidates, linear_inputs
+from secfed.attacks.membership import MembershipResult, confidences, lira, loss_attack, roc, update_alignment
 from secfed.attacks.metrics import Interval, mse, psnr
 from secfed.attacks.networks import Network
+from secfed.attacks.shadow_models import draw_membership, train_shadows
 from secfed.attacks.views import View
 
 __all__ = [
@@ -20,17 +22,25 @@ __all__ = [
     "CrossEntropy",
     "Interval",
     "Inversion",
+    "MembershipResult",
     "Network",
     "SelfAudit",
     "View",
     "audit",
+    "confidences",
     "difference",
+    "draw_membership",
     "inversion",
     "label",
     "label_counts",
     "linear_candidates",
     "linear_inputs",
+    "lira",
+    "loss_attack",
     "mse",
     "psnr",
+    "roc",
     "self_audit",
+    "train_shadows",
+    "update_alignment",
 ]

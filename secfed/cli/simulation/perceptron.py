@@ -11,7 +11,7 @@ Array = npt.NDArray[np.float64]
 Model = dict[str, Array]
 
 LOCAL_EPOCHS = 5
-_BATCH = 10
+BATCH = 10
 LEARNING_RATE = 0.2
 
 
@@ -76,8 +76,8 @@ def local_update(model: Model, data: Examples) -> tuple[Model, int]:
     trained = {name: array.copy() for name, array in model.items()}
     for _ in range(LOCAL_EPOCHS):
         order = data.generator.permutation(len(data.labels))
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
             _, slope = gradient(trained, data.inputs[batch], data.labels[batch])
             for name, array in trained.items():
                 array -= LEARNING_RATE * slope[name]
