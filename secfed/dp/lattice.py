@@ -200,7 +200,11 @@ def tilt(rough: LossSum, epsilon: float) -> float:
 
 
 def lattice_step(laws: Sequence[tuple[Law, int]], order: float, step: float | None) -> float:
-    """Return the distance of the lattice's points: at most a given one, or about a hundredth of a loss's deviation."""
+    """Return the distance of the lattice's points: at most a given one, or about a hundredth of a loss's deviation.
+
+    Raises:
+        ConfigError: The step is not positive and finite.
+    """
     if step is None:
         rough = rough_sum(laws)
         variance, count = rough.spread(order)[1], sum(count for _, count in laws)
