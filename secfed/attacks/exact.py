@@ -167,9 +167,10 @@ class _Search:
             return None
         while self.attempts < attempts:
             for direction in self._descended(min(_BATCH, attempts - self.attempts)):
-                slope = self._solved(direction)
-                if slope is not None and not self._added(slope):
-                    return None
+                for candidate in (direction, *self._pair(direction)):
+                    slope = self._solved(candidate)
+                    if slope is not None and not self._added(slope):
+                        return None
             if len(self._slopes) == count:
                 return np.stack(self._slopes, axis=1)
         return None
@@ -202,6 +203,39 @@ class _Search:
             guess = _unit(np.linalg.solve(squares, guess[:, :, None])[:, :, 0])
             relative *= _FASTER
         return _distinct(guess, self._directions, 0.9999)
+
+    def _pair(self, direction: Array) -> list[Array]:
+        """Return the two records' directions that a combination of two hides; empty if it is none.
+
+        Records of one label have minima between them, which are zero where both are off. The rows that are off for both
+        leave a plane open; the rows that one of them alone turned on are multiples of one vector there, seen from it.
+        """
+        size = np.abs(self._even @ direction)
+        zero = np.flatnonzero(size < 1e-3 * size.mean())
+        for _ in range(6):
+            if len(zero) < len(direction):
+                return []
+            values, vectors = np.linalg.eigh(self._even[zero].T @ self._even[zero])
+            if values[1] < 1e-9:
+                break
+            along = np.abs(self._even[zero] @ vectors[:, 1])
+            if along.max() ** 2 < 0.2 * values[1]:  # no one row decides
+                return []
+            zero = np.delete(zero, along.argmax())
+        else:
+            return []
+        plane = vectors[:, :2]
+        seen = self._even @ plane
+        seen = _unit(seen[np.linalg.norm(seen, axis=1) > 1e-4 * np.linalg.norm(self._even, axis=1)])
+        found: list[Array] = []
+        for _ in range(2):
+            if not len(seen):
+                break
+            across = np.abs(np.outer(seen[:, 0], seen[:, 1]) - np.outer(seen[:, 1], seen[:, 0])) < 1e-4
+            most = int(across.sum(axis=1).argmax())
+            found.append(plane @ np.array([-seen[most, 1], seen[most, 0]]))
+            seen = seen[~across[most]]
+        return found
 
     def _solved(self, direction: Array) -> Array | None:
         """Return the combination that is solved from its zero rows, with exact zeros there; None if it is not sparse."""
