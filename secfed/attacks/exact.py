@@ -165,8 +165,13 @@ class _Search:
             return self._rows
         if np.linalg.cond(self._back) > 1e12:  # fewer records than the caller says
             return None
+        batch = 0
         while self.attempts < attempts:
-            for direction in self._descended(min(_BATCH, attempts - self.attempts)):
+            starts = min(_BATCH, attempts - self.attempts)
+            self.attempts += starts
+            ends = self._without_one(starts) if batch % 3 and self._slopes else self._among_all(starts)
+            batch += 1
+            for direction in ends:
                 for candidate in (direction, *self._pair(direction)):
                     slope = self._solved(candidate)
                     if slope is not None and not self._added(slope):
@@ -175,34 +180,31 @@ class _Search:
                 return np.stack(self._slopes, axis=1)
         return None
 
-    def _descended(self, starts: int) -> Array:
-        """Return the ends of a batch of searches, shape `(ends, records)`."""
-        even, count = self._even, self._rows.shape[1]
-        guess = self._random.normal(size=(starts, count))
-        # Half of the starts look only for what is new. The others may find a combination that should not be there.
-        new = guess[::2] if len(self._directions) < count else guess[:0]
-        if len(self._directions):
+    def _among_all(self, starts: int) -> Array:
+        """Return where searches end, half of them from starts that are orthogonal to what was found."""
+        guess = self._random.normal(size=(starts, self._rows.shape[1]))
+        if 0 < len(self._directions) < self._rows.shape[1]:
             basis = np.linalg.qr(self._directions.T)[0]
-            new -= new @ basis @ basis.T
-        guess = _unit(guess)
-        self.attempts += starts
-        smoothing = 1 / np.sqrt(len(even))  # a typical entry of a column of length 1
-        for _ in range(_STEPS):
-            values = guess @ even.T
-            slope = (values / np.sqrt(values**2 + smoothing**2)) @ even / np.sqrt(len(even))
-            slope -= (slope * guess).sum(axis=1, keepdims=True) * guess
-            guess = _unit(guess - slope)
-            smoothing *= _SHRINKING
-        guess = _distinct(guess, self._directions, 0.99)
-        relative = _SMOOTHING
-        for _ in range(_SOLUTIONS):
-            values = guess @ even.T
-            typical = np.abs(values).mean(axis=1, keepdims=True)
-            weights = (values**2 + (relative * typical) ** 2) ** -0.75
-            squares = (even.T * weights[:, None, :]) @ even
-            guess = _unit(np.linalg.solve(squares, guess[:, :, None])[:, :, 0])
-            relative *= _FASTER
-        return _distinct(guess, self._directions, 0.9999)
+            guess[::2] -= guess[::2] @ basis @ basis.T
+        return _distinct(_descended(self._even, guess), self._directions, 0.9999)
+
+    def _without_one(self, starts: int) -> Array:
+        """Return where searches end that go by the rows alone in which a found record is off.
+
+        It has no part in them, so the minima between it and others of its label are gone. The ends are determined up to
+        a multiple of it: `_pair` finds which.
+        """
+        one = int(self._random.integers(len(self._slopes)))
+        known = self._directions[one]
+        complement = np.linalg.qr(np.column_stack((known, np.eye(len(known)))))[0][:, 1:]
+        rows = self._even[self._slopes[one] == 0] @ complement
+        if len(rows) < 2 * len(known) or complement.shape[1] < 2:
+            return self._among_all(starts)
+        even, back = np.linalg.qr(rows)
+        if np.linalg.cond(back) > 1e6:
+            return self._among_all(starts)
+        ends = _descended(even, self._random.normal(size=(starts, even.shape[1])))
+        return _unit(np.linalg.solve(back, ends.T).T @ complement.T)
 
     def _pair(self, direction: Array) -> list[Array]:
         """Return the two records' directions that a combination of two hides; empty if it is none.
@@ -279,6 +281,34 @@ class _Search:
         self._directions = np.vstack((self._directions, direction))
         self._slopes.append(slope)
         return True
+
+
+def _descended(even: Array, guess: Array) -> Array:
+    """Return the different ends of searches, shape `(ends, records)`.
+
+    Args:
+        even: The rows, with orthonormal columns.
+        guess: Where they start, shape `(starts, records)`.
+    """
+    guess = _unit(guess)
+    smoothing = 1 / np.sqrt(len(even))  # a typical entry of a column of length 1
+    for _ in range(_STEPS):
+        values = guess @ even.T
+        slope = (values / np.sqrt(values**2 + smoothing**2)) @ even / np.sqrt(len(even))
+        slope -= (slope * guess).sum(axis=1, keepdims=True) * guess
+        guess = _unit(guess - slope)
+        smoothing *= _SHRINKING
+    none = guess[:0]
+    guess = _distinct(guess, none, 0.99)
+    relative = _SMOOTHING
+    for _ in range(_SOLUTIONS):
+        values = guess @ even.T
+        typical = np.abs(values).mean(axis=1, keepdims=True)
+        weights = (values**2 + (relative * typical) ** 2) ** -0.75
+        squares = (even.T * weights[:, None, :]) @ even
+        guess = _unit(np.linalg.solve(squares, guess[:, :, None])[:, :, 0])
+        relative *= _FASTER
+    return _distinct(guess, none, 0.9999)
 
 
 def _refined(product: Array, slopes: Array) -> Array:
