@@ -49,8 +49,10 @@ _STEPS, _SHRINKING = 100, 0.98
 _SOLUTIONS, _SMOOTHING, _FASTER = 20, 0.2, 0.6
 # An entry is zero if it is below this many standard deviations of the noise.
 _DEVIATIONS = 5.0
-# The least share of the zero rows' mean square that each direction but one must have.
-_LEAST_SPREAD = 0.1
+# A row with a leverage above this fixes some part of a direction alone, or with one other.
+_MOST_LEVERAGE = 0.45
+# The least share of the other zero rows' mean square that each direction but one must have.
+_LEAST_SPREAD = 0.02
 # Rounding of doubles, relative to the longest row.
 _ROUNDING = 1e-14
 
@@ -260,10 +262,16 @@ class _Search:
         chance = len(slope) * limit / float(np.sqrt((slope**2).mean()))
         if zero.sum() < len(combination) + 2 + chance + 5 * np.sqrt(chance):
             return None
-        # Two records' combinations are zero where both are off, and in any one row more. So the zero rows must leave no
-        # second direction open, not even nearly.
-        second = np.linalg.eigvalsh(self._even[zero].T @ self._even[zero])[1]
-        if second * len(zero) < _LEAST_SPREAD * zero.sum():
+        # A combination of two records is zero where both are off, and can be made zero in any one row more. So the zero
+        # rows must fix the direction without those few that alone fix some part of it.
+        rows = self._even[zero]
+        for _ in range(2):
+            left = np.linalg.svd(rows, full_matrices=False)[0][:, :-1]
+            rows = rows[(left**2).sum(axis=1) < _MOST_LEVERAGE]
+            if len(rows) < len(combination):
+                return None
+        second = np.linalg.svd(rows, compute_uv=False)[-2] ** 2
+        if second * len(zero) < _LEAST_SPREAD * len(rows):
             return None
         slope[zero] = 0.0
         return slope
