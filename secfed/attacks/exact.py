@@ -173,13 +173,15 @@ class _Search:
             self.attempts += starts
             ends = self._without_one(starts) if batch % 3 and self._slopes else self._among_all(starts)
             batch += 1
+            if count == 2:
+                ends = np.array([*ends, *self._lines(np.eye(2))])
             for direction in ends:
                 for candidate in (direction, *self._pair(direction)):
                     slope = self._solved(candidate)
                     if slope is not None and not self._added(slope):
                         return None
             if len(self._slopes) == count:
-                return np.stack(self._slopes, axis=1)
+                return None if self._hidden() else np.stack(self._slopes, axis=1)
         return None
 
     def _among_all(self, starts: int) -> Array:
@@ -228,18 +230,34 @@ class _Search:
             zero = np.delete(zero, along.argmax())
         else:
             return []
-        plane = vectors[:, :2]
+        return self._lines(vectors[:, :2])
+
+    def _lines(self, plane: Array) -> list[Array]:
+        """Return the directions in a plane, columns of shape `(records, 2)`, that are zero in most rows: three at most."""
         seen = self._even @ plane
         seen = _unit(seen[np.linalg.norm(seen, axis=1) > 1e-4 * np.linalg.norm(self._even, axis=1)])
         found: list[Array] = []
-        for _ in range(2):
-            if not len(seen):
-                break
+        while len(seen) and len(found) < 3:
             across = np.abs(np.outer(seen[:, 0], seen[:, 1]) - np.outer(seen[:, 1], seen[:, 0])) < 1e-4
             most = int(across.sum(axis=1).argmax())
             found.append(plane @ np.array([-seen[most, 1], seen[most, 0]]))
             seen = seen[~across[most]]
         return found
+
+    def _hidden(self) -> bool:
+        """Return whether a combination of two that were found is as sparse as one of them: several explanations fit."""
+        for first, one in enumerate(self._slopes):
+            for second, other in enumerate(self._slopes):
+                both = (one != 0) & (other != 0)
+                if first == second or not both.any():
+                    continue
+                ratios = np.sort(one[both] / other[both])
+                limit = _DEVIATIONS * self._noise * (1 + np.abs(ratios)) / np.median(np.abs(other[both]))
+                width = 2 * (limit + 1e-7 * np.abs(ratios))
+                most = (np.searchsorted(ratios, ratios + width, side="right") - np.arange(len(ratios))).max()
+                if most > max(4.0, 0.9 * int(((one == 0) & (other != 0)).sum())):
+                    return True
+        return False
 
     def _solved(self, direction: Array) -> Array | None:
         """Return the combination that is solved from its zero rows, with exact zeros there; None if it is not sparse."""
