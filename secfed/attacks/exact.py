@@ -1,13 +1,13 @@
 """Every client's input from the sum of their gradients: exact, although nothing but the sum is seen.
 
 For a layer z = W x + b before a ReLU, the sum of n records' gradients is [dL/dW | dL/db] = Z^T [X | 1]: row i of X is
-record i, row i of Z the slope of its loss by z. That product has rank n, so the singular vectors give it as A B, and Z^T
+record i, row i of Z the slope of its loss by z. That product has rank n, so singular vectors give it as A B, and Z^T
 is A Q for some matrix Q of n x n. A record leaves no slope where its unit was off, in about half of the units of an
 untrained network, so the columns of A Q are far sparser than any other combination of A's columns. The attack searches
 for combinations that are zero in more rows than n - 1, which any direction reaches. With n independent ones Z is
 known up to a factor for each record, and least squares give [X | 1], whose last column tells the factor.
 
-How a sparse combination is found. The mean absolute value over the rows, of combinations of one length, has local minima
+How a sparse combination is found. The mean absolute value over the rows, of combinations of one length, has its minima
 at the sparse ones. Many random starts go down a smooth version of it together, then by reweighted least squares, and
 what they find is solved again from its zero rows alone, which is exact. Later starts are orthogonal to what was found.
 
@@ -63,7 +63,7 @@ class ExactInputs:
 
     Attributes:
         inputs: Shape `(records, inputs)`, in no particular order; no row if the attack failed.
-        residual: How far the gradient of these inputs is from the one seen, relative to it; 1 if the attack failed. Where
+        residual: How far the gradient of these inputs is from the one seen, relative to it; 1 if the attack failed. If
             the attack succeeded it is the rounding in what was seen.
         records: How many records the attack took the sum for.
         attempts: Random starts that it took.
@@ -233,7 +233,7 @@ class _Search:
         return self._lines(vectors[:, :2])
 
     def _lines(self, plane: Array) -> list[Array]:
-        """Return the directions in a plane, columns of shape `(records, 2)`, that are zero in most rows: three at most."""
+        """Return the directions in a plane, columns of shape `(records, 2)`, zero in most rows: three at most."""
         seen = self._even @ plane
         seen = _unit(seen[np.linalg.norm(seen, axis=1) > 1e-4 * np.linalg.norm(self._even, axis=1)])
         found: list[Array] = []
@@ -260,7 +260,7 @@ class _Search:
         return False
 
     def _solved(self, direction: Array) -> Array | None:
-        """Return the combination that is solved from its zero rows, with exact zeros there; None if it is not sparse."""
+        """Return the combination that is solved from its zero rows, with exact zeros there; None if not sparse."""
         size = np.abs(self._even @ direction)
         combination = np.linalg.solve(self._back, direction)
         limit = _DEVIATIONS * self._noise * float(np.linalg.norm(combination))
