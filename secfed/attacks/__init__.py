@@ -7,6 +7,7 @@ from secfed.attacks.audit import AuditResult, audit
 from secfed.attacks.canaries import SelfAudit, self_audit
 from secfed.attacks.checks import Check
 from secfed.attacks.differencing import difference
+from secfed.attacks.exact import ExactInputs, exact_inputs
 from secfed.attacks.inversion import CrossEntropy, Inversion, inversion
 from secfed.attacks.labels import label, label_counts
 from secfed.attacks.linear import linear_candidates, linear_inputs
@@ -20,6 +21,7 @@ __all__ = [
     "AuditResult",
     "Check",
     "CrossEntropy",
+    "ExactInputs",
     "Interval",
     "Inversion",
     "MembershipResult",
@@ -30,6 +32,7 @@ __all__ = [
     "confidences",
     "difference",
     "draw_membership",
+    "exact_inputs",
     "inversion",
     "label",
     "label_counts",

@@ -276,7 +276,7 @@ def test_every_option_that_has_an_effect_is_taken(secfed: Runner, tmp_path: Path
         (("--aggregator", "tenseal"), ("'tenseal'", "'plain'", "'secagg'", "'paillier'")),
         (("--algorithm", "fedprox"), ("'fedprox'", "'fedavg'")),
         (("--key-bits", "1024"), ("--key-bits", "2048")),
-        (("--dataset", "mnist"), ("'mnist'", "'digits'")),
+        (("--dataset", "imagenet"), ("'imagenet'", "'digits'", "'mnist'", "'faces'")),
         (("--adversary", "nobody"), ("'semi_honest'", "'malicious_server'")),
         (("--privacy", "local"), ("'local'", "'none'", "'central'", "'distributed'")),
         (("--epsilon", "0"), ("0.0 must be positive and finite",)),
