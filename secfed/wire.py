@@ -18,6 +18,8 @@ from secfed.errors import ConfigError, MalformedMessageError
 Set = npt.NDArray[np.bool_]
 
 VERSION = 1
+# Of SHA-256.
+HASH_BYTES = 32
 _LENGTH_BYTES = 4
 
 

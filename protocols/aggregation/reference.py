@@ -253,7 +253,7 @@ UNIT = 320               # bits behind the point of the weights of the discrete 
 
 
 def words(seed, size):
-    """keystream(seed), cut into little-endian words of so many bytes, without an end."""
+    """The endless little-endian words of `size` bytes of keystream(seed)."""
     stream = Cipher(algorithms.AES(seed[:16]), modes.CTR(seed[16:32])).encryptor()
     while True:
         data = stream.update(bytes(4096))

@@ -20,8 +20,9 @@ from secfed.aggregation.transform import Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
 from secfed.encoding.flatten import Update, structure
 from secfed.errors import ConfigError
-from secfed.secagg.config import HASH_BYTES, Adversary, Config, Policy
+from secfed.secagg.config import Adversary, Config, Policy
 from secfed.secagg.stages import Stage
+from secfed.wire import HASH_BYTES
 
 NO_MODEL = bytes(HASH_BYTES)
 

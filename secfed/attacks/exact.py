@@ -17,7 +17,7 @@ what counts as zero.
 A change of the model by several small steps on the same records is Z^T [X | 1] too; Z is zero where a unit was off in
 all steps. So the sum of clients' updates after local training gives all records of all clients.
 
-Threat model: whoever sees the sum, or mean, of the gradients or changes of a first linear layer with a bias before a
+Threat model: anyone who sees the sum, or mean, of the gradients or changes of a first linear layer with a bias before a
 ReLU: an honest server under secure aggregation or encryption too. It need not know the model.
 
 What defeats it: noise of the size of a gradient's entries; more records than about a tenth of the layer's units;
@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from secfed.attacks.linear import layer_gradient
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -153,11 +154,12 @@ class _Search:
     """
 
     def __init__(self, rows: Array, noise: float, random: np.random.Generator) -> None:
-        self._rows, self._noise, self._random = rows, noise, random
+        self._rows, self._random = rows, random
         self.attempts = 0
         # Rows of one length, so that few units with large weights do not decide, and orthonormal columns.
-        lengths = np.sqrt((rows**2).sum(axis=1) + rows.shape[1] * noise**2)
-        self._even, self._back = np.linalg.qr(rows / lengths[:, None])
+        self._lengths = np.sqrt((rows**2).sum(axis=1) + rows.shape[1] * noise**2)
+        self._even, self._back = np.linalg.qr(rows / self._lengths[:, None])
+        self._limit = _DEVIATIONS * noise  # below it, an entry is zero
         self._directions = np.zeros((0, rows.shape[1]))  # found, in coordinates of the even rows, of length 1
         self._slopes: list[Array] = []
 
@@ -212,7 +214,7 @@ class _Search:
         return _unit(np.linalg.solve(back, ends.T).T @ complement.T)
 
     def _pair(self, direction: Array) -> list[Array]:
-        """Return the two records' directions that a combination of two hides; empty if it is none.
+        """Return the two records' directions that a combination of two hides; empty if it hides none.
 
         Records of one label have minima between them, which are zero where both are off. The rows that are off for both
         leave a plane open; the rows that one of them alone turned on are multiples of one vector there, seen from it.
@@ -253,7 +255,7 @@ class _Search:
                 if first == second or not both.any():
                     continue
                 ratios = np.sort(one[both] / other[both])
-                limit = _DEVIATIONS * self._noise * (1 + np.abs(ratios)) / np.median(np.abs(other[both]))
+                limit = self._limit * (1 + np.abs(ratios)) / np.median(np.abs(other[both]))
                 width = 2 * (limit + 1e-7 * np.abs(ratios))
                 most = (np.searchsorted(ratios, ratios + width, side="right") - np.arange(len(ratios))).max()
                 if most > max(4.0, 0.9 * int(((one == 0) & (other != 0)).sum())):
@@ -264,7 +266,7 @@ class _Search:
         """Return the combination that is solved from its zero rows, with exact zeros there; None if not sparse."""
         size = np.abs(self._even @ direction)
         combination = np.linalg.solve(self._back, direction)
-        limit = _DEVIATIONS * self._noise * float(np.linalg.norm(combination))
+        limit = self._limit * float(np.linalg.norm(combination))
         near = np.flatnonzero((size < 1e-3 * size.mean()) | (np.abs(self._rows @ combination) < limit))
         # The nearest two thirds: the others may be near zero by chance.
         near = near[np.argsort(size[near], kind="stable")][: max(2 * len(near) // 3, len(combination) - 1)]
@@ -275,10 +277,9 @@ class _Search:
                 return None
             combination = np.linalg.svd(self._rows[zero])[2][-1]
             slope = self._rows @ combination
-            zero = np.abs(slope) < _DEVIATIONS * self._noise
-        limit = _DEVIATIONS * self._noise
+            zero = np.abs(slope) < self._limit
         # How many entries of a direction that is nothing special are zero by chance, next to the n - 1 of any vertex.
-        chance = len(slope) * limit / float(np.sqrt((slope**2).mean()))
+        chance = len(slope) * self._limit / float(np.sqrt((slope**2).mean()))
         if zero.sum() < len(combination) + 2 + chance + 5 * np.sqrt(chance):
             return None
         # A combination of two records is zero where both are off, and can be made zero in any one row more. So the zero
@@ -297,8 +298,7 @@ class _Search:
 
     def _added(self, slope: Array) -> bool:
         """Keep a new combination; return whether those found are still independent."""
-        lengths = np.sqrt((self._rows**2).sum(axis=1) + self._rows.shape[1] * self._noise**2)
-        direction = _unit((slope / lengths) @ self._even)
+        direction = _unit((slope / self._lengths) @ self._even)
         if len(self._directions):
             if np.abs(self._directions @ direction).max() > 0.999:
                 return True
@@ -374,14 +374,10 @@ def _distinct(directions: Array, known: Array, most: float) -> Array:
 
 def _checked(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) -> Array:
     """Return both as one matrix, the biases last."""
-    weights, biases = np.asarray(weight_gradient, np.float64), np.asarray(bias_gradient, np.float64)
-    if weights.ndim != 2 or biases.shape != weights.shape[:1] or not weights.size:
-        raise ConfigError(
-            f"the gradients have shapes {weights.shape} and {biases.shape}, needed (outputs, inputs) and (outputs,)"
-        )
+    weights, biases = layer_gradient(weight_gradient, bias_gradient)
+    if not weights.size:
+        raise ConfigError(f"the weights' gradient has shape {weights.shape}, needed an output and an input at least")
     seen = np.hstack((weights, biases[:, None]))
-    if not np.isfinite(seen).all():
-        raise ConfigError("a value of the gradient is not finite")
     if not seen.any():
         raise ConfigError("the gradient is zero everywhere: no unit was on, so the inputs left no trace")
     return seen

@@ -11,7 +11,7 @@ parameters. Swapping the two derivatives: dD/dx is the derivative, in the direct
 parameters p + i h r and a tiny h, that derivative is the imaginary part of the gradient by x, divided by h, to machine
 precision (the complex step). For the signs of the slope a short real step is good enough, and costs less.
 
-Threat model: whoever sees the gradient of one record or a small batch, and the model: an honest server without
+Threat model: anyone who sees the gradient of one record or a small batch, and the model: an honest server without
 protection, or with a small cohort.
 
 What defeats it: noise; large batches and cohorts, of which it finds mixtures. Secure aggregation alone only enlarges
@@ -30,7 +30,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from secfed.attacks.networks import Parameters, checked_arrays
+from secfed.attacks.networks import Parameters, checked_arrays, softmax
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -98,7 +98,7 @@ class Inversion:
         inputs: The inputs, of the shape that was asked for.
         targets: Probabilities of the labels, shape `(records, classes)`.
         distance: Of the two gradients: squared, relative to the one seen (`"dlg"`), or 1 less their cosine similarity.
-        evaluations: How many passes through the model, forth and back, the search took.
+        evaluations: Passes through the model, forward and backward, that the search took.
     """
 
     inputs: Array = field(repr=False)
@@ -170,11 +170,10 @@ def inversion(
     found: list[Inversion] = []
     for _ in range(restarts):
         before = matching.evaluations
-        if method == "dlg":
+        if method == "dlg" or targets is None:
             inputs, probabilities = _deep_leakage(matching, targets, loss.classes, shape, steps, bounds, random)
         else:
             weight = (0.006 if len(shape) == 4 else 0.0) if total_variation is None else total_variation
-            assert targets is not None  # checked above
             inputs, probabilities = _signed_adam(matching, targets, shape, steps, weight, bounds, random), targets
         distance = matching.distance(inputs, probabilities)[0]
         found.append(Inversion(inputs, probabilities, distance, matching.evaluations - before))
@@ -193,10 +192,9 @@ class _Matching:
     def __init__(self, model: Model, update: Mapping[str, npt.ArrayLike], *, squared: bool) -> None:
         self._model, self._squared, self.evaluations = model, squared, 0
         self._names = list(model.parameters)
-        shapes = {name: array.shape for name, array in model.parameters.items()}
+        self._shapes = {name: array.shape for name, array in model.parameters.items()}
         self._parameters = _flat(model.parameters, self._names)
-        self._shapes = shapes
-        self._seen = _flat(checked_arrays(update, shapes, "gradient"), self._names)
+        self._seen = _flat(checked_arrays(update, self._shapes, "gradient"), self._names)
         self._norm = float(np.linalg.norm(self._seen))
         if not self._norm > 0:
             raise ConfigError("the gradient is zero everywhere: it tells nothing")
@@ -252,7 +250,7 @@ def _deep_leakage(
         least, most = np.append(least, np.full_like(logits, -np.inf)), np.append(most, np.full_like(logits, np.inf))
 
     def parts(flat: Array) -> tuple[Array, Array]:
-        return flat[:size].reshape(shape), _softmax(flat[size:].reshape(-1, classes)) if targets is None else targets
+        return flat[:size].reshape(shape), softmax(flat[size:].reshape(-1, classes)) if targets is None else targets
 
     def value_and_slope(flat: npt.NDArray[Any]) -> Any:
         inputs, probabilities = parts(flat)
@@ -311,12 +309,6 @@ def _total_variation(pictures: Array) -> tuple[float, Array]:
         ends[axis] = (1, 1)
         slope -= np.diff(np.pad(signs, ends), axis=axis)
     return value, slope
-
-
-def _softmax(logits: Array) -> Array:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    found: Array = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return found
 
 
 def _flat(arrays: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> npt.NDArray[Any]:

@@ -61,7 +61,12 @@ def linear_candidates(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLi
     return quotients
 
 
-def _checked(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) -> tuple[Array, Array]:
+def layer_gradient(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) -> tuple[Array, Array]:
+    """Return both gradients in float64.
+
+    Raises:
+        ConfigError: The shapes do not fit, or a value is not finite.
+    """
     weights, biases = np.asarray(weight_gradient, np.float64), np.asarray(bias_gradient, np.float64)
     if weights.ndim != 2 or biases.shape != weights.shape[:1]:
         raise ConfigError(
@@ -69,6 +74,11 @@ def _checked(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) -> tu
         )
     if not (np.isfinite(weights).all() and np.isfinite(biases).all()):
         raise ConfigError("a value of the gradient is not finite")
+    return weights, biases
+
+
+def _checked(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) -> tuple[Array, Array]:
+    weights, biases = layer_gradient(weight_gradient, bias_gradient)
     if not biases.any():
         raise ConfigError("the bias gradient is zero everywhere: no unit was on, so the inputs left no trace")
     return weights, biases

@@ -279,6 +279,13 @@ class Network:
         return [parameters[f"{number}.{name}"] for name in ("weight", "bias")] if layer.shapes else []
 
 
+def softmax(logits: Array) -> Array:
+    """Return probabilities of the classes, along the last axis."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    found: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return found
+
+
 def checked_arrays(arrays: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]], what: str) -> Parameters:
     """Return arrays in float64, by the names and in the order of `shapes`.
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from secfed.attacks.networks import checked_arrays
+from secfed.attacks.networks import checked_arrays, softmax
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -169,7 +169,7 @@ def record_gradients(model: Mapping[str, npt.ArrayLike], inputs: npt.ArrayLike, 
     rows, targets = _checked(inputs, labels, classes[0] if classes else 0)
     arrays = _model(model, rows.shape[1], classes[0])
     inner = np.maximum(rows @ arrays["hidden_weight"] + arrays["hidden_bias"], 0.0)
-    error = _softmax(inner @ arrays["output_weight"] + arrays["output_bias"]) - np.eye(classes[0])[targets]
+    error = softmax(inner @ arrays["output_weight"] + arrays["output_bias"]) - np.eye(classes[0])[targets]
     inner_error = (error @ arrays["output_weight"].T) * (inner > 0)
     return {
         "hidden_weight": rows[:, :, None] * inner_error[:, None, :],
@@ -190,7 +190,7 @@ def _step(models: Model, inputs: Array, targets: Array, weights: Array, learning
         learning_rate: Length of the step.
     """
     inner = np.maximum(inputs @ models["hidden_weight"] + models["hidden_bias"][:, None], 0.0)
-    error = _softmax(inner @ models["output_weight"] + models["output_bias"][:, None])
+    error = softmax(inner @ models["output_weight"] + models["output_bias"][:, None])
     error -= targets
     error *= learning_rate * weights[..., None]
     inner_error = error @ models["output_weight"].transpose(0, 2, 1)
@@ -212,12 +212,6 @@ def _batches(inside: Bools, generators: list[np.random.Generator], batch: int) -
     for first in range(0, steps * batch, batch):
         here = used[:, first : first + batch]
         yield places[:, first : first + batch], here / np.maximum(here.sum(axis=1, keepdims=True), 1)
-
-
-def _softmax(values: Array) -> Array:
-    values = np.exp(values - values.max(axis=-1, keepdims=True))
-    values /= values.sum(axis=-1, keepdims=True)
-    return values
 
 
 def _drawn(seed: int, number: int, features: int, hidden: int, classes: int) -> Model:

@@ -17,8 +17,8 @@ from secfed.crypto.ring import narrowest_dtype, signed
 from secfed.errors import ConfigError, EncodingError
 from secfed.paillier.keys import LABEL, LARGEST_DEGREE, PublicKey
 from secfed.paillier.packing import Packing
+from secfed.wire import HASH_BYTES
 
-HASH_BYTES = 32
 MOST_CLIENTS, LARGEST_ID = 1 << 24, 1 << 63
 LARGEST_WEIGHT = 1 << 32
 LONGEST_VECTOR, LONGEST_CONTEXT = 1 << 32, 1024

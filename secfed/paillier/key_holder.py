@@ -10,12 +10,12 @@ import numpy as np
 from secfed.concurrency import one_at_a_time
 from secfed.errors import ConfigError, DecryptionError, FaultyServerError, MalformedMessageError
 from secfed.paillier import integers
-from secfed.paillier.config import HASH_BYTES, LARGEST_ID, Config
+from secfed.paillier.config import LARGEST_ID, Config
 from secfed.paillier.integers import read_column
 from secfed.paillier.keys import PrivateKey
 from secfed.paillier.messages import DecryptionRequest, DecryptionResponse
 from secfed.paillier.opening import SumToOpen
-from secfed.wire import Set, set_from_bytes, view
+from secfed.wire import HASH_BYTES, Set, set_from_bytes, view
 
 
 class OpenedSums:

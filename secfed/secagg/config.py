@@ -13,12 +13,12 @@ import numpy.typing as npt
 from secfed.crypto.field import P
 from secfed.crypto.ring import narrowest_dtype
 from secfed.errors import ConfigError, MalformedMessageError
+from secfed.wire import HASH_BYTES
 
 Adversary = Literal["semi_honest", "malicious_server"]
 MaskingKind = Literal["aes128_ctr"]
 
 LABEL: Final = b"secfed/secagg/v1 "
-HASH_BYTES: Final = 32
 MAXIMUM_CLIENTS: Final = 1 << 24
 MAXIMUM_LENGTH: Final = 1 << 32
 MAXIMUM_CONTEXT: Final = 1024

@@ -12,8 +12,7 @@ from secfed.crypto.agreement import KEY_BYTES
 from secfed.crypto.shamir import SHARE_BYTES
 from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.errors import MalformedMessageError
-from secfed.secagg.config import HASH_BYTES
-from secfed.wire import Message
+from secfed.wire import HASH_BYTES, Message
 
 MAXIMUM_REASON = 64
 SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES

@@ -17,7 +17,7 @@ from secfed.crypto.shamir import SHARE_BYTES, shares_from_bytes
 from secfed.crypto.signing import SIGNATURE_BYTES
 from secfed.errors import FaultyClientError, MalformedMessageError, SecFedError
 from secfed.secagg import masking, messages
-from secfed.secagg.config import HASH_BYTES, Config, Policy
+from secfed.secagg.config import Config, Policy
 from secfed.secagg.graph import Graph
 from secfed.secagg.masking import Accumulator, Vector
 from secfed.secagg.opening import owners_held, unopened_sets
@@ -41,7 +41,7 @@ from secfed.secagg.states import (
     Signing,
     held_in,
 )  # fmt: skip
-from secfed.wire import Message, Set, set_from_bytes, set_to_bytes
+from secfed.wire import HASH_BYTES, Message, Set, set_from_bytes, set_to_bytes
 
 State = TypeVar("State", bound=Held | Seen)
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from secfed.crypto.agreement import KEY_BYTES, KeyPair
 from secfed.crypto.shamir import SHARE_BYTES
 from secfed.crypto.signing import SIGNATURE_BYTES
-from secfed.secagg.config import HASH_BYTES, Config
+from secfed.secagg.config import Config
 from secfed.secagg.graph import Graph
 from secfed.secagg.masking import Accumulator, Vector
 from secfed.secagg.stages import Stage
-from secfed.wire import Set
+from secfed.wire import HASH_BYTES, Set
 
 # A vector, or what makes it when it is masked.
 Contribution = Vector | Callable[[], npt.ArrayLike]

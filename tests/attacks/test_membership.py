@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn import metrics
 
 from secfed.attacks import confidences, draw_membership, lira, loss_attack, roc, train_shadows, update_alignment
 from secfed.attacks.shadow_models import logits, losses, record_gradients
@@ -102,7 +103,6 @@ def test_few_shadow_models_share_one_variance() -> None:
 
 @given(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=60))
 def test_area_and_rates_are_those_of_scikit_learn(drawn: list[tuple[int, bool]]) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     scores, members = np.array([float(score) for score, _ in drawn]), np.array([member for _, member in drawn])
     members[:2] = True, False
     result = roc(scores, members)

@@ -191,7 +191,7 @@ class _Faces:
 
     def __init__(self, seed: int) -> None:
         self.task = Faces(seed)
-        self._nulls: dict[tuple[str, int], list[float]] = {}
+        self._nulls: dict[tuple[str, tuple[int, ...]], list[float]] = {}
 
     def cells(self, recorded: RecordedRound, name: str) -> Iterator[Cell]:
         """Return the cells of one protection."""
@@ -199,24 +199,32 @@ class _Faces:
         first = {client_id: recorded.view.inputs[client_id] for client_id in clients[:_FACES_ATTACKED]}
         from_messages = partial(inversion.from_messages, self.task)
         yield self._cell(recorded, "face from a message", name, from_messages, first)
-        from_a_sum = partial(inversion.from_a_sum, self.task, clients=len(clients))
-        yield self._cell(recorded, "face from the sum", name, from_a_sum, recorded.view.mean)
 
-    def _cell(self, recorded: RecordedRound, attack: str, name: str, rebuild: Callable[[Any], Any], seen: Any) -> Cell:
+        def from_a_sum(means: Mapping[int, Any]) -> Array:
+            return inversion.from_a_sum(self.task, means[0], clients=len(clients))
+
+        yield self._cell(recorded, "face from the sum", name, from_a_sum, {0: recorded.view.mean})
+
+    def _cell(
+        self,
+        recorded: RecordedRound,
+        attack: str,
+        name: str,
+        rebuild: Callable[[Mapping[int, Any]], Any],
+        seen: Mapping[int, Any],
+    ) -> Cell:
         random = generator(recorded.settings.seed, f"null control of {attack}")
         guesses = rebuild(seen)
         psnr, success, _ = quality(recorded, guesses)
-        key = attack, len(recorded.view.clients) if seen is recorded.view.mean else len(seen)
+        told = named(recorded, guesses)
+        key = attack, tuple(told)
         if key not in self._nulls:
-            like = recorded.view.mean
             noise = [
-                {place: noise_like(like, random) for place in seen}
-                if key[0] == "face from a message"
-                else noise_like(like, random)
+                {place: noise_like(update, random) for place, update in seen.items()}
                 for _ in range(inversion.NULL_RUNS)
             ]
             self._nulls[key] = [quality(recorded, rebuild(one))[1] for one in noise]
-        by_chance = chance(named(recorded, guesses), _NULL_RUNS, random)
+        by_chance = chance(told, _NULL_RUNS, random)
         return Cell(attack, name, success, Interval.of(self._nulls[key]), max(by_chance), psnr)
 
 

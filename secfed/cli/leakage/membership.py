@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secfed import CentralGaussian, DistributedGaussian, FedAvg, Plain, SecAgg, dp
-from secfed.aggregation import Aggregator, Privacy
+from secfed import FedAvg, Plain, SecAgg
+from secfed.aggregation import Aggregator
 from secfed.attacks.membership import MembershipResult, confidences, lira, loss_attack, roc
 from secfed.attacks.shadow_models import draw_membership, logits, losses, train_shadows
+from secfed.cli.leakage.scenario import PrivacyKind, noise_for, privacy_of
 from secfed.cli.simulation import perceptron
 from secfed.cli.simulation.datasets import LOADERS
 from secfed.cli.simulation.random import generator
@@ -52,7 +53,7 @@ class Settings:
 
     clients: int = 20
     aggregator: Literal["plain", "secagg"] = "plain"
-    privacy: Literal["none", "central", "distributed"] = "none"
+    privacy: PrivacyKind = "none"
     epsilon: float = 3.0
     delta: float = 1e-5
     clip_norm: float = 0.5
@@ -162,7 +163,7 @@ def attack(settings: Settings) -> MembershipLeakage:
     inside = np.zeros(settings.records, np.bool_)
     inside[generator(settings.seed, "members").permutation(settings.records)[: settings.records // 2]] = True
     start = perceptron.init(settings.seed, inputs.shape[1])
-    noise = _noise(settings)
+    noise = noise_for(settings.privacy, settings.epsilon, settings.delta, settings.rounds)
     published, epsilon = _train(settings, start, (inputs[inside], labels[inside]), noise)
     blind, _ = _train(settings, start, others, noise)
 
@@ -260,7 +261,8 @@ def _train(
 ) -> tuple[perceptron.Model, float | None]:
     """Train the target; return what it publishes and the epsilon that it spent."""
     clients = dict(_clients(settings, *data))
-    training = FedAvg(perceptron.local_update, aggregator=_aggregator(settings), privacy=_privacy(settings, noise))
+    privacy = privacy_of(settings.privacy, settings.clip_norm, noise, settings.clients)
+    training = FedAvg(perceptron.local_update, aggregator=_aggregator(settings), privacy=privacy)
     with np.errstate(divide="ignore"):  # a model that is all noise gives a label probability 0; nobody reads that loss
         *_, report = training.rounds(start, clients, settings.rounds)
     return report.model, report.accountant.epsilon(settings.delta) if report.accountant else None
@@ -276,20 +278,6 @@ def _aggregator(settings: Settings) -> Aggregator:
     if settings.aggregator == "plain":
         return Plain()
     return SecAgg(threshold=1.0, max_weight=1 << (settings.records - 1).bit_length(), rounding_seed=settings.seed)
-
-
-def _noise(settings: Settings) -> float:
-    if settings.privacy == "none":
-        return 0.0
-    return dp.noise_multiplier(epsilon=settings.epsilon, delta=settings.delta, rounds=settings.rounds)
-
-
-def _privacy(settings: Settings, noise: float) -> Privacy | None:
-    if settings.privacy == "none":
-        return None
-    if settings.privacy == "central":
-        return CentralGaussian(settings.clip_norm, noise)
-    return DistributedGaussian(settings.clip_norm, noise, minimum_survivors=settings.clients)
 
 
 def _figures(found: MembershipResult) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One recorded round of clients that hold one picture each: the hardest case for a protection of the sum."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from secfed.cli.leakage.tasks import Digits, Task
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
+PrivacyKind = Literal["none", "central", "distributed"]
 
 # Pictures among which an adversary looks for the one that it rebuilt; the clients' are among them.
 CANDIDATES = 100
@@ -37,7 +39,7 @@ class Settings:
 
     clients: int = 8
     aggregator: Literal["plain", "secagg", "paillier"] = "plain"
-    privacy: Literal["none", "central", "distributed"] = "none"
+    privacy: PrivacyKind = "none"
     epsilon: float = 3.0
     delta: float = 1e-5
     clip_norm: float = 1.0
@@ -102,11 +104,13 @@ def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
     labels = {client_id: int(task.labels[client_id - 1]) for client_id in ids}
     updates = {client_id: task.update(pictures[client_id], labels[client_id]) for client_id in ids}
     aggregator = _aggregator(settings)
-    result = aggregator.aggregate(updates, record=True, privacy=_privacy(settings, settings.clients))
+    noise = noise_for(settings.privacy, settings.epsilon, settings.delta, rounds=1)
+    private = partial(privacy_of, settings.privacy, settings.clip_norm, noise)
+    result = aggregator.aggregate(updates, record=True, privacy=private(settings.clients))
     without = {}
     for client_id in range(1, min(_LEFT_OUT, settings.clients if settings.clients > 2 else 0) + 1):
         others = {other: update for other, update in updates.items() if other != client_id}
-        again = aggregator.aggregate(others, round=client_id, record=True, privacy=_privacy(settings, len(others)))
+        again = aggregator.aggregate(others, round=client_id, record=True, privacy=private(len(others)))
         without[client_id] = View.of_server(again.transcript).mean
     return RecordedRound(
         settings,
@@ -130,10 +134,15 @@ def _aggregator(settings: Settings) -> Aggregator:
     return SecAgg(threshold=1.0, max_weight=1, rounding_seed=settings.seed)
 
 
-def _privacy(settings: Settings, clients: int) -> Privacy | None:
-    if settings.privacy == "none":
+def noise_for(privacy: PrivacyKind, epsilon: float, delta: float, rounds: int) -> float:
+    """Return the noise multiplier that spends a budget in so many rounds; 0 without privacy."""
+    return 0.0 if privacy == "none" else dp.noise_multiplier(epsilon=epsilon, delta=delta, rounds=rounds)
+
+
+def privacy_of(privacy: PrivacyKind, clip_norm: float, noise_multiplier: float, clients: int) -> Privacy | None:
+    """Return what to ask an aggregator for, so that all of so many clients must survive."""
+    if privacy == "none":
         return None
-    noise = dp.noise_multiplier(epsilon=settings.epsilon, delta=settings.delta, rounds=1)
-    if settings.privacy == "central":
-        return CentralGaussian(settings.clip_norm, noise)
-    return DistributedGaussian(settings.clip_norm, noise, minimum_survivors=clients)
+    if privacy == "central":
+        return CentralGaussian(clip_norm, noise_multiplier)
+    return DistributedGaussian(clip_norm, noise_multiplier, minimum_survivors=clients)

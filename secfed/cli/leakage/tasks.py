@@ -94,7 +94,10 @@ class Faces(Task):
             for picture, label in zip(*self.others, strict=True)
         ]
         self.bias_gradients = np.array(
-            [np.mean([gradients[row] for row in np.flatnonzero(self.others[1] == one)], axis=0) for one in range(10)]
+            [
+                np.mean([gradients[row] for row in np.flatnonzero(self.others[1] == one)], axis=0)
+                for one in range(self.classes)
+            ]
         )
 
     def update(self, picture: Array, label: int) -> Update:

@@ -4,11 +4,9 @@
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar
 
-from secfed.wire import Message
-
-HASH_BYTES: Final = 32
+from secfed.wire import HASH_BYTES, Message
 
 
 @dataclass(frozen=True, slots=True)
