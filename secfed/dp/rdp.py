@@ -146,10 +146,10 @@ def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
         else:
             break
     least, place = values.min(), places[np.argmin(values)]
-    for width in (1.0, 0.25, 0.0625, 0.0625 / 4):
+    for distance in 0.5 ** np.arange(1, 9):
         if not enough < least < math.inf:
             break
-        closer = place + width * np.array([-0.75, -0.5, -0.25, 0.25, 0.5, 0.75])
+        closer = place + distance * np.array([-1.0, 1.0])
         values = curve(4.0**closer)
         if values.min() < least:
             least, place = values.min(), closer[np.argmin(values)]

@@ -27,11 +27,14 @@ def log_expm1(x: float) -> float:
 
 def log_mixture(rate: float, log_ratio: Array) -> Array:
     """Return log(1 - rate + rate e^w), exact also where it is tiny."""
-    mixture = np.log1p(rate * np.expm1(np.minimum(log_ratio, 30.0)))
     far = log_ratio > 30
-    if far.any():
-        mixture[far] = log_ratio[far] + np.log(rate + (1 - rate) * np.exp(-log_ratio[far]))
-    return np.asarray(mixture)
+    if not far.any():
+        return np.asarray(np.log1p(rate * np.expm1(log_ratio)))
+    mixture = np.empty_like(log_ratio)
+    near, large = log_ratio[~far], log_ratio[far]
+    mixture[~far] = np.log1p(rate * np.expm1(near))
+    mixture[far] = large + np.log(rate + (1 - rate) * np.exp(-large))
+    return mixture
 
 
 def _log_rest(beta: float, log_ratio: Array) -> Array:
@@ -41,9 +44,8 @@ def _log_rest(beta: float, log_ratio: Array) -> Array:
     alpha, size = 1 + beta, np.abs(log_ratio)
     with np.errstate(divide="ignore", invalid="ignore"):
         high, low = np.expm1(-beta * size), np.expm1(-size)
-        above = log_ratio > 0
-        rest = np.log(np.where(above, beta * low * (1 + high) - high, high * (1 + low) - beta * low))
-        rest += np.where(above, alpha * log_ratio, 0.0)
+        rest = np.log(np.where(log_ratio > 0, beta * low * (1 + high) - high, high * (1 + low) - beta * low))
+        rest += alpha * np.maximum(log_ratio, 0.0)
         small = np.flatnonzero(alpha * size < 0.1)
         t = np.expm1(log_ratio[small])
         series = np.ones_like(t)
@@ -174,10 +176,11 @@ class ReplacedPair(SampledPair):
     def logs(self, towards: Array, away: Array) -> tuple[Array, Array]:
         """Return log Q / F(0) and log P / Q, given log F(1) / F(0) and log F(-1) / F(0)."""
         weight = log_mixture(self.rate, away)
-        above = log_mixture(self.rate, towards)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            near = np.log1p(self.rate * np.exp(away - weight) * np.expm1(towards - away))
-        return weight, np.where(np.abs(towards - away) < 1, near, above - weight)
+        ratio = log_mixture(self.rate, towards) - weight
+        near = np.flatnonzero(np.abs(towards - away) < 1)  # the difference of two logarithms would be rounding there
+        some = self.rate * np.exp(away[near] - weight[near])
+        ratio[near] = np.log1p(some * np.expm1(towards[near] - away[near]))
+        return weight, ratio
 
 
 class SwappedPair(SampledPair):
