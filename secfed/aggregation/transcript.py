@@ -153,6 +153,24 @@ class Transcript:
             return self.transform.read(self.transform.centre(self.total)).mean
         return self.transform.decode(self.total, self.survivors).mean
 
+    @property
+    def weight(self) -> float:
+        """What the sum is divided by to give the mean: the sum of the weights; with privacy, a number of clients.
+
+        Raises:
+            EncodingError: There is no sum.
+        """
+        if self.total is None:
+            raise EncodingError("the session ended without a sum")
+        if isinstance(self.transform, PrivateSum):
+            return self.transform.read(self.transform.centre(self.total)).weight
+        return self.transform.decode(self.total, self.survivors).weight
+
+    @property
+    def key_holders(self) -> int:
+        """How many parties, other than clients and server, took part in decrypting the sum."""
+        return len({entry.client_id for entry in self.entries if entry.direction == "to_key_holder"})
+
     def _words(self, config: PaillierConfig, data: bytes) -> npt.NDArray[np.uint16]:
         """Cut ciphertexts into words; the top one of each is left out, for it is no uniform number."""
         size = config.public_key.ciphertext_bytes(config.degree)
