@@ -19,13 +19,28 @@ class AttackName(StrEnum):
     INVERSION = "inversion"
 
 
+class AdversaryName(StrEnum):
+    """Who attacks."""
+
+    SERVER = "server"
+    OUTSIDER = "outsider"
+    KEY_HOLDER = "key-holder"
+    CLIENTS = "clients"
+    SERVER_AND_CLIENTS = "server-and-clients"
+
+
 # Choices, and the options that have no effect with them.
 _WITHOUT_EFFECT = (
     ("privacy", "none", ("epsilon", "delta", "clip_norm")),
     ("aggregator", "plain", ("key_bits",)),
     ("aggregator", "secagg", ("key_bits",)),
+    ("adversary", "server", ("colluders",)),
+    ("adversary", "outsider", ("colluders",)),
+    ("adversary", "key-holder", ("colluders",)),
 )
-_WITHOUT_EFFECT_ON_ALL = (("all", "", ("aggregator", "privacy", "clients", "epsilon", "delta", "clip_norm")),)
+_WITHOUT_EFFECT_ON_ALL = (
+    ("all", "", ("aggregator", "privacy", "clients", "epsilon", "delta", "clip_norm", "adversary", "colluders")),
+)
 
 
 def attack(
@@ -45,6 +60,14 @@ def attack(
         float, typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm.")
     ] = 1.0,
     key_bits: KeyBits = 3072,
+    adversary: Annotated[
+        AdversaryName,
+        typer.Option(help="Who attacks; all are honest and curious. An outsider reads a wire that nothing encrypts."),
+    ] = AdversaryName.SERVER,
+    colluders: Annotated[
+        int | None,
+        typer.Option(min=1, help="With clients that work together: how many; by default all but one."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
     ] = 0,
@@ -53,7 +76,7 @@ def attack(
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Attack recorded rounds on real pictures, with what the server saw of them and nothing else.
+    """Attack recorded rounds on real pictures, with what the adversary saw of them and nothing else.
 
     The command prints two controls next to each figure: the mean picture, and the same attack on noise.
 
@@ -69,8 +92,11 @@ def attack(
     if every:
         refuse_without_effect(context, _WITHOUT_EFFECT_ON_ALL, {"all": ""})
         return _matrix(key_bits, seed, output, as_json)
-    refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value, "aggregator": aggregator.value})
-    settings = Settings(clients, aggregator.value, privacy.value, epsilon, delta, clip_norm, key_bits, seed)
+    chosen = {"privacy": privacy.value, "aggregator": aggregator.value, "adversary": adversary.value}
+    refuse_without_effect(context, _WITHOUT_EFFECT, chosen)
+    settings = Settings(
+        clients, aggregator.value, privacy.value, epsilon, delta, clip_norm, key_bits, seed, adversary.value, colluders
+    )
     if name is AttackName.INVERSION:
         result = inversion.attack(record_round(settings, Faces(seed)))
     else:

@@ -21,7 +21,7 @@ _TOLERANCE = 0.02
 
 def attack(recorded: RecordedRound) -> Reconstruction:
     """Attack each message and the sum."""
-    return reconstruct(recorded, "analytic", from_messages, from_a_sum, NULL_RUNS)
+    return reconstruct(recorded, "analytic", from_messages, lambda mean, clients: from_a_sum(mean), NULL_RUNS)
 
 
 def from_messages(inputs: Mapping[int, Any]) -> dict[int, Array]:

@@ -37,7 +37,7 @@ def attack(recorded: RecordedRound) -> Reconstruction:
         recorded,
         "inversion",
         partial(from_messages, task),
-        partial(from_a_sum, task, clients=len(recorded.view.clients)),
+        partial(from_a_sum, task),
         NULL_RUNS,
     )
 
@@ -51,7 +51,7 @@ def from_messages(task: Faces, inputs: Mapping[int, Any]) -> dict[int, Array]:
     return found
 
 
-def from_a_sum(task: Faces, mean: Any, *, clients: int) -> Array:
+def from_a_sum(task: Faces, mean: Any, clients: int) -> Array:
     """Rebuild the pictures behind a mean, one for each client; how often each label occurs comes from the biases."""
     gradient = task.gradient(mean)
     counts = label_counts(gradient[task.last_bias], task.bias_gradients, clients)

@@ -13,7 +13,7 @@ from secfed.attacks import Interval, difference, label, label_counts
 from secfed.cli.extras import require
 from secfed.cli.leakage import analytic, inversion
 from secfed.cli.leakage.reconstruction import chance, named, noise_like, quality
-from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound, Settings, record_round
+from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound, Settings, clipped, record_round
 from secfed.cli.leakage.tasks import Faces
 from secfed.cli.simulation.random import generator
 
@@ -155,16 +155,12 @@ def _changes_by_label(recorded: RecordedRound) -> Array:
 
     The clip is public: it is applied here too.
     """
-    settings = recorded.settings
     inputs, labels = recorded.task.others
     found = []
     for one in np.unique(labels):
         changes = []
         for row in np.flatnonzero(labels == one)[:_OWN_PICTURES]:
-            update = recorded.task.update(inputs[row], int(one))
-            norm = float(np.sqrt(sum(np.vdot(array, array) for array in update.values())))
-            factor = 1.0 if settings.privacy == "none" else min(1.0, settings.clip_norm / norm)
-            changes.append(factor * update["output_bias"])
+            changes.append(clipped(recorded.settings, recorded.task.update(inputs[row], int(one)))["output_bias"])
         found.append(np.mean(changes, axis=0))
     return np.array(found)
 

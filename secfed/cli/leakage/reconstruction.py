@@ -63,16 +63,17 @@ class Reconstruction:
     Attributes:
         recorded: The round that was attacked.
         attack: Name of the attack.
-        messages: From each client's own message, as the server read it.
-        sum: From the mean that the server ended with, before noise of its own.
+        messages: From each client's own message, as the adversary read it; None if it saw none.
+        sum: From the mean that the adversary ended with: the server's before noise of its own; that of the others for
+            clients that work together; None if it saw none.
         released: The same from the mean that everybody sees.
         baseline: PSNR of the mean picture: a guess without any information.
     """
 
     recorded: RecordedRound
     attack: str
-    messages: Score
-    sum: Score
+    messages: Score | None
+    sum: Score | None
     released: Score
     baseline: float
 
@@ -83,7 +84,8 @@ class Reconstruction:
         return {
             "schema": 1,
             "attack": self.attack,
-            "adversary": self.recorded.view.adversary,
+            "adversary": settings.adversary,
+            "colluders": len(self.recorded.colluders) or None,
             "aggregator": settings.aggregator,
             "privacy": settings.privacy,
             "epsilon": settings.epsilon if private else None,
@@ -91,8 +93,8 @@ class Reconstruction:
             "clients": settings.clients,
             "seed": settings.seed,
             "candidates": CANDIDATES,
-            "messages": self.messages.to_json(),
-            "sum": self.sum.to_json(),
+            "messages": self.messages and self.messages.to_json(),
+            "sum": self.sum and self.sum.to_json(),
             "released": self.released.to_json(),
             "baseline": {"psnr": self.baseline, "identified": 1 / CANDIDATES},
             "files": files,
@@ -100,12 +102,15 @@ class Reconstruction:
 
     def summary(self) -> list[str]:
         """Say in a few lines what was found."""
-        settings = self.recorded.settings
+        settings, colluders = self.recorded.settings, len(self.recorded.colluders)
+        together = f", {colluders} clients work together" if colluders else ""
+        whose = "the others' sum" if colluders else "the sum"
         return [
-            f"{self.attack} attack, honest server, {settings.aggregator}, privacy {settings.privacy}, "
-            f"{settings.clients} clients with one picture each, identified among {CANDIDATES}",
-            f"from each client's message, as the server saw it: {self.messages}",
-            f"from the sum that the server ended with: {self.sum}",
+            f"{self.attack} attack, adversary {settings.adversary}{together}, {settings.aggregator}, "
+            f"privacy {settings.privacy}, {settings.clients} clients with one picture each, "
+            f"identified among {CANDIDATES}",
+            f"from each client's message, as the adversary saw it: {self.messages or 'it sees none'}",
+            f"from {whose}, as the adversary got it: {self.sum or 'it gets none'}",
             f"from the mean that is released: {self.released}",
             f"without any information, the mean picture has {self.baseline:.1f} dB",
         ]
@@ -115,30 +120,33 @@ def reconstruct(
     recorded: RecordedRound,
     attack: str,
     from_messages: Callable[[Mapping[int, Any]], dict[int, Array]],
-    from_a_sum: Callable[[Any], Array],
+    from_a_sum: Callable[[Any, int], Array],
     null_runs: int,
 ) -> Reconstruction:
-    """Attack each message, the sum and the released mean; the attack is given the server's view and nothing else.
+    """Attack each message, the sum and the released mean; the attack is given the adversary's view and nothing else.
 
     Args:
         recorded: The round.
         attack: Name of the attack.
         from_messages: Returns some guesses for each client, shape `(some, pixels)`.
-        from_a_sum: Returns some guesses, shape `(some, pixels)`.
+        from_a_sum: Given a mean and how many clients are in it, returns some guesses, shape `(some, pixels)`.
         null_runs: Repetitions of the same attack on noise.
     """
-    view = recorded.view
+    view, like, everybody = recorded.view, recorded.released, recorded.settings.clients
+    messages = {client_id: view.inputs[client_id] for client_id in view.clients if client_id in view.inputs}
     random = generator(recorded.settings.seed, "null control")
-    noise = [{client_id: noise_like(view.mean, random) for client_id in view.clients} for _ in range(null_runs)]
-    sums = [noise_like(view.mean, random) for _ in range(null_runs)]
-    of_messages = [quality(recorded, from_messages(one)) for one in noise]
-    of_sums = [quality(recorded, from_a_sum(one)) for one in sums]
+    noise = [{client_id: noise_like(like, random) for client_id in messages} for _ in range(null_runs)]
+    sums = [noise_like(like, random) for _ in range(null_runs)]
+    of_messages = [quality(recorded, from_messages(one)) for one in noise] if messages else []
+    count = len(view.clients)
+    of_sums = [quality(recorded, from_a_sum(one, count)) for one in sums]
+    of_released = of_sums if count == everybody else [quality(recorded, from_a_sum(one, everybody)) for one in sums]
     return Reconstruction(
         recorded,
         attack,
-        _score(recorded, from_messages(view.inputs), of_messages),
-        _score(recorded, from_a_sum(view.mean), of_sums),
-        _score(recorded, from_a_sum(recorded.released), of_sums),
+        _score(recorded, from_messages(messages), of_messages) if messages else None,
+        None if view.mean is None else _score(recorded, from_a_sum(view.mean, count), of_sums),
+        _score(recorded, from_a_sum(recorded.released, everybody), of_released),
         float(np.mean([psnr(recorded.baseline, recorded.pictures[client_id]) for client_id in view.clients])),
     )
 
@@ -206,15 +214,14 @@ def picture(result: Reconstruction, path: Path) -> None:
     from matplotlib.figure import Figure
 
     recorded, side = result.recorded, result.recorded.task.side
-    ids = list(result.messages.best)[:_MOST_COLUMNS]
+    ids = list((result.messages or result.released).best)[:_MOST_COLUMNS]
     settings = recorded.settings
-    rows = [
-        ("the client's picture", recorded.pictures),
-        (f"from its message\n{result.messages.psnr:.0f} dB", result.messages.best),
-        (f"from the sum\n{result.sum.psnr:.0f} dB", result.sum.best),
-        (f"from the released\nmean {result.released.psnr:.0f} dB", result.released.best),
-    ]
-    figure = Figure(figsize=(1.6 + 0.95 * len(ids), 4.6), dpi=120, layout="constrained")
+    whose = "others' sum" if recorded.colluders else "sum"
+    scores = (("from its message\n", result.messages), (f"from the {whose}\n", result.sum),
+              ("from the released\nmean ", result.released))  # fmt: skip
+    rows = [("the client's picture", recorded.pictures)]
+    rows += [(f"{label}{score.psnr:.0f} dB", score.best) for label, score in scores if score]
+    figure = Figure(figsize=(1.6 + 0.95 * max(len(ids), 3), 0.6 + len(rows)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # draws to memory: no window system is asked
     axes = figure.subplots(len(rows), len(ids), squeeze=False)
     for row, (label, images) in zip(axes, rows, strict=True):
@@ -226,5 +233,6 @@ def picture(result: Reconstruction, path: Path) -> None:
     for axis, client_id in zip(axes[0], ids, strict=True):
         axis.set_title(f"client {client_id}", fontsize=8)
     noise = "" if settings.privacy == "none" else f", {settings.privacy} noise (epsilon {settings.epsilon:g})"
-    figure.suptitle(f"What the server can rebuild: {settings.aggregator}{noise}", fontsize=10)
+    adversary = settings.adversary.replace("-", " ")
+    figure.suptitle(f"What the {adversary} can rebuild: {settings.aggregator}{noise}", fontsize=10)
     figure.savefig(path, format="png")

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg, dp
-from secfed.aggregation import Aggregator, Privacy
+from secfed.aggregation import Aggregate, Aggregator, Privacy
 from secfed.attacks import View
-from secfed.cli.leakage.tasks import Digits, Task
+from secfed.cli.leakage.tasks import Digits, Task, Update
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
 PrivacyKind = Literal["none", "central", "distributed"]
+AdversaryKind = Literal["server", "outsider", "key-holder", "clients", "server-and-clients"]
 
 # Pictures among which an adversary looks for the one that it rebuilt; the clients' are among them.
 CANDIDATES = 100
@@ -35,6 +36,8 @@ class Settings:
         clip_norm: Updates are scaled down to this norm; with privacy only.
         key_bits: Bits of a Paillier key.
         seed: Decides pictures and model; keys and noise never come from it.
+        adversary: Who attacks. The server, who reads the wire, who has the Paillier key, or clients that work together.
+        colluders: How many clients work together; None: all but one.
     """
 
     clients: int = 8
@@ -45,10 +48,18 @@ class Settings:
     clip_norm: float = 1.0
     key_bits: int = 3072
     seed: int = 0
+    adversary: AdversaryKind = "server"
+    colluders: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.clients <= CANDIDATES:
             raise ConfigError(f"{self.clients} clients: needed 2 to {CANDIDATES}")
+        if self.adversary == "key-holder" and self.aggregator != "paillier":
+            raise ConfigError(
+                f"--adversary key-holder needs --aggregator paillier: {self.aggregator} has no key holder"
+            )
+        if self.colluders is not None and not 1 <= self.colluders < self.clients:
+            raise ConfigError(f"{self.colluders} colluders of {self.clients} clients: needed 1 to {self.clients - 1}")
         if self.privacy == "distributed" and self.aggregator == "plain":
             raise ConfigError(
                 "--privacy distributed needs --aggregator secagg or paillier: with plain the server sees every update"
@@ -62,7 +73,7 @@ class RecordedRound:
     Attributes:
         settings: What was run.
         task: What the clients trained; its model and other pictures are public.
-        view: What the server saw: all that an attack is given.
+        view: What the adversary saw: all that an attack is given.
         released: The mean that the round ends with, noise included: what everybody sees.
         without: Means of further rounds with the same updates, each without one client, as the server saw them, by the
             id of that client.
@@ -83,6 +94,11 @@ class RecordedRound:
     candidates: Array = field(repr=False)
     number_of: dict[int, int] = field(repr=False)
     baseline: Array = field(repr=False)
+
+    @property
+    def colluders(self) -> tuple[int, ...]:
+        """Ids of the clients that work together against the others; empty for other adversaries."""
+        return tuple(client_id for client_id in self.pictures if client_id not in self.view.clients)
 
 
 def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
@@ -107,6 +123,7 @@ def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
     noise = noise_for(settings.privacy, settings.epsilon, settings.delta, rounds=1)
     private = partial(privacy_of, settings.privacy, settings.clip_norm, noise)
     result = aggregator.aggregate(updates, record=True, privacy=private(settings.clients))
+    own = {client_id: clipped(settings, updates[client_id]) for client_id in list(ids)[-_colluders(settings) :]}
     without = {}
     for client_id in range(1, min(_LEFT_OUT, settings.clients if settings.clients > 2 else 0) + 1):
         others = {other: update for other, update in updates.items() if other != client_id}
@@ -115,7 +132,7 @@ def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
     return RecordedRound(
         settings,
         task,
-        View.of_server(result.transcript),
+        _view(settings, result, own),
         result.mean,
         without,
         labels,
@@ -124,6 +141,28 @@ def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
         {client_id: client_id - 1 for client_id in ids},
         task.others[0].mean(axis=0),
     )
+
+
+def _view(settings: Settings, result: Aggregate, own: dict[int, Any]) -> View:
+    if settings.adversary == "server":
+        return View.of_server(result.transcript)
+    if settings.adversary == "outsider":
+        return View.of_outsider(result.transcript)
+    if settings.adversary == "key-holder":
+        return View.of_key_holder(result.transcript)
+    released = result.mean if settings.adversary == "clients" else None
+    return View.of_clients(result.transcript, own, released=released)
+
+
+def _colluders(settings: Settings) -> int:
+    return settings.clients - 1 if settings.colluders is None else settings.colluders
+
+
+def clipped(settings: Settings, update: Update) -> Update:
+    """Return an update as a client sends it: with privacy, scaled down to the clip."""
+    norm = float(np.sqrt(sum(np.vdot(array, array) for array in update.values())))
+    factor = 1.0 if settings.privacy == "none" else min(1.0, settings.clip_norm / norm)
+    return {name: factor * array for name, array in update.items()}
 
 
 def _aggregator(settings: Settings) -> Aggregator:
