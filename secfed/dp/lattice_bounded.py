@@ -104,8 +104,8 @@ def events_epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, de
     for laws in directions(events, adjacency):
         rough, most = rough_sum(laws), _window(laws)
         few = _FEW if most == WINDOW else WINDOW // 2
-        # The other direction seldom says more: few cells show it.
-        if 0 < high < math.inf and _total(laws, rough, high, 1, few).delta(high, 1) <= delta:
+        # The other direction seldom says more, and where noise is large nothing does: few cells show it.
+        if high < math.inf and _total(laws, rough, high, 1, few).delta(high, 1) <= delta:
             continue
         guess = max(0.0, min((rough.log_moment(order) - log_delta) / order for order in orders))
         found = solve(*_lattice(laws, rough, guess, 1, few), rough, guess, delta, 1, few)
