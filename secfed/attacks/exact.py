@@ -149,7 +149,9 @@ def exact_inputs(
     slopes = search.run(attempts)
     expected = max(noise, least) * np.sqrt(product.size) / float(np.linalg.norm(product))
     best, fewest = ExactInputs(empty, 1.0, count, search.attempts), np.inf
-    while slopes is not None:
+    for _ in range(count + 1):  # a repair mends one record or more
+        if slopes is None:
+            break
         if noise > least:
             slopes = _refined(product, slopes)
         found = np.linalg.lstsq(slopes, product, rcond=None)[0]
@@ -161,12 +163,9 @@ def exact_inputs(
         inputs[:, columns] = found / found[:, -1:]
         on = np.zeros((len(units), count), bool) if layer is None else layer @ inputs.T > 0
         wrong = np.zeros(count) if layer is None else _disagreement(on, units, slopes)
-        if wrong.sum() >= fewest:  # the repair made nothing better
-            break
-        fewest = wrong.sum()
-        if wrong.max() <= _MOST_DISAGREEMENT:
-            best = ExactInputs(inputs[:, :-1], residual, count, search.attempts)
-        slopes = search.repaired(slopes, on[units], wrong) if fewest else None
+        if wrong.max() <= _MOST_DISAGREEMENT and wrong.sum() < fewest:
+            best, fewest = ExactInputs(inputs[:, :-1], residual, count, search.attempts), wrong.sum()
+        slopes = search.repaired(slopes, on[units], wrong) if wrong.any() else None
     return best
 
 
@@ -226,7 +225,7 @@ class _Search:
                 continue
             slope = self._rows @ np.linalg.svd(self._rows[off])[2][-1]
             zero = np.abs(slope) < self._limit
-            if np.mean(zero == off) < 1 - _MOST_DISAGREEMENT:
+            if np.mean(zero != off) > _MOST_DISAGREEMENT / 10:  # rounding hides some
                 continue
             slope[zero] = 0.0
             slopes[:, record], changed = slope, True
