@@ -17,6 +17,7 @@ class AttackName(StrEnum):
 
     ANALYTIC = "analytic"
     INVERSION = "inversion"
+    EXACT = "exact"
 
 
 class AdversaryName(StrEnum):
@@ -85,9 +86,9 @@ def attack(
     if every == (name is not None):
         raise typer.BadParameter(f"needed the name of an attack ({', '.join(AttackName)}), or --all")
     require("rich", "scikit-learn", "matplotlib")
-    from secfed.cli.leakage import analytic, inversion, reconstruction
+    from secfed.cli.leakage import analytic, exact, inversion, reconstruction
     from secfed.cli.leakage.scenario import Settings, record_round
-    from secfed.cli.leakage.tasks import Digits, Faces
+    from secfed.cli.leakage.tasks import Digits, Faces, Mnist
 
     if every:
         refuse_without_effect(context, _WITHOUT_EFFECT_ON_ALL, {"all": ""})
@@ -99,6 +100,13 @@ def attack(
     )
     if name is AttackName.INVERSION:
         result = inversion.attack(record_round(settings, Faces(seed)))
+    elif name is AttackName.EXACT:
+        if aggregator is Protection.PAILLIER:
+            raise typer.BadParameter(
+                "found attack exact with --aggregator paillier: needed plain or secagg. Each update has 318,010 "
+                "values, and their encryption would take tens of minutes. The sum is the same as with secagg"
+            )
+        result = exact.attack(record_round(settings, Mnist(seed)))
     else:
         result = analytic.attack(record_round(settings, Digits(seed)))
     file = output / f"{result.attack}.png"

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from secfed.cli.leakage import analytic, inversion, matrix
+from secfed.cli.leakage import analytic, exact, inversion, matrix
+from secfed.cli.leakage.scenario import Settings, record_round
+from secfed.errors import ConfigError
 from tests.cli.runner import Runner
 
 
@@ -14,10 +16,11 @@ from tests.cli.runner import Runner
 def _fewer_runs_on_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analytic, "NULL_RUNS", 40)
     monkeypatch.setattr(inversion, "NULL_RUNS", 2)
+    monkeypatch.setattr(exact, "NULL_RUNS", 2)
 
 
-def attacked(secfed: Runner, tmp_path: Path, *options: object) -> dict[str, Any]:
-    run = secfed("attack", "analytic", "--json", "--output", tmp_path, *options)
+def attacked(secfed: Runner, tmp_path: Path, *options: object, name: str = "analytic") -> dict[str, Any]:
+    run = secfed("attack", name, "--json", "--output", tmp_path, *options)
     assert run.exit_code == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
     assert [Path(file).read_bytes()[:4] for file in found["files"]] == [b"\x89PNG"]
@@ -85,6 +88,29 @@ def test_gradient_inversion_shows_no_face_under_the_clients_noise(secfed: Runner
 def test_gradient_inversion_needs_a_face_for_each_client(secfed: Runner, tmp_path: Path) -> None:
     run = secfed("attack", "inversion", "--clients", 90, "--output", tmp_path)
     assert run.exit_code != 0 and "90 clients: faces has pictures for 80" in " ".join(run.stderr.split())
+
+
+def test_the_exact_attack_rebuilds_every_picture_from_a_secure_sum(secfed: Runner, tmp_path: Path) -> None:
+    found = attacked(secfed, tmp_path, "--aggregator", "secagg", "--clients", 3, name="exact")
+    assert at_chance(found["messages"])
+    assert found["attack"] == "exact" and found["sum"]["psnr"] > 50 and found["sum"]["identified"] == 1
+    assert found["sum"]["null"]["identified"]["upper"] < 0.5
+
+
+@pytest.mark.slow
+def test_the_exact_attack_finds_nothing_under_the_clients_noise(secfed: Runner, tmp_path: Path) -> None:
+    found = attacked(secfed, tmp_path, "--aggregator", "secagg", "--privacy", "distributed", name="exact")
+    assert at_chance(found["messages"]) and at_chance(found["sum"]) and at_chance(found["released"])
+
+
+def test_the_exact_attack_refuses_paillier_and_says_why(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed("attack", "exact", "--aggregator", "paillier", "--output", tmp_path)
+    assert run.exit_code == 2 and "318,010 values" in " ".join(run.stderr.split())
+
+
+def test_the_exact_attack_needs_a_round_of_its_own_network() -> None:
+    with pytest.raises(ConfigError, match="round of digits: the exact attack needs"):
+        exact.attack(record_round(Settings(clients=2)))
 
 
 def test_a_large_cohort_is_a_mixture(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

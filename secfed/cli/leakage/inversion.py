@@ -1,6 +1,7 @@
 """Gradient inversion on one recorded round: faces out of a convolutional network's gradients."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,16 @@ NULL_RUNS = 3
 # Messages that are attacked.
 _MOST_MESSAGES = 8
 _TOTAL_VARIATION = 0.02
-# Steps of a search; of one for many pictures at once, fewer.
-_STEPS, _FEWER_STEPS, _MANY = 200, 100, 10
+# Pictures of one search that are many.
+_MANY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps of a search, and those of one for more than ten pictures at once."""
+
+    few: int = 200
+    many: int = 100
 
 
 def attack(recorded: RecordedRound) -> Reconstruction:
@@ -33,39 +42,33 @@ def attack(recorded: RecordedRound) -> Reconstruction:
     task = recorded.task
     if not isinstance(task, Faces):
         raise ConfigError(f"found a round of {task.name}: gradient inversion needs the convolutional network of faces")
-    return reconstruct(
-        recorded,
-        "inversion",
-        partial(from_messages, task),
-        partial(from_a_sum, task),
-        NULL_RUNS,
-    )
+    return reconstruct(recorded, "inversion", partial(from_messages, task), partial(from_a_sum, task), NULL_RUNS)
 
 
-def from_messages(task: Faces, inputs: Mapping[int, Any]) -> dict[int, Array]:
+def from_messages(task: Faces, inputs: Mapping[int, Any], steps: Steps = Steps()) -> dict[int, Array]:
     """Rebuild the picture behind each of the first messages; the label comes from the last layer's biases."""
     found = {}
     for client_id in list(inputs)[:_MOST_MESSAGES]:
         gradient = task.gradient(inputs[client_id])
-        found[client_id] = _search(task, gradient, [label(gradient[task.last_bias])])
+        found[client_id] = _search(task, gradient, [label(gradient[task.last_bias])], steps)
     return found
 
 
-def from_a_sum(task: Faces, mean: Any, clients: int) -> Array:
+def from_a_sum(task: Faces, mean: Any, clients: int, steps: Steps = Steps()) -> Array:
     """Rebuild the pictures behind a mean, one for each client; how often each label occurs comes from the biases."""
     gradient = task.gradient(mean)
     counts = label_counts(gradient[task.last_bias], task.bias_gradients, clients)
-    return _search(task, gradient, np.repeat(np.arange(task.classes), counts).tolist())
+    return _search(task, gradient, np.repeat(np.arange(task.classes), counts).tolist(), steps)
 
 
-def _search(task: Faces, gradient: dict[str, Array], labels: list[int]) -> Array:
+def _search(task: Faces, gradient: dict[str, Array], labels: list[int], steps: Steps) -> Array:
     found = inversion(
         task.model,
         CrossEntropy(task.classes, labels),
         gradient,
         shape=(len(labels), 1, task.side, task.side),
         method="cosine",
-        steps=_STEPS if len(labels) <= _MANY else _FEWER_STEPS,
+        steps=steps.few if len(labels) <= _MANY else steps.many,
         total_variation=_TOTAL_VARIATION,
     )
     return found.inputs.reshape(len(labels), -1)

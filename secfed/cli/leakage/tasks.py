@@ -44,10 +44,15 @@ class Task(ABC):
         """Train on one picture, shape `(pixels,)`, and return the change of the model."""
 
 
-class Digits(Task):
-    """Handwritten digits of 8 x 8 pixels, a perceptron with one hidden layer of ReLUs, several local steps."""
+class Perceptron(Task):
+    """A data set of digits, a perceptron with one hidden layer of ReLUs, several local steps.
 
-    name = "digits"
+    Attributes:
+        hidden: Units of the hidden layer.
+        model: The perceptron.
+    """
+
+    hidden: ClassVar[int]
 
     def __init__(self, seed: int) -> None:
         federation = LOADERS[self.name](1, 0.5, seed)
@@ -55,13 +60,31 @@ class Digits(Task):
         order = generator(seed, "pictures").permutation(len(labels))
         self.pictures, self.labels, self.others = pictures[order], labels[order], federation.test
         self.classes, self.side = federation.classes, round(federation.features**0.5)
-        self.model = perceptron.init(seed, federation.features, classes=federation.classes)
+        self.model = perceptron.init(seed, federation.features, self.hidden, federation.classes)
         self._random = generator(seed, "batches")  # of no effect: a batch is one picture
 
     def update(self, picture: Array, label: int) -> Update:
         """Return the change by some epochs of gradient descent."""
         data = perceptron.Examples(picture[None], np.array([label]), self._random)
         return perceptron.local_update(self.model, data)[0]
+
+
+class Digits(Perceptron):
+    """Handwritten digits of 8 x 8 pixels, 32 hidden units."""
+
+    name, hidden = "digits", 32
+
+
+class WideDigits(Perceptron):
+    """The same pictures, 300 hidden units: wide enough for the exact attack, and small enough to encrypt."""
+
+    name, hidden = "digits", 300
+
+
+class Mnist(Perceptron):
+    """Handwritten digits of 28 x 28 pixels, 400 hidden units: wide enough for the exact attack."""
+
+    name, hidden = "mnist", 400
 
 
 class Faces(Task):
