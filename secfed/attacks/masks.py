@@ -29,8 +29,10 @@ Expand = Callable[[npt.NDArray[np.uint64], int], Vector]
 # Noise passes as an update at most this often.
 LEVEL = 1e-9
 MOST_SEED_BITS = 40
+# Smaller probabilities are given as this one: 0 would be no upper bound.
+_LEAST = 1e-300
 # Bytes of masks that are made at a time: a chunk stays in the second-level cache.
-_CHUNK_BYTES = 1 << 19
+_CHUNK_BYTES = 1 << 18
 # A first look at a few entries of each mask leaves about one seed in 2^20 for the look at all entries.
 _FIRST_LOOK_BITS = 20
 
@@ -174,7 +176,7 @@ def weak_seed(masked: npt.ArrayLike, expand: Expand, bits: int, like: Like) -> S
     checked = (length - len(like.known)) * (like.equal_bits - 1) + len(like.known) * like.ring_bits
     for index, value in like.known.items():
         lows[index], spans[index] = value & _all_ones(like.ring_bits), 0
-    luck = 2.0 ** min(0, bits - checked)
+    luck = max(2.0 ** min(0, bits - checked), _LEAST)
     if luck > LEVEL:
         raise ConfigError(
             f"{length} entries show {checked} bits, so noise passes {1 << bits} tries with a probability of up to "
@@ -222,7 +224,7 @@ def _judged(rest: Vector, ring_bits: int) -> Unmasked:
     """Combine how small the entries are, by Fisher's method; integers make the probability an upper bound."""
     values = _signed(rest, ring_bits)
     as_small = np.minimum(1.0, (2.0 * np.abs(values.astype(np.float64)) + 1) / 2.0**ring_bits)
-    false_alarm = float(special.gammaincc(len(values), -np.log(as_small).sum()))
+    false_alarm = max(float(special.gammaincc(len(values), -np.log(as_small).sum())), _LEAST)
     return Unmasked(false_alarm <= LEVEL, values, false_alarm)
 
 

@@ -37,6 +37,8 @@ FEWEST_ENTRIES = 64
 _EXPECTED = 32
 # Entries of each vector that are turned into points at a time.
 _BLOCK = 1 << 14
+# Smaller probabilities are given as this one: 0 would be no upper bound.
+_LEAST = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _chi_square(values: Vector) -> float:
     counts = np.bincount((values >> values.dtype.type(8 - bits)).astype(np.intp), minlength=1 << bits)
     expected = len(values) / len(counts)
     statistic = float(((counts - expected) ** 2).sum() / expected)
-    return max(float(special.gammaincc((len(counts) - 1) / 2, statistic / 2)), 1e-300)
+    return max(float(special.gammaincc((len(counts) - 1) / 2, statistic / 2)), _LEAST)
 
 
 def _bits(vectors: Vector, ring_bits: int) -> UniformityTest:
@@ -225,7 +227,7 @@ def _place(at: int) -> str:
 def _worst(name: str, logs: Array, place: Callable[[int], str]) -> UniformityTest:
     """Return a test from the logarithms of its p-values."""
     at = int(np.argmin(logs))
-    p_value = math.exp(min(0.0, float(logs.flat[at]) + math.log(logs.size)))
+    p_value = max(math.exp(min(0.0, float(logs.flat[at]) + math.log(logs.size))), _LEAST)
     return UniformityTest(name, p_value, logs.size, place(at))
 
 

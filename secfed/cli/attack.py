@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.options import KeyBits, PrivacyChoice, Protection, fraction, positive, refuse_without_effect, tell
+from secfed.cli.options import (
+    KeyBits,
+    PrivacyChoice,
+    Protection,
+    fraction,
+    given_options,
+    positive,
+    refuse_without_effect,
+    tell,
+)
 from secfed.errors import SecFedError
 
 
@@ -17,6 +26,7 @@ class AttackName(StrEnum):
 
     ANALYTIC = "analytic"
     INVERSION = "inversion"
+    MASKS = "masks"
 
 
 # Choices, and the options that have no effect with them.
@@ -25,7 +35,11 @@ _WITHOUT_EFFECT = (
     ("aggregator", "plain", ("key_bits",)),
     ("aggregator", "secagg", ("key_bits",)),
 )
-_WITHOUT_EFFECT_ON_ALL = (("all", "", ("aggregator", "privacy", "clients", "epsilon", "delta", "clip_norm")),)
+_WITHOUT_EFFECT_ON_ALL = (
+    ("all", "", ("aggregator", "privacy", "clients", "epsilon", "delta", "clip_norm", "seed_bits")),
+)
+_WITHOUT_EFFECT_ON_PICTURES = ("seed_bits",)
+_WITHOUT_EFFECT_ON_MASKS = ("aggregator", "privacy", "epsilon", "delta", "clip_norm", "key_bits", "output")
 
 
 def attack(
@@ -36,7 +50,9 @@ def attack(
     privacy: Annotated[
         PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
     ] = PrivacyChoice.NONE,
-    clients: Annotated[int, typer.Option(min=2, max=100, help="Number of clients; each has one picture.")] = 8,
+    clients: Annotated[
+        int, typer.Option(min=2, max=100, help="Number of clients; each has one picture. For masks 3 or more.")
+    ] = 8,
     epsilon: Annotated[
         float, typer.Option(callback=positive, help="With --privacy: budget of this round; the noise follows from it.")
     ] = 3.0,
@@ -48,6 +64,9 @@ def attack(
     seed: Annotated[
         int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
     ] = 0,
+    seed_bits: Annotated[
+        int, typer.Option(min=1, max=32, help="For masks: bits of the weak pair seed; 32 take about a minute.")
+    ] = 26,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
@@ -57,10 +76,16 @@ def attack(
 
     The command prints two controls next to each figure: the mean picture, and the same attack on noise.
 
-    Examples: secfed attack analytic --aggregator secagg; secfed attack --all
+    With masks it attacks secure aggregation with one part of the masks weakened at a time, and next to it the real
+    protocol.
+
+    Examples: secfed attack analytic --aggregator secagg; secfed attack masks; secfed attack --all
     """
     if every == (name is not None):
         raise typer.BadParameter(f"needed the name of an attack ({', '.join(AttackName)}), or --all")
+    if name is AttackName.MASKS:
+        _refuse(context, name, _WITHOUT_EFFECT_ON_MASKS)
+        return _masks(clients, seed_bits, seed, as_json)
     require("rich", "scikit-learn", "matplotlib")
     from secfed.cli.leakage import analytic, inversion, reconstruction
     from secfed.cli.leakage.scenario import Settings, record_round
@@ -69,6 +94,7 @@ def attack(
     if every:
         refuse_without_effect(context, _WITHOUT_EFFECT_ON_ALL, {"all": ""})
         return _matrix(key_bits, seed, output, as_json)
+    _refuse(context, name, _WITHOUT_EFFECT_ON_PICTURES)
     refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value, "aggregator": aggregator.value})
     settings = Settings(clients, aggregator.value, privacy.value, epsilon, delta, clip_norm, key_bits, seed)
     if name is AttackName.INVERSION:
@@ -78,6 +104,20 @@ def attack(
     file = output / f"{result.attack}.png"
     _draw(file, lambda: reconstruction.picture(result, file))
     tell([*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
+
+
+def _refuse(context: typer.Context, name: AttackName | None, options: tuple[str, ...]) -> None:
+    """Refuse options that were given and change nothing in this attack, as wrong usage."""
+    if odd := sorted(given_options(context) & set(options)):
+        raise typer.BadParameter(f"--{odd[0].replace('_', '-')} has no effect on the attack {name}")
+
+
+def _masks(clients: int, seed_bits: int, seed: int, as_json: bool) -> None:
+    require("rich")
+    from secfed.cli.leakage import weak_masks
+
+    found = weak_masks.run(weak_masks.Settings(clients, pair_bits=seed_bits, seed=seed))
+    tell(found.summary(), found.to_json() if as_json else None)
 
 
 def _matrix(key_bits: int, seed: int, output: Path, as_json: bool) -> None:
