@@ -65,7 +65,7 @@ def attack(
         int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
     ] = 0,
     seed_bits: Annotated[
-        int, typer.Option(min=1, max=32, help="For masks: bits of the weak pair seed; 32 take about a minute.")
+        int, typer.Option(min=1, max=32, help="For masks: bits of the weak pair seed; 32 take one to two minutes.")
     ] = 26,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
     as_json: Annotated[
