@@ -11,10 +11,12 @@ from secfed.attacks.exact import ExactInputs, exact_inputs
 from secfed.attacks.inversion import CrossEntropy, Inversion, inversion
 from secfed.attacks.labels import label, label_counts
 from secfed.attacks.linear import linear_candidates, linear_inputs
+from secfed.attacks.masks import Like, SeedSearch, Unmasked, reused_mask, weak_seed, without_self_mask
 from secfed.attacks.membership import MembershipResult, confidences, lira, loss_attack, roc, update_alignment
 from secfed.attacks.metrics import Interval, mse, psnr
 from secfed.attacks.networks import Network
 from secfed.attacks.shadow_models import draw_membership, train_shadows
+from secfed.attacks.uniformity import Uniformity, uniformity
 from secfed.attacks.views import View
 
 __all__ = [
@@ -24,9 +26,13 @@ __all__ = [
     "ExactInputs",
     "Interval",
     "Inversion",
+    "Like",
     "MembershipResult",
     "Network",
+    "SeedSearch",
     "SelfAudit",
+    "Uniformity",
+    "Unmasked",
     "View",
     "audit",
     "confidences",
@@ -42,8 +48,12 @@ __all__ = [
     "loss_attack",
     "mse",
     "psnr",
+    "reused_mask",
     "roc",
     "self_audit",
     "train_shadows",
+    "uniformity",
     "update_alignment",
+    "weak_seed",
+    "without_self_mask",
 ]

@@ -1,14 +1,24 @@
 """The command `secfed attack`: one attack on a recorded round; `app` adds it to the command line."""
 
+import json
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.options import KeyBits, PrivacyChoice, Protection, fraction, positive, refuse_without_effect, tell
+from secfed.cli.options import (
+    KeyBits,
+    PrivacyChoice,
+    Protection,
+    fraction,
+    given_options,
+    positive,
+    refuse_without_effect,
+    tell,
+)
 from secfed.errors import SecFedError
 
 
@@ -18,6 +28,8 @@ class AttackName(StrEnum):
     ANALYTIC = "analytic"
     INVERSION = "inversion"
     EXACT = "exact"
+    MEMBERSHIP = "membership"
+    MASKS = "masks"
 
 
 class AdversaryName(StrEnum):
@@ -39,9 +51,16 @@ _WITHOUT_EFFECT = (
     ("adversary", "outsider", ("colluders",)),
     ("adversary", "key-holder", ("colluders",)),
 )
-_WITHOUT_EFFECT_ON_ALL = (
-    ("all", "", ("aggregator", "privacy", "clients", "epsilon", "delta", "clip_norm", "adversary", "colluders")),
-)
+# Attacks, and the options that have no effect on them.
+_OF_A_ROUND = ("aggregator", "privacy", "epsilon", "delta", "clip_norm", "key_bits", "adversary", "colluders")
+_WITHOUT_EFFECT_ON = {
+    "analytic": ("seed_bits", "quick"),
+    "inversion": ("seed_bits", "quick"),
+    "exact": ("seed_bits", "quick"),
+    "membership": ("adversary", "colluders", "seed_bits", "output"),
+    "masks": (*_OF_A_ROUND, "output", "quick"),
+    "all": (*(option for option in _OF_A_ROUND if option != "key_bits"), "clients", "seed_bits"),
+}
 
 
 def attack(
@@ -52,7 +71,9 @@ def attack(
     privacy: Annotated[
         PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
     ] = PrivacyChoice.NONE,
-    clients: Annotated[int, typer.Option(min=2, max=100, help="Number of clients; each has one picture.")] = 8,
+    clients: Annotated[
+        int, typer.Option(min=2, max=100, help="Number of clients; each has one picture. For masks 3 or more.")
+    ] = 8,
     epsilon: Annotated[
         float, typer.Option(callback=positive, help="With --privacy: budget of this round; the noise follows from it.")
     ] = 3.0,
@@ -69,9 +90,18 @@ def attack(
         int | None,
         typer.Option(min=1, help="With clients that work together: how many; by default all but one."),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="With --all or membership: less work, so rougher figures; with --all a 2048-bit key."
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
     ] = 0,
+    seed_bits: Annotated[
+        int, typer.Option(min=1, max=32, help="For masks: bits of the weak pair seed; 32 take one to two minutes.")
+    ] = 26,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
@@ -81,20 +111,36 @@ def attack(
 
     The command prints two controls next to each figure: the mean picture, and the same attack on noise.
 
-    Examples: secfed attack analytic --aggregator secagg; secfed attack --all
+    With masks it attacks secure aggregation with one part of the masks weakened at a time, and next to it the real
+    protocol.
+
+    Examples: secfed attack analytic --aggregator secagg; secfed attack masks; secfed attack --all
     """
     if every == (name is not None):
         raise typer.BadParameter(f"needed the name of an attack ({', '.join(AttackName)}), or --all")
+    called = name.value if name else "all"
+    given = given_options(context)
+    if odd := sorted(given & set(_WITHOUT_EFFECT_ON[called])):
+        raise typer.BadParameter(f"--{odd[0].replace('_', '-')} has no effect on the attack {called}")
+    if name is AttackName.MASKS:
+        return _masks(clients, seed_bits, seed, as_json)
     require("rich", "scikit-learn", "matplotlib")
+    from threadpoolctl import threadpool_limits  # scikit-learn brings it
+
+    threadpool_limits(1)  # matrices are small here: threads would wait for each other, and take several times as long
     from secfed.cli.leakage import analytic, exact, inversion, reconstruction
     from secfed.cli.leakage.scenario import Settings, record_round
     from secfed.cli.leakage.tasks import Digits, Faces, Mnist
 
     if every:
-        refuse_without_effect(context, _WITHOUT_EFFECT_ON_ALL, {"all": ""})
-        return _matrix(key_bits, seed, output, as_json)
+        if quick and "key_bits" not in given:
+            key_bits = 2048
+        return _matrix(key_bits, seed, quick, output, as_json)
     chosen = {"privacy": privacy.value, "aggregator": aggregator.value, "adversary": adversary.value}
     refuse_without_effect(context, _WITHOUT_EFFECT, chosen)
+    if name is AttackName.MEMBERSHIP:
+        options = {"clients": clients, "epsilon": epsilon, "delta": delta, "clip_norm": clip_norm, "seed": seed}
+        return _membership(aggregator.value, privacy.value, key_bits, quick, options, as_json)
     settings = Settings(
         clients, aggregator.value, privacy.value, epsilon, delta, clip_norm, key_bits, seed, adversary.value, colluders
     )
@@ -114,31 +160,62 @@ def attack(
     tell([*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
 
 
-def _matrix(key_bits: int, seed: int, output: Path, as_json: bool) -> None:
+def _membership(
+    aggregator: Any, privacy: Any, key_bits: int, quick: bool, options: dict[str, Any], as_json: bool
+) -> None:
+    from secfed.cli.leakage import membership
+
+    less = {name: value for name, value in membership.QUICK.items() if name != "clients"} if quick else {}
+    found = membership.attack(
+        membership.Settings(aggregator=aggregator, privacy=privacy, key_bits=key_bits, **options, **less)
+    )
+    tell(found.summary(), found.to_json() if as_json else None)
+
+
+def _masks(clients: int, seed_bits: int, seed: int, as_json: bool) -> None:
+    require("rich")
+    from secfed.cli.leakage import weak_masks
+
+    found = weak_masks.run(weak_masks.Settings(clients, pair_bits=seed_bits, seed=seed))
+    tell(found.summary(), found.to_json() if as_json else None)
+
+
+def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from secfed.cli.leakage import matrix
+    from secfed.cli.leakage import curves, matrix, report
 
-    found = []
+    found, cohorts, epsilons = [], [], []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("attacking", total=None)
-        for cell in matrix.cells(key_bits, seed):
+        task = progress.add_task("attacking", total=matrix.CELLS + curves.count(quick))
+        for cell in matrix.cells(key_bits, seed, matrix.QUICK if quick else matrix.FULL):
             found.append(cell)
-            progress.update(task, description=f"{cell.attack}: {cell.protection}")
-    file = output / "leakage.png"
-    _draw(file, lambda: matrix.picture(found, file))
+            progress.update(task, advance=1, description=f"{cell.attack}: {cell.protection}")
+        for cohort in curves.cohort_points(seed, quick):
+            cohorts.append(cohort)
+            progress.update(task, advance=1, description=f"{cohort.clients} clients")
+        for point in curves.epsilon_points(seed, quick):
+            epsilons.append(point)
+            progress.update(task, advance=1, description="budgets")
+    drawn = curves.Curves(tuple(cohorts), tuple(epsilons))
+    files = {name: output / f"leakage.{name}" for name in ("png", "html", "json")}
     told = {
         "schema": 1,
         "attack": "all",
         "seed": seed,
+        "quick": quick,
         "cells": [cell.to_json() for cell in found],
-        "files": [str(file)],
+        "curves": drawn.to_json(),
+        "files": [str(file) for file in files.values()],
     }
-    tell([*matrix.table(found), f"picture: {file}"], told if as_json else None)
+    _draw(files["png"], lambda: matrix.picture(found, files["png"]))
+    _draw(files["html"], lambda: files["html"].write_text(report.page(found, drawn, seed, quick), encoding="utf-8"))
+    _draw(files["json"], lambda: files["json"].write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8"))
+    tell([*matrix.table(found), f"report: {files['html']}"], told if as_json else None)
 
 
-def _draw(file: Path, draw: Callable[[], None]) -> None:
+def _draw(file: Path, draw: Callable[[], object]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         draw()

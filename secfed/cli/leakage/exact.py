@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 # Repetitions of the same attack on noise: each uses up all the starts of a search.
 NULL_RUNS = 3
 # Random starts of one search.
-_ATTEMPTS = 1024
+ATTEMPTS = 1024
 
 
 def attack(recorded: RecordedRound) -> Reconstruction:
@@ -39,13 +39,14 @@ def from_messages(inputs: Mapping[int, Any]) -> dict[int, Array]:
     return analytic.from_messages(inputs)
 
 
-def from_a_sum(task: Perceptron, mean: Any, clients: int) -> Array:
+def from_a_sum(task: Perceptron, mean: Any, clients: int, attempts: int = ATTEMPTS) -> Array:
     """Rebuild the picture of every client from a mean, with the weights that the server sent out.
 
     Args:
         task: What the clients trained.
         mean: The mean of their updates, by the name of the array.
         clients: How many pictures are in the mean; the server knows it.
+        attempts: Random starts until the attack gives up.
 
     Returns:
         Shape `(clients, pixels)`. If the attack fails, the analytic attack's guesses, shape `(some, pixels)`.
@@ -58,7 +59,7 @@ def from_a_sum(task: Perceptron, mean: Any, clients: int) -> Array:
             weights=task.model["hidden_weight"].T,
             biases=task.model["hidden_bias"],
             records=clients,
-            attempts=_ATTEMPTS,
+            attempts=attempts,
         )
     except ConfigError:  # nothing but zeros
         return analytic.from_a_sum(mean)

@@ -14,6 +14,7 @@ from secfed.cli.leakage.tasks import Digits, Task, Update
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
+AggregatorKind = Literal["plain", "secagg", "paillier"]
 PrivacyKind = Literal["none", "central", "distributed"]
 AdversaryKind = Literal["server", "outsider", "key-holder", "clients", "server-and-clients"]
 
@@ -41,7 +42,7 @@ class Settings:
     """
 
     clients: int = 8
-    aggregator: Literal["plain", "secagg", "paillier"] = "plain"
+    aggregator: AggregatorKind = "plain"
     privacy: PrivacyKind = "none"
     epsilon: float = 3.0
     delta: float = 1e-5
@@ -101,12 +102,13 @@ class RecordedRound:
         return tuple(client_id for client_id in self.pictures if client_id not in self.view.clients)
 
 
-def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
+def record_round(settings: Settings, task: Task | None = None, *, left_out: int = _LEFT_OUT) -> RecordedRound:
     """Train once on every client's picture, aggregate, and keep what the server saw.
 
     Args:
         settings: What to run.
         task: What the clients train; by default `Digits`.
+        left_out: How many clients are left out of a further round each, where there are more than two.
 
     Raises:
         ConfigError: The settings cannot work together.
@@ -119,13 +121,13 @@ def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
     pictures = {client_id: task.pictures[client_id - 1] for client_id in ids}
     labels = {client_id: int(task.labels[client_id - 1]) for client_id in ids}
     updates = {client_id: task.update(pictures[client_id], labels[client_id]) for client_id in ids}
-    aggregator = _aggregator(settings)
+    aggregator = aggregator_of(settings.aggregator, settings.key_bits, 1, settings.seed)
     noise = noise_for(settings.privacy, settings.epsilon, settings.delta, rounds=1)
     private = partial(privacy_of, settings.privacy, settings.clip_norm, noise)
     result = aggregator.aggregate(updates, record=True, privacy=private(settings.clients))
     own = {client_id: clipped(settings, updates[client_id]) for client_id in list(ids)[-_colluders(settings) :]}
     without = {}
-    for client_id in range(1, min(_LEFT_OUT, settings.clients if settings.clients > 2 else 0) + 1):
+    for client_id in range(1, min(left_out, settings.clients if settings.clients > 2 else 0) + 1):
         others = {other: update for other, update in updates.items() if other != client_id}
         again = aggregator.aggregate(others, round=client_id, record=True, privacy=private(len(others)))
         without[client_id] = View.of_server(again.transcript).mean
@@ -165,12 +167,13 @@ def clipped(settings: Settings, update: Update) -> Update:
     return {name: factor * array for name, array in update.items()}
 
 
-def _aggregator(settings: Settings) -> Aggregator:
-    if settings.aggregator == "plain":
+def aggregator_of(kind: AggregatorKind, key_bits: int, max_weight: int, seed: int) -> Aggregator:
+    """Return an aggregator that needs all clients; keys do not follow from the seed."""
+    if kind == "plain":
         return Plain()
-    if settings.aggregator == "paillier":
-        return Paillier(settings.key_bits, max_weight=1, rounding_seed=settings.seed)
-    return SecAgg(threshold=1.0, max_weight=1, rounding_seed=settings.seed)
+    if kind == "paillier":
+        return Paillier(key_bits, max_weight=max_weight, rounding_seed=seed)
+    return SecAgg(threshold=1.0, max_weight=max_weight, rounding_seed=seed)
 
 
 def noise_for(privacy: PrivacyKind, epsilon: float, delta: float, rounds: int) -> float:
