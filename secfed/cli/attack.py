@@ -200,7 +200,7 @@ def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) 
             progress.update(task, advance=1, description="budgets")
     drawn = curves.Curves(tuple(cohorts), tuple(epsilons))
     files = {name: output / f"leakage.{name}" for name in ("png", "html", "json")}
-    told = {
+    result = {
         "schema": 1,
         "attack": "all",
         "seed": seed,
@@ -211,8 +211,8 @@ def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) 
     }
     _draw(files["png"], lambda: matrix.picture(found, files["png"]))
     _draw(files["html"], lambda: files["html"].write_text(report.page(found, drawn, seed, quick), encoding="utf-8"))
-    _draw(files["json"], lambda: files["json"].write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8"))
-    tell([*matrix.table(found), f"report: {files['html']}"], told if as_json else None)
+    _draw(files["json"], lambda: files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
+    tell([*matrix.table(found), f"report: {files['html']}"], result if as_json else None)
 
 
 def _draw(file: Path, draw: Callable[[], object]) -> None:

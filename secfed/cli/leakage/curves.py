@@ -20,8 +20,8 @@ EPSILONS = (None, 1000.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 _SEEDS = 3
 # Of a quick run, which has one seed and a shorter training.
 _QUICK_COHORTS = (1, 3, 8, 20, 50)
-_QUICK_EPSILONS = (None, 100.0, 10.0, 3.0)
-_QUICK_ROUNDS = 5
+_QUICK_EPSILONS = (None, 100.0, 3.0)
+_QUICK_ROUNDS = 4
 _NULL_RUNS = 20
 _CLIENTS = 8
 

@@ -21,7 +21,7 @@ AdversaryKind = Literal["server", "outsider", "key-holder", "clients", "server-a
 # Pictures among which an adversary looks for the one that it rebuilt; the clients' are among them.
 CANDIDATES = 100
 # Clients that are left out of a further round each, where there are more than two.
-_LEFT_OUT = 3
+LEFT_OUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class RecordedRound:
         return tuple(client_id for client_id in self.pictures if client_id not in self.view.clients)
 
 
-def record_round(settings: Settings, task: Task | None = None, *, left_out: int = _LEFT_OUT) -> RecordedRound:
+def record_round(settings: Settings, task: Task | None = None, *, left_out: int = LEFT_OUT) -> RecordedRound:
     """Train once on every client's picture, aggregate, and keep what the server saw.
 
     Args:
@@ -168,11 +168,14 @@ def clipped(settings: Settings, update: Update) -> Update:
 
 
 def aggregator_of(kind: AggregatorKind, key_bits: int, max_weight: int, seed: int) -> Aggregator:
-    """Return an aggregator that needs all clients; keys do not follow from the seed."""
+    """Return an aggregator that needs all clients; keys do not follow from the seed.
+
+    Paillier takes its fast kind of noise: an adversary without the key sees noise in any case.
+    """
     if kind == "plain":
         return Plain()
     if kind == "paillier":
-        return Paillier(key_bits, max_weight=max_weight, rounding_seed=seed)
+        return Paillier(key_bits, noise="short", max_weight=max_weight, rounding_seed=seed)
     return SecAgg(threshold=1.0, max_weight=max_weight, rounding_seed=seed)
 
 
