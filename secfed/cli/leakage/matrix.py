@@ -30,6 +30,8 @@ PROTECTIONS: dict[str, dict[str, Any]] = {
     "secagg, clients' noise": {"clients": 8, "aggregator": "secagg", "privacy": "distributed"},
 }
 _NULL_RUNS = 1000
+# Clients that a further round each leaves out: the server then has two sums that differ by one client.
+_LEFT_OUT = 3
 # Clients whose messages are attacked by gradient inversion.
 _FACES_ATTACKED = 3
 # Pictures of each label that the adversary has of its own.
@@ -84,7 +86,7 @@ def cells(key_bits: int, seed: int) -> Iterator[Cell]:
     faces = _Faces(seed)
     for name, options in PROTECTIONS.items():
         settings = replace(Settings(key_bits=key_bits, seed=seed), **options)
-        recorded = record_round(settings)
+        recorded = record_round(settings, left_out=_LEFT_OUT)
         for attack in ATTACKS:
             yield attack(recorded, name)
         yield from faces.cells(record_round(settings, faces.task), name)

@@ -18,8 +18,6 @@ PrivacyKind = Literal["none", "central", "distributed"]
 
 # Pictures among which an adversary looks for the one that it rebuilt; the clients' are among them.
 CANDIDATES = 100
-# Clients that are left out of a further round each, where there are more than two.
-_LEFT_OUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,14 @@ class RecordedRound:
     baseline: Array = field(repr=False)
 
 
-def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
+def record_round(settings: Settings, task: Task | None = None, left_out: int = 0) -> RecordedRound:
     """Train once on every client's picture, aggregate, and keep what the server saw.
 
     Args:
         settings: What to run.
         task: What the clients train; by default `Digits`.
+        left_out: How many clients to leave out of a further round each; none of two clients. Each round costs as much
+            as the first one.
 
     Raises:
         ConfigError: The settings cannot work together.
@@ -108,7 +108,7 @@ def record_round(settings: Settings, task: Task | None = None) -> RecordedRound:
     private = partial(privacy_of, settings.privacy, settings.clip_norm, noise)
     result = aggregator.aggregate(updates, record=True, privacy=private(settings.clients))
     without = {}
-    for client_id in range(1, min(_LEFT_OUT, settings.clients if settings.clients > 2 else 0) + 1):
+    for client_id in range(1, min(left_out, settings.clients if settings.clients > 2 else 0) + 1):
         others = {other: update for other, update in updates.items() if other != client_id}
         again = aggregator.aggregate(others, round=client_id, record=True, privacy=private(len(others)))
         without[client_id] = View.of_server(again.transcript).mean
