@@ -9,18 +9,20 @@ import pytest
 from secfed.cli.leakage import analytic, inversion, matrix
 from tests.cli.runner import Runner
 
+UNDRAWN = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(autouse=True)
 def _fewer_runs_on_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analytic, "NULL_RUNS", 40)
-    monkeypatch.setattr(inversion, "NULL_RUNS", 2)
+    monkeypatch.setattr(analytic, "NULL_RUNS", 15)
+    monkeypatch.setattr(inversion, "NULL_RUNS", 1)
 
 
 def attacked(secfed: Runner, tmp_path: Path, *options: object) -> dict[str, Any]:
     run = secfed("attack", "analytic", "--json", "--output", tmp_path, *options)
     assert run.exit_code == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
-    assert [Path(file).read_bytes()[:4] for file in found["files"]] == [b"\x89PNG"]
+    assert [Path(file).name for file in found["files"]] == ["analytic.png"] and Path(*found["files"]).exists()
     return found
 
 
@@ -33,8 +35,11 @@ def test_without_protection_every_picture_is_rebuilt_exactly(secfed: Runner, tmp
     assert found["messages"]["psnr"] > 150 and found["messages"]["identified"] == 1
     assert found["baseline"]["psnr"] < 15 and found["messages"]["null"]["psnr"]["upper"] < 15
     assert found["epsilon"] is found["delta"] is None
+    data = Path(*found["files"]).read_bytes()
+    assert data.startswith(b"\x89PNG") and len(data) > 10_000
 
 
+@UNDRAWN
 @pytest.mark.usefixtures("known_primes")
 @pytest.mark.parametrize(
     "protection",
@@ -49,12 +54,14 @@ def test_a_protection_of_the_sum_hides_messages_and_not_the_sum(
     assert found["sum"]["psnr"] > 30 and found["sum"]["identified"] >= 0.25  # units that one client alone turned on
 
 
+@UNDRAWN
 def test_the_clients_noise_leaves_chance_in_the_sum_too(secfed: Runner, tmp_path: Path) -> None:
     found = attacked(secfed, tmp_path, "--aggregator", "secagg", "--privacy", "distributed")
     assert at_chance(found["messages"]) and at_chance(found["sum"]) and at_chance(found["released"])
     assert (found["epsilon"], found["delta"]) == (3.0, 1e-5)
 
 
+@UNDRAWN
 def test_the_servers_noise_protects_what_is_released_and_not_what_it_saw(secfed: Runner, tmp_path: Path) -> None:
     found = attacked(secfed, tmp_path, "--privacy", "central")
     assert found["messages"]["identified"] == 1
@@ -69,7 +76,12 @@ def inverted(secfed: Runner, tmp_path: Path, *options: object) -> dict[str, Any]
     return found
 
 
-def test_gradient_inversion_shows_faces_of_messages_in_the_clear_only(secfed: Runner, tmp_path: Path) -> None:
+@UNDRAWN
+def test_gradient_inversion_shows_faces_of_messages_in_the_clear_only(
+    secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inversion, "_MOST_MESSAGES", 1)  # each costs a search
+    monkeypatch.setattr(inversion, "_STEPS", 120)
     plain = inverted(secfed, tmp_path)
     assert plain["messages"]["psnr"] > 22 and plain["messages"]["identified"] == 1
     secagg = inverted(secfed, tmp_path, "--aggregator", "secagg")
@@ -87,12 +99,14 @@ def test_gradient_inversion_needs_a_face_for_each_client(secfed: Runner, tmp_pat
     assert run.exit_code != 0 and "90 clients: faces has pictures for 80" in " ".join(run.stderr.split())
 
 
+@UNDRAWN
 def test_a_large_cohort_is_a_mixture(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analytic, "NULL_RUNS", 2)  # not looked at
     found = attacked(secfed, tmp_path, "--aggregator", "secagg", "--clients", 50)
     assert found["sum"]["identified"] <= 0.1
 
 
+@UNDRAWN
 def test_the_same_seed_gives_the_same_figures(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analytic, "NULL_RUNS", 10)
     first, again, other = (attacked(secfed, tmp_path, "--clients", 4, "--seed", seed) for seed in (5, 5, 6))
