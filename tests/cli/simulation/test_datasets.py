@@ -153,7 +153,7 @@ def test_faces_are_those_of_their_package_and_class_1() -> None:
     assert [ours[row.tobytes()] for row in pictures] == [1] * 100 + [0] * 100
 
 
-@pytest.mark.parametrize("load", [mnist, faces])
+@pytest.mark.parametrize("load", [pytest.param(mnist, marks=pytest.mark.slow), faces])
 def test_other_data_sets_are_dealt_out_by_the_seed_and_hold_a_fifth_out(load: Any) -> None:
     federation = load(20, seed=3)
     rows_in_all = len(federation.test[1]) + sum(len(part[1]) for part in federation.clients.values())
