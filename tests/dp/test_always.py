@@ -147,7 +147,7 @@ def test_discrete_noise_is_never_above_its_moment_bound() -> None:
 @pytest.mark.parametrize(
     ("epsilon", "rate", "rounds", "expected"),
     [
-        (3.0, 1e-4, 1000, 0.391412),
+        pytest.param(3.0, 1e-4, 1000, 0.391412, marks=pytest.mark.slow),
         pytest.param(3.0, 1e-3, 100, 0.461019, marks=pytest.mark.slow),
         pytest.param(10.0, 1e-3, 1000, 0.359581, marks=pytest.mark.slow),
         pytest.param(20.0, 1e-4, 1000, 0.221203, marks=pytest.mark.slow),

@@ -101,7 +101,7 @@ def test_blocks_give_the_law_of_the_table(kind: type, monkeypatch: pytest.Monkey
     monkeypatch.setattr(samplers, "TABLE_VARIANCE", 4)
     sampler = Sampler(kind(Fraction(200)))
     assert sampler.shift == 3
-    samples = np.zeros(1 << 16, np.int64)
+    samples = np.zeros(1 << 15, np.int64)
     sampler.add_to(samples, seed(4))
     positions = np.arange(-200, 201)
     law = np.exp(-(positions**2) / 400) if kind is GaussianWeights else ive(np.abs(positions), 200.0)
