@@ -55,7 +55,7 @@ def test_training_under_secure_aggregation_and_differential_privacy(count: int) 
         return update, weight
 
     generator = np.random.default_rng(1)
-    clients = [generator.normal(1.0, 0.1, size=(20, 3)) for _ in range(24)]
+    clients = [generator.normal(1.0, 0.1, size=(20, 3)) for _ in range(40)]
     training = secfed.FedAvg(
         local_update,
         aggregator=secfed.SecAgg(threshold=2 / 3, clip=4.0),
