@@ -19,20 +19,25 @@ gc.set_threshold(50_000, 20, 50)
 
 # The time of one example says nothing on a machine that does other work. The default run tries few examples; continuous
 # integration runs the same tests with `--hypothesis-profile=thorough`.
-settings.register_profile("secfed", deadline=None, max_examples=25)
+settings.register_profile("secfed", deadline=None, max_examples=15)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("secfed")
 
 
 @pytest.fixture
 def known_primes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let keys of the usual sizes come from primes that are known: to search new ones takes seconds each time."""
-    from secfed.paillier import dealing, generation  # they load NumPy
-    from tests.paillier.known_primes import KNOWN, KNOWN_SAFE
+    """Let keys of the usual sizes come from primes that are known: to search new ones takes seconds each time.
+
+    Such keys have one table of noise in all tests, for it takes two seconds too.
+    """
+    from secfed.paillier import dealing, generation, noise  # they load NumPy
+    from tests.paillier.known_primes import KNOWN, KNOWN_SAFE, noise_base, noise_table
 
     searches = generation._rsa_primes, generation.safe_primes
     monkeypatch.setattr(generation, "_rsa_primes", lambda bits: KNOWN.get(bits) or searches[0](bits))
     monkeypatch.setattr(dealing, "safe_primes", lambda bits: KNOWN_SAFE.get(bits) or searches[1](bits))
+    monkeypatch.setattr(generation, "noise_base", noise_base)
+    monkeypatch.setattr(noise, "noise_table", noise_table)
 
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are left out

@@ -76,6 +76,7 @@ def test_import_alone_loads_nothing_that_is_not_used() -> None:
     assert "numpy" not in modules
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("code", ["import secfed.secagg", "from secfed import secagg", "import secfed; secfed.secagg"])
 def test_a_device_that_masks_loads_secure_aggregation_alone(code: str) -> None:
     modules = loaded(code)

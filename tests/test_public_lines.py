@@ -48,7 +48,7 @@ def test_training_under_secure_aggregation() -> None:
     assert report.model == pytest.approx([1.0, 1.0, 1.0], abs=0.2)
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_training_under_secure_aggregation_and_differential_privacy(count: int) -> None:
     def local_update(model, data):  # type: ignore[no-untyped-def]
         update, weight = data.mean(axis=0) - model, len(data)

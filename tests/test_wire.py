@@ -53,7 +53,7 @@ def test_message_cannot_be_changed(message_type: type[Message]) -> None:
 
 
 @pytest.mark.sampled(3)
-@examples(15, 30)
+@examples(10, 30)
 @given(st.data())
 @ANY_CLASS
 def test_message_comes_back_from_its_bytes(message_type: type[Message], data: st.DataObject) -> None:
@@ -150,7 +150,7 @@ def test_length_that_claims_four_gigabytes_allocates_nothing(message_type: type[
 
 
 @pytest.mark.sampled(3)
-@examples(15, 100)
+@examples(10, 100)
 @given(st.binary(max_size=200), st.booleans())
 @ANY_CLASS
 def test_random_bytes_are_a_message_with_this_one_encoding_or_malformed(
@@ -166,7 +166,7 @@ def test_random_bytes_are_a_message_with_this_one_encoding_or_malformed(
 
 
 @pytest.mark.sampled(3)
-@examples(12, 60)
+@examples(8, 60)
 @given(st.data())
 @ANY_CLASS
 def test_altered_message_is_a_message_with_this_one_encoding_or_malformed(

@@ -302,12 +302,12 @@ def _total_variation(pictures: Array) -> tuple[float, Array]:
     """Return the mean absolute difference of neighboring values along the last two axes, and its slope."""
     value, slope = 0.0, np.zeros(pictures.shape)
     for axis in (-1, -2):
-        differences = np.diff(pictures, axis=axis)
+        lines, slopes = pictures.swapaxes(axis, -1), slope.swapaxes(axis, -1)
+        differences = np.diff(lines)
         value += float(np.abs(differences).mean())
         signs = np.sign(differences) / differences.size
-        ends = [(0, 0)] * pictures.ndim
-        ends[axis] = (1, 1)
-        slope -= np.diff(np.pad(signs, ends), axis=axis)
+        slopes[..., 1:] += signs
+        slopes[..., :-1] -= signs
     return value, slope
 
 

@@ -87,7 +87,11 @@ class Conv2d:
         """Return the output, shape `(records, outputs, height, width)`, and how gradients go back."""
         weight, bias = parameters
         pad, stride, kernel = self.padding, self.stride, self.kernel
-        padded = np.pad(inputs, ((0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else inputs
+        padded = inputs
+        if pad:  # np.pad takes several times as long
+            size, channels, *sides = inputs.shape
+            padded = np.zeros((size, channels, *(side + 2 * pad for side in sides)), inputs.dtype)
+            padded[:, :, pad:-pad, pad:-pad] = inputs
         windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
         windows = windows[:, :, ::stride, ::stride]
         records, _, height, width = windows.shape[:4]

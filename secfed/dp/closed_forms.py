@@ -97,21 +97,23 @@ def _gaussian(epsilon: Reals, mu: float) -> tuple[Reals, Reals]:
         mills_a, mills_b = _mills(np.maximum(a, -30.0)), _mills(np.maximum(b, -30.0))
         size = mills_a - mills_b
         wrong = 8 * ROUNDOFF * (mills_a + mills_b) / size
-        x = (a + b)[..., None] / 2 + (mu / 2) * _NODES
-        slope = 1 - x * _mills(np.maximum(x, -30.0))
-        short = (slope * _WEIGHTS).sum(axis=-1) * (mu / 2)
-        wrong_short = 16 * ROUNDOFF * (1 + np.maximum(b, 0.0) ** 2 * 2)
-        near = (mu < 0.25) & (a > -5)
-        size, wrong = np.where(near, short, size), np.where(near, wrong_short, wrong)
+        left = a < -5
+        if mu < 0.25:
+            x = (a + b)[..., None] / 2 + (mu / 2) * _NODES
+            slope = 1 - x * _mills(np.maximum(x, -30.0))
+            short = (slope * _WEIGHTS).sum(axis=-1) * (mu / 2)
+            wrong_short = 16 * ROUNDOFF * (1 + np.maximum(b, 0.0) ** 2 * 2)
+            size, wrong = np.where(left, size, short), np.where(left, wrong, wrong_short)
         far = np.log(size) - a * a / 2 - 0.5 * np.log(2 * np.pi)
         wrong = wrong + slack * (np.abs(a) + 2) + 4 * ROUNDOFF * (a * a + 4)
+        if not left.any():
+            return np.asarray(far), np.asarray(wrong)
         # Left of the middle there is nothing to cancel.
         whole = ndtr(-a) - np.exp(np.minimum(epsilon + log_ndtr(-b), 0.0))
         plain = np.log(whole)
         wrong_plain = (
             8 * ROUNDOFF * (np.abs(epsilon) + b * b + 4) * np.exp(epsilon + log_ndtr(-b)) + slack + 4 * ROUNDOFF
         ) / whole
-    left = (a < -5) & ~near
     return np.where(left, plain, far), np.where(left, wrong_plain, wrong)
 
 

@@ -73,7 +73,7 @@ def forbid_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channels, "run_session", run_session)
 
 
-@examples(15, 40)
+@examples(10, 40)
 @given(skeletons(), st.integers(2, 5), st.integers(0, 2**32), st.data())
 def test_secure_mean_is_within_one_step_of_the_plain_one(
     skeleton: Any, clients: int, number: int, data: st.DataObject
@@ -238,7 +238,7 @@ def test_client_that_falls_silent_before_is_not_in_the_mean(aggregator: Any, sta
     assert result.mean == pytest.approx(np.average(kept, axis=0, weights=[1, 2, 4, 5]), abs=STEP)
 
 
-@examples(12, 25)
+@examples(8, 25)
 @given(st.dictionaries(st.integers(1, 7), st.sampled_from(list(Stage)[:5]), max_size=7))
 def test_both_aggregators_have_the_same_survivors_or_too_few(dropouts: dict[int, Stage]) -> None:
     updates = random_updates(7)

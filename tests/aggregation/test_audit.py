@@ -78,7 +78,7 @@ def audit(privacy: Any, aggregator: Any = SECURE, **changed: Any) -> SelfAudit:
     return self_audit(release, **(claim | changed))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @EVERY_PRIVACY
 def test_right_pipeline_passes(privacy: Any) -> None:
     report = audit(privacy)

@@ -114,7 +114,7 @@ def test_count_of_clients_within_the_clip_comes_with_its_noise(aggregator: Any) 
     assert aggregator.aggregate(inside, privacy=CentralGaussian(1.0, 1.0)).within_clip is None
 
 
-@examples(8, 20)
+@examples(6, 20)
 @given(st.dictionaries(st.integers(1, 9), st.sampled_from([*list(Stage)[:3], Stage.UNMASKING]), max_size=5))
 def test_event_is_of_those_that_really_arrived_or_there_is_none(dropouts: dict[int, Stage]) -> None:
     updates = updates_of(9, 20)

@@ -22,7 +22,7 @@ def test_length_is_one_more_than_the_values() -> None:
     assert transform().context == transform().fixed_point.context(8)
 
 
-@examples(25, 50)
+@examples(17, 50)
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=3), st.integers(0, 2**32))
 def test_decoding_the_sum_of_encoded_updates_gives_their_weighted_mean(weights: list[int], number: int) -> None:
     generator = np.random.default_rng(number)

@@ -1,5 +1,7 @@
 """Fixtures of the command line's tests."""
 
+from pathlib import Path
+
 import pytest
 
 from secfed.cli.simulation import perceptron
@@ -25,3 +27,9 @@ def secfed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Run the command line: `secfed("simulate", "--rounds", 2)`."""
     monkeypatch.setenv("COLUMNS", "200")  # errors come in a box: no line of them is broken
     return Runner(monkeypatch, capsys)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave pictures empty where a test does not look at them: drawing takes as long as a small run."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: Path(file).touch())

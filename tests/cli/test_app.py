@@ -46,12 +46,6 @@ def small(
     return run
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the picture empty where a test does not look at it: drawing takes as long as a small run."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: Path(file).touch())
-
-
 UNDRAWN = pytest.mark.usefixtures("undrawn")
 
 

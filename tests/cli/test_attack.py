@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
-from secfed.cli.leakage import analytic, exact, inversion, matrix
+from secfed.cli.leakage import analytic, exact, inversion
 from secfed.cli.leakage.scenario import Settings, record_round
 from secfed.errors import ConfigError
 from tests.cli.runner import Runner
 
+UNDRAWN = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(autouse=True)
 def _fewer_runs_on_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analytic, "NULL_RUNS", 40)
-    monkeypatch.setattr(inversion, "NULL_RUNS", 2)
+    monkeypatch.setattr(analytic, "NULL_RUNS", 15)
+    monkeypatch.setattr(inversion, "NULL_RUNS", 1)
     monkeypatch.setattr(exact, "NULL_RUNS", 2)
 
 
@@ -23,7 +25,7 @@ def attacked(secfed: Runner, tmp_path: Path, *options: object, name: str = "anal
     run = secfed("attack", name, "--json", "--output", tmp_path, *options)
     assert run.exit_code == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
-    assert [Path(file).read_bytes()[:4] for file in found["files"]] == [b"\x89PNG"]
+    assert [Path(file).name for file in found["files"]] == [f"{name}.png"] and Path(*found["files"]).exists()
     return found
 
 
@@ -36,8 +38,11 @@ def test_without_protection_every_picture_is_rebuilt_exactly(secfed: Runner, tmp
     assert found["messages"]["psnr"] > 150 and found["messages"]["identified"] == 1
     assert found["baseline"]["psnr"] < 15 and found["messages"]["null"]["psnr"]["upper"] < 15
     assert found["epsilon"] is found["delta"] is None
+    data = Path(*found["files"]).read_bytes()
+    assert data.startswith(b"\x89PNG") and len(data) > 10_000
 
 
+@UNDRAWN
 @pytest.mark.usefixtures("known_primes")
 @pytest.mark.parametrize(
     "protection",
@@ -52,12 +57,14 @@ def test_a_protection_of_the_sum_hides_messages_and_not_the_sum(
     assert found["sum"]["psnr"] > 30 and found["sum"]["identified"] >= 0.25  # units that one client alone turned on
 
 
+@UNDRAWN
 def test_the_clients_noise_leaves_chance_in_the_sum_too(secfed: Runner, tmp_path: Path) -> None:
     found = attacked(secfed, tmp_path, "--aggregator", "secagg", "--privacy", "distributed")
     assert at_chance(found["messages"]) and at_chance(found["sum"]) and at_chance(found["released"])
     assert (found["epsilon"], found["delta"]) == (3.0, 1e-5)
 
 
+@UNDRAWN
 def test_the_servers_noise_protects_what_is_released_and_not_what_it_saw(secfed: Runner, tmp_path: Path) -> None:
     found = attacked(secfed, tmp_path, "--privacy", "central")
     assert found["messages"]["identified"] == 1
@@ -72,7 +79,12 @@ def inverted(secfed: Runner, tmp_path: Path, *options: object) -> dict[str, Any]
     return found
 
 
-def test_gradient_inversion_shows_faces_of_messages_in_the_clear_only(secfed: Runner, tmp_path: Path) -> None:
+@UNDRAWN
+def test_gradient_inversion_shows_faces_of_messages_in_the_clear_only(
+    secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inversion, "_MOST_MESSAGES", 1)  # each costs a search
+    monkeypatch.setattr(inversion, "_STEPS", inversion.Steps(120, 100))
     plain = inverted(secfed, tmp_path)
     assert plain["messages"]["psnr"] > 22 and plain["messages"]["identified"] == 1
     secagg = inverted(secfed, tmp_path, "--aggregator", "secagg")
@@ -113,12 +125,14 @@ def test_the_exact_attack_needs_a_round_of_its_own_network() -> None:
         exact.attack(record_round(Settings(clients=2)))
 
 
+@UNDRAWN
 def test_a_large_cohort_is_a_mixture(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analytic, "NULL_RUNS", 2)  # not looked at
     found = attacked(secfed, tmp_path, "--aggregator", "secagg", "--clients", 50)
     assert found["sum"]["identified"] <= 0.1
 
 
+@UNDRAWN
 def test_the_same_seed_gives_the_same_figures(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analytic, "NULL_RUNS", 10)
     first, again, other = (attacked(secfed, tmp_path, "--clients", 4, "--seed", seed) for seed in (5, 5, 6))
@@ -159,41 +173,4 @@ def test_one_attack_or_all_of_them_must_be_named(secfed: Runner, arguments: tupl
 
 def test_an_option_of_one_attack_has_no_effect_on_all(secfed: Runner) -> None:
     run = secfed("attack", "--all", "--clients", 5)
-    assert run.exit_code == 2 and "--clients has no effect with --all" in run.stderr
-
-
-def cells(secfed: Runner, tmp_path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    run = secfed("attack", "--all", "--json", "--key-bits", 2048, "--output", tmp_path)
-    assert run.exit_code == 0, run.stderr
-    found = json.loads(run.stdout)
-    assert [Path(file).name for file in found["files"]] == ["leakage.png"]
-    return {(cell["attack"], cell["protection"]): cell for cell in found["cells"]}
-
-
-@pytest.mark.slow
-def test_the_matrix_tells_what_leaks_and_what_does_not(
-    secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = ("plain, 8 clients", "secagg, 8 clients", "secagg, clients' noise")
-    monkeypatch.setattr(matrix, "PROTECTIONS", {name: matrix.PROTECTIONS[name] for name in kept})
-    monkeypatch.setattr(matrix, "_NULL_RUNS", 100)
-    found = cells(secfed, tmp_path)
-    assert len(found) == 21
-    plain, secagg, noise = kept
-    leaks = {place for place, cell in found.items() if cell["leaks"]}
-    sums = ("picture from the sum", "picture from two sums", "labels from the sum", "face from the sum")
-    messages = ("picture from a message", "label from a message", "face from a message")
-    assert {(attack, plain) for attack in (*messages, *sums)} <= leaks
-    assert {(attack, secagg) for attack in sums} <= leaks
-    assert not leaks & {(attack, secagg) for attack in messages}
-    assert not leaks & {(attack, noise) for attack in (*messages, *sums)}
-
-
-@pytest.mark.slow
-def test_the_whole_matrix_has_a_cell_for_each_attack_and_protection(secfed: Runner, tmp_path: Path) -> None:
-    found = cells(secfed, tmp_path)
-    assert {protection for _, protection in found} == set(matrix.PROTECTIONS)
-    assert len(found) == (len(matrix.ATTACKS) + 2) * len(matrix.PROTECTIONS)
-    assert found["picture from the sum", "secagg, 3 clients"]["success"] == 1
-    assert not found["picture from the sum", "secagg, 50 clients"]["leaks"]
-    assert found["picture from a message", "plain, server's noise"]["leaks"]
+    assert run.exit_code == 2 and "--clients has no effect on the attack all" in run.stderr

@@ -72,7 +72,7 @@ def test_table_of_powers_is_right(points: np.ndarray, count: int) -> None:
     assert table.tolist() == [[pow(point, i, P) for i in range(1, count + 1)] for point in points.tolist()]
 
 
-@examples(30, 60)
+@examples(20, 60)
 @given(st.data(), st.integers(1, 6), st.integers(0, 30), st.integers(1, 6))
 def test_matrix_product_is_that_of_whole_numbers(data: st.DataObject, rows: int, inner: int, columns: int) -> None:
     left = data.draw(hnp.arrays(np.uint64, (rows, inner), elements=ELEMENTS))

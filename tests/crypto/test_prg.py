@@ -124,7 +124,7 @@ def test_one_two_and_three_threads_give_the_same_at_the_real_sizes(dtype: str) -
         assert np.array_equal(result, expected)
 
 
-@examples(30, 60)
+@examples(20, 60)
 @given(
     st.lists(st.binary(min_size=32, max_size=32), max_size=4),
     st.lists(st.binary(min_size=32, max_size=32), max_size=4),

@@ -87,7 +87,7 @@ def test_any_threshold_shares_give_the_secret(
     assert join([points[i] for i in chosen], shares[chosen]) == secret
 
 
-@examples(15, 30)
+@examples(10, 30)
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5), dealings(6))
 def test_several_secrets_are_shared_as_if_one_by_one(secrets: list[bytes], dealing: tuple[int, list[int]]) -> None:
     threshold, points = dealing
@@ -96,7 +96,7 @@ def test_several_secrets_are_shared_as_if_one_by_one(secrets: list[bytes], deali
         assert join(points[:threshold], shares[:threshold, 9 * i : 9 * i + 9]) == secret
 
 
-@examples(15, 30)
+@examples(10, 30)
 @given(st.data())
 def test_weights_of_many_sets_are_those_of_each(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 6))
@@ -218,7 +218,7 @@ def test_share_that_is_not_an_element_of_the_field_is_refused(value: int, place:
     assert shamir.shares_from_bytes(words.tobytes()) is None
 
 
-@examples(20, 150)
+@examples(14, 150)
 @given(st.binary(min_size=32, max_size=32), dealings(), st.data())
 def test_wrong_shares_are_named_exactly_up_to_half_of_the_spare_ones(
     secret: bytes, dealing: tuple[int, list[int]], data: st.DataObject
@@ -236,7 +236,7 @@ def test_wrong_shares_are_named_exactly_up_to_half_of_the_spare_ones(
     assert np.flatnonzero(wrong).tolist() == sorted(liars)
 
 
-@examples(20, 150)
+@examples(14, 150)
 @given(dealings(), st.data())
 def test_nobody_is_named_when_random_shares_are_too_many(dealing: tuple[int, list[int]], data: st.DataObject) -> None:
     """A random word lies near another codeword at most 12 times in 2^31: this fails once in a million runs."""

@@ -73,7 +73,7 @@ def test_signature_with_the_group_order_added_is_refused() -> None:
     assert not verify(bytes.fromhex(public), malleable, message)
 
 
-@examples(20, 50)
+@examples(14, 50)
 @given(st.binary(max_size=70), st.binary(max_size=100), st.binary(max_size=40))
 def test_verification_of_any_bytes_is_false_and_never_an_error(public: bytes, signature: bytes, message: bytes) -> None:
     assert verify(public, signature, message) is False
@@ -148,7 +148,7 @@ def test_identity_key_of_another_length_is_not_sound(size: int) -> None:
     assert not is_sound((SigningKey(bytes(32)).public_bytes * 2)[:size])
 
 
-@examples(20, 50)
+@examples(14, 50)
 @given(st.binary(min_size=32, max_size=32))
 def test_identity_key_of_any_private_key_is_sound(private_bytes: bytes) -> None:
     assert is_sound(SigningKey(private_bytes).public_bytes)

@@ -147,7 +147,7 @@ def test_discrete_noise_is_never_above_its_moment_bound() -> None:
 @pytest.mark.parametrize(
     ("epsilon", "rate", "rounds", "expected"),
     [
-        (3.0, 1e-4, 1000, 0.391412),
+        pytest.param(3.0, 1e-4, 1000, 0.391412, marks=pytest.mark.slow),
         pytest.param(3.0, 1e-3, 100, 0.461019, marks=pytest.mark.slow),
         pytest.param(10.0, 1e-3, 1000, 0.359581, marks=pytest.mark.slow),
         pytest.param(20.0, 1e-4, 1000, 0.221203, marks=pytest.mark.slow),
@@ -196,7 +196,7 @@ def test_every_query_of_the_promised_range_has_an_answer(spent: list[float], que
 @pytest.mark.parametrize(
     ("rate", "noise", "rounds", "delta", "most"),
     [
-        (1.9e-8, 0.0185, 2, 1e-18, 0.0),
+        pytest.param(1.9e-8, 0.0185, 2, 1e-18, 0.0, marks=pytest.mark.slow),
         pytest.param(4.6e-7, 0.0281, 423, 1e-15, 4e7, marks=pytest.mark.slow),
         (0.0082, 13.6, 3, 1e-202, 2e7),
     ],

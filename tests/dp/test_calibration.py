@@ -146,7 +146,7 @@ def test_an_unknown_sampling_and_a_missing_population_are_refused() -> None:
         dp.release(1.0, 0.1, "fixed")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [

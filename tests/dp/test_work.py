@@ -38,6 +38,7 @@ def test_delta_is_the_mean_of_weights(scale: float, rate: float, count: int, eps
         assert high - low <= 1e-6 * mean
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("rate", "scale", "rounds", "delta"),
     [(1e-3, 2.0, 300, 1e-6), (0.3, 20.0, 10_000, 1e-5), (1e-6, 20.0, 50, 1e-20), (0.04, 50.0, 5_000_000, 1e-5)],

@@ -104,7 +104,7 @@ def test_ring_is_the_smallest_that_holds_the_sum(fixed: FixedPoint) -> None:
     assert fixed.modulus_bits <= 64
 
 
-@examples(30, 80)
+@examples(20, 80)
 @given(parameters(), st.data())
 def test_decoded_sum_is_the_sum_of_whole_numbers_and_the_mean_is_its_exact_fraction(
     fixed: FixedPoint, data: st.DataObject

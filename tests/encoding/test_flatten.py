@@ -48,7 +48,7 @@ def is_update(update: Update) -> bool:
     return True
 
 
-@examples(25, 200)
+@examples(17, 200)
 @given(UPDATES)
 def test_update_of_any_nesting_and_dtype_comes_back(update: Update) -> None:
     assume(is_update(update))
@@ -59,7 +59,7 @@ def test_update_of_any_nesting_and_dtype_comes_back(update: Update) -> None:
     assert same(unflatten(values.astype(np.float64), like), update)
 
 
-@examples(15, 100)
+@examples(10, 100)
 @given(st.dictionaries(NAMES, UPDATES, min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_order_of_a_dictionary_does_not_matter(update: dict[str, Update], chance: Any) -> None:
     assume(is_update(update))

@@ -1,5 +1,9 @@
 """Primes that anybody may know, by the bits of the key that they give: for tests that are not about the search."""
 
+from functools import cache
+
+from secfed.paillier import generation, noise
+
 KNOWN: dict[int, tuple[int, int]] = {
     2048: (
         int(
@@ -49,3 +53,6 @@ KNOWN_SAFE: dict[int, tuple[int, int]] = {
         ),
     ),
 }
+
+noise_base = cache(generation.noise_base)
+noise_table = cache(noise.noise_table.__wrapped__)  # it keeps two alone

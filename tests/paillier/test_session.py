@@ -36,7 +36,7 @@ def sessions(draw: Any) -> tuple[paillier.Config, dict[int, np.ndarray], set[int
     return config, vectors, set(draw(st.lists(st.sampled_from(ids), max_size=len(ids) - 2, unique=True)))
 
 
-@examples(6, 40)
+@examples(4, 40)
 @given(sessions())
 def test_sum_is_that_of_integers(session: tuple[paillier.Config, dict[int, np.ndarray], set[int]]) -> None:
     config, vectors, dropouts = session

@@ -153,7 +153,7 @@ def assert_follows_the_exact_rule(
 percents = st.one_of(st.integers(0, 99), st.integers(0, 40))
 
 
-@examples(50, 300)
+@examples(34, 300)
 @example(n=2, gamma=0, delta=0, malicious=True, security_bits=40, correctness_bits=20, honest=1)
 @example(n=2, gamma=0, delta=50, malicious=False, security_bits=40, correctness_bits=20, honest=1)
 # Here 11 P[fewer than 3 of 6 holders survive] is exactly 2^-1.

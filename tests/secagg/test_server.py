@@ -457,7 +457,7 @@ def test_a_false_accusation_costs_only_the_share_of_the_accuser(liar: int) -> No
     assert session.server.faults == []
 
 
-@examples(5, 25)
+@examples(4, 25)
 @given(
     pairs=st.sets(st.tuples(st.sampled_from(NINE), st.sampled_from(NINE)), max_size=12),
     silent=st.dictionaries(st.sampled_from(NINE), st.sampled_from(STAGES[2:]), max_size=3),

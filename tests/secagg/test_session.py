@@ -197,7 +197,7 @@ def sessions(draw: st.DrawFn) -> tuple[Config, dict[int, Any], dict[int, Stage]]
 
 
 @given(sessions())
-@examples(20, 120, suppress_health_check=[HealthCheck.too_slow])
+@examples(14, 120, suppress_health_check=[HealthCheck.too_slow])
 def test_sum_is_that_of_the_survivors_for_any_vectors_and_dropouts(case: Any) -> None:
     config, vectors, dropouts = case
     if config.complete:
@@ -280,7 +280,7 @@ def test_vectors_of_any_whole_number_type_and_stride_are_taken_and_not_changed(d
 
 
 @given(sessions())
-@examples(15, 60)
+@examples(10, 60)
 def test_vectors_that_come_one_at_a_time_give_the_same_sum(case: Any) -> None:
     config, vectors, dropouts = case
     asked: list[int] = []

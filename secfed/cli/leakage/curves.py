@@ -88,7 +88,7 @@ def cohort_points(seed: int, quick: bool = False) -> Iterator[CohortPoint]:
         found, null = [], []
         for number in range(seeds):
             settings = Settings(max(clients, 2), "secagg", seed=seed + number)
-            recorded = record_round(settings, left_out=0) if clients > 1 else _alone(settings)
+            recorded = record_round(settings) if clients > 1 else _alone(settings)
             found.append(_of_a_sum(recorded, recorded.view.mean))
             random = generator(settings.seed, "null control of a cohort")
             null += [
@@ -107,7 +107,7 @@ def epsilon_points(seed: int, quick: bool = False) -> Iterator[EpsilonPoint]:
         options: dict[str, Any] = {} if epsilon is None else {"privacy": "distributed", "epsilon": epsilon}
         found = []
         for number in range(seeds):
-            recorded = record_round(Settings(_CLIENTS, "secagg", seed=seed + number, **options), left_out=0)
+            recorded = record_round(Settings(_CLIENTS, "secagg", seed=seed + number, **options))
             found.append(_of_a_sum(recorded, recorded.view.mean))
         identified, psnr = np.mean(found, axis=0)
         told = membership.attack(membership.Settings(aggregator="secagg", seed=seed, **training, **options))
@@ -123,7 +123,7 @@ def epsilon_points(seed: int, quick: bool = False) -> Iterator[EpsilonPoint]:
 
 def _alone(settings: Settings) -> RecordedRound:
     """Return a round of two as it would be for its first client alone: the other one helps the server."""
-    return record_round(replace(settings, adversary="server-and-clients", colluders=1), left_out=0)
+    return record_round(replace(settings, adversary="server-and-clients", colluders=1))
 
 
 def _of_a_sum(recorded: RecordedRound, mean: Any) -> tuple[float, float]:

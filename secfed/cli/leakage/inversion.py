@@ -33,6 +33,9 @@ class Steps:
     many: int = 100
 
 
+_STEPS = Steps()
+
+
 def attack(recorded: RecordedRound) -> Reconstruction:
     """Attack the messages of up to eight clients, and the sum.
 
@@ -45,7 +48,7 @@ def attack(recorded: RecordedRound) -> Reconstruction:
     return reconstruct(recorded, "inversion", partial(from_messages, task), partial(from_a_sum, task), NULL_RUNS)
 
 
-def from_messages(task: Faces, inputs: Mapping[int, Any], steps: Steps = Steps()) -> dict[int, Array]:
+def from_messages(task: Faces, inputs: Mapping[int, Any], steps: Steps | None = None) -> dict[int, Array]:
     """Rebuild the picture behind each of the first messages; the label comes from the last layer's biases."""
     found = {}
     for client_id in list(inputs)[:_MOST_MESSAGES]:
@@ -54,14 +57,15 @@ def from_messages(task: Faces, inputs: Mapping[int, Any], steps: Steps = Steps()
     return found
 
 
-def from_a_sum(task: Faces, mean: Any, clients: int, steps: Steps = Steps()) -> Array:
+def from_a_sum(task: Faces, mean: Any, clients: int, steps: Steps | None = None) -> Array:
     """Rebuild the pictures behind a mean, one for each client; how often each label occurs comes from the biases."""
     gradient = task.gradient(mean)
     counts = label_counts(gradient[task.last_bias], task.bias_gradients, clients)
     return _search(task, gradient, np.repeat(np.arange(task.classes), counts).tolist(), steps)
 
 
-def _search(task: Faces, gradient: dict[str, Array], labels: list[int], steps: Steps) -> Array:
+def _search(task: Faces, gradient: dict[str, Array], labels: list[int], steps: Steps | None) -> Array:
+    steps = steps or _STEPS
     found = inversion(
         task.model,
         CrossEntropy(task.classes, labels),

@@ -13,7 +13,7 @@ from secfed.attacks import Interval, difference, label, label_counts
 from secfed.cli.extras import require
 from secfed.cli.leakage import analytic, exact, inversion, membership
 from secfed.cli.leakage.reconstruction import chance, named, noise_like, quality
-from secfed.cli.leakage.scenario import CANDIDATES, LEFT_OUT, RecordedRound, Settings, clipped, record_round
+from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound, Settings, clipped, record_round
 from secfed.cli.leakage.tasks import Faces, Perceptron, WideDigits
 from secfed.cli.simulation.random import generator
 
@@ -47,7 +47,7 @@ class Effort:
         face_steps: Its steps.
         exact_null_runs: Repetitions of the exact attack on noise.
         exact_attempts: Its random starts.
-        left_out: Clients that are left out of a further round each.
+        left_out: Clients that a further round each leaves out: the server then has two sums that differ by one client.
         training: Of the federation that membership inference attacks: `membership.Settings`.
     """
 
@@ -56,7 +56,7 @@ class Effort:
     face_steps: inversion.Steps = field(default_factory=inversion.Steps)
     exact_null_runs: int = exact.NULL_RUNS
     exact_attempts: int = exact.ATTEMPTS
-    left_out: int = LEFT_OUT
+    left_out: int = 3
     training: Mapping[str, Any] = field(default_factory=lambda: {"records": 400, "rounds": 10, "shadows": 32})
 
 
@@ -119,8 +119,8 @@ def cells(key_bits: int, seed: int, effort: Effort = FULL) -> Iterator[Cell]:
         recorded = record_round(settings, left_out=effort.left_out)
         for attack in ATTACKS:
             yield attack(recorded, name, effort)
-        yield _exact(wide, record_round(settings, wide, left_out=0), name, effort)
-        yield from faces.cells(record_round(settings, faces.task, left_out=0), name)
+        yield _exact(wide, record_round(settings, wide), name, effort)
+        yield from faces.cells(record_round(settings, faces.task), name)
         yield _member(settings, name, effort)
 
 

@@ -17,7 +17,7 @@ from secfed.cli.leakage.scenario import CANDIDATES
 Array = npt.NDArray[np.float64]
 
 # Rows of pictures: those of attacks that rebuild something to look at.
-_DRAWN = ("picture from a message", "picture from the sum", "picture from the sum, wide layer", "face from a message",
+DRAWN = ("picture from a message", "picture from the sum", "picture from the sum, wide layer", "face from a message",
           "face from the sum")  # fmt: skip
 
 _STYLE = """
@@ -130,8 +130,8 @@ def _pictures(cells: list[Cell]) -> bytes:
     by_place = {(cell.attack, cell.protection): cell for cell in cells}
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots(len(_DRAWN), len(PROTECTIONS) + 1)
-        for row, attack in zip(axes, _DRAWN, strict=True):
+        axes = figure.subplots(len(DRAWN), len(PROTECTIONS) + 1)
+        for row, attack in zip(axes, DRAWN, strict=True):
             found = [np.asarray(by_place[attack, name].pictures) for name in PROTECTIONS]
             images = [found[0][0, 0], *(pictures[0, 1] for pictures in found)]
             side = round(len(images[0]) ** 0.5)

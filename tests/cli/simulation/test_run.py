@@ -37,7 +37,7 @@ def without_times(outcome: Outcome) -> list[RoundRecord]:
     return [dataclasses.replace(record, seconds=0.0, stage_seconds={}) for record in outcome.records]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow  # the command line's tests run a seed twice by default
 @pytest.mark.parametrize("adversary", ["semi_honest", "malicious_server"])
 def test_the_same_seed_gives_the_same_run(adversary: str) -> None:
     settings = dataclasses.replace(SMALL, adversary=adversary)
@@ -46,6 +46,7 @@ def test_the_same_seed_gives_the_same_run(adversary: str) -> None:
     assert first.max_model_difference == second.max_model_difference > 0
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run() -> None:
     other = simulate(dataclasses.replace(SMALL, seed=2))
     assert without_times(kept(SMALL)) != without_times(other)
@@ -137,7 +138,7 @@ def test_no_rounds_are_refused() -> None:
         simulate(dataclasses.replace(SMALL, rounds=0))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow  # the command line's tests look at every epsilon by default
 @pytest.mark.parametrize("privacy", ["central", "distributed"])
 def test_epsilon_grows_from_round_to_round_and_stays_within_the_budget(privacy: str) -> None:
     settings = dataclasses.replace(SMALL, clients=9, privacy=privacy, epsilon=1.5, delta=1e-6)

@@ -63,7 +63,7 @@ def test_examples_in_the_documentation_run() -> None:
 
 
 @given(settings_of_sums(), st.data())
-@examples(10, 100)
+@examples(5, 100)
 def test_noise_of_honest_survivors_is_what_the_guarantee_needs(setting: dict[str, Any], data: st.DataObject) -> None:
     """Without rounding errors: more variance than the central Gaussian's, by 2.25 square steps."""
     plan = planned(setting)
@@ -146,7 +146,7 @@ def test_16_bits_do_even_if_nothing_may_wrap() -> None:
 
 
 @given(settings_of_sums(), st.integers(2, 30))
-@examples(25, 50)
+@examples(17, 50)
 @pytest.mark.slow
 def test_more_bits_are_never_worse(setting: dict[str, Any], bits: int) -> None:
     plans = []
@@ -160,7 +160,7 @@ def test_more_bits_are_never_worse(setting: dict[str, Any], bits: int) -> None:
 
 
 @given(settings_of_sums())
-@examples(8, 50)
+@examples(4, 50)
 def test_without_a_number_of_bits_the_fewest_that_do_are_taken(setting: dict[str, Any]) -> None:
     plan = planned(setting)
     if plan is None or plan.modulus_bits == 2:

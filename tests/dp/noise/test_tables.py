@@ -221,7 +221,7 @@ def test_blocks_have_the_law_itself(kind: type, monkeypatch: pytest.MonkeyPatch)
     variance = Fraction(200)
     sampler = Sampler(kind(variance))
     assert sampler.shift == 3
-    truth = gaussian_law(variance, 400) if kind is GaussianWeights else skellam_law(variance, 400)
+    truth = gaussian_law(variance, 300) if kind is GaussianWeights else skellam_law(variance, 300)
     found = {}
     for block, probability in law_of(sampler.table).items():
         members = range(block << 3, block + 1 << 3)
