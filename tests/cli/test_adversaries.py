@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from secfed.cli.leakage import analytic
-from secfed.cli.leakage.scenario import Settings
+from secfed.cli.leakage.reconstruction import picture, reconstruct
+from secfed.cli.leakage.scenario import Settings, record_round
 from secfed.errors import ConfigError
 from tests.cli.runner import Runner
 
@@ -15,17 +18,27 @@ SHORT = ("--clients", 4)
 
 
 @pytest.fixture
-def attacked(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(analytic, "NULL_RUNS", 5)
+def attacked(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Any:
+    monkeypatch.setattr(analytic, "NULL_RUNS", 2)
 
     def run(*options: object) -> dict[str, Any]:
         ended = secfed("attack", "analytic", "--json", "--output", tmp_path, *SHORT, *options)
         assert ended.exit_code == 0, ended.stderr
         found: dict[str, Any] = json.loads(ended.stdout)
-        assert [Path(file).read_bytes()[:4] for file in found["files"]] == [b"\x89PNG"]
         return found
 
     return run
+
+
+def test_a_picture_without_messages_is_drawn(tmp_path: Path) -> None:
+    settings = Settings(3, "secagg", adversary="clients")
+    result = reconstruct(record_round(settings), "analytic", analytic.from_messages, lambda mean, clients: mean_of(), 2)
+    picture(result, tmp_path / "picture.png")
+    assert result.messages is None and (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def mean_of() -> npt.NDArray[np.float64]:
+    return np.full((1, 64), 0.5)
 
 
 def test_an_outsider_gets_what_the_server_gets(attacked: Any) -> None:
