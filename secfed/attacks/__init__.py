@@ -13,7 +13,7 @@ from secfed.attacks.labels import label, label_counts
 from secfed.attacks.linear import linear_candidates, linear_inputs
 from secfed.attacks.masks import Like, SeedSearch, Unmasked, reused_mask, weak_seed, without_self_mask
 from secfed.attacks.membership import MembershipResult, confidences, lira, loss_attack, roc, update_alignment
-from secfed.attacks.metrics import Interval, mse, psnr
+from secfed.attacks.metrics import Interval, mse, psnr, ssim
 from secfed.attacks.networks import Network
 from secfed.attacks.shadow_models import draw_membership, train_shadows
 from secfed.attacks.uniformity import Uniformity, uniformity
@@ -51,6 +51,7 @@ __all__ = [
     "reused_mask",
     "roc",
     "self_audit",
+    "ssim",
     "train_shadows",
     "uniformity",
     "update_alignment",

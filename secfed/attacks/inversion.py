@@ -11,20 +11,27 @@ parameters. Swapping the two derivatives: dD/dx is the derivative, in the direct
 parameters p + i h r and a tiny h, that derivative is the imaginary part of the gradient by x, divided by h, to machine
 precision (the complex step). For the signs of the slope a short real step is good enough, and costs less.
 
-Threat model: anyone who sees the gradient of one record or a small batch, and the model: an honest server without
-protection, or with a small cohort.
+A client that takes several steps of gradient descent, p <- p - eta g(x; p), sends the change of its model. The search
+repeats the client's steps for its guess and compares the changes. The slope comes from the same steps in reverse (the
+adjoint): the direction r starts as D' by the sum of the gradients, each step adds its own d<g, r>/dx, and then r
+becomes r - eta H r, where H is the matrix of second derivatives of the loss by p. H r is the derivative of g(x; p) in
+the direction r, so the same pass at p + i h r gives both terms.
+
+Threat model: anyone who sees the gradient of one record or a small batch, or the change by some steps on it, and knows
+the model: an honest server without protection, or with a small cohort.
 
 What defeats it: noise; large batches and cohorts, of which it finds mixtures. Secure aggregation alone only enlarges
 the batch.
 
 Source: Zhu, Liu, Han, *Deep Leakage from Gradients*, NeurIPS 2019 (`"dlg"`); Geiping, Bauermeister, Droege, Moeller,
-*Inverting Gradients*, NeurIPS 2020 (`"cosine"`); Squire, Trapp, *Using Complex Variables to Estimate Derivatives*, SIAM
-Review 1998 (the step).
+*Inverting Gradients*, NeurIPS 2020 (`"cosine"`; local steps in section 6); Squire, Trapp, *Using Complex Variables to
+Estimate Derivatives*, SIAM Review 1998 (the step).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -54,8 +61,16 @@ class Model(Protocol):
     def parameters(self) -> Parameters:
         """Arrays by name."""
 
-    def gradients(self, inputs: Any, targets: Any) -> tuple[Mapping[str, Any], Any, Any]:
-        """Return the gradients of the mean loss by the parameters, the inputs and the targets (probabilities)."""
+    def gradients(
+        self, inputs: Any, targets: Any, parameters: Parameters | None = None
+    ) -> tuple[Mapping[str, Any], Any, Any]:
+        """Return the gradients of the mean loss by the parameters, the inputs and the targets (probabilities).
+
+        Args:
+            inputs: One record a row.
+            targets: Probabilities of the classes, shape `(records, classes)`.
+            parameters: Real or complex, in place of the model's own; the attack gives them if `local_steps` exceeds 1.
+        """
 
     def input_gradients(self, inputs: Any, targets: Any, parameters: Parameters) -> tuple[Any, Any]:
         """Return the gradients of the mean loss by the inputs and the targets at other parameters."""
@@ -97,7 +112,8 @@ class Inversion:
     Attributes:
         inputs: The inputs, of the shape that was asked for.
         targets: Probabilities of the labels, shape `(records, classes)`.
-        distance: Of the two gradients: squared, relative to the one seen (`"dlg"`), or 1 less their cosine similarity.
+        distance: Of the two gradients or changes: squared, relative to the one seen (`"dlg"`), or 1 less their cosine
+            similarity.
         evaluations: Passes through the model, forward and backward, that the search took.
     """
 
@@ -125,14 +141,16 @@ def inversion(
     total_variation: float | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
+    local_steps: int = 1,
+    learning_rate: float | None = None,
 ) -> Inversion:
-    """Search for the inputs behind a gradient.
+    """Search for the inputs behind a gradient, or behind the change of a model by a few steps of gradient descent.
 
     Args:
         model: The model, which the adversary knows.
         loss: Its loss, with the labels if they are known. `"cosine"` needs them; `label` finds that of one record.
-        update: The gradient that was seen, by the names of the model's parameters. Of a change of the model by one
-            step, give its negative divided by the learning rate; `"cosine"` needs the direction only.
+        update: What was seen, by the names of the model's parameters: the gradient or, if a learning rate is given, the
+            change of the model (after training, less before). Of a gradient `"cosine"` needs the direction only.
         shape: Shape of the inputs, records first, such as `(1, 1, 28, 28)`.
         method: `"dlg"` for smooth activations, `"cosine"` for ReLU networks.
         steps: Of L-BFGS, or of Adam.
@@ -141,9 +159,13 @@ def inversion(
             pictures (four dimensions), else 0.
         bounds: Least and largest value of an input.
         seed: Decides where searches start.
+        local_steps: Steps of gradient descent that the client took, each on all its records. To try a guess takes
+            as many times as long.
+        learning_rate: The client's, which the adversary knows; the model's own parameters are those before training.
 
     Raises:
-        ConfigError: The update does not fit the model, is zero or not finite, or a parameter is out of range.
+        ConfigError: The update does not fit the model, is zero or not finite, a parameter is out of range, there are
+            several local steps and no learning rate, or training at that rate diverges.
     """
     if not (len(shape) >= 2 and all(size >= 1 for size in shape)):
         raise ConfigError(f"shape {shape} must have the records and at least one more dimension, all at least 1")
@@ -160,9 +182,21 @@ def inversion(
     targets = loss.targets(shape[0])
     if method == "cosine" and targets is None:
         raise ConfigError('method "cosine" needs the labels: found None; attacks.label finds that of one record')
-    matching = _Matching(model, update, squared=method == "dlg")
+    if not isinstance(local_steps, Integral) or local_steps < 1:
+        raise ConfigError(f"local_steps {local_steps!r} must be a whole number, at least 1")
+    if learning_rate is not None and not (isinstance(learning_rate, Real) and 0 < learning_rate < math.inf):
+        raise ConfigError(f"learning_rate {learning_rate!r} must be a positive, finite number")
+    if local_steps > 1 and learning_rate is None:
+        raise ConfigError(f"local_steps {local_steps} needs the client's learning_rate: found None")
+    matching = _Matching(model, update, squared=method == "dlg", local_steps=local_steps, learning_rate=learning_rate)
+    own = (model.parameters,) if local_steps > 1 else ()
     try:
-        model.gradients(np.zeros(shape), np.full((shape[0], loss.classes), 1 / loss.classes))
+        model.gradients(np.zeros(shape), np.full((shape[0], loss.classes), 1 / loss.classes), *own)
+    except TypeError as error:
+        if not own:
+            raise
+        text = f"local_steps {local_steps} needs a model whose method gradients takes parameters: {error}"
+        raise ConfigError(text) from None
     except ValueError as error:
         text = f"inputs of shape {shape} do not fit the model, or {loss.classes} classes do not: {error}"
         raise ConfigError(text) from None
@@ -181,44 +215,99 @@ def inversion(
 
 
 class _Matching:
-    """The distance of a guess's gradient from the one seen, and its slope.
+    """The distance of a guess's gradient, or change of the model, from the one seen, and its slope.
 
     Args:
         model: The model.
-        update: The gradient seen.
+        update: The gradient seen, or the change if there is a learning rate.
         squared: Whether the distance is the squared one; else it is 1 less the cosine similarity.
+        local_steps: Steps behind the change.
+        learning_rate: Of these steps; None: the update is a gradient.
     """
 
-    def __init__(self, model: Model, update: Mapping[str, npt.ArrayLike], *, squared: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        update: Mapping[str, npt.ArrayLike],
+        *,
+        squared: bool,
+        local_steps: int = 1,
+        learning_rate: float | None = None,
+    ) -> None:
         self._model, self._squared, self.evaluations = model, squared, 0
+        self._steps, self._rate = local_steps, learning_rate
         self._names = list(model.parameters)
         self._shapes = {name: array.shape for name, array in model.parameters.items()}
         self._parameters = _flat(model.parameters, self._names)
-        self._seen = _flat(checked_arrays(update, self._shapes, "gradient"), self._names)
+        what = "gradient" if learning_rate is None else "change"
+        self._seen = _flat(checked_arrays(update, self._shapes, what), self._names)
         self._norm = float(np.linalg.norm(self._seen))
         if not self._norm > 0:
-            raise ConfigError("the gradient is zero everywhere: it tells nothing")
+            raise ConfigError(f"the {what} is zero everywhere: it tells nothing")
 
     def distance(self, inputs: Array, targets: Array) -> tuple[float, Array, Array]:
         """Return the distance, and its slope by the inputs and by the targets."""
-        self.evaluations += 2
-        gradient, *here = self._model.gradients(inputs, targets)
-        guess = _flat(gradient, self._names)
+        self.evaluations += 2 * self._steps
+        passes = self._trained(inputs, targets)
+        scale = 1.0 if self._rate is None else -self._rate  # from the sum of the gradients to the change
+        guess = scale * sum(one[1] for one in passes)
+        if not np.isfinite(guess).all():
+            raise ConfigError(
+                f"training a guess diverges: {self._steps} local steps at learning_rate {self._rate} give a change "
+                "that is not finite; needed the rate and the steps of the client"
+            )
         if self._squared:
             rest = (guess - self._seen) / self._norm
-            direction = rest * (2 / self._norm)
-            ahead = self._moved(inputs, targets, 1j * _COMPLEX_STEP * direction)
-            return float(rest @ rest), ahead[0].imag / _COMPLEX_STEP, ahead[1].imag / _COMPLEX_STEP
-        length = float(np.linalg.norm(guess)) or 1.0
-        cosine = float(guess @ self._seen) / (length * self._norm)
-        direction = (cosine / length * guess - self._seen / self._norm) / length
-        step = _REAL_STEP / (float(np.linalg.norm(direction)) or 1.0)
-        ahead = self._moved(inputs, targets, step * direction)
-        return 1 - cosine, (ahead[0] - here[0]) / step, (ahead[1] - here[1]) / step
+            value, direction = float(rest @ rest), rest * (2 / self._norm)
+        else:
+            length = float(np.linalg.norm(guess)) or 1.0
+            cosine = float(guess @ self._seen) / (length * self._norm)
+            value, direction = 1 - cosine, (cosine / length * guess - self._seen / self._norm) / length
+        return value, *self._slope(inputs, targets, passes, scale * direction)
 
-    def _moved(self, inputs: Array, targets: Array, change: npt.NDArray[Any]) -> tuple[Any, Any]:
-        """Return the gradients by the inputs and the targets where the parameters are changed."""
-        return self._model.input_gradients(inputs, targets, self._named(self._parameters + change))
+    def _trained(self, inputs: Array, targets: Array) -> list[tuple[Array, Array, Any, Any]]:
+        """Return of each local step the parameters before it, and the gradients by these, the inputs, the targets."""
+        passes: list[tuple[Array, Array, Any, Any]] = []
+        parameters = self._parameters
+        with np.errstate(over="ignore", invalid="ignore"):  # `distance` refuses what is not finite
+            for step in range(self._steps):
+                own = () if step == 0 else (self._named(parameters),)
+                gradient, *here = self._model.gradients(inputs, targets, *own)
+                flat = _flat(gradient, self._names)
+                passes.append((parameters, flat, *here))
+                parameters = parameters - (self._rate or 0.0) * flat
+        return passes
+
+    def _slope(self, inputs: Array, targets: Array, passes: Any, direction: Array) -> tuple[Array, Array]:
+        """Return the derivatives by the inputs and the targets, from the one by the sum of the gradients.
+
+        Args:
+            inputs: The guess.
+            targets: Its labels' probabilities.
+            passes: The local steps that the guess leads to.
+            direction: The derivative of the distance by the sum of these steps' gradients.
+        """
+        by_inputs, by_targets = np.zeros(np.shape(inputs)), np.zeros(np.shape(targets))
+        for step in reversed(range(self._steps)):
+            parameters, *here = passes[step]
+            length = 1.0 if self._squared else _REAL_STEP / (float(np.linalg.norm(direction)) or 1.0)
+            change: Any = 1j * _COMPLEX_STEP * direction if self._squared else length * direction
+            ahead = self._ahead(inputs, targets, self._named(parameters + change), first=step == 0)
+            slopes = [
+                there.imag / _COMPLEX_STEP if self._squared else (there - before) / length
+                for there, before in zip(ahead, here[-len(ahead) :], strict=True)
+            ]
+            by_inputs, by_targets = by_inputs + slopes[-2], by_targets + slopes[-1]
+            if step:
+                direction = direction - (self._rate or 0.0) * slopes[0]
+        return by_inputs, by_targets
+
+    def _ahead(self, inputs: Array, targets: Array, parameters: Parameters, *, first: bool) -> tuple[Any, ...]:
+        """Return the gradients by the parameters, the inputs and the targets; for the first step not by parameters."""
+        if first:  # nothing comes before it that would need them
+            return self._model.input_gradients(inputs, targets, parameters)
+        by_parameters, *others = self._model.gradients(inputs, targets, parameters)
+        return _flat(by_parameters, self._names), *others
 
     def _named(self, flat: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         found, at = {}, 0

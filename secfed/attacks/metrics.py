@@ -15,6 +15,9 @@ from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
 
+# Side of the square window of the structural similarity, and the constants that keep its fractions from 0 / 0.
+_SIDE = 7
+_K1, _K2 = 0.01, 0.03
 # An exact reconstruction has no error to divide by; this is the PSNR of an error of 1e-16.
 MOST_PSNR = 320.0
 
@@ -48,6 +51,50 @@ def psnr(guess: npt.ArrayLike, truth: npt.ArrayLike, peak: float = 1.0) -> float
     if not math.isfinite(error):
         return -MOST_PSNR
     return min(MOST_PSNR, 10 * math.log10(peak * peak / error)) if error else MOST_PSNR
+
+
+def ssim(guess: npt.ArrayLike, truth: npt.ArrayLike, peak: float = 1.0) -> float:
+    """Return the structural similarity of two pictures, from -1 to 1: the mean over all windows of 7 x 7 pixels.
+
+    It compares means, variances and covariance inside each window, so it sees shapes where a PSNR sees distances. All
+    pixels of a window count alike, and (co)variances are those of a sample (divided by 48, not 49).
+
+    Args:
+        guess: The reconstruction, shape `(height, width)`, one channel. A guess with values that are not finite, or
+            whose squares overflow, is as bad as it can be: -1.
+        truth: The original, of the same shape, with values from 0 to `peak`.
+        peak: Largest value of the original.
+
+    Raises:
+        ConfigError: The shapes differ or are not those of a picture of at least 7 x 7 pixels, the truth is not finite,
+            or the peak is not positive.
+
+    Source: Wang, Bovik, Sheikh, Simoncelli, *Image Quality Assessment: From Error Visibility to Structural Similarity*,
+    IEEE Transactions on Image Processing 2004, section III-B; the uniform window is the default of scikit-image.
+    """
+    from scipy.ndimage import uniform_filter
+
+    if not peak > 0:
+        raise ConfigError(f"peak {peak} must be positive")
+    found, wanted = np.asarray(guess, np.float64), np.asarray(truth, np.float64)
+    if found.shape != wanted.shape:
+        raise ConfigError(f"the guess has shape {found.shape}, the truth {wanted.shape}: needed the same")
+    if found.ndim != 2 or min(found.shape) < _SIDE:
+        raise ConfigError(f"found shape {found.shape}, needed (height, width), both at least {_SIDE}")
+    if not np.isfinite(wanted).all():
+        raise ConfigError("the truth has a value that is not finite")
+
+    inside = np.s_[:, _SIDE // 2 : -(_SIDE // 2), _SIDE // 2 : -(_SIDE // 2)]  # centers of windows in the picture
+    with np.errstate(over="ignore", invalid="ignore"):
+        pictures = np.stack([found, wanted, found * found, wanted * wanted, found * wanted])
+        means = np.asarray(uniform_filter(pictures, (1, _SIDE, _SIDE)), np.float64)[inside]
+        squares = means[0] ** 2 + means[1] ** 2
+        sample = _SIDE**2 / (_SIDE**2 - 1)
+        variances, covariance = sample * (means[2] + means[3] - squares), sample * (means[4] - means[0] * means[1])
+        c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
+        luminance = (2 * means[0] * means[1] + c1) / (squares + c1)
+        value = float(np.mean(luminance * (2 * covariance + c2) / (variances + c2)))
+    return value if math.isfinite(value) else -1.0
 
 
 def identified(guess: npt.ArrayLike, candidates: npt.ArrayLike) -> int:

@@ -4,7 +4,7 @@ Names and layouts of the parameters are those of a `torch.nn.Sequential` of the 
 `(outputs, inputs)` or `(outputs, inputs, height, width)`, `"0.bias"` of shape `(outputs,)`.
 
 Gradients are first-order only. The parameters may be complex, which turns a gradient into a directional derivative of
-itself (`matching.py`). A ReLU then goes by the sign of the real part.
+itself (`inversion.py`). A ReLU then goes by the sign of the real part.
 """
 
 import math
@@ -235,17 +235,20 @@ class Network:
             inputs = layer.forward(self._of(number, layer, self.parameters), inputs).output
         return inputs
 
-    def gradients(self, inputs: Array, targets: Array) -> tuple[dict[str, Array], Array, Array]:
+    def gradients(
+        self, inputs: Array, targets: Array, parameters: Parameters | None = None
+    ) -> tuple[dict[str, Array], Array, Array]:
         """Return the gradients of the loss by the parameters, by the inputs and by the targets.
 
         Args:
             inputs: The first layer's, one record a row.
             targets: Probabilities of the classes, shape `(records, classes)`.
+            parameters: Real or complex, by name; by default the network's own.
 
         Returns:
             By name; the inputs' shape; the targets' shape.
         """
-        passes, slope, of_targets = self._passes(inputs, targets, self.parameters)
+        passes, slope, of_targets = self._passes(inputs, targets, self.parameters if parameters is None else parameters)
         found: dict[str, Array] = {}
         for number in reversed(range(len(passes))):
             for name, array in zip(("weight", "bias"), passes[number].to_parameters(slope), strict=False):

@@ -37,6 +37,8 @@ def test_without_protection_every_picture_is_rebuilt_exactly(secfed: Runner, tmp
     found = attacked(secfed, tmp_path)
     assert found["messages"]["psnr"] > 150 and found["messages"]["identified"] == 1
     assert found["baseline"]["psnr"] < 15 and found["messages"]["null"]["psnr"]["upper"] < 15
+    assert found["messages"]["ssim"] > 0.999 and found["messages"]["null"]["ssim"]["upper"] < 0.1
+    assert 0.3 < found["baseline"]["ssim"] < 0.8 and found["messages"]["ssim"] > found["sum"]["ssim"]
     assert found["epsilon"] is found["delta"] is None
     data = Path(*found["files"]).read_bytes()
     assert data.startswith(b"\x89PNG") and len(data) > 10_000
@@ -54,6 +56,7 @@ def test_a_protection_of_the_sum_hides_messages_and_not_the_sum(
 ) -> None:
     found = attacked(secfed, tmp_path, "--aggregator", *protection)
     assert at_chance(found["messages"])
+    assert found["messages"]["ssim"] < 0.1 < found["baseline"]["ssim"] < found["sum"]["ssim"]
     assert found["sum"]["psnr"] > 30 and found["sum"]["identified"] >= 0.25  # units that one client alone turned on
 
 

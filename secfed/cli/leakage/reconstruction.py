@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secfed.attacks import Interval, psnr
+from secfed.attacks import Interval, psnr, ssim
 from secfed.attacks.metrics import identified
 from secfed.cli.extras import require
 from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound
@@ -26,23 +26,28 @@ class Score:
 
     Attributes:
         psnr: Of the best guess for each client, mean over the clients, in decibels.
+        ssim: Structural similarity of the same guesses, mean over the clients, from -1 to 1.
         identified: Fraction of clients of which some guess tells the picture among 100.
         best: The best guess for each client by id, shape `(pixels,)`.
         null_psnr: The same of the same attack on noise in place of an update.
+        null_ssim: The same of the same attack on noise.
         null_identified: The same of the same attack on noise.
     """
 
     psnr: float
+    ssim: float
     identified: float
     best: dict[int, Array] = field(repr=False)
     null_psnr: Interval
+    null_ssim: Interval
     null_identified: Interval
 
     def to_json(self) -> dict[str, Any]:
         """Return what the command line prints."""
-        nulls = {"psnr": self.null_psnr, "identified": self.null_identified}
+        nulls = {"psnr": self.null_psnr, "ssim": self.null_ssim, "identified": self.null_identified}
         return {
             "psnr": self.psnr,
+            "ssim": self.ssim,
             "identified": self.identified,
             "null": {name: asdict(null) for name, null in nulls.items()},
         }
@@ -50,9 +55,9 @@ class Score:
     def __str__(self) -> str:
         null, named = self.null_psnr, self.null_identified
         return (
-            f"PSNR {self.psnr:.1f} dB, {100 * self.identified:.0f} % identified; on noise {null.mean:.1f} dB "
-            f"({null.lower:.1f} to {null.upper:.1f}), {100 * named.mean:.1f} % "
-            f"({100 * max(0.0, named.lower):.1f} to {100 * min(1.0, named.upper):.1f})"
+            f"PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.2f}, {100 * self.identified:.0f} % identified; on noise "
+            f"{null.mean:.1f} dB ({null.lower:.1f} to {null.upper:.1f}), SSIM {self.null_ssim.mean:.2f}, "
+            f"{100 * named.mean:.1f} % ({100 * max(0.0, named.lower):.1f} to {100 * min(1.0, named.upper):.1f})"
         )
 
 
@@ -68,6 +73,7 @@ class Reconstruction:
             clients that work together; None if it saw none.
         released: The same from the mean that everybody sees.
         baseline: PSNR of the mean picture: a guess without any information.
+        baseline_ssim: Its structural similarity.
     """
 
     recorded: RecordedRound
@@ -76,6 +82,7 @@ class Reconstruction:
     sum: Score | None
     released: Score
     baseline: float
+    baseline_ssim: float
 
     def to_json(self, files: list[str]) -> dict[str, Any]:
         """Return the result as the command line prints it."""
@@ -96,7 +103,7 @@ class Reconstruction:
             "messages": self.messages and self.messages.to_json(),
             "sum": self.sum and self.sum.to_json(),
             "released": self.released.to_json(),
-            "baseline": {"psnr": self.baseline, "identified": 1 / CANDIDATES},
+            "baseline": {"psnr": self.baseline, "ssim": self.baseline_ssim, "identified": 1 / CANDIDATES},
             "files": files,
         }
 
@@ -112,7 +119,7 @@ class Reconstruction:
             f"from each client's message, as the adversary saw it: {self.messages or 'it sees none'}",
             f"from {whose}, as the adversary got it: {self.sum or 'it gets none'}",
             f"from the mean that is released: {self.released}",
-            f"without any information, the mean picture has {self.baseline:.1f} dB",
+            f"without any information, the mean picture has {self.baseline:.1f} dB, SSIM {self.baseline_ssim:.2f}",
         ]
 
 
@@ -148,6 +155,7 @@ def reconstruct(
         None if view.mean is None else _score(recorded, from_a_sum(view.mean, count), of_sums),
         _score(recorded, from_a_sum(recorded.released, everybody), of_released),
         float(np.mean([psnr(recorded.baseline, recorded.pictures[client_id]) for client_id in view.clients])),
+        _similarity(recorded, dict.fromkeys(view.clients, recorded.baseline)),
     )
 
 
@@ -193,9 +201,18 @@ def _by_client(recorded: RecordedRound, guesses: Mapping[int, Array] | Array) ->
     return guesses if isinstance(guesses, Mapping) else dict.fromkeys(recorded.view.clients, guesses)
 
 
+def _similarity(recorded: RecordedRound, best: Mapping[int, Array]) -> float:
+    """Return the mean structural similarity of the clients' pictures and a guess for each."""
+    square = recorded.task.side, recorded.task.side
+    pictures = recorded.pictures
+    return float(np.mean([ssim(one.reshape(square), pictures[number].reshape(square)) for number, one in best.items()]))
+
+
 def _score(recorded: RecordedRound, guesses: Any, null: list[tuple[float, float, dict[int, Array]]]) -> Score:
     found, told, best = quality(recorded, guesses)
-    return Score(found, told, best, Interval.of([one[0] for one in null]), Interval.of([one[1] for one in null]))
+    similar = Interval.of([_similarity(recorded, one[2]) for one in null])
+    psnrs, names = Interval.of([one[0] for one in null]), Interval.of([one[1] for one in null])
+    return Score(found, _similarity(recorded, best), told, best, psnrs, similar, names)
 
 
 def noise_like(update: Any, random: np.random.Generator) -> dict[str, Array]:
