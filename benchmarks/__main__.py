@@ -16,15 +16,14 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import encrypted_sums, privacy, secure_aggregation
+from benchmarks import encrypted_sums, leakage, privacy, secure_aggregation
 from benchmarks.measure import Line
 
 MARKER = "<!-- table -->"
-GROUPS = {
-    group.__name__.removeprefix("benchmarks."): group.ALL for group in (secure_aggregation, encrypted_sums, privacy)
-}
-ALL = secure_aggregation.ALL + encrypted_sums.ALL + privacy.ALL
-PEERS = secure_aggregation.PEERS + encrypted_sums.PEERS + privacy.PEERS
+MODULES = (secure_aggregation, encrypted_sums, privacy, leakage)
+GROUPS = {group.__name__.removeprefix("benchmarks."): group.ALL for group in MODULES}
+ALL = tuple(part for group in MODULES for part in group.ALL)
+PEERS = tuple(part for group in MODULES for part in group.PEERS)
 
 
 def table(lines: Iterable[Line]) -> str:

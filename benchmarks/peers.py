@@ -1,11 +1,14 @@
 """Peers, each in a virtual environment of its own below `build/peers/`."""
 
+import io
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / "build" / "peers"
@@ -62,4 +65,24 @@ def accountant(engine: str, settings: Sequence[tuple[Any, float]], seconds: int)
         command, input=asked, text=True, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
+
+
+def torch_inversion(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Search for a picture by its gradient in PyTorch; see `peer_torch.py`.
+
+    Args:
+        arrays: `"gradient NAME"` and `"parameter NAME"` for each parameter, and `"start"`: picture and logits.
+
+    Returns:
+        For the searches `"scipy"` and `"torch"`: CPU seconds, evaluations, the picture and the label.
+    """
+    python = environment("torch", "torch==2.13.0", "numpy", "scipy")
+    stored = io.BytesIO()
+    np.savez(stored, **arrays)
+    command = [str(python), str(HERE / "peer_torch.py")]
+    done = subprocess.run(
+        command, input=stored.getvalue(), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return results

@@ -1,0 +1,297 @@
+"""The attacks: how well and how fast they rebuild inputs, and whether the self-audit finds bugs that were planted.
+
+Pictures are real: MNIST's digits, and a photograph that scikit-image ships. CPU time of one thread, unless a line says
+otherwise.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+from skimage.data import astronaut
+
+import secfed
+from benchmarks import peers
+from benchmarks.measure import Line, cpu, wall
+from secfed.attacks import (
+    CrossEntropy,
+    Inversion,
+    View,
+    exact_inputs,
+    inversion,
+    linear_inputs,
+    psnr,
+    self_audit,
+)
+from secfed.attacks.networks import Activation, Conv2d, Flatten, Linear, Network
+from secfed.cli.simulation.datasets import mnist
+from secfed.encoding.conditional_rounding import clip_by_norm
+
+Update = dict[str, np.ndarray]
+Found = TypeVar("Found")
+
+PIXELS, UNITS, CLASSES = 784, 400, 10
+CLIENTS, EXACT_SEEDS = 14, 20
+PICTURES, PAIRS = 10, 5  # for deep leakage from gradients, and of these in PyTorch too
+PHOTOGRAPH_SEEDS = 3
+AUDIT_SEEDS, COORDINATES = 200, 20_000
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return MNIST's held-out pictures, shape `(1000, 784)`, and their labels; both in a fixed random order."""
+    pictures, labels = mnist(1).test
+    order = np.random.default_rng(0).permutation(len(labels))
+    return pictures[order], labels[order]
+
+
+def timed(attack: Callable[[], Found]) -> tuple[float, Found]:
+    """Return the CPU seconds of one attack, and what it found."""
+    found: list[Found] = []
+    return cpu(lambda: found.append(attack())), found[0]
+
+
+def perceptron_updates(clients: int, seed: int) -> tuple[np.ndarray, list[Update]]:
+    """Return the clients' digits, and each one's gradient of the first layer of an untrained perceptron."""
+    random = np.random.default_rng(seed)
+    network = Network.drawn([Linear(PIXELS, UNITS), Activation("relu"), Linear(UNITS, CLASSES)], random)
+    rows = random.choice(len(digits()[1]), clients, replace=False)
+    pictures, targets = digits()[0][rows], np.eye(CLASSES)[digits()[1][rows]]
+    gradients = [network.gradients(pictures[i : i + 1], targets[i : i + 1])[0] for i in range(clients)]
+    return pictures, [{"weight": one["0.weight"], "bias": one["0.bias"]} for one in gradients]
+
+
+def analytic_recovery() -> Iterator[Line]:
+    [picture], [update] = perceptron_updates(1, 0)
+    found = linear_inputs(update["weight"], update["bias"])
+    seconds = statistics.median(cpu(lambda: linear_inputs(update["weight"], update["bias"])) for _ in range(15))
+    error = float(np.abs(found - picture).max())
+    yield Line(
+        f"one digit's {PIXELS} pixels from the gradient of a linear layer of {UNITS} units",
+        "largest error at most 1e-12, under 10 ms",
+        f"{error:.0e}, {seconds * 1000:.2f} ms",
+        error <= 1e-12 and seconds < 0.01,
+    )
+
+
+def seen_from_lenet(number: int) -> tuple[Network, np.ndarray, Update]:
+    """Return an untrained LeNet of sigmoids, a digit of shape `(1, 1, 28, 28)`, and the gradient of that digit."""
+    sigmoid = Activation("sigmoid")
+    layers = (
+        Conv2d(1, 12, 5, 2, 2), sigmoid, Conv2d(12, 12, 5, 2, 2), sigmoid, Conv2d(12, 12, 5, 1, 2), sigmoid, Flatten(),
+        Linear(588, CLASSES),
+    )  # fmt: skip
+    network = Network.drawn(layers, np.random.default_rng(number))
+    picture = digits()[0][number].reshape(1, 1, 28, 28)
+    return network, picture, network.gradients(picture, np.eye(CLASSES)[[digits()[1][number]]])[0]
+
+
+def deep(network: Network, update: Update, seed: int) -> Inversion:
+    """Search for a digit and its label."""
+    return inversion(network, CrossEntropy(CLASSES), update, shape=(1, 1, 28, 28), seed=seed)
+
+
+def deep_leakage() -> Iterator[Line]:
+    quality, seconds, right = [], [], 0
+    for number in range(PICTURES):
+        network, picture, update = seen_from_lenet(number)
+        took, found = timed(lambda network=network, update=update, number=number: deep(network, update, number))
+        seconds.append(took)
+        quality.append(psnr(found.inputs, picture))
+        right += int(found.labels[0] == digits()[1][number])
+    size = sum(array.size for array in network.parameters.values())
+    yield Line(
+        f"deep leakage from gradients, LeNet of sigmoids ({size:,} parameters), label unknown, {PICTURES} digits of "
+        "28 x 28, one start each: lowest PSNR",
+        "at least 55 dB",
+        f"{min(quality):.0f} dB",
+        min(quality) >= 55,
+        f"{sum(one >= 55 for one in quality)} of {PICTURES} digits reach 55 dB, median "
+        f"{statistics.median(quality):.0f} dB; label right for {right}; {statistics.median(seconds):.2f} s in the "
+        f"median, {max(seconds):.2f} s at most",
+    )
+
+
+def deep_leakage_against_torch() -> Iterator[Line]:
+    ours, theirs = [], {"scipy": [], "torch": []}
+    for number in range(PAIRS):
+        network, picture, update = seen_from_lenet(number)
+        random = np.random.default_rng(number)  # draws the start as `inversion` does
+        arrays = {"start": np.append(random.uniform(0.0, 1.0, picture.size), random.normal(size=CLASSES))}
+        arrays |= {f"parameter {name}": array for name, array in network.parameters.items()}
+        arrays |= {f"gradient {name}": array for name, array in update.items()}
+        seconds, found = timed(lambda network=network, update=update, number=number: deep(network, update, number))
+        ours.append((seconds, psnr(found.inputs, picture), found.evaluations // 2))
+        for name, other in peers.torch_inversion(arrays).items():
+            quality = psnr(np.reshape(other["picture"], picture.shape), picture)
+            theirs[name].append((other["cpu"], quality, other["evaluations"]))
+
+    def figures(runs: list[tuple[float, float, int]]) -> str:
+        seconds, quality, evaluations = (statistics.median(column) for column in zip(*runs, strict=True))
+        each = statistics.median(one / count for one, _, count in runs) * 1e3
+        lowest = min(quality for _, quality, _ in runs)
+        return (
+            f"{seconds:.2f} s, {quality:.0f} dB (lowest {lowest:.0f}), {evaluations:.0f} evaluations of {each:.1f} ms"
+        )
+
+    names = {"scipy": "SciPy's L-BFGS-B, as ours", "torch": "PyTorch's own L-BFGS"}
+    for name, search_name in names.items():
+        ratio = statistics.median(one / other for (one, *_), (other, *_) in zip(ours, theirs[name], strict=True))
+        yield Line(
+            f"the same search, {PAIRS} digits, against PyTorch's derivatives with {search_name}, median of ratios",
+            "at most 1 times its CPU",
+            f"{ratio:.2f} times",
+            ratio <= 1,
+            f"medians: ours {figures(ours)}; PyTorch {figures(theirs[name])}",
+        )
+
+
+def photograph() -> np.ndarray:
+    """Return the astronaut's head, each pixel the mean of 8 x 8: shape `(1, 3, 32, 32)`, values from 0 to 1."""
+    crop = np.asarray(astronaut(), np.float64)[:256, 96:352] / 255
+    return crop.reshape(32, 8, 32, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1)[None]
+
+
+def inverting_gradients() -> Iterator[Line]:
+    relu, picture, steps = Activation("relu"), photograph(), 500
+    layers = (
+        Conv2d(3, 32, 3, 1, 1), relu, Conv2d(32, 32, 3, 2, 1), relu, Conv2d(32, 64, 3, 2, 1), relu, Flatten(),
+        Linear(4096, CLASSES),
+    )  # fmt: skip
+    quality, seconds = [], []
+    for seed in range(PHOTOGRAPH_SEEDS):
+        network = Network.drawn(layers, np.random.default_rng(seed))
+        update = network.gradients(picture, np.eye(CLASSES)[[seed]])[0]
+        loss = CrossEntropy(CLASSES, [seed])
+        options = {"shape": picture.shape, "method": "cosine", "steps": steps, "seed": seed}
+        took, found = timed(
+            lambda network=network, loss=loss, update=update, options=options: inversion(
+                network, loss, update, **options
+            )
+        )
+        seconds.append(took)
+        quality.append(psnr(found.inputs, picture))
+    size = sum(array.size for array in network.parameters.values())
+    yield Line(
+        f"inverting gradients, convolutions and ReLUs ({size:,} parameters), a color photograph of 32 x 32, label "
+        f"known, {steps} steps, {PHOTOGRAPH_SEEDS} networks: lowest PSNR",
+        "at least 25 dB",
+        f"{min(quality):.1f} dB",
+        min(quality) >= 25,
+        f"median {statistics.median(quality):.1f} dB; {statistics.median(seconds):.1f} s in the median",
+    )
+
+
+def exact_recovery() -> Iterator[Line]:
+    """From the sum that secure aggregation shows the server, rounded to 32 bits."""
+    seconds, exact, wrong = [], 0, 0
+    for seed in range(EXACT_SEEDS):
+        pictures, sent = perceptron_updates(CLIENTS, seed)
+        clip = 1.1 * max(float(np.abs(array).max()) for update in sent for array in update.values())
+        session = secfed.SecAgg(threshold=1.0, max_weight=1, clip=clip, bits=32)
+        mean = View.of_server(session.aggregate(sent, record=True).transcript).mean
+        took, found = timed(lambda mean=mean: exact_inputs(mean["weight"], mean["bias"]))
+        seconds.append(took)
+        inputs = found.inputs
+        right = len(inputs) == CLIENTS and np.abs(inputs[:, None] - pictures).max(axis=2).min(axis=0).max() < 1e-3
+        exact += bool(right)
+        wrong += bool(len(inputs) and not right)
+    yield Line(
+        f"all {CLIENTS} clients' digits from the sum of their gradients under secure aggregation (784-400-10, "
+        "untrained): sums of which every pixel is within 1e-3",
+        f"{EXACT_SEEDS} of {EXACT_SEEDS}",
+        f"{exact} of {EXACT_SEEDS}",
+        exact == EXACT_SEEDS,
+        f"{wrong} wrong answers, {EXACT_SEEDS - exact - wrong} without an answer",
+    )
+    yield Line(
+        "the same: time of the attack on one sum, the slowest",
+        "at most 2 s",
+        f"{max(seconds):.1f} s",
+        max(seconds) <= 2,
+        f"{sum(one <= 2 for one in seconds)} of {EXACT_SEEDS} take at most 2 s; {statistics.median(seconds):.2f} s "
+        "in the median",
+    )
+
+
+def pipeline(
+    seed: int, *, clip_norm: float = 1.0, noise_std: float = 1.0, without_noise: int = 0
+) -> Callable[[list[np.ndarray], int], np.ndarray]:
+    """Return a noisy sum whose claim is a clip of 1 and noise of 1; the arguments plant a bug."""
+    random = np.random.default_rng([seed, 1])
+
+    def release(contributions: list[np.ndarray], number: int) -> np.ndarray:
+        noise = random.normal(0.0, noise_std, COORDINATES)
+        noise[COORDINATES - without_noise :] = 0.0
+        return sum((clip_by_norm(one, clip_norm) for one in contributions), noise)
+
+    return release
+
+
+def planted_bugs() -> Iterator[Line]:
+    """The slow part: 800 audits."""
+    bugs = {
+        "none": {},
+        f"no noise on the last 100 of {COORDINATES:,} coordinates": {"without_noise": 100},
+        "a clip of 1.2 instead of 1": {"clip_norm": 1.2},
+        "half the noise": {"noise_std": 0.5},
+    }
+    for name, bug in bugs.items():
+        failures, seconds = [], []
+        for seed in range(AUDIT_SEEDS):
+
+            def run(bug: dict[str, float] = bug, seed: int = seed, failures: list[tuple[str, ...]] = failures) -> None:
+                random = np.random.default_rng([seed, 0])
+                claim = {"clients": 10, "size": COORDINATES, "clip_norm": 1.0, "noise_multiplier": 1.0}
+                failures.append(self_audit(pipeline(seed, **bug), generator=random, **claim).failures)
+
+            seconds.append(cpu(run))
+        alarms, right = sum(map(bool, failures)), 0 if name == "none" else AUDIT_SEEDS
+        checks = sorted({check for names in failures for check in names})
+        yield Line(
+            f"self-audit of a noisy sum, {AUDIT_SEEDS} seeds, planted bug: {name}",
+            f"{right} alarms",
+            f"{alarms}",
+            alarms == right,
+            f"{sum(seconds):.0f} s in all, {statistics.median(seconds) * 1000:.0f} ms for one audit; "
+            + (f"found by {', '.join(checks)}" if checks else "no check failed"),
+        )
+
+
+def whole_matrix() -> Iterator[Line]:
+    for options, most in ((["--quick"], 40), ([], 300)):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "secfed", "attack", "--all", *options, "--output", folder, "--json"]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = wall(
+                lambda command=command: subprocess.run(
+                    command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        yield Line(
+            f"`{' '.join(['secfed attack --all', *options])}`, every attack against every protection: wall time",
+            f"under {most} s",
+            f"{seconds:.0f} s",
+            seconds < most,
+            f"{used:.0f} s of CPU",
+        )
+
+
+ALL = (
+    analytic_recovery,
+    deep_leakage,
+    deep_leakage_against_torch,
+    inverting_gradients,
+    exact_recovery,
+    planted_bugs,
+    whole_matrix,
+)
+PEERS = (deep_leakage_against_torch,)
