@@ -120,7 +120,8 @@ def some_cells() -> list[matrix.Cell]:
     return [replace(cell, attack=attack, protection=name) for name in matrix.PROTECTIONS for attack in drawn]
 
 
-def test_the_page_names_every_cell_and_loads_nothing() -> None:
+def test_the_page_names_every_cell_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_DPI", 20)  # drawing takes most of the time
     curves = Curves(
         (CohortPoint(1, 1.0, 60.0, Interval(0.0, 0.0, 0.02)), CohortPoint(50, 0.01, 12.0, Interval(0.0, 0.0, 0.02))),
         (EpsilonPoint(None, 1.0, 40.0, 0.7, 0.6, 0.8), EpsilonPoint(3.0, 0.0, 8.0, 0.5, 0.6, 0.3)),

@@ -20,6 +20,7 @@ Array = npt.NDArray[np.float64]
 DRAWN = ("picture from a message", "picture from the sum", "picture from the sum, wide layer", "face from a message",
           "face from the sum")  # fmt: skip
 
+_DPI = 130
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 0 .6rem 3rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -186,7 +187,7 @@ def _png(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)  # draws to memory: no window system is asked
     draw(figure)
     image = io.BytesIO()
