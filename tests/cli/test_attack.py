@@ -25,6 +25,8 @@ def attacked(secfed: Runner, tmp_path: Path, *options: object, name: str = "anal
     run = secfed("attack", name, "--json", "--output", tmp_path, *options)
     assert run.exit_code == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
+    score = found["released"]
+    assert f"PSNR {score['psnr']:.1f} dB, SSIM {score['ssim']:z.2f}, " in run.stderr
     assert [Path(file).name for file in found["files"]] == [f"{name}.png"] and Path(*found["files"]).exists()
     return found
 

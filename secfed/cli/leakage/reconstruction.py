@@ -55,8 +55,8 @@ class Score:
     def __str__(self) -> str:
         null, named = self.null_psnr, self.null_identified
         return (
-            f"PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.2f}, {100 * self.identified:.0f} % identified; on noise "
-            f"{null.mean:.1f} dB ({null.lower:.1f} to {null.upper:.1f}), SSIM {self.null_ssim.mean:.2f}, "
+            f"PSNR {self.psnr:.1f} dB, SSIM {self.ssim:z.2f}, {100 * self.identified:.0f} % identified; on noise "
+            f"{null.mean:.1f} dB ({null.lower:.1f} to {null.upper:.1f}), SSIM {self.null_ssim.mean:z.2f}, "
             f"{100 * named.mean:.1f} % ({100 * max(0.0, named.lower):.1f} to {100 * min(1.0, named.upper):.1f})"
         )
 
@@ -119,7 +119,7 @@ class Reconstruction:
             f"from each client's message, as the adversary saw it: {self.messages or 'it sees none'}",
             f"from {whose}, as the adversary got it: {self.sum or 'it gets none'}",
             f"from the mean that is released: {self.released}",
-            f"without any information, the mean picture has {self.baseline:.1f} dB, SSIM {self.baseline_ssim:.2f}",
+            f"without any information, the mean picture has {self.baseline:.1f} dB, SSIM {self.baseline_ssim:z.2f}",
         ]
 
 
