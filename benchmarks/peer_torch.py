@@ -64,7 +64,7 @@ def by_scipy(distance: Callable[[torch.Tensor], torch.Tensor], start: np.ndarray
 
     low, high = np.full(SIZE + CLASSES, -np.inf), np.full(SIZE + CLASSES, np.inf)
     low[:SIZE], high[:SIZE] = 0.0, 1.0
-    options = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 100, "ftol": 0.0, "gtol": 0.0}
+    options = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 30, "ftol": 0.0, "gtol": 0.0}
     found = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=Bounds(low, high), options=options)
     return found.x, found.nfev
 

@@ -349,7 +349,7 @@ def _deep_leakage(
             return value, np.append(by_inputs.ravel(), by_targets.ravel())
         return value, by_inputs.ravel()
 
-    options: Any = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 100, "ftol": 0.0, "gtol": 0.0}
+    options: Any = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 30, "ftol": 0.0, "gtol": 0.0}
     limits: Any = Bounds(least, most)
     found = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits, options=options)
     inputs, probabilities = parts(np.asarray(found.x, np.float64))
