@@ -1,7 +1,7 @@
 """One recorded round of clients that hold one picture each: the hardest case for a protection of the sum."""
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from secfed.aggregation import Aggregate, Aggregator, Privacy
 from secfed.attacks import View
 from secfed.cli.leakage.tasks import Digits, Task, Update
 from secfed.errors import ConfigError
+from secfed.paillier import PrivateKey, generate_keypair
 
 Array = npt.NDArray[np.float64]
 AggregatorKind = Literal["plain", "secagg", "paillier"]
@@ -166,6 +167,12 @@ def clipped(settings: Settings, update: Update) -> Update:
     return {name: factor * array for name, array in update.items()}
 
 
+@cache
+def _key(key_bits: int) -> PrivateKey:
+    """Make a key once in a process: it takes a second, and protects nothing here."""
+    return generate_keypair(key_bits)[1]
+
+
 def aggregator_of(kind: AggregatorKind, key_bits: int, max_weight: int, seed: int) -> Aggregator:
     """Return an aggregator that needs all clients; keys do not follow from the seed.
 
@@ -174,7 +181,7 @@ def aggregator_of(kind: AggregatorKind, key_bits: int, max_weight: int, seed: in
     if kind == "plain":
         return Plain()
     if kind == "paillier":
-        return Paillier(key_bits, noise="short", max_weight=max_weight, rounding_seed=seed)
+        return Paillier(private_key=_key(key_bits), noise="short", max_weight=max_weight, rounding_seed=seed)
     return SecAgg(threshold=1.0, max_weight=max_weight, rounding_seed=seed)
 
 

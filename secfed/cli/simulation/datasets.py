@@ -3,7 +3,9 @@
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +50,18 @@ class Federation:
 Loader = Callable[[int, float, int], Federation]
 
 
+@cache
+def _digits() -> tuple[Any, Any]:
+    """Read the file once in a process; nobody writes to the arrays."""
+    require("scikit-learn")
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    for array in (pixels, labels):
+        array.flags.writeable = False
+    return pixels, labels
+
+
 def digits(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
     """Load scikit-learn's digits: 1797 pictures of 8 x 8 pixels by 13 writers, who follow each other in the file.
 
@@ -69,10 +83,7 @@ def digits(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
     Source:
         E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI 1998 (CC BY 4.0), its test part.
     """
-    require("scikit-learn")
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = _digits()
     labels = labels.astype(np.int64)
     parts = None
     if 1 <= clients <= DIGIT_WRITERS:
