@@ -1,6 +1,6 @@
 """What a server reads when one part of a mask is weak: a mask used twice, a missing self mask, a seed of few bits.
 
-Threat model: an honest, curious server that has the masked vectors and the secrets that key holders opened to it.
+Threat model: an honest, curious server that has the masked vectors and the secrets that clients opened to it.
 
 What defeats it: fresh masks in every session, a self mask on every vector, and seeds that are too long to try.
 
@@ -119,7 +119,7 @@ def without_self_mask(
 ) -> Unmasked:
     """Take the pair masks off a masked vector: without a self mask, this leaves the update.
 
-    A server gets a client's pair masks when it asks the key holders for the mask key of a client that it takes for a
+    A server gets a client's pair masks when it asks the others for the mask key of a client that it takes for a
     dropout, whose vector then comes late after all.
 
     Args:

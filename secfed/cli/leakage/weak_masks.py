@@ -199,7 +199,7 @@ def weak_self_seed(settings: Settings) -> Variant:
     return Variant(
         "weak self seed",
         f"client {_LATE}'s self mask has a seed of {bits} bits, and its vector comes when the server has given it up",
-        "takes off the pair masks that the key holders opened, then tries every seed of a self mask",
+        "takes off the pair masks that the holders opened, then tries every seed of a self mask",
         _looks_uniform(weakened),
         attack(weakened),
         attack(real),
@@ -225,7 +225,7 @@ def weak_pair_seed(settings: Settings) -> Variant:
     return Variant(
         "weak pair seed",
         f"the mask that two clients have in common has a seed of {bits} bits",
-        "takes off the self mask that the key holders opened, then tries every seed of a pair mask",
+        "takes off the self mask that the holders opened, then tries every seed of a pair mask",
         _looks_uniform(weakened),
         attack(weakened),
         attack(session(config, updates)),
@@ -267,7 +267,7 @@ def no_self_mask(settings: Settings) -> Variant:
     return Variant(
         "no self mask",
         f"client {_LATE} has pair masks only, and its vector comes when the server has given it up",
-        "takes off the pair masks that the key holders opened",
+        "takes off the pair masks that the holders opened",
         _looks_uniform(weakened),
         attack(weakened),
         attack(real),
