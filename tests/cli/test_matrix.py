@@ -50,8 +50,9 @@ def test_the_whole_matrix_tells_what_leaks_and_what_does_not(run: tuple[dict[str
         assert {(attack, name) for attack in (*SUMS, MEMBER)} <= leaks
     assert ("picture from the sum", "secagg, 50 clients") not in leaks
     assert found["picture from the sum", "secagg, 3 clients"]["success"] == 1
-    # Each of nine is called a leak by chance once in a hundred runs, so two are once in 300.
-    assert len(leaks & {(attack, "secagg, clients' noise") for attack in (*MESSAGES, *SUMS, MEMBER)}) < 2
+    # Each of eight is called a leak by chance once in a hundred runs, so three are once in 10,000.
+    assert len(leaks & {(attack, "secagg, clients' noise") for attack in (*MESSAGES, *SUMS)}) < 3
+    assert found[MEMBER, "secagg, clients' noise"]["success"] < 0.7
 
 
 @pytest.mark.slow
@@ -61,7 +62,8 @@ def test_the_curves_fall_with_the_cohort_and_with_epsilon(run: tuple[dict[str, A
     assert cohorts[0]["identified"] == 1 and cohorts[-1]["identified"] < 0.2
     assert epsilons[0]["epsilon"] is None and epsilons[-1]["epsilon"] == 3
     assert epsilons[-1]["identified"] <= 0.25 < epsilons[0]["identified"]
-    assert epsilons[-1]["auc"] < epsilons[-1]["chance_auc"] < epsilons[0]["auc"]
+    assert epsilons[-1]["chance_auc"] < epsilons[0]["auc"]
+    assert epsilons[-1]["auc"] < 0.7  # noise that no seed decides: five standard deviations above chance
     assert epsilons[-1]["accuracy"] < epsilons[0]["accuracy"]  # the price
 
 
