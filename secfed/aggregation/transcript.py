@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.aggregation.private_sum import PrivateSum
-from secfed.aggregation.transform import Transform
+from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.crypto.packing import unpack
 from secfed.crypto.ring import signed
@@ -147,11 +147,7 @@ class Transcript:
         Raises:
             EncodingError: There is no sum.
         """
-        if self.total is None:
-            raise EncodingError("the session ended without a sum")
-        if isinstance(self.transform, PrivateSum):
-            return self.transform.read(self.transform.centre(self.total)).mean
-        return self.transform.decode(self.total, self.survivors).mean
+        return self._decoded().mean
 
     @property
     def weight(self) -> float:
@@ -160,11 +156,14 @@ class Transcript:
         Raises:
             EncodingError: There is no sum.
         """
+        return self._decoded().weight
+
+    def _decoded(self) -> Decoded:
         if self.total is None:
             raise EncodingError("the session ended without a sum")
         if isinstance(self.transform, PrivateSum):
-            return self.transform.read(self.transform.centre(self.total)).weight
-        return self.transform.decode(self.total, self.survivors).weight
+            return self.transform.read(self.transform.centre(self.total))
+        return self.transform.decode(self.total, self.survivors)
 
     @property
     def key_holders(self) -> int:

@@ -58,7 +58,7 @@ _LEAST_SPREAD = 0.02
 # The largest share of a layer's units for which an input and its slopes may disagree: further local steps turn units on
 # or off (up to 12 % in three epochs), and rounding hides small slopes. In wrong answers, some record had 45 % or more.
 _MOST_DISAGREEMENT = 0.15
-# The weakest record's singular value must be so many times the largest that noise alone has.
+# The weakest record's singular value must be at least this many times the largest one of noise alone.
 _LEAST_STRENGTH = 1.2
 # Rounding of doubles, relative to the longest row.
 _ROUNDING = 1e-14
@@ -114,7 +114,7 @@ def exact_inputs(
     Returns:
         Inputs for all records, or none. Failure is no error. Without `weights` the inputs can be wrong, above all on
         trained networks. With `weights` the attack checks that each input turns on the units in which it left a slope
-        and, but for 15 % of the units, no others. It repairs what disagrees, and gives nothing if it cannot. A wrong
+        and no others, with up to 15 % of exceptions. It repairs what disagrees, and gives nothing if it cannot. A wrong
         answer then needs records that turn on almost the same units.
 
     Raises:

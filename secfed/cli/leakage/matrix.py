@@ -1,6 +1,6 @@
 """The matrix: every attack against every protection, each cell from a recorded round, with the same attack on noise."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -167,7 +167,7 @@ def _exact(task: Perceptron, recorded: RecordedRound, name: str, effort: Effort)
         return _pictures(recorded, exact.from_a_sum(task, means[0], len(recorded.view.clients), effort.exact_attempts))
 
     seen = {0: recorded.view.mean}
-    return _slow_cell(
+    return _cell(
         recorded, "picture from the sum, wide layer", name, told, seen, effort.exact_null_runs, effort.null_runs
     )
 
@@ -242,32 +242,30 @@ def _cell(
     told: Callable[[Mapping[int, Any]], Told],
     seen: Mapping[int, Any],
     runs: int,
-) -> Cell:
-    """Run an attack on what was seen, and on noise of the same structure."""
-    success, psnr, best = told(seen)
-    null = [told(noise)[0] for noise in _noise(recorded, attack, seen, runs)]
-    return Cell(attack, name, success, Interval.of(null), max(null), psnr, _shown(recorded, best))
-
-
-def _slow_cell(
-    recorded: RecordedRound,
-    attack: str,
-    name: str,
-    told: Callable[[Mapping[int, Any]], Told],
-    seen: Mapping[int, Any],
-    runs: int,
-    orders: int,
+    orders: int = 0,
     nulls: dict[tuple[str, int], list[float]] | None = None,
 ) -> Cell:
-    """Do the same for an attack that is too slow for many runs on noise."""
+    """Run an attack on what was seen, and on noise of the same structure.
+
+    Args:
+        recorded: The round.
+        attack: Name of the row.
+        name: Name of the column.
+        told: Runs the attack.
+        seen: What it is given.
+        runs: Repetitions on noise.
+        orders: Random orders of the candidates, of an attack that is too slow for many runs on noise.
+        nulls: Keeps successes on noise for other cells.
+    """
     success, psnr, best = told(seen)
     kept: dict[tuple[str, int], list[float]] = {} if nulls is None else nulls
     key = attack, len(best)
     if key not in kept:
         kept[key] = [told(noise)[0] for noise in _noise(recorded, attack, seen, runs)]
-    names = named(recorded, {client_id: guess[None] for client_id, guess in best.items()})
-    random = generator(recorded.settings.seed, f"orders of candidates for {attack}")
-    by_chance = chance(names, orders, random)
+    by_chance = kept[key]
+    if orders:
+        names = named(recorded, {client_id: guess[None] for client_id, guess in best.items()})
+        by_chance = chance(names, orders, generator(recorded.settings.seed, f"orders of candidates for {attack}"))
     return Cell(attack, name, success, Interval.of(kept[key]), max(by_chance), psnr, _shown(recorded, best))
 
 
@@ -298,7 +296,7 @@ class _Faces:
     def cells(self, recorded: RecordedRound, name: str) -> Iterator[Cell]:
         """Return the cells of one protection."""
         clients, effort = recorded.view.clients, self._effort
-        cell = partial(_slow_cell, runs=effort.face_null_runs, orders=effort.null_runs, nulls=self._nulls)
+        cell = partial(_cell, runs=effort.face_null_runs, orders=effort.null_runs, nulls=self._nulls)
 
         def of_messages(inputs: Mapping[int, Any]) -> Told:
             return _pictures(recorded, inversion.from_messages(self.task, inputs, effort.face_steps))
@@ -312,14 +310,19 @@ class _Faces:
         yield cell(recorded, "face from the sum", name, of_a_sum, {0: recorded.view.mean})
 
 
+def by_place(found: Iterable[Cell]) -> dict[tuple[str, str], Cell]:
+    """Return the cells by attack and protection."""
+    return {(cell.attack, cell.protection): cell for cell in found}
+
+
 def table(found: list[Cell]) -> list[str]:
     """Write the matrix as lines: success in percent, and an asterisk where it is better than on noise."""
     attacks, names = list(dict.fromkeys(cell.attack for cell in found)), list(PROTECTIONS)
-    by_place = {(cell.attack, cell.protection): cell for cell in found}
+    cell_at = by_place(found)
     width = max(map(len, attacks))
     lines = [f"{'':{width}}  " + "  ".join(f"[{number}]".rjust(6) for number in range(1, len(names) + 1))]
     for attack in attacks:
-        row = [_text(by_place[attack, name]) for name in names]
+        row = [_text(cell_at[attack, name]) for name in names]
         lines.append(f"{attack:{width}}  " + "  ".join(text.rjust(6) for text in row))
     lines += [f"[{number}] {name}" for number, name in enumerate(names, start=1)]
     lines.append(f"percent of clients; * better than the same attack on noise; pictures are picked out of {CANDIDATES}")
@@ -341,15 +344,15 @@ def picture(found: list[Cell], path: Path) -> None:
     from matplotlib.figure import Figure
 
     attacks, names = list(dict.fromkeys(cell.attack for cell in found)), list(PROTECTIONS)
-    by_place = {(cell.attack, cell.protection): cell for cell in found}
-    shades = np.array([[advantage(by_place[attack, name]) for name in names] for attack in attacks])
+    cell_at = by_place(found)
+    shades = np.array([[advantage(cell_at[attack, name]) for name in names] for attack in attacks])
     figure = Figure(figsize=(9, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # draws to memory: no window system is asked
     axis = figure.subplots()
     axis.imshow(shades, cmap="Oranges", vmin=0, vmax=1.3, aspect="auto")
     for row, attack in enumerate(attacks):
         for place, name in enumerate(names):
-            axis.text(place, row, _text(by_place[attack, name]).strip(), ha="center", va="center", fontsize=10)
+            axis.text(place, row, _text(cell_at[attack, name]).strip(), ha="center", va="center", fontsize=10)
     axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8)
     axis.set_yticks(range(len(attacks)), attacks, fontsize=9)
     axis.set_title("What an honest server learns of clients with one picture each\n* better than on noise", fontsize=10)

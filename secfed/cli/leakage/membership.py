@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed import FedAvg
-from secfed.aggregation import Aggregator
 from secfed.attacks.membership import MembershipResult, confidences, lira, loss_attack, roc
 from secfed.attacks.shadow_models import draw_membership, logits, losses, train_shadows
 from secfed.cli.leakage.scenario import AggregatorKind, PrivacyKind, aggregator_of, noise_for, privacy_of
@@ -266,7 +265,9 @@ def _train(
     """Train the target; return what it publishes and the epsilon that it spent."""
     clients = dict(_clients(settings, *data))
     privacy = privacy_of(settings.privacy, settings.clip_norm, noise, settings.clients)
-    training = FedAvg(perceptron.local_update, aggregator=_aggregator(settings), privacy=privacy)
+    most = 1 << (settings.records - 1).bit_length()  # a weight is a number of records
+    aggregator = aggregator_of(settings.aggregator, settings.key_bits, most, settings.seed)
+    training = FedAvg(perceptron.local_update, aggregator=aggregator, privacy=privacy)
     with np.errstate(divide="ignore"):  # a model that is all noise gives a label probability 0; nobody reads that loss
         *_, report = training.rounds(start, clients, settings.rounds)
     return report.model, report.accountant.epsilon(settings.delta) if report.accountant else None
@@ -276,11 +277,6 @@ def _clients(settings: Settings, inputs: Array, labels: Labels) -> Iterator[tupl
     order = generator(settings.seed, "clients").permutation(len(labels))
     for client_id, rows in enumerate(np.array_split(order, settings.clients), start=1):
         yield client_id, perceptron.Examples(inputs[rows], labels[rows], generator(settings.seed, "batches", client_id))
-
-
-def _aggregator(settings: Settings) -> Aggregator:
-    most = 1 << (settings.records - 1).bit_length()
-    return aggregator_of(settings.aggregator, settings.key_bits, most, settings.seed)
 
 
 def _figures(found: MembershipResult) -> dict[str, Any]:

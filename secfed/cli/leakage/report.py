@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from secfed.cli.extras import require
 from secfed.cli.leakage.curves import Curves
-from secfed.cli.leakage.matrix import PROTECTIONS, Cell, advantage
+from secfed.cli.leakage.matrix import PROTECTIONS, Cell, advantage, by_place
 from secfed.cli.leakage.scenario import CANDIDATES
 
 Array = npt.NDArray[np.float64]
@@ -79,11 +79,11 @@ def page(cells: list[Cell], curves: Curves, seed: int, quick: bool) -> str:
 
 
 def _table(cells: list[Cell]) -> str:
-    by_place = {(cell.attack, cell.protection): cell for cell in cells}
+    cell_at = by_place(cells)
     head = "".join(f'<th scope="col" title="{escape(name)}">[{n}]</th>' for n, name in enumerate(PROTECTIONS, start=1))
     rows = []
     for attack in dict.fromkeys(cell.attack for cell in cells):
-        row = "".join(_square(by_place[attack, name]) for name in PROTECTIONS)
+        row = "".join(_square(cell_at[attack, name]) for name in PROTECTIONS)
         rows.append(f'<tr><th scope="row">{escape(attack)}</th>{row}</tr>')
     legend = "".join(f"<li>{escape(name)}</li>" for name in PROTECTIONS)
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table><ol>{legend}</ol>"
@@ -128,14 +128,14 @@ def _figure(image: bytes, caption: str) -> str:
 
 
 def _pictures(cells: list[Cell]) -> bytes:
-    by_place = {(cell.attack, cell.protection): cell for cell in cells}
+    cell_at = by_place(cells)
 
     def draw(figure: Any) -> None:
         figure.set_layout_engine("none")  # the constrained one takes seconds for so many axes
         room = {"left": 0.07, "right": 0.995, "bottom": 0.01, "top": 0.95, "wspace": 0.06, "hspace": 0.1}
         axes = figure.subplots(len(DRAWN), len(PROTECTIONS) + 1, gridspec_kw=room)
         for row, attack in zip(axes, DRAWN, strict=True):
-            found = [np.asarray(by_place[attack, name].pictures) for name in PROTECTIONS]
+            found = [np.asarray(cell_at[attack, name].pictures) for name in PROTECTIONS]
             images = [found[0][0, 0], *(pictures[0, 1] for pictures in found)]
             side = round(len(images[0]) ** 0.5)
             for axis, image in zip(row, images, strict=True):
