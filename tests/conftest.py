@@ -4,6 +4,7 @@ import gc
 import os
 import zlib
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -42,7 +43,11 @@ def known_primes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `sampled(count)` leave so many parameters to the default run, and mark the others slow."""
+    """Mark the tests of the frameworks; of a test marked `sampled(count)` mark all but so many parameters slow."""
+    frameworks = Path(__file__).parent / "integrations"
+    for item in items:
+        if item.path.is_relative_to(frameworks):
+            item.add_marker(pytest.mark.integrations)
     families: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         if (

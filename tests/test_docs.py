@@ -43,6 +43,13 @@ def python_blocks(path: Path) -> list[tuple[int, str]]:
     return [(line, text) for line, language, text, untested in blocks(path) if language == "python" and not untested]
 
 
+def marked(path: Path) -> object:
+    """A page as a parameter: one whose code imports a framework runs with the tests of the frameworks."""
+    marks = [pytest.mark.integrations] * any("secfed.integrations" in text for _, text in python_blocks(path))
+    # Keys of full size take most of the time of its page; README.md has one too.
+    return pytest.param(path, marks=[*marks, *[pytest.mark.slow] * (path.name == "paillier.md")])
+
+
 def prose(path: Path) -> str:
     """The page without its blocks and inline code, line by line in place."""
     lines = path.read_text().splitlines()
@@ -74,8 +81,7 @@ def test_readme_exists() -> None:
 @pytest.mark.parametrize("primes", ["known_primes", pytest.param("new_primes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "path",
-    # Keys of full size take most of the time of its page; README.md has one too.
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.name == "paillier.md")) for path in PAGES],
+    [marked(path) for path in PAGES],
     ids=page_name,
 )
 def test_every_python_block_runs(

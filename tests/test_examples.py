@@ -9,15 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 EVERY_EXAMPLE = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 MOST_LINES = 60
 TIMEOUT_SECONDS = 60
 
 
+def marked(path: Path, slow: bool) -> object:
+    """An example as a parameter: one that imports a framework runs with the tests of the frameworks."""
+    marks = [pytest.mark.integrations] if "secfed.integrations" in path.read_text() else []
+    return pytest.param(path, marks=[*marks, *[pytest.mark.slow] * slow])
+
+
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "threshold_decryption")) for path in EXAMPLES],
+    [marked(path, slow=path.stem == "threshold_decryption") for path in EXAMPLES],
     ids=lambda path: path.stem,
 )
 @pytest.mark.usefixtures("known_primes")
@@ -32,7 +38,7 @@ def test_example_runs(
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem != "secure_average")) for path in EXAMPLES],
+    [marked(path, slow=path.stem != "secure_average") for path in EXAMPLES],
     ids=lambda path: path.stem,
 )
 def test_example_runs_in_a_python_of_its_own(path: Path, tmp_path: Path) -> None:

@@ -49,7 +49,10 @@ def test_names_of_secagg_are_this_list() -> None:
     assert secfed.secagg.__all__ == SECAGG == sorted(SECAGG)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(
+    "package",
+    [pytest.param(name, marks=[pytest.mark.integrations] * (".integrations." in name)) for name in PACKAGES],
+)
 def test_all_names_that_a_package_hands_on_exist_and_are_sorted(package: str) -> None:
     module = importlib.import_module(package)
     names = getattr(module, "__all__", [])
