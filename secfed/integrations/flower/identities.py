@@ -1,0 +1,92 @@
+"""Identity keys for Flower's nodes, needed against a malicious server only.
+
+Each client has a private key of its own, and everybody has the roster: the public keys of all clients by id. The
+roster must reach the clients another way than through the server, for instance with the app or by the operator.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from flwr.app import Context
+
+from secfed.errors import ConfigError
+from secfed.secagg import SigningKey
+
+# The entries of a node's configuration: `flower-supernode --node-config 'client-id=3 identity="..." roster="..."'`.
+CLIENT_ID, IDENTITY, ROSTER = "client-id", "identity", "roster"
+
+
+def create_identity(path: str | os.PathLike[str]) -> str:
+    """Make an identity key and write it to a file that only its owner may read.
+
+    Args:
+        path: A file that does not exist yet.
+
+    Returns:
+        The public key in hexadecimal digits, for the roster.
+
+    Raises:
+        FileExistsError: The file exists; a key is never overwritten.
+    """
+    key = SigningKey.generate()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key.private_bytes().hex() + "\n")
+    return key.public_bytes.hex()
+
+
+def read_roster(path: str | os.PathLike[str]) -> dict[int, bytes]:
+    """Read a roster: a JSON object from client id to public key, such as `{"1": "a3...", "2": "5c..."}`.
+
+    Returns:
+        The public keys, 32 bytes by client id.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no such object.
+    """
+    try:
+        found = json.loads(Path(path).read_text())
+        return {int(client_id): bytes.fromhex(key) for client_id, key in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no roster of identity keys: {type(error).__name__}: {error}") from None
+
+
+def read_identity(path: str | os.PathLike[str]) -> SigningKey:
+    """Read what `create_identity` wrote.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no identity key.
+    """
+    try:
+        return SigningKey(bytes.fromhex(Path(path).read_text()))
+    except (OSError, ValueError) as error:  # without its text, which could quote the file
+        raise ConfigError(f"{path} is no identity key: {type(error).__name__}") from None
+
+
+def own_client_id(context: Context) -> int:
+    """Return this node's client id from its configuration.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = context.node_config.get(CLIENT_ID)
+    if type(found) is not int:
+        raise ConfigError(f"the node's configuration has {CLIENT_ID} {found!r}, needed its number in the roster")
+    return found
+
+
+def own_identity(context: Context) -> tuple[SigningKey, Mapping[int, bytes]]:
+    """Return this node's identity key and the roster from its configuration.
+
+    Raises:
+        ConfigError: One is missing or cannot be read.
+    """
+    paths = []
+    for name in (IDENTITY, ROSTER):
+        path = context.node_config.get(name)
+        if not isinstance(path, str):
+            raise ConfigError(f"the node's configuration has {name} {path!r}, needed the path of a file")
+        paths.append(path)
+    return read_identity(paths[0]), read_roster(paths[1])

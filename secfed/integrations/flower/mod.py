@@ -1,0 +1,306 @@
+"""The client's half: a Flower mod that lets the app train, and answers every stage of the protocol in its place.
+
+Flower starts a new process for each message, so the client's side of the session lies in the context's state between
+two messages. It is taken out before it is used: no request is answered twice. A message of anything else than this
+session removes it, and with it every secret of the round.
+
+The checks are numbered F1 to F8, as in `docs/flower.md`.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+
+from secfed.aggregation import DistributedGaussian, Privacy, PrivateSum, Transform, WeightedMean
+from secfed.aggregation.messages import PrivateSumParameters
+from secfed.crypto.entropy import DerivedEntropy, SystemEntropy
+from secfed.dp.noise.shares import NoiseShare
+from secfed.encoding.flatten import Update, model_hash
+from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, SecFedError
+from secfed.integrations.flower.identities import own_client_id, own_identity
+from secfed.integrations.flower.records import (
+    ABORT,
+    ENROLL,
+    PAYLOAD,
+    RECORD,
+    SURPLUS_NOISE,
+    Arrays,
+    TrainRequest,
+    example_of,
+    numpy_arrays,
+    ours,
+    payload_bytes,
+    stage_message,
+    update_of,
+    value,
+)
+from secfed.secagg import Client, Config, Policy, Stage
+from secfed.wire import kind_of
+
+CallNext = Callable[[Message, Context], Message]
+# Where a session lies in the context's state.
+SESSION: Final = "secfed.session"
+CLIENT: Final = "secfed.client"
+ROUNDS: Final = "secfed.rounds"
+REFUSED: Final = 6  # Flower's code for a mod whose preconditions do not hold
+LOGGER = logging.getLogger("flwr")  # what the app itself writes goes there
+
+
+@dataclass(frozen=True)
+class SecureMod:
+    """A mod for `ClientApp(mods=[SecureMod()])`: the server sees the sum of all clients' updates, never this one's.
+
+    Args:
+        policy: What this client insists on, whatever the server says: fewest clients, least threshold, and so on.
+        privacy: What this client insists on: the server's parameters must be for this `CentralGaussian` or
+            `DistributedGaussian`. With the latter this client adds its share of the noise. None: without noise.
+        metrics: Names of the app's training metrics that may be averaged; they are part of the secure sum, weighted
+            like the update. No other metric leaves, and no number of examples.
+        evaluation_metrics: Names of the app's evaluation metrics that may leave **in the clear**, such as
+            `("num-examples", "accuracy")`. Empty: evaluation messages are refused.
+        queries: Whether query messages reach the app, whose answers leave **in the clear**.
+
+    Raises:
+        ConfigError: Metrics and privacy are both given: the noise does not cover metrics.
+
+    Security:
+        Training messages without secfed's record are refused, and so is every message that this mod does not know.
+        Evaluation runs on the client's data: metrics that leave in the clear are protected by nothing.
+
+    Source:
+        `protocols/secagg/README.md`; checks F1 to F8 in `docs/flower.md`.
+    """
+
+    policy: Policy | None = None
+    privacy: Privacy | None = None
+    metrics: Collection[str] = ()
+    evaluation_metrics: Collection[str] = ()
+    queries: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("metrics", "evaluation_metrics"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} {getattr(self, name)!r} is one string, needed a collection of names")
+        if self.metrics and self.privacy:
+            raise ConfigError(f"metrics {tuple(self.metrics)} cannot leave with privacy: the noise does not cover them")
+
+    def __call__(self, message: Message, context: Context, call_next: CallNext) -> Message:
+        """Answer one message; Flower calls this.
+
+        Returns:
+            The answer; or an error of Flower's code 6 where this client refuses, whose text tells the server why and
+            holds no secret.
+        """
+        try:
+            return self._answer(message, context, call_next)
+        except SecFedError as error:
+            # Returned, not raised: Flower's simulation undoes what a function that raises has done to the state.
+            return Message(Error(REFUSED, f"{type(error).__name__}: {error}"), reply_to=message)
+
+    def _answer(self, message: Message, context: Context, call_next: CallNext) -> Message:
+        category = message.metadata.message_type.partition(".")[0]
+        record = ours(message.content)
+        if category == "train" and record is not None:
+            stage, session = value(record, "stage", str), value(record, "session", bytes)
+            if stage not in (ENROLL, Stage.ADVERTISE_KEYS.name):
+                return self._continue(stage, session, message, context)
+        _forget(context)
+        if category == "evaluate":
+            return self._evaluate(message, context, call_next)
+        if category == "query":
+            if not self.queries:  # F7
+                raise FaultyServerError("this client answers no queries: SecureMod(queries=True) allows them", "F7")
+            return call_next(message, context)
+        if category != "train" or record is None:  # F1
+            raise FaultyServerError(
+                f"a {message.metadata.message_type} message without secfed's record: this client trains for secure "
+                "aggregation only; wrap the server's strategy in SecureStrategy",
+                "F1",
+            )
+        if stage == ENROLL:
+            content = RecordDict({RECORD: ConfigRecord({"stage": ENROLL, "client-id": own_client_id(context)})})
+            return Message(content, reply_to=message)
+        return self._train(session, TrainRequest.from_record(record), message, context, call_next)
+
+    def _train(
+        self, session: bytes, request: TrainRequest, message: Message, context: Context, call_next: CallNext
+    ) -> Message:
+        """Let the app train, and enter a session with its update."""
+        opening = payload_bytes(message.content.array_records.get(PAYLOAD))
+        content = RecordDict({name: entry for name, entry in message.content.items() if name not in (RECORD, PAYLOAD)})
+        config = Config.from_bytes(request.config)
+        if config.hash != session:
+            raise MalformedMessageError("the session is not named after its configuration", 0)
+        identity: dict[str, Any] = {}
+        if config.malicious_server:
+            if request.client_id != own_client_id(context):  # F2
+                raise FaultyServerError(f"the server calls this client {request.client_id}", "F2")
+            identity["signing_key"], identity["directory"] = own_identity(context)
+        model = numpy_arrays(_only(content.array_records, "array record", "the training message"))
+        transform = self._transform(request, model)
+        policy = self._policy(transform)
+        if objection := policy.objection(config):  # C4, before time is spent on training
+            raise FaultyServerError(objection, "C4")
+        transform.check_config(config)
+        if config.model_hash != model_hash(model):  # F4
+            raise FaultyServerError("the model is not the one that the session is for", "F4")
+        last = context.state.config_records.get(ROUNDS, {}).get(str(context.run_id), -1)
+        if config.round <= last:  # F3
+            raise FaultyServerError(f"round {config.round} comes after round {last}: one session a round", "F3")
+
+        message.content = content
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        update, weight = _result(reply, model, request, transform)
+        noise = SystemEntropy().draw("noise", 32)
+        if isinstance(transform, PrivateSum):
+            vector = transform.encode(update, weight, noise=_noise_share(transform, noise))
+        else:
+            vector = transform.encode(update, weight)
+        if beyond := transform.beyond_clip(update):  # said here only: it depends on this client's data
+            LOGGER.warning("secfed: %d values of this client's update were beyond the clip and were clipped", beyond)
+        client = Client(config, request.client_id, vector, policy=policy, **identity)
+        response = client.receive(opening)
+        waiting = {
+            "session": session,
+            "malicious": config.malicious_server,
+            "transform": request.transform,
+            "values": transform.structure.size,
+            "noise": noise,
+        }
+        context.state[ROUNDS] = ConfigRecord({str(context.run_id): config.round})
+        _remember(context, ConfigRecord(waiting), client)
+        return Message(stage_message(Stage.ADVERTISE_KEYS.name, session, response), reply_to=message)
+
+    def _continue(self, stage: str, session: bytes, message: Message, context: Context) -> Message:
+        """Answer a later stage of the session."""
+        request = payload_bytes(message.content.array_records.get(PAYLOAD))
+        waiting = context.state.config_records.get(SESSION)
+        if waiting is None or waiting["session"] != session:  # F8
+            raise FaultyServerError(f"no session of this client awaits {stage}", "F8")
+        saved = {name: entry.numpy().tobytes() for name, entry in context.state.array_records.get(CLIENT, {}).items()}
+        _forget(context)  # before anything is used: whatever happens now, there is no second answer
+        if stage == SURPLUS_NOISE and self.privacy and "survivors" in waiting:
+            like = np.zeros(waiting["values"], np.float32)
+            transform = PrivateSum.from_bytes(waiting["transform"], example=like, privacy=self.privacy)
+            share = _noise_share(transform, waiting["noise"])
+            response = share.receive(request, waiting["survivors"]) if share else b""
+            return Message(stage_message(stage, session, response), reply_to=message)
+        if "client" not in saved:  # F8
+            raise FaultyServerError(f"no session of this client awaits {stage}", "F8")
+        identity: dict[str, Any] = {}
+        if waiting["malicious"]:
+            identity["signing_key"], identity["directory"] = own_identity(context)
+        client = Client.from_bytes(saved["client"], **identity)
+        if stage not in (client.stage.name, ABORT):
+            raise FaultyServerError(f"this client is in stage {client.stage.name}, asked for {stage}", "C2")
+        response = client.receive(request)
+        if client.stage < Stage.DONE:
+            _remember(context, waiting, client)
+        elif client.stage is Stage.DONE and isinstance(self.privacy, DistributedGaussian) and self.privacy.layers > 1:
+            _remember(context, ConfigRecord({**waiting, "survivors": len(client.survivors)}), None)
+        return Message(stage_message(stage, session, response), reply_to=message)
+
+    def _evaluate(self, message: Message, context: Context, call_next: CallNext) -> Message:
+        """Let the app evaluate, and hold back all but the metrics that may leave."""
+        if not self.evaluation_metrics:  # F7
+            raise FaultyServerError(
+                "this client sends no evaluation: SecureMod(evaluation_metrics=...) names what may leave in the clear; "
+                "or set fraction_evaluate=0.0 in the strategy",
+                "F7",
+            )
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        allowed = {
+            name: MetricRecord({key: metrics[key] for key in metrics if key in self.evaluation_metrics})
+            for name, metrics in reply.content.metric_records.items()
+        }
+        reply.content = RecordDict(dict(allowed))
+        return reply
+
+    def _transform(self, request: TrainRequest, model: Arrays) -> Transform:
+        """Make the transform, of the kind that this client insists on."""
+        if odd := sorted(set(request.metrics) - set(self.metrics)):  # F6
+            raise FaultyServerError(f"the server asks for the metrics {odd}, which must not leave this client", "F6")
+        example = example_of(model, len(request.metrics))
+        private = kind_of(request.transform) == PrivateSumParameters.kind
+        if private is not (self.privacy is not None):  # F5
+            found, needed = ("with", "without") if private else ("without", "with")
+            raise FaultyServerError(
+                f"the server runs {found} privacy noise, this client's SecureMod is {needed}: give both sides the same "
+                "privacy",
+                "F5",
+            )
+        if self.privacy is None:
+            return WeightedMean.from_bytes(request.transform, example=example)
+        return PrivateSum.from_bytes(request.transform, example=example, privacy=self.privacy)
+
+    def _policy(self, transform: Transform) -> Policy:
+        """Return the policy; with clients' noise, one that helps to unmask no sum with too little of it."""
+        policy = self.policy or Policy()
+        return replace(policy, minimum_cohort=max(policy.minimum_cohort, transform.fewest))
+
+
+def _noise_share(transform: PrivateSum, secret: bytes) -> NoiseShare | None:
+    """Return this client's noise, the same again in another process; None if the server adds the noise."""
+    if transform.plan is None:
+        return None
+    return NoiseShare(transform.plan, transform.hash, entropy=DerivedEntropy(secret))
+
+
+def _only(records: Any, what: str, where: str) -> Any:
+    """Return the only record of a kind.
+
+    Raises:
+        ConfigError: There is none, or more than one.
+    """
+    if len(records) != 1:
+        raise ConfigError(f"{where} has {len(records)} {what}s, needed one")
+    return next(iter(records.values()))
+
+
+def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Transform) -> tuple[Update, float]:
+    """Return the update and the weight in the app's reply.
+
+    Raises:
+        ConfigError: The reply lacks a record, an array or a metric.
+        EncodingError: An array has another shape, or a metric is no number.
+    """
+    where = "the reply of the app's train function"
+    trained = numpy_arrays(_only(reply.content.array_records, "array record", where))
+    metrics = _only(reply.content.metric_records, "metric record", where)
+    if set(trained) != set(model):
+        odd = sorted(set(trained) ^ set(model))
+        raise ConfigError(f"{where} and the model differ in the arrays {odd[:3]}")
+    for name, array in model.items():
+        if trained[name].shape != array.shape:
+            raise EncodingError(f"array {name} of {where} has shape {trained[name].shape}, needed {array.shape}")
+    for name in (request.weight, *request.metrics):
+        if name not in metrics:
+            raise ConfigError(f"{where} has no metric {name!r}, found {sorted(metrics)}")
+        if isinstance(metrics[name], list):
+            raise EncodingError(f"the metric {name!r} is a list, needed a number")
+    # A metric becomes a value of the update: its bound becomes the clip.
+    clip = transform.fixed_point.clip if isinstance(transform, WeightedMean) else 0.0
+    values = [float(metrics[name]) * clip / bound for name, bound in request.metrics.items()]
+    return update_of(model, trained, values), metrics[request.weight]
+
+
+def _remember(context: Context, session: ConfigRecord, client: Client | None) -> None:
+    """Put a session into the context's state, the last thing before an answer."""
+    if client:
+        context.state[CLIENT] = ArrayRecord({"client": Array(np.frombuffer(client.to_bytes(), np.uint8))})
+    context.state[SESSION] = session
+
+
+def _forget(context: Context) -> None:
+    """Drop the session, and with it every secret of it."""
+    for name in (SESSION, CLIENT):
+        if name in context.state:
+            del context.state[name]

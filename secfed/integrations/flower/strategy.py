@@ -1,0 +1,344 @@
+"""The server's half: a strategy around any strategy, whose one reply is the securely aggregated mean.
+
+`configure_train` adds the session's parameters to the inner strategy's messages; Flower sends them, and brings back the
+first answers. `aggregate_train` runs the other stages over the grid and hands the inner strategy one reply: the model
+after the mean update, the sum of the weights, and the mean of the metrics that clients allow.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp import strategy as strategies
+from flwr.serverapp.strategy import Strategy
+
+from secfed.aggregation import Decoded, Privacy, SecAgg
+from secfed.dp.accountant import Accountant
+from secfed.dp.events import Adjacency, check_number
+from secfed.dp.ledger import Ledger
+from secfed.encoding.flatten import model_hash
+from secfed.errors import ConfigError, FaultyClientError, SecFedError, TooFewSurvivorsError
+from secfed.federated.spending import Budget, Spending
+from secfed.integrations.flower.exchange import exchange
+from secfed.integrations.flower.records import (
+    ENROLL,
+    Arrays,
+    example_of,
+    is_summed,
+    numpy_arrays,
+    ours,
+    stage_message,
+    stepped,
+    value,
+)
+from secfed.integrations.flower.rounds import Round, RoundReport
+from secfed.secagg import Server, Stage
+
+LOGGER = logging.getLogger("flwr")
+# These look at each client's reply by itself, which nobody can under secure aggregation; or they add noise that our
+# accountant does not know.
+SEES_SINGLE_UPDATES: Final = (
+    "Bulyan", "FedMedian", "FedTrimmedAvg", "FedXgbBagging", "FedXgbCyclic", "Krum", "MultiKrum", "QFedAvg",
+)  # fmt: skip
+ADDS_NOISE: Final = (
+    "DifferentialPrivacyClientSideAdaptiveClipping", "DifferentialPrivacyClientSideFixedClipping",
+    "DifferentialPrivacyServerSideAdaptiveClipping", "DifferentialPrivacyServerSideFixedClipping",
+)  # fmt: skip
+
+
+class SecureStrategy(Strategy):
+    """A strategy around another: the inner one chooses nodes and steps the model, but never sees a single update.
+
+    Args:
+        strategy: Any strategy whose training step uses only the weighted mean of the replies: FedAvg, FedAvgM, FedProx,
+            FedAdam, FedAdagrad, FedYogi, or your own. It gets one reply a round.
+        aggregator: `secfed.SecAgg(...)` with `max_weight`: the largest number of examples of a client.
+        privacy: `CentralGaussian(...)`: the server adds noise to the sum; `DistributedGaussian(...)`: the clients do.
+            The clients' `SecureMod` must have the same. No privacy is counted for the sampling of nodes.
+        budget: `(epsilon, delta)`: a round that could spend more ends the run before anything is sent.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: What `epsilon` is about; None is the ledger's or accountant's, or `"add_remove"`.
+        accountant: What was released before.
+        metrics: Training metrics to average with the update, weighted like it, each with the largest absolute value
+            that it can have, such as `{"train_loss": 10.0}`; larger values are clipped. The bound decides how finely
+            the metric is rounded. The clients' `SecureMod` must allow each of them.
+        roster: Public identity keys by client id, see `read_roster`; needed with, and only with,
+            `adversary="malicious_server"`.
+        stage_timeout: Seconds that nodes have to answer a stage after the training. Flower starts a process for each
+            message, which takes 10 to 15 seconds.
+        failed_rounds: How many rounds in a row may end without a mean; one more ends the run with the error.
+
+    Raises:
+        ConfigError: A parameter is out of range, the strategy needs single updates, or an option would have no effect.
+
+    Attributes:
+        reports: A `RoundReport` for each round.
+
+    Security:
+        The server learns the weighted mean and the sum of the weights, which nodes dropped out, and what the clients'
+        own `SecureMod` lets through in the clear.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        aggregator: SecAgg,
+        *,
+        privacy: Privacy | None = None,
+        budget: Budget | None = None,
+        ledger: Ledger | None = None,
+        adjacency: Adjacency | None = None,
+        accountant: Accountant | None = None,
+        metrics: Mapping[str, float] | None = None,
+        roster: Mapping[int, bytes] | None = None,
+        stage_timeout: float = 120.0,
+        failed_rounds: int = 0,
+    ) -> None:
+        _check_strategy(strategy)
+        if not isinstance(aggregator, SecAgg):
+            raise ConfigError(f"aggregator {aggregator!r:.100} must be secfed.SecAgg(...)")
+        if aggregator.max_weight is None and not privacy:
+            raise ConfigError(
+                "the aggregator needs max_weight, the largest number of examples of a client: the server sees no weight"
+            )
+        if aggregator.rounding_seed is not None:
+            raise ConfigError("rounding_seed has no effect: the clients round, each with its own randomness")
+        if (roster is None) is (aggregator.adversary == "malicious_server"):
+            raise ConfigError('a roster of identity keys is needed with, and only with, adversary="malicious_server"')
+        if privacy is None and any(option is not None for option in (budget, ledger, adjacency, accountant)):
+            raise ConfigError("a budget, ledger, adjacency or accountant without privacy: nothing would be protected")
+        if privacy and (privacy.adaptive or privacy.sampling_rate < 1 or privacy.cohort_size or privacy.population):
+            raise ConfigError(
+                "privacy with an adaptive clip, sampling_rate, cohort_size or population is not supported here: the "
+                "strategy samples the nodes, and no privacy is counted for that"
+            )
+        metrics = {
+            name: check_number(f"the bound of metric {name!r}", bound) for name, bound in (metrics or {}).items()
+        }
+        if odd := [name for name, bound in metrics.items() if not bound > 0]:
+            raise ConfigError(f"the bound {metrics[odd[0]]} of metric {odd[0]!r} must be above 0")
+        if metrics and privacy:
+            raise ConfigError(f"metrics {list(metrics)} cannot be averaged with privacy: the noise does not cover them")
+        if not stage_timeout > 0:
+            raise ConfigError(f"stage_timeout {stage_timeout} must be above 0")
+        if failed_rounds < 0:
+            raise ConfigError(f"failed_rounds {failed_rounds} must not be negative")
+        self.strategy, self.aggregator, self.privacy, self.metrics = strategy, aggregator, privacy, metrics
+        self.stage_timeout, self.failed_rounds = stage_timeout, failed_rounds
+        self.reports: list[RoundReport] = []
+        self._roster = dict(roster) if roster is not None else None
+        self._enrolled: dict[int, int] = {}  # client ids by node id
+        self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
+        self._round: Round | None = None
+
+    @property
+    def accountant(self) -> Accountant:
+        """What has been released so far; a copy.
+
+        Raises:
+            ConfigError: There is no privacy.
+        """
+        if not self._spending:
+            raise ConfigError("there is no accountant without privacy")
+        return self._spending.accountant()
+
+    def summary(self) -> None:
+        """Log what protects the updates, then the inner strategy's summary."""
+        LOGGER.info("\t├──> secfed: %s", self.aggregator)
+        LOGGER.info("\t│\t└── privacy: %s", self.privacy or "none")
+        self.strategy.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Add a session to the inner strategy's training messages.
+
+        Args:
+            server_round: The round's number.
+            arrays: The model.
+            config: What the app tells its clients.
+            grid: Where messages go.
+
+        Returns:
+            One message for each node, each with a content of its own.
+
+        Raises:
+            ConfigError: So many nodes cannot run a session, or the messages do not fit secure aggregation.
+            BudgetExceededError: The round could overspend; nothing has been sent.
+        """
+        self._round = None
+        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        if not messages:
+            return []
+        arrays_name, model = _one_model(messages)
+        nodes = self._client_ids(messages, grid, server_round)
+        report = RoundReport(server_round, tuple(sorted(message.metadata.dst_node_id for message in messages)))
+        report.dropouts.update(
+            {node: "did not enroll: no client id of the roster" for node in report.nodes if node not in nodes.values()}
+        )
+        example = example_of(model, len(self.metrics))
+        if not example["arrays"]:
+            raise ConfigError("the model has no floating-point array: there is nothing to average")
+        prepared = self.aggregator.prepare(example, nodes, privacy=self.privacy)
+        session = self.aggregator.config(nodes, prepared.transform, round=server_round, model_hash=model_hash(model))
+        server, message_type = Server(session, directory=self._roster), messages[0].metadata.message_type
+        if self._spending and prepared.worst_event:
+            self._spending.reserve(prepared.worst_event, f"round {server_round}")
+        self._round = Round(grid, nodes, message_type, arrays_name, model, prepared, server, report, self.stage_timeout)
+        return self._round.training_messages(messages, self._weight, self.metrics)
+
+    @property
+    def _weight(self) -> str:
+        """Name of the metric that is the weight."""
+        return str(getattr(self.strategy, "weighted_by_key", "num-examples"))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Run the session's other stages, and let the inner strategy step with the mean.
+
+        Args:
+            server_round: The round's number.
+            replies: The answers to the training messages.
+
+        Returns:
+            The inner strategy's model and metrics; two None if the round failed and may fail.
+
+        Raises:
+            TooFewSurvivorsError: Too few nodes are left, for more than `failed_rounds` rounds in a row.
+            FaultyClientError: A node ended the session, likewise.
+        """
+        round, self._round = self._round, None
+        if round is None:
+            return self.strategy.aggregate_train(server_round, [])
+        report = round.report
+        self.reports.append(report)
+        try:
+            for reply in replies:
+                round.take(Stage.ADVERTISE_KEYS.name, reply.metadata.src_node_id, reply)
+            decoded = round.decoded()
+        except (TooFewSurvivorsError, FaultyClientError) as error:
+            self._settle(round)
+            round.abort()
+            report.failure = f"{type(error).__name__}: {error}"
+            LOGGER.error("secfed: round %d has no mean, the model stays as it was: %s", server_round, error)
+            recent = self.reports[-self.failed_rounds - 1 :]
+            if len(recent) > self.failed_rounds and all(one.failure for one in recent):
+                raise
+            return None, None
+        except BaseException:
+            self._settle(round)
+            raise
+        report.event = decoded.event
+        if self._spending and decoded.event:
+            self._spending.commit(decoded.event)
+        LOGGER.info("secfed: the mean of %d of %d nodes", len(report.survivors), len(report.nodes))
+        arrays, metrics = self.strategy.aggregate_train(server_round, [self._reply(round, decoded)])
+        return _like(round.model, arrays), metrics
+
+    def _settle(self, round: Round) -> None:
+        """Give back what was set aside for a round that failed; if the server saw the sum, it is spent."""
+        worst = round.prepared.worst_event
+        if not self._spending or not worst:
+            return
+        if round.server.done:
+            self._spending.commit(worst)
+        else:
+            self._spending.cancel()
+
+    def _reply(self, round: Round, decoded: Decoded) -> Message:
+        """Return the one reply that the inner strategy sees."""
+        metrics: dict[str, Any] = {self._weight: float(decoded.weight)}
+        if self.metrics:
+            values = zip(self.metrics.items(), decoded.mean["metrics"], strict=True)
+            metrics |= {name: float(found) * bound / self.aggregator.clip for (name, bound), found in values}
+        content = RecordDict({round.arrays_name: stepped(round.model, decoded.mean), "metrics": MetricRecord(metrics)})
+        return Message(content, round.report.survivors[0], round.message_type)
+
+    def _client_ids(self, messages: list[Message], grid: Grid, server_round: int) -> dict[int, int]:
+        """Return the nodes of a round by client id: numbered from 1, or by the roster."""
+        nodes = sorted(message.metadata.dst_node_id for message in messages)
+        if len(set(nodes)) < len(nodes):
+            raise ConfigError("the strategy sends a node two training messages, needed one for each")
+        if self._roster is None:
+            return dict(enumerate(nodes, start=1))
+        unknown = {node: stage_message(ENROLL, b"") for node in nodes if node not in self._enrolled}
+        message_type = messages[0].metadata.message_type
+        for node, reply in exchange(grid, unknown, message_type, str(server_round), self.stage_timeout):
+            try:
+                if reply.has_error():
+                    raise ConfigError(f"error {reply.error.code}: {reply.error.reason}")
+                record = ours(reply.content) or ConfigRecord()
+                client_id = value(record, "client-id", int)
+                if client_id not in self._roster:
+                    raise ConfigError(f"client id {client_id} is not in the roster")
+                if client_id in self._enrolled.values():
+                    raise ConfigError(f"client id {client_id} is another node's")
+            except SecFedError as error:
+                LOGGER.warning("secfed: node %d does not enroll: %s", node, error)
+                continue
+            self._enrolled[node] = client_id
+        return {self._enrolled[node]: node for node in nodes if node in self._enrolled}
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Leave evaluation to the inner strategy; clients send what their `SecureMod` lets through."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Leave evaluation to the inner strategy."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+
+def _check_strategy(strategy: Strategy) -> None:
+    """Refuse strategies that cannot work on a mean.
+
+    Raises:
+        ConfigError: This is one.
+    """
+    if not isinstance(strategy, Strategy):
+        raise ConfigError(f"strategy {strategy!r:.100} must be a strategy of flwr.serverapp.strategy")
+    name = type(strategy).__name__
+    if isinstance(strategy, tuple(getattr(strategies, one) for one in SEES_SINGLE_UPDATES if hasattr(strategies, one))):
+        raise ConfigError(
+            f"{name} needs each client's update by itself, which secure aggregation hides from the server"
+        )
+    if isinstance(strategy, tuple(getattr(strategies, one) for one in ADDS_NOISE if hasattr(strategies, one))):
+        raise ConfigError(
+            f"{name} clips or adds noise by itself: wrap the inner strategy and give SecureStrategy privacy="
+            "secfed.CentralGaussian(...) or secfed.DistributedGaussian(...)"
+        )
+    if isinstance(strategy, SecureStrategy):
+        raise ConfigError("the strategy is a SecureStrategy already")
+
+
+def _like(model: Arrays, arrays: ArrayRecord | None) -> ArrayRecord | None:
+    """Return the inner strategy's arrays, except those that are not averaged: Flower makes floats of whole numbers."""
+    if arrays is None:
+        return None
+    same = {name: Array(array) for name, array in model.items() if not is_summed(array)}
+    return ArrayRecord({name: same.get(name, array) for name, array in arrays.items()})
+
+
+def _one_model(messages: list[Message]) -> tuple[str, Arrays]:
+    """Return the name and the arrays of the model that all training messages carry.
+
+    Raises:
+        ConfigError: They carry none, several or different ones.
+    """
+    found: dict[str, Any] = {}
+    for message in messages:
+        records = dict(message.content.array_records)
+        if message.metadata.message_type.partition(".")[0] != "train" or len(records) != 1:
+            raise ConfigError(
+                f"a {message.metadata.message_type} message with {len(records)} array records, needed train messages "
+                "with one, the model"
+            )
+        found |= {f"{name} {record.object_id}": (name, record) for name, record in records.items()}
+    if len(found) > 1:
+        raise ConfigError(f"the strategy sends {len(found)} different models, secure aggregation needs one for all")
+    [(name, record)] = found.values()
+    return name, numpy_arrays(record)
