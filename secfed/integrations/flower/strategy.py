@@ -187,7 +187,7 @@ class SecureStrategy(Strategy):
         if self._spending and prepared.worst_event:
             self._spending.reserve(prepared.worst_event, f"round {server_round}")
         self._round = Round(grid, nodes, message_type, arrays_name, model, prepared, server, report, self.stage_timeout)
-        return self._round.training_messages(messages, self._weight, self.metrics)
+        return list(self._round.training_messages(messages, self._weight, self.metrics))
 
     @property
     def _weight(self) -> str:

@@ -12,6 +12,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+Change = Callable[[int, RecordDict], RecordDict]
 CRASHED = 2  # Flower's code for a client app that raised
 
 
@@ -24,9 +25,7 @@ class Node:
 
     def answer(self, message: Message) -> Message:
         try:
-            # A copy, as over a network: a mod may change what it was given.
-            content = RecordDict(dict(message.content.items()))
-            return self.app(Message(content, metadata=message.metadata), self.context)
+            return self.app(message, self.context)
         except Exception as error:  # as Flower does
             return Message(Error(CRASHED, repr(error)), reply_to=message)
 
@@ -39,6 +38,8 @@ class InProcessGrid(Grid):
         sent: All messages that were pushed.
         replies: All replies, in order.
         silent: Called with a node id and a message: whether the node does not answer it.
+        to_node: Called with a node id and the content of a message: what the node gets instead.
+        to_server: Called with a node id and the content of an answer: what the server gets instead.
     """
 
     def __init__(self, apps: dict[int, Any], node_config: Callable[[int], dict[str, Any]] = lambda node: {}) -> None:
@@ -47,6 +48,8 @@ class InProcessGrid(Grid):
         self.sent: list[Message] = []
         self.replies: list[Message] = []
         self.silent: Callable[[int, Message], bool] = lambda node, message: False
+        self.to_node: Change = lambda node, content: content
+        self.to_server: Change = lambda node, content: content
         self._waiting: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
@@ -78,10 +81,20 @@ class InProcessGrid(Grid):
             if message is None or self.silent(message.metadata.dst_node_id, message):
                 continue
             del self._waiting[name]
-            reply = self.nodes[message.metadata.dst_node_id].answer(message)
-            self.replies.append(reply)
+            reply = self.deliver(message)
             found.append(reply)
         return found
+
+    def deliver(self, message: Message) -> Message:
+        """Let a node answer a message, whether it is the first time or not."""
+        node = message.metadata.dst_node_id
+        # Copies, as over a network: a mod may change what it was given.
+        content = self.to_node(node, RecordDict(dict(message.content.items())))
+        reply = self.nodes[node].answer(Message(content, metadata=message.metadata))
+        self.replies.append(reply)
+        if reply.has_error():
+            return reply
+        return Message(self.to_server(node, RecordDict(dict(reply.content.items()))), metadata=reply.metadata)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(list(self.push_messages(messages)))

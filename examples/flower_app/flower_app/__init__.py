@@ -1,0 +1,1 @@
+"""Handwritten digits, trained by Flower under secure aggregation."""

@@ -1,0 +1,102 @@
+"""The example app on Flower's own engines: simulated nodes, and processes of which one is killed.
+
+`flwr run` starts what README.md tells a reader to start. Each message starts a new process in the distributed engine,
+so a round takes most of a minute.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from secfed.integrations.flower import create_identity
+from tests.integrations.flower.engine import APP, Engine, copy_app, kill, wait_until, without_secfed
+
+ROUNDS = 3
+pytestmark = pytest.mark.slow
+
+
+def accuracies(output: str) -> list[float]:
+    """Accuracy before the first round and after each."""
+    found = [float(number) for number in re.findall(r"accuracy after round \d+: ([\d.]+)", output)]
+    assert len(found) == ROUNDS + 1, output
+    return found
+
+
+def means(output: str) -> list[str]:
+    return re.findall(r"secfed: the mean of (\d+ of \d+) nodes", output)
+
+
+def test_twenty_simulated_nodes_train_as_without_secfed(tmp_path: Path) -> None:
+    with Engine(tmp_path / "secure", 20, simulation=True) as engine:
+        secure = engine.run(APP, rounds=ROUNDS)
+    plain_app = copy_app(tmp_path, without_secfed)
+    assert not any("secfed" in line for path in plain_app.rglob("*_app.py") for line in code(path))
+    with Engine(tmp_path / "plain", 20, simulation=True) as engine:
+        plain = engine.run(plain_app, rounds=ROUNDS)
+    assert means(secure) == ["20 of 20"] * ROUNDS
+    assert accuracies(secure)[-1] == pytest.approx(accuracies(plain)[-1], abs=0.01)
+    assert accuracies(secure)[-1] > 0.85
+
+
+def code(path: Path) -> list[str]:
+    """The lines of a file that are no documentation."""
+    return [line for line in path.read_text().splitlines() if not line.lstrip().startswith('"""')]
+
+
+def test_killed_node_drops_out_and_the_others_train_on(tmp_path: Path) -> None:
+    with Engine(tmp_path / "secure", 3) as engine:
+        run = engine.start_run(APP, rounds=ROUNDS, min_nodes=2)
+        # Its keys are shared, its masked update is still to come: that of the others must be unmasked without it.
+        wait_until(lambda: engine.text("node0").count("Sending: train message") == 2, 180, "the keys of node 0")
+        kill(engine.supernodes[0])
+        secure = engine.output(run)
+    with Engine(tmp_path / "plain", 2, partitions=3) as engine:
+        plain = engine.run(renumbered(copy_app(tmp_path, without_secfed)), rounds=ROUNDS, min_nodes=2)
+    assert means(secure)[0] == "2 of 3" and len(means(secure)) == ROUNDS
+    assert accuracies(secure)[-1] == pytest.approx(accuracies(plain)[-1], abs=0.01)
+    assert accuracies(secure)[-1] > 0.9
+
+
+def renumbered(app: Path) -> Path:
+    """Let the nodes have the second and the third part of the data, for the killed one had the first."""
+    path = app / "flower_app" / "client_app.py"
+    path.write_text(changed(path.read_text(), 'int(context.node_config["partition-id"])', lambda old: f"1 + {old}"))
+    return app
+
+
+def changed(text: str, old: str, new: Callable[[str], str]) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new(old))
+
+
+PRIVACY = "secfed.DistributedGaussian(clip_norm=1.0, noise_multiplier=0.1, layers=2, minimum_survivors=2)"
+
+
+def test_private_run_against_a_malicious_server_checks_identities(tmp_path: Path) -> None:
+    """Identity keys and the roster come from each node's configuration, and surplus noise is taken off."""
+    identities = [tmp_path / f"identity{number}" for number in range(3)]
+    keys = {str(number + 1): create_identity(path) for number, path in enumerate(identities)}
+    roster = tmp_path / "roster.json"
+    roster.write_text(str(keys).replace("'", '"'))
+
+    def change(text: str) -> str:
+        text = text.replace(
+            'SecureMod(metrics=["train_loss"])',
+            f'SecureMod(policy=secfed.secagg.Policy(adversary="malicious_server"), privacy={PRIVACY})',
+        )
+        text = text.replace("import SecureMod  # secfed", "import SecureMod\nimport secfed")
+        return text.replace(
+            'secfed.SecAgg(max_weight=1000), metrics={"train_loss": 10.0}',
+            f'secfed.SecAgg(threshold=2, adversary="malicious_server"), roster=read_roster({str(roster)!r}), '
+            f"privacy={PRIVACY}",
+        ).replace("import SecureStrategy", "import SecureStrategy, read_roster")
+
+    def node_config(number: int) -> str:
+        return f'client-id={number + 1} identity="{identities[number]}" roster="{roster}"'
+
+    with Engine(tmp_path / "engine", 3, node_config=node_config) as engine:
+        output = engine.run(copy_app(tmp_path, change), rounds=1)
+    assert means(output) == ["3 of 3"], output
+    assert re.search(r"accuracy after round 1: 0\.[1-9]", output), output
