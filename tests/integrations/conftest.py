@@ -3,19 +3,12 @@
 `pip install ".[engines]"` installs all of them, and `pytest -m integrations` runs their tests.
 """
 
-import warnings
 from importlib.util import find_spec
 
 PACKAGES = {"torch": "torch", "flower": "flwr", "nvflare": "nvflare"}
 
 missing = [name for name, package in PACKAGES.items() if find_spec(package) is None]
 collect_ignore_glob = [pattern for name in missing for pattern in (f"{name}/*", f"test_{name}*.py")]
-
-# What a framework warns of while it is imported is its own business, and would fail the test that imports it first.
-if "flower" not in missing:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import flwr.serverapp.strategy  # noqa: F401
 
 
 def pytest_report_header() -> list[str]:

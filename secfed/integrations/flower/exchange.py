@@ -1,5 +1,7 @@
 """One stage's messages over Flower's grid: out to the nodes, and back until all have answered or time is up."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Mapping
 from typing import Final

@@ -4,6 +4,8 @@ Each client has a private key of its own, and everybody has the roster: the publ
 roster must reach the clients another way than through the server, for instance with the app or by the operator.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping

@@ -7,6 +7,8 @@ session removes it, and with it every secret of the round.
 The checks are numbered F1 to F8, as in `docs/flower.md`.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace

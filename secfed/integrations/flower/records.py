@@ -4,6 +4,8 @@ A message of ours is a `ConfigRecord` named `secfed`, and bytes of the protocol 
 `secfed.payload`: Flower cuts arrays into chunks, so that a payload may be larger than its limit for one message.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar

@@ -1,5 +1,7 @@
 """One training round on the server: the report of it, and the stages of its session over Flower's grid."""
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -5,6 +5,8 @@ first answers. `aggregate_train` runs the other stages over the grid and hands t
 after the mean update, the sum of the weights, and the mean of the metrics that clients allow.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final

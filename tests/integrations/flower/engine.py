@@ -79,12 +79,11 @@ class Engine:
         self.supernodes: list[subprocess.Popen[bytes]] = []
         home = folder / "flower"
         home.mkdir()
-        self._address = f"127.0.0.1:{free_port()}"
-        text = f'[superlink]\ndefault = "loop"\n[superlink.loop]\naddress = "{self._address}"\ninsecure = true\n'
-        (home / "config.toml").write_text(text)
+        self._port = free_port()
         self._environment = {
             **os.environ,
             "FLWR_HOME": str(home),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self._port),  # where `flwr run` looks first: 39091 by default
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -111,16 +110,16 @@ class Engine:
         return self.log(name).read_text(errors="replace")
 
     def __enter__(self) -> Self:
-        host, port = self._address.split(":")
-        link = ["flower-superlink", "--insecure", "--host", host, "--port", port]
+        # The commands of docs/flower.md, with other ports.
+        link = ["flower-superlink", "--insecure", "--port", str(self._port)]
         link += ["--disable-runtime-dependency-installation", *["--simulation"] * self._simulation]
         self._start("superlink", *link)
         try:
-            wait_until(lambda: is_open(int(port)), START_SECONDS, "the SuperLink's port")
+            wait_until(lambda: is_open(self._port), START_SECONDS, "the SuperLink's port")
             for number in range(0 if self._simulation else self._nodes):
                 config = f"partition-id={number} num-partitions={self._partitions} {self._node_config(number)}"
-                node = ["flower-supernode", "--insecure", "--superlink", self._address]
-                node += ["--host", host, "--port", str(free_port()), "--node-config", config.strip()]
+                node = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{self._port}"]
+                node += ["--port", str(free_port()), "--node-config", config.strip()]
                 self.supernodes.append(self._start(f"node{number}", *node))
             for number in range(len(self.supernodes)):
                 wait_until(lambda: "SuperNode ID" in self.text(f"node{number}"), START_SECONDS, f"SuperNode {number}")  # noqa: B023
@@ -135,7 +134,7 @@ class Engine:
 
     def start_run(self, app: Path, **config: object) -> "subprocess.Popen[bytes]":
         """Start `flwr run`, whose output goes to the log `run`."""
-        command = ["flwr", "run", str(app), "loop", "--stream"]
+        command = ["flwr", "run", str(app), "--stream"]
         if self._simulation:
             command += ["--federation-config", f"num-supernodes={self._nodes} client-resources-num-cpus=1"]
         if config:
