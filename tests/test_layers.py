@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
     },
     "federated": {"aggregation", "dp", "encoding.flatten", "secagg.stages", "errors"},
-    "integrations": set(),
+    "integrations": {"errors"},
     "cli": {
         "__init__",
         "attacks",
