@@ -128,14 +128,17 @@ class LocalTraining:
         if epochs is not None and steps is not None:
             raise ConfigError(f"found epochs {epochs} and steps {steps}, needed one of both")
         for name, count in (("epochs", epochs), ("steps", steps)):
-            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            if count is not None and (not isinstance(count, int | np.integer) or count is True or count < 1):
                 raise ConfigError(f"{name} {count!r} must be a whole number of at least 1")
-        if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 1 << 63):
+        if seed is not None and (not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 63):
             raise ConfigError(f"seed {seed!r} must be a whole number from 0 to 2^63 - 1")
         for name, function in (("module", module), ("optimizer", optimizer), ("loss", loss)):
             if not callable(function):
                 raise ConfigError(f"{name} {function!r:.100} must be a function" + " or a module" * (name == "module"))
-        self._module = _made(module)
+        with torch.random.fork_rng([]):  # a function draws the first weights
+            self._module = copy.deepcopy(module) if isinstance(module, torch.nn.Module) else module()
+        if not isinstance(self._module, torch.nn.Module):
+            raise ConfigError(f"module makes {type(self._module).__name__}, needed a torch.nn.Module")
         if not self._module.training:
             self._module.train()
         self._tensors = _traveling(self._module, include, buffers)
@@ -144,7 +147,7 @@ class LocalTraining:
         self._reset = [(t, t.clone()) for t in self._module.buffers() if id(t) not in traveling]
         self._parameters = [t for t in self._module.parameters() if t.requires_grad and id(t) in traveling]
         if not self._parameters:
-            raise ConfigError("found no parameter that travels and requires a gradient, needed at least one")
+            raise ConfigError("found no parameter that travels and requires a gradient, needed one")
         self._device = self._parameters[0].device
         self._optimizer, self._loss = optimizer, loss
         self._steps, self._epochs = steps, epochs or 1
@@ -205,7 +208,7 @@ class LocalTraining:
             with torch.random.fork_rng([]), torch.no_grad():  # a loader draws a seed whenever it is iterated
                 for batch in loader:
                     inputs, targets = self._batch(batch)
-                    count = _count(targets)
+                    count = len(targets)
                     total += count * float((metric or self._loss)(self._module(*inputs), targets))
                     examples += count
         finally:
@@ -234,11 +237,13 @@ class LocalTraining:
                 self._module.zero_grad()
                 loss = self._loss(self._module(*inputs), targets)
                 steps += 1
-                if not bool(torch.isfinite(loss).all()):
+                if loss.ndim:
+                    raise EncodingError(f"the loss has shape {tuple(loss.shape)}, needed a scalar, such as the mean")
+                if not bool(torch.isfinite(loss)):
                     raise EncodingError(f"the loss of step {steps} is not finite")
                 loss.backward()
                 optimizer.step()
-                examples += _count(targets) if epochs == 0 else 0
+                examples += len(targets) if epochs == 0 else 0
                 if steps == self._steps:
                     break
             if steps == before:
@@ -249,7 +254,9 @@ class LocalTraining:
     def _batch(self, batch: Any) -> tuple[list[Any], torch.Tensor]:
         """Split a batch into inputs and targets, on the module's device."""
         if not (isinstance(batch, tuple | list) and len(batch) > 1 and isinstance(batch[-1], torch.Tensor)):
-            raise EncodingError(f"the loader gave {type(batch).__name__}, needed (inputs, targets), both tensors")
+            raise EncodingError(f"the loader gave {type(batch).__name__}, needed batches (inputs, targets) of tensors")
+        if batch[-1].ndim == 0:
+            raise EncodingError("the loader gave targets of shape (), needed a batch: their first axis counts examples")
         moved = [part.to(self._device) if isinstance(part, torch.Tensor) else part for part in batch]
         return moved[:-1], moved[-1]
 
@@ -301,33 +308,21 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _made(module: Any) -> Any:
-    """Return a module of our own."""
-    with torch.random.fork_rng([]):
-        made = copy.deepcopy(module) if isinstance(module, torch.nn.Module) else module()
-    if not isinstance(made, torch.nn.Module):
-        raise ConfigError(f"module makes {type(made).__name__}, needed a torch.nn.Module")
-    return made
-
-
 @contextmanager
 def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Draw from a stream with this seed; afterwards the global one goes on as if nothing had been drawn."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed devices that are not in use
-        for used in devices:
-            with torch.cuda.device(used):
-                torch.cuda.manual_seed(seed)
+    # torch.manual_seed would also seed devices that are not in use, and so are not put back.
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for generator in generators:
+            generator.manual_seed(seed)
         yield
 
 
 def _is_parameter(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, torch.nn.Parameter)
-
-
-def _count(targets: torch.Tensor) -> int:
-    return int(targets.shape[0]) if targets.ndim else 1
 
 
 def _state(source: Any) -> dict[str, torch.Tensor]:
