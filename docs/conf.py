@@ -14,6 +14,7 @@ napoleon_custom_sections = [("Security", "notes_style"), ("Source", "notes_style
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
+autodoc_mock_imports = ["torch", "safetensors"]  # the documentation is built without the frameworks
 add_module_names = False
 default_role = "code"
 exclude_patterns = ["_build"]

@@ -9,6 +9,8 @@ NumPy has no bfloat16. Therefore tensors of less than 32 bits travel as float32,
 are rounded to their own dtype when they are loaded.
 """
 
+from __future__ import annotations
+
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,13 +46,13 @@ def to_arrays(
         buffers: Whether floating-point buffers travel too, such as `running_mean` and `running_var` of BatchNorm.
 
     Returns:
-        Arrays by name, with the shapes of the tensors: float64 for float64, else float32. They share no memory with
-        the tensors. Values that are not finite are in them; aggregators refuse them with `EncodingError`.
+        Arrays by name, with the shapes of the tensors, of float64 for float64 and else of float32. They share no memory
+        with the tensors. Values that are not finite are in them; aggregators refuse them with `EncodingError`.
 
     Raises:
         ConfigError: Nothing travels, a pattern matches nothing, `include` is something else, or `buffers` is false for
             a state dict.
-        EncodingError: A tensor that would travel is complex, sparse, quantized, on the meta device or not initialized.
+        EncodingError: A tensor that would travel is complex, sparse, on the meta device, expanded or not initialized.
     """
     return _copied(_traveling(source, include, buffers))
 
@@ -270,7 +272,7 @@ def save(module: torch.nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         MissingExtraError: safetensors is not installed.
-        EncodingError: A tensor is sparse, quantized, on the meta device or not initialized.
+        EncodingError: A tensor is sparse, quantized, on the meta device, expanded or not initialized.
     """
     safetensors = _safetensors()
     tensors = {names[0]: tensor for names, tensor in _grouped(_state(module))}
@@ -392,10 +394,9 @@ def _check_dense(name: str, tensor: torch.Tensor) -> None:
     if tensor.device.type == "meta":
         raise EncodingError(f"{name} is on the meta device, needed values: load the module first")
     if tensor.layout != torch.strided or tensor.is_quantized:
-        kind = "quantized" if tensor.is_quantized else "sparse"
-        raise EncodingError(f"{name} is {kind}, needed a dense tensor of floating-point numbers")
+        raise EncodingError(f"{name} is {'quantized' if tensor.is_quantized else 'sparse'}, needed a dense tensor")
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
-        raise EncodingError(f"{name} has the same memory for several values (expand): make it contiguous")
+        raise EncodingError(f"{name} is expanded, several values in the same memory: make it contiguous")
 
 
 def _copied(tensors: Mapping[str, torch.Tensor]) -> Arrays:

@@ -294,7 +294,7 @@ def refused_tensors() -> dict[str, tuple[Any, str]]:
         "sparse": ({"a": torch.eye(2).to_sparse()}, "a is sparse"),
         "meta": (nn.Linear(2, 2, device="meta"), "weight is on the meta device"),
         "lazy": (lazy, "weight is not initialized"),
-        "expanded": ({"a": torch.zeros(1).expand(3)}, "a has the same memory for several values"),
+        "expanded": ({"a": torch.zeros(1).expand(3)}, "a is expanded"),
     }
 
 
@@ -654,6 +654,19 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path,
     with pytest.raises(EncodingError, match=reason):
         load(module, tmp_path / "model.safetensors")
     assert_same(module, before)
+
+
+@pytest.mark.parametrize("name", ["sparse", "quantized", "meta"])
+@pytest.mark.filterwarnings("ignore:.*quantize:")
+def test_a_module_without_plain_values_is_not_saved(tmp_path: Path, name: str) -> None:
+    module = nn.Linear(2, 2, device="meta" if name == "meta" else None)
+    if name == "sparse":
+        module.register_buffer("graph", torch.eye(2).to_sparse())
+    if name == "quantized":
+        module.register_buffer("graph", torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8))
+    with pytest.raises(EncodingError, match=f"(graph|weight) is (on the )?{name}"):
+        save(module, tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pickle_is_no_model(tmp_path: Path) -> None:
