@@ -38,15 +38,15 @@ def accuracy(outputs, targets):
 
 
 def train(aggregator):
-    """Yield the model and its accuracy after each round; the same clients shuffle alike in every call."""
+    """Yield each round's report and the accuracy of its model; the same clients shuffle alike in every call."""
     local = LocalTraining(network, optimizer, nn.CrossEntropyLoss(), epochs=2, seed=0)
     for report in secfed.FedAvg(local, aggregator=aggregator).rounds(local.model, clients, count=6):
-        yield report.model, local.evaluate(report.model, held_out, accuracy)
+        yield report, local.evaluate(report.model, held_out, accuracy)
 
 
-for number, (model, secure) in enumerate(train(secfed.SecAgg(threshold=2 / 3, clip=4.0)), start=1):
-    print(f"round {number}: accuracy {secure:.3f} under secure aggregation")
+for report, secure in train(secfed.SecAgg(threshold=2 / 3, clip=4.0)):
+    print(f"round {report.number}: accuracy {secure:.3f}, {len(report.survivors)} clients in the sum")
 *_, (_, plain) = train(secfed.Plain())
 print(f"the same training without protection: accuracy {plain:.3f}")
 assert secure > 0.95 and abs(secure - plain) < 0.02
-load_arrays(network, model)  # what was trained together is now in the module
+load_arrays(network, report.model)  # what was trained together is now in the module

@@ -313,13 +313,11 @@ def _safetensors() -> Any:
 @contextmanager
 def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Draw from a stream with this seed; afterwards the global one goes on as if nothing had been drawn."""
-    # torch.manual_seed would also seed devices that are not in use, and so are not put back.
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for generator in generators:
-            generator.manual_seed(seed)
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed devices that are not put back
+        if on_cuda:
+            torch.cuda.default_generators[device.index].manual_seed(seed)
         yield
 
 
@@ -399,14 +397,13 @@ def _check_dense(name: str, tensor: torch.Tensor) -> None:
         raise EncodingError(f"{name} is expanded, several values in the same memory: make it contiguous")
 
 
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """Return it in a dtype that NumPy has, with the same values."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def _copied(tensors: Mapping[str, torch.Tensor]) -> Arrays:
-    """Copy tensors to arrays."""
-    return {
-        name: tensor.detach()
-        .to("cpu", torch.promote_types(tensor.dtype, torch.float32), copy=True, memory_format=torch.contiguous_format)
-        .numpy()
-        for name, tensor in tensors.items()
-    }
+    return {name: _wide(tensor.detach().cpu()).numpy().copy() for name, tensor in tensors.items()}
 
 
 def _tensor(name: str, array: Any) -> torch.Tensor:
@@ -441,10 +438,11 @@ def _write(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tenso
             raise EncodingError(f"{name} has shape {tuple(value.shape)}, needed {tuple(tensor.shape)}")
         if value.dtype != tensor.dtype and not (value.is_floating_point() and tensor.is_floating_point()):
             raise EncodingError(f"{name} has dtype {value.dtype}, needed {tensor.dtype}")
-        rounded = value.to(tensor.dtype)
-        if rounded.is_floating_point() and bool((rounded.isfinite() != value.isfinite()).any()):
-            raise EncodingError(f"{name} holds a value that is too large for {tensor.dtype}")
-        ready.append((tensor, rounded))
+        if value.dtype != tensor.dtype:
+            size = _wide(value).abs()
+            if bool(((size > torch.finfo(tensor.dtype).max) & size.isfinite()).any()):
+                raise EncodingError(f"{name} holds a value that is too large for {tensor.dtype}")
+        ready.append((tensor, value))
     with torch.no_grad():
         for tensor, value in ready:
             tensor.copy_(value)

@@ -26,6 +26,7 @@ torch.set_num_threads(1)
 CLIP = 2.0
 LEVEL = 2 * CLIP / (2**16 - 2)
 HALVES = [torch.bfloat16, torch.float16]
+BYTES = [torch.float8_e4m3fn, torch.float8_e5m2]
 LABELS = torch.zeros(4, dtype=torch.int64)
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
@@ -307,6 +308,17 @@ def test_tensors_without_plain_values_are_refused(name: str) -> None:
     if isinstance(source, dict):
         with pytest.raises(EncodingError, match=reason):
             load_arrays(source, {"a": np.zeros(source["a"].shape)})
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+def test_tensors_of_eight_bits_travel_and_come_back(dtype: torch.dtype) -> None:
+    state = {"a": torch.tensor([1.0, -2.0, 0.5]).to(dtype)}
+    arrays = to_arrays(state)
+    load_arrays(state, {"a": 2 * arrays["a"]})
+    assert arrays["a"].dtype == np.float32 and state["a"].dtype == dtype
+    assert state["a"].float().tolist() == [2.0, -4.0, 1.0]
+    with pytest.raises(EncodingError, match=r"a holds a value that is too large for torch.float8"):
+        load_arrays(state, {"a": 1e6 * arrays["a"]})
 
 
 # Subsets
