@@ -488,6 +488,58 @@ def test_parts_in_evaluation_mode_stay_in_it_and_evaluation_puts_modes_back() ->
         local.evaluate(local.model, loader)
 
 
+class Modes(nn.Module):
+    """Notes the modes in which it is called: its own, and that of its part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(4, 3)
+        self.seen: list[tuple[bool, bool]] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.seen.append((self.training, self.part.training))
+        return self.part(inputs)
+
+
+@pytest.mark.parametrize(("own", "part"), [(True, True), (False, False), (True, False)])
+def test_modes_are_those_of_training_except_during_evaluation(own: bool, part: bool) -> None:
+    made = []
+
+    def make() -> nn.Module:
+        made.append(Modes().train(own))
+        made[0].part.train(part)
+        return made[0]
+
+    local = training(make)
+    loader = [(torch.ones(4, 4), LABELS)]
+    for _ in range(2):
+        local(local.model, loader)
+        local.evaluate(local.model, loader)
+    trained = (True, part or not own)  # a module in evaluation mode as a whole is put in training mode
+    assert made[0].seen == [trained, (False, False)] * 2
+
+
+def test_only_what_travels_is_trained() -> None:
+    module, handed = perceptron(), []
+
+    def optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        handed.append([tuple(parameter.shape) for parameter in parameters])
+        return sgd(parameters)
+
+    local = LocalTraining(module, optimizer, nn.CrossEntropyLoss(), include="2.*")
+    loader = DataLoader(examples(20, seed=1), batch_size=10)
+    first, second = (local(local.model, loader)[0] for _ in range(2))
+    assert handed == [[(3, 8), (3,)]] * 2
+    assert first.keys() == {"2.weight", "2.bias"}
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_the_first_model_cannot_be_changed_by_who_asks_for_it() -> None:
+    local = training()
+    local.model["0.weight"][...] = 7.0
+    assert not (local.model["0.weight"] == 7.0).any()
+
+
 def test_evaluation_weighs_batches_by_their_examples() -> None:
     local = LocalTraining(nn.Linear(2, 1), sgd, nn.MSELoss())
     model = {"weight": np.zeros((1, 2)), "bias": np.ones(1)}
@@ -646,6 +698,15 @@ def test_a_file_may_have_any_name_of_tied_parameters_and_another_precision(tmp_p
     save_file({"decoder.weight": torch.full((6, 4), 0.5, dtype=torch.bfloat16)}, tmp_path / "tied.safetensors")
     load(module, tmp_path / "tied.safetensors")
     assert bool((module.embedding.weight == 0.5).all()) and module.embedding.weight.dtype == torch.float32
+
+
+def test_infinite_values_in_a_file_are_no_overflow(tmp_path: Path) -> None:
+    mask = torch.tensor([-torch.inf, 0.0, torch.inf])
+    save_file({"weight": torch.ones(1, 1), "bias": torch.ones(1), "mask": mask}, tmp_path / "mask.safetensors")
+    module = nn.Linear(1, 1)
+    module.register_buffer("mask", torch.zeros(3))
+    load(module.half(), tmp_path / "mask.safetensors")
+    assert module.mask.tolist() == mask.tolist() and module.mask.dtype == torch.float16
 
 
 @pytest.mark.parametrize(
