@@ -19,7 +19,7 @@ labels = torch.tensor(digits.target)
 test = torch.arange(len(labels)) % 5 == 0
 # The rows are in the order of the people who wrote them: each client has the digits of one or two.
 parts = zip(pictures[~test].tensor_split(10), labels[~test].tensor_split(10), strict=True)
-clients = [DataLoader(TensorDataset(*part), batch_size=16, shuffle=True) for part in parts]
+clients = [DataLoader(TensorDataset(*part), batch_size=32, shuffle=True) for part in parts]
 held_out = DataLoader(TensorDataset(pictures[test], labels[test]), batch_size=400)
 
 network = nn.Sequential(
@@ -44,7 +44,7 @@ def train(aggregator):
         yield report, local.evaluate(report.model, held_out, accuracy)
 
 
-for report, secure in train(secfed.SecAgg(threshold=2 / 3, clip=4.0)):
+for report, secure in train(secfed.SecAgg(threshold=2 / 3, clip=8.0)):
     print(f"round {report.number}: accuracy {secure:.3f}, {len(report.survivors)} clients in the sum")
 *_, (_, plain) = train(secfed.Plain())
 print(f"the same training without protection: accuracy {plain:.3f}")

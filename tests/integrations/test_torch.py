@@ -1,6 +1,7 @@
 """PyTorch: what travels and what stays, secure means of state dicts, local training, files."""
 
 import copy
+import doctest
 import re
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secfed
+import secfed.integrations.torch as module_of_integration
 from secfed.errors import ConfigError, EncodingError, MissingExtraError
 from secfed.integrations.torch import LocalTraining, load, load_arrays, save, to_arrays
 
@@ -664,6 +666,11 @@ def test_a_tied_model_learns_to_repeat_its_tokens() -> None:
         return (outputs.argmax(dim=1) == targets).float().mean()
 
     assert local.evaluate(last.model, [(tokens, tokens)], accuracy) == 1.0
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    outcome = doctest.testmod(module_of_integration)
+    assert outcome.attempted and not outcome.failed
 
 
 # Files
