@@ -89,6 +89,20 @@ def test_a_device_that_masks_loads_secure_aggregation_alone(code: str) -> None:
     assert not modules & {"scipy", "sqlite3"}
 
 
+def test_pytorch_that_is_not_installed_is_named_with_its_extra() -> None:
+    code = """
+import secfed, sys
+sys.modules["torch"] = None  # imports of it fail, as where it is not installed
+try:
+    import secfed.integrations.torch
+except secfed.SecFedError as error:
+    print(type(error).__name__, error.extra, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    needed = 'torch is not installed; it comes with the extra "torch": pip install "secfed[torch]"'
+    assert done.stdout.strip() == f"MissingExtraError torch {needed}"
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'secfed' has no attribute 'SecAggPlus'"):
         _ = secfed.SecAggPlus

@@ -25,7 +25,8 @@ class FedAvg(Training):
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
-            model. The update has the model's structure, the weight is the number of examples.
+            model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected like one whose update does not fit.
         aggregator: How updates become a mean: `secfed.Plain()` or `secfed.SecAgg(...)`.
         learning_rate: Factor on the mean; 1 is the paper's.
         privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or up

@@ -18,7 +18,8 @@ class Results:
     """Local training of a cohort: every client is trained once, by ascending id, also if its result is not collected.
 
     Args:
-        local_update: `local_update(model, data) -> (update, weight)`.
+        local_update: `local_update(model, data) -> (update, weight)`. An `EncodingError` that it raises is the reason
+            to reject this client; other errors are the caller's.
         model: The model; each client gets its own copy, so whatever one does to it, the others do not see.
         data: Each client's data by ascending id.
         reject: Called with the id of each client whose result does not fit, and the reason; never with a value.
@@ -70,11 +71,18 @@ class Results:
 
     def _train(self) -> Iterator[tuple[int, Any]]:
         for client_id, examples in self._data.items():
-            yield client_id, self._local_update(unflatten(self._values, self._like), examples)
+            result: Any
+            try:
+                result = self._local_update(unflatten(self._values, self._like), examples)
+            except EncodingError as error:  # as good as a result that does not fit
+                result = error
+            yield client_id, result
 
 
 def _objection(like: Structure, result: Any) -> str:
     """Say what is wrong with what a client returned, or nothing ("")."""
+    if isinstance(result, EncodingError):
+        return str(result)
     if not (isinstance(result, tuple) and len(result) == 2):
         return f"local_update returned {type(result).__name__}, needed (update, weight)"
     update, weight = result

@@ -72,7 +72,8 @@ class Training(ABC):
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
-            model; the update has the model's structure, the weight is the number of examples.
+            model; the update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected like one whose update does not fit.
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
         privacy: `CentralGaussian(...)` or `DistributedGaussian(...)`. All clients then count alike, or up to
             `weight_cap`, and the sum is divided by the expected size of the cohort. What rounds spend adds up over all

@@ -163,3 +163,24 @@ def test_a_second_client_that_ends_the_session_fails_the_round(sealing_garbage: 
     assert report.failure.startswith("S16: client 3, number 3 of the session, ended it: client 3 has")
     assert report.aggregate is None
     assert report.accountant.epsilon(1e-5) == 0  # nothing was opened
+
+
+@pytest.mark.parametrize(("aggregator", "privacy"), MODES)
+def test_client_whose_training_refuses_its_data_is_rejected(aggregator: Any, privacy: Any) -> None:
+    def local_update(model: np.ndarray, data: int) -> Any:
+        if data in (1, 4):
+            raise EncodingError("the loader gave no batch")
+        return GOOD, 3
+
+    training = secfed.FedAvg(local_update, aggregator=aggregator, privacy=privacy)
+    [report] = training.rounds(np.zeros(3), list(range(1, 10)), count=1)
+    assert report.rejected == dict.fromkeys((1, 4), "the loader gave no batch")
+    assert report.failure == "" and report.survivors == (2, 3, 5, 6, 7, 8, 9)
+
+
+def test_data_that_all_clients_refuse_are_an_error() -> None:
+    def local_update(model: np.ndarray, data: int) -> Any:
+        raise EncodingError("the loss is not finite")
+
+    with pytest.raises(EncodingError, match="client 1: the loss is not finite"):
+        list(secfed.FedAvg(local_update, aggregator=secfed.Plain()).rounds(np.zeros(3), [1, 2, 3], count=1))
