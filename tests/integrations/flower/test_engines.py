@@ -13,14 +13,15 @@ import pytest
 from secfed.integrations.flower import create_identity
 from tests.integrations.flower.engine import APP, Engine, copy_app, kill, wait_until, without_secfed
 
-ROUNDS = 3
+ROUNDS = 3  # of the simulation; a round of processes takes longer
+FEW = 2
 pytestmark = pytest.mark.slow
 
 
-def accuracies(output: str) -> list[float]:
+def accuracies(output: str, rounds: int) -> list[float]:
     """Accuracy before the first round and after each."""
     found = [float(number) for number in re.findall(r"accuracy after round \d+: ([\d.]+)", last_stream(output))]
-    assert len(found) == ROUNDS + 1, output
+    assert len(found) == rounds + 1, output
     return found
 
 
@@ -41,8 +42,8 @@ def test_twenty_simulated_nodes_train_as_without_secfed(tmp_path: Path) -> None:
     with Engine(tmp_path / "plain", 20, simulation=True) as engine:
         plain = engine.run(plain_app, rounds=ROUNDS)
     assert means(secure) == ["20 of 20"] * ROUNDS
-    assert accuracies(secure)[-1] == pytest.approx(accuracies(plain)[-1], abs=0.01)
-    assert accuracies(secure)[-1] > 0.85
+    assert accuracies(secure, ROUNDS)[-1] == pytest.approx(accuracies(plain, ROUNDS)[-1], abs=0.01)
+    assert accuracies(secure, ROUNDS)[-1] > 0.85
 
 
 def code(path: Path) -> list[str]:
@@ -52,17 +53,17 @@ def code(path: Path) -> list[str]:
 
 def test_killed_node_drops_out_and_the_others_train_on(tmp_path: Path) -> None:
     with Engine(tmp_path / "secure", 3) as engine:
-        run = engine.start_run(APP, rounds=ROUNDS, min_nodes=2)
+        run = engine.start_run(APP, rounds=FEW, min_nodes=2)
         # Its keys are shared, its masked update is still to come: that of the others must be unmasked without it.
         wait_until(lambda: engine.text("node0").count("Sent successfully") == 2, 180, "the keys of node 0")
         kill(engine.supernodes[0])
         secure = engine.output(run)
     with Engine(tmp_path / "plain", 2, partitions=3) as engine:
-        plain = engine.run(renumbered(copy_app(tmp_path, without_secfed)), rounds=ROUNDS, min_nodes=2)
-    assert means(secure) == ["2 of 3", "2 of 2", "2 of 2"], secure
+        plain = engine.run(renumbered(copy_app(tmp_path, without_secfed)), rounds=FEW, min_nodes=2)
+    assert means(secure) == ["2 of 3", "2 of 2"], secure
     assert "MASKED_INPUT_COLLECTION" in secure, secure
-    assert accuracies(secure)[-1] == pytest.approx(accuracies(plain)[-1], abs=0.01)
-    assert accuracies(secure)[-1] > 0.9
+    assert accuracies(secure, FEW)[-1] == pytest.approx(accuracies(plain, FEW)[-1], abs=0.01)
+    assert accuracies(secure, FEW)[-1] > 0.9
 
 
 def renumbered(app: Path) -> Path:
