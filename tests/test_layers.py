@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
     },
     "federated": {"aggregation", "dp", "encoding.flatten", "secagg.stages", "errors"},
-    "integrations": set(),
+    "integrations": {"aggregation", "dp", "encoding.flatten", "secagg", "errors"},
     "cli": {
         "__init__",
         "attacks",
