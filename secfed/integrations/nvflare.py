@@ -1,7 +1,8 @@
 """Secure sums and private updates inside NVFlare.
 
 `SecureMean` runs secure aggregation over NVFlare's Collab calls: the server of a job learns the mean of the survivors'
-updates and none of the updates.
+updates and none of the updates. `PrivateUpdates` is a filter that clips a site's update and adds noise before it leaves
+the site, and stops when the site's budget is spent.
 
 What a site insists on guards against what a server *asks*. It does not guard against the code that a server *sends*:
 a Collab job carries its own code to the sites. A site has to review that code, or to allow only code that it installed
@@ -15,18 +16,29 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from secfed import secagg
 from secfed.aggregation import PrivateSum, SecAgg, Transform
-from secfed.aggregation.privacy import Privacy
+from secfed.aggregation.privacy import CentralGaussian, Privacy
+from secfed.dp.accountant import Accountant
+from secfed.dp.calibration import noise_multiplier
 from secfed.dp.events import Event
+from secfed.dp.ledger import Ledger
 from secfed.dp.noise.surplus import SURPLUS_NOISE
 from secfed.encoding.flatten import Update
-from secfed.errors import ConfigError, MissingExtraError, SecFedError
+from secfed.errors import BudgetExceededError, ConfigError, MissingExtraError, SecFedError
 from secfed.integrations.session import Site, Terms, Train
 
 try:
+    from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+    from nvflare.apis.filter import Filter
+    from nvflare.apis.fl_constant import ReturnCode
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.apis.shareable import Shareable, make_reply
     from nvflare.collab import CollabCallError, collab
 except ImportError:
     raise MissingExtraError("nvflare", "nvflare") from None
@@ -224,3 +236,134 @@ class _Calls:
         name = str(self.proxies[client_id].name)
         self.dropouts[name] = f"{stage}: {reason}"
         _log.warning("%s dropped out, %s: %s", name, stage, reason)
+
+
+class PrivateUpdates(Filter):
+    """A filter on a site's result that makes its update private: it clips, adds noise, and keeps a budget.
+
+    The unit of privacy is the site's whole update, and with it all data of the site: whoever sees everything that the
+    site releases can hardly tell its updates from any other updates (adjacency `"replace"`). That is much noise, for
+    there are no other sites for the site to hide among. It goes down in the mean of many sites only. Where the server
+    may see sums, `SecureMean` with `DistributedGaussian` gives far better models for the same epsilon.
+
+    Args:
+        clip_norm: The update is scaled down to this Euclidean norm, all arrays together.
+        epsilon: The budget of all rounds together.
+        delta: The delta at which epsilon is computed.
+        rounds: For how many rounds the budget is to last; the noise is the least that allows so many.
+        ledger: File of the site that remembers what was spent, also by earlier jobs; `{site}` stands for the site's
+            name. It is made if it is not there. None: the budget is that of one job.
+
+    Raises:
+        ConfigError: A parameter is out of range, or no noise keeps the budget.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise in each value, divided by `clip_norm`.
+
+    Security:
+        The update must be a difference (`DataKind.WEIGHT_DIFF`) of floating-point arrays. Everything else is blocked:
+        NVFlare sends an error without content when a filter raises. The result is made anew, and holds the noisy update
+        and the round's number only: no metrics, and no number of examples, so the server weighs all sites alike. The
+        noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole numbers.
+        A release counts as spent before its noise is drawn. A job's own filters are the job author's to leave out; a
+        site that does not trust the author puts the filter into its own `privacy.json`. Collab calls pass no filter.
+    """
+
+    def __init__(self, clip_norm: float, epsilon: float, delta: float, rounds: int, ledger: str | None = None) -> None:
+        super().__init__()
+        # NVFlare writes these into the job's configuration, by the names of the parameters.
+        self.clip_norm, self.epsilon, self.delta, self.rounds = clip_norm, epsilon, delta, rounds
+        self.ledger = ledger
+        self.noise_multiplier = noise_multiplier(epsilon=epsilon, delta=delta, rounds=rounds, adjacency="replace")
+        self._privacy = CentralGaussian(clip_norm, self.noise_multiplier)
+        self._lock = threading.Lock()
+        self._accountant = Accountant("replace")
+
+    def add_to_fed_job(self, job: Any, ctx: Any, **kwargs: Any) -> None:
+        """Join a job; NVFlare calls this.
+
+        Args:
+            job: The `FedJob`.
+            ctx: Its context.
+        """
+        # Else the job would carry a copy of those parts of secfed that this module imports, to sites that have all.
+        job.set_app_packages(sorted({*job.job.app_packages, "secfed"}))
+        super().add_to_fed_job(job, ctx, **kwargs)
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Return the result that may leave the site, in place of the site's own.
+
+        Args:
+            shareable: What the site's training gave.
+            fl_ctx: NVFlare's context, which knows the site's name.
+
+        Returns:
+            The noisy update. Of a failed task the return code alone.
+
+        Raises:
+            ConfigError: The result is no difference of weights, or the ledger is for another budget.
+            EncodingError: A value is not finite, or no floating-point number.
+            BudgetExceededError: The budget is spent; no noise was drawn.
+        """
+        code = shareable.get_return_code()
+        if code != ReturnCode.OK:
+            return make_reply(code)
+        try:
+            update = from_shareable(shareable)
+        except ValueError:
+            raise ConfigError(
+                "the result is no DXO: needed one of kind WEIGHT_DIFF, or no filter on this task"
+            ) from None
+        if update.data_kind != DataKind.WEIGHT_DIFF:
+            raise ConfigError(
+                f"the result is of kind {update.data_kind}, needed WEIGHT_DIFF: let the sites send differences"
+            )
+        arrays = {name: _array(value) for name, value in update.data.items()}
+        transform = PrivateSum.of(self._privacy, arrays, clients=1)
+        vector = transform.encode(arrays)  # checks every value, before anything is spent
+        with self._lock:
+            self._spend(transform.worst_event, str(fl_ctx.get_identity_name()))
+            noisy = transform.decode(vector, (1,)).mean
+        released = {name: _like(noisy[name], value) for name, value in update.data.items()}
+        meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: 1}
+        if (round := update.get_meta_prop(MetaKey.CURRENT_ROUND)) is not None:
+            meta[MetaKey.CURRENT_ROUND] = round
+        return DXO(DataKind.WEIGHT_DIFF, released, meta).update_shareable(make_reply(ReturnCode.OK))
+
+    def _spend(self, event: Event, site: str) -> None:
+        """Count a release, or refuse it.
+
+        Raises:
+            BudgetExceededError: It does not fit into the budget.
+            ConfigError: The ledger is for another budget.
+        """
+        if self.ledger is None:
+            accountant = self._accountant.copy().compose(event)
+            if not (epsilon := accountant.epsilon(self.delta)) <= self.epsilon:
+                raise BudgetExceededError(
+                    f"with this release epsilon {epsilon:.6g} at delta {self.delta:g} would be spent, the budget is "
+                    f"{self.epsilon:g}: nothing was released",
+                    epsilon,
+                    self.epsilon,
+                )
+            self._accountant = accountant
+            return
+        path = Path(self.ledger.replace("{site}", site))
+        if path.exists():
+            ledger = Ledger.open(path)
+        else:
+            ledger = Ledger.create(path, epsilon=self.epsilon, delta=self.delta, adjacency="replace")
+        found, needed = (ledger.epsilon, ledger.delta, ledger.adjacency), (self.epsilon, self.delta, "replace")
+        if found != needed:
+            raise ConfigError(f"the ledger {path} is for (epsilon, delta, adjacency) {found}, needed {needed}")
+        ledger.commit(ledger.reserve(event, label=f"an update of {site}"))
+
+
+def _array(value: Any) -> Any:
+    """Return what an update holds as an array; a PyTorch tensor becomes one without PyTorch being imported here."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def _like(array: Any, value: Any) -> Any:
+    """Return an array as what it was before."""
+    return value.new_tensor(array) if hasattr(value, "new_tensor") else array

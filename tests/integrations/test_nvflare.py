@@ -8,11 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nvflare.apis.dxo import DataKind, MetaKey
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.collab import CollabRecipe
+from nvflare.job_config.api import FedJob
+from nvflare.job_config.defs import FilterType
 from nvflare.recipe import SimEnv
+
+from secfed import dp
+from secfed.integrations.nvflare import PrivateUpdates
 
 ROOT = Path(__file__).parent.parent.parent
 JOBS = Path(__file__).parent / "nvflare_jobs"
+BUDGET = {"clip_norm": 1.0, "epsilon": 4.0, "delta": 1e-5, "rounds": 2}
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +84,61 @@ def test_sites_refuse_a_server_with_a_lower_threshold(rounds: dict[str, Any]) ->
     assert kind == "TooFewSurvivorsError"
     assert len(notes) == 4
     assert all("C4: the server's session has threshold 3, this site's own terms give 4" in note for note in notes)
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
+    """What the server got in three rounds from two sites with a budget of two, and where their ledgers are."""
+    folder = tmp_path_factory.mktemp("private_updates")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(JOBS))
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        patch.chdir(folder)
+        import filter_job
+
+        job = FedJob("private_updates", min_clients=2)
+        job.to_server(filter_job.Recorder(str(folder / "report.json"), rounds=3))
+        job.to_clients(filter_job.Trainer(), tasks=["train"])
+        job.to_clients(
+            PrivateUpdates(**BUDGET, ledger=str(folder / "{site}.ledger")),
+            filter_type=FilterType.TASK_RESULT,
+            tasks=["train"],
+        )
+        assert job.simulator_run(str(folder / "workspace"), n_clients=2) == 0
+        del sys.modules["filter_job"]
+    return json.loads((folder / "report.json").read_text()), folder
+
+
+def test_filter_lets_out_nothing_but_the_noisy_update(releases: tuple[list[dict[str, Any]], Path]) -> None:
+    sent = [release for release in releases[0] if release["code"] == ReturnCode.OK]
+    assert len(sent) == 4
+    for release in sent:
+        assert release["keys"] == ["DXO", "__headers__"]
+        assert release["kind"] == DataKind.WEIGHT_DIFF
+        assert set(release["meta"]) == {MetaKey.NUM_STEPS_CURRENT_ROUND, MetaKey.CURRENT_ROUND}
+        assert release["meta"][MetaKey.NUM_STEPS_CURRENT_ROUND] == 1
+        assert not any(word in release["text"] for word in ("12345", "98765", "secret"))
+
+
+def test_filter_clips_and_adds_the_noise_of_the_budget(releases: tuple[list[dict[str, Any]], Path]) -> None:
+    deviation = BUDGET["clip_norm"] * dp.noise_multiplier(epsilon=4.0, delta=1e-5, rounds=2, adjacency="replace")
+    for release in releases[0][:4]:
+        noise = np.ravel(release["data"]["weight"])  # the update has zeros here
+        assert abs(noise.std() / deviation - 1) < 0.08  # five times the deviation of a deviation of 2000 values
+        assert abs(noise.mean()) < 5 * deviation / np.sqrt(len(noise))
+        norm = BUDGET["clip_norm"] if release["site"] == "site-1" else 0.5
+        assert abs(release["data"]["bias"][0] - norm) < 5 * deviation
+    biases = {release["data"]["bias"][0] for release in releases[0][:4]}
+    assert len(biases) == 4, "each release has its own noise"
+
+
+def test_filter_sends_nothing_once_the_budget_is_spent(releases: tuple[list[dict[str, Any]], Path]) -> None:
+    found, folder = releases
+    assert len(found) == 6
+    for release in found[4:]:
+        assert release["code"] == ReturnCode.TASK_RESULT_FILTER_ERROR
+        assert release["keys"] == ["__headers__"]
+    for site in ("site-1", "site-2"):
+        ledger = dp.Ledger.open(folder / f"{site}.ledger")
+        assert [entry.state for entry in ledger.entries()] == ["committed"] * 2
+        assert 3.9 < ledger.spent() <= 4.0
