@@ -77,7 +77,7 @@ class SecureMean:
         aggregator: `SecAgg` with `clip` and, without privacy, `max_weight`.
         privacy: `CentralGaussian`: the server adds noise to the sum. `DistributedGaussian`: each site adds its share.
         minimum_cohort: Fewest sites in a round, and in its sum, that a site helps with; None is the aggregator's
-            threshold, if that is a number of clients.
+            threshold, if that is a number of clients and there are no `neighbors`.
         training_seconds: How long the sites may train.
         stage_seconds: How long they may take for each of the other stages.
 
@@ -315,9 +315,8 @@ class PrivateUpdates(Filter):
                 "the result is no DXO: needed one of kind WEIGHT_DIFF, or no filter on this task"
             ) from None
         if update.data_kind != DataKind.WEIGHT_DIFF:
-            raise ConfigError(
-                f"the result is of kind {update.data_kind}, needed WEIGHT_DIFF: let the sites send differences"
-            )
+            kind = getattr(update.data_kind, "value", update.data_kind)
+            raise ConfigError(f"the result is of kind {kind}, needed WEIGHT_DIFF: let the sites send differences")
         arrays = {name: _array(value) for name, value in update.data.items()}
         transform = PrivateSum.of(self._privacy, arrays, clients=1)
         vector = transform.encode(arrays)  # checks every value, before anything is spent

@@ -33,7 +33,7 @@ class Terms:
         aggregator: Clip, largest weight, threshold and neighbors.
         privacy: `CentralGaussian`, `DistributedGaussian` or None, in every round.
         minimum_cohort: Fewest sites in a round, and in its sum; None is the aggregator's threshold, if that is a number
-            of clients.
+            of clients and there are no `neighbors`.
 
     Raises:
         ConfigError: The parameters do not say enough for a site to insist on.
@@ -61,10 +61,16 @@ class Terms:
             )
         if self.privacy is not None and self.privacy.adaptive is not None:
             raise ConfigError("found adaptive clipping, needed a fixed clip_norm: sites insist on it")
-        if self.minimum_cohort is None and not isinstance(aggregator.threshold, int | np.integer):
+        if self.minimum_cohort is not None:
+            secagg.Policy(minimum_cohort=self.minimum_cohort)  # refuses what is no number of clients
+        elif not isinstance(aggregator.threshold, int | np.integer):
             raise ConfigError(
                 f"threshold {aggregator.threshold} is a fraction, so a server could name two sites the cohort: needed "
                 "minimum_cohort too, or a threshold that is a number of clients"
+            )
+        elif aggregator.neighbors is not None:
+            raise ConfigError(
+                f"with neighbors {aggregator.neighbors} the threshold counts a site's neighbors: needed minimum_cohort"
             )
 
     def prepare(self, model: Update, clients: int, round: int) -> tuple[Transform, secagg.Config]:

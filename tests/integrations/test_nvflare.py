@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvflare.apis.dxo import DataKind, MetaKey
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.collab import CollabRecipe
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
 from nvflare.recipe import SimEnv
 
-from secfed import dp
-from secfed.integrations.nvflare import PrivateUpdates
+from secfed import SecAgg, dp
+from secfed.errors import BudgetExceededError, ConfigError, EncodingError
+from secfed.integrations.nvflare import PrivateUpdates, SecureMean
 
 ROOT = Path(__file__).parent.parent.parent
 JOBS = Path(__file__).parent / "nvflare_jobs"
@@ -142,3 +145,107 @@ def test_filter_sends_nothing_once_the_budget_is_spent(releases: tuple[list[dict
         ledger = dp.Ledger.open(folder / f"{site}.ledger")
         assert [entry.state for entry in ledger.entries()] == ["committed"] * 2
         assert 3.9 < ledger.spent() <= 4.0
+
+
+def result(update: Any, kind: str = DataKind.WEIGHT_DIFF) -> Shareable:
+    return DXO(kind, update).to_shareable()
+
+
+def site(name: str = "site-1") -> FLContext:
+    context = FLContext()
+    context.set_prop(ReservedKey.IDENTITY_NAME, name, private=False, sticky=True)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        (result({"w": np.zeros(3)}, DataKind.WEIGHTS), "of kind WEIGHTS, needed WEIGHT_DIFF"),
+        (result({"accuracy": 0.9}, DataKind.METRICS), "of kind METRICS, needed WEIGHT_DIFF"),
+        (result({"all": DXO(DataKind.WEIGHT_DIFF, {"w": np.zeros(3)})}, DataKind.COLLECTION), "of kind COLLECTION"),
+        (Shareable({"w": [1.0]}), "no DXO"),
+        (result({"w": np.array([1.0, np.nan])}), "not finite"),
+        (result({"batches": np.array([3])}), "int64"),
+        (result({}), "no values|empty|no array"),
+    ],
+    ids=["weights", "metrics", "collection", "no DXO", "nan", "integers", "nothing"],
+)
+def test_filter_blocks_what_it_cannot_make_private(sent: Shareable, text: str) -> None:
+    private = PrivateUpdates(**BUDGET)
+    with pytest.raises((ConfigError, EncodingError), match=text):
+        private.process(sent, site())
+    for _ in range(2):  # and it has cost nothing
+        private.process(result({"w": np.zeros(3)}), site())
+
+
+def test_filter_of_a_failed_task_returns_its_code_alone() -> None:
+    failed = make_reply(ReturnCode.EXECUTION_EXCEPTION, {"diary": "secret"})
+    failed["diary"] = "secret"
+    found = PrivateUpdates(**BUDGET).process(failed, site())
+    assert found.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "secret" not in str(found)
+
+
+def test_filter_without_ledger_refuses_beyond_the_budget_of_its_job() -> None:
+    private = PrivateUpdates(**BUDGET)
+    for _ in range(2):
+        private.process(result({"w": np.zeros(3)}), site())
+    with pytest.raises(BudgetExceededError, match="the budget is 4: nothing was released"):
+        private.process(result({"w": np.zeros(3)}), site())
+
+
+def test_ledger_remembers_what_earlier_jobs_spent(tmp_path: Path) -> None:
+    def job() -> PrivateUpdates:
+        return PrivateUpdates(**BUDGET, ledger=str(tmp_path / "{site}"))
+
+    for _ in range(2):
+        job().process(result({"w": np.zeros(3)}), site())
+    with pytest.raises(BudgetExceededError):
+        job().process(result({"w": np.zeros(3)}), site())
+    job().process(result({"w": np.zeros(3)}), site("site-2"))  # it has a ledger of its own
+
+
+def test_ledger_of_another_budget_is_refused(tmp_path: Path) -> None:
+    dp.Ledger.create(tmp_path / "ledger", epsilon=100.0, delta=1e-5, adjacency="replace")
+    private = PrivateUpdates(**BUDGET, ledger=str(tmp_path / "ledger"))
+    with pytest.raises(ConfigError, match=r"is for .*100.*needed .*4"):
+        private.process(result({"w": np.zeros(3)}), site())
+
+
+def test_filter_returns_tensors_for_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    update = {"w": torch.ones(2, 3, dtype=torch.float32), "b": torch.zeros(4, dtype=torch.float64)}
+    found = from_shareable(PrivateUpdates(**BUDGET).process(result(update), site())).data
+    assert {name: (value.shape, value.dtype) for name, value in found.items()} == {
+        name: (value.shape, value.dtype) for name, value in update.items()
+    }
+    assert not torch.equal(found["w"], update["w"])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"epsilon": -1.0}, "epsilon"),
+        ({"delta": 1.0}, "delta"),
+        ({"rounds": 0}, "rounds"),
+    ],
+)
+def test_filter_with_a_parameter_out_of_range_is_refused(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        PrivateUpdates(**{**BUDGET, **change})
+
+
+def test_secure_mean_refuses_what_it_cannot_run() -> None:
+    aggregator = SecAgg(threshold=3, clip=1.0, max_weight=4)
+    for times in ({"stage_seconds": 0.0}, {"training_seconds": float("nan")}):
+        with pytest.raises(ConfigError, match="must be positive"):
+            SecureMean(aggregator, **times)
+    secure = SecureMean(aggregator)
+    with pytest.raises(ConfigError, match="no training function"):
+        secure.run([], np.zeros(3), round=1)
+    secure.training(lambda model, round: (model, 1))
+    with pytest.raises(ConfigError, match="a second training function"):
+        secure.training(lambda model, round: (model, 1))
+    with pytest.raises(ConfigError, match="clients"):
+        secure.run([], np.zeros(3), round=1)
