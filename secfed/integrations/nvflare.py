@@ -36,7 +36,7 @@ from secfed.integrations.session import Site, Terms, Train
 try:
     from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
     from nvflare.apis.filter import Filter
-    from nvflare.apis.fl_constant import ReturnCode
+    from nvflare.apis.fl_constant import ProcessType, ReturnCode
     from nvflare.apis.fl_context import FLContext
     from nvflare.apis.shareable import Shareable, make_reply
     from nvflare.collab import CollabCallError, collab
@@ -301,10 +301,12 @@ class PrivateUpdates(Filter):
             The noisy update. Of a failed task the return code alone.
 
         Raises:
-            ConfigError: The result is no difference of weights, or the ledger is for another budget.
+            ConfigError: The result is no weight difference, the ledger is for another budget, or this is the server.
             EncodingError: A value is not finite, or no floating-point number.
             BudgetExceededError: The budget is spent; no noise was drawn.
         """
+        if fl_ctx.get_process_type() in (ProcessType.SERVER_PARENT, ProcessType.SERVER_JOB):
+            raise ConfigError("PrivateUpdates runs on the server, which has seen the update: needed on the sites")
         code = shareable.get_return_code()
         if code != ReturnCode.OK:
             return make_reply(code)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_constant import FilterKey, ProcessType, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.workspace import Workspace
 from nvflare.collab import CollabRecipe
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.recipe import SimEnv
 
 from secfed import SecAgg, dp
@@ -210,6 +212,25 @@ def test_ledger_of_another_budget_is_refused(tmp_path: Path) -> None:
     private = PrivateUpdates(**BUDGET, ledger=str(tmp_path / "ledger"))
     with pytest.raises(ConfigError, match=r"is for .*100.*needed .*4"):
         private.process(result({"w": np.zeros(3)}), site())
+
+
+def test_filter_on_the_server_is_refused() -> None:
+    context = site()
+    context.set_prop(ReservedKey.PROCESS_TYPE, ProcessType.SERVER_JOB, private=True, sticky=True)
+    with pytest.raises(ConfigError, match="runs on the server"):
+        PrivateUpdates(**BUDGET).process(result({"w": np.zeros(3)}), context)
+
+
+def test_site_installs_the_filter_as_the_documentation_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "nvflare.md").read_text()
+    for folder in ("local", "startup"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "local" / "privacy.json").write_text(page.partition("```json")[2].partition("```")[0])
+    scope = create_privacy_manager(Workspace(str(tmp_path), "site-1"), names_only=False).get_scope(None)
+    [private] = scope.task_result_filters[FilterKey.OUT]
+    monkeypatch.chdir(tmp_path)
+    assert private.process(result({"w": np.zeros(3)}), site()).get_return_code() == ReturnCode.OK
+    assert len(dp.Ledger.open("site-1.ledger").entries()) == 1
 
 
 def test_filter_returns_tensors_for_tensors() -> None:
