@@ -30,7 +30,7 @@ from secfed.dp.events import Event
 from secfed.dp.ledger import Ledger
 from secfed.dp.noise.surplus import SURPLUS_NOISE
 from secfed.encoding.flatten import Update
-from secfed.errors import BudgetExceededError, ConfigError, MissingExtraError, SecFedError
+from secfed.errors import BudgetExceededError, ConfigError, MissingExtraError, SecFedError, StageError
 from secfed.integrations.session import Site, Terms, Train
 
 try:
@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 # NVFlare ends a call that is late; we go on without it a little after that, should NVFlare not.
 _GRACE_SECONDS = 5.0
+# The name of the server's app in a Collab job.
+_SERVER = "server"
 # Calls at a time; NVFlare itself makes 100 by default.
 _MOST_CALLS = 100
 
@@ -125,6 +127,8 @@ class SecureMean:
         self._function = train.__name__
 
         def answer(session: bytes, request: bytes, setup: dict[str, Any] | None = None) -> bytes:
+            if (caller := collab.caller) != _SERVER:  # Collab lets sites call each other
+                raise StageError(f"{caller} asks this site for its part in a sum: only the server may")
             with self._lock:  # a simulator may run several sites in one process
                 site = self._sites.setdefault(collab.site_name, Site(self._terms, train))
             return site.receive(session, request) if setup is None else site.join(session, request, **setup)

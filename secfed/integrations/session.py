@@ -18,7 +18,7 @@ from secfed.aggregation import PrivateSum, SecAgg, Transform, WeightedMean
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.noise import NoiseShare
 from secfed.encoding.flatten import Update, model_hash
-from secfed.errors import ConfigError, FaultyServerError, SecFedError, StageError
+from secfed.errors import ConfigError, FaultyServerError, SecFedError, StageError, TooFewSurvivorsError
 
 Train = Callable[[Update, int], tuple[Update, float]]
 
@@ -61,17 +61,21 @@ class Terms:
             )
         if self.privacy is not None and self.privacy.adaptive is not None:
             raise ConfigError("found adaptive clipping, needed a fixed clip_norm: sites insist on it")
-        if self.minimum_cohort is not None:
-            secagg.Policy(minimum_cohort=self.minimum_cohort)  # refuses what is no number of clients
-        elif not isinstance(aggregator.threshold, int | np.integer):
+        fewest = aggregator.threshold if self.minimum_cohort is None else self.minimum_cohort
+        if self.minimum_cohort is None and not isinstance(fewest, int | np.integer):
             raise ConfigError(
-                f"threshold {aggregator.threshold} is a fraction, so a server could name two sites the cohort: needed "
-                "minimum_cohort too, or a threshold that is a number of clients"
+                f"threshold {fewest} is a fraction, so a server could name two sites the cohort: needed minimum_cohort "
+                "too, or a threshold that is a number of clients"
             )
-        elif aggregator.neighbors is not None:
+        if self.minimum_cohort is None and aggregator.neighbors is not None:
             raise ConfigError(
                 f"with neighbors {aggregator.neighbors} the threshold counts a site's neighbors: needed minimum_cohort"
             )
+        policy = aggregator.policy or secagg.Policy()
+        checked = secagg.Policy(minimum_cohort=fewest)  # type: ignore[arg-type]  # it refuses what is no whole number
+        policy = replace(policy, minimum_cohort=max(policy.minimum_cohort, checked.minimum_cohort))
+        # In the aggregator, so that private sums of sampled cohorts know which sizes the sites refuse.
+        object.__setattr__(self, "aggregator", replace(aggregator, policy=policy))
 
     def prepare(self, model: Update, clients: int, round: int) -> tuple[Transform, secagg.Config]:
         """Decide everything about one round, on the server.
@@ -87,8 +91,12 @@ class Terms:
         Raises:
             ConfigError: Parameters that do not fit so many sites.
             EncodingError: The model is no update.
+            TooFewSurvivorsError: No private sum can be made of so few sites, or of so many, when they are sampled.
         """
         transform = self.aggregator.transform(model, clients, None, self.privacy)
+        if isinstance(transform, PrivateSum) and not transform.cohorts[0] <= clients <= transform.cohorts[1]:
+            least, most = transform.cohorts
+            raise TooFewSurvivorsError(f"the cohort has {clients} sites, needed {least} to {most}", clients, least)
         config = self._config(model, clients, transform, round)
         if objection := self.policy(transform).objection(config):
             raise ConfigError(f"the sites would refuse this round: {objection}")
@@ -137,9 +145,9 @@ class Terms:
 
     def policy(self, transform: Transform) -> secagg.Policy:
         """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise."""
-        policy = self.aggregator.policy or secagg.Policy()
-        fewest = self.minimum_cohort if self.minimum_cohort is not None else int(self.aggregator.threshold)
-        return replace(policy, minimum_cohort=max(policy.minimum_cohort, fewest, transform.fewest))
+        policy = self.aggregator.policy
+        assert policy is not None
+        return replace(policy, minimum_cohort=max(policy.minimum_cohort, transform.fewest))
 
     def _config(self, model: Update, clients: int, transform: Transform, round: int) -> secagg.Config:
         ids = range(1, clients + 1)

@@ -91,6 +91,11 @@ def test_sites_refuse_a_server_with_a_lower_threshold(rounds: dict[str, Any]) ->
     assert all("C4: the server's session has threshold 3, this site's own terms give 4" in note for note in notes)
 
 
+def test_site_answers_no_other_site(rounds: dict[str, Any]) -> None:
+    assert rounds["intruder"].startswith("CollabCallError")
+    assert "site-3 asks this site for its part in a sum: only the server may" in rounds["intruder"]
+
+
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
     """What the server got in three rounds from two sites with a budget of two, and where their ledgers are."""

@@ -146,6 +146,19 @@ def test_site_refuses_a_cohort_smaller_than_its_minimum() -> None:
         Round(replace(TERMS, minimum_cohort=5))
 
 
+def test_sampled_cohort_of_a_size_that_is_not_accounted_has_no_round() -> None:
+    privacy = CentralGaussian(clip_norm=1.0, noise_multiplier=1.0, population=400, sampling_rate=0.25)
+    sizes = []
+    for minimum in (2, 60):
+        terms = Terms(SecAgg(), privacy, minimum_cohort=minimum)
+        transform, _ = terms.prepare(MODEL, 100, 1)
+        least, _ = transform.cohorts  # type: ignore[attr-defined]
+        sizes.append(least)
+        with pytest.raises(TooFewSurvivorsError, match=f"needed {least} to"):
+            terms.prepare(MODEL, least - 1, 1)
+    assert sizes[1] == 60, "the accountant knows which cohorts the sites refuse"
+
+
 def test_site_does_not_unmask_fewer_than_its_minimum() -> None:
     terms = replace(TERMS, minimum_cohort=4)
     sites = {number: Site(terms, train) for number in range(1, 5)}
@@ -239,6 +252,7 @@ def test_weight_that_does_not_fit_is_refused_and_not_told(weight: Any) -> None:
         (lambda: Terms(Paillier(object())), "needed a secfed.SecAgg"),  # type: ignore[arg-type]
         (lambda: Terms(SecAgg(threshold=3)), "max_weight is None"),
         (lambda: Terms(SecAgg(threshold=2, neighbors=2, max_weight=4)), "counts a site's neighbors"),
+        (lambda: Terms(SecAgg(max_weight=4), minimum_cohort=2.5), "minimum_cohort"),  # type: ignore[arg-type]
         (lambda: Terms(SecAgg(max_weight=4)), "could name two sites the cohort"),
         (lambda: Terms(SecAgg(threshold=3, max_weight=4, adversary="malicious_server")), "identity keys"),
         (lambda: Terms(SecAgg(threshold=3, max_weight=4, rounding_seed=1)), "rounding_seed is for simulations"),

@@ -60,6 +60,17 @@ def slow(model, round):
     return train(model, round)
 
 
+@collab.publish
+def intrude(setup):
+    """Play the server towards another site."""
+    [other] = collab.get_clients(["site-1"])
+    try:
+        other.strict(b"", b"", setup)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "site-1 answered"
+
+
 def central(model, round):
     return train(model, round)
 
@@ -97,6 +108,8 @@ def run():
             "dropouts": result.dropouts,
             "event": repr(result.event),
         }
+    [site] = collab.get_clients(["site-3"])
+    report["intruder"] = site.intrude({"client_id": 1})
     LAX._function = "strict"  # a server that asks the strict sites for less than they insist on
     try:
         LAX.run(collab.clients, model, round=1)
