@@ -127,15 +127,18 @@ class SecureMean:
         self._function = train.__name__
 
         def answer(session: bytes, request: bytes, setup: dict[str, Any] | None = None) -> bytes:
-            if (caller := collab.caller) != _SERVER:  # Collab lets sites call each other
-                raise StageError(f"{caller} asks this site for its part in a sum: only the server may")
-            with self._lock:  # a simulator may run several sites in one process
-                site = self._sites.setdefault(collab.site_name, Site(self._terms, train))
+            site = self._site(train, collab.site_name, collab.caller)
             return site.receive(session, request) if setup is None else site.join(session, request, **setup)
 
         answer.__name__ = train.__name__
         published: Callable[..., bytes] = collab.publish(answer)
         return published
+
+    def _site(self, train: Train, name: str, caller: str) -> Site:
+        if caller != _SERVER:  # Collab lets sites call each other
+            raise StageError(f"{caller} asks this site for its part in a sum: only the server may")
+        with self._lock:  # a simulator may run several sites in one process
+            return self._sites.setdefault(name, Site(self._terms, train))
 
     def run(self, clients: Iterable[Any], model: Update, *, round: int) -> SecureRound:
         """Run one round on the server: the sites train, and their updates are summed.
