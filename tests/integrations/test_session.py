@@ -139,9 +139,11 @@ def test_site_refuses_other_noise(privacy: Any, text: str) -> None:
 
 
 def test_site_refuses_a_cohort_smaller_than_its_minimum() -> None:
-    site = Site(replace(TERMS, minimum_cohort=5), train)
+    trained: list[int] = []
+    site = Site(replace(TERMS, minimum_cohort=5), lambda model, round: trained.append(round) or train(model, round))
     with pytest.raises(FaultyServerError, match="has 4 clients, this client's policy needs 5"):
         Round().ask(site)
+    assert not trained
     with pytest.raises(ConfigError, match="the sites would refuse this round"):
         Round(replace(TERMS, minimum_cohort=5))
 
@@ -204,6 +206,24 @@ def test_site_that_trained_too_long_does_not_join_its_old_round() -> None:
     site = Site(TERMS, interrupted)
     with pytest.raises(StageError, match="round 2 began while this site trained for round 1"):
         Round(round=1).ask(site)
+
+
+def test_later_round_that_begins_during_an_answer_keeps_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = {number: Site(TERMS, train) for number in range(1, 5)}
+    first, answer = Round(round=1), secagg.Client.receive
+    for client_id, site in sites.items():
+        first.server.receive(client_id, first.ask(site, client_id))
+    outbox = first.server.close_stage()
+
+    def interrupted(client: secagg.Client, data: bytes) -> bytes:
+        monkeypatch.setattr(secagg.Client, "receive", answer)
+        Round(round=2).ask(sites[1])
+        return answer(client, data)
+
+    monkeypatch.setattr(secagg.Client, "receive", interrupted)
+    sites[1].receive(TOKEN, outbox[1])
+    assert sites[1]._session is not None
+    assert sites[1]._session.round == 2
 
 
 def test_failed_request_ends_the_session_of_a_site() -> None:
