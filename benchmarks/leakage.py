@@ -176,7 +176,7 @@ def deep_leakage_against_breaching() -> Iterator[Line]:
             network, picture, update = seen_from_lenet(number, most)
             seconds, found = timed(lambda network=network, update=update, number=number: deep(network, update, number))
             ours = Run(seconds, psnr(found.inputs, picture), found.evaluations // 2)
-            # Of its 1,200 outer steps, which take longer and find no more.
+            # Of its 1,200 outer steps: where the search converges, the others take longer and find no more.
             fewer, label = ("optim.max_iterations=60",), int(digits()[1][number])
             pairs.append((ours, of_breaching("deepleakage", fewer, network, picture, update, label, number)))
         both = [(one, other) for one, other in pairs if min(one.quality, other.quality) >= 55]
@@ -237,7 +237,7 @@ def photograph() -> np.ndarray:
 
 
 def seen_from_convolutions(seed: int) -> tuple[Network, Update]:
-    """Return an untrained network of convolutions and ReLUs, and the gradient of the photograph with the label `seed`."""
+    """Return an untrained network of convolutions and ReLUs, and the photograph's gradient; `seed` is its label too."""
     relu = Activation("relu")
     layers = (
         Conv2d(3, 32, 3, 1, 1), relu, Conv2d(32, 32, 3, 2, 1), relu, Conv2d(32, 64, 3, 2, 1), relu, Flatten(),
