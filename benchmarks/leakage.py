@@ -11,9 +11,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from skimage.data import astronaut
 
 import secfed
@@ -39,7 +40,7 @@ Found = TypeVar("Found")
 PIXELS, UNITS, CLASSES = 784, 400, 10
 CLIENTS, EXACT_SEEDS, EXACT = 14, 20, 1e-6
 PICTURES = 10  # for deep leakage from gradients
-PHOTOGRAPH_SEEDS = 3
+PHOTOGRAPH_SEEDS, PHOTOGRAPH_STEPS = 3, 500
 AUDIT_SEEDS, COORDINATES = 200, 20_000
 
 
@@ -80,16 +81,48 @@ def analytic_recovery() -> Iterator[Line]:
     )
 
 
-def seen_from_lenet(number: int) -> tuple[Network, np.ndarray, Update]:
-    """Return an untrained LeNet of sigmoids, a digit of shape `(1, 1, 28, 28)`, and the gradient of that digit."""
+def seen_from_lenet(number: int, most: float | None = None) -> tuple[Network, np.ndarray, Update]:
+    """Return an untrained LeNet of sigmoids, a digit of shape `(1, 1, 28, 28)`, and the gradient of that digit.
+
+    Args:
+        number: Of the digit; it also decides the parameters.
+        most: Parameters are uniform between plus and minus this; None: as PyTorch draws them.
+    """
     sigmoid = Activation("sigmoid")
     layers = (
         Conv2d(1, 12, 5, 2, 2), sigmoid, Conv2d(12, 12, 5, 2, 2), sigmoid, Conv2d(12, 12, 5, 1, 2), sigmoid, Flatten(),
         Linear(588, CLASSES),
     )  # fmt: skip
-    network = Network.drawn(layers, np.random.default_rng(number))
+    random = np.random.default_rng(number)
+    network = Network.drawn(layers, random)
+    if most is not None:
+        drawn = {name: random.uniform(-most, most, array.shape) for name, array in network.parameters.items()}
+        network = Network(network.layers, drawn)
     picture = digits()[0][number].reshape(1, 1, 28, 28)
     return network, picture, network.gradients(picture, np.eye(CLASSES)[[digits()[1][number]]])[0]
+
+
+class Run(NamedTuple):
+    """One search.
+
+    Attributes:
+        seconds: Of CPU.
+        quality: PSNR of what it found, in dB.
+        evaluations: Of the distance and its slope.
+        reached: CPU seconds until the search first had 55 dB; None: never, or not noted.
+    """
+
+    seconds: float
+    quality: float
+    evaluations: int
+    reached: float | None = None
+
+
+def medians(runs: list[Run]) -> str:
+    seconds, quality, evaluations = (statistics.median(one[at] for one in runs) for at in range(3))
+    each = statistics.median(one.seconds / one.evaluations for one in runs) * 1e3
+    lowest = min(one.quality for one in runs)
+    return f"{seconds:.2f} s, {quality:.1f} dB (lowest {lowest:.1f}), {evaluations:.0f} evaluations of {each:.1f} ms"
 
 
 def deep(network: Network, update: Update, seed: int) -> Inversion:
@@ -118,8 +151,57 @@ def deep_leakage() -> Iterator[Line]:
     )
 
 
+def of_breaching(
+    attack: str,
+    overrides: tuple[str, ...],
+    network: Network,
+    picture: np.ndarray,
+    update: Update,
+    label: int,
+    seed: int,
+) -> Run:
+    """Attack the gradient of a picture with breaching, with some of its settings replaced."""
+    arrays: dict[str, npt.ArrayLike] = {"picture": picture, "label": label, "seed": seed}
+    arrays |= {f"parameter {name}": array for name, array in network.parameters.items()}
+    arrays |= {f"gradient {name}": array for name, array in update.items()}
+    found = peers.breaching(attack, overrides, arrays)
+    quality = psnr(np.reshape(found["picture"], picture.shape), picture)
+    return Run(found["cpu"], quality, found["evaluations"], found["reached"])
+
+
+def deep_leakage_against_breaching() -> Iterator[Line]:
+    for name, most in (("breaching's LeNet, uniform from -0.5 to 0.5", 0.5), ("the lines above", None)):
+        pairs = []
+        for number in range(PICTURES):
+            network, picture, update = seen_from_lenet(number, most)
+            seconds, found = timed(lambda network=network, update=update, number=number: deep(network, update, number))
+            ours = Run(seconds, psnr(found.inputs, picture), found.evaluations // 2)
+            # Of its 1,200 outer steps: where the search converges, the others take longer and find no more.
+            fewer, label = ("optim.max_iterations=60",), int(digits()[1][number])
+            pairs.append((ours, of_breaching("deepleakage", fewer, network, picture, update, label, number)))
+        both = [(one, other) for one, other in pairs if min(one.quality, other.quality) >= 55]
+        ratio = statistics.median([other.seconds / one.seconds for one, other in both] or [0.0])
+        if both:
+            early = statistics.median((other.reached or other.seconds) / one.seconds for one, other in both)
+            compared = f"{ratio:.1f} times less"
+            detail = f"{early:.1f} times if breaching stopped as soon as it has 55 dB; "
+        else:
+            compared, detail = "breaching rebuilds none", ""
+        reach = [sum(run.quality >= 55 for run in runs) for runs in zip(*pairs, strict=True)]
+        yield Line(
+            f"deep leakage from gradients, {PICTURES} digits, against breaching's in float32, parameters as in {name}: "
+            "median of ratios over the digits that both rebuild at 55 dB",
+            "at least 3 times less CPU",
+            compared,
+            ratio >= 3,
+            f"ours rebuilds {reach[0]} of {PICTURES}, breaching {reach[1]}, both {len(both)}; {detail}medians of all: "
+            f"ours {medians([one for one, _ in pairs])}; breaching {medians([other for _, other in pairs])}",
+        )
+
+
 def deep_leakage_against_torch() -> Iterator[Line]:
-    ours, theirs = [], {"scipy": [], "torch": []}
+    ours: list[Run] = []
+    theirs: dict[str, list[Run]] = {"scipy": [], "torch": []}
     for number in range(PICTURES):
         network, picture, update = seen_from_lenet(number)
         random = np.random.default_rng(number)  # draws the start as `inversion` does
@@ -127,30 +209,24 @@ def deep_leakage_against_torch() -> Iterator[Line]:
         arrays |= {f"parameter {name}": array for name, array in network.parameters.items()}
         arrays |= {f"gradient {name}": array for name, array in update.items()}
         seconds, found = timed(lambda network=network, update=update, number=number: deep(network, update, number))
-        ours.append((seconds, psnr(found.inputs, picture), found.evaluations // 2))
+        ours.append(Run(seconds, psnr(found.inputs, picture), found.evaluations // 2))
         for name, other in peers.torch_inversion(arrays).items():
             quality = psnr(np.reshape(other["picture"], picture.shape), picture)
-            theirs[name].append((other["cpu"], quality, other["evaluations"]))
-
-    def figures(runs: list[tuple[float, float, int]]) -> str:
-        seconds, quality, evaluations = (statistics.median(column) for column in zip(*runs, strict=True))
-        each = statistics.median(one / count for one, _, count in runs) * 1e3
-        lowest = min(quality for _, quality, _ in runs)
-        return (
-            f"{seconds:.2f} s, {quality:.0f} dB (lowest {lowest:.0f}), {evaluations:.0f} evaluations of {each:.1f} ms"
-        )
+            theirs[name].append(Run(other["cpu"], quality, other["evaluations"]))
 
     names = {"scipy": "SciPy's L-BFGS-B, as ours", "torch": "PyTorch's own L-BFGS"}
     for name, search_name in names.items():
         pairs = list(zip(ours, theirs[name], strict=True))
-        ratio = statistics.median(one / other for (one, *_), (other, *_) in pairs)
-        each = statistics.median(one / count / (other / others) for (one, _, count), (other, _, others) in pairs)
+        ratio = statistics.median(one.seconds / other.seconds for one, other in pairs)
+        each = statistics.median(
+            one.seconds / one.evaluations / (other.seconds / other.evaluations) for one, other in pairs
+        )
         yield Line(
             f"the same search, {PICTURES} digits, against PyTorch's derivatives with {search_name}, median of ratios",
             "at most 1 times its CPU",
             f"{ratio:.2f} times",
             ratio <= 1,
-            f"{each:.2f} times for one evaluation; medians: ours {figures(ours)}; PyTorch {figures(theirs[name])}",
+            f"{each:.2f} times for one evaluation; medians: ours {medians(ours)}; PyTorch {medians(theirs[name])}",
         )
 
 
@@ -160,34 +236,64 @@ def photograph() -> np.ndarray:
     return crop.reshape(32, 8, 32, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1)[None]
 
 
-def inverting_gradients() -> Iterator[Line]:
-    relu, picture, steps = Activation("relu"), photograph(), 500
+def seen_from_convolutions(seed: int) -> tuple[Network, Update]:
+    """Return an untrained network of convolutions and ReLUs, and the photograph's gradient; `seed` is its label too."""
+    relu = Activation("relu")
     layers = (
         Conv2d(3, 32, 3, 1, 1), relu, Conv2d(32, 32, 3, 2, 1), relu, Conv2d(32, 64, 3, 2, 1), relu, Flatten(),
         Linear(4096, CLASSES),
     )  # fmt: skip
-    quality, seconds = [], []
-    for seed in range(PHOTOGRAPH_SEEDS):
-        network = Network.drawn(layers, np.random.default_rng(seed))
-        update = network.gradients(picture, np.eye(CLASSES)[[seed]])[0]
-        loss = CrossEntropy(CLASSES, [seed])
-        options = {"shape": picture.shape, "method": "cosine", "steps": steps, "seed": seed}
-        took, found = timed(
-            lambda network=network, loss=loss, update=update, options=options: inversion(
-                network, loss, update, **options
-            )
-        )
-        seconds.append(took)
-        quality.append(psnr(found.inputs, picture))
-    size = sum(array.size for array in network.parameters.values())
+    network = Network.drawn(layers, np.random.default_rng(seed))
+    return network, network.gradients(photograph(), np.eye(CLASSES)[[seed]])[0]
+
+
+def by_cosine(network: Network, update: Update, seed: int) -> Run:
+    """Search for the photograph in our way."""
+    picture = photograph()
+    options = {"shape": picture.shape, "method": "cosine", "steps": PHOTOGRAPH_STEPS, "seed": seed}
+    seconds, found = timed(lambda: inversion(network, CrossEntropy(CLASSES, [seed]), update, **options))
+    return Run(seconds, psnr(found.inputs, picture), found.evaluations // 2)
+
+
+def inverting_gradients() -> Iterator[Line]:
+    runs = [by_cosine(*seen_from_convolutions(seed), seed) for seed in range(PHOTOGRAPH_SEEDS)]
+    size = sum(array.size for array in seen_from_convolutions(0)[1].values())
+    lowest = min(one.quality for one in runs)
     yield Line(
         f"inverting gradients, convolutions and ReLUs ({size:,} parameters), a color photograph of 32 x 32, label "
-        f"known, {steps} steps, {PHOTOGRAPH_SEEDS} networks: lowest PSNR",
+        f"known, {PHOTOGRAPH_STEPS} steps, {PHOTOGRAPH_SEEDS} networks: lowest PSNR",
         "at least 25 dB",
-        f"{min(quality):.1f} dB",
-        min(quality) >= 25,
-        f"median {statistics.median(quality):.1f} dB; {statistics.median(seconds):.1f} s in the median",
+        f"{lowest:.1f} dB",
+        lowest >= 25,
+        f"median {statistics.median(one.quality for one in runs):.1f} dB; "
+        f"{statistics.median(one.seconds for one in runs):.1f} s in the median",
     )
+
+
+def inverting_gradients_against_breaching() -> Iterator[Line]:
+    steps = f"optim.max_iterations={PHOTOGRAPH_STEPS}"
+    settings = {
+        "its settings": (steps,),
+        "its settings, but our weight of total variation": (steps, "regularization.total_variation.scale=0.006"),
+    }
+    pairs: dict[str, list[tuple[Run, Run]]] = {name: [] for name in settings}
+    for seed in range(PHOTOGRAPH_SEEDS):
+        network, update = seen_from_convolutions(seed)
+        for name, overrides in settings.items():
+            ours = by_cosine(network, update, seed)
+            other = of_breaching("invertinggradients", overrides, network, photograph(), update, seed, seed)
+            pairs[name].append((ours, other))
+    for name, runs in pairs.items():
+        better = statistics.median(one.quality - other.quality for one, other in runs)
+        ratio = statistics.median(one.seconds / other.seconds for one, other in runs)
+        yield Line(
+            f"inverting gradients, the same networks and steps, against breaching's in float32, {name}: medians of "
+            "differences and ratios",
+            "at least its PSNR, at most 1 times its CPU",
+            f"{better:+.1f} dB, {ratio:.2f} times",
+            better >= 0 and ratio <= 1,
+            f"medians: ours {medians([one for one, _ in runs])}; breaching {medians([other for _, other in runs])}",
+        )
 
 
 def exact_recovery() -> Iterator[Line]:
@@ -293,9 +399,11 @@ ALL = (
     analytic_recovery,
     deep_leakage,
     deep_leakage_against_torch,
+    deep_leakage_against_breaching,
     inverting_gradients,
+    inverting_gradients_against_breaching,
     exact_recovery,
     planted_bugs,
     whole_matrix,
 )
-PEERS = (deep_leakage_against_torch,)
+PEERS = (deep_leakage_against_torch, deep_leakage_against_breaching, inverting_gradients_against_breaching)

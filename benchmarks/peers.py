@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / "build" / "peers"
@@ -21,13 +22,21 @@ ACCOUNTANTS = {
 }
 
 
-def environment(name: str, *requirements: str) -> Path:
-    """Return the interpreter of a peer's environment; make it where there is none."""
+def environment(name: str, *requirements: str, alone: Sequence[str] = ()) -> Path:
+    """Return the interpreter of a peer's environment; make it where there is none.
+
+    Args:
+        name: Of its folder.
+        requirements: What is installed there, with everything that it requires.
+        alone: What is installed there without what it requires.
+    """
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True, stdout=sys.stderr)
+        if alone:
+            subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", *alone], check=True, stdout=sys.stderr)
         (folder / "complete").touch()
     return python
 
@@ -86,3 +95,27 @@ def torch_inversion(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any
     )
     results: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return results
+
+
+def breaching(attack: str, overrides: Sequence[str], arrays: Mapping[str, npt.ArrayLike]) -> dict[str, Any]:
+    """Attack a gradient with breaching; see `peer_breaching.py`.
+
+    Args:
+        attack: `"deepleakage"` or `"invertinggradients"`.
+        overrides: Settings in place of breaching's own, such as `"optim.max_iterations=500"`.
+        arrays: `"gradient NAME"` and `"parameter NAME"` for each parameter, `"picture"`, `"label"` and `"seed"`.
+
+    Returns:
+        CPU seconds in all, and until the search first had 55 dB (None: never); evaluations; the picture.
+    """
+    # Without its requirements torchvision and lpips, which these attacks do not use.
+    needed = ("torch==2.13.0", "numpy", "scipy", "hydra-core", "omegaconf")
+    python = environment("breaching", *needed, alone=("breaching==0.1.2",))
+    stored = io.BytesIO()
+    np.savez(stored, **arrays)
+    command = [str(python), str(HERE / "peer_breaching.py"), attack, *overrides]
+    done = subprocess.run(
+        command, input=stored.getvalue(), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result

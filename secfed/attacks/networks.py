@@ -84,36 +84,47 @@ class Conv2d:
         return (self.outputs, self.inputs, self.kernel, self.kernel), (self.outputs,)
 
     def forward(self, parameters: Sequence[Array], inputs: Array) -> Pass:
-        """Return the output, shape `(records, outputs, height, width)`, and how gradients go back."""
+        """Return the output, shape `(records, outputs, height, width)`, and how gradients go back.
+
+        Raises:
+            ConfigError: The inputs do not have four dimensions, have other channels, or are smaller than the kernel.
+        """
         weight, bias = parameters
         pad, stride, kernel = self.padding, self.stride, self.kernel
-        padded = inputs
+        if inputs.ndim != 4 or inputs.shape[1] != self.inputs or min(inputs.shape[2:]) + 2 * pad < kernel:
+            raise ConfigError(
+                f"a convolution found inputs of shape {inputs.shape}, needed (records, {self.inputs}, height, width) "
+                f"of at least {kernel} x {kernel} with the padding of {pad}"
+            )
+        padded = np.ascontiguousarray(inputs)
         if pad:  # np.pad takes several times as long
             size, channels, *sides = inputs.shape
             padded = np.zeros((size, channels, *(side + 2 * pad for side in sides)), inputs.dtype)
             padded[:, :, pad:-pad, pad:-pad] = inputs
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
-        windows = windows[:, :, ::stride, ::stride]
-        records, _, height, width = windows.shape[:4]
-        # One row for each place, so that the whole convolution is one matrix product.
-        columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(records * height * width, -1)
+        records = len(padded)
+        height, width = ((side - kernel) // stride + 1 for side in padded.shape[2:])
+        # One column for each place, so that the whole convolution is one matrix product. Neighboring places are next
+        # to each other in memory, as in the inputs: with one row for each place, attacks take an eighth longer.
+        by_record, by_channel, by_row, by_value = padded.strides
+        steps = (by_channel, by_row, by_value, by_record, stride * by_row, stride * by_value)
+        windows = np.ndarray((self.inputs, kernel, kernel, records, height, width), padded.dtype, padded, 0, steps)
+        columns = windows.reshape(-1, records * height * width)
         flat = weight.reshape(self.outputs, -1)
-        output = (columns @ flat.T + bias).reshape(records, height, width, self.outputs).transpose(0, 3, 1, 2)
+        output = (flat @ columns + bias[:, None]).reshape(self.outputs, records, height, width).swapaxes(0, 1)
 
         def rows(slope: Array) -> Array:
-            return slope.transpose(0, 2, 3, 1).reshape(-1, self.outputs)
+            return slope.swapaxes(0, 1).reshape(self.outputs, -1)
 
         def to_inputs(slope: Array) -> Array:
-            places = (rows(slope) @ flat).reshape(records, height, width, self.inputs, kernel, kernel)
-            places = places.transpose(4, 5, 0, 3, 1, 2)
-            back = np.zeros(padded.shape, places.dtype)
+            places = (flat.T @ rows(slope)).reshape(windows.shape)
+            back = np.zeros((self.inputs, records, *padded.shape[2:]), places.dtype)
             for y in range(kernel):
                 for x in range(kernel):
-                    back[:, :, y : y + stride * height : stride, x : x + stride * width : stride] += places[y, x]
-            return back[:, :, pad : back.shape[2] - pad, pad : back.shape[3] - pad]
+                    back[:, :, y : y + stride * height : stride, x : x + stride * width : stride] += places[:, y, x]
+            return back[:, :, pad : back.shape[2] - pad, pad : back.shape[3] - pad].swapaxes(0, 1)
 
         def to_parameters(slope: Array) -> tuple[Array, ...]:
-            return (rows(slope).T @ columns).reshape(weight.shape), slope.sum(axis=(0, 2, 3))
+            return (rows(slope) @ columns.T).reshape(weight.shape), slope.sum(axis=(0, 2, 3))
 
         return Pass(output, to_inputs, to_parameters)
 

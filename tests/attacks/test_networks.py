@@ -87,6 +87,29 @@ def test_convolution_is_that_of_scipy() -> None:
             assert np.allclose(found[record, channel], sum(parts) + bias[channel])
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_convolution_takes_inputs_whatever_their_layout_in_memory(padding: int) -> None:
+    random = np.random.default_rng(4)
+    layer = Conv2d(2, 3, 3, stride=2, padding=padding)
+    weight, bias, inputs = random.normal(size=(3, 2, 3, 3)), random.normal(size=3), random.normal(size=(4, 2, 9, 8))
+    expected = layer.forward([weight, bias], inputs)
+    slope = random.normal(size=expected.output.shape)
+    doubled = np.repeat(inputs, 2, axis=3)
+    for same in (np.asfortranarray(inputs), doubled[..., ::2], inputs[::-1].copy()[::-1]):
+        found = layer.forward([weight, bias], same)
+        assert np.array_equal(found.output, expected.output)
+        assert np.array_equal(found.to_inputs(np.asfortranarray(slope)), expected.to_inputs(slope))
+        assert np.array_equal(found.to_parameters(slope)[0], expected.to_parameters(slope)[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (1, 3, 6, 5), (1, 2, 2, 5), (1, 2, 6, 0)])
+def test_inputs_that_do_not_fit_a_convolution_are_refused(shape: tuple[int, ...]) -> None:
+    layer = Conv2d(2, 3, 5, padding=1)
+    with pytest.raises(ConfigError) as caught:
+        layer.forward([np.zeros((3, 2, 5, 5)), np.zeros(3)], np.zeros(shape))
+    assert f"found inputs of shape {shape}, needed (records, 2, height, width) of at least 5 x 5" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
