@@ -12,7 +12,7 @@ from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, TooFewSurvivorsError
-from secfed.paillier import Config, Noise, PrivateKey, generate_keypair, run_session
+from secfed.paillier import Config, Noise, PrivateKey, PublicKey, ThresholdKey, generate_keypair, run_session
 from secfed.paillier.session import Progress, Shared
 from secfed.secagg.stages import Stage
 
@@ -86,6 +86,8 @@ class Paillier(IntegerAggregator):
             longer.
         private_key: The key holder's key, in place of a new one; or a threshold key and the shares of all its holders,
             as `paillier.deal` gives them.
+        public_key: The public key alone, or a threshold key, where the key holders are on other machines: such an
+            aggregator configures a deployment's sessions (`integrations.flower`) and cannot run one by itself.
         rounding_seed: Makes the random rounding repeatable, for simulations; keys and noise never come from it.
         progress: Called now and then, for a progress bar: stage, id of the client or number of the key holder at work,
             how many plaintexts are encrypted or decrypted, how many there are.
@@ -107,21 +109,30 @@ class Paillier(IntegerAggregator):
     noise: Noise = "half"
     degree: int = 1
     private_key: PrivateKey | Shared | None = field(default=None, repr=False)
+    public_key: PublicKey | ThresholdKey | None = field(default=None, repr=False)
     rounding_seed: int | None = None
     progress: Progress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_encoding()
-        if self.private_key is not None and self.key_bits is not None:
-            raise ConfigError("key_bits has no effect on a private_key that exists: give one of the two")
+        given = [name for name in ("private_key", "public_key", "key_bits") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"found {' and '.join(given)}, needed at most one: the key exists, or is made")
         if self.minimum_cohort < 2:
             raise ConfigError(f"minimum_cohort {self.minimum_cohort} must be at least 2")
 
     @cached_property
     def _key(self) -> PrivateKey | Shared:
+        if self.public_key is not None:
+            raise ConfigError("this aggregator has the public key only: a session in one process needs a private_key")
         if self.private_key is not None:
             return self.private_key
         return generate_keypair(DEFAULT_KEY_BITS if self.key_bits is None else self.key_bits)[1]
+
+    @property
+    def _encrypts(self) -> PublicKey:
+        key = self.public_key or (self._key if isinstance(self._key, PrivateKey) else self._key[0])
+        return key if isinstance(key, PublicKey) else key.public_key
 
     def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
         """Choose bits and noise, in a ring in which no noisy sum wraps; for the rest see `IntegerAggregator`.
@@ -154,9 +165,8 @@ class Paillier(IntegerAggregator):
         Raises:
             ConfigError: These clients cannot run a session.
         """
-        key = self._key if isinstance(self._key, PrivateKey) else self._key[0]
         return Config(
-            key.public_key,
+            self._encrypts,
             client_ids,
             transform.length,
             transform.modulus_bits,

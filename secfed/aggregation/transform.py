@@ -16,6 +16,7 @@ import numpy.typing as npt
 from secfed.dp.events import Event
 from secfed.encoding.flatten import Structure, Update
 from secfed.errors import FaultyServerError
+from secfed.paillier.config import Config as PaillierConfig
 from secfed.secagg.config import Config
 
 
@@ -76,7 +77,7 @@ class Transform(ABC):
         """SHA-256 of the public parameters: which sum this is."""
         return hashlib.sha256(self.to_bytes()).digest()
 
-    def check_config(self, config: Config) -> None:
+    def check_config(self, config: Config | PaillierConfig) -> None:
         """Check on a client that a session is for these vectors.
 
         Raises:

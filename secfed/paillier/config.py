@@ -8,13 +8,13 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from secfed.crypto.ring import narrowest_dtype, signed
-from secfed.errors import ConfigError, EncodingError
+from secfed.errors import ConfigError, EncodingError, MalformedMessageError
 from secfed.paillier.keys import LABEL, LARGEST_DEGREE, PublicKey
 from secfed.paillier.packing import Packing
 from secfed.wire import HASH_BYTES
@@ -22,6 +22,8 @@ from secfed.wire import HASH_BYTES
 MOST_CLIENTS, LARGEST_ID = 1 << 24, 1 << 63
 LARGEST_WEIGHT = 1 << 32
 LONGEST_VECTOR, LONGEST_CONTEXT = 1 << 32, 1024
+# Length, bits of the modulus, bound, fewest clients, round.
+_NUMBERS: Final = struct.Struct("<QBQIQ")
 MOST_COLUMN_BYTES = (1 << 32) - 1  # a field's length is a u32
 
 
@@ -137,20 +139,64 @@ class Config:
     @cached_property
     def hash(self) -> bytes:
         """What binds every message to these parameters."""
+        return hashlib.sha256(LABEL + b"config" + self.to_bytes()).digest()
+
+    def to_bytes(self) -> bytes:
+        """Encode every field in the order of the specification; of the public key its id only."""
         ids, weights = (struct.pack(f"<I{len(numbers)}Q", len(numbers), *numbers) for numbers in self._lists())
-        data = b"".join(
+        return b"".join(
             (
                 self.public_key.id,
                 bytes([self.degree]),
                 ids,
                 weights,
-                struct.pack("<QBQIQ", self.length, self.modulus_bits, self.bound, self.minimum_cohort, self.round),
+                _NUMBERS.pack(self.length, self.modulus_bits, self.bound, self.minimum_cohort, self.round),
                 self.model_hash,
                 struct.pack("<I", len(self.context)),
                 self.context,
             )
         )
-        return hashlib.sha256(LABEL + b"config" + data).digest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, public_key: PublicKey) -> Self:
+        """Decode a configuration, for transports that carry it to clients and key holders.
+
+        Args:
+            data: What `to_bytes` gave.
+            public_key: The key that this party knows to be the key holder's; never one that came with the bytes.
+
+        Raises:
+            MalformedMessageError: These bytes are no configuration.
+            ConfigError: They are one, but for another key, or its parameters cannot work together.
+        """
+        if data[:HASH_BYTES] != public_key.id:
+            raise ConfigError("the configuration is for another public key than this party's")
+        try:
+            offset, lists = HASH_BYTES + 1, []
+            for _ in range(2):
+                [count] = struct.unpack_from("<I", data, offset)
+                lists.append(struct.unpack_from(f"<{count}Q", data, offset + 4))
+                offset += 4 + 8 * count
+            length, modulus_bits, bound, minimum_cohort, round = _NUMBERS.unpack_from(data, offset)
+        except struct.error:
+            raise MalformedMessageError(f"{len(data)} bytes are no configuration", len(data)) from None
+        offset += _NUMBERS.size
+        found = cls(
+            public_key,
+            lists[0],
+            length,
+            modulus_bits,
+            bound=bound,
+            weights=lists[1] or None,
+            minimum_cohort=minimum_cohort,
+            degree=data[HASH_BYTES],
+            round=round,
+            model_hash=data[offset : offset + HASH_BYTES],
+            context=data[offset + HASH_BYTES + 4 :],
+        )
+        if found.to_bytes() != data:  # there is one encoding of a configuration
+            raise MalformedMessageError("these bytes are not the encoding of their configuration", 0)
+        return found
 
     def _lists(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return self.client_ids, self.weights

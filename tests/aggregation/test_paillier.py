@@ -69,12 +69,23 @@ def test_update_that_does_not_fit_is_refused_before_anything_is_sent() -> None:
         ({"clip": 0.0}, "clip 0.0"),
         ({"max_weight": 0}, "max_weight 0"),
         ({"minimum_cohort": 1}, "minimum_cohort 1"),
-        ({"key_bits": 3072}, "key_bits has no effect"),
+        ({"key_bits": 3072}, "needed at most one"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(parameters: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         aggregator(**parameters)
+
+
+def test_aggregator_with_the_public_key_alone_configures_and_cannot_decrypt() -> None:
+    public_key, private_key = keypair()
+    prepared = secfed.Paillier(public_key=public_key, max_weight=1).prepare(np.zeros(3), [1, 2])
+    assert (
+        prepared.channel.config
+        == secfed.Paillier(private_key=private_key, max_weight=1).prepare(np.zeros(3), [1, 2]).channel.config
+    )
+    with pytest.raises(ConfigError, match="public key only"):
+        prepared.run([np.zeros(3)] * 2)
 
 
 @pytest.mark.parametrize(

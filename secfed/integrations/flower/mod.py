@@ -4,7 +4,7 @@ Flower starts a new process for each message, so the client's side of the sessio
 two messages. It is taken out before it is used: no request is answered twice. A message of anything else than this
 session removes it, and with it every secret of the round.
 
-The checks are numbered F1 to F8, as in `docs/flower.md`.
+The checks are numbered F1 to F9, as in `docs/flower.md`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from secfed.crypto.entropy import DerivedEntropy, SystemEntropy
 from secfed.dp.noise.shares import NoiseShare
 from secfed.encoding.flatten import Update, model_hash
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, SecFedError
-from secfed.integrations.flower.identities import own_client_id, own_identity
+from secfed.integrations.flower.entries import decrypt, entry, key_holder_number
+from secfed.integrations.flower.identities import CLIENT_ID, own_identity
 from secfed.integrations.flower.records import (
     ABORT,
     ENROLL,
@@ -40,13 +41,16 @@ from secfed.integrations.flower.records import (
     update_of,
     value,
 )
-from secfed.secagg import Client, Config, Policy, Stage
+from secfed.paillier import Noise
+from secfed.paillier import Stage as PaillierStage
+from secfed.secagg import Client, Policy, Stage
 from secfed.wire import kind_of
 
 CallNext = Callable[[Message, Context], Message]
 # Where a session lies in the context's state.
 SESSION: Final = "secfed.session"
 CLIENT: Final = "secfed.client"
+OPENING_STAGES: Final = (Stage.ADVERTISE_KEYS.name, PaillierStage.ENCRYPTED_INPUT_COLLECTION.name)
 ROUNDS: Final = "secfed.rounds"
 REFUSED: Final = 6  # Flower's code for a mod whose preconditions do not hold
 LOGGER = logging.getLogger("flwr")  # what the app itself writes goes there
@@ -65,6 +69,7 @@ class SecureMod:
         evaluation_metrics: Names of the app's evaluation metrics that may leave **in the clear**, such as
             `("num-examples", "accuracy")`. Empty: evaluation messages are refused.
         queries: Whether query messages reach the app, whose answers leave **in the clear**.
+        noise: Under Paillier encryption, the kind of noise in this client's ciphertexts; see `paillier.Client`.
 
     Raises:
         ConfigError: Metrics and privacy are both given: the noise does not cover metrics.
@@ -74,7 +79,7 @@ class SecureMod:
         Evaluation runs on the client's data: metrics that leave in the clear are protected by nothing.
 
     Source:
-        `protocols/secagg/README.md`; checks F1 to F8 in `docs/flower.md`.
+        `protocols/secagg/README.md`; checks F1 to F9 in `docs/flower.md`.
     """
 
     policy: Policy | None = None
@@ -82,6 +87,7 @@ class SecureMod:
     metrics: Collection[str] = ()
     evaluation_metrics: Collection[str] = ()
     queries: bool = False
+    noise: Noise = "half"
 
     def __post_init__(self) -> None:
         for name in ("metrics", "evaluation_metrics"):
@@ -108,7 +114,11 @@ class SecureMod:
         record = ours(message.content)
         if category == "train" and record is not None:
             stage, session = value(record, "stage", str), value(record, "session", bytes)
-            if stage not in (ENROLL, Stage.ADVERTISE_KEYS.name):
+            if stage == PaillierStage.DECRYPTION.name:
+                opening = payload_bytes(message.content.array_records.get(PAYLOAD))
+                answer = decrypt(value(record, "config", bytes), opening, context, self.policy or Policy())
+                return Message(stage_message(stage, session, answer), reply_to=message)
+            if stage not in (ENROLL, *OPENING_STAGES):
                 return self._continue(stage, session, message, context)
         _forget(context)
         if category == "evaluate":
@@ -124,29 +134,24 @@ class SecureMod:
                 "F1",
             )
         if stage == ENROLL:
-            content = RecordDict({RECORD: ConfigRecord({"stage": ENROLL, "client-id": own_client_id(context)})})
-            return Message(content, reply_to=message)
-        return self._train(session, TrainRequest.from_record(record), message, context, call_next)
+            who = {"client-id": context.node_config.get(CLIENT_ID, 0), "key-holder": key_holder_number(context)}
+            return Message(RecordDict({RECORD: ConfigRecord({"stage": ENROLL, **who})}), reply_to=message)
+        return self._train(stage, session, TrainRequest.from_record(record), message, context, call_next)
 
     def _train(
-        self, session: bytes, request: TrainRequest, message: Message, context: Context, call_next: CallNext
+        self, stage: str, session: bytes, request: TrainRequest, message: Message, context: Context, call_next: CallNext
     ) -> Message:
         """Let the app train, and enter a session with its update."""
         opening = payload_bytes(message.content.array_records.get(PAYLOAD))
         content = RecordDict({name: entry for name, entry in message.content.items() if name not in (RECORD, PAYLOAD)})
-        config = Config.from_bytes(request.config)
+        way = entry(stage, request, context, self.noise)
+        config = way.config
         if config.hash != session:
             raise MalformedMessageError("the session is not named after its configuration", 0)
-        identity: dict[str, Any] = {}
-        if config.malicious_server:
-            if request.client_id != own_client_id(context):  # F2
-                raise FaultyServerError(f"the server calls this client {request.client_id}", "F2")
-            identity["signing_key"], identity["directory"] = own_identity(context)
         model = numpy_arrays(_only(content.array_records, "array record", "the training message"))
         transform = self._transform(request, model)
         policy = self._policy(transform)
-        if objection := policy.objection(config):  # C4, before time is spent on training
-            raise FaultyServerError(objection, "C4")
+        way.check(transform, policy)  # before time is spent on training
         transform.check_config(config)
         if config.model_hash != model_hash(model):  # F4
             raise FaultyServerError("the model is not the one that the session is for", "F4")
@@ -166,18 +171,19 @@ class SecureMod:
             vector = transform.encode(update, weight)
         if beyond := transform.beyond_clip(update):  # said here only: it depends on this client's data
             LOGGER.warning("secfed: %d values of this client's update were beyond the clip and were clipped", beyond)
-        client = Client(config, request.client_id, vector, policy=policy, **identity)
-        response = client.receive(opening)
+        response, saved = way.enter(vector, opening, policy)
+        context.state[ROUNDS] = ConfigRecord({str(context.run_id): config.round})
+        if not saved:
+            return Message(stage_message(stage, session, response), reply_to=message)
         waiting = {
             "session": session,
-            "malicious": config.malicious_server,
+            "malicious": getattr(config, "malicious_server", False),
             "transform": request.transform,
             "values": transform.structure.size,
             "noise": noise,
         }
-        context.state[ROUNDS] = ConfigRecord({str(context.run_id): config.round})
-        _remember(context, ConfigRecord(waiting), client)
-        return Message(stage_message(Stage.ADVERTISE_KEYS.name, session, response), reply_to=message)
+        _remember(context, ConfigRecord(waiting), saved)
+        return Message(stage_message(stage, session, response), reply_to=message)
 
     def _continue(self, stage: str, session: bytes, message: Message, context: Context) -> Message:
         """Answer a later stage of the session."""
@@ -203,7 +209,7 @@ class SecureMod:
             raise FaultyServerError(f"this client is in stage {client.stage.name}, asked for {stage}", "C2")
         response = client.receive(request)
         if client.stage < Stage.DONE:
-            _remember(context, waiting, client)
+            _remember(context, waiting, client.to_bytes())
         elif client.stage is Stage.DONE and isinstance(self.privacy, DistributedGaussian) and self.privacy.layers > 1:
             _remember(context, ConfigRecord({**waiting, "survivors": len(client.survivors)}), None)
         return Message(stage_message(stage, session, response), reply_to=message)
@@ -294,10 +300,10 @@ def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Tra
     return update_of(model, trained, values), metrics[request.weight]
 
 
-def _remember(context: Context, session: ConfigRecord, client: Client | None) -> None:
+def _remember(context: Context, session: ConfigRecord, client: bytes | None) -> None:
     """Put a session into the context's state, the last thing before an answer."""
     if client:
-        context.state[CLIENT] = ArrayRecord({"client": Array(np.frombuffer(client.to_bytes(), np.uint8))})
+        context.state[CLIENT] = ArrayRecord({"client": Array(np.frombuffer(client, np.uint8))})
     context.state[SESSION] = session
 
 

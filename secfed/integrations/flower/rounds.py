@@ -26,6 +26,9 @@ from secfed.integrations.flower.records import (
     response_bytes,
     stage_message,
 )
+from secfed.paillier import Config as PaillierConfig
+from secfed.paillier import Server as PaillierServer
+from secfed.paillier import Stage as PaillierStage
 from secfed.secagg import Config, Server, Stage
 
 LOGGER = logging.getLogger("flwr")
@@ -69,6 +72,7 @@ class Round:
         model: The model's arrays.
         prepared: The aggregation.
         server: The server's half of the session, not opened yet.
+        holders: Node ids of the key holders by number, under Paillier encryption.
         report: What is said of the round.
         seconds: How long nodes may take to answer a stage.
     """
@@ -76,24 +80,33 @@ class Round:
     def __init__(
         self,
         grid: Grid,
+        *,
         node_of: dict[int, int],
+        holders: dict[int, int],
         message_type: str,
         arrays_name: str,
         model: Arrays,
         prepared: Prepared,
-        server: Server,
+        server: Server | PaillierServer,
         report: RoundReport,
         seconds: float,
     ) -> None:
         self.arrays_name, self.model, self.message_type = arrays_name, model, message_type
         self.prepared, self.server, self.report = prepared, server, report
         self._grid, self._node_of, self._seconds = grid, node_of, seconds
+        self._holders = holders
         self._client_of = {node: client_id for client_id, node in node_of.items()}
 
     @property
-    def config(self) -> Config:
+    def config(self) -> Config | PaillierConfig:
         """The session's parameters."""
         return self.server.config
+
+    @property
+    def opening(self) -> str:
+        """The stage that the training messages open."""
+        secure = isinstance(self.server, Server)
+        return Stage.ADVERTISE_KEYS.name if secure else PaillierStage.ENCRYPTED_INPUT_COLLECTION.name
 
     def training_messages(self, messages: list[Message], weight: str, metrics: dict[str, float]) -> Iterator[Message]:
         """Open the session, and yield the inner strategy's messages with its parameters and the request for keys.
@@ -103,7 +116,7 @@ class Round:
             weight: Name of the metric that is the weight.
             metrics: The metrics that are averaged with the update, each with its bound.
         """
-        requests, session = self.server.open(), self.config.hash
+        requests, session, stage = self.server.open(), self.config.hash, self.opening
         config, transform = self.config.to_bytes(), self.prepared.transform.to_bytes()
         for message in messages:
             node = message.metadata.dst_node_id
@@ -112,7 +125,7 @@ class Round:
             # A new content for each node: strategies put one into all messages.
             content = RecordDict(dict(message.content.items()))
             request = TrainRequest(client_id, config, transform, weight, metrics)
-            content[RECORD] = request.to_record(Stage.ADVERTISE_KEYS.name, session)
+            content[RECORD] = request.to_record(stage, session)
             content[PAYLOAD] = payload(requests[client_id])
             self.report.bytes_down[node] = len(requests[client_id]) + len(config) + len(transform)
             yield Message(content, node, self.message_type, group_id=message.metadata.group_id)
@@ -126,13 +139,14 @@ class Round:
             reply: The answer, which may be an error.
             receive: What takes the bytes, by default the server.
         """
-        client_id, report = self._client_of.get(node), self.report
-        if client_id is None:
+        holders = stage == PaillierStage.DECRYPTION.name
+        parties, report = ({node: i for i, node in self._holders.items()} if holders else self._client_of), self.report
+        if (party := parties.get(node)) is None:
             return
         try:
             data = response_bytes(reply, stage)
             report.bytes_up[node] = report.bytes_up.get(node, 0) + len(data)
-            (receive or self.server.receive)(client_id, data)
+            (receive or self.server.receive)(party, data)
         except SecFedError as error:
             report.dropouts.setdefault(node, f"{stage}: {error}")
             LOGGER.warning("secfed: node %d drops out in %s: %s", node, stage, error)
@@ -148,11 +162,11 @@ class Round:
         server, report = self.server, self.report
         while True:
             requests = server.close_stage()
-            for client_id in set(self._node_of) - set(requests):
-                if not server.done:
-                    report.dropouts.setdefault(self._node_of[client_id], "no answer in time")
             if server.done or server.stage is None:
                 break
+            left = requests if isinstance(server, Server) else server.survivors
+            for client_id in set(self._node_of) - set(left):
+                report.dropouts.setdefault(self._node_of[client_id], "no answer in time")
             self._ask(server.stage.name, requests)
         report.survivors = tuple(sorted(self._node_of[client_id] for client_id in server.survivors))
         for node in report.survivors:
@@ -167,12 +181,16 @@ class Round:
     def _ask(
         self, stage: str, requests: Mapping[int, bytes], receive: Callable[[int, bytes], Any] | None = None
     ) -> None:
-        """Send one stage's requests, by client id, and take the answers."""
+        """Send one stage's requests, by client id or number of a key holder, and take the answers."""
         begin, contents = time.monotonic(), {}
-        for client_id, request in requests.items():
-            node = self._node_of[client_id]
+        holders = stage == PaillierStage.DECRYPTION.name
+        for party, request in requests.items():
+            if (node := (self._holders if holders else self._node_of).get(party)) is None:
+                continue
             self.report.bytes_down[node] = self.report.bytes_down.get(node, 0) + len(request)
             contents[node] = stage_message(stage, self.config.hash, request)
+            if holders:
+                contents[node][RECORD]["config"] = self.config.to_bytes()
         group = str(self.report.round)
         for node, reply in exchange(self._grid, contents, self.message_type, group, self._seconds):
             self.take(stage, node, reply, receive)
@@ -180,6 +198,8 @@ class Round:
 
     def abort(self) -> None:
         """Tell the nodes that are still in to forget their secrets; nobody waits for their answer."""
+        if not isinstance(self.server, Server):
+            return  # under Paillier encryption clients hold nothing
         for client_id, request in self.server.abort("no mean").items():
             content = stage_message(ABORT, self.config.hash, request)
             node = self._node_of[client_id]

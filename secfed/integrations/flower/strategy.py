@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import Strategy
 
-from secfed.aggregation import Decoded, Privacy, SecAgg
+from secfed.aggregation import Decoded, DistributedGaussian, Paillier, Privacy, SecAgg
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, check_number
 from secfed.dp.ledger import Ledger
@@ -36,7 +36,10 @@ from secfed.integrations.flower.records import (
     value,
 )
 from secfed.integrations.flower.rounds import Round, RoundReport
-from secfed.secagg import Server, Stage
+from secfed.paillier import Config as PaillierConfig
+from secfed.paillier import PartialDecryptions, ThresholdKey
+from secfed.paillier import Server as PaillierServer
+from secfed.secagg import Config, Server
 
 LOGGER = logging.getLogger("flwr")
 # These look at each client's reply by itself, which nobody can under secure aggregation; or they add noise that our
@@ -56,7 +59,8 @@ class SecureStrategy(Strategy):
     Args:
         strategy: Any strategy whose training step uses only the weighted mean of the replies: FedAvg, FedAvgM, FedProx,
             FedAdam, FedAdagrad, FedYogi, or your own. It gets one reply a round.
-        aggregator: `secfed.SecAgg(...)` with `max_weight`: the largest number of examples of a client.
+        aggregator: `secfed.SecAgg(...)`, or `secfed.Paillier(public_key=...)` where nodes hold the private key; with
+            `max_weight`, the largest number of examples of a client.
         privacy: `CentralGaussian(...)`: the server adds noise to the sum; `DistributedGaussian(...)`: the clients do.
             The clients' `SecureMod` must have the same. No privacy is counted for the sampling of nodes.
         budget: `(epsilon, delta)`: a round that could spend more ends the run before anything is sent.
@@ -86,7 +90,7 @@ class SecureStrategy(Strategy):
     def __init__(
         self,
         strategy: Strategy,
-        aggregator: SecAgg,
+        aggregator: SecAgg | Paillier,
         *,
         privacy: Privacy | None = None,
         budget: Budget | None = None,
@@ -99,15 +103,17 @@ class SecureStrategy(Strategy):
         failed_rounds: int = 0,
     ) -> None:
         _check_strategy(strategy)
-        if not isinstance(aggregator, SecAgg):
-            raise ConfigError(f"aggregator {aggregator!r:.100} must be secfed.SecAgg(...)")
+        if not isinstance(aggregator, SecAgg | Paillier):
+            raise ConfigError(f"aggregator {aggregator!r:.100} must be secfed.SecAgg(...) or secfed.Paillier(...)")
+        if isinstance(aggregator, Paillier):
+            _check_paillier(aggregator, privacy)
         if aggregator.max_weight is None and not privacy:
             raise ConfigError(
                 "the aggregator needs max_weight, the largest number of examples of a client: the server sees no weight"
             )
         if aggregator.rounding_seed is not None:
             raise ConfigError("rounding_seed has no effect: the clients round, each with its own randomness")
-        if (roster is None) is (aggregator.adversary == "malicious_server"):
+        if (roster is None) is (getattr(aggregator, "adversary", "") == "malicious_server"):
             raise ConfigError('a roster of identity keys is needed with, and only with, adversary="malicious_server"')
         if privacy is None and any(option is not None for option in (budget, ledger, adjacency, accountant)):
             raise ConfigError("a budget, ledger, adjacency or accountant without privacy: nothing would be protected")
@@ -132,6 +138,8 @@ class SecureStrategy(Strategy):
         self.reports: list[RoundReport] = []
         self._roster = dict(roster) if roster is not None else None
         self._enrolled: dict[int, int] = {}  # client ids by node id
+        self._asked: set[int] = set()  # nodes that said who they are
+        self._holders: dict[int, int] = {}  # nodes of the key holders, by number
         self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
         self._round: Round | None = None
 
@@ -185,10 +193,21 @@ class SecureStrategy(Strategy):
             raise ConfigError("the model has no floating-point array: there is nothing to average")
         prepared = self.aggregator.prepare(example, nodes, privacy=self.privacy)
         session = self.aggregator.config(nodes, prepared.transform, round=server_round, model_hash=model_hash(model))
-        server, message_type = Server(session, directory=self._roster), messages[0].metadata.message_type
-        if self._spending and prepared.worst_event:
+        server = self._server(session)
+        if self._spending and prepared.worst_event:  # last, for what fails afterwards would leave it set aside
             self._spending.reserve(prepared.worst_event, f"round {server_round}")
-        self._round = Round(grid, nodes, message_type, arrays_name, model, prepared, server, report, self.stage_timeout)
+        self._round = Round(
+            grid,
+            node_of=nodes,
+            holders=self._holders,
+            message_type=messages[0].metadata.message_type,
+            arrays_name=arrays_name,
+            model=model,
+            prepared=prepared,
+            server=server,
+            report=report,
+            seconds=self.stage_timeout,
+        )
         return list(self._round.training_messages(messages, self._weight, self.metrics))
 
     @property
@@ -219,7 +238,7 @@ class SecureStrategy(Strategy):
         self.reports.append(report)
         try:
             for reply in replies:
-                round.take(Stage.ADVERTISE_KEYS.name, reply.metadata.src_node_id, reply)
+                round.take(round.opening, reply.metadata.src_node_id, reply)
             decoded = round.decoded()
         except (TooFewSurvivorsError, FaultyClientError) as error:
             self._settle(round)
@@ -264,25 +283,46 @@ class SecureStrategy(Strategy):
         nodes = sorted(message.metadata.dst_node_id for message in messages)
         if len(set(nodes)) < len(nodes):
             raise ConfigError("the strategy sends a node two training messages, needed one for each")
+        message_type = messages[0].metadata.message_type
+        if isinstance(self.aggregator, Paillier):
+            self._enroll(grid, list(grid.get_node_ids()), message_type, server_round)
+            if not self._holders:
+                raise ConfigError("no node of the federation holds the private key: name it in a node's configuration")
         if self._roster is None:
             return dict(enumerate(nodes, start=1))
-        unknown = {node: stage_message(ENROLL, b"") for node in nodes if node not in self._enrolled}
-        message_type = messages[0].metadata.message_type
-        for node, reply in exchange(grid, unknown, message_type, str(server_round), self.stage_timeout):
+        self._enroll(grid, nodes, message_type, server_round)
+        return {self._enrolled[node]: node for node in nodes if node in self._enrolled}
+
+    def _enroll(self, grid: Grid, nodes: list[int], message_type: str, server_round: int) -> None:
+        """Ask nodes that were not asked before who they are: which client of the roster, which key holder."""
+        contents = {node: stage_message(ENROLL, b"") for node in nodes if node not in self._asked}
+        for node, reply in exchange(grid, contents, message_type, str(server_round), self.stage_timeout):
             try:
                 if reply.has_error():
                     raise ConfigError(f"error {reply.error.code}: {reply.error.reason}")
                 record = ours(reply.content) or ConfigRecord()
-                client_id = value(record, "client-id", int)
-                if client_id not in self._roster:
-                    raise ConfigError(f"client id {client_id} is not in the roster")
-                if client_id in self._enrolled.values():
-                    raise ConfigError(f"client id {client_id} is another node's")
+                client_id, holder = value(record, "client-id", int), value(record, "key-holder", int)
+                if self._roster is not None:
+                    self._enroll_client(node, client_id, self._roster)
+                if holder:
+                    self._holders.setdefault(holder, node)
+                self._asked.add(node)
             except SecFedError as error:
                 LOGGER.warning("secfed: node %d does not enroll: %s", node, error)
-                continue
-            self._enrolled[node] = client_id
-        return {self._enrolled[node]: node for node in nodes if node in self._enrolled}
+
+    def _enroll_client(self, node: int, client_id: int, roster: Mapping[int, bytes]) -> None:
+        if client_id not in roster:
+            raise ConfigError(f"client id {client_id} is not in the roster")
+        if client_id in self._enrolled.values():
+            raise ConfigError(f"client id {client_id} is another node's")
+        self._enrolled[node] = client_id
+
+    def _server(self, session: Config | PaillierConfig) -> Server | PaillierServer:
+        if isinstance(session, Config):
+            return Server(session, directory=self._roster)
+        key = self.aggregator.public_key if isinstance(self.aggregator, Paillier) else None
+        opening = PartialDecryptions(key) if isinstance(key, ThresholdKey) else None
+        return PaillierServer(session, opening=opening)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -315,6 +355,22 @@ def _check_strategy(strategy: Strategy) -> None:
         )
     if isinstance(strategy, SecureStrategy):
         raise ConfigError("the strategy is a SecureStrategy already")
+
+
+def _check_paillier(aggregator: Paillier, privacy: Privacy | None) -> None:
+    """Refuse what cannot be, or protects nothing, where the key holder is a node.
+
+    Raises:
+        ConfigError: It is such.
+    """
+    if aggregator.public_key is None:
+        raise ConfigError("Paillier needs public_key here, and no private key: a server that has it sees every update")
+    if aggregator.progress is not None:
+        raise ConfigError("progress has no effect: the clients encrypt and the key holders decrypt, on their machines")
+    if aggregator.noise != "half":
+        raise ConfigError("noise has no effect: the clients choose it, SecureMod(noise=...)")
+    if isinstance(privacy, DistributedGaussian) and privacy.layers > 1:
+        raise ConfigError("layers have no effect under Paillier, clients cannot tell how many survived: needed 1")
 
 
 def _like(model: Arrays, arrays: ArrayRecord | None) -> ArrayRecord | None:
