@@ -42,6 +42,7 @@ ARROWS: dict[str, set[str]] = {
         "encoding.flatten",
         "errors",
         "federated.spending",
+        "paillier",
         "secagg",
         "wire",
     },

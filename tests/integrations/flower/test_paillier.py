@@ -100,10 +100,10 @@ def test_private_encrypted_rounds_are_accounted(privacy: Any, keys: paillier.Pub
     grid = grid_of(tmp_path, SecureMod(privacy=privacy))
     strategy = strategy_of(keys, privacy=privacy)
     result = strategy.start(grid, model(extra={"wide": np.zeros(500, np.float32)}), num_rounds=1)
+    # The clients' noise is enough for three of them, and five bring it.
+    variances = 5 / 3 if isinstance(privacy, secfed.DistributedGaussian) else 1
     spread = np.std(result.arrays["wide"].numpy())
-    assert spread == pytest.approx(
-        0.1 / len(NODES) * np.sqrt(5 / 3 if "Dist" in type(privacy).__name__ else 1), rel=0.2
-    )
+    assert spread == pytest.approx(0.1 / len(NODES) * np.sqrt(variances), rel=0.2)
     assert strategy.accountant.epsilon(1e-5) > 0
 
 
