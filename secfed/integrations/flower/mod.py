@@ -164,6 +164,8 @@ class SecureMod:
         if reply.has_error():
             return reply
         update, weight = _result(reply, model, request, transform)
+        message.content = RecordDict()  # a large model is let go as soon as its update is there
+        del content, model, reply
         noise = SystemEntropy().draw("noise", 32)
         if isinstance(transform, PrivateSum):
             vector = transform.encode(update, weight, noise=_noise_share(transform, noise))
@@ -171,7 +173,9 @@ class SecureMod:
             vector = transform.encode(update, weight)
         if beyond := transform.beyond_clip(update):  # said here only: it depends on this client's data
             LOGGER.warning("secfed: %d values of this client's update were beyond the clip and were clipped", beyond)
+        del update
         response, saved = way.enter(vector, opening, policy)
+        del vector
         context.state[ROUNDS] = ConfigRecord({str(context.run_id): config.round})
         if not saved:
             return Message(stage_message(stage, session, response), reply_to=message)
