@@ -1,6 +1,7 @@
 """Flower's own processes on loopback: a SuperLink, SuperNodes, and `flwr run`; all are stopped at the end."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -52,6 +53,21 @@ def without_secfed(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.endswith("# secfed")) + "\n"
 
 
+def superlink_command(port: int, simulation: bool) -> str:
+    command = f"flower-superlink --insecure --port {port} --disable-runtime-dependency-installation"
+    return f"{command} --simulation" if simulation else command
+
+
+def supernode_command(superlink: str, config: str) -> str:
+    return f'flower-supernode --insecure --superlink {superlink} --node-config "{config}"'
+
+
+def run_command(app: Path | str, simulated_nodes: int = 0) -> str:
+    command = f"flwr run {app} --stream"
+    resources = f'"num-supernodes={simulated_nodes} client-resources-num-cpus=1"'
+    return f"{command} --federation-config {resources}" if simulated_nodes else command
+
+
 class Engine:
     """A federation on loopback.
 
@@ -90,10 +106,10 @@ class Engine:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         }
 
-    def _start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+    def _start(self, name: str, command: str) -> "subprocess.Popen[bytes]":
         with self.log(name).open("wb") as log:
             process = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]],
+                shlex.split(str(BIN / command)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
@@ -110,17 +126,13 @@ class Engine:
         return self.log(name).read_text(errors="replace")
 
     def __enter__(self) -> Self:
-        # The commands of docs/flower.md, with other ports.
-        link = ["flower-superlink", "--insecure", "--port", str(self._port)]
-        link += ["--disable-runtime-dependency-installation", *["--simulation"] * self._simulation]
-        self._start("superlink", *link)
+        self._start("superlink", superlink_command(self._port, self._simulation))
         try:
             wait_until(lambda: is_open(self._port), START_SECONDS, "the SuperLink's port")
             for number in range(0 if self._simulation else self._nodes):
                 config = f"partition-id={number} num-partitions={self._partitions} {self._node_config(number)}"
-                node = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{self._port}"]
-                node += ["--port", str(free_port()), "--node-config", config.strip()]
-                self.supernodes.append(self._start(f"node{number}", *node))
+                command = supernode_command(f"127.0.0.1:{self._port}", config.strip().replace('"', '\\"'))
+                self.supernodes.append(self._start(f"node{number}", f"{command} --port {free_port()}"))
             for number in range(len(self.supernodes)):
                 wait_until(lambda: "SuperNode ID" in self.text(f"node{number}"), START_SECONDS, f"SuperNode {number}")  # noqa: B023
         except BaseException:
@@ -134,12 +146,11 @@ class Engine:
 
     def start_run(self, app: Path, **config: object) -> "subprocess.Popen[bytes]":
         """Start `flwr run`, whose output goes to the log `run`."""
-        command = ["flwr", "run", str(app), "--stream"]
-        if self._simulation:
-            command += ["--federation-config", f"num-supernodes={self._nodes} client-resources-num-cpus=1"]
+        command = run_command(app, self._nodes if self._simulation else 0)
         if config:
-            command += ["--run-config", " ".join(f"{name.replace('_', '-')}={value}" for name, value in config.items())]
-        return self._start("run", *command)
+            values = " ".join(f"{name.replace('_', '-')}={value}" for name, value in config.items())
+            command += f' --run-config "{values}"'
+        return self._start("run", command)
 
     def run(self, app: Path, **config: object) -> str:
         """Run an app to its end and return its output."""

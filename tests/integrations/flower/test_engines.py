@@ -11,11 +11,22 @@ from pathlib import Path
 import pytest
 
 from secfed.integrations.flower import create_identity
-from tests.integrations.flower.engine import APP, Engine, copy_app, kill, wait_until, without_secfed
+from tests.integrations.flower.engine import (
+    APP,
+    ROOT,
+    Engine,
+    copy_app,
+    kill,
+    run_command,
+    superlink_command,
+    supernode_command,
+    wait_until,
+    without_secfed,
+)
 
 ROUNDS = 3  # of the simulation; a round of processes takes longer
 FEW = 2
-pytestmark = pytest.mark.slow
+ENGINE = pytest.mark.slow  # minutes: processes of Flower are started
 
 
 def accuracies(output: str, rounds: int) -> list[float]:
@@ -34,6 +45,17 @@ def last_stream(output: str) -> str:
     return output[output.rindex("strategy:") :]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/flower.md"])
+def test_pages_show_the_commands_that_run_here(page: str) -> None:
+    lines = [line.partition("  #")[0].removesuffix(" &") for line in (ROOT / page).read_text().splitlines()]
+    commands = {line for line in lines if line.startswith(("flower-", "flwr "))}
+    app, config = "examples/flower_app", "partition-id=0 num-partitions=3"
+    machines = {superlink_command(39091, False), supernode_command("SERVER:39091", config), run_command(app)}
+    simulation = {superlink_command(39091, True), run_command(app, 20)}
+    assert commands == (machines if page == "README.md" else machines | simulation)
+
+
+@ENGINE
 def test_twenty_simulated_nodes_train_as_without_secfed(tmp_path: Path) -> None:
     with Engine(tmp_path / "secure", 20, simulation=True) as engine:
         secure = engine.run(APP, rounds=ROUNDS)
@@ -51,6 +73,7 @@ def code(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if not line.lstrip().startswith('"""')]
 
 
+@ENGINE
 def test_killed_node_drops_out_and_the_others_train_on(tmp_path: Path) -> None:
     with Engine(tmp_path / "secure", 3) as engine:
         run = engine.start_run(APP, rounds=FEW, min_nodes=2)
@@ -81,6 +104,7 @@ def changed(text: str, old: str, new: Callable[[str], str]) -> str:
 PRIVACY = "secfed.DistributedGaussian(clip_norm=1.0, noise_multiplier=0.1, layers=2, minimum_survivors=2)"
 
 
+@ENGINE
 def test_private_run_against_a_malicious_server_checks_identities(tmp_path: Path) -> None:
     """Identity keys and the roster come from each node's configuration, and surplus noise is taken off."""
     identities = [tmp_path / f"identity{number}" for number in range(3)]
