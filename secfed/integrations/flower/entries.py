@@ -6,11 +6,13 @@ client speaks once and holds nothing; some nodes hold the private key, or shares
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy.typing as npt
-from flwr.app import ConfigRecord, Context
+from flwr.app import Context
 
 from secfed import paillier, secagg
 from secfed.aggregation import Transform
@@ -22,7 +24,6 @@ from secfed.integrations.flower.records import TrainRequest
 # the private key, or the threshold key and its share.
 PUBLIC_KEY, PRIVATE_KEY = "public-key", "private-key"
 THRESHOLD_KEY, KEY_SHARE = "threshold-key", "key-share"
-OPENED: Final = "secfed.opened"  # in the context's state: which sums this key holder has opened
 
 
 class Entry(Protocol):
@@ -124,31 +125,54 @@ def decrypt(config_bytes: bytes, request: bytes, context: Context, policy: secag
     Args:
         config_bytes: The session's configuration.
         request: The server's DecryptionRequest.
-        context: The node's; it remembers which sums were opened.
+        context: The node's. Which sums were opened is in a file next to that of the key.
         policy: Its `minimum_cohort` is the fewest clients of a sum that this node opens.
 
     Raises:
-        ConfigError: The node has no private key.
+        ConfigError: The node has no private key, or another process is decrypting.
         FaultyServerError: F9, or K2 to K5.
         DecryptionError: K6.
     """
-    memory = context.state.config_records.get(OPENED)
-    opened = paillier.OpenedSums.from_bytes(memory["sums"]) if memory else paillier.OpenedSums()
-    holder: paillier.KeyHolder | paillier.ShareHolder
-    if PRIVATE_KEY in context.node_config:
-        private_key = paillier.PrivateKey.from_bytes(_file(context, PRIVATE_KEY))
-        config = paillier.Config.from_bytes(config_bytes, private_key.public_key)
-        holder = paillier.KeyHolder(config, private_key, opened=opened)
-    else:
-        key, share = _share(context)
-        config = paillier.Config.from_bytes(config_bytes, key.public_key)
-        holder = paillier.ShareHolder(config, key, share, opened=opened)
-    if config.minimum_cohort < policy.minimum_cohort:  # F9
-        found, needed = config.minimum_cohort, policy.minimum_cohort
-        raise FaultyServerError(f"the session opens sums of {found} clients, this key holder needs {needed}", "F9")
-    response = holder.receive(request)
-    context.state[OPENED] = ConfigRecord({"sums": opened.to_bytes()})
-    return response
+    name = PRIVATE_KEY if PRIVATE_KEY in context.node_config else KEY_SHARE
+    if name not in context.node_config:
+        raise ConfigError("this node holds neither a private key nor a share of one")
+    with _memory_of(Path(_path(context, name))) as opened:
+        holder: paillier.KeyHolder | paillier.ShareHolder
+        if name == PRIVATE_KEY:
+            private_key = paillier.PrivateKey.from_bytes(_file(context, PRIVATE_KEY))
+            config = paillier.Config.from_bytes(config_bytes, private_key.public_key)
+            holder = paillier.KeyHolder(config, private_key, opened=opened)
+        else:
+            key, share = _share(context)
+            config = paillier.Config.from_bytes(config_bytes, key.public_key)
+            holder = paillier.ShareHolder(config, key, share, opened=opened)
+        if config.minimum_cohort < policy.minimum_cohort:  # F9
+            found, needed = config.minimum_cohort, policy.minimum_cohort
+            raise FaultyServerError(f"the session opens sums of {found} clients, this key holder needs {needed}", "F9")
+        return holder.receive(request)
+
+
+@contextmanager
+def _memory_of(key: Path) -> Iterator[paillier.OpenedSums]:
+    """Hand out which sums a key has opened, to one process at a time: it is the file next to the key's.
+
+    Raises:
+        ConfigError: Another process has it, or one broke off with it; then nothing is opened any more.
+    """
+    kept, taken = key.with_name(f"{key.name}.opened"), key.with_name(f"{key.name}.opening")
+    try:
+        with taken.open("xb"):  # fails if it is there
+            pass
+    except FileExistsError:
+        raise ConfigError(f"another process is decrypting, or broke off: then check and remove {taken}") from None
+    opened = paillier.OpenedSums.from_bytes(kept.read_bytes()) if kept.exists() else paillier.OpenedSums()
+    try:
+        yield opened
+    finally:
+        part = key.with_name(f"{key.name}.part")
+        part.write_bytes(opened.to_bytes())
+        part.replace(kept)
+        taken.unlink()
 
 
 def _share(context: Context) -> tuple[paillier.ThresholdKey, paillier.KeyShare]:
@@ -157,10 +181,15 @@ def _share(context: Context) -> tuple[paillier.ThresholdKey, paillier.KeyShare]:
 
 
 def _file(context: Context, name: str) -> bytes:
-    path = context.node_config.get(name)
-    if not isinstance(path, str):
-        raise ConfigError(f"the node's configuration has {name} {path!r}, needed the path of a file")
+    path = _path(context, name)
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{name} {path} cannot be read: {type(error).__name__}") from None
+
+
+def _path(context: Context, name: str) -> str:
+    path = context.node_config.get(name)
+    if not isinstance(path, str):
+        raise ConfigError(f"the node's configuration has {name} {path!r}, needed the path of a file")
+    return path

@@ -1,7 +1,7 @@
 """The client's half: a Flower mod that lets the app train, and answers every stage of the protocol in its place.
 
-Flower starts a new process for each message, so the client's side of the session lies in the context's state between
-two messages. It is taken out before it is used: no request is answered twice. A message of anything else than this
+Flower starts a new process for each message, so the client's side of the session lies in a file between two messages
+(`sessions.py`). It is taken out before it is used: no request is answered twice. A message of anything else than this
 session removes it, and with it every secret of the round.
 
 The checks are numbered F1 to F9, as in `docs/flower.md`.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
 from secfed.aggregation import DistributedGaussian, Privacy, PrivateSum, Transform, WeightedMean
 from secfed.aggregation.messages import PrivateSumParameters
@@ -41,17 +41,14 @@ from secfed.integrations.flower.records import (
     update_of,
     value,
 )
+from secfed.integrations.flower.sessions import Sessions
 from secfed.paillier import Noise
 from secfed.paillier import Stage as PaillierStage
 from secfed.secagg import Client, Policy, Stage
 from secfed.wire import kind_of
 
 CallNext = Callable[[Message, Context], Message]
-# Where a session lies in the context's state.
-SESSION: Final = "secfed.session"
-CLIENT: Final = "secfed.client"
 OPENING_STAGES: Final = (Stage.ADVERTISE_KEYS.name, PaillierStage.ENCRYPTED_INPUT_COLLECTION.name)
-ROUNDS: Final = "secfed.rounds"
 REFUSED: Final = 6  # Flower's code for a mod whose preconditions do not hold
 LOGGER = logging.getLogger("flwr")  # what the app itself writes goes there
 
@@ -106,7 +103,6 @@ class SecureMod:
         try:
             return self._answer(message, context, call_next)
         except SecFedError as error:
-            # Returned, not raised: Flower's simulation undoes what a function that raises has done to the state.
             return Message(Error(REFUSED, f"{type(error).__name__}: {error}"), reply_to=message)
 
     def _answer(self, message: Message, context: Context, call_next: CallNext) -> Message:
@@ -120,7 +116,7 @@ class SecureMod:
                 return Message(stage_message(stage, session, answer), reply_to=message)
             if stage not in (ENROLL, *OPENING_STAGES):
                 return self._continue(stage, session, message, context)
-        _forget(context)
+        Sessions(context).forget()
         if category == "evaluate":
             return self._evaluate(message, context, call_next)
         if category == "query":
@@ -155,9 +151,8 @@ class SecureMod:
         transform.check_config(config)
         if config.model_hash != model_hash(model):  # F4
             raise FaultyServerError("the model is not the one that the session is for", "F4")
-        last = context.state.config_records.get(ROUNDS, {}).get(str(context.run_id), -1)
-        if config.round <= last:  # F3
-            raise FaultyServerError(f"round {config.round} comes after round {last}: one session a round", "F3")
+        sessions = Sessions(context)
+        sessions.claim_round(config.round)
 
         message.content = content
         reply = call_next(message, context)
@@ -176,46 +171,40 @@ class SecureMod:
         del update
         response, saved = way.enter(vector, opening, policy)
         del vector
-        context.state[ROUNDS] = ConfigRecord({str(context.run_id): config.round})
-        if not saved:
-            return Message(stage_message(stage, session, response), reply_to=message)
-        waiting = {
-            "session": session,
-            "malicious": getattr(config, "malicious_server", False),
-            "transform": request.transform,
-            "values": transform.structure.size,
-            "noise": noise,
-        }
-        _remember(context, ConfigRecord(waiting), saved)
+        if saved:
+            fields = {
+                "malicious": getattr(config, "malicious_server", False),
+                "transform": request.transform,
+                "values": transform.structure.size,
+                "noise": noise,
+            }
+            sessions.store(session, fields, saved)
         return Message(stage_message(stage, session, response), reply_to=message)
 
     def _continue(self, stage: str, session: bytes, message: Message, context: Context) -> Message:
         """Answer a later stage of the session."""
         request = payload_bytes(message.content.array_records.get(PAYLOAD))
-        waiting = context.state.config_records.get(SESSION)
-        if waiting is None or waiting["session"] != session:  # F8
-            raise FaultyServerError(f"no session of this client awaits {stage}", "F8")
-        saved = {name: entry.numpy().tobytes() for name, entry in context.state.array_records.get(CLIENT, {}).items()}
-        _forget(context)  # before anything is used: whatever happens now, there is no second answer
-        if stage == SURPLUS_NOISE and self.privacy and "survivors" in waiting:
-            like = np.zeros(waiting["values"], np.float32)
-            transform = PrivateSum.from_bytes(waiting["transform"], example=like, privacy=self.privacy)
-            share = _noise_share(transform, waiting["noise"])
-            response = share.receive(request, waiting["survivors"]) if share else b""
+        sessions = Sessions(context)
+        fields, saved = sessions.take(session)  # whatever happens now, there is no second answer
+        if stage == SURPLUS_NOISE and self.privacy and "survivors" in fields:
+            like = np.zeros(fields["values"], np.float32)
+            parameters, noise = bytes.fromhex(fields["transform"]), bytes.fromhex(fields["noise"])
+            share = _noise_share(PrivateSum.from_bytes(parameters, example=like, privacy=self.privacy), noise)
+            response = share.receive(request, fields["survivors"]) if share else b""
             return Message(stage_message(stage, session, response), reply_to=message)
-        if "client" not in saved:  # F8
+        if not saved:  # F8
             raise FaultyServerError(f"no session of this client awaits {stage}", "F8")
         identity: dict[str, Any] = {}
-        if waiting["malicious"]:
+        if fields["malicious"]:
             identity["signing_key"], identity["directory"] = own_identity(context)
-        client = Client.from_bytes(saved["client"], **identity)
+        client = Client.from_bytes(saved, **identity)
         if stage not in (client.stage.name, ABORT):
             raise FaultyServerError(f"this client is in stage {client.stage.name}, asked for {stage}", "C2")
         response = client.receive(request)
         if client.stage < Stage.DONE:
-            _remember(context, waiting, client.to_bytes())
+            sessions.store(session, fields, client.to_bytes())
         elif client.stage is Stage.DONE and isinstance(self.privacy, DistributedGaussian) and self.privacy.layers > 1:
-            _remember(context, ConfigRecord({**waiting, "survivors": len(client.survivors)}), None)
+            sessions.store(session, {**fields, "survivors": len(client.survivors)})
         return Message(stage_message(stage, session, response), reply_to=message)
 
     def _evaluate(self, message: Message, context: Context, call_next: CallNext) -> Message:
@@ -302,17 +291,3 @@ def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Tra
     clip = transform.fixed_point.clip if isinstance(transform, WeightedMean) else 0.0
     values = [float(metrics[name]) * clip / bound for name, bound in request.metrics.items()]
     return update_of(model, trained, values), metrics[request.weight]
-
-
-def _remember(context: Context, session: ConfigRecord, client: bytes | None) -> None:
-    """Put a session into the context's state, the last thing before an answer."""
-    if client:
-        context.state[CLIENT] = ArrayRecord({"client": Array(np.frombuffer(client, np.uint8))})
-    context.state[SESSION] = session
-
-
-def _forget(context: Context) -> None:
-    """Drop the session, and with it every secret of it."""
-    for name in (SESSION, CLIENT):
-        if name in context.state:
-            del context.state[name]

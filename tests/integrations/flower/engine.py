@@ -99,6 +99,7 @@ class Engine:
         self._environment = {
             **os.environ,
             "FLWR_HOME": str(home),
+            "XDG_RUNTIME_DIR": str(home),
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self._port),  # where `flwr run` looks first: 39091 by default
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -4,7 +4,11 @@ Flower's engines start processes, which takes seconds; what the mod and the stra
 and that Flower's engines carry them in `test_engines.py`.
 """
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +17,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 Change = Callable[[int, RecordDict], RecordDict]
+# A folder for the nodes of each grid. (A TemporaryDirectory that is not closed warns, and many grids are made.)
+FOLDERS = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, FOLDERS)
 CRASHED = 2  # Flower's code for a client app that raised
 
 
@@ -22,6 +29,12 @@ class Node:
     def __init__(self, app: Any, node_id: int, node_config: dict[str, Any]) -> None:
         self.app = app
         self.context = Context(1, node_id, node_config, RecordDict(), {})
+
+    def files(self) -> set[str]:
+        """What lies in this node's folder, by kind: `session`, `round`."""
+        folder = Path(self.context.node_config["state-folder"])
+        found = folder.glob(f"secfed-*/{self.context.run_id}-{self.context.node_id}/*")
+        return {path.name.partition("-")[0] for path in found}
 
     def answer(self, message: Message) -> Message:
         try:
@@ -44,7 +57,10 @@ class InProcessGrid(Grid):
 
     def __init__(self, apps: dict[int, Any], node_config: Callable[[int], dict[str, Any]] = lambda node: {}) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-        self.nodes = {node: Node(app, node, node_config(node)) for node, app in apps.items()}
+        folder = tempfile.mkdtemp(dir=FOLDERS)
+        self.nodes = {
+            node: Node(app, node, {"state-folder": folder, **node_config(node)}) for node, app in apps.items()
+        }
         self.sent: list[Message] = []
         self.replies: list[Message] = []
         self.silent: Callable[[int, Message], bool] = lambda node, message: False

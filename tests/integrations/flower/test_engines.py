@@ -131,3 +131,41 @@ def test_private_run_against_a_malicious_server_checks_identities(tmp_path: Path
         output = engine.run(copy_app(tmp_path, change), rounds=1)
     assert means(output) == ["3 of 3"], output
     assert re.search(r"accuracy after round 1: 0\.[1-9]", output), output
+
+
+DUPLICATES = """
+import secfed.integrations.flower.rounds as rounds
+from flwr.app import Message
+
+exchange = rounds.exchange
+
+
+def asked_twice(grid, contents, message_type, group, seconds):
+    extra = {}
+    for node, content in contents.items():
+        for _ in range(2):  # at the same time as the real one
+            [sent] = grid.push_messages([Message(content, node, message_type, group_id=group)])
+            extra[sent] = node
+    answers = [(node, reply.has_error()) for node, reply in exchange(grid, contents, message_type, group, seconds)]
+    replies = [(extra[reply.metadata.reply_to_message_id], reply) for reply in grid.pull_messages(list(extra))]
+    for node in contents:
+        good = [one for one in replies if one[0] == node and not one[1].has_error()]
+        good += [one for one in answers if one[0] == node and not one[1]]
+        print(f"{len(good)} of {1 + sum(one[0] == node for one in replies)} answered", flush=True)
+    return iter([])
+
+
+rounds.exchange = asked_twice
+"""
+
+
+@ENGINE
+def test_of_requests_at_the_same_time_one_is_answered(tmp_path: Path) -> None:
+    """Two answers to one request could open a client's update, and Flower runs the three requests in parallel."""
+
+    def change(text: str) -> str:
+        return text.replace("app = ServerApp()", DUPLICATES + "\n\napp = ServerApp()")
+
+    with Engine(tmp_path / "engine", 3) as engine:
+        output = last_stream(engine.run(copy_app(tmp_path, change), rounds=1))
+    assert re.findall(r"(\d) of 3 answered", output) == ["1"] * 3, output

@@ -113,22 +113,22 @@ def test_secrets_are_gone_after_the_round_and_after_any_other_message() -> None:
     seen: dict[str, set[str]] = {}
 
     def to_server(node: int, content: RecordDict) -> RecordDict:
-        seen[stage_of(content)] = set(grid.nodes[node].context.state)
+        seen[stage_of(content)] = grid.nodes[node].files()
         return content
 
     grid.to_server = to_server
     run(grid)
-    secrets = {"secfed.session", "secfed.client"}
-    assert all(seen[stage] >= secrets for stage in ("ADVERTISE_KEYS", "SHARE_KEYS", "MASKED_INPUT_COLLECTION"))
-    assert not seen["UNMASKING"] & secrets
+    stages = ("ADVERTISE_KEYS", "SHARE_KEYS", "MASKED_INPUT_COLLECTION")
+    assert all(seen[stage] == {"round", "session"} for stage in stages)
+    assert seen["UNMASKING"] == {"round"}
 
     grid = grid_of(SecureMod())
     grid.silent = lambda node, message: message.has_content() and stage_of(message.content) == "SHARE_KEYS"
     with pytest.raises(TooFewSurvivorsError):
         run(grid)
-    assert grid.nodes[2].context.state.keys() >= secrets
+    assert grid.nodes[2].files() == {"round", "session"}
     ask(grid, RecordDict({"arrays": model(), "config": ConfigRecord()}), "evaluate")
-    assert not grid.nodes[2].context.state.keys() & secrets
+    assert grid.nodes[2].files() == {"round"}
 
 
 def test_server_that_gives_up_lets_clients_forget() -> None:
@@ -142,7 +142,7 @@ def test_server_that_gives_up_lets_clients_forget() -> None:
     assert {message.metadata.dst_node_id for message in aborts} == set(NODES)
     for message in aborts:
         grid.deliver(message)
-        assert "secfed.client" not in grid.nodes[message.metadata.dst_node_id].context.state
+        assert grid.nodes[message.metadata.dst_node_id].files() == {"round"}
 
 
 def test_no_client_releases_both_shares_of_another() -> None:

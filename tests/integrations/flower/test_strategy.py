@@ -171,7 +171,7 @@ def test_private_rounds_are_noisy_and_accounted(privacy: Any) -> None:
     expected = dp.Accountant().compose(dp.Gaussian(noise_multiplier=1.0), count=2).epsilon(1e-5)
     assert strategy.accountant.epsilon(1e-5) == pytest.approx(expected, rel=0.02)
     assert all(report.event for report in strategy.reports)
-    assert all(not {"secfed.session", "secfed.client"} & set(party.context.state) for party in grid.nodes.values())
+    assert all(party.files() == {"round"} for party in grid.nodes.values())
 
 
 def test_round_beyond_the_budget_sends_nothing(tmp_path: Any) -> None:
