@@ -43,8 +43,7 @@ Bools = npt.NDArray[np.bool_]
 
 # Of records that are tried at all: beyond, no setting was seen to succeed, and a start costs a second.
 _MOST_RECORDS = 64
-# Starts that go down together.
-_BATCH = 64
+_BATCH = 64  # starts that go down together
 # The smooth descent: its steps, and how the smoothing, relative to a row's typical value, shrinks with each.
 _STEPS, _SHRINKING = 100, 0.98
 # Reweighted least squares: how often, the first smoothing, and how it shrinks.
@@ -205,7 +204,8 @@ class _Search:
                 ends = np.array([*ends, *self._lines(np.eye(2))])
             for direction in ends:
                 for candidate in (direction, *self._pair(direction)):
-                    slope = self._solved(candidate)
+                    known = (np.abs(self._directions @ _unit(candidate)) > 0.9999).any()
+                    slope = None if known else self._solved(candidate)
                     if slope is not None and not self._added(slope):
                         return None
             if len(self._slopes) == count:
@@ -319,7 +319,8 @@ class _Search:
         for _ in range(3):
             if zero.sum() < len(combination) - 1:
                 return None
-            combination = np.linalg.svd(self._rows[zero])[2][-1]
+            few = bool(zero.sum() < len(combination))  # else all right vectors come without all left ones, which cost
+            combination = np.linalg.svd(self._rows[zero], full_matrices=few)[2][-1]
             slope = self._rows @ combination
             zero = np.abs(slope) < self._limit
         # How many entries of a direction that is nothing special are zero by chance, next to the n - 1 of any vertex.
