@@ -147,11 +147,6 @@ def attack(
     if name is AttackName.INVERSION:
         result = inversion.attack(record_round(settings, Faces(seed)))
     elif name is AttackName.EXACT:
-        if aggregator is Protection.PAILLIER:
-            raise typer.BadParameter(
-                "found attack exact with --aggregator paillier: needed plain or secagg. Each update has 318,010 "
-                "values, and their encryption would take tens of minutes. The sum is the same as with secagg"
-            )
         result = exact.attack(record_round(settings, Mnist(seed)))
     else:
         result = analytic.attack(record_round(settings, Digits(seed)))
