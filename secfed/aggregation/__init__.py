@@ -6,7 +6,11 @@ A transform makes updates vectors and their sum a mean; a channel adds vectors; 
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
+from secfed.aggregation.costs import Costs, StageCost
+from secfed.aggregation.feasibility import Found, Problem
 from secfed.aggregation.paillier import Paillier
+from secfed.aggregation.plan import Plan
+from secfed.aggregation.preflight import Preflight, preflight
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
@@ -20,18 +24,25 @@ __all__ = [
     "Aggregator",
     "CentralGaussian",
     "ClippingWarning",
+    "Costs",
     "Decoded",
     "DistributedGaussian",
     "FloatMean",
+    "Found",
     "Paillier",
     "Plain",
+    "Plan",
+    "Preflight",
     "Prepared",
     "Privacy",
     "PrivateSum",
+    "Problem",
     "RecordedMessage",
     "Resemblance",
     "SecAgg",
+    "StageCost",
     "Transcript",
     "Transform",
     "WeightedMean",
+    "preflight",
 ]
