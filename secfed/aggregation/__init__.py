@@ -14,6 +14,7 @@ from secfed.aggregation.preflight import Preflight, preflight
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.suggestions import Suggestion
 from secfed.aggregation.transcript import RecordedMessage, Resemblance, Transcript
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
@@ -41,6 +42,7 @@ __all__ = [
     "Resemblance",
     "SecAgg",
     "StageCost",
+    "Suggestion",
     "Transcript",
     "Transform",
     "WeightedMean",

@@ -13,14 +13,26 @@ from secfed.aggregation.privacy import DistributedGaussian
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.weighted_mean import FloatMean
 from secfed.crypto.packing import packed_bytes
+from secfed.crypto.prg import SEED_BYTES
+from secfed.dp.noise.messages import SurplusNoiseResponse
+from secfed.dp.noise.surplus import SURPLUS_NOISE
 from secfed.encoding.flatten import structure
+from secfed.paillier import Config as PaillierConfig
+from secfed.paillier import messages as encryption
+from secfed.paillier.rehearsal import client_times as encryption_times
+from secfed.paillier.stages import Stage as PaillierStage
 from secfed.secagg.config import Config
 from secfed.secagg.rehearsal import client_times
 from secfed.secagg.stages import Stage, following, sizes_without_dropouts
 
 ENCODING = "ENCODING"
 # Values that one client's work is tried on, times its masks; and clients of a rehearsed session.
-_MASK_VALUES, _MOST_VALUES, _MOST_CLIENTS = 20_000_000, 200_000, 2048
+_MASK_VALUES, _MOST_VALUES = 20_000_000, 500_000
+_NOISY_VALUES, _FEWEST_NOISY = 200_000, 4_096
+_MOST_CLIENTS, _MOST_WHO_SIGN = 2048, 512
+# Masks of one vector in the sessions that show what a mask costs.
+_FEW_MASKS = 2, 34
+_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +58,17 @@ class Costs:
         stages: What each stage costs one client, by name, in order; `ENCODING` is what it does before anything is sent.
         clients: How many clients there are.
         key_holder_bytes: What the server sends to key holders and gets back, together; 0 without key holders.
-        measured: What the seconds were measured on; empty if they were not.
+        measured: What the seconds were measured on; empty if nobody asked for them.
+        seconds_once: What a client computes once for a key, and not in every round.
+        unmeasurable: Whether it would take too long to try.
     """
 
     stages: Mapping[str, StageCost]
     clients: int
     key_holder_bytes: int = 0
     measured: str = ""
+    seconds_once: float = 0.0
+    unmeasurable: bool = False
 
     @property
     def bytes_up(self) -> int:
@@ -76,16 +92,22 @@ class Costs:
         return self.clients * (self.bytes_up + self.bytes_down) + self.key_holder_bytes
 
 
-def costs_of(prepared: Prepared, *, measure: bool) -> Costs:
+def costs_of(prepared: Prepared, config: Config | PaillierConfig | None, *, measure: bool) -> Costs:
     """Return what a round costs.
 
     Args:
         prepared: The aggregation.
+        config: The session's parameters; None in the clear.
         measure: Whether to do one client's work and time it, which takes up to two seconds.
     """
-    config = prepared.channel.config
-    costs = _of_secagg(config, measure) if isinstance(config, Config) else _in_the_clear(prepared)
-    return _with_encoding(costs, prepared) if measure else costs
+    if isinstance(config, Config):
+        costs = _of_secagg(config, measure)
+    elif isinstance(config, PaillierConfig):
+        costs = _of_paillier(config, measure)
+    else:
+        costs = _in_the_clear(prepared)
+    costs = _with_surplus(costs, prepared)
+    return _with_encoding(costs, prepared) if measure and not costs.unmeasurable else costs
 
 
 def _in_the_clear(prepared: Prepared) -> Costs:
@@ -110,25 +132,70 @@ def _of_secagg(config: Config, measure: bool) -> Costs:
     return _rehearsed(costs, config) if measure else costs
 
 
+def _of_paillier(config: PaillierConfig, measure: bool) -> Costs:
+    key, plaintexts = config.public_key, config.packing.plaintexts
+    members = -(-len(config.client_ids) // 8)
+    holder = encryption.DecryptionRequest.size(members, config.column_bytes)
+    holder += encryption.DecryptionResponse.size(plaintexts * key.plaintext_bytes(config.degree))
+    up, down = encryption.EncryptedInputResponse.size(config.column_bytes), encryption.EncryptedInputRequest.size()
+    stage = StageCost(up, down)
+    costs = Costs({str(PaillierStage.ENCRYPTED_INPUT_COLLECTION): stage}, len(config.client_ids), holder)
+    if not measure:
+        return costs
+    times = encryption_times(config, time.process_time)
+    if times is None:
+        return replace(costs, measured="not measured: a key this large takes too long", unmeasurable=True)
+    each, once = times
+    stages = {name: replace(cost, seconds=each * plaintexts) for name, cost in costs.stages.items()}
+    measured = f"measured here on a few of {plaintexts:,} plaintexts, scaled"
+    return replace(costs, stages=stages, measured=measured, seconds_once=once)
+
+
+def _with_surplus(costs: Costs, prepared: Prepared) -> Costs:
+    """Add the stage in which clients give up the noise that is not needed when all of them survive."""
+    transform = prepared.transform
+    surplus = prepared.private.surplus_noise(prepared.clients) if prepared.private else None
+    if surplus is None or not surplus.request:
+        return costs
+    assert isinstance(transform, PrivateSum) and transform.plan is not None
+    noise = transform.plan.noise
+    layers = len(noise.honest) - noise.kept(len(prepared.clients) - transform.plan.colluders)
+    stage = StageCost(SurplusNoiseResponse.size(SEED_BYTES * layers), len(surplus.request))
+    return replace(costs, stages={**costs.stages, SURPLUS_NOISE: stage})
+
+
 def _rehearsed(costs: Costs, config: Config) -> Costs:
-    """Time one client's answers on few values; only what grows with the vector is scaled by its length."""
-    clients, length = len(config.client_ids), config.length
-    tried = min(clients, _MOST_CLIENTS if config.complete else max(_MOST_CLIENTS, config.neighbors + 2))
-    masks = min(config.neighbors, tried - 1) + 1
-    few = min(length, max(1000, min(_MOST_VALUES, _MASK_VALUES // masks)))
-    fixed, whole = (client_times(_smaller(config, tried, each), time.process_time) for each in (1, few))
-    more_clients, stages = clients / tried, {}
-    for stage, seconds in whole.items():
-        if stage is Stage.MASKED_INPUT_COLLECTION:
-            keys = min(seconds, fixed[stage])
-            vector = (seconds - keys) * length / few
-            more_peers = more_clients if config.complete else 1.0  # on a k-regular graph they stay as many
-            seconds = (keys + vector) * more_peers
-        else:
-            seconds *= more_clients
-        stages[str(stage)] = replace(costs.stages[str(stage)], seconds=seconds)
-    measured = _words(few, length) + (f", in a cohort of {tried:,}, scaled" if tried < clients else "")
+    """Time one client's answers; of a large session, keys on a vector of one entry, and masks with few keys."""
+    clients, length, masks = len(config.client_ids), config.length, config.neighbors + 1
+    client_times(Config([1, 2], 2, 1), time.process_time)  # what is loaded and set up the first time is no work
+    most = _MOST_WHO_SIGN if config.malicious_server else _MOST_CLIENTS
+    tried = min(clients, most if config.complete else max(most, config.neighbors + 2))
+    if tried == clients and length <= _MOST_VALUES and masks * length <= _MASK_VALUES:
+        seconds = client_times(config, time.process_time)
+        measured = _words(length, length)
+    else:
+        # Peers are as many on any k-regular graph; all else grows with the cohort.
+        seconds = {
+            stage: taken * (clients / tried if config.complete or stage is not Stage.MASKED_INPUT_COLLECTION else 1)
+            for stage, taken in client_times(_smaller(config, tried, 1), time.process_time).items()
+        }
+        few = min(length, _MOST_VALUES)
+        seconds[Stage.MASKED_INPUT_COLLECTION] += _vector_seconds(config.modulus_bits, few, masks) * length / few
+        measured = _words(few, length) + (f", in a cohort of {tried:,}, scaled" if tried < clients else "")
+    stages = {name: replace(cost, seconds=seconds[Stage[name]]) for name, cost in costs.stages.items()}
     return replace(costs, stages=stages, measured=measured)
+
+
+def _vector_seconds(modulus_bits: int, length: int, masks: int) -> float:
+    """Time what a vector costs beyond the keys: packing it, and each of its masks."""
+    few, many = _FEW_MASKS
+    taken = []
+    for clients in _FEW_MASKS:
+        config = Config(range(1, clients + 1), clients, length, modulus_bits)
+        tries = [client_times(config, time.process_time)[Stage.MASKED_INPUT_COLLECTION] for _ in range(_TRIES)]
+        taken.append(min(tries))
+    each = max(0.0, taken[1] - taken[0]) / (many - few)
+    return taken[0] + each * max(0, masks - few)
 
 
 def _smaller(config: Config, clients: int, length: int) -> Config:
@@ -161,7 +228,10 @@ def _with_encoding(costs: Costs, prepared: Prepared) -> Costs:
     """Add the time that encoding takes, with a client's noise, and that scales with the values."""
     transform = prepared.transform
     size = transform.structure.size
-    few = min(size, _MOST_VALUES)
+    most = _MOST_VALUES
+    if isinstance(transform, PrivateSum) and transform.plan:  # noise takes longest
+        most = max(_FEWEST_NOISY, _NOISY_VALUES // len(transform.plan.noise.honest))
+    few = min(size, most)
     example = np.zeros(few, np.float32)
     encode = _encoder(transform, example, len(prepared.clients))
     seconds = _timed(lambda: encode(example)) * size / few

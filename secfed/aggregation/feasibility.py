@@ -1,23 +1,30 @@
 """Whether a plan of aggregations can work: every reason why it cannot, not only the first."""
 
-import math
-import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from secfed.aggregation.aggregators import Aggregator, SecAgg
 from secfed.aggregation.dropout_risk import Needed, any_of, poisson_failure
+from secfed.aggregation.paillier import DEFAULT_KEY_BITS, EncryptedSum, Paillier
 from secfed.aggregation.plan import Plan
+from secfed.aggregation.plan_budget import over_budget, planned_noise, spent
+from secfed.aggregation.plan_ranges import out_of_range
 from secfed.aggregation.prepared import Prepared
-from secfed.aggregation.privacy import Privacy
-from secfed.encoding.flatten import structure
-from secfed.errors import ConfigError, EncodingError
-from secfed.secagg.config import MAXIMUM_CLIENTS, MAXIMUM_LENGTH, Config
+from secfed.dp.rounding import up
+from secfed.errors import ConfigError, SecFedError
+from secfed.paillier import Config as PaillierConfig
+from secfed.paillier.rehearsal import stand_in_key
+from secfed.secagg.config import Config
+from secfed.secagg.parameters import least_against_corruption
 
 Made = TypeVar("Made")
 # Options that an aggregator may refuse by themselves.
 _REFUSABLE = ("threshold", "clip", "max_weight", "session_colluders", "minimum_cohort")
+# Options without which there is nothing to check.
+_ESSENTIAL = {"update", "clients", "population", "sampling_rate", "aggregator", "privacy"}
+# Options that a kind of privacy may refuse by themselves.
+_REFUSABLE_NOISE = ("clip_norm", "minimum_survivors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +32,8 @@ class Problem:
     """One reason why a plan cannot work.
 
     Attributes:
-        check: What was checked: `"option"` (out of range, missing, or without effect), `"config"` (what the aggregation
-            itself would refuse), `"dropouts"`, `"corruption"` or `"budget"`.
+        check: What was checked: `"option"` (out of range, missing, or without effect), `"config"` and `"session"` (what
+            the aggregation and its session would refuse), `"dropouts"`, `"corruption"` or `"budget"`.
         text: What was found and what was needed.
     """
 
@@ -41,6 +48,7 @@ class Found:
     Attributes:
         problems: Every reason against it.
         prepared: The aggregation of the expected cohort; None if there is none.
+        config: The session's parameters; None in the clear, or if there is none.
         round_failure: Probability, at most, that a round has too few survivors; None if that is not known.
         failure: The same for any of the rounds.
         needed: Who must survive a round.
@@ -50,6 +58,7 @@ class Found:
 
     problems: tuple[Problem, ...]
     prepared: Prepared | None = field(default=None, repr=False)
+    config: Config | PaillierConfig | None = field(default=None, repr=False)
     round_failure: float | None = None
     failure: float | None = None
     needed: Needed | None = None
@@ -67,12 +76,12 @@ class Problems:
         """Note a problem, unless its text is there already."""
         self._texts.setdefault(text, check)
 
-    def attempt(self, make: Callable[[], Made]) -> Made | None:
+    def attempt(self, make: Callable[[], Made], check: str = "config") -> Made | None:
         """Return what a function makes; note its refusal as a problem and return None."""
         try:
             return make()
-        except (ConfigError, EncodingError) as error:
-            self.add("config", str(error.args[0]))
+        except SecFedError as error:
+            self.add(check, str(error.args[0]))
             return None
 
     def all(self) -> tuple[Problem, ...]:
@@ -85,111 +94,74 @@ def check(plan: Plan) -> Found:
     problems = Problems()
     for name, choice in plan.idle_options():
         problems.add("option", f"{name} {getattr(plan, name)!r} has no effect with {choice}: leave it out")
-    wrong = list(_out_of_range(plan))
-    for text in wrong:
+    wrong = {}
+    for name, text in out_of_range(plan):
         problems.add("option", text)
-    aggregator, as_planned = _aggregator(plan, problems)
-    if wrong or aggregator is None:
+        wrong[name] = plan.default(name)
+    aggregator, as_planned = _made(plan, Plan.make_aggregator, _REFUSABLE, problems)
+    if aggregator is None or not _ESSENTIAL.isdisjoint(wrong):
         return Found(problems.all())
-    prepared = _prepared(plan, aggregator, None, problems)
-    if prepared is None or not as_planned:
-        return Found(problems.all())
-    needed = _needed(prepared)
+    plan, private, privacy, noise = plan.changed(**wrong), plan.privacy != "none", None, None
+    as_planned = as_planned and not wrong
+    if private and (plan.noise_multiplier is not None or plan.epsilon is not None):
+        noise = problems.attempt(lambda: planned_noise(plan))
+    if private:
+        privacy, noise_as_planned = _made(plan, lambda it: it.make_privacy(noise or 1.0), _REFUSABLE_NOISE, problems)
+        as_planned = as_planned and noise_as_planned and noise is not None
+    session: Any = True
+    if isinstance(aggregator, SecAgg):
+        session = problems.attempt(lambda: _session(aggregator, plan.cohort), "session")
+    elif isinstance(aggregator, Paillier):
+        key = problems.attempt(lambda: stand_in_key(_key_bits(plan))) or stand_in_key(DEFAULT_KEY_BITS)
+        fewest = aggregator.minimum_cohort
+        session = problems.attempt(
+            lambda: PaillierConfig(key, range(1, plan.cohort + 1), 1, minimum_cohort=fewest, degree=aggregator.degree),
+            "session",
+        )
+    if isinstance(session, Config):
+        for text in _corruptible(plan, session):
+            problems.add("corruption", text)
+    prepared = config = None
+    if not private or (privacy is not None and noise is not None):
+        clients = range(1, plan.cohort + 1)
+        weights = None if plan.max_weight is not None else dict.fromkeys(clients, 1)
+        prepared = problems.attempt(lambda: aggregator.prepare(plan.example, clients, weights=weights, privacy=privacy))
+    if prepared is not None:
+        config = problems.attempt(lambda: _config(plan, aggregator, prepared))
+    runs = config is not None or plan.aggregator == "plain"
+    if prepared is None or not (as_planned and runs and session):
+        return Found(problems.all(), noise_multiplier=noise)
+    epsilon = problems.attempt(lambda: spent(plan, prepared)) if private else None
+    for text in over_budget(plan, prepared, epsilon) if epsilon is not None else ():
+        problems.add("budget", text)
+    needed = _needed(prepared, config)
     failure = _failure(plan, aggregator, prepared, needed)
     whole = any_of(plan.rounds, failure)
-    for text in _too_few(plan, needed, failure, whole):
-        problems.add("dropouts", text)
-    return Found(problems.all(), prepared, failure, whole, needed)
+    if whole > plan.most_failures:
+        problems.add("dropouts", _too_few(plan, needed, failure, whole))
+    return Found(problems.all(), prepared, config, failure, whole, needed, noise, epsilon)
 
 
-def _out_of_range(plan: Plan) -> Iterator[str]:
-    """Yield what is wrong with the numbers that only a plan has, and what it lacks."""
-    if plan.aggregator not in ("secagg", "paillier", "plain"):
-        yield f"aggregator {plan.aggregator!r}: needed secagg, paillier or plain"
-    if plan.privacy not in ("none", "central", "distributed"):
-        yield f"privacy {plan.privacy!r}: needed none, central or distributed"
-    counts = {"clients": MAXIMUM_CLIENTS, "population": 10**12, "rounds": 10**12}
-    sound = True
-    for name, most in counts.items():
-        value = getattr(plan, name)
-        if value is not None and not (_whole(value) and 1 <= value <= most):
-            yield f"{name} {value!r}: needed a whole number from 1 to {most}"
-            sound = False
-    fractions = (("dropout_fraction", plan.dropout_fraction), ("corrupt_fraction", plan.corrupt_fraction))
-    for name, fraction in fractions:
-        if fraction is not None and not 0 <= fraction < 1:
-            yield f"{name} {fraction}: needed from 0 up to, but not including, 1"
-    if not 0 < plan.most_failures < 1:
-        yield f"most_failures {plan.most_failures}: needed a probability above 0 and below 1"
-    if plan.sampling_rate is not None and not 0 < plan.sampling_rate <= 1:
-        yield f"sampling_rate {plan.sampling_rate}: needed a probability above 0 and up to 1"
-        sound = False
-    if sound:
-        yield from _cohort_faults(plan)
-    if _whole(plan.update):
-        if not 1 <= plan.update < MAXIMUM_LENGTH:
-            yield f"an update of {plan.update} values: needed 1 to {MAXIMUM_LENGTH - 1}"
-    else:
-        try:
-            structure(plan.update)
-        except EncodingError as error:
-            yield f"the example of an update does not fit: {error}"
+def _made(
+    plan: Plan, make: Callable[[Plan], Made], refusable: tuple[str, ...], problems: Problems
+) -> tuple[Made | None, bool]:
+    """Make something of a plan, and say whether it is as planned.
 
-
-def _cohort_faults(plan: Plan) -> Iterator[str]:
-    if plan.sampling_rate is not None:
-        if plan.population is None:
-            yield "a sampling_rate without a population: needed the number of clients that cohorts are drawn from"
-        elif plan.cohort < 1:
-            yield f"sampling_rate {plan.sampling_rate} of {plan.population} clients: needed at least one client a round"
-        elif plan.cohort > MAXIMUM_CLIENTS:
-            yield f"a cohort of {plan.cohort} clients: needed at most {MAXIMUM_CLIENTS}"
-    elif plan.clients is None:
-        yield "no clients: needed the number of clients in a round, or a population with a sampling_rate"
-    elif plan.population is not None and plan.clients > plan.population:
-        yield f"{plan.clients} clients from a population of {plan.population}: needed a population of at least that"
-
-
-def _whole(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return not isinstance(value, bool)
-
-
-def _aggregator(plan: Plan, problems: Problems) -> tuple[Aggregator | None, bool]:
-    """Make the aggregator, and say whether it is the plan's.
-
-    If the plan's is refused, this is one without the options that are refused by themselves: what else is wrong is then
-    found too.
+    If it is refused, this leaves out the options that are refused by themselves: what else is wrong is then found too.
     """
-    if (made := problems.attempt(plan.make_aggregator)) is not None:
+    if (made := problems.attempt(lambda: make(plan))) is not None:
         return made, True
-    for name in _REFUSABLE:
-        alone = plan.changed(**{other: None for other in _REFUSABLE if other != name})
+    for name in refusable:
+        alone = plan.changed(**{other: None for other in refusable if other != name})
         try:
-            alone.make_aggregator()
+            make(alone)
         except ConfigError as error:
             problems.add("config", str(error.args[0]))
             plan = plan.changed(**{name: None})
     try:
-        return plan.make_aggregator(), False
+        return make(plan), False
     except ConfigError:
         return None, False
-
-
-def _prepared(plan: Plan, aggregator: Aggregator, privacy: Privacy | None, problems: Problems) -> Prepared | None:
-    """Prepare the expected cohort; if that is refused, still try the session alone, with another vector."""
-    clients = range(1, plan.cohort + 1)
-    weights = None if plan.max_weight is not None else dict.fromkeys(clients, 1)
-    session = None
-    if isinstance(aggregator, SecAgg):
-        session = problems.attempt(lambda: _session(aggregator, plan.cohort))
-    prepared = problems.attempt(lambda: aggregator.prepare(plan.example, clients, weights=weights, privacy=privacy))
-    if prepared is None or (isinstance(aggregator, SecAgg) and session is None):
-        return None
-    return prepared if problems.attempt(lambda: prepared.channel.config) or plan.aggregator == "plain" else None
 
 
 def _session(aggregator: SecAgg, clients: int) -> Config:
@@ -207,34 +179,72 @@ def _session(aggregator: SecAgg, clients: int) -> Config:
     )
 
 
-def _needed(prepared: Prepared) -> Needed:
+def _config(plan: Plan, aggregator: Aggregator, prepared: Prepared) -> Any:
+    """Return the session's parameters; those of encryption are for a key that stands in for the real one."""
+    if isinstance(aggregator, Paillier):
+        key = stand_in_key(_key_bits(plan))
+        return aggregator.config_under(key, prepared.clients, prepared.transform)
+    return prepared.channel.config
+
+
+def _key_bits(plan: Plan) -> int:
+    return DEFAULT_KEY_BITS if plan.key_bits is None else plan.key_bits
+
+
+def _corruptible(plan: Plan, session: Config) -> Iterator[str]:
+    """Yield what a session lacks against the fraction of clients that may be corrupt."""
+    if plan.corrupt_fraction is None:
+        return
+    neighbors, colluders = least_against_corruption(
+        clients=plan.cohort,
+        corrupt_fraction=plan.corrupt_fraction,
+        dropout_fraction=plan.dropout_fraction,
+        neighbors=None if session.complete else session.neighbors,
+        adversary=session.adversary,
+    )
+    corrupt = f"if {plan.corrupt_fraction:g} of {plan.cohort} clients are corrupt"
+    if session.neighbors < neighbors:
+        dropouts = f"{corrupt} and {plan.dropout_fraction:g} drop out"
+        yield f"neighbors {session.neighbors} may leave honest clients apart {dropouts}: needed at least {neighbors}"
+    if session.colluders < colluders:
+        holders = "clients" if session.complete else "neighbors of one client"
+        yield f"colluders {session.colluders}: needed at least {colluders}, as so many {holders} may collude {corrupt}"
+    if session.session_colluders is not None:
+        whole = int(plan.corrupt_fraction * plan.cohort + 1e-6)
+        if session.session_colluders < whole:
+            yield f"session_colluders {session.session_colluders}: needed at least {whole} {corrupt}"
+
+
+def _needed(prepared: Prepared, config: Any) -> Needed:
     """Return who must survive a round."""
-    config, fewest = prepared.channel.config, prepared.transform.fewest
-    if not isinstance(config, Config):
-        return Needed(fewest if prepared.private else 1)
-    return _needed_in(config.threshold, None if config.complete else config.neighbors, config, fewest)
+    if isinstance(config, Config):
+        return _needed_in(config, prepared.transform.fewest)
+    if isinstance(prepared.channel, EncryptedSum):
+        return Needed(prepared.channel.minimum_cohort)
+    return Needed(0 if prepared.private else 1)  # noise alone is a private sum of nobody
 
 
-def _needed_in(threshold: int, neighbors: int | None, config: Config, fewest: int) -> Needed:
+def _needed_in(config: Config, fewest: int) -> Needed:
     signers = config.signers_needed(len(config.client_ids)) if config.session_colluders is not None else 0
-    if neighbors is None:
-        return Needed(max(threshold, fewest, signers))
-    return Needed(max(2, fewest, signers), neighbors, threshold)
+    if config.complete:
+        return Needed(max(config.threshold, fewest, signers))
+    return Needed(max(2, fewest, signers), config.neighbors, config.threshold)
 
 
 def _failure(plan: Plan, aggregator: Aggregator, prepared: Prepared, needed: Needed) -> float:
+    """Return the probability, at most, that a round gives no sum."""
     if not plan.by_chance:
         return needed.failure(plan.cohort, plan.dropout_fraction)
+    # Without minimum_survivors the noise is for the threshold, which follows the cohort's size.
+    fewest = prepared.transform.fewest if plan.minimum_survivors is not None else 0
 
     def needed_of(clients: int) -> Needed | None:
         if not isinstance(aggregator, SecAgg):
             return needed
         try:
-            session = _session(aggregator, clients)
+            return _needed_in(_session(aggregator, clients), fewest)
         except ConfigError:
             return None
-        neighbors = None if session.complete else session.neighbors
-        return _needed_in(session.threshold, neighbors, session, prepared.transform.fewest)
 
     assert plan.population is not None and plan.sampling_rate is not None
     return poisson_failure(
@@ -246,23 +256,15 @@ def _failure(plan: Plan, aggregator: Aggregator, prepared: Prepared, needed: Nee
     )
 
 
-def _too_few(plan: Plan, needed: Needed, failure: float, whole: float) -> Iterator[str]:
-    """Yield that the rounds would fail too often."""
-    if whole <= plan.most_failures:
-        return
+def _too_few(plan: Plan, needed: Needed, failure: float, whole: float) -> str:
+    """Say that the rounds would fail too often."""
     who = f"{needed.survivors} survivors of {plan.cohort} clients"
     if needed.neighbors:
         who += f", and {needed.holders} of the {needed.neighbors} neighbors of each client,"
     rounds = "the one round" if plan.rounds == 1 else f"any of {plan.rounds} rounds"
-    yield (
-        f"a round needs {who} and fails with probability {_up(failure)} if each client drops out with probability "
-        f"{plan.dropout_fraction:g}: {_up(whole)} for {rounds}, needed at most {plan.most_failures:g}"
+    if plan.by_chance:
+        who += ", if as many join as expected,"
+    return (
+        f"a round needs {who} and fails with probability {up(failure, 2)} if each client drops out with probability "
+        f"{plan.dropout_fraction:g}: {up(whole, 2)} for {rounds}, needed at most {plan.most_failures:g}"
     )
-
-
-def _up(probability: float) -> str:
-    """Write a probability with two digits, rounded up."""
-    if probability <= 0 or probability >= 1:
-        return f"{probability:g}"
-    digits = 1 - math.floor(math.log10(probability))
-    return f"{math.ceil(probability * 10.0**digits - 1e-9) / 10.0**digits:.2g}"

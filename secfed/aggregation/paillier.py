@@ -12,7 +12,7 @@ from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, TooFewSurvivorsError
-from secfed.paillier import Config, Noise, PrivateKey, generate_keypair, run_session
+from secfed.paillier import Config, Noise, PrivateKey, PublicKey, generate_keypair, run_session
 from secfed.paillier.session import Progress, Shared
 from secfed.secagg.stages import Stage
 
@@ -155,8 +155,20 @@ class Paillier(IntegerAggregator):
             ConfigError: These clients cannot run a session.
         """
         key = self._key if isinstance(self._key, PrivateKey) else self._key[0]
+        return self.config_under(key.public_key, client_ids, transform, round=round, model_hash=model_hash)
+
+    def config_under(
+        self,
+        public_key: PublicKey,
+        client_ids: Iterable[int],
+        transform: Transform,
+        *,
+        round: int = 0,
+        model_hash: bytes = NO_MODEL,
+    ) -> Config:
+        """Return the session's configuration under another public key than this object's; for the rest see `config`."""
         return Config(
-            key.public_key,
+            public_key,
             client_ids,
             transform.length,
             transform.modulus_bits,

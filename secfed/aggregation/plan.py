@@ -1,7 +1,7 @@
 """A plan of aggregations before anybody takes part: what was asked for, in the words of a caller."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -122,6 +122,12 @@ class Plan:
     def changed(self, **options: Any) -> "Plan":
         """Return this plan with other options."""
         return replace(self, **options)
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """Return what an option is where it is not given; None if it must be."""
+        [found] = [option.default for option in fields(cls) if option.name == name]
+        return None if found is MISSING else found
 
     def idle_options(self) -> Iterator[tuple[str, str]]:
         """Yield each option that changes nothing in this plan, and with which choice."""

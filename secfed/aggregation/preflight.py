@@ -7,6 +7,7 @@ from typing import Any
 from secfed.aggregation.costs import Costs, costs_of
 from secfed.aggregation.feasibility import Found, Problem, check
 from secfed.aggregation.plan import Plan
+from secfed.aggregation.suggestions import Suggestion, suggest
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,13 @@ class Preflight:
         plan: The plan.
         found: What its checks found.
         costs: What a round without dropouts costs; None if the plan cannot run at all.
+        suggestions: Changes after which the same checks find no problem; none if the plan holds, or none was found.
     """
 
     plan: Plan = field(repr=False)
     found: Found
     costs: Costs | None = None
+    suggestions: tuple[Suggestion, ...] = ()
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -35,7 +38,7 @@ class Preflight:
         return {
             "accepted": not self.problems,
             "problems": [asdict(problem) for problem in self.problems],
-            "suggestions": [],
+            "suggestions": [dict(suggestion.changes) for suggestion in self.suggestions],
             "round_failure": found.round_failure,
             "failure": found.failure,
             "noise_multiplier": found.noise_multiplier,
@@ -45,6 +48,7 @@ class Preflight:
             "bytes_up": costs and costs.bytes_up,
             "bytes_down": costs and costs.bytes_down,
             "seconds": costs and costs.seconds,
+            "seconds_once": costs and costs.seconds_once,
             "server_bytes": costs and costs.server_bytes,
             "key_holder_bytes": costs and costs.key_holder_bytes,
             "measured": costs and costs.measured,
@@ -59,9 +63,9 @@ def preflight(plan: Plan | None = None, *, measure: bool = True, **options: Any)
         measure: Whether to do one client's work and time it, which takes up to two seconds.
 
     Returns:
-        All problems at once, and the costs if the plan can run.
+        All problems at once, what would work instead, and the costs if the plan can run.
     """
     plan = Plan(**options) if plan is None else plan
     found = check(plan)
-    costs = None if found.prepared is None else costs_of(found.prepared, measure=measure)
-    return Preflight(plan, found, costs)
+    costs = None if found.prepared is None else costs_of(found.prepared, found.config, measure=measure)
+    return Preflight(plan, found, costs, suggest(plan, found))

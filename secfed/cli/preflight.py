@@ -1,6 +1,8 @@
 """The command `preflight`: is a plan consistent, and what will it cost? `app` adds it to the command line."""
 
 import json
+import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,10 +126,15 @@ def preflight(
     }
     report = check(Plan(**options), measure=measure)
     console = Console(stderr=as_json)
-    for line in lines_of(report):
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+
+    def say(lines: list[str]) -> None:
+        for line in lines:
+            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+
+    say(lines_of(report))
     if report.costs:
         console.print(cost_table(report.costs))
+        say(cost_lines(report.costs))
     if as_json:
         typer.echo(json.dumps(report.to_json(), allow_nan=False))
     raise typer.Exit(1 if report.problems else 0)
@@ -135,13 +142,33 @@ def preflight(
 
 def lines_of(report: "Preflight") -> list[str]:
     """Say what was found, in words."""
+    from secfed.dp.rounding import exact, up
+
     lines = [f"refused: {problem.text}" for problem in report.problems]
     if not report.problems:
         lines.append("the plan holds")
+    lines += [f"would work: {_as_options(suggestion.changes)}" for suggestion in report.suggestions]
     found = report.found
+    if found.noise_multiplier is not None:
+        lines.append(f"noise multiplier: {up(found.noise_multiplier, 6)}")
+    if found.epsilon is not None and report.plan.spent_delta is not None:
+        spent = up(found.epsilon, 6) if math.isfinite(found.epsilon) else "none holds"
+        lines.append(f"epsilon of {report.plan.rounds} rounds: {spent} at delta {exact(report.plan.spent_delta)}")
     if found.failure is not None:
-        lines.append(f"too few survivors: probability {found.failure:.2g} in all {report.plan.rounds} rounds together")
+        chance = up(found.failure, 2) if found.failure else "0"
+        when = "the round" if report.plan.rounds == 1 else f"any of {report.plan.rounds} rounds"
+        lines.append(f"too few survivors in {when}: probability {chance} at most")
     return lines
+
+
+def _as_options(changes: Mapping[str, Any]) -> str:
+    """Write changes of a plan as options of this command."""
+    named = {option: name for name, option in _PLAN_NAMES.items()}
+    words = []
+    for option, value in changes.items():
+        name = "--" + named.get(option, option).replace("_", "-")
+        words.append(f"without {name}" if value is None else f"{name} {value}")
+    return ", ".join(words)
 
 
 def cost_table(costs: "Costs") -> "Table":
@@ -149,10 +176,7 @@ def cost_table(costs: "Costs") -> "Table":
     from rich import box
     from rich.table import Table
 
-    caption = f"bytes: exact, without dropouts; server: {in_bytes(costs.server_bytes)} in all"
-    if costs.measured:
-        caption += f"\nseconds: one thread, {costs.measured}"
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("one client, one round")
     for head in ("sends", "receives", "seconds"):
         table.add_column(head, justify="right")
@@ -160,6 +184,16 @@ def cost_table(costs: "Costs") -> "Table":
         table.add_row(name, in_bytes(stage.bytes_up), in_bytes(stage.bytes_down), _seconds(stage.seconds))
     table.add_row("total", in_bytes(costs.bytes_up), in_bytes(costs.bytes_down), _seconds(costs.seconds))
     return table
+
+
+def cost_lines(costs: "Costs") -> list[str]:
+    """Say what the table's figures are."""
+    lines = [f"bytes are exact, for a round without dropouts; the server sends and gets {in_bytes(costs.server_bytes)}"]
+    if costs.measured:
+        lines.append(f"seconds are processor time of one thread, {costs.measured}")
+    if costs.seconds_once:
+        lines.append(f"once for a key, a client computes for another {_seconds(costs.seconds_once)} s")
+    return lines
 
 
 def _seconds(seconds: float | None) -> str:

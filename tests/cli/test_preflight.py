@@ -8,7 +8,7 @@ from tests.cli.runner import Runner
 PLAN = ("preflight", "--values", 100, "--clients", 12, "--no-measure")
 KEYS = {
     "accepted", "problems", "suggestions", "round_failure", "failure", "noise_multiplier", "epsilon", "delta", "stages",
-    "bytes_up", "bytes_down", "seconds", "server_bytes", "key_holder_bytes", "measured",
+    "bytes_up", "bytes_down", "seconds", "seconds_once", "server_bytes", "key_holder_bytes", "measured",
 }  # fmt: skip
 
 
