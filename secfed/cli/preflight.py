@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secfed.cli.budget import AdjacencyChoice
 from secfed.cli.extras import require
 from secfed.cli.options import AdversaryChoice, PrivacyChoice, Protection, count_or_fraction
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 
     from secfed.aggregation import Costs, Preflight
 
+
+class MechanismChoice(StrEnum):
+    """Laws of the clients' noise."""
+
+    DISCRETE_GAUSSIAN = "discrete_gaussian"
+    SKELLAM = "skellam"
+
+
+# Options of the command that are called otherwise in a plan.
 _PLAN_NAMES = {"values": "update", "dropout": "dropout_fraction", "corrupt": "corrupt_fraction"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -86,6 +96,14 @@ def preflight(
     ] = None,
     delta: Annotated[
         float | None, typer.Option(show_default="1e-5", help="With privacy: budget of all rounds.")
+    ] = None,
+    adjacency: Annotated[
+        AdjacencyChoice | None,
+        typer.Option(show_default="add_remove", help="With privacy: a client's data are there or not, or replaced."),
+    ] = None,
+    mechanism: Annotated[
+        MechanismChoice | None,
+        typer.Option(show_default="discrete_gaussian", help="With privacy distributed."),
     ] = None,
     minimum_survivors: Annotated[
         int | None, typer.Option(help="With privacy distributed: fewest clients whose noise is in a sum.")
