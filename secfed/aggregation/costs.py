@@ -22,7 +22,7 @@ from secfed.paillier import messages as encryption
 from secfed.paillier.rehearsal import client_times as encryption_times
 from secfed.paillier.stages import Stage as PaillierStage
 from secfed.secagg.config import Config
-from secfed.secagg.rehearsal import client_times
+from secfed.secagg.rehearsal import client_times, server_time
 from secfed.secagg.stages import Stage, following, sizes_without_dropouts
 
 ENCODING = "ENCODING"
@@ -33,6 +33,8 @@ _MOST_CLIENTS, _MOST_WHO_SIGN = 2048, 512
 # Masks of one vector in the sessions that show what a mask costs.
 _FEW_MASKS = 2, 34
 _TRIES = 2
+# Clients of the sessions that show what a server does.
+_FEW_CLIENTS = 5, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Costs:
         key_holder_bytes: What the server sends to key holders and gets back, together; 0 without key holders.
         measured: What the seconds were measured on; empty if nobody asked for them.
         seconds_once: What a client computes once for a key, and not in every round.
+        server_seconds: Processor time of the server in a round, estimated from sessions of a few clients; with `secagg`
+            only, else None.
         unmeasurable: Whether it would take too long to try.
     """
 
@@ -68,6 +72,7 @@ class Costs:
     key_holder_bytes: int = 0
     measured: str = ""
     seconds_once: float = 0.0
+    server_seconds: float | None = None
     unmeasurable: bool = False
 
     @property
@@ -183,7 +188,8 @@ def _rehearsed(costs: Costs, config: Config) -> Costs:
         seconds[Stage.MASKED_INPUT_COLLECTION] += _vector_seconds(config.modulus_bits, few, masks) * length / few
         measured = _words(few, length) + (f", in a cohort of {tried:,}, scaled" if tried < clients else "")
     stages = {name: replace(cost, seconds=seconds[Stage[name]]) for name, cost in costs.stages.items()}
-    return replace(costs, stages=stages, measured=measured)
+    server = _server_seconds(config, min(length, _MOST_VALUES))
+    return replace(costs, stages=stages, measured=measured, server_seconds=server)
 
 
 def _vector_seconds(modulus_bits: int, length: int, masks: int) -> float:
@@ -196,6 +202,27 @@ def _vector_seconds(modulus_bits: int, length: int, masks: int) -> float:
         taken.append(min(tries))
     each = max(0.0, taken[1] - taken[0]) / (many - few)
     return taken[0] + each * max(0, masks - few)
+
+
+def _server_seconds(config: Config, values: int) -> float:
+    """Estimate a server's work from small sessions: a part for each client, one for each share, and one for each value.
+
+    Args:
+        config: The session's parameters.
+        values: How many entries of the vectors are tried.
+    """
+    clients, (few, many) = len(config.client_ids), _FEW_CLIENTS
+
+    def seconds(tried: int, length: int) -> float:
+        threshold = max(tried // 2 + 1, round(tried * config.threshold / config.holders))
+        small = Config(range(1, tried + 1), threshold, length, config.modulus_bits, adversary=config.adversary)
+        return server_time(small, time.process_time)
+
+    one, more, whole = seconds(few, 1), seconds(many, 1), seconds(few, values)
+    share = max(0.0, more / many - one / few) / (many - few)
+    each = max(0.0, one / few - share * few)
+    vector = max(0.0, whole - one) / few * config.length / values
+    return clients * (each + share * config.holders + vector)
 
 
 def _smaller(config: Config, clients: int, length: int) -> Config:

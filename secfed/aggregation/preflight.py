@@ -49,6 +49,7 @@ class Preflight:
             "bytes_down": costs and costs.bytes_down,
             "seconds": costs and costs.seconds,
             "seconds_once": costs and costs.seconds_once,
+            "server_seconds": costs and costs.server_seconds,
             "server_bytes": costs and costs.server_bytes,
             "key_holder_bytes": costs and costs.key_holder_bytes,
             "measured": costs and costs.measured,

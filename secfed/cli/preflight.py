@@ -206,9 +206,12 @@ def cost_table(costs: "Costs") -> "Table":
 
 def cost_lines(costs: "Costs") -> list[str]:
     """Say what the table's figures are."""
-    lines = [f"bytes are exact, for a round without dropouts; the server sends and gets {in_bytes(costs.server_bytes)}"]
+    lines = [f"bytes are exact, without dropouts; the server sends and gets {in_bytes(costs.server_bytes)} in a round"]
     if costs.measured:
         lines.append(f"seconds are processor time of one thread, {costs.measured}")
+    if costs.server_seconds is not None:
+        found = f"the server computes for about {_seconds(costs.server_seconds)} s in a round"
+        lines.append(f"{found}, estimated from sessions of a few clients")
     if costs.seconds_once:
         lines.append(f"once for a key, a client computes for another {_seconds(costs.seconds_once)} s")
     return lines

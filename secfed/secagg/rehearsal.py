@@ -1,4 +1,4 @@
-"""One client's work in a session, without the others: their messages are made up, and cost it what real ones would."""
+"""The work of one party, to be timed: of a client with made-up others, and of a server with a few real clients."""
 
 from collections.abc import Callable
 
@@ -13,6 +13,7 @@ from secfed.secagg import binding, messages
 from secfed.secagg.client import Client
 from secfed.secagg.config import Config
 from secfed.secagg.graph import graph_of
+from secfed.secagg.server import Server
 from secfed.secagg.stages import Stage
 from secfed.wire import Message, set_to_bytes
 
@@ -92,3 +93,36 @@ def client_times(config: Config, clock: Callable[[], float]) -> dict[Stage, floa
     nobody = set_to_bytes(np.zeros_like(everybody))
     answer(messages.UnmaskingRequest(members, nobody, set_to_bytes(signers), proofs))
     return times
+
+
+def server_time(config: Config, clock: Callable[[], float]) -> float:
+    """Let a server run a session without dropouts with real clients, and time the server alone, in one thread.
+
+    Args:
+        config: The session's parameters.
+        clock: Returns a time, such as `time.process_time`.
+
+    Returns:
+        The time that the server took in all stages together, in the clock's unit.
+    """
+    identities = {client_id: SigningKey.generate() for client_id in config.client_ids if config.malicious_server}
+    directory = {client_id: key.public_bytes for client_id, key in identities.items()} or None
+    server = Server(config, directory=directory, threads=1)
+    vector = np.zeros(config.length, config.dtype)
+    clients = {
+        client_id: Client(
+            config, client_id, vector, signing_key=identities.get(client_id), directory=directory, threads=1
+        )
+        for client_id in config.client_ids
+    }
+    started = clock()
+    outbox = server.open()
+    taken = clock() - started
+    while not server.done:
+        responses = {client_id: clients[client_id].receive(request) for client_id, request in outbox.items()}
+        started = clock()
+        for client_id, response in responses.items():
+            server.receive(client_id, response)
+        outbox = server.close_stage()
+        taken += clock() - started
+    return taken

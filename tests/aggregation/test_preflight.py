@@ -341,7 +341,8 @@ def test_seconds_of_a_large_plan_are_scaled_and_say_so() -> None:
     assert one is not None and one > 0.02  # 200 million bytes of keystream per mask take longer on any machine
 
 
-def test_a_large_cohort_is_tried_with_fewer_clients() -> None:
-    report = preflight(update=10, clients=3000, adversary="malicious_server")
+def test_a_large_cohort_is_tried_with_fewer_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secfed.aggregation.costs._MOST_WHO_SIGN", 32)
+    report = preflight(update=10, clients=300, adversary="malicious_server")
     assert report.costs is not None and report.costs.seconds is not None
-    assert report.costs.measured == "measured here on 11 values, in a cohort of 512, scaled"
+    assert report.costs.measured == "measured here on 11 values, in a cohort of 32, scaled"

@@ -16,7 +16,8 @@ from tests.cli.runner import Runner
 PLAN = ("preflight", "--values", 100, "--clients", 12, "--no-measure")
 KEYS = {
     "accepted", "problems", "suggestions", "round_failure", "failure", "noise_multiplier", "epsilon", "delta", "stages",
-    "bytes_up", "bytes_down", "seconds", "seconds_once", "server_bytes", "key_holder_bytes", "measured",
+    "bytes_up", "bytes_down", "seconds", "seconds_once",
+    "server_bytes", "server_seconds", "key_holder_bytes", "measured",
 }  # fmt: skip
 
 
@@ -90,6 +91,7 @@ def test_seconds_are_in_the_table_and_say_what_they_were_measured_on(secfed: Run
     run = secfed("preflight", "--values", 100, "--clients", 5)
     assert run.exit_code == 0
     assert "processor time of one thread, measured here on 101 values" in run.stdout
+    assert "the server computes for about " in run.stdout
 
 
 def test_a_text_that_is_no_number_is_wrong_use(secfed: Runner) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from secfed.secagg import Config, Stage
-from secfed.secagg.rehearsal import client_times
+from secfed.secagg.rehearsal import client_times, server_time
 
 MALICIOUS: dict[str, Any] = {"adversary": "malicious_server"}
 
@@ -29,3 +29,10 @@ def test_client_answers_every_stage_once(clients: int, threshold: int, options: 
         expected.remove(Stage.CONSISTENCY_CHECK)
     assert list(times) == expected
     assert set(times.values()) == {1.0}  # the clock is read before and after each answer, and at no other time
+
+
+@pytest.mark.parametrize("options", [{}, MALICIOUS])
+def test_server_ends_the_session_and_only_its_own_work_is_timed(options: dict[str, Any]) -> None:
+    ticks = count()
+    stages = 5 if options else 4
+    assert server_time(Config(range(1, 5), 3, 5, 20, **options), lambda: float(next(ticks))) == 1 + stages
