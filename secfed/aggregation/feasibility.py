@@ -98,10 +98,12 @@ def check(plan: Plan) -> Found:
     for name, text in out_of_range(plan):
         problems.add("option", text)
         wrong[name] = plan.default(name)
+    essential = _ESSENTIAL & set(wrong)
+    plan = plan.changed(**{name: value for name, value in wrong.items() if name not in essential})
     aggregator, as_planned = _made(plan, Plan.make_aggregator, _REFUSABLE, problems)
-    if aggregator is None or not _ESSENTIAL.isdisjoint(wrong):
+    if aggregator is None or essential:
         return Found(problems.all())
-    plan, private, privacy, noise = plan.changed(**wrong), plan.privacy != "none", None, None
+    private, privacy, noise = plan.privacy != "none", None, None
     as_planned = as_planned and not wrong
     if private and (plan.noise_multiplier is not None or plan.epsilon is not None):
         noise = problems.attempt(lambda: planned_noise(plan))

@@ -18,6 +18,7 @@ Changes = dict[str, Any]
 _MOST_SUGGESTIONS, _MOST_STEPS, _MOST_CHECKS = 4, 4, 60
 # Cohorts above are not enlarged step by step: each check of one takes too long.
 _MOST_CLIENTS = 20_000
+_MOST_CHECKED = 100_000
 # Dropouts are random, `parameters` takes a fixed number of them: so much more of them is tried.
 _MORE_DROPOUTS = (1.0, 1.25, 1.5, 2.0)
 _FASTER = 1.25
@@ -37,8 +38,12 @@ class Suggestion:
 
 
 def suggest(plan: Plan, found: Found) -> tuple[Suggestion, ...]:
-    """Return changes, each of which makes a plan without a problem; none if it has no problem or none was found."""
-    if not found.problems:
+    """Return changes, each of which makes a plan without a problem.
+
+    There are none if the plan has no problem, if none was found, or for cohorts so large that checks take too long.
+    """
+    sound = any(problem.check != "option" for problem in found.problems)  # then the cohort is a number
+    if not found.problems or (sound and plan.cohort > _MOST_CHECKED):
         return ()
     search = _Search()
     for changes in _candidates(plan, found):
