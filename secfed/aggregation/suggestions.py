@@ -19,6 +19,7 @@ _MOST_SUGGESTIONS, _MOST_STEPS, _MOST_CHECKS = 4, 4, 60
 # Cohorts above are not enlarged step by step: each check of one takes too long.
 _MOST_CLIENTS = 20_000
 _MOST_CHECKED = 100_000
+_MOST_BITS = 64
 # Dropouts are random, `parameters` takes a fixed number of them: so much more of them is tried.
 _MORE_DROPOUTS = (1.0, 1.25, 1.5, 2.0)
 _FASTER = 1.25
@@ -105,7 +106,7 @@ def _candidates(plan: Plan, found: Found) -> Iterator[Changes]:
         yield {"aggregator": "secagg"}
         yield {"privacy": "central"}
     if "config" in kinds:
-        yield from _fewer_bits(plan)
+        yield from _fitting_bits(plan)
         regular = plan.neighbors is not None and plan.neighbors < plan.cohort - 1
         if regular and plan.privacy == "distributed" and plan.minimum_survivors is None:
             yield {"minimum_survivors": _most_survivors(plan)}
@@ -128,15 +129,15 @@ def _within_budget(plan: Plan) -> Iterator[Changes]:
         yield {"rounds": rounds}
 
 
-def _fewer_bits(plan: Plan) -> Iterator[Changes]:
-    """Yield the bits that an aggregation chooses by itself, and smaller numbers that fit."""
-    if plan.bits is not None:
-        chosen = check(plan.changed(bits=None)).prepared
-        if chosen is not None and plan.privacy == "distributed":
-            yield {"bits": chosen.transform.modulus_bits}
-            return
+def _fitting_bits(plan: Plan) -> Iterator[Changes]:
+    """Yield bits and weights that fit."""
+    if plan.privacy == "distributed":  # more bits are never worse
+        too_few = _largest(lambda bits: not _has_no(plan.changed(bits=bits), "config"), 1, _MOST_BITS)
+        if too_few < _MOST_BITS:
+            yield {"bits": too_few + 1}
+    elif plan.bits is not None:
         bits = _largest(lambda bits: _has_no(plan.changed(bits=bits), "config"), 1, min(plan.bits - 1, 32))
-        if plan.privacy == "none" and bits > 1:
+        if bits > 1:
             yield {"bits": bits}
         yield {"bits": None}
     if plan.max_weight is not None and plan.max_weight > 1:

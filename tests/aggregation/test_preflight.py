@@ -235,6 +235,9 @@ REFUSED: dict[str, dict[str, Any]] = {
         "clients": 60, "privacy": "distributed", "noise_multiplier": 3.0, "neighbors": 20, "threshold": 11,
         "dropout_fraction": 0.02,
     },
+    "few bits by default": {
+        "update": 1_000_000, "clients": 300, "privacy": "distributed", "noise_multiplier": 7.6, "layers": 4,
+    },
     "few bits": {"clients": 60, "privacy": "distributed", "noise_multiplier": 3.0, "bits": 4},
     "budget": {"clients": 30, "privacy": "central", "noise_multiplier": 1.0, "epsilon": 3.0, "rounds": 40},
     "sampled": {"sampling_rate": 0.03, "population": 1000, "dropout_fraction": 0.1, "rounds": 30},
@@ -243,7 +246,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_every_suggestion_makes_a_plan_without_a_problem(name: str) -> None:
-    plan = Plan(update=50, **REFUSED[name])
+    plan = Plan(**{"update": 50, **REFUSED[name]})
     report = preflight(plan, measure=False)
     assert report.problems and report.suggestions
     for suggestion in report.suggestions:
