@@ -46,7 +46,18 @@ ARROWS: dict[str, set[str]] = {
         "secagg",
         "wire",
     },
+    "preflight": {
+        "aggregation",
+        "crypto.packing",
+        "crypto.prg",
+        "dp",
+        "encoding.flatten",
+        "errors",
+        "paillier",
+        "secagg",
+    },
     "cli": {
+        "preflight",
         "__init__",
         "attacks",
         "federated",

@@ -292,10 +292,10 @@ class SecAgg(IntegerAggregator):
             ConfigError: These clients cannot run a session.
         """
         client_ids = list(client_ids)
-        neighbors = self._regular(len(client_ids))
+        threshold, neighbors = self.graph(len(client_ids))
         return Config(
             client_ids,
-            self._threshold(len(client_ids) if neighbors is None else neighbors, neighbors is None),
+            threshold,
             transform.length,
             transform.modulus_bits,
             neighbors=neighbors,
@@ -306,6 +306,11 @@ class SecAgg(IntegerAggregator):
             model_hash=model_hash,
             context=transform.context,
         )
+
+    def graph(self, clients: int) -> tuple[int, int | None]:
+        """Return the threshold of a session of so many clients, and its neighbors: None on the complete graph."""
+        neighbors = self._regular(clients)
+        return self._threshold(clients if neighbors is None else neighbors, neighbors is None), neighbors
 
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
         """Return a session among these clients; each insists on enough survivors for the noise."""
@@ -335,8 +340,7 @@ class SecAgg(IntegerAggregator):
         """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
         if clients < fewest:
             return f"{clients} clients, needed {fewest}"
-        neighbors = self._regular(clients)
-        threshold = self._threshold(clients if neighbors is None else neighbors, neighbors is None)
+        threshold, neighbors = self.graph(clients)
         try:
             config = Config(
                 range(1, clients + 1),

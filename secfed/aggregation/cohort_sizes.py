@@ -6,8 +6,12 @@ from functools import lru_cache
 
 from scipy.special import gammaln
 
+from secfed.dp.events import Event, PoissonSampled
+from secfed.dp.rounding import as_given_or_down, exact, up
 from secfed.errors import ConfigError
 
+# The part of delta that cohorts that cannot be aggregated may cost.
+MOST_OF_DELTA = 0.1
 # More than the relative error of the binomial law in double precision.
 _BINOMIAL_MARGIN = 1 + 1e-6
 # Every number of clients.
@@ -77,6 +81,34 @@ def decisive_probability(population: int, sampling_rate: float, cohorts: tuple[i
         for others in (population - 1, population)
     )
     return min(1.0, most * _BINOMIAL_MARGIN)
+
+
+def refusal_of_skips(
+    event: Event | None, *, rounds: int, delta: float, cohorts: tuple[int, int], expected: int, population: int
+) -> str:
+    """Say why cohorts that are too small or too large by chance cost too much of delta, or nothing ("").
+
+    Args:
+        event: The event of a round.
+        rounds: How many rounds there are.
+        delta: What all of them may spend.
+        cohorts: The smallest and the largest cohort of which a sum can be made.
+        expected: Size of the expected cohort.
+        population: Clients that cohorts are drawn from.
+    """
+    if not (isinstance(event, PoissonSampled) and event.decisive_probability):
+        return ""
+    cost, allowed = rounds * event.decisive_probability, MOST_OF_DELTA * delta
+    if cost <= allowed:
+        return ""
+    smallest, largest = cohorts
+    needed = f"{smallest} to {largest}" if largest <= population else f"at least {smallest}"
+    return (
+        f"needed {needed} clients in a cohort, expected {expected} by chance: that one client decides whether "
+        f"there is a release costs {up(cost, 3)} of delta {exact(delta)} in {rounds} rounds, at most "
+        f"{as_given_or_down(allowed, 3)} is allowed; more clients, a higher sampling_rate or a lower minimum "
+        "make it rarer, cohort_size rules it out"
+    )
 
 
 def _binomial(count: int, rate: float, successes: int) -> float:

@@ -8,15 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from secfed.cli import attack, budget
+from secfed.cli import attack, budget, preflight
 from secfed.cli.extras import require
 from secfed.cli.options import (
+    AdversaryChoice,
     KeyBits,
     PrivacyChoice,
     Protection,
+    count_or_fraction,
     fraction,
     given_options,
     positive,
+    probability,
     refuse_without_effect,
     tell,
 )
@@ -43,13 +46,6 @@ class Algorithm(StrEnum):
     """Federated algorithms."""
 
     FEDAVG = "fedavg"
-
-
-class AdversaryChoice(StrEnum):
-    """Whom secure aggregation withstands."""
-
-    SEMI_HONEST = "semi_honest"
-    MALICIOUS_SERVER = "malicious_server"
 
 
 # Choices, and the options that have no effect with them.
@@ -84,26 +80,6 @@ def secfed(
     """
 
 
-def _threshold(text: str) -> float:
-    """Read a count ("30") or a fraction ("0.6", "2/3")."""
-    above, slash, below = text.partition("/")
-    try:
-        number = int(above) / int(below) if slash else float(text) if "." in text else int(text)
-    except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(
-            f"{text!r} is neither a number of clients (30) nor a fraction of them (0.6 or 2/3)"
-        ) from None
-    if number <= 0 or (isinstance(number, float) and not number <= 1):
-        raise typer.BadParameter(f"{text} must be a number of clients from 2, or a fraction above 0 and up to 1")
-    return number
-
-
-def _probability(number: float) -> float:
-    if not 0 <= number <= 1:  # typer's own bounds let "nan" pass
-        raise typer.BadParameter(f"{number} must be from 0 to 1")
-    return number
-
-
 @app.command()
 def simulate(
     context: typer.Context,
@@ -124,13 +100,13 @@ def simulate(
     dropout: Annotated[
         float,
         typer.Option(
-            callback=_probability, help="Probability that a client falls silent in a round, at a random stage."
+            callback=probability, help="Probability that a client falls silent in a round, at a random stage."
         ),
     ] = 0.1,
     threshold: Annotated[
         Any,
         typer.Option(
-            parser=_threshold,
+            parser=count_or_fraction,
             metavar="COUNT|FRACTION",
             show_default="2/3",
             help="Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum.",
@@ -234,6 +210,7 @@ def simulate(
         raise SecFedError(f"no round gave a mean; the first: {outcome.records[0].failure}")
 
 
+app.command()(preflight.preflight)
 app.command()(attack.attack)
 app.command()(budget.epsilon)
 app.command()(budget.noise)

@@ -24,6 +24,13 @@ class PrivacyChoice(StrEnum):
     DISTRIBUTED = "distributed"
 
 
+class AdversaryChoice(StrEnum):
+    """Whom secure aggregation withstands."""
+
+    SEMI_HONEST = "semi_honest"
+    MALICIOUS_SERVER = "malicious_server"
+
+
 KeyBits = Annotated[
     int, typer.Option(min=2048, max=16384, help="With --aggregator paillier: bits of the key, a multiple of 16.")
 ]
@@ -40,6 +47,27 @@ def fraction(number: float) -> float:
     """Return a number above 0 and below 1; another one is wrong usage."""
     if not 0 < number < 1:
         raise typer.BadParameter(f"{number} must be above 0 and below 1")
+    return number
+
+
+def probability(number: float) -> float:
+    """Return a number from 0 to 1; another one is wrong usage."""
+    if not 0 <= number <= 1:
+        raise typer.BadParameter(f"{number} must be from 0 to 1")
+    return number
+
+
+def count_or_fraction(text: str) -> float:
+    """Read a count ("30") or a fraction ("0.6", "2/3"); another text is wrong usage."""
+    above, slash, below = text.partition("/")
+    try:
+        number = int(above) / int(below) if slash else float(text) if "." in text else int(text)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(
+            f"{text!r} is neither a number of clients (30) nor a fraction of them (0.6 or 2/3)"
+        ) from None
+    if number <= 0 or (isinstance(number, float) and not number <= 1):
+        raise typer.BadParameter(f"{text} must be a number of clients from 2, or a fraction above 0 and up to 1")
     return number
 
 

@@ -10,20 +10,19 @@ import numpy as np
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator
 from secfed.aggregation.cohort import as_mapping
+from secfed.aggregation.cohort_sizes import refusal_of_skips
 from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
-from secfed.dp.rounding import as_given_or_down, exact, up
 from secfed.encoding.flatten import Update, flatten, model_hash, structure
 from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
 from secfed.federated.results import LocalUpdate, Model, Results
 from secfed.federated.spending import Budget, Spending
 from secfed.secagg.stages import Stage
 
-# The part of delta that cohorts that cannot be aggregated may cost; and delta where neither budget nor ledger names it.
-MOST_OF_DELTA = 0.1
+# Delta where neither budget nor ledger names it.
 _DELTA = 1e-5
 # The check of secure aggregation that ends a session because of one client before others open their shares.
 BEFORE_OPENING = "S16"
@@ -248,20 +247,15 @@ class Training(ABC):
         population = privacy.population or 1
         expected = round(privacy.sampling_rate * population)
         prepared = self._aggregator.prepare(model, range(1, expected + 1), privacy=privacy)
-        event = prepared.worst_event
-        if not (isinstance(event, PoissonSampled) and event.decisive_probability):
-            return
-        delta = spending.delta or _DELTA
-        cost, allowed = count * event.decisive_probability, MOST_OF_DELTA * delta
-        if cost > allowed:
-            smallest, largest = prepared.cohorts
-            needed = f"{smallest} to {largest}" if largest <= population else f"at least {smallest}"
-            raise ConfigError(
-                f"needed {needed} clients in a cohort, expected {expected} by chance: that one client decides whether "
-                f"there is a release costs {up(cost, 3)} of delta {exact(delta)} in {count} rounds, at most "
-                f"{as_given_or_down(allowed, 3)} is allowed; more clients, a higher sampling_rate or a lower minimum "
-                "make it rarer, cohort_size rules it out"
-            )
+        if refusal := refusal_of_skips(
+            prepared.worst_event,
+            rounds=count,
+            delta=spending.delta or _DELTA,
+            cohorts=prepared.cohorts,
+            expected=expected,
+            population=population,
+        ):
+            raise ConfigError(refusal)
 
     def _aggregate(
         self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]

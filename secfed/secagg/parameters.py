@@ -109,7 +109,7 @@ def parameters(
         (`fcp/secagg/server`, graph parameter finder). Complete graph: Bonawitz et al., CCS 2017.
     """
     if security_bits is None:
-        security_bits = 80 if adversary == "malicious_server" else 40
+        security_bits = _default_security_bits(adversary)
     wanted = _validated(
         clients,
         corrupt_fraction,
@@ -129,6 +129,37 @@ def parameters(
         lost = f"{wanted.most_lost_words} = {wanted.most_lost:.9g}"
         refusal = f"{lost} is above {_MOST_LOST}, the most for a k-regular graph"
     return _complete_graph(wanted, refusal)
+
+
+def least_against_corruption(
+    *, clients: int, corrupt_fraction: float, dropout_fraction: float, neighbors: int | None, adversary: str
+) -> tuple[int, int]:
+    """Return the fewest neighbors and the fewest colluders that a session must have, as `parameters` demands them.
+
+    Args:
+        clients: n.
+        corrupt_fraction: See `parameters`.
+        dropout_fraction: See `parameters`.
+        neighbors: k of the session, even; None is the complete graph.
+        adversary: See `parameters`.
+
+    Returns:
+        The fewest neighbors with which the honest survivors stay connected (0 on the complete graph), and the most
+        corrupt clients among one client's holders, both but with the probability that `parameters` allows by default.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+    """
+    bits = _default_security_bits(adversary)
+    wanted = _validated(clients, corrupt_fraction, dropout_fraction, adversary, bits, 1, 1, False)
+    if neighbors is None:
+        return 0, wanted.corrupt
+    log_bound = -(bits + 1) * math.log(2) - math.log(clients)
+    return _fewest_connecting_neighbors(wanted), _Marked(wanted.corrupt, clients).most(neighbors, log_bound)
+
+
+def _default_security_bits(adversary: str) -> float:
+    return 80 if adversary == "malicious_server" else 40
 
 
 @dataclass(frozen=True, slots=True)

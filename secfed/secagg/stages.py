@@ -111,3 +111,35 @@ def longest_response(stage: Stage, config: Config, payload_bytes: int) -> int:
     }
     expected: type[Message] = EXCHANGES[stage].response
     return max(messages.Abort.size(messages.MAXIMUM_REASON), expected.size(*variable[stage]))
+
+
+def sizes_without_dropouts(stage: Stage, config: Config, payload_bytes: int) -> tuple[int, int]:
+    """Return the bytes of one client's request and of its response in a stage, in a session without dropouts.
+
+    They are the same for every client.
+
+    Args:
+        stage: The stage.
+        config: The session's parameters.
+        payload_bytes: Length of a masked vector.
+    """
+    n, signature = len(config.client_ids), SIGNATURE_BYTES if config.malicious_server else 0
+    members, sealed = -(-n // 8), messages.SEALED_BYTES * config.neighbors
+    signers = config.signers_needed(n) if config.session_colluders is not None else config.holders
+    requests = {
+        Stage.ADVERTISE_KEYS: [],
+        Stage.SHARE_KEYS: [members, KEY_BYTES * n, KEY_BYTES * n, signature * n],
+        Stage.MASKED_INPUT_COLLECTION: [members, sealed],
+        Stage.CONSISTENCY_CHECK: [members],
+        Stage.UNMASKING: [members, members, members, signature * signers],
+    }
+    responses = {
+        Stage.ADVERTISE_KEYS: [signature],
+        Stage.SHARE_KEYS: [sealed],
+        Stage.MASKED_INPUT_COLLECTION: [members, payload_bytes],
+        Stage.CONSISTENCY_CHECK: [],
+        Stage.UNMASKING: [SHARE_BYTES * config.holders],
+    }
+    exchange = EXCHANGES[stage]
+    request, response = exchange.request.size(*requests[stage]), exchange.response.size(*responses[stage])
+    return request, response

@@ -126,7 +126,7 @@ def test_true_delta_of_a_round_under_secure_aggregation_is_at_most_the_accountan
         privacy = CentralGaussian(1.0, noise)
         return secfed.FedAvg(move, aggregator=aggregator, privacy=privacy, budget=(9.0, 0.999))
 
-    monkeypatch.setattr("secfed.federated.training.MOST_OF_DELTA", 1e9)
+    monkeypatch.setattr("secfed.aggregation.cohort_sizes.MOST_OF_DELTA", 1e9)
     released, accountant = rounds_of_every_size(monkeypatch, training, clients + 1, rate)
     assert released == [size >= minimum for size in range(clients + 2)]
     found = true_delta(released, clients, rate, noise, epsilon)

@@ -11,13 +11,14 @@ import numpy as np
 
 from secfed import CentralGaussian, DistributedGaussian, FedAvg, Paillier, Plain, SecAgg, dp
 from secfed.aggregation import Aggregator, ClippingWarning, Privacy
+from secfed.aggregation.cohort_sizes import MOST_OF_DELTA
 from secfed.cli.simulation import perceptron
 from secfed.cli.simulation.datasets import LOADERS, Federation
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.random import generator
 from secfed.cli.simulation.settings import Settings
 from secfed.errors import ConfigError
-from secfed.federated.training import MOST_OF_DELTA, RoundReport
+from secfed.federated.training import RoundReport
 from secfed.secagg import Stage
 
 # The fewest survivors where the threshold does not say it, as a fraction of the expected cohort.
