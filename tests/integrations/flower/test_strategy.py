@@ -244,11 +244,11 @@ def test_configure_train_without_nodes_sends_nothing() -> None:
 def test_weights_of_any_size_cost_no_precision(smallest: int, largest: int) -> None:
     """Weights multiply whole numbers: neither small ones lose digits nor large ones wrap."""
     grid = InProcessGrid({node: app([SecureMod()]) for node in NODES[:3]})
-    for number, party in enumerate(grid.nodes.values()):
-        party.context.node_id = largest if number else smallest
+    weights = np.array([smallest, largest - 1, largest])
+    for weight, party in zip(weights.tolist(), grid.nodes.values(), strict=True):
+        party.context.node_id = weight
     aggregator = secfed.SecAgg(threshold=2, clip=1000.0, max_weight=2**18)
     result = SecureStrategy(FedAvg(fraction_evaluate=0.0), aggregator).start(grid, model(), num_rounds=1)
-    weights = np.array([smallest, largest, largest], float)
-    expected = STEP * (weights**2).sum() / weights.sum()
+    expected = STEP * (weights.astype(float) ** 2).sum() / weights.sum()
     step = 1000.0 / (2**11 - 1)  # 12 bits at least
     np.testing.assert_allclose(result.arrays["layer.weight"].numpy(), expected, atol=2 * step)
