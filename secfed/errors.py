@@ -151,11 +151,12 @@ class MissingExtraError(SecFedError, ImportError):
     """An optional package is not installed.
 
     Attributes:
-        extra: The extra to install, as in `pip install "secfed[cli]"`.
+        extra: The extra to install, as in `pip install ".[cli]"` in a clone of secfed.
     """
 
     def __init__(self, extra: str, package: str) -> None:
         super().__init__(
-            f'{package} is not installed; it comes with the extra "{extra}": pip install "secfed[{extra}]"'
+            f'{package} is not installed; it comes with the extra "{extra}": in a clone of secfed, '
+            f'run pip install ".[{extra}]"'
         )
         self.extra = extra

@@ -137,7 +137,8 @@ def warn_if_slow(stacklevel: int = 3) -> None:
     """Say once for each calling line that gmpy2 is not there."""
     if gmpy2 is None:
         warnings.warn(
-            'gmpy2 is not installed: Paillier is eight to ten times slower; pip install "secfed[paillier]"',
+            "gmpy2 is not installed: Paillier is eight to ten times slower; "
+            'in a clone of secfed, run pip install ".[paillier]"',
             SlowIntegersWarning,
             stacklevel=stacklevel,
         )

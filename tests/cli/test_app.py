@@ -360,7 +360,7 @@ print(json.dumps(found))
     run = run_python(code)
     assert run.returncode == 0 and run.stderr == ""
     packages = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
-    install = 'is not installed; it comes with the extra "cli": pip install "secfed[cli]"'
+    install = 'is not installed; it comes with the extra "cli": in a clone of secfed, run pip install ".[cli]"'
     assert json.loads(run.stdout) == {
         module: [1, f"secfed: {package} {install}\n"] for module, package in packages.items()
     }

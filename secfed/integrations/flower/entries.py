@@ -17,7 +17,7 @@ from flwr.app import Context
 from secfed import paillier, secagg
 from secfed.aggregation import Transform
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError
-from secfed.integrations.flower.identities import own_client_id, own_identity
+from secfed.integrations.flower.identities import RELATIVE, own_client_id, own_identity
 from secfed.integrations.flower.records import TrainRequest
 
 # Entries of a node's configuration, each the path of a file: the key that this client encrypts under; of a key holder
@@ -185,7 +185,7 @@ def _file(context: Context, name: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError(f"{name} {path} cannot be read: {type(error).__name__}") from None
+        raise ConfigError(f"{name} {path} cannot be read: {type(error).__name__}; {RELATIVE}") from None
 
 
 def _path(context: Context, name: str) -> str:

@@ -18,6 +18,8 @@ from secfed.secagg import SigningKey
 
 # The entries of a node's configuration: `flower-supernode --node-config 'client-id=3 identity="..." roster="..."'`.
 CLIENT_ID, IDENTITY, ROSTER = "client-id", "identity", "roster"
+# Flower runs an app's code in the folder where its SuperLink or SuperNode was started, not in the app's.
+RELATIVE = "a relative path starts from the folder where this SuperLink or SuperNode was started"
 
 
 def create_identity(path: str | os.PathLike[str]) -> str:
@@ -51,7 +53,9 @@ def read_roster(path: str | os.PathLike[str]) -> dict[int, bytes]:
     try:
         found = json.loads(Path(path).read_text())
         return {int(client_id): bytes.fromhex(key) for client_id, key in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ConfigError(f"roster {path} cannot be read: {type(error).__name__}; {RELATIVE}") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no roster of identity keys: {type(error).__name__}: {error}") from None
 
 
@@ -63,7 +67,9 @@ def read_identity(path: str | os.PathLike[str]) -> SigningKey:
     """
     try:
         return SigningKey(bytes.fromhex(Path(path).read_text()))
-    except (OSError, ValueError) as error:  # without its text, which could quote the file
+    except OSError as error:
+        raise ConfigError(f"identity key {path} cannot be read: {type(error).__name__}; {RELATIVE}") from None
+    except ValueError as error:  # without its text, which could quote the file
         raise ConfigError(f"{path} is no identity key: {type(error).__name__}") from None
 
 

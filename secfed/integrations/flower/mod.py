@@ -64,12 +64,14 @@ class SecureMod:
         metrics: Names of the app's training metrics that may be averaged; they are part of the secure sum, weighted
             like the update. No other metric leaves, and no number of examples.
         evaluation_metrics: Names of the app's evaluation metrics that may leave **in the clear**, such as
-            `("num-examples", "accuracy")`. Empty: evaluation messages are refused.
+            `("num-examples", "accuracy")`. Flower's strategies need the weight `num-examples` among them. Empty:
+            evaluation messages are refused.
         queries: Whether query messages reach the app, whose answers leave **in the clear**.
         noise: Under Paillier encryption, the kind of noise in this client's ciphertexts; see `paillier.Client`.
 
     Raises:
-        ConfigError: Metrics and privacy are both given: the noise does not cover metrics.
+        ConfigError: Metrics and privacy are both given: the noise does not cover metrics. Or `mods` has the class
+            instead of an instance.
 
     Security:
         Training messages without secfed's record are refused, and so is every message that this mod does not know.
@@ -87,6 +89,8 @@ class SecureMod:
     noise: Noise = "half"
 
     def __post_init__(self) -> None:
+        if isinstance(self.policy, Message):  # Flower called the class
+            raise ConfigError("mods has the class SecureMod, needed an instance: ClientApp(mods=[SecureMod()])")
         for name in ("metrics", "evaluation_metrics"):
             if isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} {getattr(self, name)!r} is one string, needed a collection of names")
@@ -211,8 +215,8 @@ class SecureMod:
         """Let the app evaluate, and hold back all but the metrics that may leave."""
         if not self.evaluation_metrics:  # F7
             raise FaultyServerError(
-                "this client sends no evaluation: SecureMod(evaluation_metrics=...) names what may leave in the clear; "
-                "or set fraction_evaluate=0.0 in the strategy",
+                'this client sends no evaluation: SecureMod(evaluation_metrics=["num-examples", ...]) names what may '
+                "leave in the clear; or set fraction_evaluate=0.0 in the strategy",
                 "F7",
             )
         reply = call_next(message, context)
@@ -228,7 +232,11 @@ class SecureMod:
     def _transform(self, request: TrainRequest, model: Arrays) -> Transform:
         """Make the transform, of the kind that this client insists on."""
         if odd := sorted(set(request.metrics) - set(self.metrics)):  # F6
-            raise FaultyServerError(f"the server asks for the metrics {odd}, which must not leave this client", "F6")
+            raise FaultyServerError(
+                f"the server asks for the metrics {odd}, which must not leave this client: "
+                "SecureMod(metrics=[...]) allows them",
+                "F6",
+            )
         example = example_of(model, len(request.metrics))
         private = kind_of(request.transform) == PrivateSumParameters.kind
         if private is not (self.privacy is not None):  # F5

@@ -84,7 +84,9 @@ def response_bytes(reply: Message, stage: str) -> bytes:
         raise ProtocolError(f"error {reply.error.code}: {reply.error.reason}", "")
     record = ours(reply.content)
     if record is None or value(record, "stage", str) != stage:
-        raise MalformedMessageError("the answer has no secfed record of this stage: the app needs SecureMod", 0)
+        raise MalformedMessageError(
+            "the answer has no secfed record of this stage: the client app needs ClientApp(mods=[SecureMod()])", 0
+        )
     return payload_bytes(reply.content.array_records.get(PAYLOAD))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from secfed.aggregation import Decoded, Prepared
 from secfed.dp.events import Event
-from secfed.errors import SecFedError
+from secfed.errors import SecFedError, TooFewSurvivorsError
 from secfed.integrations.flower.exchange import exchange
 from secfed.integrations.flower.records import (
     ABORT,
@@ -95,6 +95,7 @@ class Round:
         self.prepared, self.server, self.report = prepared, server, report
         self._grid, self._node_of, self._seconds = grid, node_of, seconds
         self._holders = holders
+        self._answered = set[int]()  # client ids, in the stage that is open
         self._client_of = {node: client_id for client_id, node in node_of.items()}
 
     @property
@@ -147,6 +148,8 @@ class Round:
             data = response_bytes(reply, stage)
             report.bytes_up[node] = report.bytes_up.get(node, 0) + len(data)
             (receive or self.server.receive)(party, data)
+            if not holders:
+                self._answered.add(party)
         except SecFedError as error:
             report.dropouts.setdefault(node, f"{stage}: {error}")
             LOGGER.warning("secfed: node %d drops out in %s: %s", node, stage, error)
@@ -161,12 +164,15 @@ class Round:
         """
         server, report = self.server, self.report
         while True:
-            requests = server.close_stage()
+            try:
+                requests = server.close_stage()
+            except TooFewSurvivorsError:
+                self._name_silent(self._answered)
+                raise
             if server.done or server.stage is None:
                 break
             left = requests if isinstance(server, Server) else server.survivors
-            for client_id in set(self._node_of) - set(left):
-                report.dropouts.setdefault(self._node_of[client_id], "no answer in time")
+            self._name_silent(left)
             self._ask(server.stage.name, requests)
         report.survivors = tuple(sorted(self._node_of[client_id] for client_id in server.survivors))
         for node in report.survivors:
@@ -178,12 +184,19 @@ class Round:
             total = surplus.subtract(total)
         return self.prepared.transform.decode(total, server.survivors)
 
+    def _name_silent(self, left: Iterable[int]) -> None:
+        """Note why nodes are gone that gave no reason; `left` are the client ids of the others."""
+        for client_id in set(self._node_of) - set(left):
+            self.report.dropouts.setdefault(self._node_of[client_id], "no answer in time")
+
     def _ask(
         self, stage: str, requests: Mapping[int, bytes], receive: Callable[[int, bytes], Any] | None = None
     ) -> None:
         """Send one stage's requests, by client id or number of a key holder, and take the answers."""
         begin, contents = time.monotonic(), {}
         holders = stage == PaillierStage.DECRYPTION.name
+        if not holders:
+            self._answered.clear()
         for party, request in requests.items():
             if (node := (self._holders if holders else self._node_of).get(party)) is None:
                 continue

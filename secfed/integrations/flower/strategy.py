@@ -24,6 +24,7 @@ from secfed.encoding.flatten import model_hash
 from secfed.errors import ConfigError, FaultyClientError, SecFedError, TooFewSurvivorsError
 from secfed.federated.spending import Budget, Spending
 from secfed.integrations.flower.exchange import exchange
+from secfed.integrations.flower.identities import CLIENT_ID
 from secfed.integrations.flower.records import (
     ENROLL,
     Arrays,
@@ -42,6 +43,8 @@ from secfed.paillier import Server as PaillierServer
 from secfed.secagg import Config, Server
 
 LOGGER = logging.getLogger("flwr")
+SHOWN: Final = 3  # dropouts that an error names; all are in the log and in the report
+NODE_CONFIG: Final = """each SuperNode started with --node-config 'client-id=3 identity="..." roster="..."'"""
 # These look at each client's reply by itself, which nobody can under secure aggregation; or they add noise that our
 # accountant does not know.
 SEES_SINGLE_UPDATES: Final = (
@@ -188,6 +191,13 @@ class SecureStrategy(Strategy):
         report.dropouts.update(
             {node: "did not enroll: no client id of the roster" for node in report.nodes if node not in nodes.values()}
         )
+        if not nodes:
+            raise ConfigError(f"none of {len(report.nodes)} nodes is a client of the roster, needed {NODE_CONFIG}")
+        fewest = getattr(self.privacy, "minimum_survivors", None) or 0
+        if len(nodes) < fewest:
+            raise ConfigError(
+                f"the round has {len(nodes)} nodes, privacy with minimum_survivors {fewest} needs as many"
+            )
         example = example_of(model, len(self.metrics))
         if not example["arrays"]:
             raise ConfigError("the model has no floating-point array: there is nothing to average")
@@ -228,7 +238,8 @@ class SecureStrategy(Strategy):
             The inner strategy's model and metrics; two None if the round failed and may fail.
 
         Raises:
-            TooFewSurvivorsError: Too few nodes are left, for more than `failed_rounds` rounds in a row.
+            TooFewSurvivorsError: Too few nodes are left, for more than `failed_rounds` rounds in a row. Its notes say
+                why nodes dropped out.
             FaultyClientError: A node ended the session, likewise.
         """
         round, self._round = self._round, None
@@ -244,6 +255,10 @@ class SecureStrategy(Strategy):
             self._settle(round)
             round.abort()
             report.failure = f"{type(error).__name__}: {error}"
+            for node, why in list(report.dropouts.items())[:SHOWN]:
+                error.add_note(f"node {node} dropped out: {why}")
+            if (more := len(report.dropouts) - SHOWN) > 0:
+                error.add_note(f"and {more} more nodes")
             LOGGER.error("secfed: round %d has no mean, the model stays as it was: %s", server_round, error)
             recent = self.reports[-self.failed_rounds - 1 :]
             if len(recent) > self.failed_rounds and all(one.failure for one in recent):
@@ -311,6 +326,8 @@ class SecureStrategy(Strategy):
                 LOGGER.warning("secfed: node %d does not enroll: %s", node, error)
 
     def _enroll_client(self, node: int, client_id: int, roster: Mapping[int, bytes]) -> None:
+        if client_id == 0:
+            raise ConfigError(f"its configuration has no {CLIENT_ID}, needed {NODE_CONFIG}")
         if client_id not in roster:
             raise ConfigError(f"client id {client_id} is not in the roster")
         if client_id in self._enrolled.values():

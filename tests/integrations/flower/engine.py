@@ -54,7 +54,8 @@ def without_secfed(text: str) -> str:
 
 
 def superlink_command(port: int, simulation: bool) -> str:
-    command = f"flower-superlink --insecure --port {port} --disable-runtime-dependency-installation"
+    host = "" if simulation else " --host 0.0.0.0"  # for nodes on other machines
+    command = f"flower-superlink --insecure{host} --port {port} --disable-runtime-dependency-installation"
     return f"{command} --simulation" if simulation else command
 
 

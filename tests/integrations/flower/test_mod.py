@@ -398,6 +398,20 @@ def test_identity_files_are_private_and_never_overwritten(tmp_path: Path) -> Non
     (tmp_path / "broken.json").write_text('{"1": "zz"}')
     with pytest.raises(ConfigError, match="no roster"):
         read_roster(tmp_path / "broken.json")
+    with pytest.raises(ConfigError, match="FileNotFoundError; a relative path starts from the folder where"):
+        read_roster(tmp_path / "absent.json")
+
+
+def test_run_whose_nodes_have_no_client_id_says_what_they_need(identities: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none of 5 nodes is a client of the roster, needed .*client-id=3"):
+        run(grid_of(SecureMod()), MALICIOUS, roster=read_roster(identities / "roster.json"))
+
+
+def test_class_in_place_of_a_mod_is_refused() -> None:
+    grid = InProcessGrid({node: app([SecureMod]) for node in NODES})
+    with pytest.raises(TooFewSurvivorsError) as raised:
+        run(grid)
+    assert "needed an instance: ClientApp(mods=[SecureMod()])" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

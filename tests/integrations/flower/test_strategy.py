@@ -108,9 +108,27 @@ def test_too_few_survivors_end_the_run() -> None:
     grid = grid_of(SecureMod())
     grid.silent = lambda node, message: node in NODES[:3] and stage_of(message) == "MASKED_INPUT_COLLECTION"
     strategy = SecureStrategy(FedAvg(fraction_evaluate=0.0), AGGREGATOR, stage_timeout=0.3)
-    with pytest.raises(TooFewSurvivorsError):
+    with pytest.raises(TooFewSurvivorsError) as raised:
         strategy.start(grid, model(), num_rounds=2)
     assert strategy.reports[0].failure.startswith("TooFewSurvivorsError")
+    assert strategy.reports[0].dropouts == dict.fromkeys(NODES[:3], "no answer in time")
+    assert sorted(raised.value.__notes__) == sorted(f"node {node} dropped out: no answer in time" for node in NODES[:3])
+
+
+def test_error_of_a_failed_round_says_why_nodes_dropped_out() -> None:
+    strategy = SecureStrategy(FedAvg(fraction_evaluate=0.0), AGGREGATOR, metrics={"loss": 4.0})
+    with pytest.raises(TooFewSurvivorsError) as raised:
+        strategy.start(grid_of(SecureMod()), model(), num_rounds=1)
+    *reasons, more = raised.value.__notes__
+    assert len(reasons) == 3 and more == f"and {len(NODES) - 3} more nodes"
+    assert all("F6" in reason and "SecureMod(metrics=[...]) allows them" in reason for reason in reasons)
+
+
+def test_privacy_for_more_survivors_than_nodes_is_refused() -> None:
+    privacy = secfed.DistributedGaussian(clip_norm=0.1, noise_multiplier=1.0, minimum_survivors=20)
+    strategy = SecureStrategy(FedAvg(fraction_evaluate=0.0), secfed.SecAgg(), privacy=privacy)
+    with pytest.raises(ConfigError, match="the round has 5 nodes, privacy with minimum_survivors 20"):
+        strategy.start(grid_of(SecureMod(privacy=privacy)), model(), num_rounds=1)
 
 
 def test_rounds_that_may_fail_leave_the_model_as_it_was() -> None:
