@@ -20,8 +20,7 @@ from secfed.aggregation import Decoded, DistributedGaussian, Paillier, Privacy, 
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, check_number
 from secfed.dp.ledger import Ledger
-from secfed.encoding.flatten import model_hash
-from secfed.errors import ConfigError, FaultyClientError, SecFedError, TooFewSurvivorsError
+from secfed.errors import ConfigError, EncodingError, ProtocolError, SecFedError
 from secfed.federated.spending import Budget, Spending
 from secfed.integrations.flower.exchange import exchange
 from secfed.integrations.flower.records import (
@@ -31,8 +30,10 @@ from secfed.integrations.flower.records import (
     is_summed,
     numpy_arrays,
     ours,
+    readable,
     stage_message,
     stepped,
+    task_hash,
     value,
 )
 from secfed.integrations.flower.rounds import Round, RoundReport
@@ -182,7 +183,7 @@ class SecureStrategy(Strategy):
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         if not messages:
             return []
-        arrays_name, model = _one_model(messages)
+        arrays_name, model, task = _one_task(messages)
         nodes = self._client_ids(messages, grid, server_round)
         report = RoundReport(server_round, tuple(sorted(message.metadata.dst_node_id for message in messages)))
         report.dropouts.update(
@@ -192,7 +193,7 @@ class SecureStrategy(Strategy):
         if not example["arrays"]:
             raise ConfigError("the model has no floating-point array: there is nothing to average")
         prepared = self.aggregator.prepare(example, nodes, privacy=self.privacy)
-        session = self.aggregator.config(nodes, prepared.transform, round=server_round, model_hash=model_hash(model))
+        session = self.aggregator.config(nodes, prepared.transform, round=server_round, model_hash=task)
         server = self._server(session)
         if self._spending and prepared.worst_event:  # last, for what fails afterwards would leave it set aside
             self._spending.reserve(prepared.worst_event, f"round {server_round}")
@@ -229,7 +230,8 @@ class SecureStrategy(Strategy):
 
         Raises:
             TooFewSurvivorsError: Too few nodes are left, for more than `failed_rounds` rounds in a row.
-            FaultyClientError: A node ended the session, likewise.
+            ProtocolError: A node ended the session, likewise.
+            EncodingError: What came out is no sum of encoded vectors, likewise: a node sent something else.
         """
         round, self._round = self._round, None
         if round is None:
@@ -240,7 +242,7 @@ class SecureStrategy(Strategy):
             for reply in replies:
                 round.take(round.opening, reply.metadata.src_node_id, reply)
             decoded = round.decoded()
-        except (TooFewSurvivorsError, FaultyClientError) as error:
+        except (ProtocolError, EncodingError) as error:
             self._settle(round)
             round.abort()
             report.failure = f"{type(error).__name__}: {error}"
@@ -299,7 +301,7 @@ class SecureStrategy(Strategy):
         for node, reply in exchange(grid, contents, message_type, str(server_round), self.stage_timeout):
             try:
                 if reply.has_error():
-                    raise ConfigError(f"error {reply.error.code}: {reply.error.reason}")
+                    raise ConfigError(f"error {reply.error.code}: {readable(reply.error.reason)}")
                 record = ours(reply.content) or ConfigRecord()
                 client_id, holder = value(record, "client-id", int), value(record, "key-holder", int)
                 if self._roster is not None:
@@ -381,22 +383,28 @@ def _like(model: Arrays, arrays: ArrayRecord | None) -> ArrayRecord | None:
     return ArrayRecord({name: same.get(name, array) for name, array in arrays.items()})
 
 
-def _one_model(messages: list[Message]) -> tuple[str, Arrays]:
-    """Return the name and the arrays of the model that all training messages carry.
+def _one_task(messages: list[Message]) -> tuple[str, Arrays, bytes]:
+    """Return the name and the arrays of the model that all training messages carry, and the hash of all that they say.
 
     Raises:
-        ConfigError: They carry none, several or different ones.
+        ConfigError: They carry none, several or different ones, or something else differs.
     """
-    found: dict[str, Any] = {}
+    tasks: dict[bytes, Message] = {}
+    hashes: dict[int, bytes] = {}  # strategies put one content into all messages
     for message in messages:
-        records = dict(message.content.array_records)
-        if message.metadata.message_type.partition(".")[0] != "train" or len(records) != 1:
+        message_type, records = message.metadata.message_type, message.content.array_records
+        if message_type.partition(".")[0] != "train" or len(records) != 1:
             raise ConfigError(
-                f"a {message.metadata.message_type} message with {len(records)} array records, needed train messages "
-                "with one, the model"
+                f"a {message_type} message with {len(records)} array records, needed train messages with one, the model"
             )
-        found |= {f"{name} {record.object_id}": (name, record) for name, record in records.items()}
-    if len(found) > 1:
-        raise ConfigError(f"the strategy sends {len(found)} different models, secure aggregation needs one for all")
-    [(name, record)] = found.values()
-    return name, numpy_arrays(record)
+        if id(message.content) not in hashes:
+            hashes[id(message.content)] = task_hash(message_type, message.content)
+        tasks[hashes[id(message.content)]] = message
+    if len(tasks) > 1 or len({message.metadata.message_type for message in messages}) > 1:
+        raise ConfigError(
+            f"the strategy sends {len(tasks)} different models or configurations, secure sums need one for all: "
+            "a server could make the sum one node's update by what it tells the others"
+        )
+    [(name, record)] = messages[0].content.array_records.items()
+    [task] = tasks
+    return name, numpy_arrays(record), task
