@@ -24,7 +24,7 @@ from secfed.dp.noise.shares import NoiseShare
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, SecFedError
 from secfed.integrations.flower.entries import decrypt, entry, key_holder_number
-from secfed.integrations.flower.identities import CLIENT_ID, own_identity
+from secfed.integrations.flower.identities import CLIENT_ID, IDENTITY, enrollment, own_identity, read_identity
 from secfed.integrations.flower.records import (
     ABORT,
     ENROLL,
@@ -46,7 +46,7 @@ from secfed.integrations.flower.sessions import Sessions
 from secfed.paillier import Noise
 from secfed.paillier import Stage as PaillierStage
 from secfed.secagg import Client, Policy, Stage
-from secfed.wire import kind_of
+from secfed.wire import HASH_BYTES, kind_of
 
 CallNext = Callable[[Message, Context], Message]
 OPENING_STAGES: Final = (Stage.ADVERTISE_KEYS.name, PaillierStage.ENCRYPTED_INPUT_COLLECTION.name)
@@ -134,7 +134,11 @@ class SecureMod:
                 "F1",
             )
         if stage == ENROLL:
-            who = {"client-id": context.node_config.get(CLIENT_ID, 0), "key-holder": key_holder_number(context)}
+            client_id, holder = context.node_config.get(CLIENT_ID, 0), key_holder_number(context)
+            identity, signature = context.node_config.get(IDENTITY), b""
+            if isinstance(identity, str) and len(session) == HASH_BYTES and type(client_id) is int:
+                signature = read_identity(identity).sign(enrollment(session, context.node_id, client_id, holder))
+            who = {"client-id": client_id, "key-holder": holder, "signature": signature}
             return Message(RecordDict({RECORD: ConfigRecord({"stage": ENROLL, **who})}), reply_to=message)
         return self._train(stage, session, TrainRequest.from_record(record), message, context, call_next)
 

@@ -95,6 +95,7 @@ class Round:
         self.prepared, self.server, self.report = prepared, server, report
         self._grid, self._node_of, self._seconds = grid, node_of, seconds
         self._holders = holders
+        self.asked_to_open = False
         self._client_of = {node: client_id for client_id, node in node_of.items()}
 
     @property
@@ -184,6 +185,7 @@ class Round:
         """Send one stage's requests, by client id or number of a key holder, and take the answers."""
         begin, contents = time.monotonic(), {}
         holders = stage == PaillierStage.DECRYPTION.name
+        self.asked_to_open |= holders or stage == Stage.UNMASKING.name
         for party, request in requests.items():
             if (node := (self._holders if holders else self._node_of).get(party)) is None:
                 continue

@@ -1,7 +1,9 @@
 """Attacks that once worked: a server that asks what it must not learn, and clients that break the round for others."""
 
 import io
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 import secfed
+from secfed import dp
 from secfed.errors import TooFewSurvivorsError
-from secfed.integrations.flower import SecureMod, SecureStrategy
+from secfed.integrations.flower import SecureMod, SecureStrategy, create_identity, read_roster
 from secfed.integrations.flower.mod import REFUSED
 from secfed.integrations.flower.records import PAYLOAD, RECORD, payload, payload_bytes
 from secfed.secagg.messages import MaskedInputCollectionResponse
@@ -196,3 +199,126 @@ def test_long_reason_of_a_failure_is_cut() -> None:
 
     strategy = run(InProcessGrid({node: app([SecureMod()], trained=fail) for node in NODES}))
     assert len(strategy.reports[0].dropouts[4]) < 1000 and "\n" not in strategy.reports[0].dropouts[4]
+
+
+DISTRIBUTED = secfed.DistributedGaussian(clip_norm=0.1, noise_multiplier=1.0, minimum_survivors=3)
+
+
+@pytest.mark.parametrize(("stage", "spent"), [("UNMASKING", True), ("MASKED_INPUT_COLLECTION", False)])
+def test_noisy_sum_that_clients_may_have_opened_is_spent(stage: str, spent: bool) -> None:
+    """Answers that came too late lie with Flower's server, which the clients' noise guards against."""
+    grid = grid_of(SecureMod(privacy=DISTRIBUTED))
+    grid.silent = lambda node, message: node < 5 and message.has_content() and stage_of(message.content) == stage
+    strategy = SecureStrategy(FedAvg(fraction_evaluate=0.0), AGGREGATOR, privacy=DISTRIBUTED, stage_timeout=0.3)
+    with pytest.raises(TooFewSurvivorsError):
+        strategy.start(grid, model(), num_rounds=1)
+    assert (strategy.accountant.epsilon(1e-5) > 0) is spent
+
+
+def test_round_that_was_interrupted_in_training_gives_its_budget_back(tmp_path: Path) -> None:
+    ledger = dp.Ledger.create(tmp_path / "spent.db", epsilon=7.0, delta=1e-5)
+    central = secfed.CentralGaussian(clip_norm=0.1, noise_multiplier=1.0)
+    grid = grid_of(SecureMod(privacy=central))
+    strategy = SecureStrategy(FedAvg(fraction_evaluate=0.0), AGGREGATOR, privacy=central, ledger=ledger)
+    grid.send_and_receive = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        strategy.start(grid, model(), num_rounds=1)
+    del grid.send_and_receive
+    strategy.start(grid, model(), num_rounds=1)
+    alone = dp.Accountant().compose(strategy.reports[0].event).epsilon(1e-5)
+    assert ledger.accountant().epsilon(1e-5) == pytest.approx(alone)
+
+
+def interrupt(*arguments: Any, **named: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_interrupted_server_lets_clients_forget() -> None:
+    grid = grid_of()
+
+    def to_server(node: int, content: RecordDict) -> RecordDict:
+        if node == 4 and stage_of(content) == "MASKED_INPUT_COLLECTION":
+            raise KeyboardInterrupt
+        return content
+
+    grid.to_server = to_server
+    with pytest.raises(KeyboardInterrupt):
+        run(grid)
+    aborts = [message for message in grid.sent if stage_of(message.content) == "ABORT"]
+    assert {message.metadata.dst_node_id for message in aborts} == set(NODES)
+
+
+def test_run_may_train_twice_with_one_strategy_or_two() -> None:
+    grid = grid_of()
+    strategy = SecureStrategy(FedAvg(fraction_evaluate=0.0), AGGREGATOR)
+    strategy.start(grid, model(), num_rounds=2)
+    strategy.start(grid, model(), num_rounds=1)
+    other = SecureStrategy(FedAvg(fraction_evaluate=0.0), AGGREGATOR)
+    other.start(grid, model(), num_rounds=1)
+    assert [report.round for report in strategy.reports] == [1, 2, 1] and errors(grid) == []
+
+
+def test_negative_weight_does_not_lift_the_clip_under_noise() -> None:
+    capped = secfed.CentralGaussian(clip_norm=0.1, noise_multiplier=1.0, weight_cap=10.0)
+    grid = InProcessGrid(
+        {node: own_app({"num-examples": -1e6 if node == 4 else 5}, mod=SecureMod(privacy=capped)) for node in NODES}
+    )
+    strategy = run(grid, privacy=capped)
+    assert set(strategy.reports[0].dropouts) == {4} and "own log" in strategy.reports[0].dropouts[4]
+
+
+@pytest.fixture
+def identities(tmp_path: Path) -> Path:
+    """A folder with the identity key of each node and the roster; node 2 is client 12, and so on."""
+    keys = {node + 10: create_identity(tmp_path / f"identity{node}") for node in NODES}
+    (tmp_path / "roster.json").write_text(json.dumps(keys))
+    return tmp_path
+
+
+MALICIOUS = secfed.SecAgg(threshold=4, clip=0.25, max_weight=2**10, adversary="malicious_server")
+
+
+def malicious_grid(folder: Path, **more: Any) -> InProcessGrid:
+    def node_config(node: int) -> dict[str, Any]:
+        own = 4 if node == 9 else node  # client 14 has come back as node 9
+        config = {"client-id": own + 10, "identity": f"{folder}/identity{own}", "roster": f"{folder}/roster.json"}
+        return config | more.get(f"node{node}", {})
+
+    return InProcessGrid({node: app([SecureMod()]) for node in more.get("nodes", NODES)}, node_config)
+
+
+def test_node_that_claims_anothers_client_id_does_not_block_that_client(identities: Path) -> None:
+    impostor = {"client-id": 14}  # with its own key
+    grid = malicious_grid(identities, node2=impostor)
+    strategy = run(grid, MALICIOUS, roster=read_roster(identities / "roster.json"))
+    assert set(strategy.reports[0].dropouts) == {2} and 4 in strategy.reports[0].survivors
+
+
+def test_client_that_comes_back_as_another_node_enrolls_again(identities: Path) -> None:
+    grid = malicious_grid(identities, nodes=(*NODES, 9))
+    grid.get_node_ids = lambda: [node for node in grid.nodes if node != gone]  # type: ignore[method-assign]
+    gone = 9
+    roster = read_roster(identities / "roster.json")
+    strategy = SecureStrategy(FedAvg(fraction_evaluate=0.0), MALICIOUS, stage_timeout=0.3, roster=roster)
+    strategy.start(grid, model(), num_rounds=1)
+    gone = 4
+    strategy.start(grid, model(), num_rounds=1)
+    assert [set(report.survivors) for report in strategy.reports] == [{2, 3, 4, 5, 6}, {2, 3, 9, 5, 6}]
+
+
+def test_enrollment_of_one_node_does_not_enroll_another(identities: Path) -> None:
+    grid = malicious_grid(identities, node2={"client-id": 14})
+    answers: dict[int, RecordDict] = {}
+
+    def to_server(node: int, content: RecordDict) -> RecordDict:
+        if stage_of(content) == "ENROLL":
+            answers[node] = content
+        return answers.get(4, content) if node == 5 and stage_of(content) == "ENROLL" else content
+
+    grid.to_server = to_server
+    strategy = SecureStrategy(
+        FedAvg(fraction_evaluate=0.0), MALICIOUS, stage_timeout=0.3, roster=read_roster(identities / "roster.json")
+    )
+    with pytest.raises(secfed.errors.SecFedError):
+        strategy.start(grid, model(), num_rounds=1)
+    assert 5 not in strategy._enrolled and strategy._enrolled[4] == 14
