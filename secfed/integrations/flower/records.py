@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from secfed.encoding.flatten import Update, model_hash
-from secfed.errors import MalformedMessageError, ProtocolError
+from secfed.errors import ConfigError, MalformedMessageError, ProtocolError
 
 RECORD: Final = "secfed"
 PAYLOAD: Final = "secfed.payload"
@@ -101,6 +101,33 @@ def value(record: ConfigRecord, name: str, kind: type[Value]) -> Value:
 def stage_message(stage: str, session: bytes, data: bytes = b"") -> RecordDict:
     """Return what a message of one stage holds, in either direction."""
     return RecordDict({RECORD: ConfigRecord({"stage": stage, "session": session}), PAYLOAD: payload(data)})
+
+
+def one_task(messages: list[Message]) -> tuple[str, Arrays, bytes]:
+    """Return the name and the arrays of the model that all training messages carry, and the hash of all that they say.
+
+    Raises:
+        ConfigError: They carry none, several or different ones, or something else differs.
+    """
+    tasks: dict[bytes, Message] = {}
+    hashes: dict[int, bytes] = {}  # strategies put one content into all messages
+    for message in messages:
+        message_type, records = message.metadata.message_type, message.content.array_records
+        if message_type.partition(".")[0] != "train" or len(records) != 1:
+            raise ConfigError(
+                f"a {message_type} message with {len(records)} array records, needed train messages with one, the model"
+            )
+        if id(message.content) not in hashes:
+            hashes[id(message.content)] = task_hash(message_type, message.content)
+        tasks[hashes[id(message.content)]] = message
+    if len(tasks) > 1 or len({message.metadata.message_type for message in messages}) > 1:
+        raise ConfigError(
+            f"the strategy sends {len(tasks)} different models or configurations, secure sums need one for all: "
+            "a server could make the sum one node's update by what it tells the others"
+        )
+    [(name, record)] = messages[0].content.array_records.items()
+    [task] = tasks
+    return name, numpy_arrays(record), task
 
 
 def response_bytes(reply: Message, stage: str) -> bytes:

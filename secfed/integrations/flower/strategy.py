@@ -24,7 +24,7 @@ from secfed.crypto.signing import verify
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, check_number
 from secfed.dp.ledger import Ledger
-from secfed.errors import ConfigError, EncodingError, ProtocolError, SecFedError
+from secfed.errors import ConfigError, EncodingError, ProtocolError, SecFedError, TooFewSurvivorsError
 from secfed.federated.spending import Budget, Spending
 from secfed.integrations.flower.exchange import exchange
 from secfed.integrations.flower.identities import enrollment
@@ -33,12 +33,11 @@ from secfed.integrations.flower.records import (
     Arrays,
     example_of,
     is_summed,
-    numpy_arrays,
+    one_task,
     ours,
     readable,
     stage_message,
     stepped,
-    task_hash,
     value,
 )
 from secfed.integrations.flower.rounds import Round, RoundReport
@@ -198,7 +197,7 @@ class SecureStrategy(Strategy):
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         if not messages:
             return []
-        arrays_name, model, task = _one_task(messages)
+        arrays_name, model, task = one_task(messages)
         nodes = self._client_ids(messages, grid, server_round)
         report = RoundReport(server_round, tuple(sorted(message.metadata.dst_node_id for message in messages)))
         report.dropouts.update(
@@ -207,9 +206,16 @@ class SecureStrategy(Strategy):
         example = example_of(model, len(self.metrics))
         if not example["arrays"]:
             raise ConfigError("the model has no floating-point array: there is nothing to average")
-        prepared = self.aggregator.prepare(example, nodes, privacy=self.privacy)
         number = _LAST_ROUNDS[grid] = max(server_round, _LAST_ROUNDS.get(grid, 0) + 1)
-        session = self.aggregator.config(nodes, prepared.transform, round=number, model_hash=task)
+        try:
+            prepared = self.aggregator.prepare(example, nodes, privacy=self.privacy)
+            session = self.aggregator.config(nodes, prepared.transform, round=number, model_hash=task)
+        except (ConfigError, TooFewSurvivorsError) as error:
+            if len(nodes) == len(report.nodes):
+                raise
+            self.reports.append(report)  # nodes that did not enroll are missing, as in any failed round
+            self._fail(report, error)
+            return []
         server = self._server(session)
         if self._spending and prepared.worst_event:  # last, for what fails afterwards would leave it set aside
             self._spending.reserve(prepared.worst_event, f"round {server_round}")
@@ -261,11 +267,7 @@ class SecureStrategy(Strategy):
         except (ProtocolError, EncodingError) as error:
             self._settle(round)
             round.abort()
-            report.failure = f"{type(error).__name__}: {error}"
-            LOGGER.error("secfed: round %d has no mean, the model stays as it was: %s", server_round, error)
-            recent = self.reports[-self.failed_rounds - 1 :]
-            if len(recent) > self.failed_rounds and all(one.failure for one in recent):
-                raise
+            self._fail(report, error)
             return None, None
         except BaseException:
             self._settle(round)
@@ -278,6 +280,14 @@ class SecureStrategy(Strategy):
         LOGGER.info("secfed: the mean of %d of %d nodes", len(report.survivors), len(report.nodes))
         arrays, metrics = self.strategy.aggregate_train(server_round, [self._reply(round, decoded)])
         return _like(round.model, arrays), metrics
+
+    def _fail(self, report: RoundReport, error: SecFedError) -> None:
+        """Report a round without a mean; raise its error if too many in a row were such."""
+        report.failure = f"{type(error).__name__}: {error}"
+        LOGGER.error("secfed: round %d has no mean, the model stays as it was: %s", report.round, error)
+        recent = self.reports[-self.failed_rounds - 1 :]
+        if len(recent) > self.failed_rounds and all(one.failure for one in recent):
+            raise error
 
     def _settle(self, round: Round) -> None:
         """Give back what was set aside for a round that failed; if the server saw the sum, it is spent."""
@@ -421,30 +431,3 @@ def _like(model: Arrays, arrays: ArrayRecord | None) -> ArrayRecord | None:
         return None
     same = {name: Array(array) for name, array in model.items() if not is_summed(array)}
     return ArrayRecord({name: same.get(name, array) for name, array in arrays.items()})
-
-
-def _one_task(messages: list[Message]) -> tuple[str, Arrays, bytes]:
-    """Return the name and the arrays of the model that all training messages carry, and the hash of all that they say.
-
-    Raises:
-        ConfigError: They carry none, several or different ones, or something else differs.
-    """
-    tasks: dict[bytes, Message] = {}
-    hashes: dict[int, bytes] = {}  # strategies put one content into all messages
-    for message in messages:
-        message_type, records = message.metadata.message_type, message.content.array_records
-        if message_type.partition(".")[0] != "train" or len(records) != 1:
-            raise ConfigError(
-                f"a {message_type} message with {len(records)} array records, needed train messages with one, the model"
-            )
-        if id(message.content) not in hashes:
-            hashes[id(message.content)] = task_hash(message_type, message.content)
-        tasks[hashes[id(message.content)]] = message
-    if len(tasks) > 1 or len({message.metadata.message_type for message in messages}) > 1:
-        raise ConfigError(
-            f"the strategy sends {len(tasks)} different models or configurations, secure sums need one for all: "
-            "a server could make the sum one node's update by what it tells the others"
-        )
-    [(name, record)] = messages[0].content.array_records.items()
-    [task] = tasks
-    return name, numpy_arrays(record), task

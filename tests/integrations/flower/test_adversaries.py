@@ -306,6 +306,15 @@ def test_client_that_comes_back_as_another_node_enrolls_again(identities: Path) 
     assert [set(report.survivors) for report in strategy.reports] == [{2, 3, 4, 5, 6}, {2, 3, 9, 5, 6}]
 
 
+def test_round_in_which_too_few_enroll_may_fail(identities: Path) -> None:
+    grid = malicious_grid(identities)
+    grid.silent = lambda node, message: (
+        node < 6 and message.metadata.group_id == "1" and stage_of(message.content) == "ENROLL"
+    )
+    strategy = run(grid, MALICIOUS, 2, failed_rounds=1, roster=read_roster(identities / "roster.json"))
+    assert [len(report.survivors) for report in strategy.reports] == [0, 5] and strategy.reports[0].failure
+
+
 def test_enrollment_of_one_node_does_not_enroll_another(identities: Path) -> None:
     grid = malicious_grid(identities, node2={"client-id": 14})
     answers: dict[int, RecordDict] = {}
