@@ -38,6 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "integrations": {
         "aggregation",
         "crypto.entropy",
+        "crypto.signing",
         "dp",
         "encoding.flatten",
         "errors",

@@ -28,7 +28,7 @@ from secfed.dp.noise.surplus import SurplusNoise
 from secfed.encoding.conditional_rounding import Lattice, clip_by_norm
 from secfed.encoding.flatten import Structure, Update, structure, unflatten
 from secfed.encoding.rotation import Rotation, rotated_length
-from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError
+from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError
 
 # A step of central sums: rounding adds at most a thousandth to the noise's variance, and to the square of the norms.
 _STEP_OF_CLIP, _STEP_OF_SPREAD, _STEP_OF_NOISE = 1e-3, 0.05, 1 / 16
@@ -305,6 +305,8 @@ class PrivateSum(Transform):
         within = np.array_equal(clipped, values)
         clipped /= clip_norm
         if self.privacy.weight_cap is not None:
+            if not weight >= 0:  # as NaN; a negative one would lift the norm above the clip
+                raise EncodingError("the weight must not be negative")
             clipped *= min(weight, self.privacy.weight_cap) / self.privacy.weight_cap
         if self.count_scale:
             clipped = np.append(clipped, self.count_scale / 2 if within else -self.count_scale / 2)

@@ -18,7 +18,7 @@ from secfed.aggregation import PrivateSum, SecAgg, Transform, WeightedMean
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.noise import NoiseShare
 from secfed.encoding.flatten import Update, model_hash
-from secfed.errors import ConfigError, FaultyServerError, SecFedError, StageError, TooFewSurvivorsError
+from secfed.errors import ConfigError, EncodingError, FaultyServerError, SecFedError, StageError, TooFewSurvivorsError
 
 Train = Callable[[Update, int], tuple[Update, float]]
 
@@ -211,10 +211,8 @@ class Site:
                 raise StageError(f"round {accepted.round} is not after round {self._last_round}: no round runs twice")
             self._last_round, self._session = accepted.round, None
         update, weight = self._trained(model, accepted.round)
-        if beyond := own.beyond_clip(update):
-            _log.warning("%d of %d values were beyond the clip and were clipped", beyond, own.structure.size)
         share = own.noise_share() if isinstance(own, PrivateSum) else None
-        vector = own.encode(update, weight, noise=share) if isinstance(own, PrivateSum) else own.encode(update, weight)
+        vector = self._encoded(own, update, weight, share)
         client = secagg.Client(accepted, client_id, vector, policy=self._terms.policy(own))
         answer = client.receive(request)
         with self._lock:
@@ -253,6 +251,17 @@ class Site:
                 if session.round == self._last_round:  # else a later round has begun meanwhile
                     self._session = session
         return answer
+
+    def _encoded(self, own: Transform, update: Update, weight: Any, share: NoiseShare | None) -> Any:
+        try:
+            if beyond := own.beyond_clip(update):
+                _log.warning("%d of %d values were beyond the clip and were clipped", beyond, own.structure.size)
+            return (
+                own.encode(update, weight, noise=share) if isinstance(own, PrivateSum) else own.encode(update, weight)
+            )
+        except Exception:  # it may say which value is not finite, and the model that led there is the server's
+            _log.exception("the result of the training does not fit")
+        raise EncodingError("the result of the training does not fit at this site; its own log says why")
 
     def _trained(self, model: Update, round: int) -> tuple[Update, Any]:
         try:

@@ -168,12 +168,24 @@ def test_site_does_not_unmask_fewer_than_its_minimum() -> None:
         Round(terms).run(sites, gone_after=2)
 
 
-def test_site_refuses_an_update_of_another_length_than_the_model() -> None:
+def test_place_of_a_value_that_is_not_finite_stays_at_the_site(caplog: pytest.LogCaptureFixture) -> None:
+    def diverged(model: Any, round: int) -> Any:
+        update, weight = train(model, round)
+        update["weight"][1, 1] = np.nan
+        return update, weight
+
+    with pytest.raises(EncodingError, match="own log says why") as caught:
+        Round().ask(Site(TERMS, diverged))
+    assert "not finite" not in "".join(traceback.format_exception(caught.value)) and "not finite" in caplog.text
+
+
+def test_site_refuses_an_update_of_another_length_than_the_model(caplog: pytest.LogCaptureFixture) -> None:
     def longer(model: Any, round: int) -> Any:
         return {"weight": np.zeros((4, 2)), "bias": np.zeros(2)}, 4
 
-    with pytest.raises(EncodingError, match=r"shape \(4, 2\)"):
+    with pytest.raises(EncodingError, match="own log says why"):
         Round().ask(Site(TERMS, longer))
+    assert "shape (4, 2)" in caplog.text
 
 
 def test_site_refuses_the_length_of_another_model() -> None:

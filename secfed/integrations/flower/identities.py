@@ -73,6 +73,18 @@ def read_identity(path: str | os.PathLike[str]) -> SigningKey:
         raise ConfigError(f"{path} is no identity key: {type(error).__name__}") from None
 
 
+def enrollment(nonce: bytes, node_id: int, client_id: int, key_holder: int) -> bytes:
+    """Return what a node signs with its identity key to say who it is.
+
+    Args:
+        nonce: The server's, 32 bytes.
+        node_id: Flower's id of the node: nobody can enroll another node with this signature.
+        client_id: Its number in the roster.
+        key_holder: Its number as a key holder, 0 if it is none.
+    """
+    return b"secfed/flower/v1 enroll" + nonce + json.dumps([node_id, client_id, key_holder]).encode()
+
+
 def own_client_id(context: Context) -> int:
     """Return this node's client id from its configuration.
 

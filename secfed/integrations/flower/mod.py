@@ -21,10 +21,10 @@ from secfed.aggregation import DistributedGaussian, Privacy, PrivateSum, Transfo
 from secfed.aggregation.messages import PrivateSumParameters
 from secfed.crypto.entropy import DerivedEntropy, SystemEntropy
 from secfed.dp.noise.shares import NoiseShare
-from secfed.encoding.flatten import Update, model_hash
+from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, SecFedError
 from secfed.integrations.flower.entries import decrypt, entry, key_holder_number
-from secfed.integrations.flower.identities import CLIENT_ID, own_identity
+from secfed.integrations.flower.identities import CLIENT_ID, IDENTITY, enrollment, own_identity, read_identity
 from secfed.integrations.flower.records import (
     ABORT,
     ENROLL,
@@ -38,6 +38,7 @@ from secfed.integrations.flower.records import (
     ours,
     payload_bytes,
     stage_message,
+    task_hash,
     update_of,
     value,
 )
@@ -45,7 +46,7 @@ from secfed.integrations.flower.sessions import Sessions
 from secfed.paillier import Noise
 from secfed.paillier import Stage as PaillierStage
 from secfed.secagg import Client, Policy, Stage
-from secfed.wire import kind_of
+from secfed.wire import HASH_BYTES, kind_of
 
 CallNext = Callable[[Message, Context], Message]
 OPENING_STAGES: Final = (Stage.ADVERTISE_KEYS.name, PaillierStage.ENCRYPTED_INPUT_COLLECTION.name)
@@ -62,7 +63,9 @@ class SecureMod:
         privacy: What this client insists on: the server's parameters must be for this `CentralGaussian` or
             `DistributedGaussian`. With the latter this client adds its share of the noise. None: without noise.
         metrics: Names of the app's training metrics that may be averaged; they are part of the secure sum, weighted
-            like the update. No other metric leaves, and no number of examples.
+            like the update. No other metric leaves.
+        weight: Name of the app's training metric that is this client's weight. It leaves inside the secure sum only,
+            and counts as the server's `max_weight` where it is larger.
         evaluation_metrics: Names of the app's evaluation metrics that may leave **in the clear**, such as
             `("num-examples", "accuracy")`. Flower's strategies need the weight `num-examples` among them. Empty:
             evaluation messages are refused.
@@ -84,6 +87,7 @@ class SecureMod:
     policy: Policy | None = None
     privacy: Privacy | None = None
     metrics: Collection[str] = ()
+    weight: str = "num-examples"
     evaluation_metrics: Collection[str] = ()
     queries: bool = False
     noise: Noise = "half"
@@ -134,7 +138,11 @@ class SecureMod:
                 "F1",
             )
         if stage == ENROLL:
-            who = {"client-id": context.node_config.get(CLIENT_ID, 0), "key-holder": key_holder_number(context)}
+            client_id, holder = context.node_config.get(CLIENT_ID, 0), key_holder_number(context)
+            identity, signature = context.node_config.get(IDENTITY), b""
+            if isinstance(identity, str) and len(session) == HASH_BYTES and type(client_id) is int:
+                signature = read_identity(identity).sign(enrollment(session, context.node_id, client_id, holder))
+            who = {"client-id": client_id, "key-holder": holder, "signature": signature}
             return Message(RecordDict({RECORD: ConfigRecord({"stage": ENROLL, **who})}), reply_to=message)
         return self._train(stage, session, TrainRequest.from_record(record), message, context, call_next)
 
@@ -153,8 +161,8 @@ class SecureMod:
         policy = self._policy(transform)
         way.check(transform, policy)  # before time is spent on training
         transform.check_config(config)
-        if config.model_hash != model_hash(model):  # F4
-            raise FaultyServerError("the model is not the one that the session is for", "F4")
+        if config.model_hash != task_hash(message.metadata.message_type, content):  # F4
+            raise FaultyServerError("the model, or what else this client is told, is not what the session is for", "F4")
         sessions = Sessions(context)
         sessions.claim_round(config.round)
 
@@ -162,16 +170,19 @@ class SecureMod:
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        update, weight = _result(reply, model, request, transform)
-        message.content = RecordDict()  # a large model is let go as soon as its update is there
-        del content, model, reply
         noise = SystemEntropy().draw("noise", 32)
-        if isinstance(transform, PrivateSum):
-            vector = transform.encode(update, weight, noise=_noise_share(transform, noise))
-        else:
-            vector = transform.encode(update, weight)
-        if beyond := transform.beyond_clip(update):  # said here only: it depends on this client's data
-            LOGGER.warning("secfed: %d values of this client's update were beyond the clip and were clipped", beyond)
+        try:
+            update, weight = _result(reply, model, request, transform)
+            message.content = RecordDict()  # a large model is let go as soon as its update is there
+            del content, model, reply
+            vector = _encoded(transform, update, weight, noise)
+        except ConfigError:  # a record or a name is missing
+            raise
+        except Exception as error:  # its text may say something of the data, and the answer goes to the server
+            LOGGER.error("secfed: what the app's train function returned cannot be summed: %s", error)
+            raise EncodingError(
+                "what the app's train function returned cannot be summed; this client's own log says why"
+            ) from None
         del update
         response, saved = way.enter(vector, opening, policy)
         del vector
@@ -237,6 +248,10 @@ class SecureMod:
                 "SecureMod(metrics=[...]) allows them",
                 "F6",
             )
+        if request.weight != self.weight:  # F6
+            raise FaultyServerError(
+                f"the server asks for the weight {request.weight!r:.80}, this client's is {self.weight!r}", "F6"
+            )
         example = example_of(model, len(request.metrics))
         private = kind_of(request.transform) == PrivateSumParameters.kind
         if private is not (self.privacy is not None):  # F5
@@ -261,6 +276,19 @@ def _noise_share(transform: PrivateSum, secret: bytes) -> NoiseShare | None:
     if transform.plan is None:
         return None
     return NoiseShare(transform.plan, transform.hash, entropy=DerivedEntropy(secret))
+
+
+def _encoded(transform: Transform, update: Update, weight: float, noise: bytes) -> Any:
+    """Return the vector; what is cut is said in this client's log only, for it depends on its data."""
+    if isinstance(transform, PrivateSum):
+        return transform.encode(update, weight, noise=_noise_share(transform, noise))
+    if beyond := transform.beyond_clip(update):
+        LOGGER.warning("secfed: %d values of this client's update were beyond the clip and were clipped", beyond)
+    # A refusal would tell the server, which chooses the largest weight, that this client's is above it.
+    if isinstance(transform, WeightedMean) and weight > (most := transform.fixed_point.max_weight):
+        LOGGER.warning("secfed: this client's weight is above max_weight %d and counts as that", most)
+        weight = most
+    return transform.encode(update, weight)
 
 
 def _only(records: Any, what: str, where: str) -> Any:
@@ -295,7 +323,10 @@ def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Tra
             raise ConfigError(f"{where} has no metric {name!r}, found {sorted(metrics)}")
         if isinstance(metrics[name], list):
             raise EncodingError(f"the metric {name!r} is a list, needed a number")
-    # A metric becomes a value of the update: its bound becomes the clip.
+    # A metric becomes a value of the update: its bound becomes the clip. It is cut first, for a quotient that overflows
+    # would be refused, which tells the server that the metric is above a limit of its choice.
     clip = transform.fixed_point.clip if isinstance(transform, WeightedMean) else 0.0
-    values = [float(metrics[name]) * clip / bound for name, bound in request.metrics.items()]
+    values = [
+        float(np.clip(float(metrics[name]), -bound, bound)) / bound * clip for name, bound in request.metrics.items()
+    ]
     return update_of(model, trained, values), metrics[request.weight]

@@ -6,6 +6,9 @@ A message of ours is a `ConfigRecord` named `secfed`, and bytes of the protocol 
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
@@ -14,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from secfed.encoding.flatten import Update
-from secfed.errors import MalformedMessageError, ProtocolError
+from secfed.encoding.flatten import Update, model_hash
+from secfed.errors import ConfigError, MalformedMessageError, ProtocolError
 
 RECORD: Final = "secfed"
 PAYLOAD: Final = "secfed.payload"
@@ -23,6 +26,7 @@ PAYLOAD: Final = "secfed.payload"
 ENROLL: Final = "ENROLL"  # which identity key is yours?
 SURPLUS_NOISE: Final = "SURPLUS_NOISE"
 ABORT: Final = "ABORT"  # the server has given up: forget the session
+MOST_CHARACTERS: Final = 300  # of a reason that another party gives
 
 Arrays = dict[str, npt.NDArray[Any]]
 Value = TypeVar("Value")
@@ -41,14 +45,40 @@ def payload_bytes(record: ArrayRecord | None) -> bytes:
     """
     if record is None or list(record) != ["bytes"]:
         raise MalformedMessageError(f"the message has no record {PAYLOAD} with an array of bytes", 0)
+    # Not `numpy.load`: it also opens archives, and makes room for as much as a header claims.
+    file = io.BytesIO(record["bytes"].data)
     try:
-        found = record["bytes"].numpy()
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     except Exception as error:  # whatever NumPy makes of bytes that are no array
         raise MalformedMessageError(f"{PAYLOAD} is no array: {type(error).__name__}", 0) from None
-    if found.dtype != np.uint8 or found.ndim != 1:
-        raise MalformedMessageError(f"{PAYLOAD} is an array of {found.dtype}, needed one axis of uint8", 0)
-    data: bytes = found.tobytes()
+    data = file.read()
+    if dtype != np.uint8 or shape != (len(data),):
+        raise MalformedMessageError(f"{PAYLOAD} is an array of {dtype}, needed uint8 in one axis, all of them there", 0)
     return data
+
+
+def task_hash(message_type: str, content: RecordDict) -> bytes:
+    """Return the hash of what nodes are told to do: the model, the other records and the function of the app.
+
+    It goes into the session, so that only nodes with the same task are summed. Otherwise a server could let all but one
+    train with a learning rate of 0, and the sum would be that one's update.
+
+    Args:
+        message_type: Of the training message, such as `"train"`.
+        content: The training message's records, without secfed's own.
+
+    Returns:
+        32 bytes.
+    """
+    models = {name: numpy_arrays(record) for name, record in content.array_records.items()}
+    others = [
+        [name, type(record).__name__, sorted(record.items())]
+        for name, record in sorted(content.items())
+        if not isinstance(record, ArrayRecord)
+    ]
+    told = json.dumps([message_type, others], default=lambda data: {"bytes": data.hex()})
+    return hashlib.sha256(b"secfed/flower/v1 task" + model_hash(models) + told.encode()).digest()
 
 
 def ours(content: RecordDict) -> ConfigRecord | None:
@@ -73,6 +103,33 @@ def stage_message(stage: str, session: bytes, data: bytes = b"") -> RecordDict:
     return RecordDict({RECORD: ConfigRecord({"stage": stage, "session": session}), PAYLOAD: payload(data)})
 
 
+def one_task(messages: list[Message]) -> tuple[str, Arrays, bytes]:
+    """Return the name and the arrays of the model that all training messages carry, and the hash of all that they say.
+
+    Raises:
+        ConfigError: They carry none, several or different ones, or something else differs.
+    """
+    tasks: dict[bytes, Message] = {}
+    hashes: dict[int, bytes] = {}  # strategies put one content into all messages
+    for message in messages:
+        message_type, records = message.metadata.message_type, message.content.array_records
+        if message_type.partition(".")[0] != "train" or len(records) != 1:
+            raise ConfigError(
+                f"a {message_type} message with {len(records)} array records, needed train messages with one, the model"
+            )
+        if id(message.content) not in hashes:
+            hashes[id(message.content)] = task_hash(message_type, message.content)
+        tasks[hashes[id(message.content)]] = message
+    if len(tasks) > 1 or len({message.metadata.message_type for message in messages}) > 1:
+        raise ConfigError(
+            f"the strategy sends {len(tasks)} different models or configurations, secure sums need one for all: "
+            "a server could make the sum one node's update by what it tells the others"
+        )
+    [(name, record)] = messages[0].content.array_records.items()
+    [task] = tasks
+    return name, numpy_arrays(record), task
+
+
 def response_bytes(reply: Message, stage: str) -> bytes:
     """Return the bytes of a client's answer to one stage.
 
@@ -81,13 +138,18 @@ def response_bytes(reply: Message, stage: str) -> bytes:
         MalformedMessageError: It is no answer to that stage.
     """
     if reply.has_error():
-        raise ProtocolError(f"error {reply.error.code}: {reply.error.reason}", "")
+        raise ProtocolError(f"error {reply.error.code}: {readable(reply.error.reason)}", "")
     record = ours(reply.content)
     if record is None or value(record, "stage", str) != stage:
         raise MalformedMessageError(
             "the answer has no secfed record of this stage: the client app needs ClientApp(mods=[SecureMod()])", 0
         )
     return payload_bytes(reply.content.array_records.get(PAYLOAD))
+
+
+def readable(reason: object) -> str:
+    """Return another party's text on one line, and cut: it goes into logs."""
+    return " ".join(str(reason)[:MOST_CHARACTERS].split())
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ class Round:
         self._grid, self._node_of, self._seconds = grid, node_of, seconds
         self._holders = holders
         self._answered = set[int]()  # client ids, in the stage that is open
+        self.asked_to_open = False
         self._client_of = {node: client_id for client_id, node in node_of.items()}
 
     @property
@@ -197,6 +198,7 @@ class Round:
         holders = stage == PaillierStage.DECRYPTION.name
         if not holders:
             self._answered.clear()
+        self.asked_to_open |= holders or stage == Stage.UNMASKING.name
         for party, request in requests.items():
             if (node := (self._holders if holders else self._node_of).get(party)) is None:
                 continue

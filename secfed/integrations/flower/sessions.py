@@ -14,7 +14,6 @@ import json
 import os
 import stat
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,19 +57,17 @@ class Sessions:
         Raises:
             FaultyServerError: F3, this round or a later one was claimed before.
         """
-        while True:
-            found = sorted(self._folder.glob("round-*"), key=_round_of)
-            if not found:  # the first round of this run
-                with suppress(FileExistsError):
-                    os.close(os.open(self._folder / "round--1", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-                continue
-            if (last := _round_of(found[-1])) >= number:
-                raise FaultyServerError(f"round {number} comes after round {last}: one session a round", "F3")
-            try:
-                found[-1].rename(self._folder / f"round-{number}")
-            except FileNotFoundError:  # another process claimed a round at the same time
-                continue
-            return
+        own = self._folder / f"round-{number}"
+        try:  # one process makes this file; it does not rest on a listing, which may miss what changes meanwhile
+            os.close(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            raise FaultyServerError(f"round {number} was claimed before: one session a round", "F3") from None
+        others = [path for path in self._folder.glob("round-*") if path != own]
+        if (last := max(map(_round_of, others), default=-1)) > number:
+            own.unlink(missing_ok=True)
+            raise FaultyServerError(f"round {number} comes after round {last}: one session a round", "F3")
+        for path in others:
+            path.unlink(missing_ok=True)
 
     def store(self, session: bytes, fields: dict[str, Any], client: bytes = b"") -> None:
         """Keep what a session needs for its next message; any other session is dropped.
@@ -79,14 +76,21 @@ class Sessions:
             session: The session's name.
             fields: Small values: numbers, strings, booleans and bytes.
             client: The saved client.
+
+        Raises:
+            ConfigError: The disk does not take it; then nothing is kept.
         """
         self.forget()
         head = json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()})
-        part, descriptor = self._new_file("part-")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(len(head).to_bytes(_LENGTH_BYTES, "little") + head.encode())
-            file.write(client)
-        part.rename(self._path(session))
+        try:
+            part, descriptor = self._new_file("part-")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(len(head).to_bytes(_LENGTH_BYTES, "little") + head.encode())
+                file.write(client)
+            part.rename(self._path(session))
+        except OSError as error:
+            self.forget()
+            raise ConfigError(f"this node's session cannot be kept: {type(error).__name__}") from None
 
     def take(self, session: bytes) -> tuple[dict[str, Any], bytes]:
         """Take a session out, which only one process can.
@@ -99,17 +103,21 @@ class Sessions:
         try:
             self._path(session).replace(taken)
         except FileNotFoundError:
-            taken.unlink()
+            taken.unlink(missing_ok=True)
             raise FaultyServerError("no session of this name awaits a message at this client", "F8") from None
-        with taken.open("rb") as file:
-            taken.unlink()
-            fields = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
-            return fields, file.read()
+        try:
+            with taken.open("rb") as file:
+                taken.unlink(missing_ok=True)
+                fields = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+                return fields, file.read()
+        except FileNotFoundError:
+            raise FaultyServerError("another message ended this session at the same time", "F8") from None
 
     def forget(self) -> None:
-        """Drop all sessions, and with them every secret of theirs."""
-        for path in self._folder.glob("session-*"):
-            path.unlink(missing_ok=True)
+        """Drop all sessions, and what a process left that broke off: every secret of theirs."""
+        for prefix in ("session", "part", "taken"):
+            for path in self._folder.glob(f"{prefix}-*"):
+                path.unlink(missing_ok=True)
 
     def _new_file(self, prefix: str) -> tuple[Path, int]:
         descriptor, name = tempfile.mkstemp(prefix=prefix, dir=self._folder)  # of mode 600

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -17,21 +19,23 @@ from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import Strategy
 
 from secfed.aggregation import Decoded, DistributedGaussian, Paillier, Privacy, SecAgg
+from secfed.crypto.entropy import SystemEntropy
+from secfed.crypto.signing import verify
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, check_number
 from secfed.dp.ledger import Ledger
-from secfed.encoding.flatten import model_hash
-from secfed.errors import ConfigError, FaultyClientError, SecFedError, TooFewSurvivorsError
+from secfed.errors import ConfigError, EncodingError, ProtocolError, SecFedError, TooFewSurvivorsError
 from secfed.federated.spending import Budget, Spending
 from secfed.integrations.flower.exchange import exchange
-from secfed.integrations.flower.identities import CLIENT_ID
+from secfed.integrations.flower.identities import CLIENT_ID, enrollment
 from secfed.integrations.flower.records import (
     ENROLL,
     Arrays,
     example_of,
     is_summed,
-    numpy_arrays,
+    one_task,
     ours,
+    readable,
     stage_message,
     stepped,
     value,
@@ -45,6 +49,8 @@ from secfed.secagg import Config, Server
 LOGGER = logging.getLogger("flwr")
 SHOWN: Final = 3  # dropouts that an error names; all are in the log and in the report
 NODE_CONFIG: Final = """each SuperNode started with --node-config 'client-id=3 identity="..." roster="..."'"""
+# Of each run, which has one grid: clients join one session a round, and a run may train several times.
+_LAST_ROUNDS: Final[WeakKeyDictionary[Grid, int]] = WeakKeyDictionary()
 # These look at each client's reply by itself, which nobody can under secure aggregation; or they add noise that our
 # accountant does not know.
 SEES_SINGLE_UPDATES: Final = (
@@ -75,6 +81,8 @@ class SecureStrategy(Strategy):
             the metric is rounded. The clients' `SecureMod` must allow each of them.
         roster: Public identity keys by client id, see `read_roster`; needed with, and only with,
             `adversary="malicious_server"`.
+        key_holders: Public identity keys of the key holders by number (1 for one private key), under Paillier
+            encryption. None: whichever node first says that it is one, which could then make up the sum.
         stage_timeout: Seconds that nodes have to answer a stage after the training. Flower starts a process for each
             message, which takes 10 to 15 seconds.
         failed_rounds: How many rounds in a row may end without a mean; one more ends the run with the error.
@@ -102,6 +110,7 @@ class SecureStrategy(Strategy):
         accountant: Accountant | None = None,
         metrics: Mapping[str, float] | None = None,
         roster: Mapping[int, bytes] | None = None,
+        key_holders: Mapping[int, bytes] | None = None,
         stage_timeout: float = 120.0,
         failed_rounds: int = 0,
     ) -> None:
@@ -118,6 +127,8 @@ class SecureStrategy(Strategy):
             raise ConfigError("rounding_seed has no effect: the clients round, each with its own randomness")
         if (roster is None) is (getattr(aggregator, "adversary", "") == "malicious_server"):
             raise ConfigError('a roster of identity keys is needed with, and only with, adversary="malicious_server"')
+        if key_holders is not None and not isinstance(aggregator, Paillier):
+            raise ConfigError("key_holders have an effect under Paillier encryption only")
         if privacy is None and any(option is not None for option in (budget, ledger, adjacency, accountant)):
             raise ConfigError("a budget, ledger, adjacency or accountant without privacy: nothing would be protected")
         if privacy and (privacy.adaptive or privacy.sampling_rate < 1 or privacy.cohort_size or privacy.population):
@@ -140,6 +151,7 @@ class SecureStrategy(Strategy):
         self.stage_timeout, self.failed_rounds = stage_timeout, failed_rounds
         self.reports: list[RoundReport] = []
         self._roster = dict(roster) if roster is not None else None
+        self._key_holders = dict(key_holders) if key_holders is not None else None
         self._enrolled: dict[int, int] = {}  # client ids by node id
         self._asked: set[int] = set()  # nodes that said who they are
         self._holders: dict[int, int] = {}  # nodes of the key holders, by number
@@ -181,11 +193,13 @@ class SecureStrategy(Strategy):
             ConfigError: So many nodes cannot run a session, or the messages do not fit secure aggregation.
             BudgetExceededError: The round could overspend; nothing has been sent.
         """
-        self._round = None
+        if interrupted := self._round:  # before any answer was taken: nothing was opened
+            self._round = None
+            self._settle(interrupted)
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         if not messages:
             return []
-        arrays_name, model = _one_model(messages)
+        arrays_name, model, task = one_task(messages)
         nodes = self._client_ids(messages, grid, server_round)
         report = RoundReport(server_round, tuple(sorted(message.metadata.dst_node_id for message in messages)))
         report.dropouts.update(
@@ -201,8 +215,16 @@ class SecureStrategy(Strategy):
         example = example_of(model, len(self.metrics))
         if not example["arrays"]:
             raise ConfigError("the model has no floating-point array: there is nothing to average")
-        prepared = self.aggregator.prepare(example, nodes, privacy=self.privacy)
-        session = self.aggregator.config(nodes, prepared.transform, round=server_round, model_hash=model_hash(model))
+        number = _LAST_ROUNDS[grid] = max(server_round, _LAST_ROUNDS.get(grid, 0) + 1)
+        try:
+            prepared = self.aggregator.prepare(example, nodes, privacy=self.privacy)
+            session = self.aggregator.config(nodes, prepared.transform, round=number, model_hash=task)
+        except (ConfigError, TooFewSurvivorsError) as error:
+            if len(nodes) == len(report.nodes):
+                raise
+            self.reports.append(report)  # nodes that did not enroll are missing, as in any failed round
+            self._fail(report, error)
+            return []
         server = self._server(session)
         if self._spending and prepared.worst_event:  # last, for what fails afterwards would leave it set aside
             self._spending.reserve(prepared.worst_event, f"round {server_round}")
@@ -240,7 +262,8 @@ class SecureStrategy(Strategy):
         Raises:
             TooFewSurvivorsError: Too few nodes are left, for more than `failed_rounds` rounds in a row. Its notes say
                 why nodes dropped out.
-            FaultyClientError: A node ended the session, likewise.
+            ProtocolError: A node ended the session, likewise.
+            EncodingError: What came out is no sum of encoded vectors, likewise: a node sent something else.
         """
         round, self._round = self._round, None
         if round is None:
@@ -251,21 +274,15 @@ class SecureStrategy(Strategy):
             for reply in replies:
                 round.take(round.opening, reply.metadata.src_node_id, reply)
             decoded = round.decoded()
-        except (TooFewSurvivorsError, FaultyClientError) as error:
+        except (ProtocolError, EncodingError) as error:
             self._settle(round)
             round.abort()
-            report.failure = f"{type(error).__name__}: {error}"
-            for node, why in list(report.dropouts.items())[:SHOWN]:
-                error.add_note(f"node {node} dropped out: {why}")
-            if (more := len(report.dropouts) - SHOWN) > 0:
-                error.add_note(f"and {more} more nodes")
-            LOGGER.error("secfed: round %d has no mean, the model stays as it was: %s", server_round, error)
-            recent = self.reports[-self.failed_rounds - 1 :]
-            if len(recent) > self.failed_rounds and all(one.failure for one in recent):
-                raise
+            self._fail(report, error)
             return None, None
         except BaseException:
             self._settle(round)
+            with suppress(Exception):  # there is another error already
+                round.abort()
             raise
         report.event = decoded.event
         if self._spending and decoded.event:
@@ -274,12 +291,25 @@ class SecureStrategy(Strategy):
         arrays, metrics = self.strategy.aggregate_train(server_round, [self._reply(round, decoded)])
         return _like(round.model, arrays), metrics
 
+    def _fail(self, report: RoundReport, error: SecFedError) -> None:
+        """Report a round without a mean; raise its error if too many in a row were such."""
+        report.failure = f"{type(error).__name__}: {error}"
+        for node, why in list(report.dropouts.items())[:SHOWN]:
+            error.add_note(f"node {node} dropped out: {why}")
+        if (more := len(report.dropouts) - SHOWN) > 0:
+            error.add_note(f"and {more} more nodes")
+        LOGGER.error("secfed: round %d has no mean, the model stays as it was: %s", report.round, error)
+        recent = self.reports[-self.failed_rounds - 1 :]
+        if len(recent) > self.failed_rounds and all(one.failure for one in recent):
+            raise error
+
     def _settle(self, round: Round) -> None:
         """Give back what was set aside for a round that failed; if the server saw the sum, it is spent."""
         worst = round.prepared.worst_event
         if not self._spending or not worst:
             return
-        if round.server.done:
+        # Clients that add the noise may have opened the sum already: late answers still reach Flower's server.
+        if round.server.done or (round.asked_to_open and getattr(round.prepared.transform, "plan", None)):
             self._spending.commit(worst)
         else:
             self._spending.cancel()
@@ -310,29 +340,50 @@ class SecureStrategy(Strategy):
 
     def _enroll(self, grid: Grid, nodes: list[int], message_type: str, server_round: int) -> None:
         """Ask nodes that were not asked before who they are: which client of the roster, which key holder."""
-        contents = {node: stage_message(ENROLL, b"") for node in nodes if node not in self._asked}
+        nonce = SystemEntropy().draw("nonce", 32)
+        contents = {node: stage_message(ENROLL, nonce) for node in nodes if node not in self._asked}
         for node, reply in exchange(grid, contents, message_type, str(server_round), self.stage_timeout):
             try:
                 if reply.has_error():
-                    raise ConfigError(f"error {reply.error.code}: {reply.error.reason}")
+                    raise ConfigError(f"error {reply.error.code}: {readable(reply.error.reason)}")
                 record = ours(reply.content) or ConfigRecord()
                 client_id, holder = value(record, "client-id", int), value(record, "key-holder", int)
+                signature = value(record, "signature", bytes)
+                signed = enrollment(nonce, node, client_id, holder)
                 if self._roster is not None:
-                    self._enroll_client(node, client_id, self._roster)
-                if holder:
-                    self._holders.setdefault(holder, node)
+                    self._enroll_client(node, client_id, self._roster, signature, signed)
+                if holder and isinstance(self.aggregator, Paillier):
+                    self._enroll_holder(node, holder, signature, signed)
                 self._asked.add(node)
             except SecFedError as error:
                 LOGGER.warning("secfed: node %d does not enroll: %s", node, error)
 
-    def _enroll_client(self, node: int, client_id: int, roster: Mapping[int, bytes]) -> None:
+    def _enroll_client(
+        self, node: int, client_id: int, roster: Mapping[int, bytes], signature: bytes, signed: bytes
+    ) -> None:
         if client_id == 0:
             raise ConfigError(f"its configuration has no {CLIENT_ID}, needed {NODE_CONFIG}")
         if client_id not in roster:
             raise ConfigError(f"client id {client_id} is not in the roster")
-        if client_id in self._enrolled.values():
-            raise ConfigError(f"client id {client_id} is another node's")
-        self._enrolled[node] = client_id
+        if not verify(roster[client_id], signature, signed):
+            raise ConfigError(f"it does not hold the identity key of client {client_id}")
+        # Who holds the key may come back as another node of Flower's.
+        self._enrolled = {other: one for other, one in self._enrolled.items() if one != client_id} | {node: client_id}
+
+    def _enroll_holder(self, node: int, holder: int, signature: bytes, signed: bytes) -> None:
+        if self._key_holders is not None:
+            if holder not in self._key_holders or not verify(self._key_holders[holder], signature, signed):
+                raise ConfigError(f"it does not hold the identity key of key holder {holder}")
+        elif self._holders.get(holder, node) != node:
+            LOGGER.warning(
+                "secfed: nodes %d and %d both say that they are key holder %d: give SecureStrategy "
+                "key_holders=, one of them may lie",
+                self._holders[holder],
+                node,
+                holder,
+            )
+            return
+        self._holders[holder] = node
 
     def _server(self, session: Config | PaillierConfig) -> Server | PaillierServer:
         if isinstance(session, Config):
@@ -344,7 +395,7 @@ class SecureStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Leave evaluation to the inner strategy; clients send what their `SecureMod` lets through."""
+        """Leave it to the inner strategy; clients send what their `SecureMod` lets through."""
         return self.strategy.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -396,24 +447,3 @@ def _like(model: Arrays, arrays: ArrayRecord | None) -> ArrayRecord | None:
         return None
     same = {name: Array(array) for name, array in model.items() if not is_summed(array)}
     return ArrayRecord({name: same.get(name, array) for name, array in arrays.items()})
-
-
-def _one_model(messages: list[Message]) -> tuple[str, Arrays]:
-    """Return the name and the arrays of the model that all training messages carry.
-
-    Raises:
-        ConfigError: They carry none, several or different ones.
-    """
-    found: dict[str, Any] = {}
-    for message in messages:
-        records = dict(message.content.array_records)
-        if message.metadata.message_type.partition(".")[0] != "train" or len(records) != 1:
-            raise ConfigError(
-                f"a {message.metadata.message_type} message with {len(records)} array records, needed train messages "
-                "with one, the model"
-            )
-        found |= {f"{name} {record.object_id}": (name, record) for name, record in records.items()}
-    if len(found) > 1:
-        raise ConfigError(f"the strategy sends {len(found)} different models, secure aggregation needs one for all")
-    [(name, record)] = found.values()
-    return name, numpy_arrays(record)

@@ -229,13 +229,6 @@ def test_metric_that_must_not_leave_is_refused() -> None:
     assert all("F6" in text and "loss" in text for text in errors(grid))
 
 
-def test_weight_above_the_largest_is_refused_without_being_shown() -> None:
-    grid = grid_of(SecureMod())
-    strategy = run(grid, secfed.SecAgg(threshold=3, clip=0.25, max_weight=5))
-    [report] = strategy.reports
-    assert set(report.dropouts) == {6} and report.dropouts[6].endswith("must be from 1 to max_weight 5")
-
-
 @pytest.mark.parametrize("fault", ["no record", "no payload", "garbage", "short vector", "another stage", "floats"])
 @pytest.mark.parametrize("stage", ["ADVERTISE_KEYS", "SHARE_KEYS", "MASKED_INPUT_COLLECTION"])
 def test_bad_client_drops_out_and_harms_nobody_else(fault: str, stage: str) -> None:

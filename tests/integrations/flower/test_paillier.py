@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 import secfed
 from secfed import paillier
 from secfed.errors import ConfigError, TooFewSurvivorsError
-from secfed.integrations.flower import SecureMod, SecureStrategy
+from secfed.integrations.flower import SecureMod, SecureStrategy, create_identity
 from secfed.integrations.flower.records import PAYLOAD, RECORD, payload, payload_bytes
 from secfed.secagg import Policy
 from tests.integrations.flower.apps import STEP, app, model
@@ -151,6 +151,29 @@ def test_federation_without_a_key_holder_sends_no_model(keys: paillier.PublicKey
     with pytest.raises(ConfigError, match="no node"):
         strategy_of(keys).start(grid, model(), num_rounds=1)
     assert {stage_of(message.content) for message in grid.sent} == {"ENROLL"}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_node_that_only_says_that_it_is_the_key_holder_is_not_asked(
+    named: bool, keys: paillier.PublicKey, tmp_path: Path
+) -> None:
+    key = create_identity(tmp_path / "holder")
+    grid = grid_of(tmp_path, SecureMod(), identity=str(tmp_path / "holder") if named else "")
+
+    def to_server(node: int, content: RecordDict) -> RecordDict:
+        if node == 2 and stage_of(content) == "ENROLL":  # it answers first
+            content[RECORD] = ConfigRecord({**content[RECORD], "key-holder": 1})
+        return content
+
+    grid.to_server = to_server
+    strategy = strategy_of(keys, key_holders={1: bytes.fromhex(key)})
+    if named:
+        strategy.start(grid, model(), num_rounds=1)
+        asked = [one.metadata.dst_node_id for one in grid.sent if stage_of(one.content) == "DECRYPTION"]
+        assert asked == [6] and len(strategy.reports[0].survivors) == 5
+    else:  # nor is the true one, without its identity key
+        with pytest.raises(ConfigError):
+            strategy.start(grid, model(), num_rounds=1)
 
 
 def test_node_without_a_public_key_refuses(keys: paillier.PublicKey, tmp_path: Path) -> None:

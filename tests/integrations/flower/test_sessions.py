@@ -78,6 +78,41 @@ def test_rounds_only_go_up_whatever_claims_them_at_once(tmp_path: Path) -> None:
     sessions_in(tmp_path).claim_round(30)
 
 
+def test_secrets_of_a_process_that_broke_off_go_with_the_next_message(tmp_path: Path) -> None:
+    sessions = sessions_in(tmp_path)
+    sessions.store(NAME, {}, b"secret")
+    [kept] = tmp_path.rglob("session-*")
+    for name in ("part-1", "taken-1"):
+        kept.with_name(name).write_bytes(b"secret")
+    sessions_in(tmp_path).forget()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_full_disk_leaves_no_secret_and_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = sessions_in(tmp_path)
+    sessions.store(NAME, {}, b"first")
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(ConfigError, match="cannot be kept"):
+        sessions.store(NAME, {}, b"secret")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_process_that_misses_files_in_a_listing_claims_no_round_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's listing may miss a file that is renamed meanwhile; what claims a round must not rest on it."""
+    sessions_in(tmp_path).claim_round(5)
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: iter(()))
+    with pytest.raises(FaultyServerError, match="F3"):
+        sessions_in(tmp_path).claim_round(5)
+    monkeypatch.setattr(Path, "glob", listed)
+
+
 def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
     sessions_in(tmp_path).store(NAME, {}, b"secret")
     for path in tmp_path.rglob("*"):
