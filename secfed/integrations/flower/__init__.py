@@ -7,7 +7,8 @@ wrapped strategy gets one reply, the securely aggregated mean.
 A round takes four trips (five against a malicious server): the training message already carries the session's
 parameters and the request for keys, so a client trains first, and one that fails in training never enters the session.
 `records.py` says what the messages hold, `mod.py` is the client's half, `strategy.py` the server's, `exchange.py`
-carries messages over Flower's grid, `identities.py` reads identity keys.
+carries messages over Flower's grid, `enrollment.py` finds out who is who, `sessions.py` keeps a client's side of a
+session between two messages, `entries.py` is what differs between the protocols.
 """
 
 from secfed.errors import MissingExtraError

@@ -15,30 +15,22 @@ from weakref import WeakKeyDictionary
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import Strategy
 
-from secfed.aggregation import Decoded, DistributedGaussian, Paillier, Privacy, SecAgg
-from secfed.crypto.entropy import SystemEntropy
-from secfed.crypto.signing import verify
+from secfed.aggregation import Decoded, Paillier, Privacy, SecAgg
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, check_number
 from secfed.dp.ledger import Ledger
 from secfed.errors import ConfigError, EncodingError, ProtocolError, SecFedError, TooFewSurvivorsError
 from secfed.federated.spending import Budget, Spending
-from secfed.integrations.flower.exchange import exchange
-from secfed.integrations.flower.identities import CLIENT_ID, enrollment
+from secfed.integrations.flower.checks import check_paillier, check_strategy
+from secfed.integrations.flower.enrollment import NODE_CONFIG, Enrollment
 from secfed.integrations.flower.records import (
-    ENROLL,
     Arrays,
     example_of,
     is_summed,
     one_task,
-    ours,
-    readable,
-    stage_message,
     stepped,
-    value,
 )
 from secfed.integrations.flower.rounds import Round, RoundReport
 from secfed.paillier import Config as PaillierConfig
@@ -48,18 +40,8 @@ from secfed.secagg import Config, Server
 
 LOGGER = logging.getLogger("flwr")
 SHOWN: Final = 3  # dropouts that an error names; all are in the log and in the report
-NODE_CONFIG: Final = """each SuperNode started with --node-config 'client-id=3 identity="..." roster="..."'"""
 # Of each run, which has one grid: clients join one session a round, and a run may train several times.
 _LAST_ROUNDS: Final[WeakKeyDictionary[Grid, int]] = WeakKeyDictionary()
-# These look at each client's reply by itself, which nobody can under secure aggregation; or they add noise that our
-# accountant does not know.
-SEES_SINGLE_UPDATES: Final = (
-    "Bulyan", "FedMedian", "FedTrimmedAvg", "FedXgbBagging", "FedXgbCyclic", "Krum", "MultiKrum", "QFedAvg",
-)  # fmt: skip
-ADDS_NOISE: Final = (
-    "DifferentialPrivacyClientSideAdaptiveClipping", "DifferentialPrivacyClientSideFixedClipping",
-    "DifferentialPrivacyServerSideAdaptiveClipping", "DifferentialPrivacyServerSideFixedClipping",
-)  # fmt: skip
 
 
 class SecureStrategy(Strategy):
@@ -114,11 +96,13 @@ class SecureStrategy(Strategy):
         stage_timeout: float = 120.0,
         failed_rounds: int = 0,
     ) -> None:
-        _check_strategy(strategy)
+        check_strategy(strategy)
+        if isinstance(strategy, SecureStrategy):
+            raise ConfigError("the strategy is a SecureStrategy already")
         if not isinstance(aggregator, SecAgg | Paillier):
             raise ConfigError(f"aggregator {aggregator!r:.100} must be secfed.SecAgg(...) or secfed.Paillier(...)")
         if isinstance(aggregator, Paillier):
-            _check_paillier(aggregator, privacy)
+            check_paillier(aggregator, privacy)
         if aggregator.max_weight is None and not privacy:
             raise ConfigError(
                 "the aggregator needs max_weight, the largest number of examples of a client: the server sees no weight"
@@ -151,10 +135,7 @@ class SecureStrategy(Strategy):
         self.stage_timeout, self.failed_rounds = stage_timeout, failed_rounds
         self.reports: list[RoundReport] = []
         self._roster = dict(roster) if roster is not None else None
-        self._key_holders = dict(key_holders) if key_holders is not None else None
-        self._enrolled: dict[int, int] = {}  # client ids by node id
-        self._asked: set[int] = set()  # nodes that said who they are
-        self._holders: dict[int, int] = {}  # nodes of the key holders, by number
+        self._enrollment = Enrollment(self._roster, dict(key_holders) if key_holders is not None else None)
         self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
         self._round: Round | None = None
 
@@ -231,7 +212,7 @@ class SecureStrategy(Strategy):
         self._round = Round(
             grid,
             node_of=nodes,
-            holders=self._holders,
+            holders=self._enrollment.holders,
             message_type=messages[0].metadata.message_type,
             arrays_name=arrays_name,
             model=model,
@@ -330,60 +311,14 @@ class SecureStrategy(Strategy):
             raise ConfigError("the strategy sends a node two training messages, needed one for each")
         message_type = messages[0].metadata.message_type
         if isinstance(self.aggregator, Paillier):
-            self._enroll(grid, list(grid.get_node_ids()), message_type, server_round)
-            if not self._holders:
+            self._enrollment.ask(grid, list(grid.get_node_ids()), message_type, server_round, self.stage_timeout)
+            if not self._enrollment.holders:
                 raise ConfigError("no node of the federation holds the private key: name it in a node's configuration")
         if self._roster is None:
             return dict(enumerate(nodes, start=1))
-        self._enroll(grid, nodes, message_type, server_round)
-        return {self._enrolled[node]: node for node in nodes if node in self._enrolled}
-
-    def _enroll(self, grid: Grid, nodes: list[int], message_type: str, server_round: int) -> None:
-        """Ask nodes that were not asked before who they are: which client of the roster, which key holder."""
-        nonce = SystemEntropy().draw("nonce", 32)
-        contents = {node: stage_message(ENROLL, nonce) for node in nodes if node not in self._asked}
-        for node, reply in exchange(grid, contents, message_type, str(server_round), self.stage_timeout):
-            try:
-                if reply.has_error():
-                    raise ConfigError(f"error {reply.error.code}: {readable(reply.error.reason)}")
-                record = ours(reply.content) or ConfigRecord()
-                client_id, holder = value(record, "client-id", int), value(record, "key-holder", int)
-                signature = value(record, "signature", bytes)
-                signed = enrollment(nonce, node, client_id, holder)
-                if self._roster is not None:
-                    self._enroll_client(node, client_id, self._roster, signature, signed)
-                if holder and isinstance(self.aggregator, Paillier):
-                    self._enroll_holder(node, holder, signature, signed)
-                self._asked.add(node)
-            except SecFedError as error:
-                LOGGER.warning("secfed: node %d does not enroll: %s", node, error)
-
-    def _enroll_client(
-        self, node: int, client_id: int, roster: Mapping[int, bytes], signature: bytes, signed: bytes
-    ) -> None:
-        if client_id == 0:
-            raise ConfigError(f"its configuration has no {CLIENT_ID}, needed {NODE_CONFIG}")
-        if client_id not in roster:
-            raise ConfigError(f"client id {client_id} is not in the roster")
-        if not verify(roster[client_id], signature, signed):
-            raise ConfigError(f"it does not hold the identity key of client {client_id}")
-        # Who holds the key may come back as another node of Flower's.
-        self._enrolled = {other: one for other, one in self._enrolled.items() if one != client_id} | {node: client_id}
-
-    def _enroll_holder(self, node: int, holder: int, signature: bytes, signed: bytes) -> None:
-        if self._key_holders is not None:
-            if holder not in self._key_holders or not verify(self._key_holders[holder], signature, signed):
-                raise ConfigError(f"it does not hold the identity key of key holder {holder}")
-        elif self._holders.get(holder, node) != node:
-            LOGGER.warning(
-                "secfed: nodes %d and %d both say that they are key holder %d: give SecureStrategy "
-                "key_holders=, one of them may lie",
-                self._holders[holder],
-                node,
-                holder,
-            )
-            return
-        self._holders[holder] = node
+        self._enrollment.ask(grid, nodes, message_type, server_round, self.stage_timeout)
+        client_of = self._enrollment.client_of
+        return {client_of[node]: node for node in nodes if node in client_of}
 
     def _server(self, session: Config | PaillierConfig) -> Server | PaillierServer:
         if isinstance(session, Config):
@@ -401,44 +336,6 @@ class SecureStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Leave evaluation to the inner strategy."""
         return self.strategy.aggregate_evaluate(server_round, replies)
-
-
-def _check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies that cannot work on a mean.
-
-    Raises:
-        ConfigError: This is one.
-    """
-    if not isinstance(strategy, Strategy):
-        raise ConfigError(f"strategy {strategy!r:.100} must be a strategy of flwr.serverapp.strategy")
-    name = type(strategy).__name__
-    if isinstance(strategy, tuple(getattr(strategies, one) for one in SEES_SINGLE_UPDATES if hasattr(strategies, one))):
-        raise ConfigError(
-            f"{name} needs each client's update by itself, which secure aggregation hides from the server"
-        )
-    if isinstance(strategy, tuple(getattr(strategies, one) for one in ADDS_NOISE if hasattr(strategies, one))):
-        raise ConfigError(
-            f"{name} clips or adds noise by itself: wrap the inner strategy and give SecureStrategy privacy="
-            "secfed.CentralGaussian(...) or secfed.DistributedGaussian(...)"
-        )
-    if isinstance(strategy, SecureStrategy):
-        raise ConfigError("the strategy is a SecureStrategy already")
-
-
-def _check_paillier(aggregator: Paillier, privacy: Privacy | None) -> None:
-    """Refuse what cannot be, or protects nothing, where the key holder is a node.
-
-    Raises:
-        ConfigError: It is such.
-    """
-    if aggregator.public_key is None:
-        raise ConfigError("Paillier needs public_key here, and no private key: a server that has it sees every update")
-    if aggregator.progress is not None:
-        raise ConfigError("progress has no effect: the clients encrypt and the key holders decrypt, on their machines")
-    if aggregator.noise != "half":
-        raise ConfigError("noise has no effect: the clients choose it, SecureMod(noise=...)")
-    if isinstance(privacy, DistributedGaussian) and privacy.layers > 1:
-        raise ConfigError("layers have no effect under Paillier, clients cannot tell how many survived: needed 1")
 
 
 def _like(model: Arrays, arrays: ArrayRecord | None) -> ArrayRecord | None:

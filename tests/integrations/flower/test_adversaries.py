@@ -330,4 +330,4 @@ def test_enrollment_of_one_node_does_not_enroll_another(identities: Path) -> Non
     )
     with pytest.raises(secfed.errors.SecFedError):
         strategy.start(grid, model(), num_rounds=1)
-    assert 5 not in strategy._enrolled and strategy._enrolled[4] == 14
+    assert 5 not in strategy._enrollment.client_of and strategy._enrollment.client_of[4] == 14
