@@ -1,6 +1,8 @@
 """Federated algorithms; they see nothing of a protection but `aggregate(updates, weights)`."""
 
 from secfed.federated.fedavg import FedAvg
-from secfed.federated.training import RoundReport
+from secfed.federated.fedavgm import FedAvgM
+from secfed.federated.fedopt import FedAdagrad, FedAdam, FedYogi
+from secfed.federated.training import RoundReport, Training
 
-__all__ = ["FedAvg", "RoundReport"]
+__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "RoundReport", "Training"]

@@ -1,11 +1,13 @@
 """The training round, whatever the algorithm: sample a cohort, train locally, aggregate, step."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator
@@ -16,7 +18,7 @@ from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
-from secfed.encoding.flatten import Update, flatten, model_hash, structure
+from secfed.encoding.flatten import flatten, model_hash, structure, unflatten
 from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
 from secfed.federated.results import LocalUpdate, Model, Results
 from secfed.federated.spending import Budget, Spending
@@ -28,6 +30,19 @@ _DELTA = 1e-5
 BEFORE_OPENING = "S16"
 
 Dropouts = Callable[[int, tuple[int, ...]], Mapping[int, Stage]]
+Values = npt.NDArray[np.float64]  # of a model, all of them in one array of shape (size,)
+Memory = dict[str, Values]  # what an algorithm keeps from round to round
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What all algorithms take, as keywords: see `secfed.FedAvg`."""
+
+    aggregator: Required[Aggregator]
+    privacy: Privacy | None
+    budget: Budget | None
+    ledger: Ledger | None
+    adjacency: Adjacency | None
+    accountant: Accountant | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,10 @@ class RoundReport:
 
 class Training(ABC):
     """Rounds of a federated algorithm; a subclass says how the server steps.
+
+    A subclass has `step`, and `begin` if it keeps something from round to round. Both see the values of the model as
+    one float64 array, whatever its structure and dtypes; the model is rounded to its own dtypes after each step. They
+    see the mean that was released and nothing else, so what a round spends of a privacy budget does not depend on them.
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
@@ -114,9 +133,30 @@ class Training(ABC):
         self._population = 0
         self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
 
+    def begin(self, values: Values) -> Memory:
+        """Return what the algorithm keeps from round to round, as it is before the first one.
+
+        Args:
+            values: Those of the model, float64 of shape `(size,)`.
+
+        Returns:
+            Float64 arrays by name; nothing, if the algorithm keeps nothing.
+        """
+        return {}
+
     @abstractmethod
-    def step(self, model: Model, mean: Update) -> Model:
-        """Return the next model from the weighted mean of the updates."""
+    def step(self, values: Values, mean: Values, memory: Memory) -> tuple[Values, Memory]:
+        """Take the server's step; not called in a round that failed.
+
+        Args:
+            values: Those of the model, float64 of shape `(size,)`.
+            mean: The weighted mean of the updates, in the same form; with privacy, the sum with noise divided by the
+                expected weight.
+            memory: What `begin` or the last `step` returned.
+
+        Returns:
+            The next model's values, and what to keep for the next step, with the same names and shapes.
+        """
 
     def rounds(
         self,
@@ -199,6 +239,7 @@ class Training(ABC):
         by_chance: bool,
         dropouts: Dropouts | None,
     ) -> Iterator[RoundReport]:
+        memory = self.begin(flatten(model).astype(np.float64))
         for number in range(1, count + 1):
             privacy = self._privacy
             cohort = draw()
@@ -216,7 +257,7 @@ class Training(ABC):
                     raise
                 aggregate, failure = None, str(error)
             if aggregate:
-                model = self.step(model, aggregate.mean)
+                model, memory = self._step(model, aggregate, memory)
                 if privacy and privacy.adaptive and aggregate.within_clip is not None:
                     clip_norm = privacy.adaptive.next(privacy.clip_norm, aggregate.within_clip)
                     self._privacy = replace(privacy, clip_norm=clip_norm)
@@ -234,6 +275,16 @@ class Training(ABC):
                 privacy.clip_norm if privacy else None,
                 rejected,
             )
+
+    def _step(self, model: Model, aggregate: Aggregate, memory: Memory) -> tuple[Model, Memory]:
+        values, mean = flatten(model).astype(np.float64), flatten(aggregate.mean).astype(np.float64)
+        stepped: Any = self.step(values, mean, memory)
+        name = f"{type(self).__name__}.step"
+        if not (isinstance(stepped, tuple) and len(stepped) == 2 and isinstance(stepped[1], dict)):
+            raise ConfigError(f"{name} returned {type(stepped).__name__}, needed (values, memory)")
+        if np.shape(stepped[0]) != values.shape:
+            raise ConfigError(f"{name} returned values of shape {np.shape(stepped[0])}, needed {values.shape}")
+        return unflatten(np.asarray(stepped[0], np.float64), structure(model)), stepped[1]
 
     def _check_skips(self, model: Model, count: int) -> None:
         """Refuse rounds in which cohorts that are too small, and release nothing, cost more than a small part of delta.
@@ -329,3 +380,25 @@ class Training(ABC):
             raise
         results.finish()
         return aggregate
+
+
+def check_positive(name: str, number: float) -> float:
+    """Return a number that must be positive and finite.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} {number} must be positive and finite")
+    return number
+
+
+def check_rate(name: str, number: float) -> float:
+    """Return a number that must be from 0 to below 1.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 <= number < 1:
+        raise ConfigError(f"{name} {number} must be at least 0 and below 1")
+    return number
