@@ -3,6 +3,7 @@
 from secfed.federated.fedavg import FedAvg
 from secfed.federated.fedavgm import FedAvgM
 from secfed.federated.fedopt import FedAdagrad, FedAdam, FedYogi
+from secfed.federated.fedprox import proximal
 from secfed.federated.training import RoundReport, Training
 
-__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "RoundReport", "Training"]
+__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "RoundReport", "Training", "proximal"]
