@@ -4,6 +4,18 @@ from secfed.federated.fedavg import FedAvg
 from secfed.federated.fedavgm import FedAvgM
 from secfed.federated.fedopt import FedAdagrad, FedAdam, FedYogi
 from secfed.federated.fedprox import proximal
-from secfed.federated.training import RoundReport, Training
+from secfed.federated.report import RoundReport
+from secfed.federated.state import TrainingState
+from secfed.federated.training import Training
 
-__all__ = ["FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "RoundReport", "Training", "proximal"]
+__all__ = [
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
+    "RoundReport",
+    "Training",
+    "TrainingState",
+    "proximal",
+]

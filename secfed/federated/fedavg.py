@@ -11,7 +11,8 @@ from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger
 from secfed.federated.results import LocalUpdate
 from secfed.federated.spending import Budget
-from secfed.federated.training import Memory, Training, Values, check_positive
+from secfed.federated.state import Memory
+from secfed.federated.training import Training, Values, check_positive
 
 
 class FedAvg(Training):

@@ -10,7 +10,8 @@ from typing import Unpack
 import numpy as np
 
 from secfed.federated.results import LocalUpdate
-from secfed.federated.training import Memory, Training, TrainingOptions, Values, check_positive, check_rate
+from secfed.federated.state import Memory
+from secfed.federated.training import Training, TrainingOptions, Values, check_positive, check_rate
 
 
 class FedOpt(Training):
