@@ -11,14 +11,18 @@ from secfed.errors import SecFedError
 if TYPE_CHECKING:
     from secfed import attacks, dp, paillier, secagg
     from secfed.aggregation import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg
-    from secfed.federated import FedAvg
+    from secfed.federated import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 
     __version__: str
 
 __all__ = [
     "CentralGaussian",
     "DistributedGaussian",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
+    "FedYogi",
     "Paillier",
     "Plain",
     "SecAgg",
@@ -32,7 +36,11 @@ _PACKAGES = ("aggregation", "attacks", "dp", "federated", "paillier", "secagg")
 _PACKAGE_OF = {
     "CentralGaussian": "aggregation",
     "DistributedGaussian": "aggregation",
+    "FedAdagrad": "federated",
+    "FedAdam": "federated",
     "FedAvg": "federated",
+    "FedAvgM": "federated",
+    "FedYogi": "federated",
     "Paillier": "aggregation",
     "Plain": "aggregation",
     "SecAgg": "aggregation",

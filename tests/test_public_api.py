@@ -14,7 +14,11 @@ ROOT = Path(__file__).parent.parent
 FACE = [
     "CentralGaussian",
     "DistributedGaussian",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
+    "FedYogi",
     "Paillier",
     "Plain",
     "SecAgg",

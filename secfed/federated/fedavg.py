@@ -4,20 +4,15 @@ H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: *Communicati
 from Decentralized Data*, AISTATS 2017, Algorithm 1.
 """
 
-import math
-
-import numpy as np
-
 from secfed.aggregation.aggregators import Aggregator
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger
-from secfed.encoding.flatten import Update, flatten, structure, unflatten
-from secfed.errors import ConfigError
-from secfed.federated.results import LocalUpdate, Model
+from secfed.federated.results import LocalUpdate
 from secfed.federated.spending import Budget
-from secfed.federated.training import Training
+from secfed.federated.state import Memory
+from secfed.federated.training import Training, Values, check_positive
 
 
 class FedAvg(Training):
@@ -27,8 +22,8 @@ class FedAvg(Training):
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
             model. The update has the model's structure, the weight is the number of examples. If it raises
             `EncodingError`, the client is rejected like one whose update does not fit.
-        aggregator: How updates become a mean: `secfed.Plain()` or `secfed.SecAgg(...)`.
-        learning_rate: Factor on the mean; 1 is the paper's.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
+        server_learning_rate: Factor on the mean; 1 is the paper's.
         privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or up
             to its `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
@@ -56,7 +51,7 @@ class FedAvg(Training):
         local_update: LocalUpdate,
         *,
         aggregator: Aggregator,
-        learning_rate: float = 1.0,
+        server_learning_rate: float = 1.0,
         privacy: Privacy | None = None,
         budget: Budget | None = None,
         ledger: Ledger | None = None,
@@ -72,11 +67,8 @@ class FedAvg(Training):
             adjacency=adjacency,
             accountant=accountant,
         )
-        if not 0 < learning_rate < math.inf:
-            raise ConfigError(f"learning_rate {learning_rate} must be positive and finite")
-        self._learning_rate = learning_rate
+        self._rate = check_positive("server_learning_rate", server_learning_rate)
 
-    def step(self, model: Model, mean: Update) -> Model:
+    def step(self, values: Values, mean: Values, memory: Memory) -> tuple[Values, Memory]:
         """Add the mean to the model."""
-        values = flatten(model).astype(np.float64) + self._learning_rate * flatten(mean).astype(np.float64)
-        return unflatten(values, structure(model))
+        return values + self._rate * mean, memory

@@ -43,13 +43,41 @@ class Spending:
         for name, source in (("ledger", ledger), ("accountant", accountant)):
             if source is not None and adjacency not in (None, source.adjacency):
                 raise ConfigError(f"adjacency {adjacency!r} is not that of the {name}, {source.adjacency!r}")
-        self._budget, self._ledger = budget, ledger
+        self._budget, self._ledger, self._adjacency = budget, ledger, adjacency
         self._accountant = accountant.copy() if accountant else Accountant(adjacency or "add_remove")
         self._entry: Entry | None = None
 
     def accountant(self) -> Accountant:
         """Return an accountant of what has been released: a copy, or what the ledger says now."""
         return self._ledger.accountant() if self._ledger else self._accountant.copy()
+
+    def saved(self) -> Accountant | None:
+        """Return what a run that goes on later has to be told: nothing, if there is a ledger to ask."""
+        return None if self._ledger else self._accountant.copy()
+
+    def resume(self, before: Accountant | None) -> None:
+        """Go on from what `saved` returned in an earlier run; that must not be lost.
+
+        Raises:
+            ConfigError: There was a ledger then and is none now, or the other way round; or the adjacency is another
+                one; or this accountant has something else.
+        """
+        if self._ledger:
+            if before is not None:
+                raise ConfigError("the state was saved without a ledger: this ledger does not know what was spent")
+            return
+        if before is None:
+            raise ConfigError("the state was saved with a ledger, found none: give the ledger, it knows what was spent")
+        own = dict(self._accountant.events)
+        if own and self._accountant.adjacency == before.adjacency:
+            if all(own.get(event, 0) >= count for event, count in before.events):
+                return  # the same run, or one that was told already
+        elif not own and self._adjacency in (None, before.adjacency):
+            self._accountant = before.copy()
+            return
+        raise ConfigError(
+            "the state's accountant does not fit: this training has another adjacency, or has spent something else"
+        )
 
     @property
     def delta(self) -> float | None:

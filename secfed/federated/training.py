@@ -1,11 +1,13 @@
 """The training round, whatever the algorithm: sample a cohort, train locally, aggregate, step."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Required, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator
@@ -14,12 +16,14 @@ from secfed.aggregation.cohort_sizes import refusal_of_skips
 from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
-from secfed.dp.events import Adjacency, Event, PoissonSampled, check_count
+from secfed.dp.events import Adjacency, PoissonSampled, check_count
 from secfed.dp.ledger import Ledger
-from secfed.encoding.flatten import Update, flatten, model_hash, structure
+from secfed.encoding.flatten import flatten, model_hash, structure, unflatten
 from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
+from secfed.federated.report import RoundReport
 from secfed.federated.results import LocalUpdate, Model, Results
 from secfed.federated.spending import Budget, Spending
+from secfed.federated.state import Memory, TrainingState, copied
 from secfed.secagg.stages import Stage
 
 # Delta where neither budget nor ledger names it.
@@ -28,46 +32,26 @@ _DELTA = 1e-5
 BEFORE_OPENING = "S16"
 
 Dropouts = Callable[[int, tuple[int, ...]], Mapping[int, Stage]]
+Values = npt.NDArray[np.float64]  # of a model, all of them in one array of shape (size,)
 
 
-@dataclass(frozen=True, slots=True)
-class RoundReport:
-    """One training round.
+class TrainingOptions(TypedDict, total=False):
+    """What all algorithms take, as keywords: see `secfed.FedAvg`."""
 
-    Attributes:
-        number: From 1.
-        model: The model after the round.
-        cohort: Ids of the clients that were sampled.
-        survivors: Ids of those whose update is in the mean; empty if the round failed, or if only noise was released.
-        aggregate: What the aggregator gave; None if the round failed.
-        failure: Why there is no aggregate ("" if there is one): too few survivors, or too small a cohort. The model is
-            then as before.
-        model_bytes: Size of the model that each client of the cohort was sent.
-        event: What was released, counted for the clients that really arrived; None without privacy or if the round
-            failed. A failed round of a Poisson cohort is charged all the same, with what it could have released.
-        accountant: All that was released up to this round, by this training and before it, or all that the ledger says
-            is spent; a copy. None without privacy.
-        clip_norm: The clip of this round; None without privacy.
-        rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
-            or whose shares ended a session, each with the reason; they count as dropouts. Who is among them depends on
-            the data and is protected by nothing: it is for the operator, not for publication.
-    """
-
-    number: int
-    model: Model = field(repr=False)
-    cohort: tuple[int, ...]
-    survivors: tuple[int, ...]
-    aggregate: Aggregate | None = field(repr=False)
-    failure: str
-    model_bytes: int
-    event: Event | None = field(default=None, repr=False)
-    accountant: Accountant | None = field(default=None, repr=False)
-    clip_norm: float | None = None
-    rejected: dict[int, str] = field(default_factory=dict)
+    aggregator: Required[Aggregator]
+    privacy: Privacy | None
+    budget: Budget | None
+    ledger: Ledger | None
+    adjacency: Adjacency | None
+    accountant: Accountant | None
 
 
 class Training(ABC):
     """Rounds of a federated algorithm; a subclass says how the server steps.
+
+    A subclass has `step`, and `begin` if it keeps something from round to round. Both see the values of the model as
+    one float64 array, whatever its structure and dtypes; the model is rounded to its own dtypes after each step. They
+    see the mean that was released and nothing else, so what a round spends of a privacy budget does not depend on them.
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
@@ -113,14 +97,56 @@ class Training(ABC):
         self._privacy = privacy
         self._population = 0
         self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
+        self._last: tuple[int, Model, Memory] | None = None
+
+    def begin(self, values: Values) -> Memory:
+        """Return what the algorithm keeps from round to round, as it is before the first one.
+
+        Args:
+            values: Those of the model, float64 of shape `(size,)`.
+
+        Returns:
+            Float64 arrays by name; nothing, if the algorithm keeps nothing.
+        """
+        return {}
 
     @abstractmethod
-    def step(self, model: Model, mean: Update) -> Model:
-        """Return the next model from the weighted mean of the updates."""
+    def step(self, values: Values, mean: Values, memory: Memory) -> tuple[Values, Memory]:
+        """Take the server's step; not called in a round that failed.
+
+        Args:
+            values: Those of the model, float64 of shape `(size,)`.
+            mean: The weighted mean of the updates, in the same form; with privacy, the sum with noise divided by the
+                expected weight.
+            memory: What `begin` or the last `step` returned.
+
+        Returns:
+            The next model's values, and what to keep for the next step, with the same names and shapes.
+        """
+
+    def state(self) -> TrainingState:
+        """Return what the training has come to after the last round that `rounds` yielded: a copy.
+
+        `rounds` goes on from it, in this process or, by way of `TrainingState.to_bytes`, in another one.
+
+        Raises:
+            ConfigError: `rounds` has not begun.
+        """
+        if self._last is None:
+            raise ConfigError("found no round, needed one: there is no state before rounds() has begun")
+        number, model, memory = self._last
+        return TrainingState(
+            type(self).__name__,
+            number,
+            copied(model),
+            {name: array.copy() for name, array in memory.items()},
+            self._privacy.clip_norm if self._privacy else None,
+            self._spending.saved() if self._spending else None,
+        )
 
     def rounds(
         self,
-        model: Model,
+        model: Model | TrainingState,
         clients: Sequence[Any] | Mapping[int, Any],
         count: int,
         *,
@@ -132,13 +158,15 @@ class Training(ABC):
         """Train, round by round.
 
         Args:
-            model: Array, or list or dictionary of arrays.
+            model: Array, or list or dictionary of arrays. Or a `TrainingState`, to go on from there: with the model,
+                what the algorithm keeps, round numbers, clip and accountant.
             clients: Each client's data: a list (ids from 1) or a dictionary by client id, 1 to 2^63.
-            count: Number of rounds.
+            count: Number of rounds; of those to come, if the training goes on from a state.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
             cohort_size: Clients in each round's cohort, drawn uniformly among all, instead of `sampling_rate`: no
                 cohort is then too small for secure aggregation by chance. With neither, all clients take part.
-            seed: Makes the cohorts repeatable; secrets never come from it. Privacy from sampling needs cohorts that
+            seed: Makes the cohorts repeatable, also those of a run that goes on from a state, if it has the clients,
+                sampling and seed of the first one; secrets never come from it. Privacy from sampling needs cohorts that
                 nobody can foresee: leave it out where data are real.
             dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
                 (simulation).
@@ -148,7 +176,8 @@ class Training(ABC):
 
         Raises:
             ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
-                them, a negative count, dropouts that are no function. Or too small a Poisson cohort is so likely that
+                them, a negative count, dropouts that are no function. A state of another algorithm, or one whose
+                budget this training does not continue. Or too small a Poisson cohort is so likely that
                 it would cost more than a tenth of delta (of the budget, else of the ledger, else 1e-5), see
                 `docs/accountant.md`, section 2.1.
             EncodingError: The model does not fit, or no update of any client does.
@@ -172,6 +201,10 @@ class Training(ABC):
                 f"found dropouts {dropouts!r:.100}, needed a function of round and cohort that returns a dictionary "
                 "from client id to stage"
             )
+        start = model if isinstance(model, TrainingState) else None
+        if start:
+            self._resume(start)
+            model = start.model
         structure(model)
         self._population = len(data)
         rate = 1.0 if sampling_rate is None else sampling_rate
@@ -188,18 +221,47 @@ class Training(ABC):
             joins = generator.random(len(ids)) < rate
             return tuple(client_id for client_id, joined in zip(ids, joins, strict=True) if joined)
 
-        return self._rounds(model, data, count, draw, cohort_size is None, dropouts)
+        if start and seed is not None:  # the cohorts of the rounds before
+            for _ in range(start.round):
+                draw()
+        memory = start.memory if start else self.begin(flatten(model).astype(np.float64))
+        self._last = (start.round if start else 0, model, memory)
+        return self._rounds(self._last, data, count, draw, cohort_size is None, dropouts)
+
+    def _resume(self, state: TrainingState) -> None:
+        """Take over what a state says of algorithm and privacy.
+
+        Raises:
+            ConfigError: It does not fit this training.
+        """
+        name = type(self).__name__
+        if state.algorithm != name:
+            raise ConfigError(f"the state is of {state.algorithm}, this is {name}: start from its model instead")
+        needed = {key: array.shape for key, array in self.begin(flatten(state.model).astype(np.float64)).items()}
+        found = {key: array.shape for key, array in state.memory.items()}
+        if found != needed:
+            raise ConfigError(f"the state's memory has shapes {found}, needed {needed} for {name}")
+        if (state.clip_norm is None) != (self._privacy is None):
+            kinds = "without privacy", "with privacy"
+            own, other = kinds[self._privacy is not None], kinds[state.clip_norm is not None]
+            raise ConfigError(f"the state is of a training {other}, this one is {own}")
+        if self._privacy and self._spending and state.clip_norm is not None:
+            self._spending.resume(state.accountant)
+            if self._privacy.adaptive:
+                self._privacy = replace(self._privacy, clip_norm=state.clip_norm)
 
     def _rounds(
         self,
-        model: Model,
+        start: tuple[int, Model, Memory],
         data: Mapping[int, Any],
         count: int,
         draw: Callable[[], tuple[int, ...]],
         by_chance: bool,
         dropouts: Dropouts | None,
     ) -> Iterator[RoundReport]:
-        for number in range(1, count + 1):
+        first, model, memory = start
+        memory = {name: array.copy() for name, array in memory.items()}  # a step may change it in place
+        for number in range(first + 1, first + count + 1):
             privacy = self._privacy
             cohort = draw()
             silent = as_mapping(dropouts(number, cohort)) if dropouts else {}
@@ -216,10 +278,11 @@ class Training(ABC):
                     raise
                 aggregate, failure = None, str(error)
             if aggregate:
-                model = self.step(model, aggregate.mean)
+                model, memory = self._step(model, aggregate, memory)
                 if privacy and privacy.adaptive and aggregate.within_clip is not None:
                     clip_norm = privacy.adaptive.next(privacy.clip_norm, aggregate.within_clip)
                     self._privacy = replace(privacy, clip_norm=clip_norm)
+            self._last = (number, model, memory)
             survivors = aggregate.survivors if aggregate else ()
             yield RoundReport(
                 number,
@@ -234,6 +297,17 @@ class Training(ABC):
                 privacy.clip_norm if privacy else None,
                 rejected,
             )
+
+    def _step(self, model: Model, aggregate: Aggregate, memory: Memory) -> tuple[Model, Memory]:
+        values, mean = flatten(model).astype(np.float64), flatten(aggregate.mean).astype(np.float64)
+        stepped: Any = self.step(values, mean, memory)
+        name = f"{type(self).__name__}.step"
+        if not (isinstance(stepped, tuple) and len(stepped) == 2 and isinstance(stepped[1], dict)):
+            raise ConfigError(f"{name} returned {type(stepped).__name__}, needed (values, memory)")
+        if np.shape(stepped[0]) != values.shape:
+            raise ConfigError(f"{name} returned values of shape {np.shape(stepped[0])}, needed {values.shape}")
+        kept = {str(key): np.asarray(array, np.float64) for key, array in stepped[1].items()}
+        return unflatten(np.asarray(stepped[0], np.float64), structure(model)), kept
 
     def _check_skips(self, model: Model, count: int) -> None:
         """Refuse rounds in which cohorts that are too small, and release nothing, cost more than a small part of delta.
@@ -329,3 +403,25 @@ class Training(ABC):
             raise
         results.finish()
         return aggregate
+
+
+def check_positive(name: str, number: float) -> float:
+    """Return a number that must be positive and finite.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} {number} must be positive and finite")
+    return number
+
+
+def check_rate(name: str, number: float) -> float:
+    """Return a number that must be from 0 to below 1.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 <= number < 1:
+        raise ConfigError(f"{name} {number} must be at least 0 and below 1")
+    return number

@@ -12,6 +12,7 @@ are rounded to their own dtype when they are loaded.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,6 +99,8 @@ class LocalTraining:
         include: Which tensors travel and are trained, as for `to_arrays`.
         buffers: Whether floating-point buffers travel, as for `to_arrays`. Those that do not are reset before each
             client.
+        proximal_mu: FedProx (Li et al., MLSys 2020): adds `proximal_mu` times a parameter's distance from the model of
+            the round to its gradient, so that clients with unlike data move apart less. 0 is FedAvg.
         seed: Of the random stream for shuffling and dropout; None takes `torch.initial_seed()`, which
             `torch.manual_seed` sets. Secrets never come from it.
 
@@ -125,6 +128,7 @@ class LocalTraining:
         steps: int | None = None,
         include: Include = None,
         buffers: bool = True,
+        proximal_mu: float = 0.0,
         seed: int | None = None,
     ) -> None:
         if epochs is not None and steps is not None:
@@ -137,6 +141,8 @@ class LocalTraining:
         for name, function in (("module", module), ("optimizer", optimizer), ("loss", loss)):
             if not callable(function):
                 raise ConfigError(f"{name} {function!r:.100} must be a function" + " or a module" * (name == "module"))
+        if not 0 <= proximal_mu < math.inf:
+            raise ConfigError(f"proximal_mu {proximal_mu} must be at least 0 and finite")
         with torch.random.fork_rng([]):  # a function draws the first weights
             self._module = copy.deepcopy(module) if isinstance(module, torch.nn.Module) else module()
         if not isinstance(self._module, torch.nn.Module):
@@ -152,7 +158,7 @@ class LocalTraining:
             raise ConfigError("found no parameter that travels and requires a gradient, needed one")
         self._device = self._parameters[0].device
         self._optimizer, self._loss = optimizer, loss
-        self._steps, self._epochs = steps, epochs or 1
+        self._steps, self._epochs, self._mu = steps, epochs or 1, float(proximal_mu)
         self._seeds = torch.Generator().manual_seed(torch.initial_seed() % (1 << 63) if seed is None else seed)
         self._start = _copied(self._tensors)
 
@@ -210,9 +216,8 @@ class LocalTraining:
             with torch.random.fork_rng([]), torch.no_grad():  # a loader draws a seed whenever it is iterated
                 for batch in loader:
                     inputs, targets = self._batch(batch)
-                    count = len(targets)
-                    total += count * float((metric or self._loss)(self._module(*inputs), targets))
-                    examples += count
+                    total += len(targets) * float((metric or self._loss)(self._module(*inputs), targets))
+                    examples += len(targets)
         finally:
             for part, training in modes:
                 part.training = training
@@ -231,6 +236,7 @@ class LocalTraining:
     def _train(self, loader: Iterable[Any]) -> int:
         """Train, and return the number of examples in the first pass."""
         optimizer = self._optimizer(self._parameters)
+        starts = [(parameter, parameter.detach().clone()) for parameter in self._parameters if self._mu]
         steps = epochs = examples = 0
         while steps < self._steps if self._steps else epochs < self._epochs:
             before = steps
@@ -244,6 +250,9 @@ class LocalTraining:
                 if not bool(torch.isfinite(loss)):
                     raise EncodingError(f"the loss of step {steps} is not finite")
                 loss.backward()
+                for parameter, start in starts:
+                    if parameter.grad is not None:
+                        parameter.grad.add_(parameter.detach() - start, alpha=self._mu)
                 optimizer.step()
                 examples += len(targets) if epochs == 0 else 0
                 if steps == self._steps:
@@ -313,16 +322,11 @@ def _safetensors() -> Any:
 @contextmanager
 def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Draw from a stream with this seed; afterwards the global one goes on as if nothing had been drawn."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng([device] if on_cuda else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed devices that are not put back
-        if on_cuda:
+        if device.type == "cuda":
             torch.cuda.default_generators[device.index].manual_seed(seed)
         yield
-
-
-def _is_parameter(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, torch.nn.Parameter)
 
 
 def _state(source: Any) -> dict[str, torch.Tensor]:
@@ -352,13 +356,11 @@ def _traveling(source: Any, include: Include, buffers: bool) -> dict[str, torch.
         raise ConfigError(f"found {type(source).__name__}, needed a torch.nn.Module or its state dict")
     if not is_module and not buffers:
         raise ConfigError("a state dict does not say what is a buffer: leave them out by include, or pass the module")
-    candidates = {
-        name: tensor
-        for name, tensor in _state(source).items()
-        if (tensor.is_floating_point() or tensor.is_complex()) and (buffers or _is_parameter(tensor))
-    }
+    real = {n: t for n, t in _state(source).items() if t.is_floating_point() or t.is_complex()}
+    parameters = {name for name, tensor in real.items() if isinstance(tensor, torch.nn.Parameter)}
+    candidates = real if buffers else {name: real[name] for name in real if name in parameters}
     if include is None:
-        chosen = {n for n, t in candidates.items() if not is_module or t.requires_grad or not _is_parameter(t)}
+        chosen = {n for n, t in candidates.items() if not is_module or t.requires_grad or n not in parameters}
     elif callable(include):
         chosen = {name for name, tensor in candidates.items() if include(name, tensor)}
     else:

@@ -64,7 +64,7 @@ def written_by_hand(clients: dict[int, Data], rounds: int, learning_rate: float 
 
 @pytest.mark.parametrize("learning_rate", [1.0, 0.3, 2.0])
 def test_fedavg_in_the_clear_is_that_of_the_paper(learning_rate: float) -> None:
-    training = secfed.FedAvg(local_update, aggregator=secfed.Plain(), learning_rate=learning_rate)
+    training = secfed.FedAvg(local_update, aggregator=secfed.Plain(), server_learning_rate=learning_rate)
     reports = list(training.rounds(start(), linear_clients(), count=12))
     expected = written_by_hand(linear_clients(), 12, learning_rate)
     for report, model in zip(reports, expected, strict=True):
@@ -109,8 +109,8 @@ def test_model_keeps_its_structure_and_dtype(dtype: str, clients: int, seed: int
 
 @pytest.mark.parametrize("learning_rate", [0, -1.0, math.nan, math.inf])
 def test_learning_rate_that_is_no_positive_number_is_refused(learning_rate: float) -> None:
-    with pytest.raises(ConfigError, match="learning_rate"):
-        secfed.FedAvg(local_update, aggregator=secfed.Plain(), learning_rate=learning_rate)
+    with pytest.raises(ConfigError, match="server_learning_rate"):
+        secfed.FedAvg(local_update, aggregator=secfed.Plain(), server_learning_rate=learning_rate)
 
 
 def test_examples_in_the_documentation_run() -> None:

@@ -521,6 +521,41 @@ def test_modes_are_those_of_training_except_during_evaluation(own: bool, part: b
     assert made[0].seen == [trained, (False, False)] * 2
 
 
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+def test_proximal_term_is_that_of_a_loop_by_hand(mu: float) -> None:
+    """The loop has the term in its loss, and autograd finds the gradient."""
+    inputs, targets = torch.randn(12, 5), torch.randint(3, (12,))
+    batches = [(inputs[start : start + 4], targets[start : start + 4]) for start in (0, 4, 8)]
+    module = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    local = LocalTraining(module, sgd, nn.CrossEntropyLoss(), epochs=3, proximal_mu=mu)
+    found, weight = local(local.model, [(x.double(), y) for x, y in batches])
+    by_hand = copy.deepcopy(module)
+    starts = [parameter.detach().clone() for parameter in by_hand.parameters()]
+    optimizer = sgd(list(by_hand.parameters()))
+    for x, y in batches * 3:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(by_hand(x.double()), y)
+        for parameter, start in zip(by_hand.parameters(), starts, strict=True):
+            loss = loss + mu / 2 * ((parameter - start) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+    assert weight == 12
+    before, after = to_arrays(module), to_arrays(by_hand)
+    for name, update in found.items():
+        assert update == pytest.approx(after[name] - before[name], abs=1e-12)
+
+
+def test_proximal_mu_of_zero_is_local_training_without_it_to_the_last_bit() -> None:
+    batches = [(torch.randn(4, 5), torch.randint(3, (4,))) for _ in range(3)]
+    module = nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5))
+    updates = []
+    for options in ({}, {"proximal_mu": 0.0}, {"proximal_mu": 1.0}):
+        local = LocalTraining(module, sgd, nn.CrossEntropyLoss(), epochs=2, seed=1, **options)
+        updates.append(local(local.model, batches)[0]["0.weight"])
+    assert np.array_equal(updates[0], updates[1])
+    assert not np.array_equal(updates[0], updates[2])
+
+
 def test_only_what_travels_is_trained() -> None:
     module, handed = perceptron(), []
 
@@ -630,6 +665,8 @@ def test_a_model_that_does_not_fit_is_refused_by_training_and_evaluation() -> No
         ({"steps": 2.5}, "steps 2.5 must be a whole number"),
         ({"steps": True}, "steps True must be a whole number"),
         ({"seed": -1}, "seed -1 must be a whole number"),
+        ({"proximal_mu": -0.5}, "proximal_mu -0.5 must be at least 0 and finite"),
+        ({"proximal_mu": float("nan")}, "proximal_mu nan must be at least 0 and finite"),
         ({"include": "typo"}, "include 'typo' matches no name"),
         ({"module": 3}, "module 3 must be a function or a module"),
         ({"module": dict}, "module makes dict, needed a torch.nn.Module"),

@@ -18,7 +18,7 @@ from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.random import generator
 from secfed.cli.simulation.settings import Settings
 from secfed.errors import ConfigError
-from secfed.federated.training import RoundReport
+from secfed.federated import RoundReport
 from secfed.secagg import Stage
 
 # The fewest survivors where the threshold does not say it, as a fraction of the expected cohort.
