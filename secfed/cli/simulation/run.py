@@ -9,10 +9,10 @@ from itertools import repeat
 
 import numpy as np
 
-from secfed import CentralGaussian, DistributedGaussian, FedAvg, Paillier, Plain, SecAgg, dp
+from secfed import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg, dp
 from secfed.aggregation import Aggregator, ClippingWarning, Privacy
 from secfed.aggregation.cohort_sizes import MOST_OF_DELTA
-from secfed.cli.simulation import perceptron
+from secfed.cli.simulation import algorithms, perceptron
 from secfed.cli.simulation.datasets import LOADERS, Federation
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.random import generator
@@ -198,7 +198,10 @@ def _rounds(
         return draw_dropouts(settings, number, cohort)
 
     budget = (settings.epsilon, settings.delta) if privacy else None
-    reports = FedAvg(perceptron.local_update, aggregator=aggregator, privacy=privacy, budget=budget).rounds(
+    training = algorithms.training(
+        settings.algorithm, settings.parameters, aggregator=aggregator, privacy=privacy, budget=budget
+    )
+    reports = training.rounds(
         model, examples, settings.rounds, sampling_rate=settings.sampling_rate, seed=settings.seed, dropouts=dropouts
     )
     started = time.perf_counter()
