@@ -5,6 +5,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import repeat
 
 import numpy as np
@@ -17,7 +18,7 @@ from secfed.cli.simulation.datasets import LOADERS, Federation
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.random import generator
 from secfed.cli.simulation.settings import Settings
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.federated import RoundReport
 from secfed.secagg import Stage
 
@@ -204,10 +205,12 @@ def _rounds(
     reports = training.rounds(
         model, examples, settings.rounds, sampling_rate=settings.sampling_rate, seed=settings.seed, dropouts=dropouts
     )
-    started = time.perf_counter()
-    for report in reports:
-        yield report, time.perf_counter() - started
+    # After the last round of a run in which all failed there is an error; the command says so after its table.
+    with suppress(TooFewSurvivorsError):
         started = time.perf_counter()
+        for report in reports:
+            yield report, time.perf_counter() - started
+            started = time.perf_counter()
 
 
 def _record(
