@@ -138,7 +138,7 @@ def arguments_of(node: Documented) -> set[str]:
     if isinstance(node, ast.FunctionDef):
         parameters = node.args
         every = [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs]
-        every += [parameters.kwarg] if parameters.kwarg else []
+        every += [argument for argument in (parameters.vararg, parameters.kwarg) if argument]
         return {argument.arg for argument in every} - {"self", "cls"}
     found = set()
     for child in node.body:

@@ -43,9 +43,14 @@ class Dataset(StrEnum):
 
 
 class Algorithm(StrEnum):
-    """Federated algorithms."""
+    """Federated algorithms; the names in `algorithms.DEFAULTS`."""
 
     FEDAVG = "fedavg"
+    FEDAVGM = "fedavgm"
+    FEDPROX = "fedprox"
+    FEDADAGRAD = "fedadagrad"
+    FEDADAM = "fedadam"
+    FEDYOGI = "fedyogi"
 
 
 # Choices, and the options that have no effect with them.
@@ -56,6 +61,9 @@ _WITHOUT_EFFECT = (
     ("aggregator", "plain", ("threshold", "neighbors", "adversary", "clip", "key_bits")),
     ("aggregator", "secagg", ("key_bits",)),
     ("aggregator", "paillier", ("threshold", "neighbors", "adversary")),
+    ("algorithm", "fedavgm", ("mu",)),
+    ("algorithm", "fedprox", ("server_momentum",)),
+    *(("algorithm", name, ("server_momentum", "mu")) for name in ("fedavg", "fedadagrad", "fedadam", "fedyogi")),
 )
 
 
@@ -96,7 +104,37 @@ def simulate(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Number of training rounds.")] = 30,
     aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
-    algorithm: Annotated[Algorithm, typer.Option(help="How the server trains.")] = Algorithm.FEDAVG,
+    algorithm: Annotated[
+        Algorithm,
+        typer.Option(
+            help="How the server steps: by the mean (fedavg), with momentum (fedavgm), with a step size for each "
+            "parameter (fedadagrad, fedadam, fedyogi). fedprox is fedavg with a pull on the clients' training."
+        ),
+    ] = Algorithm.FEDAVG,
+    server_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            callback=positive,
+            show_default="1, with fedadagrad, fedadam, fedyogi 0.1",
+            help="Factor on the server's step.",
+        ),
+    ] = None,
+    server_momentum: Annotated[
+        float | None,
+        typer.Option(
+            callback=fraction,
+            show_default="0.5",
+            help="With --algorithm fedavgm: how much of the last step is kept.",
+        ),
+    ] = None,
+    mu: Annotated[
+        float | None,
+        typer.Option(
+            callback=positive,
+            show_default="0.01",
+            help="With --algorithm fedprox: how strongly clients are pulled back toward the round's model.",
+        ),
+    ] = None,
     dropout: Annotated[
         float,
         typer.Option(
@@ -158,8 +196,8 @@ def simulate(
     """Train on a real data set under secure aggregation or Paillier encryption, and in the clear beside it.
 
     With --privacy central or distributed all rounds together spend at most --epsilon at --delta. With --privacy
-    distributed there is a third run beside them, in which the server adds the noise. An option that has no effect in
-    the chosen mode is an error.
+    distributed there is a third run beside them, in which the server adds the noise. The parameters of algorithms were
+    chosen for digits. An option that has no effect in the chosen mode is an error.
     """
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console
@@ -175,6 +213,9 @@ def simulate(
         rounds=rounds,
         aggregator=aggregator.value,
         algorithm=algorithm.value,
+        server_learning_rate=server_learning_rate,
+        server_momentum=server_momentum,
+        mu=mu,
         dropout=dropout,
         threshold=threshold,
         neighbors=neighbors,
@@ -189,7 +230,8 @@ def simulate(
         clip_norm=clip_norm,
         seed=seed,
     )
-    refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value, "aggregator": aggregator.value})
+    chosen = {"privacy": privacy.value, "aggregator": aggregator.value, "algorithm": algorithm.value}
+    refuse_without_effect(context, _WITHOUT_EFFECT, chosen)
     if settings.dataset == "digits" and settings.clients <= DIGIT_WRITERS and "alpha" in given_options(context):
         raise typer.BadParameter(f"--alpha has no effect with --clients {settings.clients}")
     try:

@@ -36,16 +36,16 @@ KeyBits = Annotated[
 ]
 
 
-def positive(number: float) -> float:
-    """Return a positive finite number; another one is wrong usage."""
-    if not 0 < number < float("inf"):
+def positive(number: float | None) -> float | None:
+    """Return a positive finite number, or None where none was given; another one is wrong usage."""
+    if number is not None and not 0 < number < float("inf"):
         raise typer.BadParameter(f"{number} must be positive and finite")
     return number
 
 
-def fraction(number: float) -> float:
-    """Return a number above 0 and below 1; another one is wrong usage."""
-    if not 0 < number < 1:
+def fraction(number: float | None) -> float | None:
+    """Return a number above 0 and below 1, or None where none was given; another one is wrong usage."""
+    if number is not None and not 0 < number < 1:
         raise typer.BadParameter(f"{number} must be above 0 and below 1")
     return number
 

@@ -5,7 +5,7 @@ their keys sorted as strings. Source: `protocols/encoding/README.md`, section 5.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,28 @@ def unflatten(values: npt.NDArray[np.floating[Any]], like: Structure) -> Update:
     parts = np.split(values, ends[:-1])
     shaped = zip(parts, like.shapes, like.dtypes, strict=True)
     return _rebuild(like.example, iter([part.reshape(shape).astype(dtype) for part, shape, dtype in shaped]))
+
+
+def combine(function: Callable[..., npt.NDArray[Any]], first: Update, *others: Update) -> Update:
+    """Apply a function to the arrays of several updates at each place; cheap enough for every step of a training.
+
+    Args:
+        function: Takes one array of each update, and returns one.
+        first: Its structure is that of the result.
+        others: Updates with the same names and shapes.
+
+    Raises:
+        EncodingError: Names or shapes differ, or something is no array.
+    """
+    leaves = [list(_leaves(update, "")) for update in (first, *others)]
+    places = [[(path, array.shape) for path, array in found] for found in leaves]
+    if any(place != places[0] for place in places):
+        like = structure(first)
+        for other in others:
+            if difference := like.difference(structure(other), dtypes=False):
+                raise EncodingError(difference)
+    combined = [np.asarray(function(*(array for _, array in place))) for place in zip(*leaves, strict=True)]
+    return _rebuild(first, iter(combined))
 
 
 def model_hash(model: Update) -> bytes:

@@ -6,9 +6,7 @@ MLSys 2020, Algorithm 2.
 
 import math
 
-import numpy as np
-
-from secfed.encoding.flatten import flatten, structure, unflatten
+from secfed.encoding.flatten import combine
 from secfed.errors import ConfigError
 from secfed.federated.results import Model
 
@@ -30,7 +28,7 @@ def proximal(gradient: Model, local: Model, model: Model, mu: float) -> Model:
 
     Raises:
         ConfigError: `mu` is negative or not finite.
-        EncodingError: The three do not have the same names and shapes, or a value of a model is not finite.
+        EncodingError: The three do not have the same names and shapes.
 
     >>> import numpy as np
     >>> proximal(np.array([1.0, 2.0]), local=np.array([0.5, 0.0]), model=np.zeros(2), mu=0.1).round(3).tolist()
@@ -40,6 +38,4 @@ def proximal(gradient: Model, local: Model, model: Model, mu: float) -> Model:
         raise ConfigError(f"mu {mu} must be at least 0 and finite")
     if mu == 0:
         return gradient
-    like = structure(gradient)
-    pull = like.values(local).astype(np.float64) - like.values(model)
-    return unflatten(flatten(gradient) + mu * pull, like)
+    return combine(lambda slope, now, start: (slope + mu * (now - start)).astype(slope.dtype), gradient, local, model)

@@ -175,6 +175,7 @@ class Training(ABC):
             A report for each round. A round with too few survivors leaves the model as it was and says so.
 
         Raises:
+            TooFewSurvivorsError: Every round failed; raised after the last report.
             ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
                 them, a negative count, dropouts that are no function. A state of another algorithm, or one whose
                 budget this training does not continue. Or too small a Poisson cohort is so likely that
@@ -260,6 +261,7 @@ class Training(ABC):
         dropouts: Dropouts | None,
     ) -> Iterator[RoundReport]:
         first, model, memory = start
+        failures: list[TooFewSurvivorsError | FaultyClientError | ConfigError] = []
         memory = {name: array.copy() for name, array in memory.items()}  # a step may change it in place
         for number in range(first + 1, first + count + 1):
             privacy = self._privacy
@@ -271,12 +273,14 @@ class Training(ABC):
                 aggregate, failure = self._aggregate(number, model, chosen, silent, rejected), ""
             except (TooFewSurvivorsError, FaultyClientError) as error:
                 aggregate, failure = None, str(error)
+                failures.append(error)
             except ConfigError as error:
                 # A Poisson cohort may be too small for the threshold by chance, and the next one may do; all clients,
                 # or a fixed number of them, are no matter of chance.
                 if not by_chance or len(cohort) == len(data):
                     raise
                 aggregate, failure = None, str(error)
+                failures.append(error)
             if aggregate:
                 model, memory = self._step(model, aggregate, memory)
                 if privacy and privacy.adaptive and aggregate.within_clip is not None:
@@ -297,6 +301,8 @@ class Training(ABC):
                 privacy.clip_norm if privacy else None,
                 rejected,
             )
+        if failures and len(failures) == count:
+            raise _all_failed(failures)
 
     def _step(self, model: Model, aggregate: Aggregate, memory: Memory) -> tuple[Model, Memory]:
         values, mean = flatten(model).astype(np.float64), flatten(aggregate.mean).astype(np.float64)
@@ -403,6 +409,14 @@ class Training(ABC):
             raise
         results.finish()
         return aggregate
+
+
+def _all_failed(failures: Sequence[Exception]) -> TooFewSurvivorsError:
+    """Return the error of a run without any mean; its numbers are those of the last round, where that has some."""
+    count, last = len(failures), failures[-1]
+    rounds = "the only round failed" if count == 1 else f"all {count} rounds failed, the last one"
+    survivors, threshold = (last.survivors, last.threshold) if isinstance(last, TooFewSurvivorsError) else (0, 1)
+    return TooFewSurvivorsError(f"{rounds}: {last}", survivors, threshold)
 
 
 def check_positive(name: str, number: float) -> float:

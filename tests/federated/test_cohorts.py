@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def rounds_of_every_size(
     released, accountants = [], []
     for size in range(clients + 1):
         fixed_cohort(monkeypatch, size)
-        [report] = training().rounds(np.zeros(1), [np.ones(1)] * clients, count=1, sampling_rate=rate)
+        report = next(training().rounds(np.zeros(1), [np.ones(1)] * clients, count=1, sampling_rate=rate))
         assert len(report.cohort) == size
         released.append(report.aggregate is not None)
         assert report.accountant is not None
@@ -311,7 +312,7 @@ def test_cohort_too_small_for_a_session_is_a_failed_round_that_is_charged(
     ledger = dp.Ledger.create(tmp_path / "budget", epsilon=30.0, delta=DELTA)
     training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=privacy, ledger=ledger)
     fixed_cohort(monkeypatch, 1)
-    one, two = training.rounds(np.ones(3), values(60), 2, sampling_rate=0.6)
+    one, two = islice(training.rounds(np.ones(3), values(60), 3, sampling_rate=0.6), 2)
     assert "the cohort has 1 clients, needed" in one.failure
     assert two.aggregate is None and two.event is None and np.array_equal(two.model, np.ones(3))
     assert [entry.state for entry in ledger.entries()] == ["committed"] * 2
@@ -320,13 +321,14 @@ def test_cohort_too_small_for_a_session_is_a_failed_round_that_is_charged(
 
 def test_poisson_round_with_too_few_survivors_is_charged() -> None:
     training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=CentralGaussian(1.0, 2.0))
-    [report] = training.rounds(
+    rounds = training.rounds(
         np.zeros(3),
         values(60),
         1,
         sampling_rate=0.6,
         dropouts=lambda _, cohort: dict.fromkeys(cohort, Stage.SHARE_KEYS),
     )
+    report = next(rounds)
     assert report.failure and report.event is None
     assert report.accountant is not None and len(report.accountant.events) == 1
 
@@ -337,7 +339,7 @@ def test_secret_cohorts_below_their_minimum_are_failed_rounds() -> None:
     training = secfed.FedAvg(move, aggregator=secfed.SecAgg(), privacy=privacy, budget=(1e6, 0.99))
     reports: list[Any] = []
     for seed in (1, 2, 3):
-        reports += training.rounds(np.zeros(3), values(60), 1, sampling_rate=0.5, seed=seed)
+        reports.append(next(training.rounds(np.zeros(3), values(60), 1, sampling_rate=0.5, seed=seed)))
     assert {bool(report.failure) for report in reports} == {True, False}
     for report in reports:
         assert bool(report.failure) == (len(report.cohort) < 28) == (report.aggregate is None)

@@ -56,6 +56,11 @@ def test_under_secure_aggregation_the_pull_is_that_in_the_clear() -> None:
     assert models[1] == pytest.approx(models[0], abs=3 * 8 / 2**11)
 
 
+def test_arrays_without_axes_stay_arrays() -> None:
+    found = proximal([np.array(1.0)], [np.array(3.0)], [np.array(1.0)], 0.5)
+    assert isinstance(found[0], np.ndarray) and found[0].shape == () and found[0] == 2.0
+
+
 def test_every_array_is_pulled_and_structure_and_dtypes_stay() -> None:
     gradient = {"b": np.ones((2, 3), np.float32), "a": [np.zeros(2)]}
     local = {"b": np.full((2, 3), 4.0, np.float32), "a": [np.array([1.0, 2.0])]}
@@ -74,6 +79,13 @@ def test_mu_that_is_negative_or_not_finite_is_refused(mu: float) -> None:
 def test_models_that_do_not_fit_the_gradient_are_refused() -> None:
     with pytest.raises(EncodingError, match=r"shape \(3,\), needed \(2,\)"):
         proximal(np.ones(2), np.ones(3), np.zeros(2), 0.1)
+    with pytest.raises(EncodingError, match=r"arrays \['b', 'c'\] are in one but not in the other"):
+        proximal(
+            {"a": np.ones(2), "b": np.ones(2)},
+            {"a": np.ones(2), "b": np.ones(2)},
+            {"a": np.ones(2), "c": np.ones(2)},
+            1.0,
+        )
 
 
 def test_examples_in_the_documentation_run() -> None:

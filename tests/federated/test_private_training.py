@@ -202,10 +202,10 @@ def test_ledger_is_told_of_every_round_and_refuses_what_it_cannot_pay(tmp_path: 
 def test_ledger_gets_back_what_a_failed_round_reserved_but_not_what_a_crash_did(tmp_path: Path) -> None:
     ledger = dp.Ledger.create(tmp_path / "budget", epsilon=30.0, delta=DELTA)
     silent = dict.fromkeys((1, 2, 3), Stage.SHARE_KEYS)
-    [report] = fedavg(DISTRIBUTED, ledger=ledger).rounds(
+    rounds = fedavg(DISTRIBUTED, ledger=ledger).rounds(
         np.zeros(20), values(6), count=1, dropouts=lambda number, cohort: silent
     )
-    assert report.failure
+    assert next(rounds).failure
     assert [entry.state for entry in ledger.entries()] == ["cancelled"]
     assert ledger.spent() == 0.0
 

@@ -88,7 +88,7 @@ def test_update_of_another_float_dtype_than_the_model_counts(aggregator: Any, pr
 @pytest.mark.parametrize(("aggregator", "privacy"), MODES)
 def test_too_many_bad_clients_are_a_failed_round(aggregator: Any, privacy: Any) -> None:
     federation = {1: 1, 2: 4, 3: 4, 4: 4, 5: 5}
-    [report] = training(aggregator, privacy, (GOOD, 0)).rounds(np.zeros(3), federation, count=1)
+    report = next(training(aggregator, privacy, (GOOD, 0)).rounds(np.zeros(3), federation, count=1))
     assert list(report.rejected) == [1, 2, 3, 4]
     if isinstance(aggregator, secfed.Plain):
         assert report.survivors == (5,)
@@ -159,7 +159,7 @@ def test_a_second_client_that_ends_the_session_fails_the_round(sealing_garbage: 
     aggregator = secfed.SecAgg(threshold=6, clip=8.0)
     privacy = CentralGaussian(1.0, 1.0)
     training = secfed.FedAvg(lambda model, data: (data, 1), aggregator=aggregator, privacy=privacy)
-    [report] = training.rounds(np.zeros(3), clients, 1)
+    report = next(training.rounds(np.zeros(3), clients, 1))
     assert report.failure.startswith("S16: client 3, number 3 of the session, ended it: client 3 has")
     assert report.aggregate is None
     assert report.accountant.epsilon(1e-5) == 0  # nothing was opened

@@ -118,7 +118,7 @@ def test_secret_cohort_whose_survivors_keep_their_surplus_is_not_released(tmp_pa
     ledger = dp.Ledger.create(tmp_path / "budget", epsilon=1e6, delta=0.9)
     training = secfed.FedAvg(lambda model, data: (model, 1), aggregator=aggregator, privacy=privacy, ledger=ledger)
     rounds = training.rounds(np.zeros(3), [0] * CLIENTS, 1, sampling_rate=RATE, seed=1, dropouts=dropouts)
-    [report] = rounds
+    report = next(rounds)
     size = len(report.cohort)
     assert f"{size - 1} of {size} survivors revealed surplus noise, needed all" in report.failure
     assert [entry.state for entry in ledger.entries()] == ["committed"]

@@ -10,7 +10,7 @@ import pytest
 import secfed
 from secfed.aggregation import Prepared
 from secfed.encoding.flatten import model_hash
-from secfed.errors import ConfigError, EncodingError
+from secfed.errors import ConfigError, EncodingError, TooFewSurvivorsError
 from secfed.secagg import Stage
 
 
@@ -122,9 +122,49 @@ def test_round_with_too_few_survivors_leaves_the_model_and_says_so() -> None:
 def test_first_round_that_fails_leaves_the_model_that_came_in() -> None:
     training = fedavg(secfed.SecAgg(threshold=4, clip=8.0))
     silent = dict.fromkeys((1, 2, 3), Stage.ADVERTISE_KEYS)
-    [report] = training.rounds(np.full(3, 7.0), values(5), count=1, dropouts=lambda number, cohort: silent)
+    rounds = training.rounds(np.full(3, 7.0), values(5), count=1, dropouts=lambda number, cohort: silent)
+    report = next(rounds)
     assert report.model.tolist() == [7.0, 7.0, 7.0]
     assert report.failure
+
+
+def test_run_in_which_every_round_fails_ends_with_an_error_after_its_reports() -> None:
+    """It says how many failed and why the last one did."""
+
+    def dropouts(number: int, cohort: tuple[int, ...]) -> dict[int, Stage]:
+        return dict.fromkeys(cohort[: number + 1], Stage.MASKED_INPUT_COLLECTION)
+
+    rounds = fedavg(secfed.SecAgg(threshold=4, clip=8.0)).rounds(np.ones(3), values(5), 3, dropouts=dropouts)
+    reports = [next(rounds) for _ in range(3)]
+    assert all(report.failure and report.model.tolist() == [1.0, 1.0, 1.0] for report in reports)
+    with pytest.raises(TooFewSurvivorsError, match="all 3 rounds failed, the last one: 1 clients are left") as found:
+        next(rounds)
+    assert (found.value.survivors, found.value.threshold) == (1, 4)
+    assert reports[-1].failure in str(found.value)
+
+
+def test_one_round_alone_that_fails_is_an_error_too() -> None:
+    silent = dict.fromkeys((1, 2, 3), Stage.ADVERTISE_KEYS)
+    training = fedavg(secfed.SecAgg(threshold=4, clip=8.0))
+    with pytest.raises(TooFewSurvivorsError, match="the only round failed: 2 clients are left after ADVERTISE_KEYS"):
+        list(training.rounds(np.ones(3), values(5), 1, dropouts=lambda number, cohort: silent))
+
+
+def test_cohorts_that_are_all_too_small_by_chance_are_an_error_at_the_end() -> None:
+    training = fedavg(secfed.SecAgg())
+    with pytest.raises(TooFewSurvivorsError, match="all 4 rounds failed, the last one: the cohort is empty") as run:
+        list(training.rounds(np.ones(3), values(5), 4, sampling_rate=1e-9, seed=0))
+    assert (run.value.survivors, run.value.threshold) == (0, 1)
+
+
+def test_run_with_a_single_good_round_or_no_round_at_all_ends_without_an_error() -> None:
+    def dropouts(number: int, cohort: tuple[int, ...]) -> dict[int, Stage]:
+        return {} if number == 2 else dict.fromkeys(cohort[:3], Stage.ADVERTISE_KEYS)
+
+    training = fedavg(secfed.SecAgg(threshold=4, clip=8.0))
+    reports = list(training.rounds(np.ones(3), values(5), 3, dropouts=dropouts))
+    assert [bool(report.failure) for report in reports] == [True, False, True]
+    assert list(training.rounds(np.ones(3), values(5), 0)) == []
 
 
 def test_settings_that_are_impossible_for_all_clients_are_an_error() -> None:

@@ -124,6 +124,7 @@ class Outcome:
         return {
             "aggregator": self.settings.aggregator,
             "algorithm": self.settings.algorithm,
+            "algorithm_parameters": self.settings.parameters,
             "dataset": self.settings.dataset,
             "clients": self.settings.clients,
             "seed": self.settings.seed,

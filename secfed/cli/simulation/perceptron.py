@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.cli.simulation.random import generator
+from secfed.federated import proximal
 
 Array = npt.NDArray[np.float64]
 Model = dict[str, Array]
@@ -63,12 +64,13 @@ def gradient(model: Model, inputs: Array, labels: npt.NDArray[np.int64]) -> tupl
     }
 
 
-def local_update(model: Model, data: Examples) -> tuple[Model, int]:
+def local_update(model: Model, data: Examples, mu: float = 0.0) -> tuple[Model, int]:
     """Train on one client's data: a few epochs of gradient descent on small batches.
 
     Args:
         model: Left as it is.
         data: The client's examples.
+        mu: FedProx's pull back toward the model; 0 is none.
 
     Returns:
         The change of the model, and the number of examples.
@@ -79,6 +81,7 @@ def local_update(model: Model, data: Examples) -> tuple[Model, int]:
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             _, slope = gradient(trained, data.inputs[batch], data.labels[batch])
+            slope = proximal(slope, trained, model, mu)
             for name, array in trained.items():
                 array -= LEARNING_RATE * slope[name]
     return {name: trained[name] - model[name] for name in model}, len(data.labels)

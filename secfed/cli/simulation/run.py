@@ -5,19 +5,20 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import repeat
 
 import numpy as np
 
-from secfed import CentralGaussian, DistributedGaussian, FedAvg, Paillier, Plain, SecAgg, dp
+from secfed import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg, dp
 from secfed.aggregation import Aggregator, ClippingWarning, Privacy
 from secfed.aggregation.cohort_sizes import MOST_OF_DELTA
-from secfed.cli.simulation import perceptron
+from secfed.cli.simulation import algorithms, perceptron
 from secfed.cli.simulation.datasets import LOADERS, Federation
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.random import generator
 from secfed.cli.simulation.settings import Settings
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.federated import RoundReport
 from secfed.secagg import Stage
 
@@ -198,13 +199,18 @@ def _rounds(
         return draw_dropouts(settings, number, cohort)
 
     budget = (settings.epsilon, settings.delta) if privacy else None
-    reports = FedAvg(perceptron.local_update, aggregator=aggregator, privacy=privacy, budget=budget).rounds(
+    training = algorithms.training(
+        settings.algorithm, settings.parameters, aggregator=aggregator, privacy=privacy, budget=budget
+    )
+    reports = training.rounds(
         model, examples, settings.rounds, sampling_rate=settings.sampling_rate, seed=settings.seed, dropouts=dropouts
     )
-    started = time.perf_counter()
-    for report in reports:
-        yield report, time.perf_counter() - started
+    # After the last round of a run in which all failed there is an error; the command says so after its table.
+    with suppress(TooFewSurvivorsError):
         started = time.perf_counter()
+        for report in reports:
+            yield report, time.perf_counter() - started
+            started = time.perf_counter()
 
 
 def _record(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from secfed import paillier
+from secfed.cli.simulation.algorithms import DEFAULTS
 from secfed.secagg import Stage
 
 # Up to this many clients all share masks with each other.
@@ -19,7 +20,10 @@ class Settings:
         clients: Number of clients.
         rounds: Number of rounds.
         aggregator: `"plain"`, `"secagg"` or `"paillier"`.
-        algorithm: `"fedavg"`.
+        algorithm: A name in `algorithms.DEFAULTS`.
+        server_learning_rate: See the algorithm; None is what suits it here.
+        server_momentum: See `secfed.FedAvgM`; None is what suits it here. Of matter for fedavgm only.
+        mu: See `secfed.federated.proximal`; None is what suits it here. Of matter for fedprox only.
         dropout: Probability that a client of the cohort falls silent in a round, at a stage drawn among all.
         threshold: See `secfed.SecAgg`.
         neighbors: See `secfed.SecAgg`.
@@ -39,7 +43,10 @@ class Settings:
     clients: int = 50
     rounds: int = 30
     aggregator: Literal["plain", "secagg", "paillier"] = "secagg"
-    algorithm: Literal["fedavg"] = "fedavg"
+    algorithm: Literal["fedavg", "fedavgm", "fedprox", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
+    server_learning_rate: float | None = None
+    server_momentum: float | None = None
+    mu: float | None = None
     dropout: float = 0.1
     threshold: float = 2 / 3
     neighbors: int | None = None
@@ -66,6 +73,13 @@ class Settings:
                 # With a threshold of more than half of them, no server can split the sum unless clients collude.
                 chosen |= {"neighbors": 28, "threshold": 15}
         return cls(**chosen | {name: value for name, value in given.items() if value is not None})
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The algorithm's parameters: what was chosen, else what suits it here."""
+        defaults = DEFAULTS[self.algorithm]
+        chosen = {name: getattr(self, name) for name in defaults}
+        return {name: defaults[name] if value is None else value for name, value in chosen.items()}
 
     @property
     def private(self) -> bool:
