@@ -72,6 +72,17 @@ def test_stopped_and_resumed_run_gives_the_same_models_to_the_last_bit(
     assert len({report.cohort for report in straight}) > 1
 
 
+@pytest.mark.slow
+def test_stopped_and_resumed_run_gives_the_same_models_under_paillier_too() -> None:
+    def make() -> Training:
+        return secfed.FedAdam(toward, aggregator=secfed.Paillier(2048, clip=16.0, rounding_seed=3))
+
+    straight = list(make().rounds(START, CLIENTS, 3, cohort_size=4, seed=4))
+    resumed = stopped_and_resumed(make, 2, 3, cohort_size=4, seed=4)
+    for one, other in zip(straight, resumed, strict=True):
+        assert one.survivors == other.survivors and flat(one.model).tobytes() == flat(other.model).tobytes()
+
+
 def test_resumed_run_without_its_memory_would_give_another_model() -> None:
     training = secfed.FedAdam(toward, aggregator=secfed.Plain())
     list(training.rounds(START, CLIENTS, 2))
