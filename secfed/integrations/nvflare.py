@@ -179,9 +179,7 @@ class SecureMean:
         outbox = server.open()
         calls.session = hashlib.sha256(next(iter(outbox.values()))).digest()  # the first request has a fresh nonce
         setup = {"model": model, "transform": transform.to_bytes(), "config": server.config.to_bytes()}
-        while not server.done:
-            stage = server.stage
-            assert stage is not None
+        while (stage := server.stage) and not server.done:
             first = stage is secagg.Stage.ADVERTISE_KEYS
             setups = {client_id: {**setup, "client_id": client_id} for client_id in outbox} if first else {}
             seconds = self._training_seconds if first else self._stage_seconds

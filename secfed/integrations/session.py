@@ -145,8 +145,7 @@ class Terms:
 
     def policy(self, transform: Transform) -> secagg.Policy:
         """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise."""
-        policy = self.aggregator.policy
-        assert policy is not None
+        policy = self.aggregator.policy or secagg.Policy()
         return replace(policy, minimum_cohort=max(policy.minimum_cohort, transform.fewest))
 
     def _config(self, model: Update, clients: int, transform: Transform, round: int) -> secagg.Config:
@@ -241,8 +240,7 @@ class Site:
                 raise StageError("this site has no such session, or is answering another request of it")
             self._session = None
         before = session.client.stage
-        if before is secagg.Stage.DONE:
-            assert session.share  # else the session was not put back
+        if before is secagg.Stage.DONE and session.share:  # without a share the session was not put back
             return session.share.receive(request, len(session.client.survivors))
         answer = session.client.receive(request)
         stage = session.client.stage
