@@ -23,7 +23,7 @@ ACCOUNTANTS = {
 
 
 def environment(name: str, *requirements: str, alone: Sequence[str] = ()) -> Path:
-    """Return the interpreter of a peer's environment; make it where there is none.
+    """Return the interpreter of a peer's environment, which is made if there is none.
 
     Args:
         name: Of its folder.

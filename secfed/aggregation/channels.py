@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -164,7 +164,7 @@ class SecureAggregation:
             )
         if objection := self.policy.objection(self.config):  # no server is at fault: the caller wrote both
             raise ConfigError(f"the policy of this aggregator does not allow this session: {objection}")
-        policy = replace(self.policy, minimum_cohort=max(self.policy.minimum_cohort, self.fewest))
+        policy = self.policy.for_cohorts_of(self.fewest)
         refused = 0
 
         def vector_at(position: int) -> Any:

@@ -4,7 +4,7 @@ import time
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from secfed.cli.options import (
     KeyBits,
     PrivacyChoice,
     Protection,
-    count_or_fraction,
+    Threshold,
     fraction,
     given_options,
     positive,
@@ -141,15 +141,7 @@ def simulate(
             callback=probability, help="Probability that a client falls silent in a round, at a random stage."
         ),
     ] = 0.1,
-    threshold: Annotated[
-        Any,
-        typer.Option(
-            parser=count_or_fraction,
-            metavar="COUNT|FRACTION",
-            show_default="2/3",
-            help="Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum.",
-        ),
-    ] = None,
+    threshold: Threshold = None,
     neighbors: Annotated[
         int | None,
         typer.Option(

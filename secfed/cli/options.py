@@ -71,6 +71,17 @@ def count_or_fraction(text: str) -> float:
     return number
 
 
+Threshold = Annotated[
+    Any,
+    typer.Option(
+        parser=count_or_fraction,
+        metavar="COUNT|FRACTION",
+        show_default="2/3",
+        help="Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum.",
+    ),
+]
+
+
 def given_options(context: typer.Context) -> set[str]:
     """Return the names of the options that the user wrote."""
     sources = {name: context.get_parameter_source(name) for name in context.params}

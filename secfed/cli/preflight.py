@@ -10,7 +10,7 @@ import typer
 
 from secfed.cli.budget import AdjacencyChoice
 from secfed.cli.extras import require
-from secfed.cli.options import AdversaryChoice, PrivacyChoice, Protection, count_or_fraction
+from secfed.cli.options import AdversaryChoice, PrivacyChoice, Protection, Threshold
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,15 +49,7 @@ def preflight(
         float, typer.Option(help="Largest acceptable probability that any round has too few survivors.")
     ] = 1e-3,
     aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
-    threshold: Annotated[
-        Any,
-        typer.Option(
-            parser=count_or_fraction,
-            metavar="COUNT|FRACTION",
-            show_default="2/3",
-            help="Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum.",
-        ),
-    ] = None,
+    threshold: Threshold = None,
     neighbors: Annotated[
         int | None, typer.Option(show_default="all", help="Clients that share masks with one client, even.")
     ] = None,

@@ -73,7 +73,7 @@ class Terms:
             )
         policy = aggregator.policy or secagg.Policy()
         checked = secagg.Policy(minimum_cohort=fewest)  # type: ignore[arg-type]  # it refuses what is no whole number
-        policy = replace(policy, minimum_cohort=max(policy.minimum_cohort, checked.minimum_cohort))
+        policy = policy.for_cohorts_of(checked.minimum_cohort)
         # In the aggregator, so that private sums of sampled cohorts know which sizes the sites refuse.
         object.__setattr__(self, "aggregator", replace(aggregator, policy=policy))
 
@@ -145,8 +145,7 @@ class Terms:
 
     def policy(self, transform: Transform) -> secagg.Policy:
         """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise."""
-        policy = self.aggregator.policy or secagg.Policy()
-        return replace(policy, minimum_cohort=max(policy.minimum_cohort, transform.fewest))
+        return (self.aggregator.policy or secagg.Policy()).for_cohorts_of(transform.fewest)
 
     def _config(self, model: Update, clients: int, transform: Transform, round: int) -> secagg.Config:
         ids = range(1, clients + 1)

@@ -3,7 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal, Self, get_args
 
@@ -366,6 +366,10 @@ class Policy:
         _check_adversary(self.adversary)
         if not isinstance(self.indivisible, bool):
             raise ConfigError(f"indivisible {self.indivisible!r} must be True or False")
+
+    def for_cohorts_of(self, fewest: int) -> Self:
+        """Return this policy with a `minimum_cohort` of at least `fewest`, as clients' noise needs."""
+        return replace(self, minimum_cohort=max(self.minimum_cohort, fewest))
 
     def objection(self, config: Config) -> str:
         """Say what a configuration lacks, or nothing ("")."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -156,12 +156,13 @@ class SecureMod:
         config = way.config
         if config.hash != session:
             raise MalformedMessageError("the session is not named after its configuration", 0)
-        model = numpy_arrays(_only(content.array_records, "array record", "the training message"))
+        name, record = _only(content.array_records, "array record", "the training message")
+        model = numpy_arrays(record)
         transform = self._transform(request, model)
         policy = self._policy(transform)
         way.check(transform, policy)  # before time is spent on training
         transform.check_config(config)
-        if config.model_hash != task_hash(message.metadata.message_type, content):  # F4
+        if config.model_hash != task_hash(message.metadata.message_type, content, {name: model}):  # F4
             raise FaultyServerError("the model, or what else this client is told, is not what the session is for", "F4")
         sessions = Sessions(context)
         sessions.claim_round(config.round)
@@ -267,8 +268,7 @@ class SecureMod:
 
     def _policy(self, transform: Transform) -> Policy:
         """Return the policy; with clients' noise, one that helps to unmask no sum with too little of it."""
-        policy = self.policy or Policy()
-        return replace(policy, minimum_cohort=max(policy.minimum_cohort, transform.fewest))
+        return (self.policy or Policy()).for_cohorts_of(transform.fewest)
 
 
 def _noise_share(transform: PrivateSum, secret: bytes) -> NoiseShare | None:
@@ -292,14 +292,14 @@ def _encoded(transform: Transform, update: Update, weight: float, noise: bytes) 
 
 
 def _only(records: Any, what: str, where: str) -> Any:
-    """Return the only record of a kind.
+    """Return the name of the only record of a kind, and the record.
 
     Raises:
         ConfigError: There is none, or more than one.
     """
     if len(records) != 1:
         raise ConfigError(f"{where} has {len(records)} {what}s, needed one")
-    return next(iter(records.values()))
+    return next(iter(records.items()))
 
 
 def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Transform) -> tuple[Update, float]:
@@ -310,8 +310,8 @@ def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Tra
         EncodingError: An array has another shape, or a metric is no number.
     """
     where = "the reply of the app's train function"
-    trained = numpy_arrays(_only(reply.content.array_records, "array record", where))
-    metrics = _only(reply.content.metric_records, "metric record", where)
+    trained = numpy_arrays(_only(reply.content.array_records, "array record", where)[1])
+    metrics = _only(reply.content.metric_records, "metric record", where)[1]
     if set(trained) != set(model):
         odd = sorted(set(trained) ^ set(model))
         raise ConfigError(f"{where} and the model differ in the arrays {odd[:3]}")

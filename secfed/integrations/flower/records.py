@@ -58,7 +58,7 @@ def payload_bytes(record: ArrayRecord | None) -> bytes:
     return data
 
 
-def task_hash(message_type: str, content: RecordDict) -> bytes:
+def task_hash(message_type: str, content: RecordDict, models: dict[str, Arrays]) -> bytes:
     """Return the hash of what nodes are told to do: the model, the other records and the function of the app.
 
     It goes into the session, so that only nodes with the same task are summed. Otherwise a server could let all but one
@@ -67,11 +67,11 @@ def task_hash(message_type: str, content: RecordDict) -> bytes:
     Args:
         message_type: Of the training message, such as `"train"`.
         content: The training message's records, without secfed's own.
+        models: Its array records' arrays, by the names of the records.
 
     Returns:
         32 bytes.
     """
-    models = {name: numpy_arrays(record) for name, record in content.array_records.items()}
     others = [
         [name, type(record).__name__, sorted(record.items())]
         for name, record in sorted(content.items())
@@ -111,6 +111,7 @@ def one_task(messages: list[Message]) -> tuple[str, Arrays, bytes]:
     """
     tasks: dict[bytes, Message] = {}
     hashes: dict[int, bytes] = {}  # strategies put one content into all messages
+    name, model = "", Arrays()
     for message in messages:
         message_type, records = message.metadata.message_type, message.content.array_records
         if message_type.partition(".")[0] != "train" or len(records) != 1:
@@ -118,16 +119,17 @@ def one_task(messages: list[Message]) -> tuple[str, Arrays, bytes]:
                 f"a {message_type} message with {len(records)} array records, needed train messages with one, the model"
             )
         if id(message.content) not in hashes:
-            hashes[id(message.content)] = task_hash(message_type, message.content)
+            [(name, record)] = records.items()
+            model = numpy_arrays(record)
+            hashes[id(message.content)] = task_hash(message_type, message.content, {name: model})
         tasks[hashes[id(message.content)]] = message
     if len(tasks) > 1 or len({message.metadata.message_type for message in messages}) > 1:
         raise ConfigError(
             f"the strategy sends {len(tasks)} different models or configurations, secure sums need one for all: "
             "a server could make the sum one node's update by what it tells the others"
         )
-    [(name, record)] = messages[0].content.array_records.items()
     [task] = tasks
-    return name, numpy_arrays(record), task
+    return name, model, task
 
 
 def response_bytes(reply: Message, stage: str) -> bytes:
