@@ -8,6 +8,7 @@ after the mean update, the sum of the weights, and the mean of the metrics that 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -123,8 +124,8 @@ class SecureStrategy(Strategy):
         metrics = {
             name: check_number(f"the bound of metric {name!r}", bound) for name, bound in (metrics or {}).items()
         }
-        if odd := [name for name, bound in metrics.items() if not bound > 0]:
-            raise ConfigError(f"the bound {metrics[odd[0]]} of metric {odd[0]!r} must be above 0")
+        if odd := [name for name, bound in metrics.items() if not 0 < bound < math.inf]:
+            raise ConfigError(f"the bound {metrics[odd[0]]} of metric {odd[0]!r} must be above 0 and finite")
         if metrics and privacy:
             raise ConfigError(f"metrics {list(metrics)} cannot be averaged with privacy: the noise does not cover them")
         if not stage_timeout > 0:

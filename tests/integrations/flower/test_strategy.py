@@ -241,6 +241,7 @@ def test_strategies_with_noise_of_their_own_are_refused() -> None:
         ({"privacy": secfed.CentralGaussian(1.0, 1.0, population=9, sampling_rate=0.5)}, "sampling_rate"),
         ({"privacy": CENTRAL, "metrics": {"loss": 1.0}}, "noise does not cover"),
         ({"metrics": {"loss": 0.0}}, "above 0"),
+        ({"metrics": {"loss": float("inf")}}, "above 0 and finite"),
         ({"stage_timeout": 0}, "stage_timeout"),
         ({"failed_rounds": -1}, "failed_rounds"),
         ({"strategy": "FedAvg"}, "must be a strategy"),
