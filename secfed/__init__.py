@@ -11,7 +11,7 @@ from secfed.errors import SecFedError
 if TYPE_CHECKING:
     from secfed import attacks, dp, paillier, secagg
     from secfed.aggregation import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg
-    from secfed.federated import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
+    from secfed.federated import FedAdagrad, FedAdam, FedAsync, FedAvg, FedAvgM, FedBuff, FedYogi
 
     __version__: str
 
@@ -20,8 +20,10 @@ __all__ = [
     "DistributedGaussian",
     "FedAdagrad",
     "FedAdam",
+    "FedAsync",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedYogi",
     "Paillier",
     "Plain",
@@ -41,6 +43,8 @@ _PACKAGE_OF = {
     "FedAvg": "federated",
     "FedAvgM": "federated",
     "FedYogi": "federated",
+    "FedAsync": "federated",
+    "FedBuff": "federated",
     "Paillier": "aggregation",
     "Plain": "aggregation",
     "SecAgg": "aggregation",

@@ -104,7 +104,7 @@ CHANCE = {"os.urandom", "os.getrandom", "secrets", "random", "numpy.random", "uu
 CHANCE_ALLOWED = {
     ("crypto/entropy.py", "os.urandom"),
     ("crypto/shamir.py", "secrets"),  # find_wrong: coefficients that no sender of shares can foresee
-    ("federated/training.py", "numpy.random"),  # which clients are sampled; no secret
+    ("federated/schedule.py", "numpy.random"),  # which clients are sampled; no secret
     ("cli/simulation/random.py", "numpy.random"),  # simulations
     ("attacks/exact.py", "numpy.random"),  # where searches start; no secret
     ("attacks/inversion.py", "numpy.random"),  # where searches start; no secret

@@ -1,9 +1,13 @@
 """Federated algorithms; they see nothing of a protection but `aggregate(updates, weights)`."""
 
+from secfed.federated.evaluation import evaluate
+from secfed.federated.fedasync import FedAsync
 from secfed.federated.fedavg import FedAvg
 from secfed.federated.fedavgm import FedAvgM
+from secfed.federated.fedbuff import FedBuff
 from secfed.federated.fedopt import FedAdagrad, FedAdam, FedYogi
 from secfed.federated.fedprox import proximal
+from secfed.federated.local_noise import local_noise
 from secfed.federated.report import RoundReport
 from secfed.federated.state import TrainingState
 from secfed.federated.training import Training
@@ -11,11 +15,15 @@ from secfed.federated.training import Training
 __all__ = [
     "FedAdagrad",
     "FedAdam",
+    "FedAsync",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedYogi",
     "RoundReport",
     "Training",
     "TrainingState",
+    "evaluate",
+    "local_noise",
     "proximal",
 ]

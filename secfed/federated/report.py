@@ -29,6 +29,10 @@ class RoundReport:
         rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
             or whose shares ended a session, each with the reason; they count as dropouts. Who is among them depends on
             the data and is protected by nothing: it is for the operator, not for publication.
+        time: Simulated time since the first round began; None without `durations`.
+        staleness: For each client of the cohort, how many steps the server took since the client began to train
+            (FedBuff, FedAsync); empty for other algorithms, where it is always 0.
+        metrics: What `evaluate` returned for this round's model.
     """
 
     number: int
@@ -42,3 +46,6 @@ class RoundReport:
     accountant: Accountant | None = field(default=None, repr=False)
     clip_norm: float | None = None
     rejected: dict[int, str] = field(default_factory=dict)
+    time: float | None = None
+    staleness: dict[int, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)

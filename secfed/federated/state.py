@@ -17,7 +17,7 @@ from secfed.encoding.flatten import Structure, flatten, structure, unflatten
 from secfed.errors import EncodingError
 from secfed.federated.results import Model
 
-_LAYOUT = b"secfed/training1"
+_LAYOUT = b"secfed/training2"
 _DIGEST_BYTES = 32
 
 Memory = dict[str, npt.NDArray[np.float64]]  # what an algorithm keeps from round to round
@@ -38,6 +38,8 @@ class TrainingState:
         memory: What the algorithm keeps, such as FedAdam's `m` and `v`: float64 arrays by name.
         clip_norm: The clip of the next round, which an adaptive clip has moved; None without privacy.
         accountant: All that was released; None without privacy, and with a ledger, which knows it.
+        schedule: Where simulated time is: the clock, and with FedBuff and FedAsync who is training and from which
+            model; arrays by name.
     """
 
     algorithm: str
@@ -46,6 +48,7 @@ class TrainingState:
     memory: Memory = field(repr=False)
     clip_norm: float | None = None
     accountant: Accountant | None = field(default=None, repr=False)
+    schedule: Memory = field(default_factory=dict, repr=False)
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads: no pickle, the same bytes on every machine.
@@ -53,7 +56,7 @@ class TrainingState:
         The digest at the end finds damage, not forgery: keep the file where only its owner writes.
         """
         like, values = structure(self.model), flatten(self.model)
-        names = sorted(self.memory)
+        kept = sorted(self.memory.items()), sorted(self.schedule.items())
         header = {
             "algorithm": self.algorithm,
             "round": self.round,
@@ -62,11 +65,12 @@ class TrainingState:
             "paths": like.paths,
             "shapes": like.shapes,
             "dtypes": [dtype.newbyteorder("<").str for dtype in like.dtypes],
-            "memory": [(name, self.memory[name].shape) for name in names],
+            "memory": [(name, array.shape) for name, array in kept[0]],
+            "schedule": [(name, array.shape) for name, array in kept[1]],
         }
         text = json.dumps(header).encode()
         parts = [_LAYOUT, len(text).to_bytes(8, "little"), text]
-        parts += [_little_endian(values), *(_little_endian(self.memory[name]) for name in names)]
+        parts += [_little_endian(values), *(_little_endian(array) for arrays in kept for _, array in arrays)]
         joined = b"".join(parts)
         return joined + hashlib.sha256(joined).digest()
 
@@ -104,7 +108,9 @@ class TrainingState:
         if difference := own.difference(Structure(tuple(header["paths"]), shapes, dtypes, None)):
             raise EncodingError(f"the saved model is not shaped like the example: {difference}")
         arrays, double = [], np.dtype(np.float64)
-        expected = [(flatten(like.example).dtype, (like.size,)), *((double, shape) for _, shape in header["memory"])]
+        names = [name for name, _ in header["memory"]]
+        kept = header["memory"] + header["schedule"]
+        expected = [(flatten(like.example).dtype, (like.size,)), *((double, shape) for _, shape in kept)]
         for dtype, shape in expected:
             little = dtype.newbyteorder("<")
             count = int(np.prod(shape, dtype=np.int64))
@@ -112,15 +118,15 @@ class TrainingState:
             start += count * little.itemsize
         if start != len(saved):
             raise EncodingError(f"the saved training state has {len(saved) - start} bytes too many")
-        names = [name for name, _ in header["memory"]]
         accountant = header["accountant"]
         return cls(
             str(header["algorithm"]),
             int(header["round"]),
             unflatten(arrays[0], like),
-            dict(zip(names, arrays[1:], strict=True)),
+            dict(zip(names, arrays[1:], strict=False)),
             None if header["clip_norm"] is None else float(header["clip_norm"]),
             Accountant.from_json(accountant) if accountant is not None else None,
+            {name: array for (name, _), array in zip(header["schedule"], arrays[1 + len(names) :], strict=True)},
         )
 
 

@@ -13,24 +13,23 @@ from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator
 from secfed.aggregation.cohort import as_mapping
 from secfed.aggregation.cohort_sizes import refusal_of_skips
-from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
-from secfed.dp.events import Adjacency, PoissonSampled, check_count
+from secfed.dp.events import Adjacency, check_count
 from secfed.dp.ledger import Ledger
-from secfed.encoding.flatten import flatten, model_hash, structure, unflatten
-from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
+from secfed.encoding.flatten import flatten, structure, unflatten
+from secfed.errors import ConfigError, FaultyClientError, TooFewSurvivorsError
+from secfed.federated.execution import Execution
+from secfed.federated.hooks import Callback, Evaluate, Hooks, Progress
 from secfed.federated.report import RoundReport
-from secfed.federated.results import LocalUpdate, Model, Results
+from secfed.federated.results import LocalUpdate, Model
+from secfed.federated.schedule import Durations, Sampling, Schedule, Turn
 from secfed.federated.spending import Budget, Spending
 from secfed.federated.state import Memory, TrainingState, copied
 from secfed.secagg.stages import Stage
 
 # Delta where neither budget nor ledger names it.
 _DELTA = 1e-5
-# The check of secure aggregation that ends a session because of one client before others open their shares.
-BEFORE_OPENING = "S16"
-
 Dropouts = Callable[[int, tuple[int, ...]], Mapping[int, Stage]]
 Values = npt.NDArray[np.float64]  # of a model, all of them in one array of shape (size,)
 
@@ -98,6 +97,7 @@ class Training(ABC):
         self._population = 0
         self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
         self._last: tuple[int, Model, Memory] | None = None
+        self._schedule: Schedule | None = None
 
     def begin(self, values: Values) -> Memory:
         """Return what the algorithm keeps from round to round, as it is before the first one.
@@ -142,6 +142,7 @@ class Training(ABC):
             {name: array.copy() for name, array in memory.items()},
             self._privacy.clip_norm if self._privacy else None,
             self._spending.saved() if self._spending else None,
+            self._schedule.saved() if self._schedule else {},
         )
 
     def rounds(
@@ -154,6 +155,11 @@ class Training(ABC):
         cohort_size: int | None = None,
         seed: int | None = None,
         dropouts: Dropouts | None = None,
+        durations: Durations | None = None,
+        deadline: float | None = None,
+        evaluate: Evaluate | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: Progress | None = None,
     ) -> Iterator[RoundReport]:
         """Train, round by round.
 
@@ -170,6 +176,13 @@ class Training(ABC):
                 nobody can foresee: leave it out where data are real.
             dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
                 (simulation).
+            durations: `durations(client_id, round)`: how long a client trains, in any unit (simulation). Reports then
+                have a `time`; a round takes as long as its slowest client.
+            deadline: How long a round waits, in the same unit; slower clients are dropouts.
+            evaluate: `evaluate(model)`, called after each round: figures by name, for `report.metrics`.
+            callbacks: Each is called with every report before `rounds` yields it. To stop early, stop iterating.
+            progress: `progress(round, trained, cohort)`, called after each client's local training: how many clients
+                of how many have trained. Numbers start over if a client ended a session and the others train again.
 
         Yields:
             A report for each round. A round with too few survivors leaves the model as it was and says so.
@@ -208,26 +221,53 @@ class Training(ABC):
             model = start.model
         structure(model)
         self._population = len(data)
-        rate = 1.0 if sampling_rate is None else sampling_rate
+        hooks = Hooks(evaluate, tuple(callbacks), progress)
+        if durations is not None and not callable(durations):
+            raise ConfigError(f"durations: found {durations!r:.100}, needed a function")
+        if deadline is not None:
+            if durations is None:
+                raise ConfigError(f"deadline {deadline} without durations: no client is ever late")
+            check_positive("deadline", deadline)
         if self._privacy:
-            self._privacy = replace(self._privacy, population=len(data), sampling_rate=rate, cohort_size=cohort_size)
+            self._privacy = self._privacy_among(self._privacy, len(data), sampling_rate, cohort_size)
             self._check_skips(model, count)
-        generator = np.random.default_rng(seed)
+        values, ids = flatten(model), sorted(data)
+        schedule = self._schedule_of(ids, values, sampling_rate, cohort_size, seed, durations, deadline)
+        if start:
+            schedule.resume(start.schedule, start.round, values)
+        memory = start.memory if start else self.begin(values.astype(np.float64))
+        self._last, self._schedule = (start.round if start else 0, model, memory), schedule
+        return self._rounds(self._last, data, count, schedule, dropouts, hooks)
 
-        def draw() -> tuple[int, ...]:
-            ids = sorted(data)
-            if cohort_size is not None:
-                chosen = sorted(generator.choice(len(ids), cohort_size, replace=False))
-                return tuple(ids[place] for place in chosen)
-            joins = generator.random(len(ids)) < rate
-            return tuple(client_id for client_id, joined in zip(ids, joins, strict=True) if joined)
+    def _privacy_among(
+        self, privacy: Privacy, population: int, sampling_rate: float | None, cohort_size: int | None
+    ) -> Privacy:
+        """Tell the noise how cohorts come about."""
+        rate = 1.0 if sampling_rate is None else sampling_rate
+        return replace(privacy, population=population, sampling_rate=rate, cohort_size=cohort_size)
 
-        if start and seed is not None:  # the cohorts of the rounds before
-            for _ in range(start.round):
-                draw()
-        memory = start.memory if start else self.begin(flatten(model).astype(np.float64))
-        self._last = (start.round if start else 0, model, memory)
-        return self._rounds(self._last, data, count, draw, cohort_size is None, dropouts)
+    def _schedule_of(
+        self,
+        ids: Sequence[int],
+        values: npt.NDArray[Any],
+        sampling_rate: float | None,
+        cohort_size: int | None,
+        seed: int | None,
+        durations: Durations | None,
+        deadline: float | None,
+    ) -> Schedule:
+        """Decide whose updates each round is made of; for the parameters see `rounds`."""
+        rate = 1.0 if sampling_rate is None else sampling_rate
+        return Sampling(ids, rate, cohort_size, seed, durations, deadline)
+
+    def _local_update_of(self, turn: Turn, values: npt.NDArray[Any]) -> LocalUpdate:
+        """Return what a client of this turn does, with its id and its data.
+
+        Args:
+            turn: Whose turn it is.
+            values: Those of the model as it is now.
+        """
+        return lambda model, of_client: self._local_update(model, of_client[1])
 
     def _resume(self, state: TrainingState) -> None:
         """Take over what a state says of algorithm and privacy.
@@ -256,43 +296,47 @@ class Training(ABC):
         start: tuple[int, Model, Memory],
         data: Mapping[int, Any],
         count: int,
-        draw: Callable[[], tuple[int, ...]],
-        by_chance: bool,
+        schedule: Schedule,
         dropouts: Dropouts | None,
+        hooks: Hooks,
     ) -> Iterator[RoundReport]:
         first, model, memory = start
         failures: list[TooFewSurvivorsError | FaultyClientError | ConfigError] = []
         memory = {name: array.copy() for name, array in memory.items()}  # a step may change it in place
         for number in range(first + 1, first + count + 1):
             privacy = self._privacy
-            cohort = draw()
-            silent = as_mapping(dropouts(number, cohort)) if dropouts else {}
+            turn = schedule.next(number)
+            cohort = turn.cohort
+            silent = dict.fromkeys(turn.late, Stage.MASKED_INPUT_COLLECTION)
+            silent |= as_mapping(dropouts(number, cohort)) if dropouts else {}
             rejected: dict[int, str] = {}
-            chosen = {client_id: data[client_id] for client_id in cohort}
+            chosen = {client_id: (client_id, data[client_id]) for client_id in cohort}
+            local_update = hooks.watched(self._local_update_of(turn, flatten(model)), number, cohort)
+            execution = Execution(local_update, self._aggregator, privacy, self._spending, self._population)
             try:
-                aggregate, failure = self._aggregate(number, model, chosen, silent, rejected), ""
+                aggregate, failure = execution.aggregate(number, model, chosen, silent, rejected), ""
             except (TooFewSurvivorsError, FaultyClientError) as error:
                 aggregate, failure = None, str(error)
                 failures.append(error)
             except ConfigError as error:
                 # A Poisson cohort may be too small for the threshold by chance, and the next one may do; all clients,
                 # or a fixed number of them, are no matter of chance.
-                if not by_chance or len(cohort) == len(data):
+                if not schedule.by_chance or len(cohort) == len(data):
                     raise
                 aggregate, failure = None, str(error)
                 failures.append(error)
             if aggregate:
                 model, memory = self._step(model, aggregate, memory)
+                schedule.stepped(flatten(model))
                 if privacy and privacy.adaptive and aggregate.within_clip is not None:
                     clip_norm = privacy.adaptive.next(privacy.clip_norm, aggregate.within_clip)
                     self._privacy = replace(privacy, clip_norm=clip_norm)
             self._last = (number, model, memory)
-            survivors = aggregate.survivors if aggregate else ()
-            yield RoundReport(
+            report = RoundReport(
                 number,
                 model,
                 cohort,
-                survivors,
+                aggregate.survivors if aggregate else (),
                 aggregate,
                 failure,
                 flatten(model).nbytes,
@@ -300,7 +344,13 @@ class Training(ABC):
                 self._spending.accountant() if self._spending else None,
                 privacy.clip_norm if privacy else None,
                 rejected,
+                turn.time,
+                {client_id: begun.staleness for client_id, begun in turn.starts.items()},
+                hooks.metrics(model),
             )
+            for callback in hooks.callbacks:
+                callback(report)
+            yield report
         if failures and len(failures) == count:
             raise _all_failed(failures)
 
@@ -336,79 +386,6 @@ class Training(ABC):
             population=population,
         ):
             raise ConfigError(refusal)
-
-    def _aggregate(
-        self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
-    ) -> Aggregate:
-        """Train locally and aggregate; a client whose result does not fit is rejected, and counts as a dropout."""
-        privacy, spending = self._privacy, self._spending
-        if not data and not privacy:
-            raise TooFewSurvivorsError("the cohort is empty", 0, 1)
-
-        def reject(client_id: int, reason: str) -> None:
-            rejected[client_id] = reason
-            if len(rejected) == len(data) == self._population:  # all alike: that is the caller's mistake
-                client_id, reason = next(iter(rejected.items()))
-                raise EncodingError(f"client {client_id}: {reason}")
-
-        results = Results(self._local_update, model, data, reject)
-        weights = (results.keep_all() or [1]) if self._aggregator.needs_weights and not privacy else None
-        prepared = self._aggregator.prepare(
-            model, data, weights=weights, privacy=privacy, round=number, model_hash=model_hash(model)
-        )
-        worst = prepared.worst_event
-        if spending is None or worst is None:
-            return self._run(prepared, results, silent, rejected)
-        spending.reserve(worst, f"round {number}")
-        try:
-            prepared.check_cohort()  # before anybody trains
-            aggregate = self._run(prepared, results, silent, rejected)
-        except TooFewSurvivorsError:
-            # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
-            # missing is taken as none. But a Poisson cohort's size is, and its guarantee counts every round.
-            if isinstance(worst, PoissonSampled):
-                spending.commit(worst)
-            else:
-                spending.cancel()
-            raise
-        except FaultyClientError as error:
-            if error.check == BEFORE_OPENING and not isinstance(worst, PoissonSampled):
-                spending.cancel()
-            else:
-                spending.commit(worst)
-            raise
-        except (ConfigError, EncodingError):  # there is no sum
-            spending.cancel()
-            raise
-        spending.commit(aggregate.event or worst)
-        return aggregate
-
-    def _run(
-        self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
-    ) -> Aggregate:
-        """Run the aggregation; once more if a client ended the session, without that client."""
-        try:
-            return self._run_once(prepared, results, silent, rejected)
-        except FaultyClientError as error:
-            # Not if others had opened their shares (S12, S13) in a private round: that client could help the server to
-            # the sum, so it counts as released.
-            if prepared.worst_event and error.check != BEFORE_OPENING:
-                raise
-            results.reject(error.client_id, f"its shares ended the session ({error.check})")
-        results.again()
-        return self._run_once(prepared, results, silent, rejected)
-
-    def _run_once(
-        self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
-    ) -> Aggregate:
-        gone = dict.fromkeys(rejected, Stage.ADVERTISE_KEYS)
-        try:
-            aggregate = prepared.run_each(results.of, dropouts={**silent, **gone}, reject=results.reject)
-        except (FaultyClientError, TooFewSurvivorsError, ConfigError):
-            results.finish()
-            raise
-        results.finish()
-        return aggregate
 
 
 def _all_failed(failures: Sequence[Exception]) -> TooFewSurvivorsError:

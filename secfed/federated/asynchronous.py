@@ -1,0 +1,117 @@
+"""Asynchronous training: clients train all the time, and the server steps when enough of them are ready."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from secfed.aggregation.privacy import Privacy
+from secfed.dp.events import check_count
+from secfed.encoding.flatten import flatten, structure, unflatten
+from secfed.errors import ConfigError, EncodingError
+from secfed.federated.results import LocalUpdate, Model
+from secfed.federated.schedule import Arrivals, Durations, Schedule, Turn
+from secfed.federated.training import Training, TrainingOptions, Values
+
+
+class Asynchronous(Training):
+    """What FedBuff and FedAsync have in common.
+
+    Args:
+        local_update: As for `secfed.FedAvg`; the model is the one that was there when the client began.
+        buffer_size: Ready clients that make a round.
+        concurrency: Clients that train at the same time.
+        staleness_exponent: The staleness weight is `(1 + staleness) ** -staleness_exponent`.
+        maximum_staleness: Clients whose training began more server steps ago drop their update; None: none does.
+        options: As for `secfed.FedAvg`.
+    """
+
+    def __init__(
+        self,
+        local_update: LocalUpdate,
+        *,
+        buffer_size: int,
+        concurrency: int,
+        staleness_exponent: float,
+        maximum_staleness: int | None,
+        **options: Unpack[TrainingOptions],
+    ) -> None:
+        super().__init__(local_update, **options)
+        check_count("buffer_size", buffer_size)
+        check_count("concurrency", concurrency)
+        if not 0 <= staleness_exponent < np.inf:
+            raise ConfigError(f"staleness_exponent {staleness_exponent} must be a finite number from 0")
+        if maximum_staleness is not None and maximum_staleness < 0:
+            raise ConfigError(f"maximum_staleness {maximum_staleness} must not be negative")
+        self._buffer_size, self._concurrency = buffer_size, concurrency
+        self._exponent, self._most = staleness_exponent, maximum_staleness
+        if self._spending and (adjacency := self._spending.accountant().adjacency) != "replace":
+            raise ConfigError(
+                f'{type(self).__name__} with privacy needs adjacency="replace", found {adjacency!r}: without a client, '
+                "others would be ready in its place, and the difference of two sums would be more than one update"
+            )
+
+    @abstractmethod
+    def fold(self, update: Values, start: Values, values: Values, weight: float) -> Values:
+        """Make a client's update fit the model as it is now.
+
+        Args:
+            update: Of the client, float64 of shape `(size,)` like all that follows.
+            start: Values of the model from which it began to train.
+            values: Values of the model now.
+            weight: The staleness weight, at most 1.
+        """
+
+    def _privacy_among(
+        self, privacy: Privacy, population: int, sampling_rate: float | None, cohort_size: int | None
+    ) -> Privacy:
+        """Count no privacy from sampling: who is ready is no secret."""
+        return replace(privacy, population=None, sampling_rate=1.0, cohort_size=None)
+
+    def _schedule_of(
+        self,
+        ids: Sequence[int],
+        values: npt.NDArray[Any],
+        sampling_rate: float | None,
+        cohort_size: int | None,
+        seed: int | None,
+        durations: Durations | None,
+        deadline: float | None,
+    ) -> Schedule:
+        """Let clients arrive.
+
+        Raises:
+            ConfigError: There are fewer clients than the buffer takes, or an option has no effect here.
+        """
+        name = type(self).__name__
+        for option, given in (("sampling_rate", sampling_rate), ("cohort_size", cohort_size), ("deadline", deadline)):
+            if given is not None:
+                raise ConfigError(f"found {option} {given}: {name} takes the clients that are ready first")
+        if len(ids) < self._buffer_size:
+            raise ConfigError(f"found {len(ids)} clients, needed at least buffer_size {self._buffer_size}")
+        return Arrivals(ids, self._buffer_size, self._concurrency, self._most, seed, durations, values)
+
+    def _local_update_of(self, turn: Turn, values: npt.NDArray[Any]) -> LocalUpdate:
+        """Return what a client of this turn does: train from its own start, then fold."""
+        now = values.astype(np.float64)
+
+        def local_update(model: Model, of_client: Any) -> Any:
+            client_id, data = of_client
+            begun, like = turn.starts[client_id], structure(model)
+            result: Any = self._local_update(unflatten(begun.values, like), data)
+            if not (isinstance(result, tuple) and len(result) == 2):
+                return result  # the caller is told
+            try:
+                if like.difference(structure(result[0]), dtypes=False):
+                    return result
+                update = flatten(result[0]).astype(np.float64)
+            except (EncodingError, ValueError):
+                return result
+            weight = (1 + begun.staleness) ** -self._exponent
+            folded = self.fold(update, begun.values.astype(np.float64), now, weight)
+            return unflatten(folded, structure(result[0])), result[1]
+
+        return local_update

@@ -1,0 +1,126 @@
+"""One round: local training of a cohort, aggregation, and what that spends."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secfed.aggregation.aggregate import Aggregate
+from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.prepared import Prepared
+from secfed.aggregation.privacy import Privacy
+from secfed.dp.events import PoissonSampled
+from secfed.encoding.flatten import model_hash
+from secfed.errors import ConfigError, EncodingError, FaultyClientError, TooFewSurvivorsError
+from secfed.federated.results import LocalUpdate, Model, Results
+from secfed.federated.spending import Spending
+from secfed.secagg.stages import Stage
+
+# The check of secure aggregation that ends a session because of one client before others open their shares.
+BEFORE_OPENING = "S16"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What a round needs besides its cohort.
+
+    Attributes:
+        local_update: See `secfed.FedAvg`.
+        aggregator: See `secfed.FedAvg`.
+        privacy: That of this round; None without.
+        spending: Where the round is reserved and committed; None without privacy.
+        population: Clients of the whole training.
+    """
+
+    local_update: LocalUpdate
+    aggregator: Aggregator
+    privacy: Privacy | None
+    spending: Spending | None
+    population: int
+
+    def aggregate(
+        self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
+    ) -> Aggregate:
+        """Train locally and aggregate; a client whose result does not fit is rejected, and counts as a dropout.
+
+        Args:
+            number: The round's.
+            model: The model as it is now.
+            data: What `local_update` is given for each client of the cohort, by id.
+            silent: Clients that fall silent, and the first stage that they do not answer.
+            rejected: Takes the reasons by client id.
+
+        Raises:
+            TooFewSurvivorsError: Nobody is in the cohort, or too few are left.
+            FaultyClientError: A client ended the session.
+            ConfigError: This cohort cannot run a session.
+            EncodingError: No client's result fits.
+            BudgetExceededError: The round could overspend; nothing was drawn or sent.
+        """
+        privacy, spending = self.privacy, self.spending
+        if not data and not privacy:
+            raise TooFewSurvivorsError("the cohort is empty", 0, 1)
+
+        def reject(client_id: int, reason: str) -> None:
+            rejected[client_id] = reason
+            if len(rejected) == len(data) == self.population:  # all alike: that is the caller's mistake
+                client_id, reason = next(iter(rejected.items()))
+                raise EncodingError(f"client {client_id}: {reason}")
+
+        results = Results(self.local_update, model, data, reject)
+        weights = (results.keep_all() or [1]) if self.aggregator.needs_weights and not privacy else None
+        prepared = self.aggregator.prepare(
+            model, data, weights=weights, privacy=privacy, round=number, model_hash=model_hash(model)
+        )
+        worst = prepared.worst_event
+        if spending is None or worst is None:
+            return self._run(prepared, results, silent, rejected)
+        spending.reserve(worst, f"round {number}")
+        try:
+            prepared.check_cohort()  # before anybody trains
+            aggregate = self._run(prepared, results, silent, rejected)
+        except TooFewSurvivorsError:
+            # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
+            # missing is taken as none. But a Poisson cohort's size is, and its guarantee counts every round.
+            if isinstance(worst, PoissonSampled):
+                spending.commit(worst)
+            else:
+                spending.cancel()
+            raise
+        except FaultyClientError as error:
+            if error.check == BEFORE_OPENING and not isinstance(worst, PoissonSampled):
+                spending.cancel()
+            else:
+                spending.commit(worst)
+            raise
+        except (ConfigError, EncodingError):  # there is no sum
+            spending.cancel()
+            raise
+        spending.commit(aggregate.event or worst)
+        return aggregate
+
+    def _run(
+        self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
+    ) -> Aggregate:
+        """Run the aggregation; once more if a client ended the session, without that client."""
+        try:
+            return self._run_once(prepared, results, silent, rejected)
+        except FaultyClientError as error:
+            # Not if others had opened their shares (S12, S13) in a private round: that client could help the server to
+            # the sum, so it counts as released.
+            if prepared.worst_event and error.check != BEFORE_OPENING:
+                raise
+            results.reject(error.client_id, f"its shares ended the session ({error.check})")
+        results.again()
+        return self._run_once(prepared, results, silent, rejected)
+
+    def _run_once(
+        self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
+    ) -> Aggregate:
+        gone = dict.fromkeys(rejected, Stage.ADVERTISE_KEYS)
+        try:
+            aggregate = prepared.run_each(results.of, dropouts={**silent, **gone}, reject=results.reject)
+        except (FaultyClientError, TooFewSurvivorsError, ConfigError):
+            results.finish()
+            raise
+        results.finish()
+        return aggregate
