@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from secfed.cli import attack, budget, preflight
+from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS, OF_ALGORITHMS
 from secfed.cli.extras import require
 from secfed.cli.options import (
     AdversaryChoice,
@@ -18,6 +19,7 @@ from secfed.cli.options import (
     Threshold,
     fraction,
     given_options,
+    not_negative,
     positive,
     probability,
     refuse_without_effect,
@@ -43,7 +45,7 @@ class Dataset(StrEnum):
 
 
 class Algorithm(StrEnum):
-    """Federated algorithms; the names in `algorithms.DEFAULTS`."""
+    """Federated algorithms; the names in `algorithm_parameters.DEFAULTS`."""
 
     FEDAVG = "fedavg"
     FEDAVGM = "fedavgm"
@@ -51,6 +53,8 @@ class Algorithm(StrEnum):
     FEDADAGRAD = "fedadagrad"
     FEDADAM = "fedadam"
     FEDYOGI = "fedyogi"
+    FEDBUFF = "fedbuff"
+    FEDASYNC = "fedasync"
 
 
 # Choices, and the options that have no effect with them.
@@ -61,9 +65,8 @@ _WITHOUT_EFFECT = (
     ("aggregator", "plain", ("threshold", "neighbors", "adversary", "clip", "key_bits")),
     ("aggregator", "secagg", ("key_bits",)),
     ("aggregator", "paillier", ("threshold", "neighbors", "adversary")),
-    ("algorithm", "fedavgm", ("mu",)),
-    ("algorithm", "fedprox", ("server_momentum",)),
-    *(("algorithm", name, ("server_momentum", "mu")) for name in ("fedavg", "fedadagrad", "fedadam", "fedyogi")),
+    *(("algorithm", algorithm.value, tuple(OF_ALGORITHMS - set(DEFAULTS[algorithm.value]))) for algorithm in Algorithm),
+    *(("algorithm", name, ("sampling_rate", "deadline")) for name in ASYNCHRONOUS),
 )
 
 
@@ -108,7 +111,8 @@ def simulate(
         Algorithm,
         typer.Option(
             help="How the server steps: by the mean (fedavg), with momentum (fedavgm), with a step size for each "
-            "parameter (fedadagrad, fedadam, fedyogi). fedprox is fedavg with a pull on the clients' training."
+            "parameter (fedadagrad, fedadam, fedyogi). fedprox is fedavg with a pull on the clients' training. "
+            "fedbuff steps when some clients are ready, fedasync with each one (--aggregator plain only)."
         ),
     ] = Algorithm.FEDAVG,
     server_learning_rate: Annotated[
@@ -116,7 +120,7 @@ def simulate(
         typer.Option(
             callback=positive,
             show_default="1, with fedadagrad, fedadam, fedyogi 0.1",
-            help="Factor on the server's step.",
+            help="Factor on the server's step; not with fedasync.",
         ),
     ] = None,
     server_momentum: Annotated[
@@ -135,6 +139,53 @@ def simulate(
             help="With --algorithm fedprox: how strongly clients are pulled back toward the round's model.",
         ),
     ] = None,
+    buffer_size: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="10", help="With --algorithm fedbuff: ready clients that make a round."),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="20, with fedasync 10",
+            help="With --algorithm fedbuff or fedasync: clients that train at the same time.",
+        ),
+    ] = None,
+    staleness_exponent: Annotated[
+        float | None,
+        typer.Option(
+            callback=positive,
+            show_default="0.5",
+            help="With --algorithm fedbuff or fedasync: an update counts (1 + steps missed) to minus this power.",
+        ),
+    ] = None,
+    mixing: Annotated[
+        float | None,
+        typer.Option(
+            max=1,
+            callback=positive,
+            show_default="0.3",
+            help="With --algorithm fedasync: how far the model moves to what a client trained.",
+        ),
+    ] = None,
+    speed_spread: Annotated[
+        float,
+        typer.Option(
+            callback=not_negative,
+            help="How unequally fast clients train: standard deviation of the logarithm of their times.",
+        ),
+    ] = 0.0,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            callback=positive,
+            show_default="none",
+            help="How long a round waits for slow clients; the median client trains for 1.",
+        ),
+    ] = None,
+    target: Annotated[
+        float, typer.Option(callback=fraction, help="Accuracy of which the run says when it was reached.")
+    ] = 0.9,
     dropout: Annotated[
         float,
         typer.Option(
@@ -188,8 +239,9 @@ def simulate(
     """Train on a real data set under secure aggregation or Paillier encryption, and in the clear beside it.
 
     With --privacy central or distributed all rounds together spend at most --epsilon at --delta. With --privacy
-    distributed there is a third run beside them, in which the server adds the noise. The parameters of algorithms were
-    chosen for digits. An option that has no effect in the chosen mode is an error.
+    distributed there is another run, in which the server adds the noise. Next to any other algorithm there is a run of
+    plain fedavg. The parameters of algorithms were chosen for digits. An option that has no effect in the chosen mode
+    is an error.
     """
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console
@@ -208,6 +260,13 @@ def simulate(
         server_learning_rate=server_learning_rate,
         server_momentum=server_momentum,
         mu=mu,
+        buffer_size=buffer_size,
+        concurrency=concurrency,
+        staleness_exponent=staleness_exponent,
+        mixing=mixing,
+        speed_spread=speed_spread,
+        deadline=deadline,
+        target=target,
         dropout=dropout,
         threshold=threshold,
         neighbors=neighbors,

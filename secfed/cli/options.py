@@ -43,6 +43,13 @@ def positive(number: float | None) -> float | None:
     return number
 
 
+def not_negative(number: float) -> float:
+    """Return a finite number from 0; another one is wrong usage."""
+    if not 0 <= number < float("inf"):
+        raise typer.BadParameter(f"{number} must be a finite number from 0")
+    return number
+
+
 def fraction(number: float | None) -> float | None:
     """Return a number above 0 and below 1, or None where none was given; another one is wrong usage."""
     if number is not None and not 0 < number < 1:

@@ -30,6 +30,7 @@ class RoundReport:
             or whose shares ended a session, each with the reason; they count as dropouts. Who is among them depends on
             the data and is protected by nothing: it is for the operator, not for publication.
         time: Simulated time since the first round began; None without `durations`.
+        late: Clients of the cohort that did not answer before the deadline; they are dropouts.
         staleness: For each client of the cohort, how many steps the server took since the client began to train
             (FedBuff, FedAsync); empty for other algorithms, where it is always 0.
         metrics: What `evaluate` returned for this round's model.
@@ -47,5 +48,6 @@ class RoundReport:
     clip_norm: float | None = None
     rejected: dict[int, str] = field(default_factory=dict)
     time: float | None = None
+    late: tuple[int, ...] = ()
     staleness: dict[int, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)

@@ -345,6 +345,7 @@ class Training(ABC):
                 privacy.clip_norm if privacy else None,
                 rejected,
                 turn.time,
+                turn.late,
                 {client_id: begun.staleness for client_id, begun in turn.starts.items()},
                 hooks.metrics(model),
             )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from secfed import dp
+from secfed.cli.algorithm_parameters import DEFAULTS
 from secfed.cli.app import Dataset
-from secfed.cli.simulation.algorithms import DEFAULTS
 from secfed.cli.simulation.datasets import LOADERS
 from secfed.dp.rounding import up
 from tests.cli.runner import Run, Runner
@@ -233,6 +234,12 @@ PLAIN, CENTRAL, DISTRIBUTED = (("--aggregator", "plain"), ("--privacy", "central
         (("--algorithm", "fedavgm"), "--mu", "0.1", "--algorithm fedavgm"),
         (("--algorithm", "fedprox"), "--server-momentum", "0.5", "--algorithm fedprox"),
         (("--algorithm", "fedyogi"), "--server-momentum", "0.5", "--algorithm fedyogi"),
+        ((), "--buffer-size", "5", "--algorithm fedavg"),
+        (("--algorithm", "fedasync", *PLAIN), "--buffer-size", "5", "--algorithm fedasync"),
+        (("--algorithm", "fedasync", *PLAIN), "--server-learning-rate", "1", "--algorithm fedasync"),
+        (("--algorithm", "fedbuff"), "--sampling-rate", "0.5", "--algorithm fedbuff"),
+        (("--algorithm", "fedbuff"), "--deadline", "2", "--algorithm fedbuff"),
+        (("--algorithm", "fedbuff"), "--mixing", "0.5", "--algorithm fedbuff"),
     ],
 )
 def test_an_option_without_effect_is_refused_and_both_options_are_named(
@@ -264,10 +271,14 @@ def test_every_algorithm_trains_and_says_its_parameters(secfed: Runner, tmp_path
     common = ("simulate", "--json", "--rounds", 2, "--clients", 4, "--dropout", 0, "--output", tmp_path)
     accuracies = {}
     for name, defaults in DEFAULTS.items():
-        run = secfed(*common, "--algorithm", name)
+        # With all four clients in its buffer FedBuff would be FedAvg.
+        own = {"fedasync": PLAIN, "fedbuff": ("--buffer-size", 3)}.get(name, ())
+        run = secfed(*common, "--algorithm", name, *own)
         assert run.exit_code == 0, run.stderr
         found = json.loads(run.stdout)
-        assert found["algorithm"] == name and found["algorithm_parameters"] == defaults
+        few = {key: few for key, few in (("buffer_size", 3), ("concurrency", 4)) if key in defaults}
+        assert found["algorithm"] == name and found["algorithm_parameters"] == defaults | few
+        assert (found["fedavg_accuracy"] is None) == (name == "fedavg")
         assert found["max_model_difference"] < 0.2  # the adaptive ones enlarge rounding errors of small means
         accuracies[name] = found["accuracy"], found["max_model_difference"]
     assert len(set(accuracies.values())) == len(DEFAULTS)  # each does something else
@@ -275,6 +286,56 @@ def test_every_algorithm_trains_and_says_its_parameters(secfed: Runner, tmp_path
     assert json.loads(given.stdout)["algorithm_parameters"] == {"server_learning_rate": 2.0, "server_momentum": 0.25}
     pulled = secfed(*common, "--algorithm", "fedprox", "--mu", 2)
     assert json.loads(pulled.stdout)["algorithm_parameters"] == {"server_learning_rate": 1.0, "mu": 2.0}
+
+
+@UNDRAWN
+@pytest.mark.usefixtures("brief_training")
+def test_fedbuff_does_not_wait_for_slow_clients_and_the_run_says_when_the_target_was_reached(
+    secfed: Runner, tmp_path: Path
+) -> None:
+    common = ("simulate", "--json", "--clients", 8, "--dropout", 0, "--speed-spread", 1, "--output", tmp_path)
+    run = secfed(*common, "--algorithm", "fedbuff", "--buffer-size", 4, "--rounds", 4, "--target", 0.2)
+    assert run.exit_code == 0, run.stderr
+    found = json.loads(run.stdout)
+    last, reached = found["rounds"][-1], found["rounds"][found["rounds_to_target"] - 1]
+    assert last["time"] < last["fedavg_time"]
+    assert last["staleness"] > 0
+    assert reached["accuracy"] >= 0.2
+    assert found["time_to_target"] == reached["time"]
+    each = [4 * (r["bytes_up_per_client"] + r["bytes_down_per_client"]) for r in found["rounds"][: reached["number"]]]
+    assert found["bytes_to_target"] == sum(each)
+    assert "20 % accuracy after round" in run.stderr
+    assert "plain fedavg with the same clients, 8 clients a round" in run.stderr
+    cut = secfed(*common, "--rounds", 2, "--deadline", 1.5, "--target", 0.999, "--threshold", 5)
+    assert cut.exit_code == 0, cut.stderr
+    rounds = json.loads(cut.stdout)["rounds"]
+    assert [record["time"] for record in rounds] == [1.5, 3.0]
+    assert all(record["survivors"] == 8 - record["late"] < 8 for record in rounds)
+    assert f"clients that were late: {2 * rounds[0]['late']}" in cut.stderr
+    assert "99.9 % accuracy was not reached" in cut.stderr
+
+
+@UNDRAWN
+@pytest.mark.usefixtures("brief_training")
+def test_fedasync_needs_plain_and_the_error_names_fedbuff(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed("simulate", "--algorithm", "fedasync", "--rounds", 1, "--output", tmp_path)
+    assert run.exit_code == 2
+    assert "FedBuff" in run.stderr and "SecAgg" in run.stderr
+
+
+@UNDRAWN
+@pytest.mark.usefixtures("brief_training")
+def test_private_fedbuff_is_calibrated_for_replaced_data(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(
+        "simulate", "--json", "--algorithm", "fedbuff", *DISTRIBUTED, "--clients", 8, "--buffer-size", 6,
+        "--rounds", 2, "--dropout", 0, "--epsilon", 5, "--output", tmp_path,
+    )  # fmt: skip
+    assert run.exit_code == 0, run.stderr
+    found = json.loads(run.stdout)
+    wanted = dp.noise_multiplier(epsilon=5, delta=1e-5, rounds=2, adjacency="replace")
+    assert found["noise_multiplier"] == pytest.approx(wanted)
+    assert 4 < found["epsilon"] <= 5
+    assert "its data are replaced" in run.stderr
 
 
 @UNDRAWN
@@ -292,7 +353,8 @@ def test_every_option_that_has_an_effect_is_taken(secfed: Runner, tmp_path: Path
     ("arguments", "texts"),
     [
         (("--aggregator", "tenseal"), ("'tenseal'", "'plain'", "'secagg'", "'paillier'")),
-        (("--algorithm", "fedbuff"), ("'fedbuff'", "'fedavg'")),
+        (("--algorithm", "scaffold"), ("'scaffold'", "'fedavg'")),
+        (("--speed-spread", "-1"), ("-1.0 must be a finite number from 0",)),
         (("--key-bits", "1024"), ("--key-bits", "2048")),
         (("--dataset", "imagenet"), ("'imagenet'", "'digits'", "'mnist'", "'faces'")),
         (("--adversary", "nobody"), ("'semi_honest'", "'malicious_server'")),

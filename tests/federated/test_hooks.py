@@ -55,7 +55,8 @@ def test_round_takes_as_long_as_its_slowest_client() -> None:
 
 def test_client_slower_than_the_deadline_is_a_dropout_of_that_round() -> None:
     rounds = fedavg().rounds(START, [1.0, 2.0, 3.0], 2, durations=lambda i, n: i if n == 1 else 1.0, deadline=2.0)
-    assert [(report.survivors, report.time) for report in rounds] == [((1, 2), 2.0), ((1, 2, 3), 3.0)]
+    found = [(report.survivors, report.late, report.time) for report in rounds]
+    assert found == [((1, 2), (3,), 2.0), ((1, 2, 3), (), 3.0)]
 
 
 def test_clock_goes_on_where_a_saved_run_stopped() -> None:

@@ -108,6 +108,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
     heads += ["cen-\ntral\n%"] if settings.privacy == "distributed" else []
     heads += ["plain\n%"] if settings.protected else []
     heads += ["epsi-\nlon"] if settings.private else []
+    heads += ["time"] if settings.timed else []
     for head in [*heads, "sur-\nvivors", "up\nkB", "down\nkB"]:
         table.add_column(head, justify="right", vertical="bottom")
     for stage in stages:
@@ -119,6 +120,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
         cells += [] if record.central_accuracy is None else [f"{100 * record.central_accuracy:.2f}"]
         cells += [f"{100 * record.plain_accuracy:.2f}"] if settings.protected else []
         cells += [] if record.epsilon is None else [up_to_hundredths(record.epsilon)]
+        cells += [f"{record.time:.1f}"] if settings.timed else []
         cells += [survivors, _kilobytes(record.bytes_up_per_client), _kilobytes(record.bytes_down_per_client)]
         cells += [
             f"{1000 * record.stage_seconds[stage]:.0f}" if stage in record.stage_seconds else "-" for stage in stages
@@ -141,6 +143,9 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
         cause += ", clipping" if outcome.clipped_rounds or settings.private else ""
         cause += ", noise" if settings.private else ""
         lines.append(f"largest difference of the two models: {outcome.max_model_difference:.1e} (from {cause})")
+    lines.append(_reached(outcome))
+    if outcome.fedavg_accuracy is not None:
+        lines.append(_fedavg(outcome))
     if outcome.epsilon is not None:
         lines.append(_spent(outcome))
     counts = outcome.dropouts
@@ -148,6 +153,8 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
     if settings.aggregator != "secagg":
         silent = str(sum(counts.values()))
     lines.append(f"clients that fell silent: {silent}")
+    if settings.deadline is not None:
+        lines.append(f"clients that were late: {sum(record.late for record in records)}")
     if settings.aggregator == "plain":
         lines.append(f"the server saw every update in the clear, in {outcome.sums} rounds")
     else:
@@ -231,6 +238,27 @@ def picture(outcome: Outcome, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
+def _reached(outcome: Outcome) -> str:
+    """Say when the target was reached, and at what cost."""
+    settings, reached = outcome.settings, outcome.reached
+    goal = f"{100 * settings.target:g} % accuracy"
+    if reached is None:
+        return f"{goal} was not reached"
+    time = f", at time {reached.time:.1f}" if settings.timed else ""
+    return f"{goal} after round {reached.number}{time}, with {outcome.bytes_until(reached) / 1e6:.1f} MB of all clients"
+
+
+def _fedavg(outcome: Outcome) -> str:
+    """Say what plain FedAvg did meanwhile."""
+    settings, reached, last = outcome.settings, outcome.fedavg_reached, outcome.records[-1]
+    goal = f"{100 * settings.target:g} %"
+    when = f"{goal} not reached" if reached is None else f"{goal} after round {reached.number}"
+    if settings.timed and reached is not None:
+        when += f", at time {reached.fedavg_time or 0.0:.1f}"
+    cohort = f", {int(settings.parameters['concurrency'])} clients a round" if settings.asynchronous else ""
+    return f"plain fedavg with the same clients{cohort}: {100 * (last.fedavg_accuracy or 0.0):.2f} %, {when}"
+
+
 def _beside(outcome: Outcome, accuracy: float) -> str:
     return f"{100 * accuracy:.2f} % ({100 * (outcome.accuracy - accuracy):+.2f} points)"
 
@@ -245,7 +273,7 @@ def _spent(outcome: Outcome) -> str:
     return (
         f"spent epsilon {up(outcome.epsilon, 4)} of {exact(settings.epsilon)} at delta {exact(settings.delta)}, "
         f"against {against} (noise multiplier {up(outcome.noise_multiplier, 4)}, clip {settings.clip_norm:g}; "
-        "a client is there or not)"
+        f"{'its data are replaced' if settings.asynchronous else 'a client is there or not'})"
     )
 
 

@@ -27,6 +27,12 @@ class RoundRecord:
         seconds: Wall time of the round, local training of all clients included.
         stage_seconds: Wall time of each stage, all parties together.
         failure: Why there is no mean, or nothing ("").
+        time: Simulated time since the first round began; the median client trains for 1.
+        late: Clients that did not answer before the deadline.
+        staleness: Mean number of steps that the server took while a client of the cohort trained; 0 for algorithms in
+            which all begin with the round.
+        fedavg_accuracy: That of plain FedAvg, next to another algorithm.
+        fedavg_time: That of the same run.
     """
 
     number: int
@@ -44,6 +50,11 @@ class RoundRecord:
     seconds: float
     stage_seconds: dict[Any, float]
     failure: str
+    time: float
+    late: int
+    staleness: float
+    fedavg_accuracy: float | None
+    fedavg_time: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the round as the command line prints it."""
@@ -61,6 +72,11 @@ class RoundRecord:
             "epsilon": self.epsilon,
             "delta": self.delta,
             "failure": self.failure or None,
+            "time": self.time,
+            "late": self.late,
+            "staleness": self.staleness,
+            "fedavg_accuracy": self.fedavg_accuracy,
+            "fedavg_time": self.fedavg_time,
         } | ({} if self.central_accuracy is None else {"central_accuracy": self.central_accuracy})
 
 
@@ -100,6 +116,29 @@ class Outcome:
         return self.records[-1].central_accuracy
 
     @property
+    def fedavg_accuracy(self) -> float | None:
+        """Of plain FedAvg after its last round, next to another algorithm."""
+        return self.records[-1].fedavg_accuracy
+
+    @property
+    def reached(self) -> RoundRecord | None:
+        """The first round after which the target accuracy was there."""
+        return next((record for record in self.records if record.accuracy >= self.settings.target), None)
+
+    @property
+    def fedavg_reached(self) -> RoundRecord | None:
+        """The same for plain FedAvg; None also if that was not run."""
+        found = (record for record in self.records if (record.fedavg_accuracy or 0.0) >= self.settings.target)
+        return next(found, None)
+
+    def bytes_until(self, last: RoundRecord) -> int:
+        """Return what all survivors of all rounds up to this one sent and were sent."""
+        return sum(
+            record.survivors * ((record.bytes_up_per_client or 0) + (record.bytes_down_per_client or 0))
+            for record in self.records[: last.number]
+        )
+
+    @property
     def epsilon(self) -> float | None:
         """Spent by all rounds; None without privacy."""
         return self.records[-1].epsilon
@@ -130,6 +169,11 @@ class Outcome:
             "seed": self.settings.seed,
             "accuracy": self.accuracy,
             "plain_accuracy": self.plain_accuracy,
+            "fedavg_accuracy": self.fedavg_accuracy,
+            "target_accuracy": self.settings.target,
+            "rounds_to_target": self.reached.number if self.reached else None,
+            "time_to_target": self.reached.time if self.reached else None,
+            "bytes_to_target": self.bytes_until(self.reached) if self.reached else None,
             "max_model_difference": self.max_model_difference,
             "epsilon": self.epsilon,
             "delta": self.records[-1].delta,

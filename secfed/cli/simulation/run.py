@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
@@ -18,6 +19,7 @@ from secfed.cli.simulation.datasets import LOADERS, Federation
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.random import generator
 from secfed.cli.simulation.settings import Settings
+from secfed.dp.events import Adjacency
 from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.federated import RoundReport
 from secfed.secagg import Stage
@@ -56,9 +58,9 @@ def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda r
     final = plain_final = model
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ClippingWarning)
-        for report, plain, central, seconds in _all_runs(settings, federation, model, secured, privacy):
-            final, plain_final = report.model, plain.model
-            records.append(_record(settings, federation, report, plain, central, seconds))
+        for reports, seconds in _all_runs(settings, federation, model, secured, privacy):
+            final, plain_final = reports.secured.model, reports.plain.model
+            records.append(_record(settings, federation, reports, seconds))
             watch(records[-1])
     for warning in caught:
         if issubclass(warning.category, ClippingWarning):
@@ -117,7 +119,9 @@ def _privacy(settings: Settings) -> Privacy | None:
             "--privacy distributed needs --aggregator secagg or paillier: with plain the server sees every update"
         )
     # The server sees who is in a cohort, so against it sampling hides nothing.
-    noise = dp.noise_multiplier(epsilon=settings.epsilon, delta=settings.delta, rounds=settings.rounds)
+    noise = dp.noise_multiplier(
+        epsilon=settings.epsilon, delta=settings.delta, rounds=settings.rounds, adjacency=_adjacency(settings)
+    )
     return DistributedGaussian(
         settings.clip_norm, noise, layers=_LAYERS, minimum_survivors=_minimum_survivors(settings)
     )
@@ -131,17 +135,22 @@ def _central(settings: Settings) -> CentralGaussian:
         delta=settings.delta * (1 - MOST_OF_DELTA) if chance else settings.delta,
         rounds=settings.rounds,
         sampling_rate=settings.sampling_rate,
+        adjacency=_adjacency(settings),
     )
     return CentralGaussian(settings.clip_norm, noise)
 
 
+def _adjacency(settings: Settings) -> Adjacency:
+    """Return what epsilon is about: without one client, an asynchronous round would take another one."""
+    return "replace" if settings.asynchronous else "add_remove"
+
+
 def _minimum_survivors(settings: Settings) -> int | None:
     """Return the fewest survivors where no threshold says it, or it counts neighbors only."""
-    if settings.aggregator == "paillier":
-        return max(2, math.ceil(_FEWEST * settings.sampling_rate * settings.clients - 1e-9))
-    if settings.neighbors is None or settings.neighbors >= settings.clients - 1:
+    complete = settings.neighbors is None or settings.neighbors >= settings.clients - 1
+    if settings.aggregator != "paillier" and complete:
         return None
-    return max(2, math.ceil(_FEWEST * settings.sampling_rate * settings.clients - 1e-9))
+    return max(2, math.ceil(_FEWEST * settings.expected_cohort - 1e-9))
 
 
 def _threshold(
@@ -157,9 +166,19 @@ def _threshold(
         return privacy.minimum_survivors
     if isinstance(secured, Paillier):
         return secured.minimum_cohort
-    prepared = secured.prepare(model, range(1, settings.clients + 1))
+    prepared = secured.prepare(model, range(1, int(settings.expected_cohort) + 1))
     config = secured.config(prepared.clients, prepared.transform)
     return config.threshold if config.complete else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reports:
+    """One round of all runs: the one that was asked for, without protection, with central noise, plain FedAvg."""
+
+    secured: RoundReport
+    plain: RoundReport
+    central: RoundReport | None
+    fedavg: RoundReport | None
 
 
 def _all_runs(
@@ -168,18 +187,27 @@ def _all_runs(
     model: perceptron.Model,
     secured: SecAgg | Paillier | None,
     privacy: Privacy | None,
-) -> Iterator[tuple[RoundReport, RoundReport, RoundReport | None, float]]:
-    """Yield each round's report, the ones without protection and with central noise, and the wall time of the first."""
-    plain_rounds = _rounds(settings, federation, model, Plain(), None)
-    if not settings.protected:
-        for plain, seconds in plain_rounds:
-            yield plain, plain, None, seconds
-        return
-    central_rounds: Iterator[tuple[RoundReport | None, float]] = repeat((None, 0.0))
+) -> Iterator[tuple[_Reports, float]]:
+    """Yield each round's reports, and the wall time of the first."""
+    nothing: Iterator[tuple[RoundReport | None, float]] = repeat((None, 0.0))
+    central_rounds = fedavg_rounds = nothing
+    if settings.algorithm != "fedavg":
+        fedavg_rounds = _rounds(_fedavg(settings), federation, model, Plain(), None)
     if isinstance(privacy, DistributedGaussian):
         central_rounds = _rounds(settings, federation, model, Plain(), _central(settings))
+    plain_rounds = _rounds(settings, federation, model, Plain(), None)
     for report, seconds in _rounds(settings, federation, model, secured or Plain(), privacy):
-        yield report, next(plain_rounds)[0], next(central_rounds)[0], seconds
+        plain = next(plain_rounds)[0] if settings.protected else report
+        yield _Reports(report, plain, next(central_rounds)[0], next(fedavg_rounds)[0]), seconds
+
+
+def _fedavg(settings: Settings) -> Settings:
+    """Return the same run with FedAvg; next to an asynchronous algorithm its cohort has as many as train at a time."""
+    if not settings.asynchronous:
+        return replace(settings, algorithm="fedavg", server_learning_rate=None)
+    return replace(
+        settings, algorithm="fedavg", server_learning_rate=None, cohort_size=int(settings.parameters["concurrency"])
+    )
 
 
 def _rounds(
@@ -198,12 +226,30 @@ def _rounds(
     def dropouts(number: int, cohort: tuple[int, ...]) -> Mapping[int, Stage]:
         return draw_dropouts(settings, number, cohort)
 
+    factor = {
+        client_id: math.exp(settings.speed_spread * generator(settings.seed, "speed", client_id).normal())
+        for client_id in examples
+    }
     budget = (settings.epsilon, settings.delta) if privacy else None
     training = algorithms.training(
-        settings.algorithm, settings.parameters, aggregator=aggregator, privacy=privacy, budget=budget
+        settings.algorithm,
+        settings.parameters,
+        aggregator=aggregator,
+        privacy=privacy,
+        budget=budget,
+        adjacency=_adjacency(settings) if privacy else None,
     )
+    by_chance = not settings.asynchronous and settings.cohort_size is None
     reports = training.rounds(
-        model, examples, settings.rounds, sampling_rate=settings.sampling_rate, seed=settings.seed, dropouts=dropouts
+        model,
+        examples,
+        settings.rounds,
+        sampling_rate=settings.sampling_rate if by_chance else None,
+        cohort_size=settings.cohort_size,
+        seed=settings.seed,
+        dropouts=dropouts,
+        durations=lambda client_id, number: factor[client_id],
+        deadline=settings.deadline,
     )
     # After the last round of a run in which all failed there is an error; the command says so after its table.
     with suppress(TooFewSurvivorsError):
@@ -213,14 +259,8 @@ def _rounds(
             started = time.perf_counter()
 
 
-def _record(
-    settings: Settings,
-    federation: Federation,
-    report: RoundReport,
-    plain: RoundReport,
-    central: RoundReport | None,
-    seconds: float,
-) -> RoundRecord:
+def _record(settings: Settings, federation: Federation, reports: _Reports, seconds: float) -> RoundRecord:
+    report, plain, central, fedavg = reports.secured, reports.plain, reports.central, reports.fedavg
     silent = Counter(draw_dropouts(settings, report.number, report.cohort).values())
     aggregate = report.aggregate
     up = down = None
@@ -228,6 +268,7 @@ def _record(
         up = round(sum(aggregate.bytes_up[client_id] for client_id in report.survivors) / len(report.survivors))
         requests = sum(aggregate.bytes_down[client_id] for client_id in report.survivors)
         down = round(requests / len(report.survivors)) + report.model_bytes
+    staleness = report.staleness.values()
     return RoundRecord(
         number=report.number,
         accuracy=perceptron.accuracy(report.model, *federation.test),
@@ -244,4 +285,9 @@ def _record(
         seconds=seconds,
         stage_seconds=dict(aggregate.seconds) if aggregate else {},
         failure=report.failure,
+        time=report.time or 0.0,
+        late=len(report.late),
+        staleness=sum(staleness) / len(staleness) if staleness else 0.0,
+        fedavg_accuracy=perceptron.accuracy(fedavg.model, *federation.test) if fedavg else None,
+        fedavg_time=fedavg.time if fedavg else None,
     )

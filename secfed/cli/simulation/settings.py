@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from secfed import paillier
-from secfed.cli.simulation.algorithms import DEFAULTS
+from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS
 from secfed.secagg import Stage
 
 # Up to this many clients all share masks with each other.
@@ -20,15 +20,24 @@ class Settings:
         clients: Number of clients.
         rounds: Number of rounds.
         aggregator: `"plain"`, `"secagg"` or `"paillier"`.
-        algorithm: A name in `algorithms.DEFAULTS`.
+        algorithm: A name in `algorithm_parameters.DEFAULTS`.
         server_learning_rate: See the algorithm; None is what suits it here.
         server_momentum: See `secfed.FedAvgM`; None is what suits it here. Of matter for fedavgm only.
         mu: See `secfed.federated.proximal`; None is what suits it here. Of matter for fedprox only.
+        buffer_size: See `secfed.FedBuff`; None is what suits it here. Of matter for fedbuff only.
+        concurrency: See `secfed.FedBuff`; None is what suits it here. Of matter for fedbuff and fedasync only.
+        staleness_exponent: The same.
+        mixing: See `secfed.FedAsync`; None is what suits it here. Of matter for fedasync only.
+        speed_spread: How unequally fast clients train: the standard deviation of the logarithm of their times. The
+            median client takes 1.
+        deadline: How long a round waits for slow clients; None: for all. Of no matter for fedbuff and fedasync.
+        target: Accuracy of which the run says when it was reached.
         dropout: Probability that a client of the cohort falls silent in a round, at a stage drawn among all.
         threshold: See `secfed.SecAgg`.
         neighbors: See `secfed.SecAgg`.
         adversary: See `secfed.SecAgg`.
         sampling_rate: Probability that a client joins a round's cohort.
+        cohort_size: See `Training.rounds`; instead of `sampling_rate`.
         alpha: How unequal the clients are; see `datasets`.
         key_bits: See `secfed.Paillier`.
         clip: See `secfed.SecAgg`; of no matter with privacy.
@@ -43,15 +52,25 @@ class Settings:
     clients: int = 50
     rounds: int = 30
     aggregator: Literal["plain", "secagg", "paillier"] = "secagg"
-    algorithm: Literal["fedavg", "fedavgm", "fedprox", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
+    algorithm: Literal["fedavg", "fedavgm", "fedprox", "fedadagrad", "fedadam", "fedyogi", "fedbuff", "fedasync"] = (
+        "fedavg"
+    )
     server_learning_rate: float | None = None
     server_momentum: float | None = None
     mu: float | None = None
+    buffer_size: int | None = None
+    concurrency: int | None = None
+    staleness_exponent: float | None = None
+    mixing: float | None = None
+    speed_spread: float = 0.0
+    deadline: float | None = None
+    target: float = 0.9
     dropout: float = 0.1
     threshold: float = 2 / 3
     neighbors: int | None = None
     adversary: Literal["semi_honest", "malicious_server"] = "semi_honest"
     sampling_rate: float = 1.0
+    cohort_size: int | None = None
     alpha: float = 0.5
     key_bits: int = 3072
     clip: float = 4.0
@@ -68,7 +87,12 @@ class Settings:
         if given.get("privacy", "none") != "none":
             chosen |= {"clients": 300}
             many = (given.get("clients") or chosen["clients"]) > _COMPLETE
-            if many and given.get("aggregator", "secagg") == "secagg" and given.get("neighbors") is None:
+            if (
+                many
+                and given.get("algorithm") not in ASYNCHRONOUS
+                and given.get("aggregator", "secagg") == "secagg"
+                and given.get("neighbors") is None
+            ):
                 # The neighbors are those of secagg.parameters for 300 clients, a twentieth corrupt and a tenth silent.
                 # With a threshold of more than half of them, no server can split the sum unless clients collude.
                 chosen |= {"neighbors": 28, "threshold": 15}
@@ -79,7 +103,28 @@ class Settings:
         """The algorithm's parameters: what was chosen, else what suits it here."""
         defaults = DEFAULTS[self.algorithm]
         chosen = {name: getattr(self, name) for name in defaults}
-        return {name: defaults[name] if value is None else value for name, value in chosen.items()}
+        found = {name: defaults[name] if value is None else value for name, value in chosen.items()}
+        for name in ("buffer_size", "concurrency"):
+            if name in found and chosen[name] is None:
+                found[name] = min(int(found[name]), self.clients)
+        return found
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a round takes the clients that are ready first."""
+        return self.algorithm in ASYNCHRONOUS
+
+    @property
+    def timed(self) -> bool:
+        """Whether simulated time is of interest: clients are unequally fast, or rounds do not wait for all."""
+        return self.asynchronous or self.speed_spread > 0 or self.deadline is not None
+
+    @property
+    def expected_cohort(self) -> float:
+        """Clients in a round, on average."""
+        if self.asynchronous:
+            return self.parameters.get("buffer_size", 1)
+        return self.sampling_rate * self.clients
 
     @property
     def private(self) -> bool:
