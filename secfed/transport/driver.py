@@ -84,7 +84,7 @@ class Driver:
         self._clock = clock
         self._store = store
         self._lock = threading.RLock()
-        self._collected: set[int] = set()  # who was told how the session ended
+        self._owed: set[int] = set()  # who has yet to be told how the session ended
         self.failure = ""
         identities = hashlib.sha256(repr(sorted((directory or {}).items())).encode()).digest()
         saved = store.load()
@@ -105,6 +105,7 @@ class Driver:
             self._server = Server.from_bytes(saved.snapshot, directory=directory, threads=threads)
             self.failure = saved.failure
             self._replay()
+            self._owed = self._still_there()
         self._set_deadline()
         _event("session" if saved is None else "resume", stage=self.stage.name, clients=len(parameters.config.ids))
 
@@ -112,6 +113,10 @@ class Driver:
         """Give the server every message that was accepted since the snapshot."""
         for client_id, message in self._store.messages(self.stage):
             self._server.receive(client_id, message)
+
+    def _still_there(self) -> set[int]:
+        """Return the clients that answered the last stage: nobody waits at the end for those silent before."""
+        return self._store.last_answered() - set(self._server.aborts) if self.over else set()
 
     def _set_deadline(self) -> None:
         self._deadline = self._clock() + self._timeouts.get(self.stage, float("inf"))
@@ -166,8 +171,7 @@ class Driver:
     def uncollected(self) -> tuple[int, ...]:
         """Ids of the clients that are owed the end of the session and have not asked for it."""
         with self._lock:
-            owed = self._server.awaited if self.stage is Stage.ABORTED else self.survivors
-            return tuple(client_id for client_id in owed if client_id not in self._collected) if self.over else ()
+            return tuple(sorted(self._owed)) if self.over else ()
 
     def limit(self, client_id: int, stage: Stage) -> int:
         """Return the most bytes that a client may send for a stage; 0 if nothing is taken for it now."""
@@ -230,11 +234,11 @@ class Driver:
         """
         with self._lock:
             if self.stage is Stage.ABORTED:
-                self._collected.add(client_id)
+                self._owed.discard(client_id)
                 if (abort := self._store.request(client_id)) is not None:
                     return abort
             elif stage is self.stage is Stage.DONE and client_id in self.survivors:
-                self._collected.add(client_id)
+                self._owed.discard(client_id)
                 return b""
             elif stage > self.stage:
                 return None
@@ -265,6 +269,7 @@ class Driver:
                     raise
                 self.failure = str(error)
                 outbox = self._server.abort(type(error).__name__)
+            self._owed = self._still_there()
             try:
                 self._store.close_stage(self._server.to_bytes(), outbox, self.failure)
             except sqlite3.Error as error:

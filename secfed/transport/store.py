@@ -17,6 +17,7 @@ from secfed.errors import ConfigError
 from secfed.secagg import Stage
 
 _LAYOUT = b"secfed transport state 1"
+_MAGIC = b"SQLite format 3\0"
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE messages (stage INTEGER, client_id INTEGER, digest BLOB NOT NULL, size INTEGER NOT NULL, body BLOB,
@@ -110,6 +111,11 @@ class Store:
         found = self._database.execute(query, (int(stage), client_id)).fetchone()
         return (bytes(found[0]), int(found[1])) if found else None
 
+    def last_answered(self) -> set[int]:
+        """Return the ids of the clients whose message was accepted in the last stage that has any."""
+        query = "SELECT client_id FROM messages WHERE stage = (SELECT max(stage) FROM messages)"
+        return {int(client_id) for (client_id,) in self._database.execute(query)}
+
     def messages(self, stage: Stage) -> Iterator[tuple[int, bytes]]:
         """Yield the accepted messages of the present stage: client id and bytes, in the order they came."""
         query = "SELECT client_id, body FROM messages WHERE stage = ? AND body IS NOT NULL ORDER BY rowid"
@@ -177,3 +183,6 @@ def _make_private(path: Path) -> None:
         if not stat.S_ISREG(found.st_mode) or (os.name == "posix" and found.st_mode & 0o077):
             mode = f"{stat.S_IMODE(found.st_mode):o}"
             raise ConfigError(f"the state {path} has mode {mode}: needed a file of mode 600") from None
+        with path.open("rb") as file:  # SQLite would make a database of a very short file; an empty one is new
+            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+                raise OSError("it is no SQLite database") from None

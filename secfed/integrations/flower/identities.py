@@ -1,5 +1,4 @@
-"""Identity keys for Flower's nodes, needed against a malicious server only: where a node finds them, and what it signs.
-"""
+"""Identity keys of Flower nodes, needed against a malicious server only: where they are, and what they sign."""
 
 from __future__ import annotations
 

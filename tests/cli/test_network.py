@@ -1,0 +1,99 @@
+"""`serve`, `join` and `identity`: the documented path in four processes, and what is wrong usage."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secfed.secagg.identities import read_identity
+from tests.cli.runner import Runner
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    arrays = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(2)}
+    np.savez("model.npz", **arrays)
+    for i in (1, 2, 3):
+        np.savez(f"update-{i}.npz", **{name: np.full_like(array, i) for name, array in arrays.items()})
+    return tmp_path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "secfed", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_server_and_three_clients_in_four_processes(folder: Path, secfed: Runner) -> None:
+    roster = {i: secfed("identity", f"client-{i}.key").stdout.strip() for i in (1, 2, 3)}
+    Path("roster.json").write_text(json.dumps(roster))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    server = start(
+        "serve", "--like", "model.npz", "--roster", "roster.json", "--port", port, "--max-weight", 2, "--json"
+    )
+    joins = [
+        start(
+            "join", f"http://127.0.0.1:{port}", f"update-{i}.npz", "--id", i, "--weight", 1 + (i == 3),
+            "--identity", f"client-{i}.key", "--roster", "roster.json", "--clip", 4, "--json",
+        )
+        for i in (1, 2, 3)
+    ]  # fmt: skip
+    results = [process.communicate(timeout=60) for process in (*joins, server)]
+    assert [process.returncode for process in (*joins, server)] == [0] * 4, results
+    assert all(json.loads(output)["survivors"] == [1, 2, 3] for output, _ in results[:3])
+    assert json.loads(results[3][0]) == {
+        "output": "mean.npz",
+        "survivors": [1, 2, 3],
+        "dropouts": [],
+        "weight": 4,
+        "refused": 0,
+    }
+    with np.load("mean.npz") as mean:
+        assert (mean["w"].dtype, mean["b"].dtype) == (np.float32, np.float64)
+        for name in ("w", "b"):
+            np.testing.assert_allclose(mean[name], (1 + 2 + 2 * 3) / 4, atol=4 / 2**13)
+
+
+def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secfed: Runner) -> None:
+    run = secfed("identity", "client.key")
+    assert run.exit_code == 0 and run.stdout.strip() == read_identity("client.key").public_bytes.hex()
+    assert Path("client.key").stat().st_mode & 0o077 == 0
+    again = secfed("identity", "client.key")
+    assert again.exit_code == 1 and "cannot make client.key: File exists" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serve", "--like", "model.npz"), "needed either --roster, or --clients"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--roster", "x"), "needed either --roster, or --clients"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--tls-cert", "x"), "belong together"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--host", "0.0.0.0"), "plain HTTP on 0.0.0.0"),
+        (("serve", "--like", "model.npz", "--clients", 1), "1 clients"),
+        (("serve", "--like", "absent.npz", "--clients", 3), "absent.npz cannot be read"),
+        (("serve", "--like", "broken.npz", "--clients", 3), "broken.npz is no .npz file"),
+        (("serve", "--like", "model.npz", "--roster", "absent.json"), "roster absent.json cannot be read"),
+        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "belong together"),
+        (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "plain HTTP to 192.0.2.1"),
+        (("join", "https://127.0.0.1:1", "update-1.npz", "--id", 1, "--ca", "absent"), "absent cannot be used"),
+    ],
+)
+def test_wrong_usage_is_named(folder: Path, secfed: Runner, arguments: tuple[object, ...], message: str) -> None:
+    Path("broken.npz").write_bytes(b"PK")
+    run = secfed(*arguments)
+    assert run.exit_code == 2 and message in run.stderr
+
+
+def test_join_without_a_server_says_so(folder: Path, secfed: Runner) -> None:
+    run = secfed("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--timeout", 0.2)
+    assert run.exit_code == 1 and "within 0.2 seconds" in run.stderr

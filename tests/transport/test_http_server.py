@@ -1,0 +1,201 @@
+"""A session behind HTTP: who is let in, what is refused unread, and a session to its end."""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+
+from secfed.errors import ConfigError, SecFedError
+from secfed.secagg import Stage
+from secfed.transport import Driver, HttpServer, Store
+from secfed.transport.parameters import bearer
+from tests.transport.sessions import (
+    IDS,
+    KEYS,
+    SEMI_HONEST,
+    announced,
+    assert_mean,
+    client_of,
+    driver_of,
+    joining,
+    serving,
+)
+
+
+class VanishedError(Exception):
+    """A client is gone."""
+
+
+def test_session_over_loopback_in_which_one_client_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from secfed.transport import client as module
+
+    class Vanishing(module.Client):
+        def receive(self, data: bytes) -> bytes:
+            if (self.client_id, self.stage) == (5, Stage.MASKED_INPUT_COLLECTION):
+                raise VanishedError
+            return super().receive(data)
+
+    monkeypatch.setattr(module, "Client", Vanishing)
+    driver = driver_of(timeouts={Stage.MASKED_INPUT_COLLECTION: 1.0})
+
+    async def session() -> list[Any]:
+        async with serving(driver) as url:
+            return await asyncio.gather(*(joining(url, client_id) for client_id in IDS), return_exceptions=True)
+
+    found = dict(zip(IDS, asyncio.run(session()), strict=True))
+    assert isinstance(found.pop(5), VanishedError)
+    assert [joined.survivors for joined in found.values()] == [(2, 3, 7)] * 3
+    assert_mean(driver, (2, 3, 7))
+    assert driver.dropouts == (5,)
+
+
+def test_session_without_roster_takes_clients_at_their_word() -> None:
+    driver = Driver(announced(SEMI_HONEST), Store())
+
+    async def session() -> None:
+        async with serving(driver) as url:
+            await asyncio.gather(*(joining(url, client_id, terms=None, signing_key=None) for client_id in IDS))
+
+    asyncio.run(session())
+    assert_mean(driver, IDS)
+
+
+def statuses(driver: Driver, requests: Any) -> list[int]:
+    """Return the statuses of requests: method, path, token's header or None, body."""
+
+    async def ask() -> list[int]:
+        found = []
+        try:
+            async with serving(driver) as url, aiohttp.ClientSession() as http:
+                for method, path, authorization, body in requests:
+                    headers = {} if authorization is None else {"Authorization": authorization}
+                    async with http.request(method, url + path, headers=headers, data=body) as response:
+                        found.append(response.status)
+                raise VanishedError
+        except VanishedError:
+            return found
+
+    return asyncio.run(ask())
+
+
+def test_strangers_and_tokens_of_others_and_of_other_sessions_get_401() -> None:
+    driver, other = driver_of(), driver_of()
+    assert driver.parameters.session != other.parameters.session
+    path = "/v1/clients/2/ADVERTISE_KEYS"
+    own = bearer(KEYS[2], driver.parameters, 2)
+    bad = [
+        None,
+        "",
+        "Bearer ",
+        "Bearer zz",
+        "Bearer " + "00" * 64,
+        "Basic " + own,
+        "Bearer " + own[:-2] + "00",
+        "Bearer " + bearer(KEYS[3], driver.parameters, 3),
+        "Bearer " + bearer(KEYS[2], driver.parameters, 3),
+        "Bearer " + bearer(KEYS[2], other.parameters, 2),
+    ]
+    message = client_of(driver, 2).receive(driver.request(2, Stage.ADVERTISE_KEYS) or b"")
+    tries = [("POST", path, token, message) for token in bad] + [("GET", path, token, None) for token in bad]
+    strangers = [
+        ("GET", f"/v1/clients/{who}/ADVERTISE_KEYS", f"Bearer {own}", None) for who in (1, 4, -2, "x", 1 << 70)
+    ]
+    assert statuses(driver, tries + strangers) == [401] * (len(tries) + len(strangers))
+    assert not driver.faults and driver.request(2, Stage.ADVERTISE_KEYS)
+    good = [
+        ("POST", path, f"Bearer {own}", message),
+        ("POST", path, bad[-1], message),
+        ("GET", path, f"Bearer {own}", None),
+    ]
+    assert statuses(driver, good) == [204, 401, 200]
+
+
+def test_bodies_that_are_too_long_or_out_of_turn_change_nothing() -> None:
+    driver = driver_of()
+    token = f"Bearer {bearer(KEYS[2], driver.parameters, 2)}"
+    path = "/v1/clients/2/"
+    limit = driver.limit(2, Stage.ADVERTISE_KEYS)
+    message = client_of(driver, 2).receive(driver.request(2, Stage.ADVERTISE_KEYS) or b"")
+
+    async def in_chunks() -> Any:
+        for _ in range(limit // 10 + 1):
+            yield bytes(10)
+
+    found = statuses(
+        driver,
+        [
+            ("POST", path + "ADVERTISE_KEYS", token, bytes(limit + 1)),
+            ("POST", path + "ADVERTISE_KEYS", token, in_chunks()),
+            ("POST", path + "ADVERTISE_KEYS", token, bytes(limit)),
+            ("POST", path + "UNMASKING", token, message),
+            ("POST", path + "DONE", token, b""),
+            ("POST", path + "NOTHING", token, message),
+            ("POST", path + "ADVERTISE_KEYS", token, message),
+            ("POST", path + "ADVERTISE_KEYS", token, bytes(len(message))),
+            ("POST", path + "ADVERTISE_KEYS", token, message),
+        ],
+    )
+    assert found == [413, 413, 422, 425, 425, 404, 204, 409, 204]
+
+
+def test_body_that_breaks_off_changes_nothing() -> None:
+    driver = driver_of()
+    token = bearer(KEYS[2], driver.parameters, 2)
+    message = client_of(driver, 2).receive(driver.request(2, Stage.ADVERTISE_KEYS) or b"")
+
+    async def session() -> None:
+        async with serving(driver) as url, aiohttp.ClientSession() as http:
+            _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            head = f"POST /v1/clients/2/ADVERTISE_KEYS HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+            writer.write(f"{head}Content-Length: {len(message)}\r\n\r\n".encode() + message[:-1])
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.close()
+            await writer.wait_closed()
+            await asyncio.sleep(0.1)
+            assert driver._store.accepted(Stage.ADVERTISE_KEYS, 2) is None and not driver.faults
+            headers = {"Authorization": f"Bearer {token}"}
+            async with http.post(f"{url}/v1/clients/2/ADVERTISE_KEYS", headers=headers, data=message) as response:
+                assert response.status == 204
+            raise VanishedError
+
+    with pytest.raises(VanishedError):
+        asyncio.run(session())
+    assert driver._store.accepted(Stage.ADVERTISE_KEYS, 2) is not None
+
+
+def test_too_few_clients_are_told_that_the_session_is_over() -> None:
+    driver = driver_of(timeouts=0.5)
+
+    async def session() -> list[Any]:
+        async with serving(driver) as url:
+            return await asyncio.gather(joining(url, 2), joining(url, 3), return_exceptions=True)
+
+    found = asyncio.run(session())
+    assert all(isinstance(error, SecFedError) and "TooFewSurvivorsError" in str(error) for error in found)
+    assert driver.failure
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"host": "0.0.0.0", "directory": {}}, "plain HTTP on 0.0.0.0"),
+        ({"host": "192.0.2.1", "directory": {}}, "plain HTTP"),
+        ({"host": "0.0.0.0", "tls": object()}, "anybody who reaches 0.0.0.0"),
+    ],
+)
+def test_address_that_others_reach_needs_tls_and_a_roster(options: dict[str, Any], message: str) -> None:
+    driver = Driver(announced(SEMI_HONEST), Store())
+    with pytest.raises(ConfigError, match=message):
+        HttpServer(driver, **options)
+    HttpServer(driver, **options, insecure=True)
+
+
+def test_address_that_is_taken_is_named() -> None:
+    async def twice() -> None:
+        async with serving(driver_of()) as url, serving(driver_of(), port=int(url.rpartition(":")[2])):
+            raise AssertionError("the port is taken")
+
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        asyncio.run(twice())
