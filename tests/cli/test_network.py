@@ -32,15 +32,16 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_server_and_three_clients_in_four_processes(folder: Path, secfed: Runner) -> None:
+def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Path, secfed: Runner) -> None:
+    """Each in a process of its own; `tests/transport/test_kill.py` kills in every stage."""
     roster = {i: secfed("identity", f"client-{i}.key").stdout.strip() for i in (1, 2, 3)}
     Path("roster.json").write_text(json.dumps(roster))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    server = start(
-        "serve", "--like", "model.npz", "--roster", "roster.json", "--port", port, "--max-weight", 2, "--json"
-    )
+    serve = ("serve", "--like", "model.npz", "--roster", "roster.json", "--port", port, "--max-weight", 2)
+    serve = (*serve, "--state", "session.db", "--json")
+    server = start(*serve)
     joins = [
         start(
             "join", f"http://127.0.0.1:{port}", f"update-{i}.npz", "--id", i, "--weight", 1 + (i == 3),
@@ -48,16 +49,17 @@ def test_server_and_three_clients_in_four_processes(folder: Path, secfed: Runner
         )
         for i in (1, 2, 3)
     ]  # fmt: skip
+    assert server.stderr
+    assert any("accepted stage=SHARE_KEYS" in line for line in iter(server.stderr.readline, ""))
+    server.kill()
+    server.communicate()
+    server = start(*serve)
     results = [process.communicate(timeout=60) for process in (*joins, server)]
     assert [process.returncode for process in (*joins, server)] == [0] * 4, results
+    assert "secfed.transport resume stage=" in results[3][1]
     assert all(json.loads(output)["survivors"] == [1, 2, 3] for output, _ in results[:3])
-    assert json.loads(results[3][0]) == {
-        "output": "mean.npz",
-        "survivors": [1, 2, 3],
-        "dropouts": [],
-        "weight": 4,
-        "refused": 0,
-    }
+    found = {"output": "mean.npz", "survivors": [1, 2, 3], "dropouts": [], "weight": 4, "refused": 0}
+    assert json.loads(results[3][0]) == found
     with np.load("mean.npz") as mean:
         assert (mean["w"].dtype, mean["b"].dtype) == (np.float32, np.float64)
         for name in ("w", "b"):

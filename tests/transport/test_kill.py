@@ -31,7 +31,7 @@ async def read_until(process: asyncio.subprocess.Process, text: str, times: int)
     assert not times, f"the server ended before {text!r}"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_server_that_is_killed_in_a_stage_goes_on_with_everybody(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
