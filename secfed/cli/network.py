@@ -138,7 +138,7 @@ def serve(
     try:
         parameters = SessionParameters.of(bytes(32), config, transform)
         driver = Driver(parameters, store, directory=directory, timeouts=timeout)
-        server = HttpServer(driver, directory=directory, host=host, port=port, tls=tls, insecure=insecure)
+        server = HttpServer(driver, host=host, port=port, tls=tls, insecure=insecure)
         asyncio.run(server.run(finished=lambda: _write_mean(output, driver, transform)))
         if driver.failure:
             raise SecFedError(f"the session gave no mean: {driver.failure}")

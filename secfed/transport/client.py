@@ -124,7 +124,7 @@ async def join(
         mean = terms.agree(found, client_id, update, weight)
         if signing_key:
             link.headers = {"Authorization": f"Bearer {bearer(signing_key, found, client_id)}"}
-        link.base = f"{base}/v1/clients/{client_id}"
+        link.base = f"{base}/v1/sessions/{found.session.hex()}/clients/{client_id}"
         client = Client(
             found.config,
             client_id,

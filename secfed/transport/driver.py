@@ -67,6 +67,7 @@ class Driver:
 
     Attributes:
         parameters: What clients are told.
+        directory: The identity keys that clients prove to have; None where clients have none.
         failure: Why the session ended without a sum; empty if it did not.
     """
 
@@ -84,6 +85,7 @@ class Driver:
         self._clock = clock
         self._store = store
         self._lock = threading.RLock()
+        self.directory = None if directory is None else dict(directory)
         self._owed: set[int] = set()  # who has yet to be told how the session ended
         self.failure = ""
         identities = hashlib.sha256(repr(sorted((directory or {}).items())).encode()).digest()

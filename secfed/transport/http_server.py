@@ -8,7 +8,7 @@ import hmac
 import ipaddress
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -68,7 +68,6 @@ class HttpServer:
 
     Args:
         driver: The session.
-        directory: The public identity keys that clients prove to have; None takes every client for who it says it is.
         host: The address to listen on.
         port: The port; 0 takes a free one.
         tls: TLS settings; None is plain HTTP.
@@ -83,7 +82,6 @@ class HttpServer:
         self,
         driver: Driver,
         *,
-        directory: Mapping[int, bytes] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         tls: ssl.SSLContext | None = None,
@@ -93,13 +91,12 @@ class HttpServer:
             if tls is None:
                 found = f"plain HTTP on {host}, which other machines reach"
                 raise ConfigError(f"{found}: needed a certificate and its key, a loopback address, or insecure")
-            if directory is None:
+            if driver.directory is None:
                 raise ConfigError(
                     f"without a roster anybody who reaches {host} can speak for any client: needed a roster, a "
                     "loopback address, or insecure"
                 )
         self._driver = driver
-        self._directory: dict[int, bytes] | None = None if directory is None else dict(directory)
         self._host, self._port, self._tls = host, port, tls
         self._known: dict[int, str] = {}  # tokens that were verified
         self._uploading: set[int] = set()
@@ -129,8 +126,8 @@ class HttpServer:
         """
         app = web.Application()
         app.router.add_get("/v1/session", self._session)
-        app.router.add_post("/v1/clients/{client}/{stage}", self._post)
-        app.router.add_get("/v1/clients/{client}/{stage}", self._get)
+        app.router.add_post("/v1/sessions/{session}/clients/{client}/{stage}", self._post)
+        app.router.add_get("/v1/sessions/{session}/clients/{client}/{stage}", self._get)
         runner = web.AppRunner(app, access_log=None, lingering_time=_LINGERING_SECONDS, shutdown_timeout=2.0)
         await runner.setup()
         try:
@@ -182,12 +179,14 @@ class HttpServer:
 
     def _who(self, request: web.Request) -> tuple[int, Stage]:
         """Return who asks about which stage, once it has proved to be that client."""
+        if request.match_info["session"] != self._driver.parameters.session.hex():
+            raise _refusal(web.HTTPNotFound, request, "this server runs another session")
         try:
             client_id = int(request.match_info["client"])
             self._driver.parameters.config.position(client_id)
         except (ValueError, KeyError):
             raise _refusal(web.HTTPUnauthorized, request, "unknown client") from None
-        if self._directory is not None and not self._proved(client_id, request.headers.get("Authorization", "")):
+        if self._driver.directory is not None and not self._proved(client_id, request.headers.get("Authorization", "")):
             raise _refusal(web.HTTPUnauthorized, request, "no token of this client")
         try:
             return client_id, Stage[request.match_info["stage"]]
@@ -196,7 +195,7 @@ class HttpServer:
 
     def _proved(self, client_id: int, header: str) -> bool:
         scheme, _, found = header.partition(" ")
-        if scheme != "Bearer" or self._directory is None or not found.isascii():
+        if scheme != "Bearer" or self._driver.directory is None or not found.isascii():
             return False
         if known := self._known.get(client_id):
             return hmac.compare_digest(known, found)
@@ -205,7 +204,9 @@ class HttpServer:
             signature = bytes.fromhex(found)
         except ValueError:
             return False
-        if not verify(self._directory[client_id], signature, token(parameters.session, parameters.config, client_id)):
+        if not verify(
+            self._driver.directory[client_id], signature, token(parameters.session, parameters.config, client_id)
+        ):
             return False
         self._known[client_id] = found
         return True

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -64,6 +65,47 @@ def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Pa
         assert (mean["w"].dtype, mean["b"].dtype) == (np.float32, np.float64)
         for name in ("w", "b"):
             np.testing.assert_allclose(mean[name], (1 + 2 + 2 * 3) / 4, atol=4 / 2**13)
+
+
+@pytest.mark.slow
+def test_commands_of_the_deploy_page_work_as_written(tmp_path: Path) -> None:
+    """The server and its clients run side by side; the path with TLS, on the same port, after the one without."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, arguments in (("python", ""), ("secfed", "-m secfed")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        (programs / name).chmod(0o700)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+
+    def run(block: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["sh", "-ec", block],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(*blocks: str) -> list[str]:
+        running = [run(block) for block in blocks]
+        found = [process.communicate(timeout=120) for process in running]
+        assert [process.returncode for process in running] == [0] * len(running), found
+        return [output for output, _ in found]
+
+    model, keys, serve, first, second, third, show, certificate, tls_serve, tls_join = blocks
+    wait(model)
+    wait(keys)
+    assert "the mean of 3 of 3 clients is in mean.npz" in wait(serve, first, second, third)[0]
+    [mean] = wait(show)
+    assert "'w'" in mean and "float32" in mean
+    wait(certificate)
+    (tmp_path / "mean.npz").unlink()
+    others = [tls_join.replace("-1", f"-{i}").replace("--id 1", f"--id {i}") for i in (2, 3)]
+    assert "the mean of 3 of 3 clients is in mean.npz" in wait(tls_serve, tls_join, *others)[0]
 
 
 def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secfed: Runner) -> None:

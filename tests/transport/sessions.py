@@ -62,8 +62,7 @@ def assert_mean(driver: Driver, survivors: tuple[int, ...]) -> None:
 async def serving(driver: Driver, **options: Any) -> Any:
     """Serve a driver on a free port while the body runs, and until the session is over if the body succeeds."""
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    directory = ROSTER if driver.parameters.config.malicious_server else None
-    server = HttpServer(driver, directory=directory, **options)
+    server = HttpServer(driver, **options)
     task = asyncio.create_task(server.run(started=url.set_result, linger=5.0))
     try:
         await asyncio.wait([task, url], return_when=asyncio.FIRST_COMPLETED)

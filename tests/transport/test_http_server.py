@@ -70,7 +70,8 @@ def statuses(driver: Driver, requests: Any) -> list[int]:
             async with serving(driver) as url, aiohttp.ClientSession() as http:
                 for method, path, authorization, body in requests:
                     headers = {} if authorization is None else {"Authorization": authorization}
-                    async with http.request(method, url + path, headers=headers, data=body) as response:
+                    where = url + f"/v1/sessions/{driver.parameters.session.hex()}/clients/" + path
+                    async with http.request(method, where, headers=headers, data=body) as response:
                         found.append(response.status)
                 raise VanishedError
         except VanishedError:
@@ -82,7 +83,7 @@ def statuses(driver: Driver, requests: Any) -> list[int]:
 def test_strangers_and_tokens_of_others_and_of_other_sessions_get_401() -> None:
     driver, other = driver_of(), driver_of()
     assert driver.parameters.session != other.parameters.session
-    path = "/v1/clients/2/ADVERTISE_KEYS"
+    path = "2/ADVERTISE_KEYS"
     own = bearer(KEYS[2], driver.parameters, 2)
     bad = [
         None,
@@ -98,9 +99,7 @@ def test_strangers_and_tokens_of_others_and_of_other_sessions_get_401() -> None:
     ]
     message = client_of(driver, 2).receive(driver.request(2, Stage.ADVERTISE_KEYS) or b"")
     tries = [("POST", path, token, message) for token in bad] + [("GET", path, token, None) for token in bad]
-    strangers = [
-        ("GET", f"/v1/clients/{who}/ADVERTISE_KEYS", f"Bearer {own}", None) for who in (1, 4, -2, "x", 1 << 70)
-    ]
+    strangers = [("GET", f"{who}/ADVERTISE_KEYS", f"Bearer {own}", None) for who in (1, 4, -2, "x", 1 << 70)]
     assert statuses(driver, tries + strangers) == [401] * (len(tries) + len(strangers))
     assert not driver.faults and driver.request(2, Stage.ADVERTISE_KEYS)
     good = [
@@ -111,10 +110,28 @@ def test_strangers_and_tokens_of_others_and_of_other_sessions_get_401() -> None:
     assert statuses(driver, good) == [204, 401, 200]
 
 
+def test_client_of_a_session_that_is_gone_is_told() -> None:
+    """As after a restart of a server without a state: the client would wait in vain for its stage."""
+    driver = Driver(announced(SEMI_HONEST), Store())
+
+    async def session() -> list[int]:
+        found = []
+        try:
+            async with serving(driver) as url, aiohttp.ClientSession() as http:
+                for name in (bytes(32).hex(), driver.parameters.session.hex()):
+                    async with http.get(f"{url}/v1/sessions/{name}/clients/2/ADVERTISE_KEYS") as response:
+                        found.append(response.status)
+                raise VanishedError
+        except VanishedError:
+            return found
+
+    assert asyncio.run(session()) == [404, 200]
+
+
 def test_bodies_that_are_too_long_or_out_of_turn_change_nothing() -> None:
     driver = driver_of()
     token = f"Bearer {bearer(KEYS[2], driver.parameters, 2)}"
-    path = "/v1/clients/2/"
+    path = "2/"
     limit = driver.limit(2, Stage.ADVERTISE_KEYS)
     message = client_of(driver, 2).receive(driver.request(2, Stage.ADVERTISE_KEYS) or b"")
 
@@ -147,7 +164,8 @@ def test_body_that_breaks_off_changes_nothing() -> None:
     async def session() -> None:
         async with serving(driver) as url, aiohttp.ClientSession() as http:
             _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-            head = f"POST /v1/clients/2/ADVERTISE_KEYS HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+            path = f"/v1/sessions/{driver.parameters.session.hex()}/clients/2/ADVERTISE_KEYS"
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
             writer.write(f"{head}Content-Length: {len(message)}\r\n\r\n".encode() + message[:-1])
             await writer.drain()
             await asyncio.sleep(0.1)
@@ -156,7 +174,7 @@ def test_body_that_breaks_off_changes_nothing() -> None:
             await asyncio.sleep(0.1)
             assert driver._store.accepted(Stage.ADVERTISE_KEYS, 2) is None and not driver.faults
             headers = {"Authorization": f"Bearer {token}"}
-            async with http.post(f"{url}/v1/clients/2/ADVERTISE_KEYS", headers=headers, data=message) as response:
+            async with http.post(url + path, headers=headers, data=message) as response:
                 assert response.status == 204
             raise VanishedError
 
@@ -180,8 +198,8 @@ def test_too_few_clients_are_told_that_the_session_is_over() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"host": "0.0.0.0", "directory": {}}, "plain HTTP on 0.0.0.0"),
-        ({"host": "192.0.2.1", "directory": {}}, "plain HTTP"),
+        ({"host": "0.0.0.0"}, "plain HTTP on 0.0.0.0"),
+        ({"host": "192.0.2.1"}, "plain HTTP"),
         ({"host": "0.0.0.0", "tls": object()}, "anybody who reaches 0.0.0.0"),
     ],
 )
