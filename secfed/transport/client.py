@@ -31,7 +31,7 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
 _ANSWER_SECONDS: Final = POLL_SECONDS + 40.0  # without a byte from the server for so long, the connection is cut
 _CHUNK: Final = 1 << 16
-_TRY_AGAIN: Final = (425, 429, 500, 502, 503, 504)
+_TRY_AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
 _log = logging.getLogger("secfed.transport")
 _Found = TypeVar("_Found")
 
@@ -215,6 +215,8 @@ class _Link:
                     if (found := await once()) is not None:
                         return found
                 pause, last = _FIRST_PAUSE, "the stage has not come"
+                # The server lets a client wait; one that does not is not asked more often for it.
+                await asyncio.sleep(_FIRST_PAUSE)
                 continue
             except aiohttp.ClientConnectorCertificateError as error:
                 raise SecFedError(f"the server's certificate is not accepted: {error.certificate_error}") from None

@@ -167,6 +167,19 @@ def test_server_that_is_busy_is_asked_again() -> None:
     assert asked > 1
 
 
+def test_server_that_does_not_let_its_client_wait_is_not_asked_all_the_time() -> None:
+    asked = 0
+
+    async def nothing(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.Response(body=announced().to_bytes()) if request.path == "/v1/session" else web.Response(status=204)
+
+    with pytest.raises(SecFedError, match="the last try: the stage has not come"):
+        against(nothing, timeout=0.5)
+    assert 2 < asked < 8
+
+
 def test_client_whose_first_answer_came_from_another_process_is_refused() -> None:
     driver = driver_of()
     answer(driver, client_of(driver, 2))

@@ -1,6 +1,8 @@
 """A session behind HTTP: who is let in, what is refused unread, and a session to its end."""
 
 import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -156,31 +158,86 @@ def test_bodies_that_are_too_long_or_out_of_turn_change_nothing() -> None:
     assert found == [413, 413, 422, 425, 425, 404, 204, 409, 204]
 
 
-def test_body_that_breaks_off_changes_nothing() -> None:
-    driver = driver_of()
-    token = bearer(KEYS[2], driver.parameters, 2)
+def half_sent(driver: Driver, afterwards: Callable[[str, dict[str, str], bytes, Any, Any], Awaitable[None]]) -> None:
+    """Send all but the last byte of client 2's first message, and call a function with what is left to do.
+
+    Its arguments are the URL, the headers and the message to send in whole, then the reader and the writer of the
+    broken upload.
+    """
+    headers = {"Authorization": f"Bearer {bearer(KEYS[2], driver.parameters, 2)}"}
     message = client_of(driver, 2).receive(driver.request(2, Stage.ADVERTISE_KEYS) or b"")
+    path = f"/v1/sessions/{driver.parameters.session.hex()}/clients/2/ADVERTISE_KEYS"
 
     async def session() -> None:
-        async with serving(driver) as url, aiohttp.ClientSession() as http:
-            _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-            path = f"/v1/sessions/{driver.parameters.session.hex()}/clients/2/ADVERTISE_KEYS"
-            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        async with serving(driver) as url:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {headers['Authorization']}\r\n"
             writer.write(f"{head}Content-Length: {len(message)}\r\n\r\n".encode() + message[:-1])
             await writer.drain()
             await asyncio.sleep(0.1)
+            await afterwards(url + path, headers, message, reader, writer)
             writer.close()
-            await writer.wait_closed()
-            await asyncio.sleep(0.1)
-            assert driver._store.accepted(Stage.ADVERTISE_KEYS, 2) is None and not driver.faults
-            headers = {"Authorization": f"Bearer {token}"}
-            async with http.post(url + path, headers=headers, data=message) as response:
-                assert response.status == 204
             raise VanishedError
 
     with pytest.raises(VanishedError):
         asyncio.run(session())
+
+
+async def status_of_post(url: str, headers: dict[str, str], message: bytes) -> int:
+    async with aiohttp.ClientSession() as http, http.post(url, headers=headers, data=message) as response:
+        return response.status
+
+
+def test_body_that_breaks_off_changes_nothing() -> None:
+    driver = driver_of()
+
+    async def hang_up(url: str, headers: dict[str, str], message: bytes, _: Any, writer: Any) -> None:
+        writer.close()
+        await writer.wait_closed()
+        await asyncio.sleep(0.1)
+        assert driver._store.accepted(Stage.ADVERTISE_KEYS, 2) is None and not driver.faults
+        assert await status_of_post(url, headers, message) == 204
+
+    half_sent(driver, hang_up)
     assert driver._store.accepted(Stage.ADVERTISE_KEYS, 2) is not None
+
+
+def test_one_message_of_a_client_is_read_at_a_time() -> None:
+    driver = driver_of()
+
+    async def send_another(url: str, headers: dict[str, str], message: bytes, reader: Any, writer: Any) -> None:
+        assert await status_of_post(url, headers, message) == 429
+        writer.write(message[-1:])
+        assert b" 204 " in await reader.readline()
+        assert await status_of_post(url, headers, message) == 204
+
+    half_sent(driver, send_another)
+
+
+def test_body_that_comes_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secfed.transport.http_server.SILENT_SECONDS", 0.2)
+    driver = driver_of()
+
+    async def wait(url: str, headers: dict[str, str], message: bytes, reader: Any, _: Any) -> None:
+        assert b" 408 " in await reader.readline()
+        assert await status_of_post(url, headers, message) == 204
+
+    half_sent(driver, wait)
+
+
+def test_server_that_cannot_write_its_state_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setattr(Store, "log", refuse)
+
+    async def session() -> None:
+        async with serving(driver_of()) as url:
+            with pytest.raises(SecFedError, match=r"within 0\.5 seconds"):
+                await joining(url, 2, timeout=0.5)
+
+    with pytest.raises(SecFedError, match="disk full; start the server again"):
+        asyncio.run(session())
 
 
 def test_too_few_clients_are_told_that_the_session_is_over() -> None:
