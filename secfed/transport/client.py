@@ -4,6 +4,8 @@ The client keeps no connection: after a cut one, or while the server is restarte
 server takes the same bytes as often as they come.
 """
 
+from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
+
 import asyncio
 import logging
 import ssl
@@ -137,7 +139,7 @@ async def join(
     return Joined(client.survivors, sent, received)
 
 
-async def _session(client: Client, link: "_Link", config: Config) -> tuple[int, int]:
+async def _session(client: Client, link: _Link, config: Config) -> tuple[int, int]:
     """Answer every stage and wait for the end; return the bytes sent and received."""
     sent = received = 0
     while (stage := client.stage) is not Stage.DONE:

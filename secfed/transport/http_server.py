@@ -3,6 +3,8 @@
 A client that is not who it says it is gets 401 before anything else of its message is read.
 """
 
+from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
+
 import asyncio
 import hmac
 import ipaddress
