@@ -37,7 +37,7 @@ def test_file_that_is_no_roster_is_named(tmp_path: Path, text: str) -> None:
 def test_file_that_is_no_identity_is_named_without_its_text(tmp_path: Path, text: str) -> None:
     path = tmp_path / "identity"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="is no identity key: ValueError$"):
+    with pytest.raises(ConfigError, match=r"is no identity key: ValueError$"):
         read_identity(path)
 
 
