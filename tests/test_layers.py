@@ -57,8 +57,18 @@ ARROWS: dict[str, set[str]] = {
         "paillier",
         "secagg",
     },
+    "transport": {
+        "aggregation",
+        "crypto.entropy",
+        "crypto.signing",
+        "encoding.flatten",
+        "errors",
+        "secagg",
+        "wire",
+    },
     "cli": {
         "preflight",
+        "transport",
         "__init__",
         "attacks",
         "federated",

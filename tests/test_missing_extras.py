@@ -10,13 +10,16 @@ import sys
 sys.modules[{package!r}] = None
 from secfed.errors import MissingExtraError
 try:
-    import secfed.integrations.{module}
+    import secfed.{module}
 except MissingExtraError as error:
     print(error.extra, error)
 """
 
 
-@pytest.mark.parametrize(("module", "package", "extra"), [("nvflare", "nvflare", "nvflare")])
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [("integrations.nvflare", "nvflare", "nvflare"), ("transport", "aiohttp", "transport")],
+)
 def test_import_without_the_framework_names_its_extra(module: str, package: str, extra: str) -> None:
     code = BLOCKED.format(package=package, module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

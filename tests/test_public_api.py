@@ -43,7 +43,7 @@ SECAGG = [
     "parameters",
     "run_session",
 ]
-HEAVY = {"matplotlib", "rich", "scipy.stats", "sklearn", "torch", "typer", "flwr", "secfed.cli"}
+HEAVY = {"aiohttp", "matplotlib", "rich", "scipy.stats", "sklearn", "torch", "typer", "flwr", "secfed.cli"}
 PACKAGES = sorted(".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "secfed").rglob("__init__.py"))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secfed.cli import attack, budget, preflight
+from secfed.cli import attack, budget, network, preflight
 from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS, OF_ALGORITHMS
 from secfed.cli.extras import require
 from secfed.cli.options import (
@@ -308,3 +308,6 @@ app.command()(attack.attack)
 app.command()(budget.epsilon)
 app.command()(budget.noise)
 app.add_typer(budget.budget, name="budget")
+app.command()(network.serve)
+app.command()(network.join)
+app.command()(network.identity)

@@ -18,9 +18,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("flower", "flwr") from error
 
-from secfed.integrations.flower.identities import create_identity, read_roster
 from secfed.integrations.flower.mod import SecureMod
 from secfed.integrations.flower.rounds import RoundReport
 from secfed.integrations.flower.strategy import SecureStrategy
+from secfed.secagg.identities import create_identity, read_roster
 
 __all__ = ["RoundReport", "SecureMod", "SecureStrategy", "create_identity", "read_roster"]

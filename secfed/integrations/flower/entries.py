@@ -17,8 +17,9 @@ from flwr.app import Context
 from secfed import paillier, secagg
 from secfed.aggregation import Transform
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError
-from secfed.integrations.flower.identities import RELATIVE, own_client_id, own_identity
+from secfed.integrations.flower.identities import own_client_id, own_identity
 from secfed.integrations.flower.records import TrainRequest
+from secfed.secagg.identities import RELATIVE
 
 # Entries of a node's configuration, each the path of a file: the key that this client encrypts under; of a key holder
 # the private key, or the threshold key and its share.

@@ -1,76 +1,18 @@
-"""Identity keys for Flower's nodes, needed against a malicious server only.
-
-Each client has a private key of its own, and everybody has the roster: the public keys of all clients by id. The
-roster must reach the clients another way than through the server, for instance with the app or by the operator.
-"""
+"""Identity keys of Flower nodes, needed against a malicious server only: where they are, and what they sign."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from flwr.app import Context
 
 from secfed.errors import ConfigError
 from secfed.secagg import SigningKey
+from secfed.secagg.identities import read_identity, read_roster
 
 # The entries of a node's configuration: `flower-supernode --node-config 'client-id=3 identity="..." roster="..."'`.
 CLIENT_ID, IDENTITY, ROSTER = "client-id", "identity", "roster"
-# Flower runs an app's code in the folder where its SuperLink or SuperNode was started, not in the app's.
-RELATIVE = "a relative path starts from the folder where this SuperLink or SuperNode was started"
-
-
-def create_identity(path: str | os.PathLike[str]) -> str:
-    """Make an identity key and write it to a file that only its owner may read.
-
-    Args:
-        path: A file that does not exist yet.
-
-    Returns:
-        The public key in hexadecimal digits, for the roster.
-
-    Raises:
-        FileExistsError: The file exists; a key is never overwritten.
-    """
-    key = SigningKey.generate()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key.private_bytes().hex() + "\n")
-    return key.public_bytes.hex()
-
-
-def read_roster(path: str | os.PathLike[str]) -> dict[int, bytes]:
-    """Read a roster: a JSON object from client id to public key, such as `{"1": "a3...", "2": "5c..."}`.
-
-    Returns:
-        The public keys, 32 bytes by client id.
-
-    Raises:
-        ConfigError: The file cannot be read, or is no such object.
-    """
-    try:
-        found = json.loads(Path(path).read_text())
-        return {int(client_id): bytes.fromhex(key) for client_id, key in found.items()}
-    except OSError as error:
-        raise ConfigError(f"roster {path} cannot be read: {type(error).__name__}; {RELATIVE}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no roster of identity keys: {type(error).__name__}: {error}") from None
-
-
-def read_identity(path: str | os.PathLike[str]) -> SigningKey:
-    """Read what `create_identity` wrote.
-
-    Raises:
-        ConfigError: The file cannot be read, or is no identity key.
-    """
-    try:
-        return SigningKey(bytes.fromhex(Path(path).read_text()))
-    except OSError as error:
-        raise ConfigError(f"identity key {path} cannot be read: {type(error).__name__}; {RELATIVE}") from None
-    except ValueError as error:  # without its text, which could quote the file
-        raise ConfigError(f"{path} is no identity key: {type(error).__name__}") from None
 
 
 def enrollment(nonce: bytes, node_id: int, client_id: int, key_holder: int) -> bytes:

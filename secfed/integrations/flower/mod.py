@@ -24,7 +24,7 @@ from secfed.dp.noise.shares import NoiseShare
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, SecFedError
 from secfed.integrations.flower.entries import decrypt, entry, key_holder_number
-from secfed.integrations.flower.identities import CLIENT_ID, IDENTITY, enrollment, own_identity, read_identity
+from secfed.integrations.flower.identities import CLIENT_ID, IDENTITY, enrollment, own_identity
 from secfed.integrations.flower.records import (
     ABORT,
     ENROLL,
@@ -46,6 +46,7 @@ from secfed.integrations.flower.sessions import Sessions
 from secfed.paillier import Noise
 from secfed.paillier import Stage as PaillierStage
 from secfed.secagg import Client, Policy, Stage
+from secfed.secagg.identities import read_identity
 from secfed.wire import HASH_BYTES, kind_of
 
 CallNext = Callable[[Message, Context], Message]

@@ -1,0 +1,272 @@
+"""The commands `serve`, `join` and `identity`: one secure sum between processes or machines. `app` adds them."""
+
+import asyncio
+import logging
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secfed.cli.extras import require
+from secfed.cli.options import Threshold, positive, tell
+from secfed.errors import ConfigError, SecFedError
+
+if TYPE_CHECKING:
+    from secfed.transport import Driver
+
+Roster = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False,
+        help="A JSON file with the public identity key of each client by id. The session then withstands a malicious "
+        "server, and every client proves who it is.",
+    ),
+]
+Seconds = Annotated[
+    float, typer.Option("--timeout", callback=positive, help="Seconds to wait in each stage of the session.")
+]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        help="Allow plain HTTP between machines, and there sessions without a roster: for closed networks only.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+
+
+def identity(
+    file: Annotated[Path, typer.Argument(help="A file that does not exist yet.", dir_okay=False)],
+) -> None:
+    """Make a client's identity key, and print its public half for the roster.
+
+    The file is the private key: only its owner may read it, and it never leaves the client's machine.
+
+    Example:
+
+    secfed identity client-1.key
+    """
+    from secfed.secagg.identities import create_identity
+
+    try:
+        typer.echo(create_identity(file))
+    except OSError as error:
+        raise SecFedError(f"cannot make {file}: {error.strerror}") from None
+
+
+def serve(
+    like: Annotated[
+        Path,
+        typer.Option(
+            dir_okay=False,
+            help="An .npz file with the names, shapes and float dtypes of an update, such as the model's; its values "
+            "play no part.",
+        ),
+    ],
+    clients: Annotated[int | None, typer.Option(help="Without a roster: how many clients, with ids from 1.")] = None,
+    roster: Roster = None,
+    threshold: Threshold = None,
+    neighbors: Annotated[
+        int | None, typer.Option(show_default="all", help="Clients that share masks with one client, even.")
+    ] = None,
+    colluders: Annotated[int, typer.Option(help="Most holders of one client that may collude.")] = 0,
+    session_colluders: Annotated[
+        int | None, typer.Option(help="With a roster and --neighbors: most clients of the session that may collude.")
+    ] = None,
+    clip: Annotated[float, typer.Option(callback=positive, help="Values are clipped to [-clip, clip].")] = 4.0,
+    bits: Annotated[int | None, typer.Option(show_default="16", help="Bits of a rounded value.")] = None,
+    max_weight: Annotated[int, typer.Option(min=1, help="The largest weight of a client.")] = 1,
+    round_: Annotated[int, typer.Option("--round", min=0, help="The number of the training round.")] = 0,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
+    tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, a PEM file.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
+    insecure: Insecure = False,
+    timeout: Seconds = 60.0,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="A file that keeps the session. The same command with the same file goes on after a crash.",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(dir_okay=False, help="Where the mean is written.")] = Path("mean.npz"),
+    as_json: AsJson = False,
+) -> None:
+    """Serve one session of secure aggregation: the weighted mean of the updates of the clients that join.
+
+    The server sees the mean and the sum of the weights, and no client's update. It ends when the session is over: with
+    exit code 0 and the mean in --output, or with 1 if too few clients were left.
+
+    Examples:
+
+    secfed serve --like model.npz --clients 3
+
+    secfed serve --like model.npz --roster roster.json --host 0.0.0.0 --tls-cert server.pem --tls-key server.key
+    --state session.db
+    """
+    require("aiohttp", extra="transport")
+    from secfed.aggregation import SecAgg
+    from secfed.secagg.identities import read_roster
+    from secfed.transport import Driver, HttpServer, SessionParameters, Store
+    from secfed.transport.http_server import server_context
+
+    if (clients is None) == (roster is None):
+        raise ConfigError("needed either --roster, or --clients for a session without identity keys")
+    if (tls_cert is None) != (tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key belong together: found one of them")
+    directory = None if roster is None else read_roster(roster)
+    ids = range(1, (clients or 0) + 1) if directory is None else sorted(directory)
+    aggregator = SecAgg(
+        threshold=2 / 3 if threshold is None else threshold,
+        clip=clip,
+        bits=bits,
+        max_weight=max_weight,
+        neighbors=neighbors,
+        adversary="semi_honest" if directory is None else "malicious_server",
+        colluders=colluders,
+        session_colluders=session_colluders,
+    )
+    transform: Any = aggregator.transform(_arrays_of(like), len(ids), None, None)
+    config = aggregator.config(ids, transform, round=round_)
+    tls = None if tls_cert is None else server_context(str(tls_cert), str(tls_key))
+    _log_to_stderr()
+    store = Store(state)
+    try:
+        parameters = SessionParameters.of(bytes(32), config, transform)
+        driver = Driver(parameters, store, directory=directory, timeouts=timeout)
+        server = HttpServer(driver, host=host, port=port, tls=tls, insecure=insecure)
+        asyncio.run(server.run(finished=lambda: _write_mean(output, driver, transform)))
+        if driver.failure:
+            raise SecFedError(f"the session gave no mean: {driver.failure}")
+    finally:
+        store.close()
+    survivors, dropouts = list(driver.survivors), list(driver.dropouts)
+    found = {
+        "output": str(output),
+        "survivors": survivors,
+        "dropouts": dropouts,
+        "weight": transform.decode(driver.sum, survivors).weight,
+        "refused": len(driver.faults),
+    }
+    tell([f"the mean of {len(survivors)} of {len(ids)} clients is in {output}"], found if as_json else None)
+
+
+def join(
+    url: Annotated[str, typer.Argument(help="Where the server listens, such as https://host:8765.")],
+    update: Annotated[Path, typer.Argument(dir_okay=False, help="An .npz file with this client's update.")],
+    client_id: Annotated[int, typer.Option("--id", help="This client's id in the session, or in the roster.")],
+    weight: Annotated[int, typer.Option(min=1, help="The weight of the update, up to the session's largest.")] = 1,
+    identity_file: Annotated[
+        Path | None, typer.Option("--identity", dir_okay=False, help="With --roster: what `secfed identity` made.")
+    ] = None,
+    roster: Roster = None,
+    threshold: Annotated[int, typer.Option(help="Refuse a session with a smaller threshold.")] = 2,
+    minimum_cohort: Annotated[int, typer.Option(help="Refuse a session, or a sum, of fewer clients.")] = 2,
+    clip: Annotated[float | None, typer.Option(callback=positive, help="Refuse a session with another clip.")] = None,
+    max_weight: Annotated[int | None, typer.Option(min=1, help="Refuse a session with another largest weight.")] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", min=0, help="Refuse a session of another training round.")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            show_default="the system's",
+            help="A PEM file with the authority, or the server's certificate itself, that is trusted.",
+        ),
+    ] = None,
+    insecure: Insecure = False,
+    timeout: Seconds = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Take part in one session with one update; the exit code is 0 if the session is done.
+
+    Nothing that the server announces is believed: the update, the roster and the options here decide. Give an update
+    to one session only.
+
+    Examples:
+
+    secfed join http://127.0.0.1:8765 update-1.npz --id 1
+
+    secfed join https://host:8765 update.npz --id 1 --identity client-1.key --roster roster.json --ca server.pem
+    """
+    require("aiohttp", extra="transport")
+    from secfed.secagg import Policy
+    from secfed.secagg.identities import read_identity, read_roster
+    from secfed.transport import Terms
+    from secfed.transport import join as take_part
+    from secfed.transport.client import client_context
+
+    if (identity_file is None) != (roster is None):
+        raise ConfigError("--identity and --roster belong together: found one of them")
+    policy = Policy(
+        minimum_cohort=minimum_cohort,
+        minimum_threshold=threshold,
+        adversary="semi_honest" if roster is None else "malicious_server",
+    )
+    terms = Terms(policy, None if roster is None else read_roster(roster), clip, max_weight, round_)
+    _log_to_stderr()
+    joined = asyncio.run(
+        take_part(
+            url,
+            client_id,
+            _arrays_of(update),
+            weight=weight,
+            terms=terms,
+            signing_key=None if identity_file is None else read_identity(identity_file),
+            tls=None if ca is None else client_context(str(ca)),
+            insecure=insecure,
+            timeout=timeout,
+        )
+    )
+    found = {
+        "survivors": list(joined.survivors),
+        "bytes_sent": joined.bytes_up,
+        "bytes_received": joined.bytes_down,
+    }
+    tell(
+        [f"done: the update of client {client_id} is in the mean of {len(joined.survivors)} clients"],
+        found if as_json else None,
+    )
+
+
+def _arrays_of(file: Path) -> dict[str, Any]:
+    """Read the arrays of an .npz file."""
+    import numpy as np
+
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise ConfigError(f"{file} holds one array, needed an .npz file, as np.savez writes it")
+            return {name: found[name] for name in found.files}
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{file} is no .npz file of arrays: {error}") from None
+
+
+def _write_mean(file: Path, driver: "Driver", transform: Any) -> None:
+    """Write the mean as an .npz file, whole or not at all."""
+    import numpy as np
+
+    if driver.failure:
+        return
+    mean = transform.decode(driver.sum, driver.survivors).mean
+    part = file.with_name(file.name + ".part")
+    try:
+        with zipfile.ZipFile(part, "w") as archive:  # not np.savez, which takes no array of the name "file"
+            for name, array in mean.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
+        os.replace(part, file)
+    except OSError as error:
+        raise SecFedError(f"cannot write {file}: {error.strerror}") from None
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("secfed.transport").setLevel(logging.INFO)

@@ -1,0 +1,29 @@
+"""One session of secure aggregation between processes or machines, over HTTP: `secfed serve` and `secfed join`.
+
+A server process and a process for each client run one session, which gives one weighted mean. The parts are kept apart
+so that each can be tested alone: `parameters.py` says what the server announces and what a client holds against it,
+`driver.py` moves a `secagg.Server` through its stages with deadlines, `store.py` keeps it in a file, `http_server.py`
+puts it behind HTTP, and `client.py` is the other side. Requires the extra "transport".
+"""
+
+from secfed.secagg.identities import create_identity, read_identity, read_roster
+from secfed.transport.client import Joined, join
+from secfed.transport.driver import Answer, Driver, Verdict
+from secfed.transport.http_server import HttpServer
+from secfed.transport.parameters import SessionParameters, Terms
+from secfed.transport.store import Store
+
+__all__ = [
+    "Answer",
+    "Driver",
+    "HttpServer",
+    "Joined",
+    "SessionParameters",
+    "Store",
+    "Terms",
+    "Verdict",
+    "create_identity",
+    "join",
+    "read_identity",
+    "read_roster",
+]

@@ -1,0 +1,271 @@
+"""One client's side of a session over HTTP: it asks, answers, and asks again until the session is done.
+
+The client keeps no connection: after a cut one, or while the server is restarted, it sends the same bytes again. The
+server takes the same bytes as often as they come.
+"""
+
+from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from secfed.encoding.flatten import Update
+from secfed.errors import ConfigError, FaultyServerError, MissingExtraError, SecFedError
+from secfed.secagg import Abort, Client, Config, SigningKey, Stage
+from secfed.secagg.messages import MAXIMUM_REASON
+from secfed.secagg.stages import longest_request
+from secfed.transport.http_server import POLL_SECONDS, is_loopback
+from secfed.transport.parameters import MAXIMUM_BYTES, SessionParameters, Terms, bearer
+from secfed.wire import kind_of
+
+try:
+    import aiohttp
+except ImportError:
+    raise MissingExtraError("transport", "aiohttp") from None
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 3.0
+_ANSWER_SECONDS: Final = POLL_SECONDS + 40.0  # without a byte from the server for so long, the connection is cut
+_CHUNK: Final = 1 << 16
+_TRY_AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
+_log = logging.getLogger("secfed.transport")
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a session was for one client.
+
+    Attributes:
+        survivors: Ids of the clients in the sum, as this client helped to unmask it.
+        bytes_up: Bytes of the messages that it sent, each counted once.
+        bytes_down: Bytes of the messages that it was sent, each counted once.
+    """
+
+    survivors: tuple[int, ...]
+    bytes_up: int
+    bytes_down: int
+
+
+def client_context(authority: str | None = None) -> ssl.SSLContext:
+    """Return the TLS settings of a client: TLS 1.3, and a server whose certificate an authority vouches for.
+
+    Args:
+        authority: A PEM file with the one authority that is trusted, which may be the server's own certificate. None
+            trusts the authorities of the system.
+
+    Raises:
+        ConfigError: The file cannot be read or holds no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the authority's certificate {authority} cannot be used: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+async def join(
+    url: str,
+    client_id: int,
+    update: Update,
+    *,
+    weight: int = 1,
+    terms: Terms | None = None,
+    signing_key: SigningKey | None = None,
+    tls: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    timeout: float = 600.0,
+) -> Joined:
+    """Take part in one session, to its end.
+
+    Args:
+        url: Where the server listens, such as `"https://host:8443"`.
+        client_id: This client's id in the session.
+        update: Array, or list or dictionary of arrays, of any float dtype, with the names and shapes that the server
+            announces.
+        weight: Whole number from 1 to the session's largest weight.
+        terms: What this client insists on.
+        signing_key: Its identity key (with a roster in `terms`).
+        tls: TLS settings; by default those of the system's authorities.
+        insecure: Allows plain HTTP to other machines.
+        timeout: Seconds that the client waits for the server in each stage, whether the server can be reached or not.
+
+    Returns:
+        Who is in the sum, and the bytes of the messages.
+
+    Raises:
+        ConfigError: The URL, the identity or the timeout cannot be used, or the client is not in the session.
+        EncodingError: The update or the weight does not fit; nothing has been sent.
+        FaultyServerError: The server's parameters or messages are not acceptable; the client has erased its secrets.
+        MalformedMessageError: The server sent what is no message.
+        SecFedError: The server could not be reached in time, went on without this client or ended the session.
+
+    Security:
+        The client believes nothing that the server announces: see `Terms`. One update should be given to one session
+        only: two sums with the same update and different survivors give their difference away.
+    """
+    if not 0 < timeout < float("inf"):
+        raise ConfigError(f"the timeout is {timeout} seconds, needed a positive finite number")
+    terms = terms or Terms()
+    if (terms.roster is None) != (signing_key is None):
+        raise ConfigError("a roster and an identity key belong together: found one of them")
+    base = _checked(url, insecure)
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_ANSWER_SECONDS)
+    connector = aiohttp.TCPConnector(ssl=tls or (client_context() if base.startswith("https") else True), limit=2)
+    # No redirects, proxies or compression: the token goes to this address only, and bodies are as long as they look.
+    async with aiohttp.ClientSession(connector=connector, timeout=limits, auto_decompress=False) as http:
+        link = _Link(http, base, timeout)
+        found = SessionParameters.from_bytes(await link.parameters())
+        mean = terms.agree(found, client_id, update, weight)
+        if signing_key:
+            link.headers = {"Authorization": f"Bearer {bearer(signing_key, found, client_id)}"}
+        link.base = f"{base}/v1/sessions/{found.session.hex()}/clients/{client_id}"
+        client = Client(
+            found.config,
+            client_id,
+            mean.encode(update, weight),
+            policy=terms.policy,
+            signing_key=signing_key,
+            directory=terms.roster,
+        )
+        sent, received = await _session(client, link, found.config)
+    return Joined(client.survivors, sent, received)
+
+
+async def _session(client: Client, link: _Link, config: Config) -> tuple[int, int]:
+    """Answer every stage and wait for the end; return the bytes sent and received."""
+    sent = received = 0
+    while (stage := client.stage) is not Stage.DONE:
+        request = await link.request(stage, longest_request(stage, config))
+        received += len(request)
+        try:
+            response = await asyncio.to_thread(client.receive, request)
+        except SecFedError as error:
+            await link.leave(stage, client.abort(getattr(error, "check", "") or "left"))
+            raise
+        if not response:
+            raise SecFedError(f"the server ended the session in {stage.name}: {_reason(request)}")
+        await link.answer(stage, response)
+        sent += len(response)
+        _log.info("answered stage=%s bytes=%d", stage.name, len(response), extra={"event": "answered"})
+    end = await link.request(Stage.DONE, Abort.size(MAXIMUM_REASON))
+    if end:
+        raise SecFedError(f"the server ended the session without a sum: {_reason(end)}")
+    return sent, received
+
+
+def _reason(message: bytes) -> str:
+    if kind_of(message) != Abort.kind:
+        raise FaultyServerError("the server sent a message after the last one", "C2")
+    return Abort.from_bytes(message).text()
+
+
+class _Link:
+    """Requests to one server, repeated until they are answered or the time of a stage is up."""
+
+    def __init__(self, http: aiohttp.ClientSession, base: str, timeout: float) -> None:
+        self._http, self.base, self._timeout = http, base, timeout
+        self.headers: dict[str, str] = {}
+
+    async def parameters(self) -> bytes:
+        async def once() -> bytes | None:
+            async with self._http.get(f"{self.base}/v1/session", allow_redirects=False) as response:
+                return await _body(response, MAXIMUM_BYTES)
+
+        return await self._until("the session's parameters", once)
+
+    async def request(self, stage: Stage, limit: int) -> bytes:
+        async def once() -> bytes | None:
+            url = f"{self.base}/{stage.name}"
+            async with self._http.get(url, headers=self.headers, allow_redirects=False) as response:
+                return await _body(response, limit)
+
+        return await self._until(f"the request of {stage.name}", once)
+
+    async def answer(self, stage: Stage, message: bytes) -> None:
+        async def once() -> bool | None:
+            url = f"{self.base}/{stage.name}"
+            async with self._http.post(url, data=message, headers=self.headers, allow_redirects=False) as response:
+                if response.status != 204:
+                    await _body(response, 0)
+                    return None
+                return True
+
+        await self._until(f"the answer to {stage.name}", once)
+
+    async def leave(self, stage: Stage, message: bytes) -> None:
+        """Tell the server, once, that this client is gone; if that fails the client is simply silent."""
+        try:
+            url = f"{self.base}/{stage.name}"
+            async with self._http.post(url, data=message, headers=self.headers, allow_redirects=False):
+                pass
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            _log.info("the server was not told that this client left", extra={"event": "left"})
+
+    async def _until(self, what: str, once: Callable[[], Awaitable[_Found | None]]) -> _Found:
+        deadline, pause, last = time.monotonic() + self._timeout, _FIRST_PAUSE, "nothing came"
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    if (found := await once()) is not None:
+                        return found
+                pause, last = _FIRST_PAUSE, "the stage has not come"
+                # The server lets a client wait; one that does not is not asked more often for it.
+                await asyncio.sleep(_FIRST_PAUSE)
+                continue
+            except aiohttp.ClientConnectorCertificateError as error:
+                raise SecFedError(f"the server's certificate is not accepted: {error.certificate_error}") from None
+            except _TryAgainError as error:
+                last = str(error)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                last = f"{type(error).__name__}: {error}"
+            _log.info("again what=%s reason=%s", what, last, extra={"event": "again", "reason": last})
+            await asyncio.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        raise SecFedError(f"{what}: no luck with the server within {self._timeout:g} seconds; the last try: {last}")
+
+
+class _TryAgainError(Exception):
+    """The server cannot take this now."""
+
+
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """Return the body of a 200, None for a 204; a body beyond the limit is not read."""
+    if response.status == 204:
+        return None
+    refused = response.status != 200
+    most = 1000 if refused else limit
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        body += chunk[: most + 1 - len(body)]
+        if len(body) > most:
+            break
+    if refused:
+        reason = "".join(letter for letter in body[:200].decode("ascii", "replace") if letter.isprintable())
+        if response.status in _TRY_AGAIN:
+            raise _TryAgainError(f"{response.status} {reason}")
+        raise SecFedError(f"the server refused with {response.status}: {reason}")
+    if len(body) > limit:
+        raise FaultyServerError(f"the server sent more than {limit} bytes", "C1")
+    return bytes(body)
+
+
+def _checked(url: str, insecure: bool) -> str:
+    """Return a URL without a slash at its end, if it can be used."""
+    try:
+        found = urlsplit(url)
+        host, _ = found.hostname, found.port
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is no URL: {error}") from None
+    if found.scheme not in ("http", "https") or not host or found.query or found.fragment or found.username:
+        raise ConfigError(f"{url!r} is no URL of a server: needed one such as https://host:8443")
+    if found.scheme == "http" and not insecure and not is_loopback(host):
+        raise ConfigError(f"plain HTTP to {host}: needed https, a loopback address, or insecure")
+    return url.rstrip("/")

@@ -1,0 +1,188 @@
+"""One session in a SQLite file: what a server needs to go on after it was killed at any moment.
+
+A message is written before it is acknowledged. A stage's end is one transaction: the snapshot of the server, the
+requests of the next stage and the end of the log. What a crash leaves is therefore always a snapshot and the messages
+accepted since.
+"""
+
+import hashlib
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from secfed.errors import ConfigError
+from secfed.secagg import Stage
+
+_LAYOUT = b"secfed transport state 1"
+_MAGIC = b"SQLite format 3\0"
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE messages (stage INTEGER, client_id INTEGER, digest BLOB NOT NULL, size INTEGER NOT NULL, body BLOB,
+    PRIMARY KEY (stage, client_id));
+CREATE TABLE bodies (digest BLOB PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE requests (client_id INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a store holds of a session.
+
+    Attributes:
+        parameters: `SessionParameters` as bytes.
+        identities: A digest of the roster that the session was begun with.
+        snapshot: What `secagg.Server.to_bytes` gave at the start of the stage.
+        failure: Why the session ended without a sum; empty if it did not.
+    """
+
+    parameters: bytes
+    identities: bytes
+    snapshot: bytes
+    failure: str
+
+
+class Store:
+    """The state of one session, in a file that only its owner may read, or in memory.
+
+    One thread at a time may use it; the `Driver` sees to that.
+
+    Args:
+        path: The file, made if there is none. None keeps the session in memory, and it ends with the process.
+
+    Raises:
+        ConfigError: The file cannot be made or read, is no state of a session, is readable for others, or is in use by
+            another process.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._durable = path is not None
+        self._name = ":memory:" if path is None else str(path)
+        try:
+            if path is not None:
+                _make_private(Path(path))
+            self._database = sqlite3.connect(self._name, isolation_level=None, check_same_thread=False, timeout=1.0)
+            # One process only: two servers of one session would announce two sets of survivors.
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"the state {self._name} cannot be used: {error}") from None
+
+    def _open(self) -> None:
+        with self._transaction():
+            if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                for statement in _TABLES.split(";"):
+                    self._database.execute(statement)
+                self._set(layout=_LAYOUT)
+            elif self._fact("layout") != _LAYOUT:
+                raise sqlite3.DatabaseError("it is no state of a session, or one of another version")
+
+    def close(self) -> None:
+        """Release the file."""
+        self._database.close()
+
+    def load(self) -> Saved | None:
+        """Return the session that was begun in this store, or None."""
+        parameters = self._fact("parameters")
+        if parameters is None:
+            return None
+        identities, snapshot, failure = (self._fact(name) or b"" for name in ("identities", "snapshot", "failure"))
+        return Saved(parameters, identities, snapshot, failure.decode())
+
+    def begin(self, saved: Saved, outbox: Mapping[int, bytes]) -> None:
+        """Write a new session and the requests of its first stage."""
+        with self._transaction():
+            self._set(parameters=saved.parameters, identities=saved.identities, snapshot=saved.snapshot)
+            self._replace_requests(outbox)
+
+    def log(self, stage: Stage, client_id: int, message: bytes) -> None:
+        """Write an accepted message; when this returns, it is on the disk."""
+        body = message if self._durable else None  # without a file there is no restart that would read it
+        row = (int(stage), client_id, hashlib.sha256(message).digest(), len(message), body)
+        self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", row)
+
+    def accepted(self, stage: Stage, client_id: int) -> tuple[bytes, int] | None:
+        """Return the SHA-256 and the size in bytes of the message accepted from a client in a stage, or None."""
+        query = "SELECT digest, size FROM messages WHERE stage = ? AND client_id = ?"
+        found = self._database.execute(query, (int(stage), client_id)).fetchone()
+        return (bytes(found[0]), int(found[1])) if found else None
+
+    def last_answered(self) -> set[int]:
+        """Return the ids of the clients whose message was accepted in the last stage that has any."""
+        query = "SELECT client_id FROM messages WHERE stage = (SELECT max(stage) FROM messages)"
+        return {int(client_id) for (client_id,) in self._database.execute(query)}
+
+    def messages(self, stage: Stage) -> Iterator[tuple[int, bytes]]:
+        """Yield the accepted messages of the present stage: client id and bytes, in the order they came."""
+        query = "SELECT client_id, body FROM messages WHERE stage = ? AND body IS NOT NULL ORDER BY rowid"
+        yield from self._database.execute(query, (int(stage),))
+
+    def close_stage(self, snapshot: bytes, outbox: Mapping[int, bytes], failure: str = "") -> None:
+        """Write the end of a stage in one transaction.
+
+        Args:
+            snapshot: The server after it.
+            outbox: The next stage's requests, or the Aborts, by client id.
+            failure: Why the session ended without a sum.
+        """
+        with self._transaction():
+            self._set(snapshot=snapshot, failure=failure.encode())
+            self._database.execute("UPDATE messages SET body = NULL")  # the snapshot has them; digests are kept
+            self._replace_requests(outbox)
+
+    def request(self, client_id: int) -> bytes | None:
+        """Return the present stage's request for a client, or None if it is not asked."""
+        query = "SELECT body FROM requests JOIN bodies USING (digest) WHERE client_id = ?"
+        found = self._database.execute(query, (client_id,)).fetchone()
+        return bytes(found[0]) if found else None
+
+    def _replace_requests(self, outbox: Mapping[int, bytes]) -> None:
+        self._database.execute("DELETE FROM requests")
+        self._database.execute("DELETE FROM bodies")
+        digests: dict[int, bytes] = {}  # by object: most stages send one object to everybody
+        for client_id, body in outbox.items():
+            if id(body) not in digests:
+                digests[id(body)] = hashlib.sha256(body).digest()
+                self._database.execute("INSERT OR IGNORE INTO bodies VALUES (?, ?)", (digests[id(body)], body))
+            self._database.execute("INSERT INTO requests VALUES (?, ?)", (client_id, digests[id(body)]))
+
+    def _set(self, **facts: bytes) -> None:
+        self._database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
+
+    def _fact(self, name: str) -> bytes | None:
+        found = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return bytes(found[0]) if found else None
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._database)
+
+
+class _Transaction:
+    """All of the statements inside, or none."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _make_private(path: Path) -> None:
+    """Make the file with mode 600 where there is none; SQLite gives its journal the same mode."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or (os.name == "posix" and found.st_mode & 0o077):
+            mode = f"{stat.S_IMODE(found.st_mode):o}"
+            raise ConfigError(f"the state {path} has mode {mode}: needed a file of mode 600") from None
+        with path.open("rb") as file:  # SQLite would make a database of a very short file; an empty one is new
+            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+                raise OSError("it is no SQLite database") from None

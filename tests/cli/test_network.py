@@ -1,0 +1,143 @@
+"""`serve`, `join` and `identity`: the documented path in four processes, and what is wrong usage."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secfed.secagg.identities import read_identity
+from tests.cli.runner import Runner
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    arrays = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(2)}
+    np.savez("model.npz", **arrays)
+    for i in (1, 2, 3):
+        np.savez(f"update-{i}.npz", **{name: np.full_like(array, i) for name, array in arrays.items()})
+    return tmp_path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "secfed", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Path, secfed: Runner) -> None:
+    """Each in a process of its own; `tests/transport/test_kill.py` kills in every stage."""
+    roster = {i: secfed("identity", f"client-{i}.key").stdout.strip() for i in (1, 2, 3)}
+    Path("roster.json").write_text(json.dumps(roster))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    serve = ("serve", "--like", "model.npz", "--roster", "roster.json", "--port", port, "--max-weight", 2)
+    serve = (*serve, "--state", "session.db", "--json")
+    server = start(*serve)
+    joins = [
+        start(
+            "join", f"http://127.0.0.1:{port}", f"update-{i}.npz", "--id", i, "--weight", 1 + (i == 3),
+            "--identity", f"client-{i}.key", "--roster", "roster.json", "--clip", 4, "--json",
+        )
+        for i in (1, 2, 3)
+    ]  # fmt: skip
+    assert server.stderr
+    assert any("accepted stage=SHARE_KEYS" in line for line in iter(server.stderr.readline, ""))
+    server.kill()
+    server.communicate()
+    server = start(*serve)
+    results = [process.communicate(timeout=60) for process in (*joins, server)]
+    assert [process.returncode for process in (*joins, server)] == [0] * 4, results
+    assert "secfed.transport resume stage=" in results[3][1]
+    assert all(json.loads(output)["survivors"] == [1, 2, 3] for output, _ in results[:3])
+    found = {"output": "mean.npz", "survivors": [1, 2, 3], "dropouts": [], "weight": 4, "refused": 0}
+    assert json.loads(results[3][0]) == found
+    with np.load("mean.npz") as mean:
+        assert (mean["w"].dtype, mean["b"].dtype) == (np.float32, np.float64)
+        for name in ("w", "b"):
+            np.testing.assert_allclose(mean[name], (1 + 2 + 2 * 3) / 4, atol=4 / 2**13)
+
+
+@pytest.mark.slow
+def test_commands_of_the_deploy_page_work_as_written(tmp_path: Path) -> None:
+    """The server and its clients run side by side; the path with TLS, on the same port, after the one without."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, arguments in (("python", ""), ("secfed", "-m secfed")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        (programs / name).chmod(0o700)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+
+    def run(block: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["sh", "-ec", block],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(*blocks: str) -> list[str]:
+        running = [run(block) for block in blocks]
+        found = [process.communicate(timeout=120) for process in running]
+        assert [process.returncode for process in running] == [0] * len(running), found
+        return [output for output, _ in found]
+
+    model, keys, serve, first, second, third, show, certificate, tls_serve, tls_join = blocks
+    wait(model)
+    wait(keys)
+    assert "the mean of 3 of 3 clients is in mean.npz" in wait(serve, first, second, third)[0]
+    [mean] = wait(show)
+    assert "'w'" in mean and "float32" in mean
+    wait(certificate)
+    (tmp_path / "mean.npz").unlink()
+    others = [tls_join.replace("-1", f"-{i}").replace("--id 1", f"--id {i}") for i in (2, 3)]
+    assert "the mean of 3 of 3 clients is in mean.npz" in wait(tls_serve, tls_join, *others)[0]
+
+
+def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secfed: Runner) -> None:
+    run = secfed("identity", "client.key")
+    assert run.exit_code == 0 and run.stdout.strip() == read_identity("client.key").public_bytes.hex()
+    assert Path("client.key").stat().st_mode & 0o077 == 0
+    again = secfed("identity", "client.key")
+    assert again.exit_code == 1 and "cannot make client.key: File exists" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serve", "--like", "model.npz"), "needed either --roster, or --clients"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--roster", "x"), "needed either --roster, or --clients"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--tls-cert", "x"), "belong together"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--host", "0.0.0.0"), "plain HTTP on 0.0.0.0"),
+        (("serve", "--like", "model.npz", "--clients", 1), "1 clients"),
+        (("serve", "--like", "absent.npz", "--clients", 3), "absent.npz cannot be read"),
+        (("serve", "--like", "broken.npz", "--clients", 3), "broken.npz is no .npz file"),
+        (("serve", "--like", "model.npz", "--roster", "absent.json"), "roster absent.json cannot be read"),
+        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "belong together"),
+        (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "plain HTTP to 192.0.2.1"),
+        (("join", "https://127.0.0.1:1", "update-1.npz", "--id", 1, "--ca", "absent"), "absent cannot be used"),
+    ],
+)
+def test_wrong_usage_is_named(folder: Path, secfed: Runner, arguments: tuple[object, ...], message: str) -> None:
+    Path("broken.npz").write_bytes(b"PK")
+    run = secfed(*arguments)
+    assert run.exit_code == 2 and message in run.stderr
+
+
+def test_join_without_a_server_says_so(folder: Path, secfed: Runner) -> None:
+    run = secfed("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--timeout", 0.2)
+    assert run.exit_code == 1 and "within 0.2 seconds" in run.stderr
