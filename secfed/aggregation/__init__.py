@@ -11,6 +11,7 @@ from secfed.aggregation.paillier import Paillier
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.scaled_mean import ScaledMean
 from secfed.aggregation.transcript import RecordedMessage, Resemblance, Transcript
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
@@ -38,6 +39,7 @@ __all__ = [
     "RandomRotation",
     "RecordedMessage",
     "Resemblance",
+    "ScaledMean",
     "SecAgg",
     "Transcript",
     "Transform",

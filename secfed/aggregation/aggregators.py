@@ -11,17 +11,18 @@ import numpy as np
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.channels import Channel, InTheClear, SecureAggregation
-from secfed.aggregation.cohort import Updates, Weights, by_client, positions
+from secfed.aggregation.cohort import Updates, Weights, by_client, positions, power_of_two_above
 from secfed.aggregation.cohort_sizes import ANY_COHORT, sizes_that_run
 from secfed.aggregation.compressed import Compressed, Maps, as_maps
 from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.scaled_mean import ScaledMean
 from secfed.aggregation.transform import Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
-from secfed.encoding.compression import Compression, RandomRotation
+from secfed.encoding.compression import Compression
 from secfed.encoding.flatten import Update, structure
 from secfed.errors import ConfigError
 from secfed.secagg.config import Adversary, Config, Policy
@@ -85,14 +86,9 @@ class Aggregator(ABC):
             ConfigError: Parameters that do not fit together, or a compression that would have no effect.
             EncodingError: The example is no update.
         """
-        chosen = as_maps(self.compression)
+        chosen = as_maps(self.compression, rounded=privacy is None and not isinstance(self, Plain))
         if not chosen:
             return self._uncompressed(example, clients, weights, privacy)
-        if isinstance(chosen[-1], RandomRotation) and (privacy is not None or isinstance(self, Plain)):
-            raise ConfigError(
-                "RandomRotation has an effect only where values are rounded to `bits` bits: with SecAgg or Paillier, "
-                "and without privacy, which has a rotation or fine steps of its own"
-            )
         maps = Maps(chosen, structure(example), self._map_seed(round))
         inner = self._uncompressed(np.zeros(maps.size), clients, weights, privacy)
         return Compressed(maps, inner)
@@ -165,7 +161,7 @@ class Plain(Aggregator):
     compression: Compression | Sequence[Compression] | None = None
 
     def __post_init__(self) -> None:
-        as_maps(self.compression)
+        as_maps(self.compression, rounded=False)
 
     def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
         """Choose floats without privacy, else whole steps; for the parameters see `Aggregator.prepare`.
@@ -193,18 +189,25 @@ class IntegerAggregator(Aggregator):
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
         rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations.
+        scale_weights: Whether values are weighed before they are rounded, see `ScaledMean`; needs `bits`.
     """
 
     clip: float
     bits: int | None
     max_weight: int | None
     rounding_seed: int | None
+    scale_weights: bool
 
     def _check_encoding(self) -> None:
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip {self.clip} must be a positive finite number")
         if self.max_weight is not None and self.max_weight < 1:
             raise ConfigError(f"max_weight {self.max_weight} must be at least 1")
+        if self.scale_weights and (self.bits is None or self.max_weight == 1):
+            raise ConfigError(
+                f"scale_weights with bits {self.bits} and max_weight {self.max_weight}: needed bits, such as 6, and "
+                "weights other than 1"
+            )
         as_maps(self.compression)
 
     @property
@@ -220,8 +223,12 @@ class IntegerAggregator(Aggregator):
                 None and there are no weights.
         """
         if privacy is not None:
+            if self.scale_weights:
+                raise ConfigError("scale_weights has no effect with privacy, where the clip and the noise decide")
             return self._private_sum(privacy, example, clients)
-        largest = self.max_weight or _power_of_two_above(weights)
+        largest = self.max_weight or power_of_two_above(weights)
+        if self.scale_weights and self.bits is not None:
+            return ScaledMean(structure(example), self.clip, self.bits, clients, largest)
         return WeightedMean.of(example, clip=self.clip, clients=clients, max_weight=largest, bits=self.bits)
 
     def rounding(self, round: int, client_id: int) -> bytes | None:
@@ -297,6 +304,8 @@ class SecAgg(IntegerAggregator):
             masks never come from it.
         compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
             tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values.
+        scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
+            needs two or three more `bits` for the same error.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -317,6 +326,7 @@ class SecAgg(IntegerAggregator):
     policy: Policy | None = None
     rounding_seed: int | None = None
     compression: Compression | Sequence[Compression] | None = None
+    scale_weights: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.threshold, str):
@@ -429,20 +439,6 @@ class SecAgg(IntegerAggregator):
             least = max(least, holders // 2 + 1)
         # The fraction's own rounding error must not cost a client: 2/3 of 30 is 20.
         return max(least, math.ceil(self.threshold * holders - 1e-9))
-
-
-def _power_of_two_above(weights: Weights) -> int:
-    """Return the next power of two above the largest weight.
-
-    Raises:
-        ConfigError: There are no weights.
-    """
-    if not weights:
-        raise ConfigError(
-            "max_weight is None, so it follows from the weights of the cohort: needed them, or a max_weight"
-        )
-    largest = max(weights.values() if isinstance(weights, Mapping) else weights)
-    return 1 << (math.ceil(largest) - 1).bit_length()
 
 
 @lru_cache(64)  # of this class alone: others may hold keys, and what is kept here stays in memory

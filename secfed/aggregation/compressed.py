@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.messages import CompressedParameters
+from secfed.aggregation.messages import CompressedParameters, ScaledMeanParameters
 from secfed.aggregation.privacy import Privacy
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.scaled_mean import ScaledMean
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.crypto.prg import SEED_BYTES
 from secfed.encoding.compression import KINDS, Compression, RandomRotation, map_seed, size_of
 from secfed.encoding.flatten import Structure, Update, structure, unflatten
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError
+from secfed.wire import kind_of
 
 _MOST_MAPS = 8
 _MAP_BYTES = 9
@@ -182,9 +184,10 @@ class Compressed(Transform):
         if pairs != maps.parameters:  # T7
             raise FaultyServerError(f"the server's maps are {pairs}, this client's {maps.parameters}", "T7")
         inner = np.zeros(maps.size)
-        if privacy is None:
-            return cls(maps, WeightedMean.from_bytes(found.inner, example=inner))
-        return cls(maps, PrivateSum.from_bytes(found.inner, example=inner, privacy=privacy))
+        if privacy is not None:
+            return cls(maps, PrivateSum.from_bytes(found.inner, example=inner, privacy=privacy))
+        mean = ScaledMean if kind_of(found.inner) == ScaledMeanParameters.kind else WeightedMean
+        return cls(maps, mean.from_bytes(found.inner, example=inner))
 
     def encode(self, update: Update, weight: float = 1.0, *, seed: bytes | None = None, **noise: Any) -> Any:
         """Compress one client's update and encode it for the channel.
@@ -223,11 +226,17 @@ class Compressed(Transform):
         return replace(decoded, mean=unflatten(self.maps.expand(decoded.mean), self.structure))
 
 
-def as_maps(compression: Compression | Sequence[Compression] | None) -> tuple[Compression, ...]:
+def as_maps(
+    compression: Compression | Sequence[Compression] | None, *, rounded: bool = True
+) -> tuple[Compression, ...]:
     """Return one map, or several, as a tuple; None is no map.
 
+    Args:
+        compression: One map, several, or None.
+        rounded: Whether each value is clipped and rounded by itself, so that a rotation has an effect.
+
     Raises:
-        ConfigError: Something is no map, or there are too many.
+        ConfigError: Something is no map, there are too many, or one would have no effect.
     """
     if compression is None:
         return ()
@@ -239,6 +248,11 @@ def as_maps(compression: Compression | Sequence[Compression] | None) -> tuple[Co
         )
     if not 1 <= len(maps) <= _MOST_MAPS:
         raise ConfigError(f"compression has {len(maps)} maps, needed 1 to {_MOST_MAPS}; None is no compression")
+    if isinstance(maps[-1], RandomRotation) and not rounded:
+        raise ConfigError(
+            "RandomRotation has an effect only where values are rounded to `bits` bits: with SecAgg or Paillier, and "
+            "without privacy, which has a rotation or fine steps of its own"
+        )
     if any(isinstance(each, RandomRotation) for each in maps[:-1]):
         raise ConfigError("RandomRotation must be the last map: it is there for the rounding, which follows")
     return tuple(maps)

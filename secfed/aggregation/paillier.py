@@ -95,6 +95,8 @@ class Paillier(IntegerAggregator):
             how many plaintexts are encrypted or decrypted, how many there are.
         compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
             tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values.
+        scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
+            needs two or three more `bits` for the same error.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a key and `key_bits`.
@@ -117,6 +119,7 @@ class Paillier(IntegerAggregator):
     rounding_seed: int | None = None
     progress: Progress | None = field(default=None, repr=False, compare=False)
     compression: Compression | Sequence[Compression] | None = None
+    scale_weights: bool = False
 
     def __post_init__(self) -> None:
         self._check_encoding()

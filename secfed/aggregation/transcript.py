@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from secfed.aggregation.compressed import Compressed
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.scaled_mean import ScaledMean
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.crypto.packing import unpack
@@ -118,7 +119,7 @@ class Transcript:
                     return self._words(self.config, entry.data)
                 payload = MaskedInputCollectionResponse.from_bytes(entry.data).masked
                 vector = unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)
-                return vector if private else vector[:-1]
+                return vector if private else vector[: self.transform.inner.structure.size]
         raise EncodingError(f"client {client_id} sent no input in this session")
 
     @property
@@ -140,7 +141,7 @@ class Transcript:
         if isinstance(inner, PrivateSum):
             steps = seen / inner.lattice.step if self.config is None else inner.centre(seen)
             seen = inner.values(np.rint(steps).astype(np.int64))
-        if isinstance(inner, WeightedMean):
+        if isinstance(inner, WeightedMean | ScaledMean):
             seen = _centred(seen, self._seen_bits) * (inner.fixed_point.clip / inner.fixed_point.levels)
         if isinstance(self.transform, Compressed):
             seen = self.transform.maps.expand(seen)
@@ -182,7 +183,8 @@ class Transcript:
         size = config.public_key.ciphertext_bytes(config.degree)
         column = np.frombuffer(EncryptedInputResponse.from_bytes(data).ciphertexts, np.uint8).reshape(-1, size)
         words = np.ascontiguousarray(column[:, : (size - 2) // 2 * 2]).view("<u2").reshape(-1)
-        length = config.length if isinstance(self.transform.inner, PrivateSum) else config.length - 1
+        inner = self.transform.inner
+        length = config.length if isinstance(inner, PrivateSum) else inner.structure.size
         return np.resize(words, length).astype(np.uint16)
 
     def resemblance(self, client_id: int, update: Update) -> Resemblance:

@@ -20,6 +20,7 @@ from secfed.aggregation import (
     PrivateSum,
     RandomK,
     RandomRotation,
+    ScaledMean,
 )
 from secfed.aggregation.messages import CompressedParameters
 from secfed.encoding.flatten import flatten, structure
@@ -329,3 +330,84 @@ def test_maps_are_fresh_for_every_sum_and_repeatable_with_a_rounding_seed() -> N
     fresh, fixed = secfed.SecAgg(compression=RandomK(0.5)), secfed.SecAgg(compression=RandomK(0.5), rounding_seed=1)
     assert seed_of(fresh, 1) != seed_of(fresh, 1)
     assert seed_of(fixed, 1) == seed_of(fixed, 1) != seed_of(fixed, 2)
+
+
+def scaled(**options: Any) -> ScaledMean:
+    return ScaledMean(
+        **{"structure": structure(model()), "clip": 1.0, "bits": 4, "clients": 50, "max_weight": 128} | options
+    )
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "paillier"])
+@pytest.mark.parametrize("compression", [None, (RandomK(0.5), RandomRotation())], ids=str)
+def test_scaled_mean_is_the_weighted_mean(protocol: str, compression: Any, private_key: Any) -> None:
+    key = {"private_key": private_key} if protocol == "paillier" else {}
+    aggregator = PROTOCOLS[protocol](compression=compression, scale_weights=True, max_weight=1000, **key)
+    updates, weights = {i: model(i) for i in range(1, 6)}, {1: 1, 2: 400, 3: 77, 4: 1000, 5: 999}
+    result = aggregator.prepare(model(), updates).run(updates, weights, dropouts={3: Stage.MASKED_INPUT_COLLECTION})
+    assert result.weight == 2400
+    if compression is None:
+        expected = sum(weights[i] * flatten(updates[i]) for i in result.survivors) / 2400
+        # Each rounding is off by at most one step.
+        assert flatten(result.mean) == pytest.approx(expected, abs=4 / 2.4 / (2**19 - 1))
+
+
+def test_scaled_mean_takes_fewer_bits_and_sends_the_weight_in_digits() -> None:
+    few = scaled()
+    assert (few.modulus_bits, few.digit_bits, few.digits) == (10, 3, 3)
+    vector = few.encode(model(), 0b1_000_101, seed=SEED)
+    assert vector[-3:].tolist() == [0b101, 0b000, 0b1]
+    usual = secfed.SecAgg(clip=1.0, bits=4, max_weight=128).transform(model(), 50, None, None)
+    assert usual.modulus_bits == 17
+
+
+@given(bits=st.integers(2, 12), clients=st.integers(1, 300), top=st.integers(2, 10**6), data=st.data())
+def test_sum_of_digits_never_wraps(bits: int, clients: int, top: int, data: Any) -> None:
+    few = scaled(structure=structure(np.zeros(1)), bits=bits, clients=clients, max_weight=top)
+    weights = data.draw(st.lists(st.integers(1, top), min_size=1, max_size=min(clients, 5)))
+    weights += [top] * (clients - len(weights))
+    vectors = {weight: few.encode(np.ones(1), weight, seed=SEED) for weight in set(weights)}
+    total = sum(vectors[weight].astype(np.uint64) for weight in weights) % 2**few.modulus_bits
+    decoded = few.decode(total, range(clients))
+    assert decoded.weight == sum(weights)
+    # The mean of values at the clip: each is off by less than a step, before the division by the mean weight.
+    assert abs(decoded.mean[0] - 1) <= clients / few.fixed_point.levels / (sum(weights) / top)
+
+
+def test_rounding_of_a_scaled_mean_is_unbiased() -> None:
+    few, update = scaled(clients=1, structure=structure(np.zeros(20_000))), np.full(20_000, 0.3)
+    mean = few.decode(few.encode(update, 40, seed=SEED), [1]).mean
+    assert len(set(mean)) == 2
+    assert np.mean(mean) == pytest.approx(0.3, abs=5 * np.std(mean) / np.sqrt(20_000))
+
+
+def test_parameters_of_a_scaled_mean_come_back_from_their_bytes() -> None:
+    few = scaled()
+    again = ScaledMean.from_bytes(few.to_bytes(), example=model())
+    assert again.to_bytes() == few.to_bytes()
+    assert len(few.to_bytes()) == 31
+    aggregator = secfed.SecAgg(bits=6, max_weight=9, scale_weights=True, compression=RandomK(0.5))
+    transform = aggregator.transform(model(), 5, None, None)
+    read = Compressed.from_bytes(transform.to_bytes(), example=model(), compression=RandomK(0.5))
+    assert isinstance(read.inner, ScaledMean)
+    with pytest.raises(FaultyServerError, match="values, this client's 9"):
+        ScaledMean.from_bytes(few.to_bytes(), example=np.zeros(9))
+    with pytest.raises(MalformedMessageError, match="do not fit together"):
+        ScaledMean.from_bytes(few.to_bytes()[:18] + b"\1" + few.to_bytes()[19:], example=model())
+
+
+def test_scaled_weights_without_effect_or_out_of_range_are_refused() -> None:
+    for options in ({}, {"bits": 4, "max_weight": 1}):
+        with pytest.raises(ConfigError, match="scale_weights with bits"):
+            secfed.SecAgg(scale_weights=True, **options)
+    with pytest.raises(ConfigError, match="scale_weights has no effect with privacy"):
+        secfed.SecAgg(scale_weights=True, bits=4).prepare(
+            model(), range(1, 9), privacy=secfed.CentralGaussian(1.0, 1.0)
+        )
+    with pytest.raises(ConfigError, match="max_weight"):
+        scaled(max_weight=0)
+    with pytest.raises(EncodingError, match="from 1 to max_weight 128"):
+        scaled().encode(model(), 129)
+    few = scaled()
+    with pytest.raises(EncodingError, match="the weights sum to"):
+        few.decode(few.encode(model(), 128), [1, 2] * 65)
