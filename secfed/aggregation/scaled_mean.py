@@ -37,6 +37,10 @@ class ScaledMean(Transform):
     Raises:
         ConfigError: A parameter is out of range, or the sum would need more than 64 bits.
 
+    Security:
+        The server learns the sum of each digit of the weights, which is a little more than the sum of the weights: with
+        digits of one bit, how many clients have that bit. It never learns one client's weight.
+
     Client and server hold the same object; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
 
     Source: Suresh, Yu, Kumar, McMahan: Distributed Mean Estimation with Limited Communication, ICML 2017, section 2.2

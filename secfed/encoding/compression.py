@@ -87,7 +87,8 @@ class RandomK(Compression):
     code: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.fraction, bool | str) or not 0 < self.fraction < 1:
+        number = isinstance(self.fraction, int | float | np.number) and not isinstance(self.fraction, bool)
+        if not number or not 0 < self.fraction < 1:
             raise ConfigError(f"fraction {self.fraction!r:.50} must be above 0 and below 1")
 
     def parameter(self, shapes: Shapes) -> int:

@@ -295,6 +295,7 @@ def test_client_refuses_an_inner_transform_of_another_length() -> None:
         (lambda: RandomK(0.0), "fraction 0.0 must be above 0 and below 1"),
         (lambda: RandomK(1.0), "fraction 1.0 must be above 0 and below 1"),
         (lambda: RandomK("0.1"), "must be above 0 and below 1"),  # type: ignore[arg-type]
+        (lambda: RandomK(None), "fraction None must be"),  # type: ignore[arg-type]
         (lambda: LowRank(0), "rank 0 must be a whole number"),
         (lambda: LowRank(2.5), "rank 2.5 must be a whole number"),  # type: ignore[arg-type]
         (lambda: secfed.SecAgg(compression="random-k"), "compression 'random-k' must be RandomK"),  # type: ignore[arg-type]
