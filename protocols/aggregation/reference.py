@@ -1,4 +1,5 @@
-"""Reference of aggregation, version 1: parameters of a transform, a private sum without noise, surplus noise, noise.
+"""Reference of aggregation, version 1: parameters of a transform, means, a private sum without noise, surplus noise,
+noise.
 
 README.md is its only source; comments name that page's sections. `python reference.py` rewrites vectors/. With
 `--check` it only compares.
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 HERE = Path(__file__).resolve().parent
 MESSAGES = {m["name"]: m for m in json.loads((HERE / "messages.json").read_text())["messages"]}
 MEAN, SUM = "WeightedMeanParameters", "PrivateSumParameters"
+COMPRESSED, SCALED = "CompressedParameters", "ScaledMeanParameters"
+RANDOM_K, ROTATION, LOW_RANK = 1, 2, 3
 REQUEST, RESPONSE = "SurplusNoiseRequest", "SurplusNoiseResponse"
 # What the bytes of messages.json mean; fields that are not here stay bytes.
 NUMBERS = {"bits": "B", "modulus_bits": "B", "mechanism": "B", "clients": "I", "threshold": "I", "colluders": "I",
@@ -51,6 +54,10 @@ def to_bytes(name, fields):
             value = struct.pack("<" + NUMBERS[field["name"]], value)
         elif field["name"] == "honest":
             value = struct.pack(f"<{len(value)}I", *value)
+        elif field["name"] == "maps":
+            value = b"".join(struct.pack("<BQ", *each) for each in value)
+        elif field["name"] == "inner":
+            value = to_bytes(inner_name(value), value)
         data += (struct.pack("<I", len(value)) if field["length"] == "variable" else b"") + value
     return data
 
@@ -75,8 +82,24 @@ def from_bytes(name, data):
             if size % 4:
                 return None
             value = [*struct.unpack(f"<{size // 4}I", value)]
+        elif field["name"] == "maps":
+            if size % 9 or not 9 <= size <= 72:
+                return None
+            value = [[*each] for each in struct.iter_unpack("<BQ", value)]
+        elif field["name"] == "inner":
+            names = [name for name in (MEAN, SUM, SCALED) if value[:2] == bytes([1, MESSAGES[name]["kind"]])]
+            value = from_bytes(names[0], value) if names else None
+            if value is None:
+                return None
         fields[field["name"]] = value
+    if name == SCALED:
+        fields["scaled"] = True
     return fields if at == len(data) else None
+
+
+def inner_name(f):
+    """Which message has these fields: those of a scaled mean are those of a weighted mean, and are marked."""
+    return SUM if "clip_norm" in f else SCALED if f.get("scaled") else MEAN
 
 
 # ================================================================ section 2: parameters
@@ -86,8 +109,12 @@ def transform_hash(name, fields):
 
 
 def length(name, f):
+    if name == COMPRESSED:
+        return length(inner_name(f["inner"]), f["inner"])
     if name == MEAN:
         return f["values"] + 1
+    if name == SCALED:
+        return f["values"] + digits(f)[1]
     own = f["values"] + (f["count_scale"] > 0)
     return encoding.blocks(own, f["rotation_seed"])[0] if f["rotation_seed"] else own
 
@@ -98,7 +125,9 @@ def session(name, f):
         context = encoding.context(f["clip"], f["bits"], f["max_weight"], f["values"])
         bits = encoding.modulus_bits(f["clip"], f["bits"], f["clients"], f["max_weight"])
     else:
-        context, bits = "secfed/aggregation/v1 " + transform_hash(name, f).hex(), f["modulus_bits"]
+        context = "secfed/aggregation/v1 " + transform_hash(name, f).hex()
+        bits = (f["modulus_bits"] if name == SUM else scaled_bits(f) if name == SCALED else
+                session(inner_name(f["inner"]), f["inner"])["modulus_bits"])
     return {"length": length(name, f), "modulus_bits": bits, "context": context}
 
 
@@ -144,13 +173,121 @@ def encode(f, update, weight, seed, shift=0.0):
     return [q % 2 ** f["modulus_bits"] for q in steps]
 
 
+# ================================================================ section 2.1: scaled mean
+
+def scaled_bits(f):
+    return encoding.modulus_bits(f["clip"], f["bits"], f["clients"], 1)
+
+
+def digits(f):
+    """Bits of a digit, and how many digits a weight has."""
+    d = 0
+    while f["clients"] * (2**(d + 1) - 1) < 2**(scaled_bits(f) - 1):
+        d += 1
+    count = 1
+    while f["max_weight"] >= 2**(d * count):
+        count += 1
+    return d, count
+
+
+def encode_scaled(f, values, weight, seed):
+    factor, (d, count) = weight / f["max_weight"], digits(f)
+    config = {"clip": f["clip"], "bits": f["bits"], "clients": f["clients"], "max_weight": 1}
+    scaled = [min(max(x, -f["clip"]), f["clip"]) * factor for x in values]
+    return encoding.encode(config, scaled, 1, seed)[:-1] + [weight >> d * j & 2**d - 1 for j in range(count)]
+
+
+# ================================================================ section 2.2: compression
+
+def map_seed(seed, number):
+    return hashlib.sha256(b"secfed/encoding/v1 map" + struct.pack("<I", number) + seed).digest()
+
+
+def size_of(shapes):
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def matrix_of(shape):
+    return shape[0], math.prod(shape[1:])
+
+
+def shrinks(shape, rank):
+    return len(shape) > 1 and math.prod(shape) > 0 and max(matrix_of(shape)) > rank
+
+
+def low_rank_shape(shape, rank):
+    if not shrinks(shape, rank):
+        return shape
+    m, n = matrix_of(shape)
+    return [m, rank] if n >= m else [rank, n]
+
+
+def shapes_after(shapes, code, number):
+    if code == RANDOM_K:
+        return [[number]]
+    if code == ROTATION:
+        return [[encoding.blocks(size_of(shapes), bytes(32))[0]]]
+    return [low_rank_shape(shape, number) for shape in shapes]
+
+
+def orthonormal_rows(count, size, seed):
+    """Gram and Schmidt, twice, which is enough for binary64."""
+    words = struct.unpack(f"<{count * size}I", encoding.expand(seed, 4 * count * size))
+    rows = []
+    for j in range(count):
+        row = [word - (2.0**32 - 1) / 2 for word in words[j * size:(j + 1) * size]]
+        for other in rows * 2:
+            along = math.fsum(x * y for x, y in zip(row, other, strict=True))
+            row = [x - along * y for x, y in zip(row, other, strict=True)]
+        norm = math.sqrt(math.fsum(x * x for x in row))
+        rows.append([x / norm for x in row])
+    return rows
+
+
+def compress_once(values, shapes, code, number, seed):
+    if code == RANDOM_K:
+        words = struct.unpack(f"<{len(values)}Q", encoding.expand(seed, 8 * len(values)))
+        return [values[i] for i in sorted(sorted(range(len(values)), key=lambda i: (words[i], i))[:number])]
+    if code == ROTATION:
+        return encoding.rotate({"size": len(values), "dtype": "float64"}, values, seed)
+    out, at = [], 0
+    for place, shape in enumerate(shapes):
+        part, at = values[at:at + math.prod(shape)], at + math.prod(shape)
+        if shrinks(shape, number):
+            m, n = matrix_of(shape)
+            rows = orthonormal_rows(number, max(m, n), map_seed(seed, place))
+            if n >= m:
+                part = [math.fsum(part[i * n + j] * row[j] for j in range(n)) for i in range(m) for row in rows]
+            else:
+                part = [math.fsum(part[i * n + j] * row[i] for i in range(m)) for row in rows for j in range(n)]
+        out += part
+    return out
+
+
+def compress(f, values, shapes):
+    for number, (code, parameter) in enumerate(f["maps"]):
+        values = compress_once(values, shapes, code, parameter, map_seed(f["seed"], number))
+        shapes = shapes_after(shapes, code, parameter)
+    return values
+
+
+def encode_mean(name, f, values, shapes, weight, seed):
+    """A weighted or scaled mean, compressed or not."""
+    if name == COMPRESSED:
+        inner = f["inner"]
+        return encode_mean(inner_name(inner), inner, compress(f, values, shapes), None, weight, seed)
+    if name == SCALED:
+        return encode_scaled(f, values, weight, seed)
+    return encoding.encode({x: f[x] for x in ("clip", "bits", "clients", "max_weight")}, values, weight, seed)
+
+
 # ================================================================ section 3: checks of a client before the session
 
 def possible(name, f):
     """Numbers that a transform can have."""
     try:
-        if name == MEAN:
-            return session(name, f) is not None
+        if name in (MEAN, SCALED):
+            return session(name, f) is not None and f["max_weight"] < (2**53 if name == SCALED else 2**64)
         encoding.largest_square(**lattice(f))       # refuses a rotation seed of another length too
     except encoding.Refused:
         return False
@@ -169,7 +306,7 @@ def check_parameters(name, data, values, asked=None):
         return "T1"
     if f["values"] != values:
         return "T2"
-    if name == MEAN:
+    if name in (MEAN, SCALED):
         return None
     clip = f["clip_norm"] == asked["clip_norm"] or asked["adaptive"]
     if not clip or f["weight_cap"] != asked["weight_cap"] or (f["count_scale"] > 0) != asked["adaptive"]:
@@ -187,6 +324,23 @@ def check_parameters(name, data, values, asked=None):
             (f["mechanism"] == DISCRETE_GAUSSIAN and total * min(variances(1.0, h)) < least / math.pi ** 2)):
         return "T5"
     return None
+
+
+def check_compressed(data, shapes, wanted):
+    """The check that refuses the parameters of a compressed mean; `wanted`: the maps that the client insists on."""
+    f = from_bytes(COMPRESSED, data)
+    if f is None or any(not RANDOM_K <= code <= LOW_RANK for code, _ in f["maps"]):
+        return "T1"
+    if f["values"] != size_of(shapes):
+        return "T2"
+    maps, own = [], shapes
+    for code, x in wanted:      # x: the fraction of random-k, the rank of low rank, 0
+        maps.append([code, max(1, round(x * size_of(own))) if code == RANDOM_K else x])
+        own = shapes_after(own, *maps[-1])
+    if f["maps"] != maps:
+        return "T7"
+    name = inner_name(f["inner"])
+    return check_parameters(name, to_bytes(name, f["inner"]), size_of(own))
 
 
 def check_session(name, f, asked, configuration):
@@ -441,6 +595,36 @@ def encode_vector(comment, f, update, weight=1.0):
     return vector(comment, f, policy=privacy(f), inputs=inputs, result={"vector": encoded[0]})
 
 
+def shown(f):
+    """Fields as JSON."""
+    return {name: shown(x) if isinstance(x, dict) else plain(x) for name, x in f.items()}
+
+
+def mean_vector(comment, f, update, shapes, wanted=None, weight=3):
+    """The vector of a scaled mean, or of a compressed one: of an update whose arrays have these shapes."""
+    name, seed = COMPRESSED if wanted else SCALED, seed_of(comment)
+    data = to_bytes(name, f)
+    if wanted:
+        assert from_bytes(name, data) == f and check_compressed(data, shapes, wanted) is None, comment
+    else:
+        assert from_bytes(name, data) == f and check_parameters(name, data, f["values"]) is None, comment
+    flat = flatten(update)
+    encoded = encode_mean(name, f, flat, shapes, weight, seed)
+    # Sums of products may be added in any order: that must not show in a vector.
+    for e in (1, -1):
+        assert encode_mean(name, f, [x * (1 + e * 2.0**-45) for x in flat], shapes, weight, seed) == encoded, comment
+    inputs = {"message": data.hex(), "update": update, "shapes": shapes, "weight": weight, "seed": seed.hex()}
+    result = {"bytes": data.hex(), "hash": transform_hash(name, f).hex(), "vector": encoded} | session(name, f)
+    return vector(comment, shown(f), inputs=inputs | ({"compression": wanted} if wanted else {}), result=result)
+
+
+def refused_compression(name, comment, data, values, wanted):
+    check = name.split("_")[1]
+    assert check_compressed(data, [[values]], wanted) == check, f"{name}: {check_compressed(data, [[values]], wanted)}"
+    return vector(comment, {}, inputs={"message": data.hex(), "values": values, "compression": wanted},
+                  error=due(check))
+
+
 def refused_vector(name, comment, f, asked=None, values=None, data=None, configuration=None):
     """A client that asks for `asked` and has an update of so many values refuses the parameters or the session."""
     check, message = name.split("_")[1], MEAN if "clip" in f else SUM
@@ -513,6 +697,8 @@ def vectors():
     made = {name: parameters_vector(*case) for name, case in parameters_cases().items()}
     made |= {name: encode_vector(*case) for name, case in encode_cases().items()}
     made |= {name: refused_vector(name, *case) for name, case in {**malformed_cases(), **refused_cases()}.items()}
+    made |= {name: mean_vector(*case) for name, case in mean_cases().items()}
+    made |= {name: refused_compression(name, *case) for name, case in refused_compressions().items()}
     made |= {name: surplus_vector(name, *case) for name, case in surplus_cases().items()}
     made |= {name: noise_vector(name, *case) for name, case in noise_cases().items()}
     return {f"{name}.json": made[name] for name in sorted(made)}
@@ -555,6 +741,59 @@ def encode_cases():
         "encode_rotated_with_count": ("the count is rotated too, after zeros are appended",
                                       private_sum(rotation_seed=rotation, count_scale=4.0), large),
         "encode_modulus_of_64_bits": ("negative steps modulo 2^64", private_sum(modulus_bits=64), small),
+    }
+
+
+def compressed(values, maps, inner_values, **inner):
+    mean = weighted_mean(values=inner_values, clip=1.0) | inner
+    return {"values": values, "seed": seed_of("compression"), "maps": maps, "inner": mean}
+
+
+def mean_cases():
+    x = encoding.some_values("compression", 50, 1.0)
+    matrices = [x[:5], [x[5 + 6 * i:11 + 6 * i] for i in range(3)], [x[23 + 3 * i:26 + 3 * i] for i in range(9)]]
+    shapes = [[5], [3, 6], [9, 3]]
+    scaled = weighted_mean(scaled=True, clip=0.8, bits=4, clients=50, max_weight=128)
+    few = {"bits": 6, "max_weight": 20, "scaled": True}
+    return {
+        "scaled_mean": ("a weight in three digits of three bits", scaled, x[:12], [[12]], None, 93),
+        "scaled_mean_of_two_bits": ("a weight in digits of one bit", scaled | {"bits": 2}, x[:12], [[12]], None, 128),
+        "compressed_random_k": ("a quarter of 50 values, rounded to an even number", compressed(50, [[1, 12]], 12),
+                                matrices, shapes, [[1, 0.25]]),
+        "compressed_random_k_of_one": ("never fewer than one", compressed(50, [[1, 1]], 1), matrices, shapes,
+                                       [[1, 0.001]]),
+        "compressed_rotation": ("50 values and 14 zeros: more than a quarter, so two blocks of 32",
+                                compressed(50, [[2, 0]], 50), matrices, shapes, [[2, 0]]),
+        "compressed_low_rank": ("a wide matrix, a high one, and a vector that is sent whole",
+                                compressed(50, [[3, 2]], 17), matrices, shapes, [[3, 2]]),
+        "compressed_low_rank_whole": ("a matrix whose longer side is the rank is sent whole",
+                                      compressed(50, [[3, 6]], 41), matrices, shapes, [[3, 6]]),
+        "compressed_three_maps": ("low rank, then random-k, then a rotation, each with its own seed",
+                                  compressed(50, [[3, 2], [1, 8], [2, 0]], 8), matrices, shapes,
+                                  [[3, 2], [1, 0.5], [2, 0]]),
+        "compressed_scaled_mean": ("a rotation for few bits", compressed(50, [[1, 25], [2, 0]], 25, **few), matrices,
+                                   shapes, [[1, 0.5], [2, 0]], 13),
+    }
+
+
+def refused_compressions():
+    own = compressed(20, [[1, 10]], 10)
+    asked = [[1, 0.5]]
+
+    def data(**other):
+        return to_bytes(COMPRESSED, own | other)
+
+    return {
+        "reject_T1_compressed_map_of_code_4": ("an unknown map", data(maps=[[4, 0]]), 20, asked),
+        "reject_T1_compressed_no_map": ("no map at all", data(maps=[]), 20, asked),
+        "reject_T1_compressed_nine_maps": ("more maps than eight", data(maps=[[1, 10]] * 9), 20, asked),
+        "reject_T1_compressed_trailing_byte": ("a byte too many", data() + b"\0", 20, asked),
+        "reject_T2_compressed": ("20 values, the client has 21", data(), 21, asked),
+        "reject_T2_compressed_inner": ("the mean is of 11 values, 10 are left",
+                                       data(inner=weighted_mean(values=11)), 20, asked),
+        "reject_T7_fewer_values": ("9 values are to be sent, not 10", data(maps=[[1, 9]]), 20, asked),
+        "reject_T7_another_map": ("a rotation in place of random-k", data(maps=[[2, 0]]), 20, asked),
+        "reject_T7_one_map_more": ("a rotation that nobody asked for", data(maps=[[1, 10], [2, 0]]), 20, asked),
     }
 
 

@@ -6,13 +6,16 @@ A transform makes updates vectors and their sum a mean; a channel adds vectors; 
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
+from secfed.aggregation.compressed import Compressed, Maps
 from secfed.aggregation.paillier import Paillier
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.scaled_mean import ScaledMean
 from secfed.aggregation.transcript import RecordedMessage, Resemblance, Transcript
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
+from secfed.encoding.compression import Compression, LowRank, RandomK, RandomRotation
 
 __all__ = [
     "AdaptiveClipping",
@@ -20,16 +23,23 @@ __all__ = [
     "Aggregator",
     "CentralGaussian",
     "ClippingWarning",
+    "Compressed",
+    "Compression",
     "Decoded",
     "DistributedGaussian",
     "FloatMean",
+    "LowRank",
+    "Maps",
     "Paillier",
     "Plain",
     "Prepared",
     "Privacy",
     "PrivateSum",
+    "RandomK",
+    "RandomRotation",
     "RecordedMessage",
     "Resemblance",
+    "ScaledMean",
     "SecAgg",
     "Transcript",
     "Transform",

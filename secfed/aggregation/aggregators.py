@@ -3,7 +3,7 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -11,13 +11,18 @@ import numpy as np
 
 from secfed.aggregation.aggregate import Aggregate
 from secfed.aggregation.channels import Channel, InTheClear, SecureAggregation
-from secfed.aggregation.cohort import Updates, Weights, by_client, positions
+from secfed.aggregation.cohort import Updates, Weights, by_client, positions, power_of_two_above
 from secfed.aggregation.cohort_sizes import ANY_COHORT, sizes_that_run
+from secfed.aggregation.compressed import Compressed, Maps, as_maps
 from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.scaled_mean import ScaledMean
 from secfed.aggregation.transform import Transform
 from secfed.aggregation.weighted_mean import FloatMean, WeightedMean
+from secfed.crypto.entropy import SystemEntropy
+from secfed.crypto.prg import SEED_BYTES
+from secfed.encoding.compression import Compression
 from secfed.encoding.flatten import Update, structure
 from secfed.errors import ConfigError
 from secfed.secagg.config import Adversary, Config, Policy
@@ -28,7 +33,13 @@ NO_MODEL = bytes(HASH_BYTES)
 
 
 class Aggregator(ABC):
-    """What a federated algorithm sees of any protection."""
+    """What a federated algorithm sees of any protection.
+
+    Attributes:
+        compression: The maps that make updates shorter, or None.
+    """
+
+    compression: Compression | Sequence[Compression] | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -63,12 +74,32 @@ class Aggregator(ABC):
             EncodingError: The example is no update.
         """
         ids = tuple(positions(clients))
-        transform = self.transform(example, len(ids), weights, privacy)
+        transform = self.transform(example, len(ids), weights, privacy, round)
         return Prepared(transform, self.channel(ids, transform, round, model_hash), ids, partial(self.rounding, round))
 
+    def transform(
+        self, example: Update, clients: int, weights: Weights, privacy: Privacy | None, round: int = 0
+    ) -> Transform:
+        """Choose how the updates of so many clients become vectors; for the rest see `prepare`.
+
+        Raises:
+            ConfigError: Parameters that do not fit together, or a compression that would have no effect.
+            EncodingError: The example is no update.
+        """
+        chosen = as_maps(self.compression, rounded=privacy is None and not isinstance(self, Plain))
+        if not chosen:
+            return self._uncompressed(example, clients, weights, privacy)
+        maps = Maps(chosen, structure(example), self._map_seed(round))
+        inner = self._uncompressed(np.zeros(maps.size), clients, weights, privacy)
+        return Compressed(maps, inner)
+
     @abstractmethod
-    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
-        """Choose how the updates of so many clients become vectors; for the rest see `prepare`."""
+    def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+        """Choose how updates, or what a compression leaves of them, become vectors; for the rest see `transform`."""
+
+    def _map_seed(self, round: int) -> bytes:
+        """Return 32 public bytes that decide the maps of one sum: fresh ones."""
+        return SystemEntropy().draw("compression", SEED_BYTES)
 
     @abstractmethod
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
@@ -118,9 +149,21 @@ class Aggregator(ABC):
 
 @dataclass(frozen=True)
 class Plain(Aggregator):
-    """No protection: the server sees every update. Without privacy this is the float reference for the others."""
+    """No protection: the server sees every update. Without privacy this is the float reference for the others.
 
-    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+    Args:
+        compression: `RandomK(fraction)` or `LowRank(rank)`, or both in a tuple; None sends every value.
+
+    Raises:
+        ConfigError: The compression is none.
+    """
+
+    compression: Compression | Sequence[Compression] | None = None
+
+    def __post_init__(self) -> None:
+        as_maps(self.compression, rounded=False)
+
+    def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
         """Choose floats without privacy, else whole steps; for the parameters see `Aggregator.prepare`.
 
         Raises:
@@ -145,26 +188,34 @@ class IntegerAggregator(Aggregator):
         clip: Values are clipped to [-clip, clip].
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
-        rounding_seed: Makes the random rounding repeatable, for simulations.
+        rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations.
+        scale_weights: Whether values are weighed before they are rounded, see `ScaledMean`; needs `bits`.
     """
 
     clip: float
     bits: int | None
     max_weight: int | None
     rounding_seed: int | None
+    scale_weights: bool
 
     def _check_encoding(self) -> None:
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip {self.clip} must be a positive finite number")
         if self.max_weight is not None and self.max_weight < 1:
             raise ConfigError(f"max_weight {self.max_weight} must be at least 1")
+        if self.scale_weights and (self.bits is None or self.max_weight == 1):
+            raise ConfigError(
+                f"scale_weights with bits {self.bits} and max_weight {self.max_weight}: needed bits, such as 6, and "
+                "weights other than 1"
+            )
+        as_maps(self.compression)
 
     @property
     def needs_weights(self) -> bool:
         """Whether `max_weight` is to follow from the weights of the cohort."""
         return self.max_weight is None
 
-    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+    def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
         """Choose bits and noise; for the parameters see `Aggregator.prepare`.
 
         Raises:
@@ -172,8 +223,12 @@ class IntegerAggregator(Aggregator):
                 None and there are no weights.
         """
         if privacy is not None:
+            if self.scale_weights:
+                raise ConfigError("scale_weights has no effect with privacy, where the clip and the noise decide")
             return self._private_sum(privacy, example, clients)
-        largest = self.max_weight or _power_of_two_above(weights)
+        largest = self.max_weight or power_of_two_above(weights)
+        if self.scale_weights and self.bits is not None:
+            return ScaledMean(structure(example), self.clip, self.bits, clients, largest)
         return WeightedMean.of(example, clip=self.clip, clients=clients, max_weight=largest, bits=self.bits)
 
     def rounding(self, round: int, client_id: int) -> bytes | None:
@@ -181,6 +236,12 @@ class IntegerAggregator(Aggregator):
         if self.rounding_seed is None:
             return None
         return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
+
+    def _map_seed(self, round: int) -> bytes:
+        """Return what the `rounding_seed` gives for one round; without it fresh bytes."""
+        if self.rounding_seed is None:
+            return super()._map_seed(round)
+        return hashlib.sha256(f"secfed compression {self.rounding_seed} {round}".encode()).digest()
 
     def _private_sum(self, privacy: Privacy, example: Update, clients: int) -> PrivateSum:
         if not isinstance(privacy, DistributedGaussian):
@@ -239,7 +300,12 @@ class SecAgg(IntegerAggregator):
         session_colluders: Most clients of the whole session that may collude with a malicious server; makes the sum of
             a k-regular graph indivisible, see `secagg.Config`.
         policy: What every client insists on.
-        rounding_seed: Makes the random rounding repeatable, for simulations; keys and masks never come from it.
+        rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations; keys and
+            masks never come from it.
+        compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
+            tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values.
+        scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
+            needs two or three more `bits` for the same error.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -259,6 +325,8 @@ class SecAgg(IntegerAggregator):
     session_colluders: int | None = None
     policy: Policy | None = None
     rounding_seed: int | None = None
+    compression: Compression | Sequence[Compression] | None = None
+    scale_weights: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.threshold, str):
@@ -371,20 +439,6 @@ class SecAgg(IntegerAggregator):
             least = max(least, holders // 2 + 1)
         # The fraction's own rounding error must not cost a client: 2/3 of 30 is 20.
         return max(least, math.ceil(self.threshold * holders - 1e-9))
-
-
-def _power_of_two_above(weights: Weights) -> int:
-    """Return the next power of two above the largest weight.
-
-    Raises:
-        ConfigError: There are no weights.
-    """
-    if not weights:
-        raise ConfigError(
-            "max_weight is None, so it follows from the weights of the cohort: needed them, or a max_weight"
-        )
-    largest = max(weights.values() if isinstance(weights, Mapping) else weights)
-    return 1 << (math.ceil(largest) - 1).bit_length()
 
 
 @lru_cache(64)  # of this class alone: others may hold keys, and what is kept here stays in memory

@@ -118,3 +118,17 @@ def positions(client_ids: Iterable[int]) -> dict[int, int]:
 def arrived(client_ids: Iterable[int], silent: Mapping[int, Stage]) -> list[int]:
     """Return the clients whose input arrives."""
     return [client_id for client_id in client_ids if silent.get(client_id, Stage.DONE) > Stage.MASKED_INPUT_COLLECTION]
+
+
+def power_of_two_above(weights: Weights) -> int:
+    """Return the next power of two above the largest weight.
+
+    Raises:
+        ConfigError: There are no weights.
+    """
+    if not weights:
+        raise ConfigError(
+            "max_weight is None, so it follows from the weights of the cohort: needed them, or a max_weight"
+        )
+    largest = max(weights.values() if isinstance(weights, Mapping) else weights)
+    return 1 << (math.ceil(largest) - 1).bit_length()

@@ -46,6 +46,29 @@ class PrivateSumParameters(Message):
     honest: bytes  # u32 each, falling: for how many honest survivors each layer of noise is made
 
 
+@dataclass(frozen=True, slots=True)
+class CompressedParameters(Message):
+    """What a client needs to compress before it encodes; 35 and 36 are messages of the stage SURPLUS_NOISE."""
+
+    kind: ClassVar[int] = 37
+    values: Annotated[bytes, 8]  # u64: values of an update, before compression
+    seed: Annotated[bytes, 32]  # public, decides the maps
+    maps: bytes  # 9 bytes each: u8 code, u64 number
+    inner: bytes  # the parameters of the transform of the compressed values, a message of kind 33, 34 or 38
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledMeanParameters(Message):
+    """What a client needs to encode for a mean of values that are weighed before they are rounded; 31 bytes."""
+
+    kind: ClassVar[int] = 38
+    values: Annotated[bytes, 8]  # u64: values of an update
+    clip: Annotated[bytes, 8]  # f64
+    bits: Annotated[bytes, 1]  # u8: bits of a rounded value
+    clients: Annotated[bytes, 4]  # u32: most vectors in a sum
+    max_weight: Annotated[bytes, 8]  # u64
+
+
 def f64(number: float) -> bytes:
     """Encode a number."""
     return struct.pack("<d", number)

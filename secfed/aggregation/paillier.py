@@ -1,6 +1,6 @@
 """Paillier encryption: an aggregator's parameters, and the channel in which a key holder decrypts the sum."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -10,6 +10,7 @@ from secfed.aggregation.cohort import Weights, arrived
 from secfed.aggregation.privacy import DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.transform import Transform
+from secfed.encoding.compression import Compression
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.paillier import Config, Noise, PrivateKey, PublicKey, ThresholdKey, generate_keypair, run_session
@@ -88,9 +89,14 @@ class Paillier(IntegerAggregator):
             as `paillier.deal` gives them.
         public_key: The public key alone, or a threshold key, where the key holders are on other machines: such an
             aggregator configures a deployment's sessions (`integrations.flower`) and cannot run one by itself.
-        rounding_seed: Makes the random rounding repeatable, for simulations; keys and noise never come from it.
+        rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations; keys and
+            noise never come from it.
         progress: Called now and then, for a progress bar: stage, id of the client or number of the key holder at work,
             how many plaintexts are encrypted or decrypted, how many there are.
+        compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
+            tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values.
+        scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
+            needs two or three more `bits` for the same error.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a key and `key_bits`.
@@ -112,6 +118,8 @@ class Paillier(IntegerAggregator):
     public_key: PublicKey | ThresholdKey | None = field(default=None, repr=False)
     rounding_seed: int | None = None
     progress: Progress | None = field(default=None, repr=False, compare=False)
+    compression: Compression | Sequence[Compression] | None = None
+    scale_weights: bool = False
 
     def __post_init__(self) -> None:
         self._check_encoding()
@@ -134,13 +142,13 @@ class Paillier(IntegerAggregator):
         key = self.public_key or (self._key if isinstance(self._key, PrivateKey) else self._key[0])
         return key if isinstance(key, PublicKey) else key.public_key
 
-    def transform(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
+    def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
         """Choose bits and noise, in a ring in which no noisy sum wraps; for the rest see `IntegerAggregator`.
 
         Slots add whole numbers, not numbers modulo something: entries that were reduced would also show how many of
         them were negative, which no noise hides.
         """
-        chosen = super().transform(example, clients, weights, privacy)
+        chosen = super()._uncompressed(example, clients, weights, privacy)
         if isinstance(chosen, PrivateSum) and chosen.plan:
             needed = (chosen.plan.clients * chosen.bound).bit_length() + 1
             chosen = replace(chosen, modulus_bits=max(needed, chosen.modulus_bits))

@@ -49,8 +49,8 @@ class Prepared:
 
     @property
     def private(self) -> PrivateSum | None:
-        """The transform, if it is that of a private sum."""
-        return self.transform if isinstance(self.transform, PrivateSum) else None
+        """The transform, or the one behind a compression, if it is that of a private sum."""
+        return self.transform.inner if isinstance(self.transform.inner, PrivateSum) else None
 
     @property
     def worst_event(self) -> Event | None:
@@ -170,7 +170,9 @@ class Prepared:
         if transcript:
             transcript.total, transcript.survivors = total.vector, total.survivors
         if beyond:
-            text = f"{beyond} of {transform.structure.size * encoded} values were beyond the clip and were clipped"
+            text = (
+                f"{beyond} of {transform.inner.structure.size * encoded} values were beyond the clip and were clipped"
+            )
             warnings.warn(text, ClippingWarning, stacklevel=stacklevel)
         decoded = transform.decode(total.vector, total.survivors)
         return Aggregate(

@@ -6,7 +6,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from secfed.aggregation.compressed import Compressed
 from secfed.aggregation.private_sum import PrivateSum
+from secfed.aggregation.scaled_mean import ScaledMean
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.crypto.packing import unpack
@@ -104,18 +106,20 @@ class Transcript:
         for entry in self.entries:
             asked = any(entry.stage is stage for stage in _INPUT_STAGES) and entry.direction == "to_server"
             if asked and entry.client_id == client_id:
-                private = self.transform if isinstance(self.transform, PrivateSum) else None
+                private = self.transform.inner if isinstance(self.transform.inner, PrivateSum) else None
                 if self.config is None and private:
                     steps = np.frombuffer(entry.data, private.dtype.newbyteorder("<"))
                     return private.lattice.decode(private.centre(steps))
                 if self.config is None:
-                    dtype = np.result_type(*self.transform.structure.dtypes).newbyteorder("<")
-                    return np.frombuffer(entry.data, dtype, offset=8)
+                    dtype = np.result_type(*self.transform.structure.dtypes)
+                    if isinstance(self.transform, Compressed) and dtype != np.float32:
+                        dtype = np.dtype(np.float64)
+                    return np.frombuffer(entry.data, dtype.newbyteorder("<"), offset=8)
                 if isinstance(self.config, PaillierConfig):
                     return self._words(self.config, entry.data)
                 payload = MaskedInputCollectionResponse.from_bytes(entry.data).masked
                 vector = unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)
-                return vector if private else vector[:-1]
+                return vector if private else vector[: self.transform.inner.structure.size]
         raise EncodingError(f"client {client_id} sent no input in this session")
 
     @property
@@ -133,13 +137,15 @@ class Transcript:
         Raises:
             EncodingError: The client sent none.
         """
-        seen, transform = self.contribution(client_id), self.transform
-        if isinstance(transform, PrivateSum):
-            steps = seen / transform.lattice.step if self.config is None else transform.centre(seen)
-            return unflatten(transform.values(np.rint(steps).astype(np.int64)), transform.structure)
-        if isinstance(transform, WeightedMean):
-            seen = _centred(seen, self._seen_bits) * (transform.fixed_point.clip / transform.fixed_point.levels)
-        return unflatten(seen, transform.structure)
+        seen, inner = self.contribution(client_id), self.transform.inner
+        if isinstance(inner, PrivateSum):
+            steps = seen / inner.lattice.step if self.config is None else inner.centre(seen)
+            seen = inner.values(np.rint(steps).astype(np.int64))
+        if isinstance(inner, WeightedMean | ScaledMean):
+            seen = _centred(seen, self._seen_bits) * (inner.fixed_point.clip / inner.fixed_point.levels)
+        if isinstance(self.transform, Compressed):
+            seen = self.transform.maps.expand(seen)
+        return unflatten(seen, self.transform.structure)
 
     def readable_mean(self) -> Update:
         """Return the mean that the server ends with, before it adds noise of its own.
@@ -161,9 +167,11 @@ class Transcript:
     def _decoded(self) -> Decoded:
         if self.total is None:
             raise EncodingError("the session ended without a sum")
-        if isinstance(self.transform, PrivateSum):
-            return self.transform.read(self.transform.centre(self.total))
-        return self.transform.decode(self.total, self.survivors)
+        transform, inner = self.transform, self.transform.inner
+        if isinstance(inner, PrivateSum):
+            decoded = inner.read(inner.centre(self.total))
+            return transform.expanded(decoded) if isinstance(transform, Compressed) else decoded
+        return transform.decode(self.total, self.survivors)
 
     @property
     def key_holders(self) -> int:
@@ -175,7 +183,8 @@ class Transcript:
         size = config.public_key.ciphertext_bytes(config.degree)
         column = np.frombuffer(EncryptedInputResponse.from_bytes(data).ciphertexts, np.uint8).reshape(-1, size)
         words = np.ascontiguousarray(column[:, : (size - 2) // 2 * 2]).view("<u2").reshape(-1)
-        length = config.length if isinstance(self.transform, PrivateSum) else config.length - 1
+        inner = self.transform.inner
+        length = config.length if isinstance(inner, PrivateSum) else inner.structure.size
         return np.resize(words, length).astype(np.uint16)
 
     def resemblance(self, client_id: int, update: Update) -> Resemblance:
@@ -186,8 +195,10 @@ class Transcript:
         """
         from scipy import stats  # slow to import, and needed here alone
 
-        if isinstance(self.transform, PrivateSum):
-            values = self.transform.coordinates(update)
+        if isinstance(self.transform, Compressed):
+            update = self.transform.maps.compress(update)
+        if isinstance(self.transform.inner, PrivateSum):
+            values = self.transform.inner.coordinates(update)
         else:
             values = flatten(update).astype(np.float64)
         seen = self.contribution(client_id)

@@ -49,6 +49,11 @@ class Transform(ABC):
     modulus_bits: int
 
     @property
+    def inner(self) -> "Transform":
+        """The transform of what is rounded and sent: this one, unless something comes before it."""
+        return self
+
+    @property
     @abstractmethod
     def length(self) -> int:
         """Entries of a sum."""

@@ -22,6 +22,7 @@ from secfed.cli.options import (
     not_negative,
     positive,
     probability,
+    readable_maps,
     refuse_without_effect,
     tell,
 )
@@ -60,9 +61,13 @@ class Algorithm(StrEnum):
 # Choices, and the options that have no effect with them.
 _WITHOUT_EFFECT = (
     ("privacy", "none", ("epsilon", "delta", "clip_norm")),
-    ("privacy", "central", ("clip",)),
-    ("privacy", "distributed", ("clip",)),
-    ("aggregator", "plain", ("threshold", "neighbors", "adversary", "clip", "key_bits")),
+    ("privacy", "central", ("clip", "bits", "scale_weights")),
+    ("privacy", "distributed", ("clip", "bits", "scale_weights")),
+    (
+        "aggregator",
+        "plain",
+        ("threshold", "neighbors", "adversary", "clip", "key_bits", "bits", "scale_weights", "compression"),
+    ),
     ("aggregator", "secagg", ("key_bits",)),
     ("aggregator", "paillier", ("threshold", "neighbors", "adversary")),
     *(("algorithm", algorithm.value, tuple(OF_ALGORITHMS - set(DEFAULTS[algorithm.value]))) for algorithm in Algorithm),
@@ -217,6 +222,21 @@ def simulate(
         float,
         typer.Option(callback=positive, help="Without --privacy, values of updates are clipped to [-clip, clip]."),
     ] = 4.0,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=2, max=32, show_default="16, or 12 to 15", help="Bits of a rounded value; few want a --clip."),
+    ] = None,
+    scale_weights: Annotated[
+        bool, typer.Option("--scale-weights", help="Weigh values before they are rounded: for few --bits.")
+    ] = False,
+    compression: Annotated[
+        str,
+        typer.Option(
+            callback=readable_maps,
+            show_default="none",
+            help="What makes updates shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
+        ),
+    ] = "",
     privacy: Annotated[
         PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
     ] = PrivacyChoice.NONE,
@@ -274,6 +294,9 @@ def simulate(
         sampling_rate=sampling_rate,
         alpha=alpha,
         clip=clip,
+        bits=bits,
+        scale_weights=scale_weights,
+        compression=compression,
         key_bits=key_bits,
         privacy=privacy.value,
         epsilon=epsilon,

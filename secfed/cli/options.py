@@ -57,6 +57,17 @@ def fraction(number: float | None) -> float | None:
     return number
 
 
+def readable_maps(text: str) -> str:
+    """Return a compression that can be read, or nothing (""); another one is wrong usage."""
+    from secfed.cli.simulation.settings import maps_of
+    from secfed.errors import ConfigError
+
+    try:
+        return text if not text or maps_of(text) else ""
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def probability(number: float) -> float:
     """Return a number from 0 to 1; another one is wrong usage."""
     if not 0 <= number <= 1:

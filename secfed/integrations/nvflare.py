@@ -185,7 +185,8 @@ class SecureMean:
             seconds = self._training_seconds if first else self._stage_seconds
             calls.ask(stage.name, outbox, server.receive, seconds, setups)
             outbox = server.close_stage(stage)
-        if not isinstance(transform, PrivateSum) or (surplus := transform.surplus_noise(server.survivors)) is None:
+        private = transform.inner
+        if not isinstance(private, PrivateSum) or (surplus := private.surplus_noise(server.survivors)) is None:
             return server.sum
         if surplus.request:
             requests = dict.fromkeys(server.survivors, surplus.request)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from secfed import secagg
-from secfed.aggregation import PrivateSum, SecAgg, Transform, WeightedMean
+from secfed.aggregation import Compressed, PrivateSum, ScaledMean, SecAgg, Transform, WeightedMean
+from secfed.aggregation.compressed import as_maps
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.noise import NoiseShare
 from secfed.encoding.flatten import Update, model_hash
@@ -94,8 +95,9 @@ class Terms:
             TooFewSurvivorsError: No private sum can be made of so few sites, or of so many, when they are sampled.
         """
         transform = self.aggregator.transform(model, clients, None, self.privacy)
-        if isinstance(transform, PrivateSum) and not transform.cohorts[0] <= clients <= transform.cohorts[1]:
-            least, most = transform.cohorts
+        private = transform.inner
+        if isinstance(private, PrivateSum) and not private.cohorts[0] <= clients <= private.cohorts[1]:
+            least, most = private.cohorts
             raise TooFewSurvivorsError(f"the cohort has {clients} sites, needed {least} to {most}", clients, least)
         config = self._config(model, clients, transform, round)
         if objection := self.policy(transform).objection(config):
@@ -119,14 +121,7 @@ class Terms:
         config = secagg.Config.from_bytes(config_bytes)
         clients = len(config.client_ids)
         own = self.aggregator.transform(model, clients, None, self.privacy)
-        transform: Transform
-        if self.privacy is None:
-            transform = WeightedMean.from_bytes(transform_bytes, example=model)
-        else:
-            transform = PrivateSum.from_bytes(transform_bytes, example=model, privacy=self.privacy)
-        if isinstance(own, PrivateSum) and isinstance(transform, PrivateSum) and own.plan:
-            # The rotation is fresh and public: it is the one part of the sum that only the server can choose.
-            own = replace(own, rotation_seed=transform.rotation_seed)
+        own = _with_seeds_of(own, self._read(transform_bytes, model))
         if own.to_bytes() != transform_bytes:
             raise FaultyServerError(
                 f"the server's clip, weights or noise are not what this site's own terms give for {clients} sites",
@@ -143,6 +138,16 @@ class Terms:
             raise FaultyServerError(objection, "C4")
         return own, config
 
+    def _read(self, data: bytes, model: Update) -> Transform:
+        if self.aggregator.compression is not None:
+            maps = as_maps(self.aggregator.compression)
+            return Compressed.from_bytes(data, example=model, compression=maps, privacy=self.privacy)
+        if self.privacy is not None:
+            return PrivateSum.from_bytes(data, example=model, privacy=self.privacy)
+        if self.aggregator.scale_weights:
+            return ScaledMean.from_bytes(data, example=model)
+        return WeightedMean.from_bytes(data, example=model)
+
     def policy(self, transform: Transform) -> secagg.Policy:
         """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise."""
         return (self.aggregator.policy or secagg.Policy()).for_cohorts_of(transform.fewest)
@@ -150,6 +155,15 @@ class Terms:
     def _config(self, model: Update, clients: int, transform: Transform, round: int) -> secagg.Config:
         ids = range(1, clients + 1)
         return self.aggregator.config(ids, transform, round=round, model_hash=model_hash(model))
+
+
+def _with_seeds_of(own: Transform, sent: Transform) -> Transform:
+    """Take over the public seeds of rotation and compression: the one part of a sum that only the server can choose."""
+    if isinstance(own, Compressed) and isinstance(sent, Compressed):
+        return Compressed(replace(own.maps, seed=sent.maps.seed), _with_seeds_of(own.inner, sent.inner))
+    if isinstance(own, PrivateSum) and isinstance(sent, PrivateSum) and own.plan:
+        return replace(own, rotation_seed=sent.rotation_seed)
+    return own
 
 
 @dataclass
@@ -209,7 +223,7 @@ class Site:
                 raise StageError(f"round {accepted.round} is not after round {self._last_round}: no round runs twice")
             self._last_round, self._session = accepted.round, None
         update, weight = self._trained(model, accepted.round)
-        share = own.noise_share() if isinstance(own, PrivateSum) else None
+        share = own.inner.noise_share() if isinstance(own.inner, PrivateSum) else None
         vector = self._encoded(own, update, weight, share)
         client = secagg.Client(accepted, client_id, vector, policy=self._terms.policy(own))
         answer = client.receive(request)
@@ -252,10 +266,9 @@ class Site:
     def _encoded(self, own: Transform, update: Update, weight: Any, share: NoiseShare | None) -> Any:
         try:
             if beyond := own.beyond_clip(update):
-                _log.warning("%d of %d values were beyond the clip and were clipped", beyond, own.structure.size)
-            return (
-                own.encode(update, weight, noise=share) if isinstance(own, PrivateSum) else own.encode(update, weight)
-            )
+                _log.warning("%d of %d values were beyond the clip and were clipped", beyond, own.inner.structure.size)
+            noise: dict[str, Any] = {"noise": share} if isinstance(own.inner, PrivateSum) else {}
+            return own.encode(update, weight, **noise)
         except Exception:  # it may say which value is not finite, and the model that led there is the server's
             _log.exception("the result of the training does not fit")
         raise EncodingError("the result of the training does not fit at this site; its own log says why")

@@ -15,8 +15,13 @@ from secfed import errors
 from secfed.aggregation import (
     AdaptiveClipping,
     CentralGaussian,
+    Compressed,
     DistributedGaussian,
+    LowRank,
     PrivateSum,
+    RandomK,
+    RandomRotation,
+    ScaledMean,
     WeightedMean,
 )
 from secfed.dp.noise import NoiseShare, SurplusNoise, samplers
@@ -24,11 +29,14 @@ from secfed.dp.noise.distributed import MECHANISMS
 from tests import vectors
 
 FILES = vectors.files("aggregation")
-ENCODE, NOISE, PARAMETERS, SURPLUS = (
+ENCODE, MEANS, NOISE, PARAMETERS, SURPLUS = (
     [path for path in FILES if path.stem.startswith(start)]
-    for start in ("encode_", "noise_", "parameters_", ("surplus_", "reject_N", "reject_M"))
+    for start in ("encode_", ("compressed_", "scaled_"), "noise_", "parameters_", ("surplus_", "reject_N", "reject_M"))
 )
 REJECT = [path for path in FILES if path.stem.startswith("reject_T")]
+
+
+MAPS: dict[int, Any] = {1: RandomK, 2: lambda parameter: RandomRotation(), 3: LowRank}
 
 
 def by_name(paths: list[Path]) -> pytest.MarkDecorator:
@@ -56,6 +64,11 @@ def privacy_of(policy: dict[str, Any]) -> Any:
 def transform_of(vector: dict[str, Any], message: str, example: Any) -> Any:
     """What a client makes of the parameters that came from a server."""
     data = bytes.fromhex(message)
+    if "compression" in vector.get("inputs", {}):
+        maps = [MAPS[code](parameter) for code, parameter in vector["inputs"]["compression"]]
+        return Compressed.from_bytes(data, example=example, compression=maps)
+    if vector["config"].get("scaled"):
+        return ScaledMean.from_bytes(data, example=example)
     if "policy" not in vector:
         return WeightedMean.from_bytes(data, example=example)
     return PrivateSum.from_bytes(data, example=example, privacy=privacy_of(vector["policy"]))
@@ -139,6 +152,23 @@ def test_client_encodes_to_the_same_vector(path: Path) -> None:
     transform = transform_of(vector, inputs["message"], update)
     encoded = transform.encode(update, inputs["weight"], seed=bytes.fromhex(inputs["seed"]))
     assert encoded.tolist() == vector["result"]["vector"]
+
+
+@by_name(MEANS)
+def test_client_reads_the_parameters_of_a_mean_and_encodes_to_the_same_vector(path: Path) -> None:
+    vector = vectors.load(path)
+    inputs, result = vector["inputs"], vector["result"]
+    update = [np.array(part) for part in inputs["update"]] if len(inputs["shapes"]) > 1 else np.array(inputs["update"])
+    transform = transform_of(vector, inputs["message"], update)
+    encoded = transform.encode(update, inputs["weight"], seed=bytes.fromhex(inputs["seed"]))
+    assert result == {
+        "bytes": transform.to_bytes().hex(),
+        "hash": transform.hash.hex(),
+        "vector": encoded.tolist(),
+        "length": transform.length,
+        "modulus_bits": transform.modulus_bits,
+        "context": transform.context.decode(),
+    }
 
 
 @by_name(NOISE)
@@ -237,7 +267,7 @@ def test_vectors_follow_the_schema() -> None:
 
 
 def test_every_vector_is_replayed_by_one_test() -> None:
-    assert sorted([*PARAMETERS, *ENCODE, *NOISE, *REJECT, *SURPLUS]) == FILES
+    assert sorted([*PARAMETERS, *ENCODE, *MEANS, *NOISE, *REJECT, *SURPLUS]) == FILES
 
 
 @pytest.mark.parametrize("much_noise", [False, pytest.param(True, marks=pytest.mark.slow)])

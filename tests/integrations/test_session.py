@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from secfed import CentralGaussian, DistributedGaussian, Paillier, SecAgg, secagg
-from secfed.aggregation import AdaptiveClipping, Transform
+from secfed.aggregation import AdaptiveClipping, Compressed, LowRank, PrivateSum, RandomK, Transform
+from secfed.encoding.flatten import flatten
 from secfed.errors import (
     ConfigError,
     EncodingError,
@@ -78,6 +79,40 @@ def test_sites_give_the_weighted_mean_of_those_that_stay() -> None:
     assert round.server.survivors == (1, 3, 4)
     assert decoded.weight == 1 + 3 + 4
     np.testing.assert_allclose(decoded.mean["weight"], np.full((3, 2), 0.25), rtol=0, atol=2 / 2**16)
+
+
+SHORT = SecAgg(threshold=3, clip=1.0, max_weight=16, bits=16, scale_weights=True, compression=LowRank(2))
+
+
+@pytest.mark.parametrize("privacy", [None, DistributedGaussian(1.0, 1e-3, layers=2, minimum_survivors=3)], ids=str)
+def test_sites_send_compressed_updates(privacy: Any) -> None:
+    terms = Terms(SHORT if privacy is None else replace(SHORT, scale_weights=False), privacy)
+    sites = {number: Site(terms, train) for number in range(1, 5)}
+    round = Round(terms)
+    round.run(sites)
+    transform = round.transform
+    assert isinstance(transform, Compressed)
+    total = round.server.sum
+    if isinstance(transform.inner, PrivateSum) and (surplus := transform.inner.surplus_noise((1, 2, 3, 4))):
+        for number, site in sites.items():
+            surplus.receive(number, site.receive(TOKEN, surplus.request))
+        total = surplus.subtract(total)
+    mean = transform.decode(total, round.server.survivors).mean
+    expected = transform.maps.expand(transform.maps.compress(train(MODEL, 1)[0]))
+    np.testing.assert_allclose(flatten(mean), expected, rtol=0, atol=0.02)
+
+
+def test_site_refuses_another_compression_than_its_own() -> None:
+    site = Site(Terms(SHORT), train)
+    for other, text in ((LowRank(1), "T7"), (RandomK(0.5), "T7")):
+        with pytest.raises(FaultyServerError, match=text):
+            Round(Terms(replace(SHORT, compression=other))).ask(site)
+    with pytest.raises(MalformedMessageError, match="kind 38, needed CompressedParameters"):
+        Round(Terms(replace(SHORT, compression=None))).ask(site)
+    with pytest.raises(MalformedMessageError, match="kind 37, needed WeightedMeanParameters"):
+        Round(Terms(SHORT)).ask(Site(TERMS, train))
+    with pytest.raises(FaultyServerError, match="clip, weights or noise"):
+        Round(Terms(replace(SHORT, bits=8))).ask(site)
 
 
 def test_sites_reveal_surplus_noise_once_and_for_the_survivors_alone() -> None:

@@ -142,6 +142,7 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
         cause = "rounding" if outcome.same_survivors else "rounding, and rounds with other survivors than plain's"
         cause += ", clipping" if outcome.clipped_rounds or settings.private else ""
         cause += ", noise" if settings.private else ""
+        cause += ", compression" if settings.compression else ""
         lines.append(f"largest difference of the two models: {outcome.max_model_difference:.1e} (from {cause})")
     lines.append(_reached(outcome))
     if outcome.fedavg_accuracy is not None:

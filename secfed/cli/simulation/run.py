@@ -97,14 +97,25 @@ def _secured(settings: Settings, federation: Federation) -> SecAgg | Paillier | 
     most = max(len(labels) for _, labels in federation.clients.values())
     largest = 1 << (most - 1).bit_length()  # one for all rounds: it must not tell who is in a cohort
     if settings.aggregator == "paillier":
-        return Paillier(settings.key_bits, settings.clip, max_weight=largest, rounding_seed=settings.seed)
+        return Paillier(
+            settings.key_bits,
+            settings.clip,
+            settings.bits,
+            largest,
+            rounding_seed=settings.seed,
+            compression=settings.maps,
+            scale_weights=settings.scale_weights,
+        )
     return SecAgg(
         threshold=settings.threshold,
         clip=settings.clip,
+        bits=settings.bits,
         max_weight=largest,
         neighbors=settings.neighbors,
         adversary=settings.adversary,
         rounding_seed=settings.seed,
+        compression=settings.maps,
+        scale_weights=settings.scale_weights,
     )
 
 

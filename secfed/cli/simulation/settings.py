@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from secfed import paillier
+from secfed.aggregation import Compression, LowRank, RandomK, RandomRotation
 from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS
+from secfed.errors import ConfigError
 from secfed.secagg import Stage
 
 # Up to this many clients all share masks with each other.
@@ -41,6 +43,9 @@ class Settings:
         alpha: How unequal the clients are; see `datasets`.
         key_bits: See `secfed.Paillier`.
         clip: See `secfed.SecAgg`; of no matter with privacy.
+        bits: See `secfed.SecAgg`; of no matter with privacy.
+        scale_weights: See `secfed.SecAgg`; of no matter with privacy.
+        compression: Maps as `maps_of` reads them; nothing ("") sends every value.
         privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
         epsilon: Budget of all rounds together.
         delta: Budget of all rounds together.
@@ -74,6 +79,9 @@ class Settings:
     alpha: float = 0.5
     key_bits: int = 3072
     clip: float = 4.0
+    bits: int | None = None
+    scale_weights: bool = False
+    compression: str = ""
     privacy: Literal["none", "central", "distributed"] = "none"
     epsilon: float = 3.0
     delta: float = 1e-5
@@ -139,7 +147,13 @@ class Settings:
     @property
     def protection(self) -> str:
         """What that is, in words."""
-        return f"{self.aggregator} with {self.privacy} noise" if self.private else self.aggregator
+        compressed = f"{self.aggregator}, {self.compression}" if self.compression else self.aggregator
+        return f"{compressed} with {self.privacy} noise" if self.private else compressed
+
+    @property
+    def maps(self) -> tuple[Compression, ...] | None:
+        """The compression; None without one."""
+        return maps_of(self.compression) if self.compression else None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -156,3 +170,29 @@ class Settings:
         if self.aggregator == "paillier":
             return (paillier.Stage.ENCRYPTED_INPUT_COLLECTION, paillier.Stage.DECRYPTION)
         return self.stages if self.aggregator == "secagg" else ()
+
+
+def maps_of(text: str) -> tuple[Compression, ...]:
+    """Read a compression: `random-k:FRACTION`, `low-rank:RANK` and `rotation`, joined by `+` in their order.
+
+    Raises:
+        ConfigError: It is no such text, or a number is out of range.
+    """
+    maps: list[Compression] = []
+    for part in text.split("+"):
+        name, _, number = part.partition(":")
+        try:
+            if name == "random-k":
+                maps.append(RandomK(float(number)))
+            elif name == "low-rank":
+                maps.append(LowRank(int(number)))
+            elif part == "rotation":
+                maps.append(RandomRotation())
+            else:
+                raise ConfigError(f"found {part!r}")
+        except ValueError as error:  # a ConfigError is one
+            raise ConfigError(
+                f"compression {text!r}: {error}; needed random-k:FRACTION, low-rank:RANK or rotation, or several of "
+                "them joined by +"
+            ) from None
+    return tuple(maps)

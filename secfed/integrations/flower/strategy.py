@@ -110,6 +110,11 @@ class SecureStrategy(Strategy):
             )
         if aggregator.rounding_seed is not None:
             raise ConfigError("rounding_seed has no effect: the clients round, each with its own randomness")
+        if aggregator.compression is not None or aggregator.scale_weights:
+            raise ConfigError(
+                f"compression {aggregator.compression!r} and scale_weights {aggregator.scale_weights} are not "
+                "supported here: needed None and False"
+            )
         if (roster is None) is (getattr(aggregator, "adversary", "") == "malicious_server"):
             raise ConfigError('a roster of identity keys is needed with, and only with, adversary="malicious_server"')
         if key_holders is not None and not isinstance(aggregator, Paillier):

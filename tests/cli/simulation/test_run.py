@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from secfed import FedAvg, Plain, SecAgg, dp
+from secfed.aggregation import RandomK, RandomRotation
 from secfed.aggregation.cohort import arrived
 from secfed.cli.simulation import perceptron
 from secfed.cli.simulation import run as simulation_run
 from secfed.cli.simulation.datasets import LOADERS
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.run import draw_dropouts, simulate
-from secfed.cli.simulation.settings import Settings
+from secfed.cli.simulation.settings import Settings, maps_of
 from secfed.errors import ConfigError
 from secfed.secagg import Config, Stage, parameters, run_session
 from secfed.secagg.session import Result
@@ -131,6 +132,27 @@ def test_rounds_with_clipped_values_are_counted_and_no_warning_escapes() -> None
 @pytest.mark.slow
 def test_nothing_is_clipped_in_the_default_run_of_few_rounds() -> None:
     assert simulate(Settings(rounds=2)).clipped_rounds == 0
+
+
+def test_compressed_updates_are_shorter_and_the_run_says_so() -> None:
+    short = dataclasses.replace(
+        SMALL, rounds=2, dropout=0.0, clip=0.15, bits=6, scale_weights=True, compression="random-k:0.5+rotation"
+    )
+    assert short.maps == (RandomK(0.5), RandomRotation())
+    assert short.protection == "secagg, random-k:0.5+rotation"
+    outcome, usual = simulate(short), simulate(dataclasses.replace(SMALL, rounds=2, dropout=0.0))
+    sent, whole = (each.records[0].bytes_up_per_client for each in (outcome, usual))
+    assert sent is not None and whole is not None
+    # 1205 entries of 10 bits in place of 2411 of 27 bits.
+    assert whole - sent == pytest.approx((2411 * 27 - 1205 * 10) / 8, rel=0.05)
+    assert outcome.to_json([])["compression"] == "random-k:0.5+rotation"
+    assert outcome.accuracy > 0.3
+
+
+@pytest.mark.parametrize("text", ["random", "random-k:", "random-k:2", "low-rank:1.5", "low-rank:0", "rotation:1", "+"])
+def test_a_compression_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="needed random-k:FRACTION, low-rank:RANK or rotation"):
+        maps_of(text)
 
 
 def test_no_rounds_are_refused() -> None:

@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 import secfed
 from secfed import dp
+from secfed.aggregation import LowRank
 from secfed.errors import BudgetExceededError, ConfigError, TooFewSurvivorsError
 from secfed.integrations.flower import SecureMod, SecureStrategy
 from secfed.integrations.flower.records import RECORD
@@ -235,6 +236,8 @@ def test_strategies_with_noise_of_their_own_are_refused() -> None:
         ({"aggregator": secfed.Plain()}, "must be secfed.SecAgg"),
         ({"aggregator": secfed.SecAgg(clip=1.0)}, "needs max_weight"),
         ({"aggregator": secfed.SecAgg(max_weight=9, rounding_seed=1)}, "rounding_seed has no effect"),
+        ({"aggregator": secfed.SecAgg(max_weight=9, bits=4, scale_weights=True)}, "are not supported here"),
+        ({"aggregator": secfed.SecAgg(max_weight=9, compression=LowRank(2))}, "compression LowRank.* not supported"),
         ({"aggregator": secfed.SecAgg(max_weight=9, adversary="malicious_server")}, "roster"),
         ({"roster": {1: bytes(32)}}, "roster"),
         ({"budget": (1.0, 1e-5)}, "without privacy"),
