@@ -30,6 +30,7 @@ FACE = [
 ]
 SECAGG = [
     "Abort",
+    "Answer",
     "Client",
     "Config",
     "Parameters",
@@ -38,6 +39,7 @@ SECAGG = [
     "Server",
     "SigningKey",
     "Stage",
+    "Upload",
     "parameters",
     "run_session",
 ]
