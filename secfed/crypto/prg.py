@@ -36,6 +36,21 @@ def keystream(seed: bytes, size: int, start: int = 0) -> bytes:
     return _cipher(seed, start // BLOCK_BYTES).update(bytes(size))
 
 
+class Keystream:
+    """The keystream of a seed from its start, read piece by piece.
+
+    Raises:
+        ValueError: The seed does not have 32 bytes.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        self._cipher = _cipher(seed)
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes."""
+        return self._cipher.update(bytes(size))
+
+
 def expand(seed: bytes, length: int, dtype: npt.DTypeLike) -> Vector:
     """Expand a seed to a vector.
 
