@@ -37,8 +37,8 @@ class Accumulator(Protocol):
     def sum(self) -> Vector:
         """Return the sum, shape `(length,)`, once all masks are off; it may be what has been added up, not a copy."""
 
-    def to_bytes(self) -> bytes:
-        """Save what has been added so far."""
+    def to_bytes(self) -> bytes | memoryview:
+        """Save what has been added so far; a memoryview shows the sum itself, so the caller copies it at once."""
 
 
 class Masking(Protocol):
@@ -54,7 +54,7 @@ class Masking(Protocol):
         The vector stays as it is, and each of its entries is read once. A kind may draw secrets of its own.
         """
 
-    def accumulator(self, saved: bytes | None = None) -> Accumulator:
+    def accumulator(self, saved: bytes | memoryview | None = None) -> Accumulator:
         """Start a sum, or resume a saved one."""
 
 
@@ -106,12 +106,14 @@ class AesCtr:
     ) -> Iterator[bytes]:
         """Mask and bit-pack a vector block by block."""
         entries = BLOCK_BYTES // vector.itemsize  # a multiple of 8: every packed block ends with a whole byte
+        buffer = np.empty(min(entries, len(vector)), vector.dtype)
         for start in range(0, len(vector), entries):
-            block = vector[start : start + entries].copy()
+            block = buffer[: len(vector) - start]
+            np.copyto(block, vector[start : start + entries])
             prg.accumulate(block, added, subtracted, self._threads, start * vector.itemsize)
             yield packing.pack(block, self._bits)
 
-    def accumulator(self, saved: bytes | None = None) -> "_AesCtrSum":
+    def accumulator(self, saved: bytes | memoryview | None = None) -> "_AesCtrSum":
         """Start a sum, or resume a saved one."""
         return _AesCtrSum(self._length, self._bits, self._dtype, self._threads, saved)
 
@@ -119,7 +121,9 @@ class AesCtr:
 class _AesCtrSum:
     """One vector, whatever the number of clients."""
 
-    def __init__(self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | None) -> None:
+    def __init__(
+        self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | memoryview | None
+    ) -> None:
         self._bits, self._threads = bits, threads
         if saved is not None and len(saved) != length * dtype.itemsize:
             raise MalformedMessageError(f"a saved sum has {len(saved)} bytes, needs {length * dtype.itemsize}", 0)
@@ -147,8 +151,8 @@ class _AesCtrSum:
         self._total &= self._total.dtype.type((1 << self._bits) - 1)  # in place: a copy would be a vector more
         return self._total
 
-    def to_bytes(self) -> bytes:
-        return self._total.tobytes()
+    def to_bytes(self) -> memoryview:
+        return self._total.data.cast("B")
 
 
 _KINDS: dict[str, Any] = {"aes128_ctr": AesCtr}
