@@ -30,6 +30,9 @@ class Pieces:
     Args:
         size: How many bytes all pieces have together.
         pieces: The bytes, in order.
+
+    Raises:
+        ValueError: When they are read: they have another size.
     """
 
     def __init__(self, size: int, pieces: Iterable[bytes]) -> None:
@@ -39,7 +42,12 @@ class Pieces:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        found = 0
+        for piece in self._pieces:
+            found += len(piece)
+            yield piece
+        if found != self._size:
+            raise ValueError(f"a field has {found} bytes, {self._size} were announced")
 
 
 class Message:

@@ -198,12 +198,15 @@ class FixedPoint:
         Raises:
             EncodingError: The weights' sum is not one that such vectors can have.
         """
-        sums = signed(total, self.modulus_bits)
-        weight = int(sums[-1])
+        weight = int(signed(total[-1:], self.modulus_bits)[0])
         if not 1 <= weight <= self.clients * self.max_weight:
             needed = f"needed 1 to {self.clients * self.max_weight}"
             raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
-        return sums[:-1] / weight * (self.clip / self.levels), weight
+        mean = np.empty(len(total) - 1)
+        for start in range(0, len(mean), _CHUNK):
+            sums = signed(total[:-1][start : start + _CHUNK], self.modulus_bits)
+            np.multiply(sums / weight, self.clip / self.levels, out=mean[start : start + _CHUNK])
+        return mean, weight
 
 
 def _blocks(parts: Sequence[npt.NDArray[np.floating[Any]]]) -> Iterator[npt.NDArray[np.float64]]:

@@ -401,3 +401,26 @@ def test_sum_is_the_vector_that_was_added_up() -> None:
     added_up = seen(session.server).accumulator._total
     session.finish().assert_sum()
     assert np.shares_memory(session.server.sum, added_up)
+
+
+def test_kind_whose_pieces_are_too_short_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = masking_session()
+    mask = masking.AesCtr.mask
+    monkeypatch.setattr(masking.AesCtr, "mask", lambda *arguments: list(mask(*arguments))[:-1])
+    client, request = session.clients[ME], session.outbox[ME]
+    with pytest.raises(ValueError, match="announced"):
+        list(client.receive_chunks(request))
+    assert_silent(client, request)
+
+
+def test_what_is_under_way_shows_no_contents() -> None:
+    session = masking_session()
+    answer = session.clients[ME].receive_chunks(session.outbox[ME])
+    assert repr(answer) == f"Answer(size={answer.size})"
+    upload = session.server.upload(ME)
+    upload.write(next(answer))
+    assert repr(upload) == f"Upload(client_id={ME}, size={upload.size})"
+    upload.close()
+    with pytest.raises(errors.StageError, match="is over"):
+        upload.finish()
+    assert ME in session.server.awaited
