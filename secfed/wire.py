@@ -5,6 +5,7 @@ plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then
 variable ones behind a little-endian `u32` length. Reading never allocates more than the input has.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Any, ClassVar, Self, get_args, get_type_hints
@@ -23,27 +24,73 @@ HASH_BYTES = 32
 _LENGTH_BYTES = 4
 
 
+class Pieces:
+    """A field of variable length whose bytes are made while the message is sent; they are made once.
+
+    Args:
+        size: How many bytes all pieces have together.
+        pieces: The bytes, in order.
+
+    Raises:
+        ValueError: When they are read: they have another size.
+    """
+
+    def __init__(self, size: int, pieces: Iterable[bytes]) -> None:
+        self._size, self._pieces = size, iter(pieces)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        found = 0
+        for piece in self._pieces:
+            found += len(piece)
+            yield piece
+        if found != self._size:
+            raise ValueError(f"a field has {found} bytes, {self._size} were announced")
+
+
 class Message:
     """Base of all messages; subclasses are frozen dataclasses and set `kind`."""
 
     kind: ClassVar[int]
+    # Fields that stay where they are when a message is decoded from a memoryview: they are too long for a copy.
+    uncopied: ClassVar[frozenset[str]] = frozenset()
     __slots__ = ()
 
     def to_bytes(self) -> bytes:
         """Encode this message."""
-        parts = [bytes((VERSION, self.kind))]
+        return b"".join(self.to_chunks())
+
+    def to_chunks(self) -> Iterator[bytes]:
+        """Encode this message piece by piece, which makes the bytes of `to_bytes`."""
+        parts: list[bytes] = [bytes((VERSION, self.kind))]
         for name, size in layout(type(self)):
-            value: bytes = getattr(self, name)
+            value: bytes | Pieces = getattr(self, name)
             if size is None:
                 parts.append(len(value).to_bytes(_LENGTH_BYTES, "little"))
             elif len(value) != size:
                 raise ValueError(f"{type(self).__name__}.{name} has {len(value)} bytes, needs {size}")
-            parts.append(value)
-        return b"".join(parts)
+            if isinstance(value, Pieces):
+                yield b"".join(parts)
+                yield from value
+                parts = []
+            else:
+                parts.append(value)
+        if parts:
+            yield b"".join(parts)
+
+    @property
+    def encoded_bytes(self) -> int:
+        """How many bytes the encoded message has."""
+        return self.size(*(len(getattr(self, name)) for name, size in layout(type(self)) if size is None))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes | memoryview) -> Self:
         """Decode one message.
+
+        Args:
+            data: The whole message. The fields are copies, except those that the class lists as `uncopied`.
 
         Raises:
             MalformedMessageError: Wrong version or kind, a field that runs past the end, or bytes left over.
@@ -63,7 +110,8 @@ class Message:
             if offset + size > len(data):
                 needed = f"{name} needs {size} bytes, {len(data) - offset} are left"
                 raise MalformedMessageError(f"{cls.__name__} ends too early: {needed}", offset)
-            values[name] = data[offset : offset + size]
+            part = data[offset : offset + size]
+            values[name] = part if name in cls.uncopied else bytes(part)
             offset += size
         if offset != len(data):
             raise MalformedMessageError(f"{len(data) - offset} bytes after the end of {cls.__name__}", offset)

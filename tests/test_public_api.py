@@ -32,6 +32,7 @@ FACE = [
 ]
 SECAGG = [
     "Abort",
+    "Answer",
     "Client",
     "Config",
     "Parameters",
@@ -40,6 +41,7 @@ SECAGG = [
     "Server",
     "SigningKey",
     "Stage",
+    "Upload",
     "parameters",
     "run_session",
 ]

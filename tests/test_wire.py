@@ -4,7 +4,7 @@ import inspect
 import random
 import tracemalloc
 from dataclasses import FrozenInstanceError, dataclass, fields
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from secfed import wire
 from secfed.errors import MalformedMessageError
 from secfed.secagg import messages, snapshot
-from secfed.wire import Message, layout
+from secfed.wire import Message, Pieces, layout
 from tests.examples import examples
 
 CLASSES = [
@@ -198,3 +198,27 @@ def test_text_of_the_error_says_what_is_missing_and_where() -> None:
         messages.AdvertiseKeysRequest.from_bytes(b"\x01\x01" + bytes(33))
     assert str(caught.value) == "C1: AdvertiseKeysRequest ends too early: config_hash needs 32 bytes, 1 are left"
     assert caught.value.offset == 34
+
+
+@given(st.lists(st.binary(max_size=5)), st.binary(max_size=9))
+def test_message_with_a_field_in_pieces_has_the_same_bytes(parts: list[bytes], other: bytes) -> None:
+    whole = messages.MaskedInputCollectionResponse(bytes(32), other, b"".join(parts))
+    pieces: Any = Pieces(len(whole.masked), parts)
+    message = messages.MaskedInputCollectionResponse(bytes(32), other, pieces)
+    assert message.encoded_bytes == len(whole.to_bytes())
+    assert message.to_bytes() == whole.to_bytes()
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_pieces_of_another_size_than_announced_are_refused(size: int) -> None:
+    message = messages.Abort(Pieces(size, [b"ab", b"cde"]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"5 bytes, {size} were announced"):
+        message.to_bytes()
+
+
+def test_only_a_field_too_long_to_copy_stays_in_the_callers_buffer() -> None:
+    data = bytearray(messages.MaskedInputCollectionResponse(b"s" * 32, b"u", b"masked").to_bytes())
+    message = messages.MaskedInputCollectionResponse.from_bytes(memoryview(data))
+    data[:] = bytes(len(data))
+    assert (message.session_id, message.unopened) == (b"s" * 32, b"u")
+    assert bytes(message.masked) == bytes(6)

@@ -187,7 +187,8 @@ class WeightedMean(Transform):
             EncodingError: The update or the weight does not fit; nothing has been sent.
         """
         rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
-        return self.fixed_point.encode(self.structure.values(update), weight, seed=rounding)
+        self.structure.check(update, dtypes=False)
+        return self.fixed_point.encode_parts(arrays(update), weight, seed=rounding)
 
     def check(self, update: Update, weight: float) -> None:
         """Check an update and its weight before anything is sent; for errors see `encode`."""

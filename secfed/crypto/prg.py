@@ -36,6 +36,21 @@ def keystream(seed: bytes, size: int, start: int = 0) -> bytes:
     return _cipher(seed, start // BLOCK_BYTES).update(bytes(size))
 
 
+class Keystream:
+    """The keystream of a seed from its start, read piece by piece.
+
+    Raises:
+        ValueError: The seed does not have 32 bytes.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        self._cipher = _cipher(seed)
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes."""
+        return self._cipher.update(bytes(size))
+
+
 def expand(seed: bytes, length: int, dtype: npt.DTypeLike) -> Vector:
     """Expand a seed to a vector.
 
@@ -52,16 +67,24 @@ def expand(seed: bytes, length: int, dtype: npt.DTypeLike) -> Vector:
     return vector
 
 
-def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], threads: int | None = None) -> None:
+def accumulate(
+    vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], threads: int | None = None, start: int = 0
+) -> None:
     """Add and subtract the masks of many seeds, in place, modulo the dtype's range.
 
     Args:
-        vector: Shape `(length,)`, unsigned, contiguous.
+        vector: Shape `(length,)`, unsigned, contiguous; or a part of such a vector.
         added: Seeds whose masks are added.
         subtracted: Seeds whose masks are subtracted.
         threads: How many threads may share the work, by default one for each usable core (`cryptography` from version
             50 releases the interpreter lock; before that one thread is as fast).
+        start: Where a part begins: the bytes of the vector before it, a multiple of 16.
+
+    Raises:
+        ValueError: A seed does not have 32 bytes, or `start` is no multiple of 16.
     """
+    if start % BLOCK_BYTES:
+        raise ValueError(f"start {start} must be a multiple of {BLOCK_BYTES}")
     size = vector.nbytes
     count = len(added) + len(subtracted)
     if count == 0 or size == 0:
@@ -72,7 +95,7 @@ def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[byte
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Every thread takes one contiguous part of the vector, cut at a cipher block, and all seeds.
     part = -(-size // (threads * BLOCK_BYTES)) * BLOCK_BYTES
-    spans = [(start, min(start + part, size)) for start in range(0, size, part)]
+    spans = [(begin, min(begin + part, size), start) for begin in range(0, size, part)]
     if len(spans) == 1:
         return _accumulate_span(vector, added, subtracted, *spans[0], CHUNK_BYTES)
     with ThreadPoolExecutor(len(spans)) as pool:
@@ -83,17 +106,23 @@ def accumulate(vector: Vector, added: Sequence[bytes], subtracted: Sequence[byte
 
 
 def _accumulate_span(
-    vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], start: int, stop: int, chunk_bytes: int
+    vector: Vector,
+    added: Sequence[bytes],
+    subtracted: Sequence[bytes],
+    begin: int,
+    end: int,
+    start: int,
+    chunk_bytes: int,
 ) -> None:
-    """Treat the bytes from `start` to `stop` of a vector, chunk by chunk."""
-    target = vector[start // vector.itemsize : -(-stop // vector.itemsize)]
-    chunk = min(chunk_bytes, stop - start)
+    """Treat the bytes from `begin` to `end` of a vector, or of its part after `start` bytes, chunk by chunk."""
+    target = vector[begin // vector.itemsize : -(-end // vector.itemsize)]
+    chunk, block = min(chunk_bytes, end - begin), (start + begin) // BLOCK_BYTES
     zeros, stream = np.zeros(chunk, np.uint8), np.empty(chunk, np.uint8)
     words = stream.view(vector.dtype.newbyteorder("<"))
     step = chunk // vector.itemsize
     operations: list[tuple[CipherContext, np.ufunc]]
-    operations = [(_cipher(seed, start // BLOCK_BYTES), np.add) for seed in added]
-    operations += [(_cipher(seed, start // BLOCK_BYTES), np.subtract) for seed in subtracted]
+    operations = [(_cipher(seed, block), np.add) for seed in added]
+    operations += [(_cipher(seed, block), np.subtract) for seed in subtracted]
     # Chunk outside, seeds inside: the slice of the vector is fetched once and takes all masks while it is in the cache.
     for position in range(0, len(target), step):
         piece = target[position : position + step]

@@ -4,6 +4,7 @@ Source: `protocols/encoding/README.md`; stochastic rounding as in Kairouz, Liu, 
 conditional part.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,18 +134,37 @@ class FixedPoint:
         Raises:
             EncodingError: A value is not finite, or the weight is not allowed.
         """
-        whole_weight = self.checked_weight(weight)
         if values.ndim != 1:
             raise EncodingError(f"values have shape {values.shape}, needed one dimension")
-        vector = np.empty(len(values) + 1, narrowest_dtype(self.modulus_bits))
-        random = prg.expand(seed, len(values), np.uint32)
+        return self.encode_parts([values], weight, seed=seed)
+
+    def encode_parts(self, parts: Sequence[npt.NDArray[np.floating[Any]]], weight: float, *, seed: bytes) -> Vector:
+        """Encode values that lie in several arrays, as `encode` does when they are joined, but without joining them.
+
+        Beside the vector it takes memory for a block of values only.
+
+        Args:
+            parts: Arrays of any shapes, finite, each read in C order; `size` values together.
+            weight: Whole number in [1, max_weight].
+            seed: 32 bytes that decide how values are rounded; fresh for every contribution.
+
+        Returns:
+            Shape `(size + 1,)`, as `encode` does.
+
+        Raises:
+            EncodingError: A value is not finite, or the weight is not allowed.
+        """
+        whole_weight = self.checked_weight(weight)
+        vector = np.empty(sum(part.size for part in parts) + 1, narrowest_dtype(self.modulus_bits))
+        keystream = prg.Keystream(seed)
         scale = self.levels / self.clip
         # clip * scale may round to just above the last level; only then can a rounded value be beyond it.
         beyond = self.clip * scale > self.levels
         exact = self.levels * whole_weight < 1 << 53  # else the product is too long for a float64
         wrapped = vector.view(f"i{vector.itemsize}")
-        for start in range(0, len(values), _CHUNK):
-            piece = values[start : start + _CHUNK].astype(np.float64)
+        start = 0
+        for piece in _blocks(parts):
+            random = np.frombuffer(keystream.read(4 * len(piece)), "<u4")
             with np.errstate(over="ignore"):  # a quick look first: one number that is finite only if all are
                 suspicious = not np.isfinite(piece @ piece)
             if suspicious and not np.isfinite(piece).all():
@@ -154,12 +174,13 @@ class FixedPoint:
             floor = np.floor(piece)
             piece -= floor
             piece *= _RANDOM_STEPS
-            floor += random[start : start + _CHUNK] < piece
+            floor += random < piece
             if beyond:
                 np.clip(floor, -self.levels, self.levels, out=floor)
             whole = floor if exact else floor.astype(np.int64)
             whole *= whole_weight
             np.copyto(wrapped[start : start + len(whole)], whole, casting="unsafe")
+            start += len(piece)
         vector[-1] = whole_weight
         if 8 * vector.itemsize > self.modulus_bits:
             vector &= vector.dtype.type((1 << self.modulus_bits) - 1)
@@ -177,9 +198,28 @@ class FixedPoint:
         Raises:
             EncodingError: The weights' sum is not one that such vectors can have.
         """
-        sums = signed(total, self.modulus_bits)
-        weight = int(sums[-1])
+        weight = int(signed(total[-1:], self.modulus_bits)[0])
         if not 1 <= weight <= self.clients * self.max_weight:
             needed = f"needed 1 to {self.clients * self.max_weight}"
             raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
-        return sums[:-1] / weight * (self.clip / self.levels), weight
+        mean = np.empty(len(total) - 1)
+        for start in range(0, len(mean), _CHUNK):
+            sums = signed(total[:-1][start : start + _CHUNK], self.modulus_bits)
+            np.multiply(sums / weight, self.clip / self.levels, out=mean[start : start + _CHUNK])
+        return mean, weight
+
+
+def _blocks(parts: Sequence[npt.NDArray[np.floating[Any]]]) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield the values of several arrays, one after the other, in blocks; all blocks share one buffer."""
+    block, filled = np.empty(_CHUNK), 0
+    for array in parts:
+        part, begin = array.reshape(-1), 0
+        while begin < len(part):
+            piece = part[begin : begin + _CHUNK - filled]
+            block[filled : filled + len(piece)] = piece
+            begin, filled = begin + len(piece), filled + len(piece)
+            if filled == _CHUNK:
+                yield block
+                filled = 0
+    if filled:
+        yield block[:filled]

@@ -225,7 +225,7 @@ class Site:
         update, weight = self._trained(model, accepted.round)
         share = own.inner.noise_share() if isinstance(own.inner, PrivateSum) else None
         vector = self._encoded(own, update, weight, share)
-        client = secagg.Client(accepted, client_id, vector, policy=self._terms.policy(own))
+        client = secagg.Client(accepted, client_id, vector, policy=self._terms.policy(own), copy=False)
         answer = client.receive(request)
         with self._lock:
             if self._last_round != accepted.round:

@@ -36,14 +36,22 @@ A client answers each stage once because two answers could differ by one copy of
 So it refuses every call while another one runs; its state is taken out of it, and its stage is ABORTED, before it works
 on a request; the next stage is set last. A client may be saved between two stages: save it before its response is sent.
 
+Vectors of many millions of entries go in chunks. `Client.receive_chunks` returns an `Answer`. Its bytes are made while
+they are read, a block of the vector at a time; the client's next stage is set when the last ones exist, and an answer
+that is given up leaves the client in ABORTED. `Server.receive_chunks`, or an `Upload` from `Server.upload`, keeps the
+packed message and adds it when it is whole: one that breaks off changes nothing.
+
 Where to find what: `stages.py` has the order of the stages and their messages; `STEPS` in `client.py` and `server.py`
-what a party does in each; `states.py` what it holds in each; `snapshot.py` how that is saved and what must fit together
-when it is resumed. The layout of the messages is in `messages.py`, everything that is hashed or signed in `binding.py`,
-masks in `masking.py`, shares back to secrets in `opening.py`. The checks, C1 to C22 and S1 to S16, are numbered as in
+what a party does in each (the server takes responses in `responses.py` and makes long requests in `requests.py`; a
+client's shares are in `shares.py`, its checks of the survivors in `survivors.py`); `states.py` what it holds in each;
+`snapshot.py` how that is saved and what must fit together when it is resumed. Chunks are in `answer.py`, `upload.py`.
+The layout of the messages is in `messages.py`, everything that is hashed or signed in `binding.py`, masks in
+`masking.py`, shares back to secrets in `opening.py`. The checks, C1 to C22 and S1 to S16, are numbered as in
 `protocols/secagg/README.md`.
 """
 
 from secfed.crypto.signing import SigningKey
+from secfed.secagg.answer import Answer
 from secfed.secagg.client import Client
 from secfed.secagg.config import Config, Policy
 from secfed.secagg.messages import Abort
@@ -51,9 +59,11 @@ from secfed.secagg.parameters import Parameters, parameters
 from secfed.secagg.server import Server
 from secfed.secagg.session import Result, run_session
 from secfed.secagg.stages import Stage
+from secfed.secagg.upload import Upload
 
 __all__ = [
     "Abort",
+    "Answer",
     "Client",
     "Config",
     "Parameters",
@@ -62,6 +72,7 @@ __all__ = [
     "Server",
     "SigningKey",
     "Stage",
+    "Upload",
     "parameters",
     "run_session",
 ]

@@ -5,8 +5,8 @@ to C22 are those of `protocols/secagg/README.md`.
 """
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -19,11 +19,14 @@ from secfed.crypto.agreement import KEY_BYTES, KeyPair, is_sound
 from secfed.crypto.entropy import DerivedEntropy, Entropy, SystemEntropy
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError, StageError
 from secfed.secagg import binding, masking, messages, snapshot, stages
+from secfed.secagg.answer import Answer
 from secfed.secagg.config import Config, Policy
 from secfed.secagg.graph import graph_of
+from secfed.secagg.shares import open_pairs, split
 from secfed.secagg.stages import KINDS, Exchange, Request, Response, Stage, following, longest_request
 from secfed.secagg.states import Held, Joined, Keys, Masked, Shared, Signed
-from secfed.wire import Message, Set, kind_of, set_from_bytes, set_to_bytes, view
+from secfed.secagg.survivors import check_signatures, check_survivors
+from secfed.wire import Message, Pieces, kind_of, set_from_bytes, set_to_bytes, view
 
 Before = TypeVar("Before", bound=Held)
 
@@ -34,14 +37,18 @@ class Client:
     Args:
         config: The session's parameters, from the application.
         client_id: This client's id in `config.client_ids`.
-        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. It is copied. Or a
-            function that returns it, called when the client masks its input: a device may train until then.
+        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. Or a function that
+            returns it, called when the client masks its input: a device may train until then.
         policy: What this client insists on, whatever the configuration says.
         signing_key: Its identity key (adversary `"malicious_server"` only).
         directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"`
             only).
         entropy: Source of secrets; by default the operating system's.
         threads: Threads that expand masks, by default one for each usable core.
+        copy: Whether the vector is copied, so that the caller may change its array. With False, an array (also a
+            memory-mapped one) of the dtype `config.dtype` is read where it lies, once, when the client masks its input,
+            and is never written to. Until that answer has been made its owner must not change it, or the sum gets a
+            mixture of both contents; it stays as secret as before.
 
     Raises:
         ConfigError: No such client, or identity keys missing or superfluous.
@@ -56,9 +63,9 @@ class Client:
         The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors'
         vectors and nothing else about this one's. Against a server that breaks the protocol this takes the adversary
         `"malicious_server"`. One object is one session: there is no way back and no reuse.
-        Each stage is answered at most once, also when several threads use the object: while one call of `receive`,
-        `abort` or `to_bytes` runs, every other one raises `StageError` (C2). Two answers to one request could differ by
-        one copy of the masks, which would reveal the vector.
+        Each stage is answered at most once, also when several threads use the object: while one call runs, every other
+        one raises `StageError` (C2). Two answers to one request could differ by one copy of the masks, which would
+        reveal the vector.
 
     Source:
         Bonawitz et al. 2017, Figure 4; Bell et al. 2020, Figure 2.
@@ -75,6 +82,7 @@ class Client:
         directory: Mapping[int, bytes] | None = None,
         entropy: Entropy | None = None,
         threads: int | None = None,
+        copy: bool = True,
     ) -> None:
         try:
             self._position = config.position(client_id)
@@ -87,12 +95,13 @@ class Client:
         self._directory = binding.check_directory(config, directory)
         self._signing_key = binding.check_signing_key(config, client_id, signing_key, self._directory)
         self._entropy: Entropy = entropy or SystemEntropy()
-        self._threads = threads
+        self._threads, self._copy = threads, copy
+        self._reading: weakref.ref[Answer] | None = None  # what is being read; nobody else holds its vector
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
         self.survivors: tuple[int, ...] = ()
-        self._state: Held | None = Joined(vector if callable(vector) else masking.checked(vector, config))
+        self._state: Held | None = Joined(vector if callable(vector) else masking.checked(vector, config, copy=copy))
 
     def __repr__(self) -> str:
         return f"Client(client_id={self.client_id}, stage={self.stage.name})"
@@ -116,6 +125,35 @@ class Client:
             StageError: C2, a message out of turn or a second time; nothing has changed.
             FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
         """
+        return self._take(data)._whole()
+
+    @refused_while_busy
+    def receive_chunks(self, data: bytes) -> Answer:
+        """Take one message from the server and answer it in chunks, for vectors too long to be held a second time.
+
+        Everything is checked before this returns. The chunks, of about 2 MiB at most, are made while they are read:
+        they are the bytes that `receive` would return.
+
+        Until the last chunk has been made, the client's stage is ABORTED and it answers nothing. `to_bytes` saves what
+        it will be after the answer, so save it before you send the first chunk. `abort` ends the answer. If the answer
+        is given up (`Answer.close`, an error, or nobody holds it any more), the session is over for this client.
+
+        Args:
+            data: A whole message.
+
+        Returns:
+            The chunks, with their `size` together; none if the message was the server's Abort.
+
+        Raises:
+            ConfigError: `data` is no bytes.
+            MalformedMessageError: C1; nothing has changed.
+            StageError: C2, a message out of turn or a second time; nothing has changed.
+            FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
+        """
+        return self._take(data)
+
+    def _take(self, data: bytes) -> Answer:
+        """Check a message, do what it asks for, and return the answer, which is still to be read."""
         whole = view(data)
         kind = kind_of(whole)
         if kind not in KINDS:
@@ -129,21 +167,21 @@ class Client:
         if len(whole) > (longest := longest_request(stage, self._config)):  # looked at before anything is copied
             raise MalformedMessageError(f"{len(whole)} bytes, at most {longest} are allowed", longest)
         if kind == messages.Abort.kind:
-            messages.Abort.from_bytes(bytes(whole)).text()
+            messages.Abort.from_bytes(whole).text()
             self._erase(Stage.ABORTED)
-            return b""
-        answer = self._answer(step, expected.from_bytes(bytes(whole)))
+            return Answer(0, iter(()), self._busy, (Stage.ABORTED, None), lambda: None)
+        answer = self._respond(step, expected.from_bytes(whole))
         if isinstance(answer, FaultyServerError):  # raised anew: the frames of the first traceback hold shares
             raise answer
+        self._reading = weakref.ref(answer)
         return answer
 
-    def _answer(self, step: "Step", request: Message) -> bytes | FaultyServerError:
+    def _respond(self, step: "Step", request: Message) -> Answer | FaultyServerError:
         """Do what a stage asks for, or return why the server is at fault."""
         # ABORTED until the answer exists: whatever interrupts this call, the stage is not answered a second time.
         self.stage, self._state, state = Stage.ABORTED, None, self._state
         try:
-            response, after = step.answer(self, state, request)
-            answer = response.to_bytes()
+            response, state_after = step.answer(self, state, request)
         except MalformedMessageError:  # raised before the stage changes anything
             self._state, self.stage = state, step.exchange.stage
             raise
@@ -153,8 +191,12 @@ class Client:
             if isinstance(error, FaultyServerError):
                 return FaultyServerError(error.args[0], error.check)
             raise
-        self._state, self.stage = after, following(step.exchange.stage, self._config)
-        return answer
+        after = following(step.exchange.stage, self._config), state_after
+
+        def finish() -> None:
+            (self.stage, self._state), self._reading = after, None
+
+        return Answer(response.encoded_bytes, response.to_chunks(), self._busy, after, finish)
 
     @refused_while_busy
     def abort(self, reason: str = "left") -> bytes:
@@ -182,9 +224,12 @@ class Client:
         Raises:
             StageError: C2, another thread is using this object, or its vector is still to come from a function.
         """
-        if isinstance(self._state, Joined | Keys | Shared) and callable(self._state.vector):
+        answer = self._reading and self._reading()
+        # Of an answer that is being read, what comes after it: a resumed client must not answer the same request again.
+        stage, state = answer._after if answer and answer._unfinished else (self.stage, self._state)
+        if isinstance(state, Joined | Keys | Shared) and callable(state.vector):
             raise StageError("the vector of this client is still to come from a function, which cannot be saved")
-        return snapshot.save_client(self._config, self.client_id, self._policy, self.stage, self._state)
+        return snapshot.save_client(self._config, self.client_id, self._policy, stage, state)
 
     @classmethod
     def from_bytes(
@@ -274,7 +319,7 @@ class Client:
         self_seed = entropy.draw("self_seed", shamir.SECRET_BYTES)
         others = graph.neighbors(me)
         places = dict(zip(others.tolist(), np.searchsorted(members, others).tolist(), strict=True))
-        shares = self._split(state.mask.private_bytes() + self_seed, holders, entropy)
+        shares = split(config, state.mask.private_bytes() + self_seed, holders, entropy)
         sealed, opening_keys, kept = [], {}, {}
         for position, share in zip(holders.tolist(), shares, strict=True):
             if position == me:  # its own shares it keeps
@@ -289,13 +334,6 @@ class Client:
         peers = {position: mask_keys[place] for position, place in places.items()}
         after = Shared(session_id, advertised, graph, state.mask, self_seed, peers, opening_keys, kept, state.vector)
         return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed)), after
-
-    def _split(self, secrets: bytes, holders: npt.NDArray[np.intp], entropy: Entropy) -> list[bytes]:
-        """Split the private mask key and the self seed; one pair of shares for each holder."""
-        coefficients = shamir.draw_coefficients(entropy, self._config.threshold, 2)
-        shares = shamir.split(secrets, self._config.threshold, self._config.ids[holders], coefficients)
-        data = shamir.shares_to_bytes(shares)
-        return [data[i : i + 2 * shamir.SHARE_BYTES] for i in range(0, len(data), 2 * shamir.SHARE_BYTES)]
 
     def _masked_input_collection(
         self, state: Shared, request: messages.MaskedInputCollectionRequest
@@ -315,10 +353,10 @@ class Client:
         senders = holders[holders != me].tolist()
         if pairs != len(senders):  # C12
             raise FaultyServerError(f"{pairs} sealed shares, needed {len(senders)}", "C12")
-        opened = self._open_shares(state, senders, request.sealed)
+        opened = open_pairs(config, me, state, senders, request.sealed)
         unopened = np.zeros(len(ids), np.bool_)
         unopened[[sender for sender in senders if sender not in opened]] = True
-        vector = masking.made(state.vector, config) if callable(state.vector) else state.vector
+        vector = masking.made(state.vector, config, copy=self._copy) if callable(state.vector) else state.vector
         added = [binding.self_mask_seed(state.session_id, self.client_id, state.self_seed)]
         subtracted: list[bytes] = []
         for position, public_key in state.mask_keys.items():
@@ -326,49 +364,16 @@ class Client:
                 seed = binding.pair_seed(state.mask, public_key, state.session_id, self.client_id, ids[position])
                 (added if me < position else subtracted).append(seed)
         kind = masking.create(config, state.session_id, self._threads)
-        payload = kind.mask(vector, added, subtracted, self._entropy)
+        payload: Any = Pieces(kind.payload_bytes, kind.mask(vector, added, subtracted, self._entropy))
         after = Masked(state.session_id, state.advertised, state.graph, shared, state.shares | opened)
         unopened_bytes = set_to_bytes(unopened)
         return messages.MaskedInputCollectionResponse(state.session_id, unopened_bytes, payload), after
-
-    def _open_shares(self, state: Shared, senders: list[int], column: bytes) -> dict[int, bytes]:
-        """Open the sealed pairs of shares; those of a faulty sender are left out.
-
-        The session goes on without them, so that one client cannot end it. If fewer are left than the threshold, the
-        fault is the server's: it shows this client another session than the others.
-        """
-        size, needed = messages.SEALED_BYTES, self._config.threshold - (self._position in state.shares)
-        opened = {}
-        for i, sender in enumerate(senders):
-            data = binding.sealing_data(state.session_id, self._config.client_ids[sender], self.client_id)
-            with suppress(aead.OpenError):
-                opened[sender] = aead.open(state.opening_keys[sender], column[i * size : (i + 1) * size], data)
-        if len(opened) < needed:  # C13
-            raise FaultyServerError(f"{len(opened)} sealed shares of {len(senders)} open, needed {needed}", "C13")
-        if shamir.shares_from_bytes(b"".join(opened.values())) is None:
-            opened = {sender: pair for sender, pair in opened.items() if shamir.shares_from_bytes(pair) is not None}
-        if len(opened) < needed:  # C14
-            raise FaultyServerError(f"{len(opened)} shares are elements of the field, needed {needed}", "C14")
-        return opened
-
-    def _check_survivors(self, state: Masked, survivors: Set) -> None:
-        """C15 to C17, wherever the survivors are first announced."""
-        if (survivors & ~state.shared).any():  # C15
-            raise FaultyServerError("a survivor had not shared its keys", "C15")
-        if not survivors[self._position]:  # C16
-            raise FaultyServerError("this client is not among the survivors", "C16")
-        alive = int(survivors[state.graph.holders(self._position)].sum())
-        if alive < self._config.threshold or int(survivors.sum()) < self._policy.minimum_cohort:  # C17
-            found = f"{int(survivors.sum())} survivors, {alive} of them hold this client's shares"
-            raise FaultyServerError(
-                f"{found}: needed {self._policy.minimum_cohort} and {self._config.threshold}", "C17"
-            )
 
     def _consistency_check(
         self, state: Masked, request: messages.ConsistencyCheckRequest
     ) -> tuple[messages.ConsistencyCheckResponse, Signed]:
         survivors = set_from_bytes(request.survivors, len(self._config.client_ids))
-        self._check_survivors(state, survivors)
+        check_survivors(self._config, self._policy, self._position, state, survivors)
         signature = self._sign(binding.survivors(state.session_id, request.survivors))
         after = Signed(state.session_id, state.advertised, state.graph, state.shared, state.shares, survivors)
         return messages.ConsistencyCheckResponse(signature), after
@@ -381,40 +386,28 @@ class Client:
         signatures = messages.column(request.signatures, signing.SIGNATURE_BYTES, len(signers), "signatures")
         if len(signers) and not self._config.malicious_server:
             raise MalformedMessageError(f"{len(signers)} signers in a session without signatures", len(signers))
-        self._check_survivors(state, survivors)
+        check_survivors(self._config, self._policy, self._position, state, survivors)
         if (survivors & dropouts).any():  # C18
             raise FaultyServerError("the server asks for both shares of one client", "C18")
         if ((survivors | dropouts) != state.shared).any():  # C19
             raise FaultyServerError("survivors and dropouts together are not those that shared", "C19")
         if self._config.malicious_server:
-            self._check_signatures(state, survivors, signers.tolist(), signatures, request.survivors)
+            check_signatures(
+                self._config,
+                self._directory,
+                self._position,
+                state,
+                survivors,
+                signers.tolist(),
+                signatures,
+                request.survivors,
+            )
         size = shamir.SHARE_BYTES
         shares = [
             pair[size:] if survivors[position] else pair[:size] for position, pair in sorted(state.shares.items())
         ]
         self.survivors = tuple(int(self._config.client_ids[position]) for position in np.flatnonzero(survivors))
         return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
-
-    def _check_signatures(
-        self, state: Masked, survivors: Set, signers: list[int], signatures: list[bytes], survivors_bytes: bytes
-    ) -> None:
-        """C20 to C22: enough clients have signed the same survivors as this client."""
-        if not isinstance(state, Signed) or (survivors != state.survivors).any():  # C20
-            raise FaultyServerError("these are not the survivors that this client signed", "C20")
-        config = self._config
-        whole_session = config.session_colluders is not None
-        counts = survivors if whole_session else np.isin(np.arange(len(survivors)), state.graph.holders(self._position))
-        signed = binding.survivors(state.session_id, survivors_bytes)
-        for position, signature in zip(signers, signatures, strict=True):
-            peer = config.client_ids[position]
-            if not (counts[position] and survivors[position]) or not signing.verify(
-                self._directory[peer], signature, signed
-            ):  # C21
-                raise FaultyServerError(f"no valid signature of client {peer} on the survivors", "C21")
-        own = (config.complete or whole_session) and self._position not in signers
-        needed = config.signers_needed(int(state.advertised.sum()))
-        if len(signers) + own < needed:  # C22
-            raise FaultyServerError(f"{len(signers) + own} signatures on the survivors, needed {needed}", "C22")
 
     def _sign(self, data: bytes) -> bytes:
         """Sign with the identity key; nobody has one, or is asked for a signature, where the server is semi-honest."""
@@ -423,6 +416,9 @@ class Client:
     def _erase(self, stage: Stage) -> None:
         """Drop every secret; Python may keep copies of bytes until it reuses the memory."""
         self.stage, self._state = stage, None
+        if answer := self._reading and self._reading():
+            answer._drop()
+        self._reading = None
 
 
 @dataclass(frozen=True, slots=True)

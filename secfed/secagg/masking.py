@@ -5,7 +5,7 @@ Client and server agree on seeds and know nothing of what is done with them. A s
 Source: Bonawitz et al. 2017, section 4 and Figure 4 (round 2).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,22 +17,28 @@ from secfed.errors import EncodingError, MalformedMessageError
 from secfed.secagg.config import Config
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
+# Bytes of a vector that are masked at a time: a few such blocks are all that a client holds beside its vector, and each
+# is long enough to hide what it costs to set up the ciphers of all seeds.
+BLOCK_BYTES = 1 << 21
 
 
 class Accumulator(Protocol):
     """The server's half: adds payloads as they arrive and takes the masks off their sum."""
 
-    def add(self, payload: bytes) -> None:
-        """Add one client's payload; refuse a malformed one before anything changes (MalformedMessageError)."""
+    def add(self, payload: bytes | memoryview) -> None:
+        """Add one client's payload; refuse a malformed one before anything changes (MalformedMessageError).
+
+        The payload may lie in a buffer that the caller reuses: nothing of it is kept.
+        """
 
     def remove(self, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
         """Take off the masks that clients had added and subtracted."""
 
     def sum(self) -> Vector:
-        """Return the sum, shape `(length,)`, once all masks are off."""
+        """Return the sum, shape `(length,)`, once all masks are off; it may be what has been added up, not a copy."""
 
-    def to_bytes(self) -> bytes:
-        """Save what has been added so far."""
+    def to_bytes(self) -> bytes | memoryview:
+        """Save what has been added so far; a memoryview shows the sum itself, so the caller copies it at once."""
 
 
 class Masking(Protocol):
@@ -40,15 +46,20 @@ class Masking(Protocol):
 
     payload_bytes: int
 
-    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy) -> bytes:
-        """Return the payload of a vector under the masks of these seeds; a kind may draw secrets of its own."""
+    def mask(
+        self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy
+    ) -> Iterator[bytes]:
+        """Make the payload of a vector under the masks of these seeds, in pieces of `payload_bytes` together.
 
-    def accumulator(self, saved: bytes | None = None) -> Accumulator:
+        The vector stays as it is, and each of its entries is read once. A kind may draw secrets of its own.
+        """
+
+    def accumulator(self, saved: bytes | memoryview | None = None) -> Accumulator:
         """Start a sum, or resume a saved one."""
 
 
-def checked(vector: npt.ArrayLike, config: Config) -> Vector:
-    """Copy a vector into the ring's dtype.
+def checked(vector: npt.ArrayLike, config: Config, *, copy: bool) -> Vector:
+    """Take a vector in the ring's dtype, as a copy or, if it has that dtype, as it is.
 
     Raises:
         EncodingError: It has the wrong shape, type or range.
@@ -60,10 +71,10 @@ def checked(vector: npt.ArrayLike, config: Config) -> Vector:
         raise EncodingError(f"the vector has dtype {array.dtype}, needs whole numbers")
     if int(array.min()) < 0 or int(array.max()) >> config.modulus_bits:  # which entry, and what it is, is a secret
         raise EncodingError(f"an entry of the vector is not from 0 to 2**{config.modulus_bits} - 1")
-    return array.astype(config.dtype)
+    return array.astype(config.dtype, copy=copy)
 
 
-def made(make_vector: Callable[[], npt.ArrayLike], config: Config) -> Vector:
+def made(make_vector: Callable[[], npt.ArrayLike], config: Config, *, copy: bool) -> Vector:
     """Let a caller's function make a vector.
 
     Raises:
@@ -71,7 +82,7 @@ def made(make_vector: Callable[[], npt.ArrayLike], config: Config) -> Vector:
             request that may be sent again.
     """
     try:
-        return checked(make_vector(), config)
+        return checked(make_vector(), config, copy=copy)
     except MalformedMessageError as error:
         raise EncodingError(f"the function that makes the vector failed: {error}") from error
 
@@ -90,12 +101,19 @@ class AesCtr:
         self._threads = threads
         self.payload_bytes = packing.packed_bytes(config.length, config.modulus_bits)
 
-    def mask(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy) -> bytes:
-        """Return the bit-packed masked vector; the vector itself becomes the masked one."""
-        prg.accumulate(vector, added, subtracted, self._threads)
-        return packing.pack(vector, self._bits)
+    def mask(
+        self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy
+    ) -> Iterator[bytes]:
+        """Mask and bit-pack a vector block by block."""
+        entries = BLOCK_BYTES // vector.itemsize  # a multiple of 8: every packed block ends with a whole byte
+        buffer = np.empty(min(entries, len(vector)), vector.dtype)
+        for start in range(0, len(vector), entries):
+            block = buffer[: len(vector) - start]
+            np.copyto(block, vector[start : start + entries])
+            prg.accumulate(block, added, subtracted, self._threads, start * vector.itemsize)
+            yield packing.pack(block, self._bits)
 
-    def accumulator(self, saved: bytes | None = None) -> "_AesCtrSum":
+    def accumulator(self, saved: bytes | memoryview | None = None) -> "_AesCtrSum":
         """Start a sum, or resume a saved one."""
         return _AesCtrSum(self._length, self._bits, self._dtype, self._threads, saved)
 
@@ -103,13 +121,15 @@ class AesCtr:
 class _AesCtrSum:
     """One vector, whatever the number of clients."""
 
-    def __init__(self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | None) -> None:
+    def __init__(
+        self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | memoryview | None
+    ) -> None:
         self._bits, self._threads = bits, threads
         if saved is not None and len(saved) != length * dtype.itemsize:
             raise MalformedMessageError(f"a saved sum has {len(saved)} bytes, needs {length * dtype.itemsize}", 0)
         self._total: Vector = np.zeros(length, dtype) if saved is None else np.frombuffer(saved, dtype).copy()
 
-    def add(self, payload: bytes) -> None:
+    def add(self, payload: bytes | memoryview) -> None:
         length, bits = len(self._total), self._bits
         needed = packing.packed_bytes(length, bits)
         if len(payload) != needed:
@@ -128,10 +148,11 @@ class _AesCtrSum:
         prg.accumulate(self._total, subtracted, added, self._threads)
 
     def sum(self) -> Vector:
-        return self._total & self._total.dtype.type((1 << self._bits) - 1)
+        self._total &= self._total.dtype.type((1 << self._bits) - 1)  # in place: a copy would be a vector more
+        return self._total
 
-    def to_bytes(self) -> bytes:
-        return self._total.tobytes()
+    def to_bytes(self) -> memoryview:
+        return self._total.data.cast("B")
 
 
 _KINDS: dict[str, Any] = {"aes128_ctr": AesCtr}

@@ -74,9 +74,10 @@ class MaskedInputCollectionResponse(Message):
     """A client's vector under its masks."""
 
     kind: ClassVar[int] = 6
+    uncopied: ClassVar[frozenset[str]] = frozenset({"masked"})
     session_id: Annotated[bytes, HASH_BYTES]
     unopened: bytes  # set: other holders whose sealed shares this client could not open
-    masked: bytes  # as the kind of masking writes it
+    masked: bytes  # as the kind of masking writes it; `Pieces` in a client, perhaps a memoryview in a server
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,27 +6,27 @@ with clients times length.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from secfed.concurrency import one_at_a_time
-from secfed.crypto import shamir, signing
-from secfed.crypto.agreement import is_sound
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
-from secfed.secagg import binding, masking, messages, opening, requests, snapshot, stages
+from secfed.secagg import binding, masking, messages, opening, requests, responses, snapshot, stages
 from secfed.secagg.config import Config
 from secfed.secagg.graph import graph_of
 from secfed.secagg.stages import EXCHANGES, Exchange, Request, Response, Stage, following, longest_response
-from secfed.secagg.states import Advertised, Advertising, Collecting, Done, Ended, Opening, Seen, Sharing, Signing
-from secfed.wire import Set, kind_of, set_from_bytes, set_to_bytes, view
+from secfed.secagg.states import Advertising, Collecting, Done, Ended, Opening, Seen, Sharing, Signing
+from secfed.secagg.upload import Upload
+from secfed.wire import Set, kind_of, set_to_bytes, view
 
 Outbox = dict[int, bytes]
 During = TypeVar("During", bound=Seen)
+Found = TypeVar("Found")
 MAXIMUM_FAULTS = 10_000  # listed; more are refused all the same
 
 
@@ -150,7 +150,7 @@ class Server:
         return dict.fromkeys(self._config.client_ids, request)
 
     @one_at_a_time
-    def receive(self, client_id: int, data: bytes) -> bool:
+    def receive(self, client_id: int, data: bytes | memoryview) -> bool:
         """Take one message from a client; the transport vouches for who it is.
 
         Args:
@@ -166,12 +166,57 @@ class Server:
             ConfigError: `data` is no bytes.
             StageError: The session is not open.
         """
+        whole = view(data)
+        return self._listing(client_id, lambda stage: self._receive(stage, client_id, whole))
+
+    def upload(self, client_id: int) -> Upload:
+        """Take one message from a client in chunks, as they arrive.
+
+        Args:
+            client_id: The sender.
+
+        Returns:
+            What takes the chunks. The message counts when `Upload.finish` is called and not before: one that breaks off
+            changes nothing. Uploads of several clients may be under way at once; each holds its message.
+
+        Raises:
+            StageError: The session is not open.
+        """
+        if self.stage is None:
+            raise StageError(f"a message from client {client_id}, but the session is not open")
+        return Upload(self, client_id)
+
+    def receive_chunks(self, client_id: int, chunks: Iterable[bytes]) -> bool:
+        """Take one message from a client in chunks.
+
+        While it waits for a chunk, other calls on the server run.
+
+        Args:
+            client_id: The sender.
+            chunks: The message in order. If reading them fails, nothing has changed.
+
+        Returns:
+            True if it counts; False if it came late and was ignored.
+
+        Raises:
+            FaultyClientError: As for `receive`; where the first bytes or the length suffice, no more chunks are read.
+            ConfigError: A chunk is no bytes.
+            StageError: The session is not open.
+        """
+        upload = self.upload(client_id)
+        for chunk in chunks:
+            if not upload.write(chunk):
+                return False
+        return upload.finish()
+
+    def _listing(self, client_id: int, call: Callable[[Stage], Found]) -> Found | Literal[False]:
+        """Look at a message in the present stage, unless it is late; list the client's fault."""
         if self.stage is None:
             raise StageError(f"a message from client {client_id}, but the session is not open")
         if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
             return False
         try:
-            return self._receive(self.stage, client_id, view(data))
+            return call(self.stage)
         except MalformedMessageError as error:  # S2
             text, check = f"client {client_id}: {error.args[0]}", "S2"
         except FaultyClientError as error:
@@ -181,32 +226,58 @@ class Server:
             self.faults.append(FaultyClientError(text, client_id, check))
         raise FaultyClientError(text, client_id, check)
 
-    def _receive(self, stage: Stage, client_id: int, data: memoryview) -> bool:
-        step = STEPS[stage]
+    @one_at_a_time
+    def _room(self, client_id: int, start: bytes, size: int) -> int | Literal[False]:
+        """Return how many bytes a message that begins like this may have; False if it is late.
+
+        Args:
+            client_id: The sender.
+            start: The first bytes of the message.
+            size: How many bytes of it there are so far.
+
+        Raises:
+            FaultyClientError: S1 to S4, the message will not be taken.
+        """
+
+        def look(stage: Stage) -> int | Literal[False]:
+            return self._position(stage, client_id, start, size) is not None and self.message_bytes
+
+        return self._listing(client_id, look)
+
+    def _position(self, stage: Stage, client_id: int, start: bytes | memoryview, size: int) -> int | None:
+        """Look at all but the contents of a message; return the sender's position, or None if the message is late."""
         try:
             position = self._config.position(client_id)
         except KeyError:  # S1
             raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
-        kind = kind_of(data)
+        kind = kind_of(start)
         if any(earlier < stage and each.response.kind == kind for earlier, each in EXCHANGES.items()):  # S3
-            return False
-        if len(data) > self.message_bytes:  # S2
-            found = f"{len(data)} bytes from client {client_id}"
+            return None
+        if size > self.message_bytes:  # S2
+            found = f"{size} bytes from client {client_id}"
             raise FaultyClientError(f"{found}, at most {self.message_bytes} are allowed", client_id, "S2")
         if not self._awaited[position]:  # S1
             raise FaultyClientError(f"client {client_id} has dropped out and is not awaited", client_id, "S1")
+        expected = STEPS[stage].exchange.response
         if kind == messages.Abort.kind:
-            self.aborts[client_id] = messages.Abort.from_bytes(bytes(data)).text()
-            self._awaited[position] = False
-            return True
-        expected = step.exchange.response
+            return position
         if kind != expected.kind:  # S3
             found = f"message of kind {kind} from client {client_id}"
             raise FaultyClientError(f"{found} in stage {stage.name}, needed {expected.__name__}", client_id, "S3")
         if self._answered[position]:  # S4
             raise FaultyClientError(f"client {client_id} answered twice in stage {stage.name}", client_id, "S4")
-        response = expected.from_bytes(bytes(data))
-        step.collect(self, self._state, client_id, position, response)
+        return position
+
+    def _receive(self, stage: Stage, client_id: int, data: memoryview) -> bool:
+        step, position = STEPS[stage], self._position(stage, client_id, data, len(data))
+        if position is None:
+            return False
+        if kind_of(data) == messages.Abort.kind:
+            self.aborts[client_id] = messages.Abort.from_bytes(data).text()
+            self._awaited[position] = False
+            return True
+        response = step.exchange.response.from_bytes(data)
+        step.collect(self._config, self._directory, self._state, client_id, position, response)
         self._answered[position] = True
         return True
 
@@ -283,31 +354,7 @@ class Server:
         server.faults, server.aborts = faults, aborts
         return server
 
-    # Two methods for each stage, listed in `STEPS`: one takes a response, one closes.
-
-    def _advertise_keys(
-        self, state: Advertising, client_id: int, position: int, response: messages.AdvertiseKeysResponse
-    ) -> None:
-        keys = (response.channel_key, response.mask_key)
-        needed = signing.SIGNATURE_BYTES if self._config.malicious_server else 0
-        if len(response.signature) != needed:
-            found = len(response.signature)
-            raise MalformedMessageError(f"the signature has {found} bytes, needs {needed}", found)
-        if not all(map(is_sound, keys)):  # S5
-            text = f"a public key of client {client_id} is not canonical or of low order"
-            raise FaultyClientError(text, client_id, "S5")
-        if keys[0] == keys[1] or not state.known_keys.isdisjoint(keys):  # S6
-            # Keys come without a proof of possession: either of the two may have copied them.
-            text = f"a public key of client {client_id} occurs twice, in its message or in one that came earlier"
-            raise FaultyClientError(text, client_id, "S6")
-        if needed:
-            signed = binding.advertisement(self._config, state.nonce, client_id, *keys)
-            if not signing.verify(self._directory[client_id], response.signature, signed):  # S7
-                text = f"the keys of client {client_id} are not signed by its identity key"
-                raise FaultyClientError(text, client_id, "S7")
-        state.known_keys.update(keys)
-        state.channel_keys[position], state.mask_keys[position] = keys
-        state.signatures[position] = response.signature
+    # One method for each stage, listed in `STEPS`, closes it; `responses.py` takes its responses.
 
     def _close_advertise_keys(self, state: Advertising, answered: Set) -> tuple[Outbox, Sharing]:
         config = self._config
@@ -329,15 +376,6 @@ class Server:
         after = Sharing(session_id, answered, graph_of(config, answered, session_id), state.mask_keys, {}, {})
         return dict.fromkeys(self._ids(answered), request.to_bytes()), after
 
-    def _share_keys(self, state: Sharing, client_id: int, position: int, response: messages.ShareKeysResponse) -> None:
-        _check_session(state, client_id, response.session_id)
-        needed = len(state.graph.neighbors(position))
-        found = messages.whole_parts(response.sealed, messages.SEALED_BYTES, "sealed shares")
-        if found != needed:  # S8
-            raise FaultyClientError(f"{found} sealed shares from client {client_id}, needed {needed}", client_id, "S8")
-        state.commitments[position] = response.commitment
-        state.sealed[position] = response.sealed
-
     def _close_share_keys(self, state: Sharing, answered: Set) -> tuple[Outbox, Collecting]:
         config, graph, advertised = self._config, state.graph, int(state.advertised.sum())
         opening.check_enough(self._config, Stage.SHARE_KEYS, int(answered.sum()), advertised)
@@ -353,23 +391,6 @@ class Server:
         )
         return dict(requests.masked_input_collection(config, graph, shared, state.sealed)), after
 
-    def _masked_input_collection(
-        self, state: Collecting, client_id: int, position: int, response: messages.MaskedInputCollectionResponse
-    ) -> None:
-        _check_session(state, client_id, response.session_id)
-        unopened = set_from_bytes(response.unopened, len(state.shared))
-        others = np.zeros_like(unopened)
-        others[state.graph.neighbors(position)] = True
-        if (unopened & ~(others & state.shared)).any():  # S15
-            text = f"client {client_id} says that it cannot open shares that it was not sent"
-            raise FaultyClientError(text, client_id, "S15")
-        try:
-            state.accumulator.add(response.masked)
-        except MalformedMessageError as error:  # S9
-            raise FaultyClientError(f"client {client_id}: {error.args[0]}", client_id, "S9") from None
-        if unopened.any():
-            state.unopened[position] = response.unopened
-
     def _close_masked_input_collection(self, state: Collecting, answered: Set) -> tuple[Outbox, Signing | Opening]:
         opening.check_openable(self._config, Stage.MASKED_INPUT_COLLECTION, state, answered)
         if not self._config.malicious_server:
@@ -378,29 +399,10 @@ class Server:
         request = messages.ConsistencyCheckRequest(set_to_bytes(answered)).to_bytes()
         return dict.fromkeys(self._ids(answered), request), Signing(state, answered, {})
 
-    def _consistency_check(
-        self, state: Signing, client_id: int, position: int, response: messages.ConsistencyCheckResponse
-    ) -> None:
-        signed = binding.survivors(state.collected.session_id, set_to_bytes(state.survivors))
-        if not signing.verify(self._directory[client_id], response.signature, signed):  # S10
-            raise FaultyClientError(f"client {client_id} did not sign the survivors", client_id, "S10")
-        state.signatures[position] = response.signature
-
     def _close_consistency_check(self, state: Signing, answered: Set) -> tuple[Outbox, Opening]:
         opening.check_openable(self._config, Stage.CONSISTENCY_CHECK, state.collected, answered)
         outbox = requests.unmasking(self._config, state.collected, answered, state.survivors, state.signatures)
         return outbox, Opening(state.collected, state.survivors, {})
-
-    def _unmasking(self, state: Opening, client_id: int, position: int, response: messages.UnmaskingResponse) -> None:
-        collected, unopened = state.collected, state.collected.unopened.get(position)
-        _check_session(collected, client_id, response.session_id)
-        members = None if unopened is None else set_from_bytes(unopened, len(collected.shared))
-        needed = len(opening.owners_held(collected, position, members))
-        found = messages.whole_parts(response.shares, shamir.SHARE_BYTES, "shares")
-        if found != needed or shamir.shares_from_bytes(response.shares) is None:  # S11
-            text = f"{found} shares from client {client_id}, needed {needed} of field elements"
-            raise FaultyClientError(text, client_id, "S11")
-        state.shares[position] = response.shares
 
     def _close_unmasking(self, state: Opening, answered: Set) -> tuple[Outbox, Done]:
         collected = state.collected
@@ -413,23 +415,18 @@ class Server:
         return tuple(self._config.ids[members].tolist())
 
 
-def _check_session(state: Advertised, client_id: int, session_id: bytes) -> None:
-    if session_id != state.session_id:  # S14
-        raise FaultyClientError(f"client {client_id} answers another session", client_id, "S14")
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """What the server does in a stage: with each response, and when the stage closes."""
 
     exchange: Exchange[Any, Any]
-    collect: Callable[[Server, Any, int, int, Any], None]
+    collect: Callable[[Config, Mapping[int, bytes], Any, int, int, Any], None]
     close: Callable[[Server, Any, Set], tuple[Outbox, Seen]]
 
 
 def _step(
     exchange: Exchange[Request, Response],
-    collect: Callable[[Server, During, int, int, Response], None],
+    collect: Callable[[Config, Mapping[int, bytes], During, int, int, Response], None],
     close: Callable[[Server, During, Set], tuple[Outbox, Seen]],
 ) -> Step:
     """Let the type checker see that methods take what the exchange says, and the same state."""
@@ -437,13 +434,13 @@ def _step(
 
 
 STEPS: dict[Stage, Step] = {
-    Stage.ADVERTISE_KEYS: _step(stages.ADVERTISE_KEYS, Server._advertise_keys, Server._close_advertise_keys),
-    Stage.SHARE_KEYS: _step(stages.SHARE_KEYS, Server._share_keys, Server._close_share_keys),
+    Stage.ADVERTISE_KEYS: _step(stages.ADVERTISE_KEYS, responses.advertise_keys, Server._close_advertise_keys),
+    Stage.SHARE_KEYS: _step(stages.SHARE_KEYS, responses.share_keys, Server._close_share_keys),
     Stage.MASKED_INPUT_COLLECTION: _step(
-        stages.MASKED_INPUT_COLLECTION, Server._masked_input_collection, Server._close_masked_input_collection
+        stages.MASKED_INPUT_COLLECTION, responses.masked_input_collection, Server._close_masked_input_collection
     ),
     Stage.CONSISTENCY_CHECK: _step(
-        stages.CONSISTENCY_CHECK, Server._consistency_check, Server._close_consistency_check
+        stages.CONSISTENCY_CHECK, responses.consistency_check, Server._close_consistency_check
     ),
-    Stage.UNMASKING: _step(stages.UNMASKING, Server._unmasking, Server._close_unmasking),
+    Stage.UNMASKING: _step(stages.UNMASKING, responses.unmasking, Server._close_unmasking),
 }

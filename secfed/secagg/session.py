@@ -101,6 +101,7 @@ def run_session(
             signing_key=keys.get(client_id),
             directory=directory,
             entropy=entropies(client_id),
+            copy=False,  # nobody changes a vector while this function runs
         )
         for client_id in config.client_ids
         if silent.get(client_id) is not Stage.ADVERTISE_KEYS

@@ -41,7 +41,7 @@ from secfed.secagg.states import (
     Signing,
     held_in,
 )  # fmt: skip
-from secfed.wire import HASH_BYTES, Message, Set, set_from_bytes, set_to_bytes
+from secfed.wire import HASH_BYTES, Message, Pieces, Set, set_from_bytes, set_to_bytes
 
 State = TypeVar("State", bound=Held | Seen)
 
@@ -53,6 +53,7 @@ class SavedServer(Message):
     """A server between two messages."""
 
     kind: ClassVar[int] = 101
+    uncopied: ClassVar[frozenset[str]] = frozenset({"state"})
     config: bytes
     stage: Annotated[bytes, 1]
     state: bytes
@@ -67,6 +68,7 @@ class SavedClient(Message):
     """A client between two messages, secrets included."""
 
     kind: ClassVar[int] = 102
+    uncopied: ClassVar[frozenset[str]] = frozenset({"state"})
     config: bytes
     client_id: Annotated[bytes, 4]
     policy: bytes
@@ -111,8 +113,8 @@ def resume_server(
         state = _fields_from_bytes(SEEN[stage], saved.state, config, threads)
         sets = [set_from_bytes(part, len(config.client_ids)) for part in (saved.answered, saved.awaited)]
         _check_server(config, state, set(_numbers(sets[0])))
-        faults = [_fault_from_bytes(entry) for entry in _map_from_bytes(saved.faults).values()]
-        aborts = {client_id: reason.decode() for client_id, reason in _map_from_bytes(saved.aborts).items()}
+        faults = [_fault_from_bytes(bytes(entry)) for entry in _map_from_bytes(saved.faults).values()]
+        aborts = {client_id: bytes(reason).decode() for client_id, reason in _map_from_bytes(saved.aborts).items()}
         return config, stage, state, sets[0], sets[1], faults, aborts
 
 
@@ -220,13 +222,16 @@ def _numbers(members: Set) -> set[int]:
 
 
 def _sealed_off(saved: Message) -> bytes:
-    data = bytes((_LAYOUT,)) + saved.to_bytes()
-    return data + hashlib.sha256(data).digest()
+    """Add the layout and a digest. Long parts are copied here, once, and nowhere else."""
+    parts, digest = [bytes((_LAYOUT,)), *saved.to_chunks()], hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return b"".join([*parts, digest.digest()])
 
 
-def _whole(data: bytes) -> bytes:
+def _whole(data: bytes) -> memoryview:
     """Take off the digest: it guards against damage, not against malice (who may write here may read the secrets)."""
-    body, digest = data[:-HASH_BYTES], data[-HASH_BYTES:]
+    body, digest = memoryview(data)[:-HASH_BYTES], data[-HASH_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         raise MalformedMessageError(f"these {len(data)} bytes are no saved party, or a damaged one", len(body))
     if body[:1] != bytes((_LAYOUT,)):
@@ -236,12 +241,18 @@ def _whole(data: bytes) -> bytes:
 
 # How a field of each type is saved and resumed: from its bytes, the configuration, the number of threads and the fields
 # before it.
-_Codec = tuple[Callable[[Any], bytes], Callable[[bytes, Config, int | None, Mapping[str, Any]], Any]]
-_VECTOR: _Codec = (np.ndarray.tobytes, lambda data, config, *_: np.frombuffer(data, config.dtype).copy())
+_Codec = tuple[Callable[[Any], Any], Callable[[Any, Config, int | None, Mapping[str, Any]], Any]]
+_VECTOR: _Codec = (
+    lambda vector: np.ascontiguousarray(vector).data.cast("B"),
+    lambda data, config, *_: np.frombuffer(data, config.dtype).copy(),
+)
 _CODECS: dict[Any, _Codec] = {
-    bytes: (bytes, lambda data, *_: data),
-    dict[int, bytes]: (lambda entries: _map_to_bytes(entries), lambda data, *_: _map_from_bytes(data)),
-    KeyPair: (KeyPair.private_bytes, lambda data, *_: KeyPair(data)),
+    bytes: (bytes, lambda data, *_: bytes(data)),
+    dict[int, bytes]: (
+        lambda entries: _map_to_bytes(entries),
+        lambda data, *_: {key: bytes(part) for key, part in _map_from_bytes(data).items()},
+    ),
+    KeyPair: (KeyPair.private_bytes, lambda data, *_: KeyPair(bytes(data))),
     Set: (set_to_bytes, lambda data, config, *_: set_from_bytes(data, len(config.client_ids))),
     Contribution: _VECTOR,
     Vector: _VECTOR,
@@ -257,14 +268,16 @@ _CODECS: dict[Any, _Codec] = {
 }
 
 
-def _fields_to_bytes(state: Held | Seen) -> bytes:
+def _fields_to_bytes(state: Held | Seen) -> Any:
     """Encode every field by its type, in order."""
     hints = get_type_hints(type(state))
     parts = [_CODECS[hints[field.name]][0](getattr(state, field.name)) for field in fields(state) if field.init]
     return _map_to_bytes(dict(enumerate(parts)))
 
 
-def _fields_from_bytes(kind: type[State], data: bytes, config: Config, threads: int | None = None) -> State:
+def _fields_from_bytes(
+    kind: type[State], data: bytes | memoryview, config: Config, threads: int | None = None
+) -> State:
     """Decode every field by its type, in order; an annotation is its length, or that of each value of a map."""
     hints, annotated, values = get_type_hints(kind), get_type_hints(kind, include_extras=True), dict[str, Any]()
     saved = [field.name for field in fields(kind) if field.init]
@@ -278,15 +291,19 @@ def _fields_from_bytes(kind: type[State], data: bytes, config: Config, threads: 
     return kind(**values)
 
 
-def _map_to_bytes(entries: Mapping[int, bytes]) -> bytes:
-    parts = []
+def _map_to_bytes(entries: Mapping[int, Any]) -> Any:
+    """Put values behind their keys and lengths; they may be bytes, memoryviews or pieces."""
+    parts: list[Any] = []
     for key, value in entries.items():
-        parts += [key.to_bytes(4, "little"), len(value).to_bytes(4, "little"), value]
-    return b"".join(parts)
+        parts += [key.to_bytes(4, "little"), len(value).to_bytes(4, "little")]
+        parts += value if isinstance(value, Pieces) else [value]
+    return Pieces(sum(map(len, parts)), parts)
 
 
-def _map_from_bytes(data: bytes) -> dict[int, bytes]:
-    entries, offset = {}, 0
+def _map_from_bytes(data: bytes | memoryview) -> dict[int, bytes | memoryview]:
+    """Find the values, where they lie."""
+    entries: dict[int, bytes | memoryview] = {}
+    offset = 0
     while offset < len(data):
         size = int.from_bytes(data[offset + 4 : offset + 8], "little")
         entries[int.from_bytes(data[offset : offset + 4], "little")] = data[offset + 8 : offset + 8 + size]

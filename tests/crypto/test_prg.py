@@ -192,3 +192,8 @@ def test_keystream_may_start_at_any_block() -> None:
     assert [prg.keystream(seed, 200 - start, start) for start in (0, 16, 96)] == [whole, whole[16:], whole[96:]]
     with pytest.raises(ValueError, match="start 8 must be a multiple of 16"):
         prg.keystream(seed, 1, 8)
+
+
+def test_keystream_read_in_pieces_is_the_whole_one() -> None:
+    stream, sizes = prg.Keystream(seed(5, 2**32 - 3)), [1, 15, 16, 0, 33, 100]
+    assert b"".join(stream.read(size) for size in sizes) == prg.keystream(seed(5, 2**32 - 3), sum(sizes))

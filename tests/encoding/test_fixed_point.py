@@ -157,6 +157,20 @@ def test_values_are_treated_alike_in_every_chunk(size: int) -> None:
     assert np.array_equal(np.array(centred(vector, fixed.modulus_bits)[:-1]), expected)
 
 
+@examples(30, 300)
+@given(st.lists(st.sampled_from([0, 1, 5, 31, 32, 33, 64, 100]), min_size=1, max_size=6), st.booleans())
+def test_parts_are_encoded_as_their_join(sizes: list[int], fortran: bool) -> None:
+    fixed, generator = FixedPoint(clip=1.0, bits=12, max_weight=3), np.random.default_rng(sum(sizes))
+    parts = [generator.normal(size=(size, 2)).astype(np.float32) for size in sizes]
+    joined = np.concatenate([part.reshape(-1) for part in parts])
+    if fortran:
+        parts = [np.asfortranarray(part) for part in parts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fixed_point, "_CHUNK", 64)
+        found = fixed.encode_parts(parts, 2, seed=bytes(32))
+    assert found.tolist() == fixed.encode(joined, 2, seed=bytes(32)).tolist()
+
+
 @pytest.mark.parametrize(
     ("bits", "clients", "max_weight", "dtype"),
     [(2, 1, 1, "u1"), (7, 1, 1, "u1"), (8, 2, 1, "u2"), (16, 999, 1, "u4"), (16, 999, 128, "u8"), (32, 2**31, 1, "u8")],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -314,6 +315,8 @@ def _plain(value: Any) -> Any:
             return repr(value)
         case bytes() | int() | str() | None | set():
             return value
+        case weakref.ref():
+            return repr(value())
         case np.generic() | np.dtype():
             return repr(value)
         case _ if dataclasses.is_dataclass(value):

@@ -1,7 +1,7 @@
 """The seam for other kinds of masking: two toys run through unchanged clients, servers, messages and snapshots."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,8 +45,10 @@ class Words:
             total -= stream(seed, self.length)
         return total
 
-    def mask(self, vector: Any, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy) -> bytes:
-        return (vector.astype(np.uint64) + self.masks(added, subtracted)).tobytes()
+    def mask(
+        self, vector: Any, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy
+    ) -> Iterator[bytes]:
+        yield (vector.astype(np.uint64) + self.masks(added, subtracted)).tobytes()
 
     def accumulator(self, saved: bytes | None = None) -> "WordsSum":
         return WordsSum(self, saved)
@@ -58,7 +60,7 @@ class WordsSum:
         words = kind.payload_bytes // 8
         self.total = np.zeros(words, np.uint64) if saved is None else np.frombuffer(saved, "<u8").copy()
 
-    def add(self, payload: bytes) -> None:
+    def add(self, payload: bytes | memoryview) -> None:
         if len(payload) != self.kind.payload_bytes:
             raise errors.MalformedMessageError(f"{len(payload)} bytes", 0)
         self.total += np.frombuffer(payload, "<u8")
@@ -101,10 +103,13 @@ class OwnKey(Words):
             total -= stream(seed, self.KEY_WORDS)
         return total
 
-    def mask(self, vector: Any, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy) -> bytes:
+    def mask(
+        self, vector: Any, added: Sequence[bytes], subtracted: Sequence[bytes], entropy: Entropy
+    ) -> Iterator[bytes]:
         key = np.frombuffer(entropy.draw("own_key", 8 * self.KEY_WORDS), "<u8")
         long = vector.astype(np.uint64) + self.expand(key)
-        return np.concatenate((long, key + self.key_masks(added, subtracted))).tobytes()
+        yield long.tobytes()
+        yield (key + self.key_masks(added, subtracted)).tobytes()
 
     def accumulator(self, saved: bytes | None = None) -> "OwnKeySum":
         return OwnKeySum(self, saved)

@@ -16,11 +16,9 @@ from secfed.crypto import prg, shamir
 from secfed.crypto.agreement import KEY_BYTES, KeyPair
 from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.crypto.packing import pack, unpack
-from secfed.errors import ConfigError, FaultyServerError
+from secfed.errors import ConfigError
 from secfed.secagg import Client, Config, Server, Stage, binding, messages
-from secfed.secagg.client import Step
 from secfed.secagg.states import Shared
-from secfed.wire import Message
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
 Signed = npt.NDArray[np.int64]
@@ -176,11 +174,12 @@ class _Weakened(Client):
         super().__init__(config, client_id, vector, entropy=entropy, threads=1)
         self._swap = swap
 
-    def _answer(self, step: Step, request: Message) -> bytes | FaultyServerError:
+    def receive(self, data: bytes) -> bytes:
+        """Take one message and answer it; see `Client`."""
         # Asked before the real client answers, which erases what it held.
         swapped = self._swap(self, self._state) if isinstance(self._state, Shared) else ([], [])
-        answer = super()._answer(step, request)
-        if isinstance(answer, FaultyServerError) or not any(swapped):
+        answer = super().receive(data)
+        if not any(swapped):
             return answer
         response, config = messages.MaskedInputCollectionResponse.from_bytes(answer), self._config
         vector = unpack(response.masked, config.length, config.modulus_bits, config.dtype).copy()
