@@ -12,7 +12,6 @@ from secfed.aggregation.array_clips import LARGEST, LEAST, Clip, as_clip, whole_
 from secfed.aggregation.compressed import Compressed, as_maps
 from secfed.aggregation.messages import (
     ArrayClipsParameters,
-    CompressedParameters,
     ScaledMeanParameters,
     f64,
     read_f64,
@@ -146,12 +145,11 @@ class PerArrayClipping(Transform):
         if privacy is not None:
             whole = replace(privacy, clip_norm=whole_norm(sent))
             return cls(like, sent, PrivateSum.from_bytes(found.inner, example=example, privacy=whole))
-        maps, kind = as_maps(compression), kind_of(found.inner)
+        maps = as_maps(compression)
         refuse_rotation(maps)
         if maps:
             inner = Compressed.from_bytes(found.inner, example=in_float64(example), compression=maps)
-            kind = kind_of(CompressedParameters.from_bytes(found.inner).inner)
-        elif kind == ScaledMeanParameters.kind:
+        elif kind_of(found.inner) == ScaledMeanParameters.kind:
             inner = ScaledMean.from_bytes(found.inner, example=in_float64(example))
         else:
             inner = WeightedMean.from_bytes(found.inner, example=in_float64(example))

@@ -304,6 +304,23 @@ def test_parameters_with_a_broken_part_are_malformed() -> None:
             PerArrayClipping.from_bytes(broken, example=updates_of()[0], clip=CLIPS)
 
 
+@given(st.binary(max_size=8), st.integers(0, 120), st.sampled_from([None, RandomK(0.5), "private"]))
+def test_changed_parameters_raise_only_named_errors(data: bytes, place: int, kind: Any) -> None:
+    example = updates_of()[0]
+    privacy = secfed.DistributedGaussian(CLIPS, 1.0, minimum_survivors=3) if kind == "private" else None
+    compression = None if privacy else kind
+    aggregator = secfed.SecAgg(threshold=3, clip=CLIPS, max_weight=8, compression=compression)
+    valid = aggregator.transform(example, 4, None, privacy).to_bytes()
+    changed = valid[:place] + data + valid[place + len(data) :]
+    try:
+        client = PerArrayClipping.from_bytes(
+            changed, example=example, clip=CLIPS, compression=compression, privacy=privacy
+        )
+    except (MalformedMessageError, FaultyServerError):
+        return
+    assert client.to_bytes() == changed and client.clips == (0.05, 5.0, 50.0)
+
+
 def test_inner_transform_must_fit_the_clips() -> None:
     example = updates_of()[0]
     like, wide, clips = structure(example), in_float64(example), (0.05, 5.0, 50.0)
