@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 MESSAGES = {m["name"]: m for m in json.loads((HERE / "messages.json").read_text())["messages"]}
 MEAN, SUM = "WeightedMeanParameters", "PrivateSumParameters"
 COMPRESSED, SCALED = "CompressedParameters", "ScaledMeanParameters"
+ARRAYS = "ArrayClipsParameters"
 RANDOM_K, ROTATION, LOW_RANK = 1, 2, 3
 REQUEST, RESPONSE = "SurplusNoiseRequest", "SurplusNoiseResponse"
 # What the bytes of messages.json mean; fields that are not here stay bytes.
@@ -54,6 +55,8 @@ def to_bytes(name, fields):
             value = struct.pack("<" + NUMBERS[field["name"]], value)
         elif field["name"] == "honest":
             value = struct.pack(f"<{len(value)}I", *value)
+        elif field["name"] == "clips":
+            value = struct.pack(f"<{len(value)}d", *value)
         elif field["name"] == "maps":
             value = b"".join(struct.pack("<BQ", *each) for each in value)
         elif field["name"] == "inner":
@@ -82,12 +85,17 @@ def from_bytes(name, data):
             if size % 4:
                 return None
             value = [*struct.unpack(f"<{size // 4}I", value)]
+        elif field["name"] == "clips":
+            if size % 8:
+                return None
+            value = [*struct.unpack(f"<{size // 8}d", value)]
         elif field["name"] == "maps":
             if size % 9 or not 9 <= size <= 72:
                 return None
             value = [[*each] for each in struct.iter_unpack("<BQ", value)]
         elif field["name"] == "inner":
-            names = [name for name in (MEAN, SUM, SCALED) if value[:2] == bytes([1, MESSAGES[name]["kind"]])]
+            inside = (MEAN, SUM, SCALED) + ((COMPRESSED,) if name == ARRAYS else ())
+            names = [own for own in inside if value[:2] == bytes([1, MESSAGES[own]["kind"]])]
             value = from_bytes(names[0], value) if names else None
             if value is None:
                 return None
@@ -99,7 +107,7 @@ def from_bytes(name, data):
 
 def inner_name(f):
     """Which message has these fields: those of a scaled mean are those of a weighted mean, and are marked."""
-    return SUM if "clip_norm" in f else SCALED if f.get("scaled") else MEAN
+    return COMPRESSED if "maps" in f else SUM if "clip_norm" in f else SCALED if f.get("scaled") else MEAN
 
 
 # ================================================================ section 2: parameters
@@ -109,7 +117,7 @@ def transform_hash(name, fields):
 
 
 def length(name, f):
-    if name == COMPRESSED:
+    if name in (COMPRESSED, ARRAYS):
         return length(inner_name(f["inner"]), f["inner"])
     if name == MEAN:
         return f["values"] + 1
@@ -272,13 +280,35 @@ def compress(f, values, shapes):
 
 
 def encode_mean(name, f, values, shapes, weight, seed):
-    """A weighted or scaled mean, compressed or not."""
+    """A weighted or scaled mean, compressed or not, with one clip or one for each array."""
+    if name == ARRAYS:
+        values = [x / clip for part, clip in zip(cut(values, shapes), f["clips"], strict=True) for x in part]
+        return encode_mean(inner_name(f["inner"]), f["inner"], values, shapes, weight, seed)
     if name == COMPRESSED:
         inner = f["inner"]
         return encode_mean(inner_name(inner), inner, compress(f, values, shapes), None, weight, seed)
     if name == SCALED:
         return encode_scaled(f, values, weight, seed)
     return encoding.encode({x: f[x] for x in ("clip", "bits", "clients", "max_weight")}, values, weight, seed)
+
+
+# ================================================================ section 2.3: a clip for each array
+
+def cut(values, shapes):
+    parts, at = [], 0
+    for shape in shapes:
+        parts, at = [*parts, values[at:at + math.prod(shape)]], at + math.prod(shape)
+    return parts
+
+
+def whole_norm(clips):
+    return math.sqrt(math.fsum(clip * clip for clip in clips))
+
+
+def encode_private_arrays(f, values, shapes, weight, seed, shift=0.0):
+    """A private sum without noise. `shift` is a relative error of norms, to see whether it matters."""
+    parts = zip(cut(values, shapes), f["clips"], strict=True)
+    return encode(f["inner"], [encoding.clip(part, clip, shift) for part, clip in parts], weight, seed, shift)
 
 
 # ================================================================ section 3: checks of a client before the session
@@ -341,6 +371,25 @@ def check_compressed(data, shapes, wanted):
         return "T7"
     name = inner_name(f["inner"])
     return check_parameters(name, to_bytes(name, f["inner"]), size_of(own))
+
+
+def check_array_clips(data, shapes, clips, wanted=None, asked=None):
+    """The check that refuses the parameters; `clips`, `wanted` maps and privacy are what the client insists on."""
+    f = from_bytes(ARRAYS, data)
+    if f is None or not f["clips"] or any(not 1e-100 <= clip <= 1e100 for clip in f["clips"]):
+        return "T1"
+    if len(f["clips"]) != len(shapes):
+        return "T2"
+    if f["clips"] != clips:
+        return "T8"
+    name, inner = inner_name(f["inner"]), to_bytes(inner_name(f["inner"]), f["inner"])
+    if asked is not None:
+        return check_parameters(SUM, inner, size_of(shapes), asked | {"clip_norm": whole_norm(clips)})
+    if (name == COMPRESSED) != (wanted is not None):
+        return "T1"
+    if (f["inner"]["inner"] if wanted else f["inner"]).get("clip") != 1:
+        return "T1"
+    return check_compressed(inner, shapes, wanted) if wanted else check_parameters(name, inner, size_of(shapes))
 
 
 def check_session(name, f, asked, configuration):
@@ -618,6 +667,34 @@ def mean_vector(comment, f, update, shapes, wanted=None, weight=3):
     return vector(comment, shown(f), inputs=inputs | ({"compression": wanted} if wanted else {}), result=result)
 
 
+def array_clips_vector(comment, f, update, shapes, wanted=None, weight=3, asked=None):
+    """The vector of a mean, or of a private sum if the client asks for privacy, with a clip for each array."""
+    seed, data, flat = seed_of(comment), to_bytes(ARRAYS, f), flatten(update)
+    assert from_bytes(ARRAYS, data) == f and check_array_clips(data, shapes, f["clips"], wanted, asked) is None, comment
+    if asked is None:
+        encoded = [encode_mean(ARRAYS, f, [x * (1 + e * 2.0**-45) for x in flat], shapes, weight, seed)
+                   for e in (0, 1, -1)]
+    else:
+        encoded = [encode_private_arrays(f, flat, shapes, weight, seed, e * 2.0**-47) for e in (0, 1, -1)]
+    assert encoded[0] == encoded[1] == encoded[2], comment
+    inputs = {"message": data.hex(), "update": update, "shapes": shapes, "weight": weight, "seed": seed.hex(),
+              "clips": f["clips"]} | ({"compression": wanted} if wanted else {})
+    result = {"bytes": data.hex(), "hash": transform_hash(ARRAYS, f).hex(), "vector": encoded[0]} | session(ARRAYS, f)
+    return vector(comment, shown(f), inputs=inputs, result=result, **({"policy": asked} if asked else {}))
+
+
+def refused_array_clips(name, comment, data, shapes, clips, asked=None, configuration=None):
+    check, found = name.split("_")[1], check_array_clips(data, shapes, clips, None, asked)
+    inputs = {"message": data.hex(), "values": size_of(shapes), "shapes": shapes, "clips": clips}
+    if configuration:
+        f = from_bytes(ARRAYS, data)
+        configuration = session(ARRAYS, f) | configuration
+        inputs["session"] = configuration
+        found = found or (None if configuration == session(ARRAYS, f) else "T6")
+    assert found == check, f"{name}: {found}"
+    return vector(comment, {}, inputs=inputs, error=due(check), **({"policy": asked} if asked else {}))
+
+
 def refused_compression(name, comment, data, values, wanted):
     check = name.split("_")[1]
     assert check_compressed(data, [[values]], wanted) == check, f"{name}: {check_compressed(data, [[values]], wanted)}"
@@ -699,6 +776,8 @@ def vectors():
     made |= {name: refused_vector(name, *case) for name, case in {**malformed_cases(), **refused_cases()}.items()}
     made |= {name: mean_vector(*case) for name, case in mean_cases().items()}
     made |= {name: refused_compression(name, *case) for name, case in refused_compressions().items()}
+    made |= {name: array_clips_vector(*case) for name, case in array_clips_cases().items()}
+    made |= {name: refused_array_clips(name, *case) for name, case in refused_arrays().items()}
     made |= {name: surplus_vector(name, *case) for name, case in surplus_cases().items()}
     made |= {name: noise_vector(name, *case) for name, case in noise_cases().items()}
     return {f"{name}.json": made[name] for name in sorted(made)}
@@ -795,6 +874,67 @@ def refused_compressions():
         "reject_T7_another_map": ("a rotation in place of random-k", data(maps=[[2, 0]]), 20, asked),
         "reject_T7_one_map_more": ("a rotation that nobody asked for", data(maps=[[1, 10], [2, 0]]), 20, asked),
     }
+
+
+def array_clips(clips, inner):
+    return {"clips": clips, "inner": inner}
+
+
+def array_clips_cases():
+    x = encoding.some_values("array clips", 50, 1.0)
+    matrices = [[0.01 * y for y in x[:5]], [x[5 + 6 * i:11 + 6 * i] for i in range(3)],
+                [[100.0 * y for y in x[23 + 3 * i:26 + 3 * i]] for i in range(9)]]
+    shapes, clips = [[5], [3, 6], [9, 3]], [0.008, 0.75, 80.0]
+    mean = weighted_mean(values=50, clip=1.0)
+    few = {"bits": 6, "max_weight": 20, "scaled": True}
+    kept, ranked = compressed(50, [[1, 25]], 25), compressed(50, [[3, 2], [1, 8]], 8, **few)
+    norms = [0.02, 0.75, 80.0]
+    private = private_sum(values=50, clip_norm=whole_norm(norms), step=0.02, modulus_bits=20)
+    return {
+        "array_clips_weighted_mean": ("three arrays with scales of 0.01, 1 and 100, some values beyond their clip",
+                                      array_clips(clips, mean), matrices, shapes),
+        "array_clips_scaled_mean": ("the same, weighed before they are rounded", array_clips(clips, mean | few),
+                                    matrices, shapes, None, 13),
+        "array_clips_random_k": ("divided before the values are chosen", array_clips(clips, kept), matrices, shapes,
+                                 [[1, 0.5]]),
+        "array_clips_low_rank": ("divided before two maps", array_clips(clips, ranked), matrices, shapes,
+                                 [[3, 2], [1, 0.5]], 13),
+        "array_clips_private_sum": ("two of three arrays are longer than their own norm",
+                                    array_clips(norms, private), matrices, shapes, None, 1.0,
+                                    privacy(private)),
+    }
+
+
+def refused_arrays():
+    shapes, clips = [[3], [2, 4], [1]], [0.5, 2.0, 8.0]
+    mean = weighted_mean(clip=1.0)
+    own, private = array_clips(clips, mean), private_sum(clip_norm=whole_norm(clips))
+
+    def data(**other):
+        return to_bytes(ARRAYS, own | other)
+
+    short = bytes([1, MESSAGES[ARRAYS]["kind"]]) + struct.pack("<I", 23) + struct.pack("<3d", *clips)[:-1]
+    cases = {
+        "T1_array_clips_0": ("a clip of 0", data(clips=[0.5, 0.0, 8.0])),
+        "T1_array_clips_negative": ("a clip below 0", data(clips=[0.5, -2.0, 8.0])),
+        "T1_array_clips_infinite": ("an infinite clip", data(clips=[0.5, math.inf, 8.0])),
+        "T1_array_clips_nan": ("a clip that is NaN", data(clips=[0.5, math.nan, 8.0])),
+        "T1_array_clips_none": ("no clip at all", data(clips=[])),
+        "T1_array_clips_not_whole": ("23 bytes of clips", short + data()[30:]),
+        "T1_array_clips_trailing_byte": ("a byte too many", data() + b"\0"),
+        "T1_array_clips_inner_clip": ("the inner clip is 2", data(inner=mean | {"clip": 2.0})),
+        "T1_array_clips_compressed": ("a compression that nobody asked for",
+                                      data(inner=compressed(12, [[1, 6]], 6))),
+        "T2_array_clips": ("two clips, the client has three arrays", data(clips=clips[:2])),
+        "T2_array_clips_inner": ("the mean is of 13 values, the arrays have 12", data(inner=mean | {"values": 13})),
+        "T8_another_clip": ("a clip of 2.5 where 2 is asked for", data(clips=[0.5, 2.5, 8.0])),
+        "T8_clips_in_another_order": ("the clips of the first two arrays are exchanged", data(clips=[2.0, 0.5, 8.0])),
+        "T3_array_clips": ("the norm of the whole is that of one clip less",
+                           data(inner=private | {"clip_norm": whole_norm(clips[1:])}), privacy(private)),
+        "T6_array_clips_context": ("the context is that of the inner message alone", data(), None,
+                                   {"context": session(MEAN, mean)["context"]}),
+    }
+    return {f"reject_{name}": (comment, sent, shapes, clips, *more) for name, (comment, sent, *more) in cases.items()}
 
 
 def malformed_cases():

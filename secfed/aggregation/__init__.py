@@ -5,9 +5,12 @@ A transform makes updates vectors and their sum a mean; a channel adds vectors; 
 """
 
 from secfed.aggregation.aggregate import Aggregate
-from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
+from secfed.aggregation.aggregator import Aggregator
+from secfed.aggregation.aggregators import Plain, SecAgg
+from secfed.aggregation.array_clips import ArrayClips, propose_clips
 from secfed.aggregation.compressed import Compressed, Maps
 from secfed.aggregation.paillier import Paillier
+from secfed.aggregation.per_array import PerArrayClipping
 from secfed.aggregation.prepared import ClippingWarning, Prepared
 from secfed.aggregation.privacy import AdaptiveClipping, CentralGaussian, DistributedGaussian, Privacy
 from secfed.aggregation.private_sum import PrivateSum
@@ -21,6 +24,7 @@ __all__ = [
     "AdaptiveClipping",
     "Aggregate",
     "Aggregator",
+    "ArrayClips",
     "CentralGaussian",
     "ClippingWarning",
     "Compressed",
@@ -31,6 +35,7 @@ __all__ = [
     "LowRank",
     "Maps",
     "Paillier",
+    "PerArrayClipping",
     "Plain",
     "Prepared",
     "Privacy",
@@ -44,4 +49,5 @@ __all__ = [
     "Transcript",
     "Transform",
     "WeightedMean",
+    "propose_clips",
 ]

@@ -65,15 +65,24 @@ class Maps:
         pairs = zip(self.compression, self._shapes, strict=False)
         return [(each.code, each.parameter(shapes)) for each, shapes in pairs]
 
-    def compress(self, update: Update) -> npt.NDArray[np.floating[Any]]:
+    def compress(self, update: Update, divisors: Sequence[float] | None = None) -> npt.NDArray[np.floating[Any]]:
         """Return the compressed update, shape `(size,)`; float32 if all its arrays are, else float64.
+
+        Args:
+            update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
+            divisors: One positive number for each array, by which it is divided first, in float64.
 
         Raises:
             EncodingError: The update has not the names and shapes of `structure`, or a value is not finite.
         """
         values = self.structure.values(update)
-        if values.dtype != np.float32:
+        if values.dtype != np.float32 or divisors is not None:
             values = values.astype(np.float64)
+        if divisors is not None:
+            ends = np.cumsum([size_of((shape,)) for shape in self.structure.shapes])
+            for part, divisor in zip(np.split(values, ends[:-1]), divisors, strict=True):
+                with np.errstate(over="ignore"):  # an infinity is refused below
+                    part /= divisor
         for number, each in enumerate(self.compression):
             values = each.compress(values, self._shapes[number], map_seed(self.seed, number))
         return values
@@ -189,28 +198,41 @@ class Compressed(Transform):
         mean = ScaledMean if kind_of(found.inner) == ScaledMeanParameters.kind else WeightedMean
         return cls(maps, mean.from_bytes(found.inner, example=inner))
 
-    def encode(self, update: Update, weight: float = 1.0, *, seed: bytes | None = None, **noise: Any) -> Any:
+    def encode(
+        self,
+        update: Update,
+        weight: float = 1.0,
+        *,
+        seed: bytes | None = None,
+        divisors: Sequence[float] | None = None,
+        **noise: Any,
+    ) -> Any:
         """Compress one client's update and encode it for the channel.
 
         Args:
             update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
             weight: The client's weight.
             seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
+            divisors: One positive number for each array, by which it is divided before it is compressed.
             noise: `noise=`, this client's noise, where the inner transform is a `PrivateSum`.
 
         Raises:
             EncodingError: The update or the weight does not fit; nothing has been sent.
         """
-        return self.transform.encode(self.maps.compress(update), weight, seed=seed, **noise)
+        return self.transform.encode(self.maps.compress(update, divisors), weight, seed=seed, **noise)
 
     def check(self, update: Update, weight: float) -> None:
         """Check an update and its weight before anything is sent; for errors see `encode`."""
         super().check(update, weight)
         self.transform.check(self.transform.structure.example, weight)
 
-    def beyond_clip(self, update: Update) -> int:
-        """Count the compressed values beyond the clip."""
-        return self.transform.beyond_clip(self.maps.compress(update))
+    def inside(self, update: Update) -> Update:
+        """Return the compressed values; for errors see `encode`."""
+        return self.maps.compress(update)
+
+    def beyond_clip(self, update: Update, divisors: Sequence[float] | None = None) -> int:
+        """Count the compressed values beyond the clip; each array is divided by its divisor first, if there are any."""
+        return self.transform.beyond_clip(self.maps.compress(update, divisors))
 
     def decode(self, total: npt.NDArray[Any], survivors: Collection[int]) -> Decoded:
         """Decode the sum to the mean of the compressed values, and expand it.

@@ -69,6 +69,15 @@ class ScaledMeanParameters(Message):
     max_weight: Annotated[bytes, 8]  # u64
 
 
+@dataclass(frozen=True, slots=True)
+class ArrayClipsParameters(Message):
+    """What a client needs to clip each array by itself before it encodes."""
+
+    kind: ClassVar[int] = 39
+    clips: bytes  # f64 each: one for each array of an update, in the order of its arrays
+    inner: bytes  # the parameters of the transform of the clipped arrays, a message of kind 33, 34, 37 or 38
+
+
 def f64(number: float) -> bytes:
     """Encode a number."""
     return struct.pack("<d", number)

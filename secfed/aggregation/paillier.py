@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
-from secfed.aggregation.aggregators import NO_MODEL, IntegerAggregator
+from secfed.aggregation.aggregator import NO_MODEL, IntegerAggregator
+from secfed.aggregation.array_clips import Clip
 from secfed.aggregation.channels import Channel, Observer, Protection, Total, VectorOf
 from secfed.aggregation.cohort import Weights, arrived
 from secfed.aggregation.privacy import DistributedGaussian, Privacy
@@ -76,7 +77,8 @@ class Paillier(IntegerAggregator):
     Args:
         key_bits: Bits of the key, at least 2048; None is 3072. The key pair is made when it is first needed and then
             kept by this object.
-        clip: Values are clipped to [-clip, clip].
+        clip: Values are clipped to [-clip, clip]: one number, or one for each array, in a dictionary or list like an
+            update; each array is then rounded with a step of its own.
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
             A client multiplies its own weight in, so nobody sees it.
@@ -94,7 +96,8 @@ class Paillier(IntegerAggregator):
         progress: Called now and then, for a progress bar: stage, id of the client or number of the key holder at work,
             how many plaintexts are encrypted or decrypted, how many there are.
         compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
-            tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values.
+            tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values; a
+            rotation leaves no arrays that could have their own.
         scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
             needs two or three more `bits` for the same error.
 
@@ -108,7 +111,7 @@ class Paillier(IntegerAggregator):
     """
 
     key_bits: int | None = None
-    clip: float = 4.0
+    clip: Clip = 4.0
     bits: int | None = None
     max_weight: int | None = None
     minimum_cohort: int = 2

@@ -15,7 +15,9 @@ large enough for one is in the event (`decisive_probability`), and costs delta.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from secfed.aggregation.array_clips import LARGEST, LEAST, ArrayClips, Clip, as_clip, whole_norm
 from secfed.dp.events import check_count, check_number, check_positive
 from secfed.dp.noise.distributed import Mechanism
 from secfed.errors import ConfigError
@@ -86,9 +88,11 @@ class CentralGaussian:
     `Plain` the server sees every update.
 
     Args:
-        clip_norm: Updates are scaled down to this Euclidean norm, all arrays of an update together.
+        clip_norm: Updates are scaled down to this Euclidean norm, all arrays of an update together. Or one number for
+            each array, in a dictionary or list like an update: each array is scaled down to its own norm, and
+            `clip_norm` stands elsewhere for the root of the sum of their squares, which the update's norm is at most.
         noise_multiplier: Standard deviation of the noise, divided by `clip_norm`; as from `dp.noise_multiplier`.
-        adaptive: How the clip changes from round to round; None: it stays.
+        adaptive: How the clip changes from round to round; None: it stays. It needs one number for `clip_norm`.
         weight_cap: None: every client counts alike, weights are not used. Otherwise an update is scaled, after it was
             clipped, by `min(weight, weight_cap) / weight_cap`: its norm only falls, so the sensitivity stays.
         population: Clients that cohorts are drawn from; None: everybody is in the cohort. Training fills it in.
@@ -105,7 +109,7 @@ class CentralGaussian:
         who was in a cohort; seeds of cohorts must then be secret too.
     """
 
-    clip_norm: float
+    clip_norm: Clip
     noise_multiplier: float
     adaptive: AdaptiveClipping | None = None
     weight_cap: float | None = None
@@ -115,6 +119,11 @@ class CentralGaussian:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def whole_norm(self) -> float:
+        """Largest Euclidean norm of a clipped update, all arrays together."""
+        return _whole_norm(self.clip_norm)
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ class DistributedGaussian:
         Aggregation, ICML 2021; see `dp.noise.distributed`.
     """
 
-    clip_norm: float
+    clip_norm: Clip
     noise_multiplier: float
     bits: int | None = 16
     mechanism: Mechanism = "discrete_gaussian"
@@ -184,16 +193,42 @@ class DistributedGaussian:
                 "secret_cohort needs minimum_survivors: noise that depended on the cohort's size would tell it"
             )
 
+    @property
+    def whole_norm(self) -> float:
+        """Largest Euclidean norm of a clipped update, all arrays together."""
+        return _whole_norm(self.clip_norm)
+
 
 Privacy = CentralGaussian | DistributedGaussian
 
 
+def _whole_norm(clip_norm: Any) -> float:
+    return whole_norm(clip_norm.values()) if isinstance(clip_norm, ArrayClips) else float(clip_norm)
+
+
+def check_one_norm(privacy: Privacy) -> None:
+    """Refuse norms of arrays, for a transform that takes one for the whole update.
+
+    Raises:
+        ConfigError: `clip_norm` is no number.
+    """
+    if not isinstance(privacy.clip_norm, float):
+        raise ConfigError(f"clip_norm {privacy.clip_norm!r:.100} is for PerArrayClipping, needed one number here")
+
+
 def _check(privacy: Privacy) -> None:
     """Refuse what no kind of privacy can have."""
-    for name in ("clip_norm", "noise_multiplier", "sampling_rate"):
+    for name in ("noise_multiplier", "sampling_rate"):
         object.__setattr__(privacy, name, check_number(name, getattr(privacy, name)))
-    if not 1e-100 <= privacy.clip_norm <= 1e100:
-        raise ConfigError(f"clip_norm {privacy.clip_norm} must be from 1e-100 to 1e100")
+    norms = as_clip("clip_norm", privacy.clip_norm)
+    norms = norms if isinstance(norms, ArrayClips) else check_number("clip_norm", norms)
+    object.__setattr__(privacy, "clip_norm", norms)
+    if not LEAST <= privacy.whole_norm <= LARGEST:
+        raise ConfigError(f"clip_norm {privacy.whole_norm} must be from 1e-100 to 1e100")
+    if privacy.adaptive is not None and isinstance(norms, ArrayClips):
+        raise ConfigError(
+            "adaptive follows one clip_norm for the whole update: found one for each array, needed a number"
+        )
     if not 1e-6 <= privacy.noise_multiplier <= 1e6:
         raise ConfigError(f"noise_multiplier {privacy.noise_multiplier} must be from 1e-6 to 1e6")
     if privacy.weight_cap is not None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from secfed.aggregation.cohort_sizes import ANY_COHORT, decisive_probability
 from secfed.aggregation.messages import PrivateSumParameters, f64, read_f64, u32s
-from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
+from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy, check_one_norm
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
@@ -94,6 +94,7 @@ class PrivateSum(Transform):
         """
         if not isinstance(privacy, Privacy):
             raise ConfigError(f"found {privacy!r:.100}, needed secfed.CentralGaussian or secfed.DistributedGaussian")
+        check_one_norm(privacy)
         like = structure(example)
         population = clients if privacy.population is None else privacy.population
         if clients > population:
@@ -196,7 +197,7 @@ class PrivateSum(Transform):
         plan, privacy = self.plan, self.privacy
         return PrivateSumParameters(
             values=self.structure.size.to_bytes(8, "little"),
-            clip_norm=f64(privacy.clip_norm),
+            clip_norm=f64(privacy.whole_norm),
             weight_cap=f64(privacy.weight_cap or 0.0),
             count_scale=f64(self.count_scale),
             divisor=f64(self.expected),
@@ -230,6 +231,7 @@ class PrivateSum(Transform):
             The client must also insist on enough survivors before it helps to unmask: give its `secagg.Client` a
             `Policy(minimum_cohort=transform.plan.threshold)`.
         """
+        check_one_norm(privacy)
         found, like = PrivateSumParameters.from_bytes(data), structure(example)
         clip_norm, scale = read_f64("clip_norm", found.clip_norm), read_f64("count_scale", found.count_scale)
         clients, threshold, colluders = (
@@ -300,7 +302,7 @@ class PrivateSum(Transform):
             EncodingError: The update does not fit.
         """
         values = self.structure.values(update)
-        clip_norm = self.privacy.clip_norm
+        clip_norm = self.privacy.whole_norm
         clipped = clip_by_norm(values, clip_norm)
         within = np.array_equal(clipped, values)
         clipped /= clip_norm
@@ -373,12 +375,12 @@ class PrivateSum(Transform):
         values = self._unrotated(steps)
         size = self.structure.size
         within = float(values[size]) / (self.count_scale * self.expected) + 0.5 if self.count_scale else None
-        mean = values[:size] * (self.privacy.clip_norm / self.expected)
+        mean = values[:size] * (self.privacy.whole_norm / self.expected)
         return Decoded(unflatten(mean, self.structure), self.expected, event, within)
 
     def values(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Read a vector in steps, one client's or a sum, as the values of an update; shape `(structure.size,)`."""
-        found: npt.NDArray[np.float64] = self._unrotated(steps)[: self.structure.size] * self.privacy.clip_norm
+        found: npt.NDArray[np.float64] = self._unrotated(steps)[: self.structure.size] * self.privacy.whole_norm
         return found
 
     def _unrotated(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

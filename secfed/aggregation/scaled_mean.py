@@ -1,6 +1,6 @@
 """A weighted mean for few bits: weigh each value before it is rounded, and send the weight in entries of its own."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -127,7 +127,12 @@ class ScaledMean(Transform):
             raise MalformedMessageError(f"these parameters of a mean do not fit together: {error}", 0) from None
 
     def encode(
-        self, update: Update, weight: float, *, seed: bytes | None = None
+        self,
+        update: Update,
+        weight: float,
+        *,
+        seed: bytes | None = None,
+        divisors: Sequence[float] | None = None,
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Encode one client's update.
 
@@ -135,6 +140,7 @@ class ScaledMean(Transform):
             update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
             weight: Whole number in [1, max_weight].
             seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
+            divisors: One positive number for each array, by which its values are divided before they are clipped.
 
         Returns:
             Shape `(length,)`, modulo `2**modulus_bits`.
@@ -144,10 +150,10 @@ class ScaledMean(Transform):
         """
         rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
         whole = self._checked(weight)
-        values = self.structure.values(update).astype(np.float64)
-        np.clip(values, -self.clip, self.clip, out=values)
-        values *= whole / self.max_weight
-        rounded = self.fixed_point.encode(values, 1, seed=rounding)[:-1]
+        self.structure.check(update, dtypes=False)
+        rounded = self.fixed_point.encode_parts(
+            arrays(update), 1, seed=rounding, divisors=divisors, factor=whole / self.max_weight
+        )[:-1]
         base = 1 << self.digit_bits
         digits = [(whole >> (self.digit_bits * place)) % base for place in range(self.digits)]
         return np.concatenate([rounded, np.array(digits, rounded.dtype)])
@@ -160,9 +166,9 @@ class ScaledMean(Transform):
         super().check(update, weight)
         self._checked(weight)
 
-    def beyond_clip(self, update: Update) -> int:
-        """Count the values beyond the clip."""
-        return sum(self.fixed_point.clipped(array) for array in arrays(update))
+    def beyond_clip(self, update: Update, divisors: Sequence[float] | None = None) -> int:
+        """Count the values beyond the clip; each array is divided by its divisor first, if there are any."""
+        return self.fixed_point.clipped_in(arrays(update), divisors)
 
     def decode(self, total: npt.NDArray[np.unsignedinteger[Any]], survivors: Collection[int]) -> Decoded:
         """Decode the sum to the weighted mean and the sum of the weights.

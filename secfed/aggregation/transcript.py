@@ -143,9 +143,7 @@ class Transcript:
             seen = inner.values(np.rint(steps).astype(np.int64))
         if isinstance(inner, WeightedMean | ScaledMean):
             seen = _centred(seen, self._seen_bits) * (inner.fixed_point.clip / inner.fixed_point.levels)
-        if isinstance(self.transform, Compressed):
-            seen = self.transform.maps.expand(seen)
-        return unflatten(seen, self.transform.structure)
+        return self.transform.expanded(Decoded(unflatten(seen, inner.structure), 1.0)).mean
 
     def readable_mean(self) -> Update:
         """Return the mean that the server ends with, before it adds noise of its own.
@@ -169,8 +167,7 @@ class Transcript:
             raise EncodingError("the session ended without a sum")
         transform, inner = self.transform, self.transform.inner
         if isinstance(inner, PrivateSum):
-            decoded = inner.read(inner.centre(self.total))
-            return transform.expanded(decoded) if isinstance(transform, Compressed) else decoded
+            return transform.expanded(inner.read(inner.centre(self.total)))
         return transform.decode(self.total, self.survivors)
 
     @property
@@ -195,8 +192,7 @@ class Transcript:
         """
         from scipy import stats  # slow to import, and needed here alone
 
-        if isinstance(self.transform, Compressed):
-            update = self.transform.maps.compress(update)
+        update = self.transform.inside(update)
         if isinstance(self.transform.inner, PrivateSum):
             values = self.transform.inner.coordinates(update)
         else:

@@ -53,6 +53,18 @@ class Transform(ABC):
         """The transform of what is rounded and sent: this one, unless something comes before it."""
         return self
 
+    def inside(self, update: Update) -> Update:
+        """Return what the inner transform gets of an update.
+
+        Raises:
+            EncodingError: The update does not fit.
+        """
+        return update
+
+    def expanded(self, decoded: Decoded) -> Decoded:
+        """Return what the inner transform decoded, with its mean as one of updates."""
+        return decoded
+
     @property
     @abstractmethod
     def length(self) -> int:

@@ -1,6 +1,6 @@
 """The transforms of a weighted mean: as floats in the clear, and as integers that any channel can add."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +171,12 @@ class WeightedMean(Transform):
             raise MalformedMessageError(f"these parameters of a mean do not fit together: {error}", 0) from None
 
     def encode(
-        self, update: Update, weight: float, *, seed: bytes | None = None
+        self,
+        update: Update,
+        weight: float,
+        *,
+        seed: bytes | None = None,
+        divisors: Sequence[float] | None = None,
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Encode one client's update.
 
@@ -179,6 +184,7 @@ class WeightedMean(Transform):
             update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
             weight: Whole number in [1, max_weight].
             seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
+            divisors: One positive number for each array, by which its values are divided before they are clipped.
 
         Returns:
             Shape `(length,)`, modulo `2**modulus_bits`.
@@ -188,16 +194,16 @@ class WeightedMean(Transform):
         """
         rounding = SystemEntropy().draw("rounding", SEED_BYTES) if seed is None else seed
         self.structure.check(update, dtypes=False)
-        return self.fixed_point.encode_parts(arrays(update), weight, seed=rounding)
+        return self.fixed_point.encode_parts(arrays(update), weight, seed=rounding, divisors=divisors)
 
     def check(self, update: Update, weight: float) -> None:
         """Check an update and its weight before anything is sent; for errors see `encode`."""
         super().check(update, weight)
         self.fixed_point.checked_weight(weight)
 
-    def beyond_clip(self, update: Update) -> int:
-        """Count the values beyond the clip."""
-        return sum(self.fixed_point.clipped(array) for array in arrays(update))
+    def beyond_clip(self, update: Update, divisors: Sequence[float] | None = None) -> int:
+        """Count the values beyond the clip; each array is divided by its divisor first, if there are any."""
+        return self.fixed_point.clipped_in(arrays(update), divisors)
 
     def decode(self, total: npt.NDArray[np.unsignedinteger[Any]], survivors: Collection[int]) -> Decoded:
         """Decode the sum to the weighted mean and the sum of the weights.

@@ -113,11 +113,19 @@ class FixedPoint:
             raise EncodingError(f"the weight must be from 1 to max_weight {self.max_weight}")
         return whole
 
-    def clipped(self, values: npt.NDArray[np.floating[Any]]) -> int:
-        """Count the values beyond the clip, in an array of any shape."""
-        if not values.size or max(values.max(), -values.min()) <= np.float64(self.clip):  # no temporary array
+    def clipped(self, values: npt.NDArray[np.floating[Any]], divisor: float = 1.0) -> int:
+        """Count the values, divided by a positive number, beyond the clip; in an array of any shape."""
+        if not values.size or float(max(values.max(), -values.min())) / divisor <= self.clip:  # no temporary array
             return 0
-        return int(np.count_nonzero(np.abs(values) > np.float64(self.clip)))
+        with np.errstate(over="ignore"):
+            quotients = np.divide(np.abs(values), divisor, dtype=np.float64)
+        return int(np.count_nonzero(quotients > np.float64(self.clip)))
+
+    def clipped_in(
+        self, parts: Sequence[npt.NDArray[np.floating[Any]]], divisors: Sequence[float] | None = None
+    ) -> int:
+        """Count the values beyond the clip in several arrays; for the divisors see `encode_parts`."""
+        return sum(map(self.clipped, parts, divisors or [1.0] * len(parts)))
 
     def encode(self, values: npt.NDArray[np.floating[Any]], weight: float, *, seed: bytes) -> Vector:
         """Encode one client's contribution.
@@ -138,7 +146,15 @@ class FixedPoint:
             raise EncodingError(f"values have shape {values.shape}, needed one dimension")
         return self.encode_parts([values], weight, seed=seed)
 
-    def encode_parts(self, parts: Sequence[npt.NDArray[np.floating[Any]]], weight: float, *, seed: bytes) -> Vector:
+    def encode_parts(
+        self,
+        parts: Sequence[npt.NDArray[np.floating[Any]]],
+        weight: float,
+        *,
+        seed: bytes,
+        divisors: Sequence[float] | None = None,
+        factor: float = 1.0,
+    ) -> Vector:
         """Encode values that lie in several arrays, as `encode` does when they are joined, but without joining them.
 
         Beside the vector it takes memory for a block of values only.
@@ -147,6 +163,8 @@ class FixedPoint:
             parts: Arrays of any shapes, finite, each read in C order; `size` values together.
             weight: Whole number in [1, max_weight].
             seed: 32 bytes that decide how values are rounded; fresh for every contribution.
+            divisors: One positive number for each part, by which its values are divided before they are clipped.
+            factor: Values are multiplied by it after they were clipped; above 0 and up to 1.
 
         Returns:
             Shape `(size + 1,)`, as `encode` does.
@@ -163,13 +181,18 @@ class FixedPoint:
         exact = self.levels * whole_weight < 1 << 53  # else the product is too long for a float64
         wrapped = vector.view(f"i{vector.itemsize}")
         start = 0
-        for piece in _blocks(parts):
+        for piece, divisor in _blocks(parts, divisors):
             random = np.frombuffer(keystream.read(4 * len(piece)), "<u4")
             with np.errstate(over="ignore"):  # a quick look first: one number that is finite only if all are
                 suspicious = not np.isfinite(piece @ piece)
             if suspicious and not np.isfinite(piece).all():
                 raise EncodingError(f"value {start + int(np.argmin(np.isfinite(piece)))} is not finite")
+            if divisor != 1:
+                with np.errstate(over="ignore"):  # an infinity is clipped like any other value
+                    piece /= divisor
             np.clip(piece, -self.clip, self.clip, out=piece)
+            if factor != 1:
+                piece *= factor
             piece *= scale
             floor = np.floor(piece)
             piece -= floor
@@ -209,17 +232,26 @@ class FixedPoint:
         return mean, weight
 
 
-def _blocks(parts: Sequence[npt.NDArray[np.floating[Any]]]) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield the values of several arrays, one after the other, in blocks; all blocks share one buffer."""
-    block, filled = np.empty(_CHUNK), 0
-    for array in parts:
+def _blocks(
+    parts: Sequence[npt.NDArray[np.floating[Any]]], divisors: Sequence[float] | None
+) -> Iterator[tuple[npt.NDArray[np.float64], float]]:
+    """Yield the values of several arrays, one after the other, in blocks with their divisor.
+
+    All blocks share one buffer. Values of different divisors are in different blocks.
+    """
+    block, filled, last = np.empty(_CHUNK), 0, 1.0
+    for array, divisor in zip(parts, divisors or [1.0] * len(parts), strict=True):
+        if filled and divisor != last:
+            yield block[:filled], last
+            filled = 0
+        last = divisor
         part, begin = array.reshape(-1), 0
         while begin < len(part):
             piece = part[begin : begin + _CHUNK - filled]
             block[filled : filled + len(piece)] = piece
             begin, filled = begin + len(piece), filled + len(piece)
             if filled == _CHUNK:
-                yield block
+                yield block, last
                 filled = 0
     if filled:
-        yield block[:filled]
+        yield block[:filled], last

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from secfed.aggregation.aggregate import Aggregate
-from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.aggregator import Aggregator
 from secfed.encoding.flatten import flatten, structure, unflatten
 from secfed.errors import ConfigError, EncodingError
 from secfed.federated.results import Model

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secfed.aggregation.aggregate import Aggregate
-from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.aggregator import Aggregator
 from secfed.aggregation.prepared import Prepared
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.events import PoissonSampled

@@ -4,7 +4,7 @@ H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: *Communicati
 from Decentralized Data*, AISTATS 2017, Algorithm 1.
 """
 
-from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.aggregator import Aggregator
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
 from secfed.dp.events import Adjacency

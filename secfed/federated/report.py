@@ -25,7 +25,7 @@ class RoundReport:
             failed. A failed round of a Poisson cohort is charged all the same, with what it could have released.
         accountant: All that was released up to this round, by this training and before it, or all that the ledger says
             is spent; a copy. None without privacy.
-        clip_norm: The clip of this round; None without privacy.
+        clip_norm: The clip of this round, with a clip for each array that of the whole; None without privacy.
         rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
             or whose shares ended a session, each with the reason; they count as dropouts. Who is among them depends on
             the data and is protected by nothing: it is for the operator, not for publication.

@@ -36,7 +36,8 @@ class TrainingState:
         round: Number of the last round, failed ones included; 0 before the first.
         model: The model after that round.
         memory: What the algorithm keeps, such as FedAdam's `m` and `v`: float64 arrays by name.
-        clip_norm: The clip of the next round, which an adaptive clip has moved; None without privacy.
+        clip_norm: The clip of the next round, which an adaptive clip has moved, with a clip for each array that of the
+            whole; None without privacy.
         accountant: All that was released; None without privacy, and with a ledger, which knows it.
         schedule: Where simulated time is: the clock, and with FedBuff and FedAsync who is training and from which
             model; arrays by name.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.aggregation.aggregate import Aggregate
-from secfed.aggregation.aggregators import Aggregator
+from secfed.aggregation.aggregator import Aggregator
 from secfed.aggregation.cohort import as_mapping
 from secfed.aggregation.cohort_sizes import refusal_of_skips
 from secfed.aggregation.privacy import Privacy
@@ -140,7 +140,7 @@ class Training(ABC):
             number,
             copied(model),
             {name: array.copy() for name, array in memory.items()},
-            self._privacy.clip_norm if self._privacy else None,
+            self._privacy.whole_norm if self._privacy else None,
             self._spending.saved() if self._spending else None,
             self._schedule.saved() if self._schedule else {},
         )
@@ -329,7 +329,7 @@ class Training(ABC):
                 model, memory = self._step(model, aggregate, memory)
                 schedule.stepped(flatten(model))
                 if privacy and privacy.adaptive and aggregate.within_clip is not None:
-                    clip_norm = privacy.adaptive.next(privacy.clip_norm, aggregate.within_clip)
+                    clip_norm = privacy.adaptive.next(privacy.whole_norm, aggregate.within_clip)
                     self._privacy = replace(privacy, clip_norm=clip_norm)
             self._last = (number, model, memory)
             report = RoundReport(
@@ -342,7 +342,7 @@ class Training(ABC):
                 flatten(model).nbytes,
                 aggregate.event if aggregate else None,
                 self._spending.accountant() if self._spending else None,
-                privacy.clip_norm if privacy else None,
+                privacy.whole_norm if privacy else None,
                 rejected,
                 turn.time,
                 turn.late,

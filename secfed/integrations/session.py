@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from secfed import secagg
-from secfed.aggregation import Compressed, PrivateSum, ScaledMean, SecAgg, Transform, WeightedMean
+from secfed.aggregation import (
+    ArrayClips,
+    Compressed,
+    PerArrayClipping,
+    PrivateSum,
+    ScaledMean,
+    SecAgg,
+    Transform,
+    WeightedMean,
+)
 from secfed.aggregation.compressed import as_maps
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.noise import NoiseShare
@@ -139,8 +148,13 @@ class Terms:
         return own, config
 
     def _read(self, data: bytes, model: Update) -> Transform:
-        if self.aggregator.compression is not None:
-            maps = as_maps(self.aggregator.compression)
+        clip, compression = self.aggregator.clip, self.aggregator.compression
+        if isinstance(clip if self.privacy is None else self.privacy.clip_norm, ArrayClips):
+            return PerArrayClipping.from_bytes(
+                data, example=model, clip=clip, compression=compression, privacy=self.privacy
+            )
+        if compression is not None:
+            maps = as_maps(compression)
             return Compressed.from_bytes(data, example=model, compression=maps, privacy=self.privacy)
         if self.privacy is not None:
             return PrivateSum.from_bytes(data, example=model, privacy=self.privacy)
@@ -161,6 +175,8 @@ def _with_seeds_of(own: Transform, sent: Transform) -> Transform:
     """Take over the public seeds of rotation and compression: the one part of a sum that only the server can choose."""
     if isinstance(own, Compressed) and isinstance(sent, Compressed):
         return Compressed(replace(own.maps, seed=sent.maps.seed), _with_seeds_of(own.inner, sent.inner))
+    if isinstance(own, PerArrayClipping) and isinstance(sent, PerArrayClipping):
+        return replace(own, transform=_with_seeds_of(own.transform, sent.transform))
     if isinstance(own, PrivateSum) and isinstance(sent, PrivateSum) and own.plan:
         return replace(own, rotation_seed=sent.rotation_seed)
     return own

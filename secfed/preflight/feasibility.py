@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from secfed.aggregation.aggregators import Aggregator, SecAgg
+from secfed.aggregation.aggregator import Aggregator
+from secfed.aggregation.aggregators import SecAgg
 from secfed.aggregation.paillier import DEFAULT_KEY_BITS, EncryptedSum, Paillier
 from secfed.aggregation.prepared import Prepared
 from secfed.dp.rounding import up

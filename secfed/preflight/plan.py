@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from secfed.aggregation.aggregators import Aggregator, Plain, SecAgg
+from secfed.aggregation.aggregator import Aggregator
+from secfed.aggregation.aggregators import Plain, SecAgg
 from secfed.aggregation.paillier import Paillier
 from secfed.aggregation.privacy import CentralGaussian, DistributedGaussian, Privacy
 from secfed.dp.events import Adjacency

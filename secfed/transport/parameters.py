@@ -40,7 +40,16 @@ class SessionParameters:
 
     @classmethod
     def of(cls, session: bytes, config: Config, transform: WeightedMean) -> Self:
-        """Describe a session for the mean of a transform; for the parameters see the class."""
+        """Describe a session for the mean of a transform; for the parameters see the class.
+
+        Raises:
+            ConfigError: The transform is another one than a `WeightedMean`, which clients expect.
+        """
+        if not isinstance(transform, WeightedMean):
+            raise ConfigError(
+                f"found a {type(transform).__name__}, needed a WeightedMean: clients of this transport take one number "
+                "for clip, no compression and no scale_weights"
+            )
         return cls(session, config, transform.to_bytes(), _arrays(transform.structure))
 
     def to_bytes(self) -> bytes:

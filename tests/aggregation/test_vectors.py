@@ -18,6 +18,7 @@ from secfed.aggregation import (
     Compressed,
     DistributedGaussian,
     LowRank,
+    PerArrayClipping,
     PrivateSum,
     RandomK,
     RandomRotation,
@@ -31,7 +32,13 @@ from tests import vectors
 FILES = vectors.files("aggregation")
 ENCODE, MEANS, NOISE, PARAMETERS, SURPLUS = (
     [path for path in FILES if path.stem.startswith(start)]
-    for start in ("encode_", ("compressed_", "scaled_"), "noise_", "parameters_", ("surplus_", "reject_N", "reject_M"))
+    for start in (
+        "encode_",
+        ("array_clips_", "compressed_", "scaled_"),
+        "noise_",
+        "parameters_",
+        ("surplus_", "reject_N", "reject_M"),
+    )
 )
 REJECT = [path for path in FILES if path.stem.startswith("reject_T")]
 
@@ -63,9 +70,13 @@ def privacy_of(policy: dict[str, Any]) -> Any:
 
 def transform_of(vector: dict[str, Any], message: str, example: Any) -> Any:
     """What a client makes of the parameters that came from a server."""
-    data = bytes.fromhex(message)
-    if "compression" in vector.get("inputs", {}):
-        maps = [MAPS[code](parameter) for code, parameter in vector["inputs"]["compression"]]
+    data, inputs = bytes.fromhex(message), vector.get("inputs", {})
+    maps: Any = [MAPS[code](parameter) for code, parameter in inputs.get("compression", [])] or None
+    if "clips" in inputs:
+        clips: Any = inputs["clips"]
+        privacy = replace(privacy_of(vector["policy"]), clip_norm=clips) if "policy" in vector else None
+        return PerArrayClipping.from_bytes(data, example=example, clip=clips, compression=maps, privacy=privacy)
+    if maps:
         return Compressed.from_bytes(data, example=example, compression=maps)
     if vector["config"].get("scaled"):
         return ScaledMean.from_bytes(data, example=example)
@@ -187,7 +198,9 @@ def test_seed_gives_the_same_noise(path: Path) -> None:
 @by_name(REJECT)
 def test_client_refuses_the_parameters_or_the_session(path: Path) -> None:
     vector = vectors.load(path)
-    inputs, example = vector["inputs"], np.zeros(vector["inputs"]["values"])
+    inputs = vector["inputs"]
+    shapes = inputs.get("shapes")
+    example = [np.zeros(shape) for shape in shapes] if shapes else np.zeros(inputs["values"])
     if "session" not in inputs:
         with refusal(vector["error"]):
             transform_of(vector, inputs["message"], example)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from secfed import CentralGaussian, DistributedGaussian, Paillier, SecAgg, secagg
-from secfed.aggregation import AdaptiveClipping, Compressed, LowRank, PrivateSum, RandomK, Transform
+from secfed.aggregation import AdaptiveClipping, Compressed, LowRank, PerArrayClipping, PrivateSum, RandomK, Transform
 from secfed.encoding.flatten import flatten
 from secfed.errors import (
     ConfigError,
@@ -113,6 +113,46 @@ def test_site_refuses_another_compression_than_its_own() -> None:
         Round(Terms(SHORT)).ask(Site(TERMS, train))
     with pytest.raises(FaultyServerError, match="clip, weights or noise"):
         Round(Terms(replace(SHORT, bits=8))).ask(site)
+
+
+OWN_CLIPS = Terms(replace(SHORT, clip={"weight": 0.5, "bias": 0.3}))
+OWN_NORMS = Terms(
+    SecAgg(threshold=3), DistributedGaussian({"weight": 1.0, "bias": 0.5}, 1e-3, layers=2, minimum_survivors=3)
+)
+
+
+@pytest.mark.parametrize(
+    "terms", [OWN_CLIPS, OWN_NORMS, Terms(replace(OWN_CLIPS.aggregator, compression=None))], ids=str
+)
+def test_sites_clip_each_array_by_itself(terms: Terms) -> None:
+    sites = {number: Site(terms, train) for number in range(1, 5)}
+    round = Round(terms)
+    round.run(sites)
+    transform, total = round.transform, round.server.sum
+    assert isinstance(transform, PerArrayClipping)
+    if isinstance(transform.inner, PrivateSum) and (surplus := transform.inner.surplus_noise((1, 2, 3, 4))):
+        for number, site in sites.items():
+            surplus.receive(number, site.receive(TOKEN, surplus.request))
+        total = surplus.subtract(total)
+    mean, update = transform.decode(total, round.server.survivors).mean, train(MODEL, 1)[0]
+    expected = flatten(update)
+    if isinstance(transform.transform, Compressed):
+        maps = transform.transform.maps
+        expected = maps.expand(maps.compress(update))
+    np.testing.assert_allclose(flatten(mean), expected, rtol=0, atol=0.02)
+
+
+def test_site_refuses_other_clips_than_its_own() -> None:
+    for terms, other in (
+        (OWN_CLIPS, replace(OWN_CLIPS.aggregator, clip={"weight": 0.5, "bias": 0.4})),
+        (Terms(replace(SHORT, compression=None, clip={"weight": 0.5, "bias": 0.3})), replace(SHORT, compression=None)),
+    ):
+        with pytest.raises((FaultyServerError, MalformedMessageError), match=r"T8|needed ArrayClipsParameters"):
+            Round(Terms(other)).ask(Site(terms, train))
+    assert OWN_NORMS.privacy is not None
+    norms = replace(OWN_NORMS.privacy, clip_norm={"weight": 1.0, "bias": 0.6})
+    with pytest.raises(FaultyServerError, match="T8"):
+        Round(replace(OWN_NORMS, privacy=norms)).ask(Site(OWN_NORMS, train))
 
 
 def test_sites_reveal_surplus_noise_once_and_for_the_survivors_alone() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secfed.aggregation import WeightedMean
+from secfed.aggregation import SecAgg, WeightedMean
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, SecFedError
 from secfed.secagg import Policy
 from secfed.transport import SessionParameters, Terms
@@ -121,3 +121,10 @@ def test_token_depends_on_session_configuration_and_client() -> None:
         for client_id in IDS
     }
     assert len(tokens) == 2 * 2 * len(IDS)
+
+
+def test_session_for_another_transform_than_a_weighted_mean_is_refused() -> None:
+    aggregator = SecAgg(threshold=2, clip={"w": 1.0}, max_weight=2)
+    transform: Any = aggregator.transform({"w": np.zeros(3)}, 3, None, None)
+    with pytest.raises(ConfigError, match="found a PerArrayClipping, needed a WeightedMean"):
+        SessionParameters.of(bytes(32), aggregator.config([1, 2, 3], transform), transform)

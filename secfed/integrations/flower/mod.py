@@ -10,7 +10,7 @@ The checks are numbered F1 to F9, as in `docs/flower.md`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -101,6 +101,8 @@ class SecureMod:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is one string, needed a collection of names")
         if self.metrics and self.privacy:
             raise ConfigError(f"metrics {tuple(self.metrics)} cannot leave with privacy: the noise does not cover them")
+        if self.privacy and isinstance(self.privacy.clip_norm, Mapping):
+            raise ConfigError("a clip_norm for each array is not supported here: needed one number for all")
 
     def __call__(self, message: Message, context: Context, call_next: CallNext) -> Message:
         """Answer one message; Flower calls this.

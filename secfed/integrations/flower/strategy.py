@@ -115,6 +115,8 @@ class SecureStrategy(Strategy):
                 f"compression {aggregator.compression!r} and scale_weights {aggregator.scale_weights} are not "
                 "supported here: needed None and False"
             )
+        if isinstance(aggregator.clip, Mapping) or (privacy and isinstance(privacy.clip_norm, Mapping)):
+            raise ConfigError("a clip or clip_norm for each array is not supported here: needed one number for all")
         if (roster is None) is (getattr(aggregator, "adversary", "") == "malicious_server"):
             raise ConfigError('a roster of identity keys is needed with, and only with, adversary="malicious_server"')
         if key_holders is not None and not isinstance(aggregator, Paillier):
@@ -140,6 +142,7 @@ class SecureStrategy(Strategy):
         self.strategy, self.aggregator, self.privacy, self.metrics = strategy, aggregator, privacy, metrics
         self.stage_timeout, self.failed_rounds = stage_timeout, failed_rounds
         self.reports: list[RoundReport] = []
+        self._clip = check_number("clip", aggregator.clip)
         self._roster = dict(roster) if roster is not None else None
         self._enrollment = Enrollment(self._roster, dict(key_holders) if key_holders is not None else None)
         self._spending = Spending(adjacency, budget, ledger, accountant) if privacy else None
@@ -306,7 +309,7 @@ class SecureStrategy(Strategy):
         metrics: dict[str, Any] = {self._weight: float(decoded.weight)}
         if self.metrics:
             values = zip(self.metrics.items(), decoded.mean["metrics"], strict=True)
-            metrics |= {name: float(found) * bound / self.aggregator.clip for (name, bound), found in values}
+            metrics |= {name: float(found) * bound / self._clip for (name, bound), found in values}
         content = RecordDict({round.arrays_name: stepped(round.model, decoded.mean), "metrics": MetricRecord(metrics)})
         return Message(content, round.report.survivors[0], round.message_type)
 

@@ -409,7 +409,12 @@ def test_class_in_place_of_a_mod_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"metrics": "loss"}, {"evaluation_metrics": "accuracy"}, {"metrics": ["loss"], "privacy": CENTRAL}],
+    [
+        {"metrics": "loss"},
+        {"evaluation_metrics": "accuracy"},
+        {"metrics": ["loss"], "privacy": CENTRAL},
+        {"privacy": replace(CENTRAL, clip_norm={"w": 1.0})},
+    ],
 )
 def test_mod_refuses_options_that_do_not_fit(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

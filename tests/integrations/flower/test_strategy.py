@@ -238,6 +238,8 @@ def test_strategies_with_noise_of_their_own_are_refused() -> None:
         ({"aggregator": secfed.SecAgg(max_weight=9, rounding_seed=1)}, "rounding_seed has no effect"),
         ({"aggregator": secfed.SecAgg(max_weight=9, bits=4, scale_weights=True)}, "are not supported here"),
         ({"aggregator": secfed.SecAgg(max_weight=9, compression=LowRank(2))}, "compression LowRank.* not supported"),
+        ({"aggregator": secfed.SecAgg(max_weight=9, clip={"w": 1.0})}, "for each array is not supported"),
+        ({"privacy": secfed.CentralGaussian([1.0, 2.0], 1.0)}, "for each array is not supported"),
         ({"aggregator": secfed.SecAgg(max_weight=9, adversary="malicious_server")}, "roster"),
         ({"roster": {1: bytes(32)}}, "roster"),
         ({"budget": (1.0, 1e-5)}, "without privacy"),
