@@ -10,6 +10,7 @@ from secfed.secagg.identities import create_identity, read_identity, read_roster
 from secfed.transport.client import Joined, join
 from secfed.transport.driver import Answer, Driver, Verdict
 from secfed.transport.http_server import HttpServer
+from secfed.transport.limits import Limits
 from secfed.transport.parameters import SessionParameters, Terms
 from secfed.transport.store import Store
 
@@ -18,6 +19,7 @@ __all__ = [
     "Driver",
     "HttpServer",
     "Joined",
+    "Limits",
     "SessionParameters",
     "Store",
     "Terms",

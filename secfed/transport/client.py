@@ -7,6 +7,7 @@ server takes the same bytes as often as they come.
 from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
 
 import asyncio
+import io
 import logging
 import ssl
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+from secfed.crypto.entropy import SystemEntropy
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, FaultyServerError, MissingExtraError, SecFedError
 from secfed.secagg import Abort, Client, Config, SigningKey, Stage
@@ -31,6 +33,8 @@ except ImportError:
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
+_LONGEST_WISH: Final = 60.0  # of a server that says how long to wait
+_IDLE_SECONDS: Final = 5.0  # less than a server keeps a connection on which nothing is asked
 _ANSWER_SECONDS: Final = POLL_SECONDS + 40.0  # without a byte from the server for so long, the connection is cut
 _CHUNK: Final = 1 << 16
 _TRY_AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
@@ -118,7 +122,9 @@ async def join(
         raise ConfigError("a roster and an identity key belong together: found one of them")
     base = _checked(url, insecure)
     limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_ANSWER_SECONDS)
-    connector = aiohttp.TCPConnector(ssl=tls or (client_context() if base.startswith("https") else True), limit=2)
+    connector = aiohttp.TCPConnector(
+        ssl=tls or (client_context() if base.startswith("https") else True), limit=2, keepalive_timeout=_IDLE_SECONDS
+    )
     # No redirects, proxies or compression: the token goes to this address only, and bodies are as long as they look.
     async with aiohttp.ClientSession(connector=connector, timeout=limits, auto_decompress=False) as http:
         link = _Link(http, base, timeout)
@@ -192,7 +198,8 @@ class _Link:
     async def answer(self, stage: Stage, message: bytes) -> None:
         async def once() -> bool | None:
             url = f"{self.base}/{stage.name}"
-            async with self._http.post(url, data=message, headers=self.headers, allow_redirects=False) as response:
+            body = io.BytesIO(message)  # sent in pieces, as the connection takes them
+            async with self._http.post(url, data=body, headers=self.headers, allow_redirects=False) as response:
                 if response.status != 204:
                     await _body(response, 0)
                     return None
@@ -212,6 +219,7 @@ class _Link:
     async def _until(self, what: str, once: Callable[[], Awaitable[_Found | None]]) -> _Found:
         deadline, pause, last = time.monotonic() + self._timeout, _FIRST_PAUSE, "nothing came"
         while (left := deadline - time.monotonic()) > 0:
+            wish = 0.0
             try:
                 async with asyncio.timeout(left):
                     if (found := await once()) is not None:
@@ -223,17 +231,23 @@ class _Link:
             except aiohttp.ClientConnectorCertificateError as error:
                 raise SecFedError(f"the server's certificate is not accepted: {error.certificate_error}") from None
             except _TryAgainError as error:
-                last = str(error)
+                last, wish = str(error), error.seconds
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 last = f"{type(error).__name__}: {error}"
             _log.info("again what=%s reason=%s", what, last, extra={"event": "again", "reason": last})
-            await asyncio.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+            # Half to one and a half times the pause: clients that were turned away together do not return together.
+            wait = max(pause, wish) * (0.5 + int.from_bytes(SystemEntropy().draw("pause", 4)) / 2**32)
+            await asyncio.sleep(min(wait, max(deadline - time.monotonic(), 0)))
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise SecFedError(f"{what}: no luck with the server within {self._timeout:g} seconds; the last try: {last}")
 
 
 class _TryAgainError(Exception):
-    """The server cannot take this now."""
+    """The server cannot take this now, and wishes to be asked again after so many seconds."""
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
@@ -250,7 +264,9 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     if refused:
         reason = "".join(letter for letter in body[:200].decode("ascii", "replace") if letter.isprintable())
         if response.status in _TRY_AGAIN:
-            raise _TryAgainError(f"{response.status} {reason}")
+            after = response.headers.get("Retry-After", "")  # a number of seconds, or a date, which is ignored
+            seconds = float(after) if after.isdecimal() and len(after) < 5 else 0.0
+            raise _TryAgainError(f"{response.status} {reason}", min(seconds, _LONGEST_WISH))
         raise SecFedError(f"the server refused with {response.status}: {reason}")
     if len(body) > limit:
         raise FaultyServerError(f"the server sent more than {limit} bytes", "C1")

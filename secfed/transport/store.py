@@ -60,6 +60,7 @@ class Store:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._durable = path is not None
         self._name = ":memory:" if path is None else str(path)
+        self._handed_out = (b"", b"")  # the last request's digest and bytes
         try:
             if path is not None:
                 _make_private(Path(path))
@@ -100,10 +101,14 @@ class Store:
             self._replace_requests(outbox)
 
     def log(self, stage: Stage, client_id: int, message: bytes) -> None:
-        """Write an accepted message; when this returns, it is on the disk."""
+        """Write an accepted message; when this returns, or the transaction around it ends, it is on the disk."""
         body = message if self._durable else None  # without a file there is no restart that would read it
         row = (int(stage), client_id, hashlib.sha256(message).digest(), len(message), body)
         self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", row)
+
+    def together(self) -> "_Transaction":
+        """Return a context in which everything that is written reaches the disk at its end, all of it or nothing."""
+        return self._transaction()
 
     def accepted(self, stage: Stage, client_id: int) -> tuple[bytes, int] | None:
         """Return the SHA-256 and the size in bytes of the message accepted from a client in a stage, or None."""
@@ -135,10 +140,17 @@ class Store:
             self._replace_requests(outbox)
 
     def request(self, client_id: int) -> bytes | None:
-        """Return the present stage's request for a client, or None if it is not asked."""
-        query = "SELECT body FROM requests JOIN bodies USING (digest) WHERE client_id = ?"
-        found = self._database.execute(query, (client_id,)).fetchone()
-        return bytes(found[0]) if found else None
+        """Return the present stage's request for a client, or None if it is not asked.
+
+        Clients that are sent the same bytes get one object: a thousand downloads at a time need them once.
+        """
+        query = "SELECT digest FROM requests WHERE client_id = ?"
+        if not (found := self._database.execute(query, (client_id,)).fetchone()):
+            return None
+        if found[0] != self._handed_out[0]:
+            [body] = self._database.execute("SELECT body FROM bodies WHERE digest = ?", found).fetchone()
+            self._handed_out = (bytes(found[0]), bytes(body))
+        return self._handed_out[1]
 
     def _replace_requests(self, outbox: Mapping[int, bytes]) -> None:
         self._database.execute("DELETE FROM requests")
