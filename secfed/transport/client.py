@@ -7,13 +7,15 @@ server takes the same bytes as often as they come.
 from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
 
 import asyncio
+import hashlib
 import io
 import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from secfed.crypto.entropy import SystemEntropy
@@ -22,6 +24,7 @@ from secfed.errors import ConfigError, FaultyServerError, MissingExtraError, Sec
 from secfed.secagg import Abort, Client, Config, SigningKey, Stage
 from secfed.secagg.messages import MAXIMUM_REASON
 from secfed.secagg.stages import longest_request
+from secfed.transport.client_state import Answered, ClientState, Record, update_digest
 from secfed.transport.http_server import POLL_SECONDS, is_loopback
 from secfed.transport.parameters import MAXIMUM_BYTES, SessionParameters, Terms, bearer
 from secfed.wire import kind_of
@@ -86,6 +89,8 @@ async def join(
     tls: ssl.SSLContext | None = None,
     insecure: bool = False,
     timeout: float = 600.0,
+    state: ClientState | None = None,
+    record: Record | None = None,
 ) -> Joined:
     """Take part in one session, to its end.
 
@@ -100,12 +105,15 @@ async def join(
         tls: TLS settings; by default those of the system's authorities.
         insecure: Allows plain HTTP to other machines.
         timeout: Seconds that the client waits for the server in each stage, whether the server can be reached or not.
+        state: Keeps the client's part of the session. The same call with the same state goes on after a kill.
+        record: Says to which session each update went; an update that went to another one is refused.
 
     Returns:
         Who is in the sum, and the bytes of the messages.
 
     Raises:
-        ConfigError: The URL, the identity or the timeout cannot be used, or the client is not in the session.
+        ConfigError: The URL, the identity or the timeout cannot be used, the client is not in the session, the state
+            is for something else, or the update went to another session.
         EncodingError: The update or the weight does not fit; nothing has been sent.
         FaultyServerError: The server's parameters or messages are not acceptable; the client has erased its secrets.
         MalformedMessageError: The server sent what is no message.
@@ -128,43 +136,80 @@ async def join(
     # No redirects, proxies or compression: the token goes to this address only, and bodies are as long as they look.
     async with aiohttp.ClientSession(connector=connector, timeout=limits, auto_decompress=False) as http:
         link = _Link(http, base, timeout)
-        found = SessionParameters.from_bytes(await link.parameters())
+        announced = await link.parameters()
+        found = SessionParameters.from_bytes(announced)
         mean = terms.agree(found, client_id, update, weight)
+        digest = update_digest(update) if state or record else b""
+        if record:
+            record.check(digest, found.session)
         if signing_key:
             link.headers = {"Authorization": f"Bearer {bearer(signing_key, found, client_id)}"}
         link.base = f"{base}/v1/sessions/{found.session.hex()}/clients/{client_id}"
-        client = Client(
-            found.config,
-            client_id,
-            mean.encode(update, weight),
-            policy=terms.policy,
-            signing_key=signing_key,
-            directory=terms.roster,
-        )
-        sent, received = await _session(client, link, found.config)
-    return Joined(client.survivors, sent, received)
+        purpose = hashlib.sha256(announced + digest + f"{client_id} {weight}".encode()).digest()
+        last = state.begin(purpose) if state else None
+        identity: dict[str, Any] = {"policy": terms.policy, "signing_key": signing_key, "directory": terms.roster}
+        client = None
+        if last is None:
+            client = Client(found.config, client_id, mean.encode(update, weight), **identity)
+        elif last.snapshot:
+            client = Client.from_bytes(last.snapshot, **identity)
+        give = partial(record.add, digest, found.session, found.config.round) if record else None
+        return await _session(client, link, found.config, last, state, give)
 
 
-async def _session(client: Client, link: _Link, config: Config) -> tuple[int, int]:
-    """Answer every stage and wait for the end; return the bytes sent and received."""
-    sent = received = 0
-    while (stage := client.stage) is not Stage.DONE:
+async def _session(
+    client: Client | None,
+    link: _Link,
+    config: Config,
+    last: Answered | None,
+    state: ClientState | None,
+    give: Callable[[], None] | None,
+) -> Joined:
+    """Answer every stage and wait for the end.
+
+    Args:
+        client: None if its last answer is in `last`.
+        link: The server.
+        config: The session's parameters.
+        last: The answer that is on the disk, and may not have been sent.
+        state: Where answers are written before they are sent.
+        give: Called before the first message that depends on the update is sent.
+    """
+    if last:
+        _log.info("resume stage=%s", last.stage.name, extra={"event": "resume", "stage": last.stage.name})
+        await link.answer(last.stage, last.message)
+    while client and (stage := client.stage) is not Stage.DONE:
         request = await link.request(stage, longest_request(stage, config))
-        received += len(request)
         try:
             response = await asyncio.to_thread(client.receive, request)
+            if response and give and stage is Stage.MASKED_INPUT_COLLECTION:
+                give()
         except SecFedError as error:
+            _end(state, f"the client left in {stage.name}")
             await link.leave(stage, client.abort(getattr(error, "check", "") or "left"))
             raise
         if not response:
+            _end(state, f"the server ended it in {stage.name}")
             raise SecFedError(f"the server ended the session in {stage.name}: {_reason(request)}")
+        up, down = (last.bytes_up, last.bytes_down) if last else (0, 0)
+        done = client.stage is Stage.DONE
+        snapshot = client.to_bytes() if state and not done else b""
+        last = Answered(stage, response, snapshot, client.survivors, up + len(response), down + len(request))
+        if state:
+            await asyncio.to_thread(state.save, last)
         await link.answer(stage, response)
-        sent += len(response)
         _log.info("answered stage=%s bytes=%d", stage.name, len(response), extra={"event": "answered"})
+    assert last is not None  # a session has stages
     end = await link.request(Stage.DONE, Abort.size(MAXIMUM_REASON))
+    _end(state, "the server ended it without a sum" if end else "done")
     if end:
         raise SecFedError(f"the server ended the session without a sum: {_reason(end)}")
-    return sent, received
+    return Joined(last.survivors, last.bytes_up, last.bytes_down)
+
+
+def _end(state: ClientState | None, how: str) -> None:
+    if state:
+        state.end(how)
 
 
 def _reason(message: bytes) -> str:
