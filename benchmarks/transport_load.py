@@ -31,9 +31,10 @@ import numpy as np
 
 from benchmarks.transport_clients import key_of, update_of, vectors_of
 from secfed.aggregation import WeightedMean
-from secfed.secagg import Config, parameters
+from secfed.secagg import Config, Stage, parameters
 from secfed.transport import Driver, HttpServer, SessionParameters, Store
 
+ROOT = Path(__file__).parent.parent
 CLIP = 4.0
 GONE = ("before", "half", "slow", "after")
 STAGES = {
@@ -61,7 +62,8 @@ class Load:
         hostile: Whether vanishing clients also send half messages or dawdle, others send everything twice, and
             strangers bother the server.
         kill: Whether the server is killed in the middle of a stage.
-        seconds: How long each stage waits.
+        seconds: How long each stage waits, the first one twice as long: processes start in it.
+        linger: How long the server waits at the end for clients that vanished.
         seed: Decides who does what.
     """
 
@@ -73,6 +75,7 @@ class Load:
     hostile: bool = True
     kill: bool = False
     seconds: float = 30.0
+    linger: float = 10.0
     seed: int = 1
 
 
@@ -179,6 +182,7 @@ def planned(load: Load, folder: Path) -> dict[str, Any]:
         "behavior": behavior,
         "strangers": 10 if load.hostile else 0,
         "seconds": load.seconds,
+        "linger": load.linger,
         "arrive": min(load.clients / 200, load.seconds / 4),
         "port": port,
         "url": f"http://127.0.0.1:{port}",
@@ -209,7 +213,8 @@ def serve(folder: Path) -> None:
     logging.getLogger("secfed.transport").addFilter(note)
     roster = plan["roster"] and {int(key): bytes.fromhex(value) for key, value in plan["roster"].items()}
     store = Store(folder / "state.db")
-    driver = Driver(session_of(plan), store, directory=roster, timeouts=plan["seconds"], threads=2)
+    seconds = {stage: plan["seconds"] * (1 + (stage is Stage.ADVERTISE_KEYS)) for stage in Stage if stage < Stage.DONE}
+    driver = Driver(session_of(plan), store, directory=roster, timeouts=seconds, threads=2)
     start = memory("VmRSS")
 
     async def watch() -> None:
@@ -221,7 +226,7 @@ def serve(folder: Path) -> None:
 
     async def run() -> None:
         watching = asyncio.create_task(watch())
-        await HttpServer(driver, port=plan["port"]).run()
+        await HttpServer(driver, port=plan["port"]).run(linger=plan["linger"])
         watching.cancel()
 
     asyncio.run(run())
@@ -238,7 +243,7 @@ def start_process(folder: Path, module: str, *arguments: object) -> "subprocess.
     """Start a process of the test; what it writes goes to a file, so that no pipe fills up."""
     with (folder / "errors.log").open("ab") as errors:
         command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-        return subprocess.Popen(command, stdout=errors, stderr=errors)
+        return subprocess.Popen(command, stdout=errors, stderr=errors, cwd=ROOT)
 
 
 def run(load: Load, folder: Path) -> Outcome:

@@ -35,6 +35,7 @@ _HANDSHAKE_SECONDS: Final = 10.0  # for TLS
 _AFTER_THE_STAGE: Final = 1.0  # how long an upload may outlast the deadline of its stage, to hear that it is late
 _LINGERING_SECONDS: Final = 1.0  # how long the rest of a refused upload is thrown away before the connection closes
 _CHUNK: Final = 1 << 16
+_AT_ONCE: Final = 8  # requests that are looked up
 _STATUS: Final = {
     Answer.ACCEPTED: 204,
     Answer.REFUSED: 422,
@@ -119,6 +120,8 @@ class HttpServer:
         self._most = self._limits.connections or 3 * clients + 100
         # One thread has the driver: the disk and the end of a stage never hold up the event loop.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="secfed-driver")
+        # When a stage opens everybody asks at once: in small groups, so that others are answered in between.
+        self._asking = asyncio.Semaphore(_AT_ONCE)
         self._inbox = Inbox(lambda messages: self._call(driver.accept_all, messages))
         self._announced = driver.parameters.to_bytes()
         self._changed = asyncio.Event()  # set once a stage has closed, then replaced
@@ -312,7 +315,8 @@ class HttpServer:
         while True:
             changed = self._changed
             try:
-                body = await self._call(self._driver.request, client_id, stage)
+                async with self._asking:
+                    body = await self._call(self._driver.request, client_id, stage)
             finally:
                 self._answered.set()
             if body is not None:
