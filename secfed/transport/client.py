@@ -281,7 +281,7 @@ class _Link:
                 last = f"{type(error).__name__}: {error}"
             _log.info("again what=%s reason=%s", what, last, extra={"event": "again", "reason": last})
             # Half to one and a half times the pause: clients that were turned away together do not return together.
-            wait = max(pause, wish) * (0.5 + int.from_bytes(SystemEntropy().draw("pause", 4)) / 2**32)
+            wait = wish + pause * (0.5 + int.from_bytes(SystemEntropy().draw("pause", 4)) / 2**32)
             await asyncio.sleep(min(wait, max(deadline - time.monotonic(), 0)))
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise SecFedError(f"{what}: no luck with the server within {self._timeout:g} seconds; the last try: {last}")
