@@ -284,7 +284,9 @@ def _await_messages(folder: Path, stage: str, messages: int, server: "subprocess
     log = folder / "server.log"
     while not log.exists() or log.read_text().count(f"accepted stage={stage}") < messages:
         if server.poll() is not None:
-            raise RuntimeError(f"the server ended before {messages} clients had answered {stage}")
+            raise RuntimeError(
+                f"the server ended before {messages} clients had answered {stage}: give stages more seconds"
+            )
         time.sleep(0.05)
 
 
