@@ -4,20 +4,24 @@ Both halves are one object, public and the same for all parties of a sum. Betwee
 adds.
 """
 
+from __future__ import annotations  # a client that encodes need not load what only annotations name
+
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from secfed.dp.events import Event
 from secfed.encoding.flatten import Structure, Update
 from secfed.errors import FaultyServerError
-from secfed.paillier.config import Config as PaillierConfig
-from secfed.secagg.config import Config
+
+if TYPE_CHECKING:
+    from secfed.dp.events import Event
+    from secfed.paillier.config import Config as PaillierConfig
+    from secfed.secagg.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Transform(ABC):
     modulus_bits: int
 
     @property
-    def inner(self) -> "Transform":
+    def inner(self) -> Transform:
         """The transform of what is rounded and sent: this one, unless something comes before it."""
         return self
 

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import zipfile
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from secfed.cli.options import Threshold, positive, tell
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:
+    from secfed.secagg import Stage
     from secfed.transport import Driver
 
 Roster = Annotated[
@@ -27,6 +29,15 @@ Roster = Annotated[
 ]
 Seconds = Annotated[
     float, typer.Option("--timeout", callback=positive, help="Seconds to wait in each stage of the session.")
+]
+StageSeconds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage-timeout",
+        metavar="STAGE=SECONDS",
+        show_default="--timeout",
+        help="Seconds to wait in one stage, such as SHARE_KEYS=30; may be repeated.",
+    ),
 ]
 Insecure = Annotated[
     bool,
@@ -86,6 +97,7 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
     insecure: Insecure = False,
     timeout: Seconds = 60.0,
+    stage_timeout: StageSeconds = None,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -118,6 +130,7 @@ def serve(
         raise ConfigError("needed either --roster, or --clients for a session without identity keys")
     if (tls_cert is None) != (tls_key is None):
         raise ConfigError("--tls-cert and --tls-key belong together: found one of them")
+    timeouts = _timeouts(timeout, stage_timeout or [])
     directory = None if roster is None else read_roster(roster)
     ids = range(1, (clients or 0) + 1) if directory is None else sorted(directory)
     aggregator = SecAgg(
@@ -134,10 +147,11 @@ def serve(
     config = aggregator.config(ids, transform, round=round_)
     tls = None if tls_cert is None else server_context(str(tls_cert), str(tls_key))
     _log_to_stderr()
+    _allow_open_files()
     store = Store(state)
     try:
         parameters = SessionParameters.of(bytes(32), config, transform)
-        driver = Driver(parameters, store, directory=directory, timeouts=timeout)
+        driver = Driver(parameters, store, directory=directory, timeouts=timeouts)
         server = HttpServer(driver, host=host, port=port, tls=tls, insecure=insecure)
         asyncio.run(server.run(finished=lambda: _write_mean(output, driver, transform)))
         if driver.failure:
@@ -181,12 +195,28 @@ def join(
     ] = None,
     insecure: Insecure = False,
     timeout: Seconds = 600.0,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="A file, with secrets, that keeps this client's part of the session. The same command with the same "
+            "file goes on after a crash. A new one for each session.",
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="A file that says to which session each update went, for all sessions of this client. An update that "
+            "went to another session is refused.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take part in one session with one update; the exit code is 0 if the session is done.
 
     Nothing that the server announces is believed: the update, the roster and the options here decide. Give an update
-    to one session only.
+    to one session only; --record sees to it.
 
     Examples:
 
@@ -197,7 +227,7 @@ def join(
     require("aiohttp", extra="transport")
     from secfed.secagg import Policy
     from secfed.secagg.identities import read_identity, read_roster
-    from secfed.transport import Terms
+    from secfed.transport import ClientState, Record, Terms
     from secfed.transport import join as take_part
     from secfed.transport.client import client_context
 
@@ -210,19 +240,24 @@ def join(
     )
     terms = Terms(policy, None if roster is None else read_roster(roster), clip, max_weight, round_)
     _log_to_stderr()
-    joined = asyncio.run(
-        take_part(
-            url,
-            client_id,
-            _arrays_of(update),
-            weight=weight,
-            terms=terms,
-            signing_key=None if identity_file is None else read_identity(identity_file),
-            tls=None if ca is None else client_context(str(ca)),
-            insecure=insecure,
-            timeout=timeout,
+    with ExitStack() as files:
+        kept = None if state is None else files.enter_context(closing(ClientState(state)))
+        given = None if record is None else files.enter_context(closing(Record(record)))
+        joined = asyncio.run(
+            take_part(
+                url,
+                client_id,
+                _arrays_of(update),
+                weight=weight,
+                terms=terms,
+                signing_key=None if identity_file is None else read_identity(identity_file),
+                tls=None if ca is None else client_context(str(ca)),
+                insecure=insecure,
+                timeout=timeout,
+                state=kept,
+                record=given,
+            )
         )
-    )
     found = {
         "survivors": list(joined.survivors),
         "bytes_sent": joined.bytes_up,
@@ -232,6 +267,32 @@ def join(
         [f"done: the update of client {client_id} is in the mean of {len(joined.survivors)} clients"],
         found if as_json else None,
     )
+
+
+def _timeouts(seconds: float, by_stage: list[str]) -> "dict[Stage, float]":
+    """Return the seconds of each stage in which clients answer."""
+    from secfed.secagg import Stage
+
+    found = {stage: seconds for stage in Stage if stage < Stage.DONE}
+    for text in by_stage:
+        name, _, number = text.partition("=")
+        try:
+            stage, found_seconds = Stage[name], float(number)
+            found[stage]  # not every stage has answers
+        except (KeyError, ValueError):
+            names = ", ".join(stage.name for stage in found)
+            raise ConfigError(f"--stage-timeout {text}: needed STAGE=SECONDS with one of {names}") from None
+        found[stage] = found_seconds
+    return found
+
+
+def _allow_open_files() -> None:
+    """Raise this process's limit of open files as far as the system lets it: each connection is one."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _arrays_of(file: Path) -> dict[str, Any]:

@@ -8,16 +8,21 @@ puts it behind HTTP, and `client.py` is the other side. Requires the extra "tran
 
 from secfed.secagg.identities import create_identity, read_identity, read_roster
 from secfed.transport.client import Joined, join
+from secfed.transport.client_state import ClientState, Record
 from secfed.transport.driver import Answer, Driver, Verdict
 from secfed.transport.http_server import HttpServer
+from secfed.transport.limits import Limits
 from secfed.transport.parameters import SessionParameters, Terms
 from secfed.transport.store import Store
 
 __all__ = [
     "Answer",
+    "ClientState",
     "Driver",
     "HttpServer",
     "Joined",
+    "Limits",
+    "Record",
     "SessionParameters",
     "Store",
     "Terms",

@@ -7,19 +7,24 @@ server takes the same bytes as often as they come.
 from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
 
 import asyncio
+import hashlib
+import io
 import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from secfed.crypto.entropy import SystemEntropy
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, FaultyServerError, MissingExtraError, SecFedError
 from secfed.secagg import Abort, Client, Config, SigningKey, Stage
 from secfed.secagg.messages import MAXIMUM_REASON
 from secfed.secagg.stages import longest_request
+from secfed.transport.client_state import Answered, ClientState, Record, update_digest
 from secfed.transport.http_server import POLL_SECONDS, is_loopback
 from secfed.transport.parameters import MAXIMUM_BYTES, SessionParameters, Terms, bearer
 from secfed.wire import kind_of
@@ -31,6 +36,8 @@ except ImportError:
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
+_LONGEST_WISH: Final = 60.0  # of a server that says how long to wait
+_IDLE_SECONDS: Final = 5.0  # less than a server keeps a connection on which nothing is asked
 _ANSWER_SECONDS: Final = POLL_SECONDS + 40.0  # without a byte from the server for so long, the connection is cut
 _CHUNK: Final = 1 << 16
 _TRY_AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
@@ -82,6 +89,8 @@ async def join(
     tls: ssl.SSLContext | None = None,
     insecure: bool = False,
     timeout: float = 600.0,
+    state: ClientState | None = None,
+    record: Record | None = None,
 ) -> Joined:
     """Take part in one session, to its end.
 
@@ -96,12 +105,15 @@ async def join(
         tls: TLS settings; by default those of the system's authorities.
         insecure: Allows plain HTTP to other machines.
         timeout: Seconds that the client waits for the server in each stage, whether the server can be reached or not.
+        state: Keeps the client's part of the session. The same call with the same state goes on after a kill.
+        record: Says to which session each update went; an update that went to another one is refused.
 
     Returns:
         Who is in the sum, and the bytes of the messages.
 
     Raises:
-        ConfigError: The URL, the identity or the timeout cannot be used, or the client is not in the session.
+        ConfigError: The URL, the identity or the timeout cannot be used, the client is not in the session, the state
+            is for something else, or the update went to another session.
         EncodingError: The update or the weight does not fit; nothing has been sent.
         FaultyServerError: The server's parameters or messages are not acceptable; the client has erased its secrets.
         MalformedMessageError: The server sent what is no message.
@@ -118,47 +130,86 @@ async def join(
         raise ConfigError("a roster and an identity key belong together: found one of them")
     base = _checked(url, insecure)
     limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_ANSWER_SECONDS)
-    connector = aiohttp.TCPConnector(ssl=tls or (client_context() if base.startswith("https") else True), limit=2)
+    connector = aiohttp.TCPConnector(
+        ssl=tls or (client_context() if base.startswith("https") else True), limit=2, keepalive_timeout=_IDLE_SECONDS
+    )
     # No redirects, proxies or compression: the token goes to this address only, and bodies are as long as they look.
     async with aiohttp.ClientSession(connector=connector, timeout=limits, auto_decompress=False) as http:
         link = _Link(http, base, timeout)
-        found = SessionParameters.from_bytes(await link.parameters())
+        announced = await link.parameters()
+        found = SessionParameters.from_bytes(announced)
         mean = terms.agree(found, client_id, update, weight)
+        digest = update_digest(update) if state or record else b""
+        if record:
+            record.check(digest, found.session)
         if signing_key:
             link.headers = {"Authorization": f"Bearer {bearer(signing_key, found, client_id)}"}
         link.base = f"{base}/v1/sessions/{found.session.hex()}/clients/{client_id}"
-        client = Client(
-            found.config,
-            client_id,
-            mean.encode(update, weight),
-            policy=terms.policy,
-            signing_key=signing_key,
-            directory=terms.roster,
-        )
-        sent, received = await _session(client, link, found.config)
-    return Joined(client.survivors, sent, received)
+        purpose = hashlib.sha256(announced + digest + f"{client_id} {weight}".encode()).digest()
+        last = state.begin(purpose) if state else None
+        identity: dict[str, Any] = {"policy": terms.policy, "signing_key": signing_key, "directory": terms.roster}
+        client = None
+        if last is None:
+            client = Client(found.config, client_id, mean.encode(update, weight), **identity)
+        elif last.snapshot:
+            client = Client.from_bytes(last.snapshot, **identity)
+        give = partial(record.add, digest, found.session, found.config.round) if record else None
+        return await _session(client, link, found.config, last, state, give)
 
 
-async def _session(client: Client, link: _Link, config: Config) -> tuple[int, int]:
-    """Answer every stage and wait for the end; return the bytes sent and received."""
-    sent = received = 0
-    while (stage := client.stage) is not Stage.DONE:
+async def _session(
+    client: Client | None,
+    link: _Link,
+    config: Config,
+    last: Answered | None,
+    state: ClientState | None,
+    give: Callable[[], None] | None,
+) -> Joined:
+    """Answer every stage and wait for the end.
+
+    Args:
+        client: None if its last answer is in `last`.
+        link: The server.
+        config: The session's parameters.
+        last: The answer that is on the disk, and may not have been sent.
+        state: Where answers are written before they are sent.
+        give: Called before the first message that depends on the update is sent.
+    """
+    if last:
+        _log.info("resume stage=%s", last.stage.name, extra={"event": "resume", "stage": last.stage.name})
+        await link.answer(last.stage, last.message)
+    while client and (stage := client.stage) is not Stage.DONE:
         request = await link.request(stage, longest_request(stage, config))
-        received += len(request)
         try:
             response = await asyncio.to_thread(client.receive, request)
+            if response and give and stage is Stage.MASKED_INPUT_COLLECTION:
+                give()
         except SecFedError as error:
+            _end(state, f"the client left in {stage.name}")
             await link.leave(stage, client.abort(getattr(error, "check", "") or "left"))
             raise
         if not response:
+            _end(state, f"the server ended it in {stage.name}")
             raise SecFedError(f"the server ended the session in {stage.name}: {_reason(request)}")
+        up, down = (last.bytes_up, last.bytes_down) if last else (0, 0)
+        done = client.stage is Stage.DONE
+        snapshot = client.to_bytes() if state and not done else b""
+        last = Answered(stage, response, snapshot, client.survivors, up + len(response), down + len(request))
+        if state:
+            await asyncio.to_thread(state.save, last)
         await link.answer(stage, response)
-        sent += len(response)
         _log.info("answered stage=%s bytes=%d", stage.name, len(response), extra={"event": "answered"})
+    assert last is not None  # a session has stages
     end = await link.request(Stage.DONE, Abort.size(MAXIMUM_REASON))
+    _end(state, "the server ended it without a sum" if end else "done")
     if end:
         raise SecFedError(f"the server ended the session without a sum: {_reason(end)}")
-    return sent, received
+    return Joined(last.survivors, last.bytes_up, last.bytes_down)
+
+
+def _end(state: ClientState | None, how: str) -> None:
+    if state:
+        state.end(how)
 
 
 def _reason(message: bytes) -> str:
@@ -192,7 +243,8 @@ class _Link:
     async def answer(self, stage: Stage, message: bytes) -> None:
         async def once() -> bool | None:
             url = f"{self.base}/{stage.name}"
-            async with self._http.post(url, data=message, headers=self.headers, allow_redirects=False) as response:
+            body = io.BytesIO(message)  # sent in pieces, as the connection takes them
+            async with self._http.post(url, data=body, headers=self.headers, allow_redirects=False) as response:
                 if response.status != 204:
                     await _body(response, 0)
                     return None
@@ -212,6 +264,7 @@ class _Link:
     async def _until(self, what: str, once: Callable[[], Awaitable[_Found | None]]) -> _Found:
         deadline, pause, last = time.monotonic() + self._timeout, _FIRST_PAUSE, "nothing came"
         while (left := deadline - time.monotonic()) > 0:
+            wish = 0.0
             try:
                 async with asyncio.timeout(left):
                     if (found := await once()) is not None:
@@ -223,17 +276,23 @@ class _Link:
             except aiohttp.ClientConnectorCertificateError as error:
                 raise SecFedError(f"the server's certificate is not accepted: {error.certificate_error}") from None
             except _TryAgainError as error:
-                last = str(error)
+                last, wish = str(error), error.seconds
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 last = f"{type(error).__name__}: {error}"
             _log.info("again what=%s reason=%s", what, last, extra={"event": "again", "reason": last})
-            await asyncio.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+            # Half to one and a half times the pause: clients that were turned away together do not return together.
+            wait = wish + pause * (0.5 + int.from_bytes(SystemEntropy().draw("pause", 4)) / 2**32)
+            await asyncio.sleep(min(wait, max(deadline - time.monotonic(), 0)))
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise SecFedError(f"{what}: no luck with the server within {self._timeout:g} seconds; the last try: {last}")
 
 
 class _TryAgainError(Exception):
-    """The server cannot take this now."""
+    """The server cannot take this now, and wishes to be asked again after so many seconds."""
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
@@ -250,7 +309,9 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     if refused:
         reason = "".join(letter for letter in body[:200].decode("ascii", "replace") if letter.isprintable())
         if response.status in _TRY_AGAIN:
-            raise _TryAgainError(f"{response.status} {reason}")
+            after = response.headers.get("Retry-After", "")  # a number of seconds, or a date, which is ignored
+            seconds = float(after) if after.isdecimal() and len(after) < 5 else 0.0
+            raise _TryAgainError(f"{response.status} {reason}", min(seconds, _LONGEST_WISH))
         raise SecFedError(f"the server refused with {response.status}: {reason}")
     if len(body) > limit:
         raise FaultyServerError(f"the server sent more than {limit} bytes", "C1")

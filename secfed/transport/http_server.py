@@ -10,14 +10,19 @@ import hmac
 import ipaddress
 import logging
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar
 
 from secfed.crypto.signing import verify
 from secfed.errors import ConfigError, MissingExtraError, SecFedError
 from secfed.secagg import Stage
 from secfed.transport.driver import Answer, Driver
+from secfed.transport.inbox import Inbox
+from secfed.transport.limits import RETRY_SECONDS, Connections, FullError, Limits, Rate, Uploads
 from secfed.transport.parameters import token
 
 try:
@@ -26,9 +31,11 @@ except ImportError:
     raise MissingExtraError("transport", "aiohttp") from None
 
 POLL_SECONDS: Final = 20.0  # a client that waits longer for a request asks again
-SILENT_SECONDS: Final = 30.0  # an upload without a single byte for so long is broken off
+_HANDSHAKE_SECONDS: Final = 10.0  # for TLS
+_AFTER_THE_STAGE: Final = 1.0  # how long an upload may outlast the deadline of its stage, to hear that it is late
 _LINGERING_SECONDS: Final = 1.0  # how long the rest of a refused upload is thrown away before the connection closes
 _CHUNK: Final = 1 << 16
+_AT_ONCE: Final = 8  # requests that are looked up
 _STATUS: Final = {
     Answer.ACCEPTED: 204,
     Answer.REFUSED: 422,
@@ -37,6 +44,8 @@ _STATUS: Final = {
     Answer.EARLY: 425,
 }
 _log = logging.getLogger("secfed.transport")
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 
 def is_loopback(host: str) -> bool:
@@ -75,6 +84,7 @@ class HttpServer:
         tls: TLS settings; None is plain HTTP.
         insecure: Allows, on addresses that other machines reach, what is otherwise for loopback addresses only: plain
             HTTP, and sessions without identity keys, in which anybody can speak for any client.
+        limits: Bounds on connections, memory and slowness.
 
     Raises:
         ConfigError: Plain HTTP, or no identity keys, on an address that other machines reach.
@@ -88,6 +98,7 @@ class HttpServer:
         port: int = 0,
         tls: ssl.SSLContext | None = None,
         insecure: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         if not insecure and not is_loopback(host):
             if tls is None:
@@ -102,6 +113,16 @@ class HttpServer:
         self._host, self._port, self._tls = host, port, tls
         self._known: dict[int, str] = {}  # tokens that were verified
         self._uploading: set[int] = set()
+        self._limits = limits or Limits()
+        self._uploads = Uploads(self._limits.upload_bytes)
+        clients = len(driver.parameters.config.ids)
+        self._rate = Rate(2.0 * clients + 100, clients / 10 + 10)
+        self._most = self._limits.connections or 3 * clients + 100
+        # One thread has the driver: the disk and the end of a stage never hold up the event loop.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="secfed-driver")
+        # When a stage opens everybody asks at once: in small groups, so that others are answered in between.
+        self._asking = asyncio.Semaphore(_AT_ONCE)
+        self._inbox = Inbox(lambda messages: self._call(driver.accept_all, messages))
         self._announced = driver.parameters.to_bytes()
         self._changed = asyncio.Event()  # set once a stage has closed, then replaced
         self._answered = asyncio.Event()  # something came that may end the stage
@@ -126,20 +147,37 @@ class HttpServer:
             ConfigError: The address cannot be opened.
             SecFedError: The state cannot be written.
         """
-        app = web.Application()
+        app = web.Application(middlewares=[self._mark_busy])
         app.router.add_get("/v1/session", self._session)
         app.router.add_post("/v1/sessions/{session}/clients/{client}/{stage}", self._post)
         app.router.add_get("/v1/sessions/{session}/clients/{client}/{stage}", self._get)
-        runner = web.AppRunner(app, access_log=None, lingering_time=_LINGERING_SECONDS, shutdown_timeout=2.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            lingering_time=_LINGERING_SECONDS,
+            shutdown_timeout=2.0,
+            handler_cancellation=True,  # a client that is gone waits for nothing
+            auto_decompress=False,  # a small body must not become a large one
+        )
         await runner.setup()
+        assert runner.server is not None
+        self._connections = Connections(runner.server, self._most, self._limits.idle_seconds)
+        closing = asyncio.create_task(self._connections.close_idle())
+        listener: asyncio.Server | None = None
         try:
             try:
-                site = web.TCPSite(runner, self._host, self._port, ssl_context=self._tls)
-                await site.start()
+                listener = await asyncio.get_running_loop().create_server(
+                    self._connections,
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=_HANDSHAKE_SECONDS if self._tls else None,
+                    backlog=1024,
+                )
             except OSError as error:
                 raise ConfigError(f"{self._host} port {self._port} cannot be opened: {error.strerror}") from None
             host = f"[{self._host}]" if ":" in self._host else self._host
-            self.url = f"{'https' if self._tls else 'http'}://{host}:{runner.addresses[0][1]}"
+            self.url = f"{'https' if self._tls else 'http'}://{host}:{listener.sockets[0].getsockname()[1]}"
             _log.info("listening url=%s", self.url, extra={"event": "listening", "url": self.url})
             if started:
                 started(self.url)
@@ -149,15 +187,33 @@ class HttpServer:
             await self._let_clients_know(linger)
         finally:
             self._wake()
+            closing.cancel()
+            if listener:
+                listener.close()
             await runner.cleanup()
+            self._thread.shutdown()
+            if turned_away := self._connections.turned_away:
+                fields = {"event": "too many", "turned_away": turned_away}
+                _log.info("connections beyond %d: %d turned away", self._most, turned_away, extra=fields)
+
+    async def _call(self, function: Callable[_Given, _Found], *given: _Given.args, **named: _Given.kwargs) -> _Found:
+        """Run a function of the driver in the thread that has it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *given, **named))
+
+    @web.middleware
+    async def _mark_busy(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        with self._connections.busy(request.protocol):
+            return await handler(request)
 
     async def _close_stages(self) -> None:
         while not self._driver.over:
             self._answered.clear()
             if self._broken:
                 raise self._broken
-            if await asyncio.to_thread(lambda: self._driver.due):
-                await asyncio.to_thread(self._driver.close_stage, self._driver.stage)
+            if await self._call(lambda: self._driver.due):
+                await self._call(self._driver.close_stage, self._driver.stage)
                 self._wake()
                 continue
             with suppress(TimeoutError):
@@ -176,8 +232,10 @@ class HttpServer:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _session(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._announced, content_type="application/json")
+    async def _session(self, request: web.Request) -> web.StreamResponse:
+        if not self._rate.allows(request.remote or ""):
+            return _later("too many requests from this address", request)
+        return await self._send(request, self._announced, "application/json")
 
     def _who(self, request: web.Request) -> tuple[int, Stage]:
         """Return who asks about which stage, once it has proved to be that client."""
@@ -215,16 +273,21 @@ class HttpServer:
 
     async def _post(self, request: web.Request) -> web.Response:
         client_id, stage = self._who(request)
-        limit = await asyncio.to_thread(self._driver.limit, client_id, stage)  # a closing stage holds the driver
+        limit = await self._call(self._driver.limit, client_id, stage)
         if not limit:
             answer = Answer.EARLY if stage > self._driver.stage else Answer.LATE
             return _plain(_STATUS[answer], f"the session is in stage {self._driver.stage.name}", request)
+        if (request.content_length or 0) > limit:
+            raise _refusal(web.HTTPRequestEntityTooLarge, request, f"at most {limit} bytes are allowed", limit)
         if client_id in self._uploading:
             return _plain(429, "another message of this client is being read", request)
         self._uploading.add(client_id)
         try:
-            message = await _read(request, limit)
-            verdict = await asyncio.to_thread(self._driver.accept, client_id, stage, message)
+            with self._uploads.room(request.content_length or limit):
+                message = await self._read(request, limit)
+                verdict = await self._inbox.put(client_id, stage, message)
+        except FullError:
+            return _later("the server reads as many messages as it has memory for", request)
         except SecFedError as error:
             self._broken = error
             self._answered.set()
@@ -236,41 +299,65 @@ class HttpServer:
             return web.Response(status=204)
         return _plain(_STATUS[verdict.answer], verdict.reason)
 
-    async def _get(self, request: web.Request) -> web.Response:
+    async def _get(self, request: web.Request) -> web.StreamResponse:
         client_id, stage = self._who(request)
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(POLL_SECONDS):
-                while True:
-                    changed = self._changed
-                    try:
-                        body = await asyncio.to_thread(self._driver.request, client_id, stage)
-                    except SecFedError as error:
-                        return _plain(410, str(error))
-                    finally:
-                        self._answered.set()
-                    if body is not None:
-                        return web.Response(body=body, content_type="application/octet-stream")
-                    await changed.wait()
-        return web.Response(status=204)
+                body = await self._awaited(client_id, stage)
+        except TimeoutError:
+            return web.Response(status=204)
+        except SecFedError as error:
+            return _plain(410, str(error))
+        return await self._send(request, body, "application/octet-stream")
 
-
-async def _read(request: web.Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes; a longer or broken one is never delivered."""
-    if (request.content_length or 0) > limit:
-        raise _refusal(web.HTTPRequestEntityTooLarge, request, f"at most {limit} bytes are allowed", limit)
-    body = bytearray()
-    try:
+    async def _awaited(self, client_id: int, stage: Stage) -> bytes:
+        """Wait for a client's request of a stage."""
         while True:
-            async with asyncio.timeout(SILENT_SECONDS):
-                chunk = await request.content.readany()
+            changed = self._changed
+            try:
+                async with self._asking:
+                    body = await self._call(self._driver.request, client_id, stage)
+            finally:
+                self._answered.set()
+            if body is not None:
+                return body
+            await changed.wait()
+
+    async def _send(self, request: web.Request, body: bytes, content_type: str) -> web.StreamResponse:
+        """Send a body in pieces, each when the one before has left; a client that takes too long is cut off."""
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        response.content_length = len(body)
+        try:
+            async with asyncio.timeout(self._limits.silent_seconds + len(body) / self._limits.bytes_per_second):
+                await response.prepare(request)
+                for start in range(0, len(body), _CHUNK):
+                    await response.write(body[start : start + _CHUNK])
+                await response.write_eof()
+        except TimeoutError:
+            _log_refusal(200, request, f"took less than {self._limits.bytes_per_second:g} bytes per second")
+            if request.transport:
+                request.transport.abort()
+        return response
+
+    async def _read(self, request: web.Request, limit: int) -> bytes:
+        """Read a body of at most `limit` bytes; a longer, broken or too slow one is never delivered."""
+        limits, start, body = self._limits, time.monotonic(), bytearray()
+        end_of_stage = start + self._driver.seconds_left + _AFTER_THE_STAGE
+        while True:
+            now = time.monotonic()
+            slowest = start + limits.silent_seconds + len(body) / limits.bytes_per_second
+            until = min(now + limits.silent_seconds, slowest, end_of_stage)
+            try:
+                async with asyncio.timeout(until - now):
+                    chunk = await request.content.readany()
+            except TimeoutError:
+                reason = f"{len(body)} bytes in {time.monotonic() - start:.1f} seconds"
+                raise _refusal(web.HTTPRequestTimeout, request, reason) from None
             if not chunk:
-                break
+                return bytes(body)
             if len(body) + len(chunk) > limit:
                 raise _refusal(web.HTTPRequestEntityTooLarge, request, f"at most {limit} bytes are allowed", limit)
             body += chunk
-    except TimeoutError:
-        raise _refusal(web.HTTPRequestTimeout, request, f"no byte for {SILENT_SECONDS:g} seconds") from None
-    return bytes(body)
 
 
 def _refusal(kind: Any, request: web.Request, reason: str, limit: int | None = None) -> web.HTTPException:
@@ -285,6 +372,13 @@ def _plain(status: int, reason: str, request: web.Request | None = None) -> web.
     if request is not None:  # its body was not read
         _log_refusal(status, request, reason)
         response.force_close()
+    return response
+
+
+def _later(reason: str, request: web.Request) -> web.Response:
+    """Answer 503: the request may be repeated after some seconds."""
+    response = _plain(503, reason, request)
+    response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response
 
 

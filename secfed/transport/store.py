@@ -59,27 +59,8 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._durable = path is not None
-        self._name = ":memory:" if path is None else str(path)
-        try:
-            if path is not None:
-                _make_private(Path(path))
-            self._database = sqlite3.connect(self._name, isolation_level=None, check_same_thread=False, timeout=1.0)
-            # One process only: two servers of one session would announce two sets of survivors.
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._open()
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"the state {self._name} cannot be used: {error}") from None
-
-    def _open(self) -> None:
-        with self._transaction():
-            if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                for statement in _TABLES.split(";"):
-                    self._database.execute(statement)
-                self._set(layout=_LAYOUT)
-            elif self._fact("layout") != _LAYOUT:
-                raise sqlite3.DatabaseError("it is no state of a session, or one of another version")
+        self._handed_out = (b"", b"")  # the last request's digest and bytes
+        self._database = open_private(None if path is None else Path(path), _TABLES, _LAYOUT)
 
     def close(self) -> None:
         """Release the file."""
@@ -100,10 +81,14 @@ class Store:
             self._replace_requests(outbox)
 
     def log(self, stage: Stage, client_id: int, message: bytes) -> None:
-        """Write an accepted message; when this returns, it is on the disk."""
+        """Write an accepted message; when this returns, or the transaction around it ends, it is on the disk."""
         body = message if self._durable else None  # without a file there is no restart that would read it
         row = (int(stage), client_id, hashlib.sha256(message).digest(), len(message), body)
         self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", row)
+
+    def together(self) -> "Transaction":
+        """Return a context in which everything that is written reaches the disk at its end, all of it or nothing."""
+        return self._transaction()
 
     def accepted(self, stage: Stage, client_id: int) -> tuple[bytes, int] | None:
         """Return the SHA-256 and the size in bytes of the message accepted from a client in a stage, or None."""
@@ -135,10 +120,17 @@ class Store:
             self._replace_requests(outbox)
 
     def request(self, client_id: int) -> bytes | None:
-        """Return the present stage's request for a client, or None if it is not asked."""
-        query = "SELECT body FROM requests JOIN bodies USING (digest) WHERE client_id = ?"
-        found = self._database.execute(query, (client_id,)).fetchone()
-        return bytes(found[0]) if found else None
+        """Return the present stage's request for a client, or None if it is not asked.
+
+        Clients that are sent the same bytes get one object: a thousand downloads at a time need them once.
+        """
+        query = "SELECT digest FROM requests WHERE client_id = ?"
+        if not (found := self._database.execute(query, (client_id,)).fetchone()):
+            return None
+        if found[0] != self._handed_out[0]:
+            [body] = self._database.execute("SELECT body FROM bodies WHERE digest = ?", found).fetchone()
+            self._handed_out = (bytes(found[0]), bytes(body))
+        return self._handed_out[1]
 
     def _replace_requests(self, outbox: Mapping[int, bytes]) -> None:
         self._database.execute("DELETE FROM requests")
@@ -157,11 +149,11 @@ class Store:
         found = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return bytes(found[0]) if found else None
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._database)
+    def _transaction(self) -> "Transaction":
+        return Transaction(self._database)
 
 
-class _Transaction:
+class Transaction:
     """All of the statements inside, or none."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -172,6 +164,42 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def open_private(path: Path | None, tables: str, layout: bytes) -> sqlite3.Connection:
+    """Open a database that only its owner may read and only this process may use; None is one in memory.
+
+    What is written is on the disk when its transaction ends.
+
+    Args:
+        path: The file, made if there is none.
+        tables: Statements that make the tables of a new file, a table `facts` (name, value) among them.
+        layout: What the file says of itself, in `facts`.
+
+    Raises:
+        ConfigError: The file cannot be made or read, has another layout, is readable for others, or is in use by
+            another process.
+    """
+    name = ":memory:" if path is None else str(path)
+    try:
+        if path is not None:
+            _make_private(path)
+        database = sqlite3.connect(name, isolation_level=None, check_same_thread=False, timeout=1.0)
+        # One process only: two servers of one session would announce two sets of survivors, and two clients answer
+        # one request twice.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        with Transaction(database):
+            if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                for statement in tables.split(";"):
+                    database.execute(statement)
+                database.execute("INSERT INTO facts VALUES ('layout', ?)", (layout,))
+            elif database.execute("SELECT value FROM facts WHERE name = 'layout'").fetchone() != (layout,):
+                raise sqlite3.DatabaseError("it is no state of a session, or one of another version")
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"the state {name} cannot be used: {error}") from None
+    return database
 
 
 def _make_private(path: Path) -> None:

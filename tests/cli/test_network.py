@@ -41,12 +41,13 @@ def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Pa
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     serve = ("serve", "--like", "model.npz", "--roster", "roster.json", "--port", port, "--max-weight", 2)
-    serve = (*serve, "--state", "session.db", "--json")
+    serve = (*serve, "--state", "session.db", "--stage-timeout", "UNMASKING=30", "--json")
     server = start(*serve)
     joins = [
         start(
             "join", f"http://127.0.0.1:{port}", f"update-{i}.npz", "--id", i, "--weight", 1 + (i == 3),
             "--identity", f"client-{i}.key", "--roster", "roster.json", "--clip", 4, "--json",
+            "--state", f"client-{i}.db", "--record", f"record-{i}.db",
         )
         for i in (1, 2, 3)
     ]  # fmt: skip
@@ -127,6 +128,12 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
         (("serve", "--like", "absent.npz", "--clients", 3), "absent.npz cannot be read"),
         (("serve", "--like", "broken.npz", "--clients", 3), "broken.npz is no .npz file"),
         (("serve", "--like", "model.npz", "--roster", "absent.json"), "roster absent.json cannot be read"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "SHARE=3"), "one of ADVERTISE_KEYS, "),
+        (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "DONE=3"), "--stage-timeout DONE=3"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "SHARE_KEYS"), "needed STAGE=SECONDS"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "SHARE_KEYS=0"), "needed a positive"),
+        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--state", "broken.npz"), "broken.npz"),
+        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--record", "broken.npz"), "broken.npz"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "belong together"),
         (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "plain HTTP to 192.0.2.1"),
         (("join", "https://127.0.0.1:1", "update-1.npz", "--id", 1, "--ca", "absent"), "absent cannot be used"),

@@ -10,7 +10,7 @@ import pytest
 
 from secfed.errors import ConfigError, SecFedError
 from secfed.secagg import Stage
-from secfed.transport import Driver, HttpServer, Store
+from secfed.transport import Driver, HttpServer, Limits, Store
 from secfed.transport.parameters import bearer
 from tests.transport.sessions import (
     IDS,
@@ -158,7 +158,9 @@ def test_bodies_that_are_too_long_or_out_of_turn_change_nothing() -> None:
     assert found == [413, 413, 422, 425, 425, 404, 204, 409, 204]
 
 
-def half_sent(driver: Driver, afterwards: Callable[[str, dict[str, str], bytes, Any, Any], Awaitable[None]]) -> None:
+def half_sent(
+    driver: Driver, afterwards: Callable[[str, dict[str, str], bytes, Any, Any], Awaitable[None]], **options: Any
+) -> None:
     """Send all but the last byte of client 2's first message, and call a function with what is left to do.
 
     Its arguments are the URL, the headers and the message to send in whole, then the reader and the writer of the
@@ -169,7 +171,7 @@ def half_sent(driver: Driver, afterwards: Callable[[str, dict[str, str], bytes, 
     path = f"/v1/sessions/{driver.parameters.session.hex()}/clients/2/ADVERTISE_KEYS"
 
     async def session() -> None:
-        async with serving(driver) as url:
+        async with serving(driver, **options) as url:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {headers['Authorization']}\r\n"
             writer.write(f"{head}Content-Length: {len(message)}\r\n\r\n".encode() + message[:-1])
@@ -214,15 +216,14 @@ def test_one_message_of_a_client_is_read_at_a_time() -> None:
     half_sent(driver, send_another)
 
 
-def test_body_that_comes_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secfed.transport.http_server.SILENT_SECONDS", 0.2)
+def test_body_that_comes_too_slowly_is_given_up() -> None:
     driver = driver_of()
 
     async def wait(url: str, headers: dict[str, str], message: bytes, reader: Any, _: Any) -> None:
         assert b" 408 " in await reader.readline()
         assert await status_of_post(url, headers, message) == 204
 
-    half_sent(driver, wait)
+    half_sent(driver, wait, limits=Limits(silent_seconds=0.2))
 
 
 def test_server_that_cannot_write_its_state_stops(monkeypatch: pytest.MonkeyPatch) -> None:
