@@ -77,8 +77,8 @@ def traced() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_thousand_clients_need_little_memory_beside_the_sum(traced: None) -> None:
-    """The bound is well below one vector of 400 kB for each client: 16 kB for a client's keys and shares."""
-    clients, length = 1_000, 100_000
+    """The bound is well below one vector of 80 kB for each client: 16 kB for a client's keys and shares."""
+    clients, length = 1_000, 20_000
     chosen = parameters(clients=clients, corrupt_fraction=0.05, dropout_fraction=0.05)
     config = Config(
         range(1, clients + 1), chosen.threshold, length, neighbors=chosen.neighbors, colluders=chosen.colluders
