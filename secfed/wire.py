@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Any, ClassVar, Self, get_args, get_type_hints
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -180,3 +181,23 @@ def set_from_bytes(data: bytes, clients: int) -> Set:
     if bits[clients:].any():
         raise MalformedMessageError(f"a set has members beyond the {clients} clients", len(data) - 1)
     return bits[:clients].view(np.bool_)
+
+
+def shared_set(data: bytes, clients: int) -> Set:
+    """Decode a set of clients as one that nobody can write to.
+
+    The parties of one process share it while one of them holds it. Without that, the memory of a simulation would grow
+    with the square of the clients, for each keeps sets of all of them.
+
+    Raises:
+        MalformedMessageError: C1, wrong length or bits beyond the last client.
+    """
+    members = _sets.get((clients, data))
+    if members is None:
+        members = set_from_bytes(data, clients)
+        members.flags.writeable = False
+        _sets[clients, data] = members
+    return members
+
+
+_sets: WeakValueDictionary[tuple[int, bytes], Set] = WeakValueDictionary()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 import numpy as np
@@ -20,6 +20,7 @@ from secfed.encoding.compression import Compression
 from secfed.encoding.flatten import Update, structure
 from secfed.errors import ConfigError
 from secfed.secagg.config import Adversary, Config, Policy
+from secfed.secagg.session import Progress
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class SecAgg(IntegerAggregator):
             rotation leaves no arrays that could have their own.
         scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
             needs two or three more `bits` for the same error.
+        progress: Called as in `secagg.run_session`, for a progress bar.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -102,6 +104,7 @@ class SecAgg(IntegerAggregator):
     rounding_seed: int | None = None
     compression: Compression | Sequence[Compression] | None = None
     scale_weights: bool = False
+    progress: Progress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.threshold, str):
@@ -158,7 +161,7 @@ class SecAgg(IntegerAggregator):
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
         """Return a session among these clients; each insists on enough survivors for the noise."""
         make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
-        return SecureAggregation(client_ids, make_config, self.policy or Policy(), transform.fewest)
+        return SecureAggregation(client_ids, make_config, self.policy or Policy(), transform.fewest, self.progress)
 
     def _fewest_with_distributed_noise(self, privacy: DistributedGaussian, clients: int) -> int:
         if privacy.minimum_survivors is not None:

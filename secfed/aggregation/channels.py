@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from secfed.crypto.ring import narrowest_dtype
 from secfed.errors import ConfigError, FaultyClientError, FaultyServerError, TooFewSurvivorsError
 from secfed.paillier import Config as PaillierConfig
 from secfed.secagg.config import Config, Policy
-from secfed.secagg.session import run_session
+from secfed.secagg.session import Progress, run_session
 from secfed.secagg.stages import Stage
 
 Protection = Literal["plain", "secagg", "paillier"]
@@ -136,12 +136,14 @@ class SecureAggregation:
         make_config: Returns the session's parameters for the clients' positions.
         policy: What every client insists on.
         fewest: Every client also insists on so many survivors before it helps to unmask: fewer bring too little noise.
+        progress: Called as in `secagg.run_session`.
     """
 
     clients: tuple[int, ...]
     make_config: Callable[[Iterable[int]], Config]
     policy: Policy
     fewest: int = 0
+    progress: Progress | None = field(default=None, repr=False)
     protection: Protection = "secagg"
 
     @cached_property
@@ -179,6 +181,7 @@ class SecureAggregation:
                 vector_at,
                 dropouts={position_of[client_id]: stage for client_id, stage in silent.items()},
                 policy=policy,
+                progress=self.progress,
                 observer=observer
                 and (lambda stage, direction, position, data: observer(stage, direction, ids[position - 1], data)),
             )

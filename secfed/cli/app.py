@@ -43,6 +43,7 @@ class Dataset(StrEnum):
     DIGITS = "digits"
     MNIST = "mnist"
     FACES = "faces"
+    SYNTHETIC = "synthetic"
 
 
 class Algorithm(StrEnum):
@@ -100,7 +101,8 @@ def secfed(
 def simulate(
     context: typer.Context,
     dataset: Annotated[
-        Dataset, typer.Option(help="Data to train on; mnist and faces need the extra data.")
+        Dataset,
+        typer.Option(help="Data to train on; mnist and faces need the extra data, synthetic is made up."),
     ] = Dataset.DIGITS,
     clients: Annotated[
         int | None,
@@ -313,8 +315,8 @@ def simulate(
     except OSError as error:
         raise SecFedError(f"cannot make the folder {output}: {error.strerror}") from None
     started = time.perf_counter()
-    with display.live_table(settings, Console(stderr=True)) as watch:
-        outcome = run(settings, watch)
+    with display.live_table(settings, Console(stderr=True)) as (watch, step):
+        outcome = run(settings, watch, step)
     seconds = time.perf_counter() - started
     file = output / "accuracy.png"
     try:

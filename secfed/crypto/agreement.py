@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -75,3 +77,25 @@ def is_sound(public_key: bytes) -> bool:
         return False
     canonical = public_key[31] < 0x7F or int.from_bytes(public_key, "little") < _P
     return canonical and public_key not in _LOW_ORDER
+
+
+def are_sound(public_keys: bytes) -> bool:
+    """Tell whether `is_sound` holds for each of many public keys of 32 bytes, one after the other."""
+    # Of random keys one in 128 may be out of range, and none begins like a key of low order: look closer at those.
+    last = np.frombuffer(public_keys, np.uint8).reshape(-1, KEY_BYTES)[:, -1]
+    suspects = np.flatnonzero((last >= 0x7F) | np.isin(_beginnings(public_keys), _beginnings(b"".join(_LOW_ORDER))))
+    return all(is_sound(public_keys[KEY_BYTES * i : KEY_BYTES * (i + 1)]) for i in suspects.tolist())
+
+
+def are_distinct(public_keys: bytes) -> bool:
+    """Tell whether no two of many public keys of 32 bytes, one after the other, are the same."""
+    beginnings = np.sort(_beginnings(public_keys))
+    if (beginnings[1:] != beginnings[:-1]).all():
+        return True
+    keys = {public_keys[start : start + KEY_BYTES] for start in range(0, len(public_keys), KEY_BYTES)}
+    return len(keys) == len(beginnings)
+
+
+def _beginnings(public_keys: bytes) -> npt.NDArray[np.uint64]:
+    """Return the first 8 bytes of each key as a number."""
+    return np.frombuffer(public_keys, "<u8").reshape(-1, KEY_BYTES // 8)[:, 0]

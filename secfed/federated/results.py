@@ -71,12 +71,14 @@ class Results:
 
     def _train(self) -> Iterator[tuple[int, Any]]:
         for client_id, examples in self._data.items():
-            result: Any
-            try:
-                result = self._local_update(unflatten(self._values, self._like), examples)
-            except EncodingError as error:  # as good as a result that does not fit
-                result = error
-            yield client_id, result
+            yield client_id, self._result(examples)
+
+    def _result(self, examples: Any) -> Any:
+        """Train one client; in a function of its own, so that nothing holds its update while the next one trains."""
+        try:
+            return self._local_update(unflatten(self._values, self._like), examples)
+        except EncodingError as error:  # as good as a result that does not fit
+            return error
 
 
 def _objection(like: Structure, result: Any) -> str:

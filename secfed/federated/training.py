@@ -183,6 +183,7 @@ class Training(ABC):
             callbacks: Each is called with every report before `rounds` yields it. To stop early, stop iterating.
             progress: `progress(round, trained, cohort)`, called after each client's local training: how many clients
                 of how many have trained. Numbers start over if a client ended a session and the others train again.
+                For the stages of a session around it there is `SecAgg(progress=...)`.
 
         Yields:
             A report for each round. A round with too few survivors leaves the model as it was and says so.

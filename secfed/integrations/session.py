@@ -64,6 +64,8 @@ class Terms:
             )
         if aggregator.rounding_seed is not None:
             raise ConfigError("rounding_seed is for simulations in one process: sites round with fresh randomness")
+        if aggregator.progress is not None:
+            raise ConfigError("progress is for simulations in one process: sites answer by themselves")
         if self.privacy is None and aggregator.max_weight is None:
             raise ConfigError(
                 "max_weight is None: needed the largest weight of a site, such as its number of examples, for sites "

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from secfed.concurrency import refused_while_busy
 from secfed.crypto import aead, shamir, signing
-from secfed.crypto.agreement import KEY_BYTES, KeyPair, is_sound
+from secfed.crypto.agreement import KEY_BYTES, KeyPair, are_distinct, are_sound
 from secfed.crypto.entropy import DerivedEntropy, Entropy, SystemEntropy
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError, StageError
 from secfed.secagg import binding, masking, messages, snapshot, stages
@@ -26,7 +26,7 @@ from secfed.secagg.shares import open_pairs, split
 from secfed.secagg.stages import KINDS, Exchange, Request, Response, Stage, following, longest_request
 from secfed.secagg.states import Held, Joined, Keys, Masked, Shared, Signed
 from secfed.secagg.survivors import check_signatures, check_survivors
-from secfed.wire import Message, Pieces, kind_of, set_from_bytes, set_to_bytes, view
+from secfed.wire import Message, Pieces, Set, kind_of, set_from_bytes, set_to_bytes, shared_set, view
 
 Before = TypeVar("Before", bound=Held)
 
@@ -57,7 +57,6 @@ class Client:
 
     Attributes:
         stage: The stage whose request it awaits.
-        survivors: Ids of the clients in the sum, once it has helped to unmask it; before that nobody.
 
     Security:
         The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors'
@@ -100,11 +99,16 @@ class Client:
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
-        self.survivors: tuple[int, ...] = ()
+        self._survivors: Set | None = None
         self._state: Held | None = Joined(vector if callable(vector) else masking.checked(vector, config, copy=copy))
 
     def __repr__(self) -> str:
         return f"Client(client_id={self.client_id}, stage={self.stage.name})"
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Ids of the clients in the sum, once it has helped to unmask it; before that nobody."""
+        return () if self._survivors is None else tuple(self._config.ids[self._survivors].tolist())
 
     def __reduce__(self) -> str:
         raise TypeError("a Client holds secrets and cannot be pickled; see to_bytes")
@@ -283,7 +287,7 @@ class Client:
 
     def _share_keys(self, state: Keys, request: messages.ShareKeysRequest) -> tuple[messages.ShareKeysResponse, Shared]:
         config, me = self._config, self._position
-        advertised = set_from_bytes(request.advertised, len(config.client_ids))
+        advertised = shared_set(request.advertised, len(config.client_ids))
         members = np.flatnonzero(advertised)
         channel_keys = messages.column(request.channel_keys, KEY_BYTES, len(members), "channel keys")
         mask_keys = messages.column(request.mask_keys, KEY_BYTES, len(members), "mask keys")
@@ -296,9 +300,9 @@ class Client:
         listed = (channel_keys[place], mask_keys[place], signatures[place] if signed else b"") if advertised[me] else ()
         if listed != own:  # C5
             raise FaultyServerError("this client's own keys are missing or altered", "C5")
-        if len({*channel_keys, *mask_keys}) < 2 * len(members):  # C6
+        if not are_distinct(all_keys := request.channel_keys + request.mask_keys):  # C6
             raise FaultyServerError("two clients have the same public key", "C6")
-        if not all(map(is_sound, channel_keys)) or not all(map(is_sound, mask_keys)):  # C7
+        if not are_sound(all_keys):  # C7
             raise FaultyServerError("a public key is not canonical or of low order", "C7")
         for i, signature in enumerate(signatures):  # C8
             peer = config.client_ids[members[i]]
@@ -339,7 +343,7 @@ class Client:
         self, state: Shared, request: messages.MaskedInputCollectionRequest
     ) -> tuple[messages.MaskedInputCollectionResponse, Masked]:
         config, me, ids = self._config, self._position, self._config.client_ids
-        shared = set_from_bytes(request.shared, len(ids))
+        shared = shared_set(request.shared, len(ids))
         pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
         if not shared[me] or (shared & ~state.advertised).any():  # C10
             raise FaultyServerError(
@@ -372,7 +376,7 @@ class Client:
     def _consistency_check(
         self, state: Masked, request: messages.ConsistencyCheckRequest
     ) -> tuple[messages.ConsistencyCheckResponse, Signed]:
-        survivors = set_from_bytes(request.survivors, len(self._config.client_ids))
+        survivors = shared_set(request.survivors, len(self._config.client_ids))
         check_survivors(self._config, self._policy, self._position, state, survivors)
         signature = self._sign(binding.survivors(state.session_id, request.survivors))
         after = Signed(state.session_id, state.advertised, state.graph, state.shared, state.shares, survivors)
@@ -380,7 +384,7 @@ class Client:
 
     def _unmasking(self, state: Masked, request: messages.UnmaskingRequest) -> tuple[messages.UnmaskingResponse, None]:
         clients = len(self._config.client_ids)
-        survivors = set_from_bytes(request.survivors, clients)
+        survivors = shared_set(request.survivors, clients)
         dropouts = set_from_bytes(request.dropouts, clients)
         signers = np.flatnonzero(set_from_bytes(request.signers, clients))
         signatures = messages.column(request.signatures, signing.SIGNATURE_BYTES, len(signers), "signatures")
@@ -406,7 +410,7 @@ class Client:
         shares = [
             pair[size:] if survivors[position] else pair[:size] for position, pair in sorted(state.shares.items())
         ]
-        self.survivors = tuple(int(self._config.client_ids[position]) for position in np.flatnonzero(survivors))
+        self._survivors = survivors
         return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
 
     def _sign(self, data: bytes) -> bytes:

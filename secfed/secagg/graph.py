@@ -4,6 +4,7 @@
 
 import hashlib
 from functools import cached_property
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -14,6 +15,8 @@ from secfed.secagg.config import LABEL, Config
 from secfed.wire import Set
 
 Positions = npt.NDArray[np.intp]
+# Neighbors that are looked up at a time: bounds memory.
+_BLOCK_ELEMENTS = 1 << 18
 
 
 def graph_of(config: Config, advertised: Set, session_id: bytes) -> "Graph":
@@ -55,6 +58,10 @@ class Graph:
         return self._members[order]
 
     @cached_property
+    def _steps(self) -> Positions:
+        return np.concatenate((np.arange(-self._half, 0), np.arange(1, self._half + 1)))
+
+    @cached_property
     def _place(self) -> Positions:
         """The place on the ring of the client at each position."""
         place = np.empty(int(self._members[-1]) + 1, np.intp)
@@ -66,8 +73,12 @@ class Graph:
         if self._everyone:
             others: Positions = self._members[self._members != position]
             return others
-        steps = np.concatenate((np.arange(-self._half, 0), np.arange(1, self._half + 1)))
-        return np.sort(self._ring[(self._place[position] + steps) % len(self._ring)])
+        return np.sort(self._around(self._place[position]))
+
+    def _around(self, places: Any) -> Positions:
+        """Return the neighbors of the clients at some places on the ring, in a last axis."""
+        found: Positions = self._ring[(places + self._steps) % len(self._ring)]
+        return found
 
     def holders(self, position: int) -> Positions:
         """Return the clients that hold shares of one client's secrets, ascending; symmetric, like the graph.
@@ -81,10 +92,15 @@ class Graph:
         """Return the owners of which fewer than `threshold` holders are among the given clients."""
         if self._complete:  # all have the same holders
             return [] if int(among.sum()) >= threshold else np.flatnonzero(owners).tolist()
+        positions = np.flatnonzero(owners)
+        if self._everyone:
+            return [position for position in positions.tolist() if int(among[self.holders(position)].sum()) < threshold]
+        rows = max(1, _BLOCK_ELEMENTS // len(self._steps))
+        blocks = [positions[start : start + rows] for start in range(0, len(positions), rows)]
         return [
             position
-            for position in np.flatnonzero(owners).tolist()
-            if int(among[self.holders(position)].sum()) < threshold
+            for block in blocks
+            for position in block[among[self._around(self._place[block][:, None])].sum(axis=1) < threshold].tolist()
         ]
 
 

@@ -4,8 +4,9 @@
 same, and a test compares the two.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Self, overload
 
 from secfed.crypto.aead import TAG_BYTES
 from secfed.crypto.agreement import KEY_BYTES
@@ -151,7 +152,29 @@ def whole_parts(data: bytes, part_bytes: int, what: str) -> int:
     return len(data) // part_bytes
 
 
-def column(data: bytes, part_bytes: int, parts: int, what: str) -> list[bytes]:
+class Column(Sequence[bytes]):
+    """The parts of a column, each cut out when it is asked for: a client needs few of thousands."""
+
+    def __init__(self, data: bytes, part_bytes: int) -> None:
+        self._data, self._part_bytes = data, part_bytes
+
+    def __len__(self) -> int:
+        return len(self._data) // self._part_bytes
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        size = self._part_bytes
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._data[size * index : size * (index + 1)]
+
+
+def column(data: bytes, part_bytes: int, parts: int, what: str) -> Column:
     """Cut a column into its parts.
 
     Raises:
@@ -161,4 +184,4 @@ def column(data: bytes, part_bytes: int, parts: int, what: str) -> list[bytes]:
         raise MalformedMessageError(
             f"{what} have {len(data)} bytes, {parts} of {part_bytes} bytes are needed", len(data)
         )
-    return [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
+    return Column(data, part_bytes)

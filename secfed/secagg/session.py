@@ -19,6 +19,7 @@ from secfed.secagg.stages import Stage
 
 Direction = Literal["to_client", "to_server"]
 Observer = Callable[[Stage, Direction, int, bytes], None]
+Progress = Callable[[Stage, int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,15 @@ def run_session(
     policy: Policy | None = None,
     observer: Observer | None = None,
     entropies: Callable[[int], Entropy | None] = lambda party: None,
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Run one session in memory.
+
+    Clients speak one after the other. Between two stages a client holds its keys and shares, some kilobytes for a few
+    dozen neighbors; a vector, a request or an answer is let go before the next client speaks, and a client after its
+    last answer. So memory is that of the server, the sum, one vector under its masks, and those kilobytes for each
+    client (`docs/scale.md`).
 
     Args:
         config: The session's parameters.
@@ -64,12 +72,16 @@ def run_session(
         policy: The policy of every client.
         observer: Called with every message, as the server sees it: stage, direction, client id, bytes.
         entropies: Source of secrets of each party by id, 0 for the server; None is the operating system's.
+        threads: Threads that expand the masks of one party, by default one for each usable core. They change nothing in
+            the result.
+        progress: `progress(stage, done, asked)`, called when the server has sent a stage's requests and after each
+            client, whether it answers or not: how many clients of how many the stage is done with.
 
     Returns:
         The sum and what it cost. With adversary `"malicious_server"` identity keys are made for this session alone.
 
     Raises:
-        ConfigError: A vector is missing, or a dropout is no client.
+        ConfigError: A vector is missing, a dropout is no client, or `progress` is no function.
         EncodingError: A vector does not fit.
         TooFewSurvivorsError: Too many dropouts.
 
@@ -85,13 +97,15 @@ def run_session(
         )
     if unknown := set(silent) - known:
         raise ConfigError(f"dropouts {sorted(unknown)[:5]} are not among the {len(known)} clients")
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress: found {progress!r:.100}, needed a function of stage, done and asked")
     keys: dict[int, SigningKey] = {}
     directory = None
     if config.malicious_server:
         keys = {client_id: SigningKey.generate() for client_id in config.client_ids}
         directory = {client_id: key.public_bytes for client_id, key in keys.items()}
-    server = Server(config, directory=directory, entropy=entropies(0))
-    collected: dict[int, npt.ArrayLike] = {}  # what a client is about to mask
+    server = Server(config, directory=directory, entropy=entropies(0), threads=threads)
+    collected: dict[int, Any] = {}  # what a client is about to mask
     clients = {
         client_id: Client(
             config,
@@ -101,6 +115,7 @@ def run_session(
             signing_key=keys.get(client_id),
             directory=directory,
             entropy=entropies(client_id),
+            threads=threads,
             copy=False,  # nobody changes a vector while this function runs
         )
         for client_id in config.client_ids
@@ -110,8 +125,10 @@ def run_session(
     seconds: dict[Stage, float] = {}
     outbox = server.open()
     while (stage := server.stage) is not None and stage is not Stage.DONE:
-        started = time.perf_counter()
-        for client_id in list(outbox):
+        started, asked = time.perf_counter(), list(outbox)
+        for done, client_id in enumerate(asked):
+            if progress:
+                progress(stage, done, len(asked))
             request = outbox.pop(client_id)
             bytes_down[client_id] += len(request)
             if observer:
@@ -120,16 +137,20 @@ def run_session(
                 clients.pop(client_id, None)
                 continue
             if stage is Stage.MASKED_INPUT_COLLECTION and not isinstance(vectors, Mapping):
-                vector = vectors(client_id)
-                if vector is None:
-                    del clients[client_id]
+                collected[client_id] = vectors(client_id)
+                if collected[client_id] is None:
+                    del clients[client_id], collected[client_id]
                     continue
-                collected[client_id] = vector
             response = clients[client_id].receive(request)
             bytes_up[client_id] += len(response)
             if observer:
                 observer(stage, "to_server", client_id, response)
             server.receive(client_id, response)
+            del request, response  # before the next client makes its vector
+            if stage is Stage.UNMASKING:  # it has said all that it will say
+                del clients[client_id]
+        if progress:
+            progress(stage, len(asked), len(asked))
         outbox = server.close_stage()
         seconds[stage] = time.perf_counter() - started
     return Result(server.sum, server.survivors, server.dropouts, tuple(server.faults), bytes_up, bytes_down, seconds)

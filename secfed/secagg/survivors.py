@@ -1,6 +1,6 @@
 """What a client demands of the survivors before it helps to unmask their sum: the checks C15 to C17 and C20 to C22."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def check_signatures(
     state: Masked,
     survivors: Set,
     signers: list[int],
-    signatures: list[bytes],
+    signatures: Sequence[bytes],
     survivors_bytes: bytes,
 ) -> None:
     """Check that enough clients have signed the same survivors as this client.

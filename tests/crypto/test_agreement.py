@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secfed.crypto.agreement import KeyPair, derive, is_sound
+from secfed.crypto.agreement import KeyPair, are_distinct, are_sound, derive, is_sound
 
 P = 2**255 - 19
 
@@ -170,3 +170,24 @@ def test_key_pair_shows_no_secret_and_refuses_to_be_copied_or_pickled() -> None:
     for action in (copy.copy, copy.deepcopy, *(lambda x, p=p: pickle.dumps(x, p) for p in range(6))):
         with pytest.raises(TypeError, match="cannot be pickled"):
             action(pair)
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_many_keys_are_sound_as_each_of_them_is(place: int) -> None:
+    keys = [KeyPair(bytes([i + 1]) * 32).public_bytes for i in range(5)]
+    assert are_sound(b"".join(keys))
+    top = 2**255 - 19
+    edges = [u.to_bytes(32, "little") for u in (2, top - 2, top - 1, top, top + 1, 2**255 - 1, 2**256 - 1)]
+    high = [keys[place][:31] + bytes([last]) for last in (0x7F, 0x80)]
+    for key in (*edges, *high, *map(bytes.fromhex, CANONICAL_LOW_ORDER)):
+        changed = [*keys[:place], key, *keys[place + 1 :]]
+        assert are_sound(b"".join(changed)) == is_sound(key), key.hex()
+    assert are_sound(b"")
+
+
+def test_two_equal_keys_among_many_are_found() -> None:
+    keys = [KeyPair(bytes([i + 1]) * 32).public_bytes for i in range(5)]
+    assert are_distinct(b"".join(keys))
+    assert not are_distinct(b"".join([*keys, keys[2]]))
+    assert are_distinct(b"".join([*keys, keys[2][:31] + bytes([keys[2][31] ^ 1])]))
+    assert are_distinct(b"")

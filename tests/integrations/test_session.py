@@ -363,6 +363,7 @@ def test_weight_that_does_not_fit_is_refused_and_not_told(weight: Any) -> None:
         (lambda: Terms(SecAgg(max_weight=4)), "could name two sites the cohort"),
         (lambda: Terms(SecAgg(threshold=3, max_weight=4, adversary="malicious_server")), "identity keys"),
         (lambda: Terms(SecAgg(threshold=3, max_weight=4, rounding_seed=1)), "rounding_seed is for simulations"),
+        (lambda: Terms(SecAgg(threshold=3, max_weight=4, progress=print)), "progress is for simulations"),
         (
             lambda: Terms(SecAgg(threshold=3), CentralGaussian(1.0, 1.0, adaptive=AdaptiveClipping())),
             "needed a fixed clip_norm",

@@ -28,16 +28,23 @@ _HEADS = {
     paillier.Stage.ENCRYPTED_INPUT_COLLECTION: "encryp-\nted\ninput",
     paillier.Stage.DECRYPTION: "decryp-\ntion",
 }
-# Lines that the table's head, its foot, the notes and the progress bar take.
-_OTHER_LINES = 13
+# Lines that the table's head, its foot, the notes and the progress bars take.
+_OTHER_LINES = 14
+# With so many clients a round takes long enough for a bar of its own.
+_MANY_CLIENTS = 1_000
+# How often that bar moves in a stage.
+_MOVES = 200
 
 
 @contextmanager
-def live_table(settings: Settings, console: "Console") -> Iterator[Callable[[RoundRecord], None]]:
-    """Show rounds as they come; yields what to call with each.
+def live_table(
+    settings: Settings, console: "Console"
+) -> Iterator[tuple[Callable[[RoundRecord], None], Callable[[str, int, int], None]]]:
+    """Show rounds as they come; yields what to call with each, and what to call with each step of a client.
 
     While the run goes on only the last rounds are shown, as many as the terminal has room for; at the end all are.
-    Where there is no terminal, only the end is printed.
+    Where there is no terminal, only the end is printed. With 1,000 clients or more there is a bar for the clients in
+    the present stage too, or, where there is no terminal, a line for each stage that is over.
     """
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -49,17 +56,20 @@ def live_table(settings: Settings, console: "Console") -> Iterator[Callable[[Rou
         TextColumn("rounds, left"),
         TimeRemainingColumn(),
     )
-    view = _View(settings, console, [], progress, progress.add_task("training", total=settings.rounds))
+    clients = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("clients")
+    )
+    view = _View(settings, console, [], progress, progress.add_task("training", total=settings.rounds), clients)
     if not console.is_terminal:
         try:
-            yield view.add
+            yield view.add, view.step
         finally:
             view.running = False
             console.print(view)
         return
     with Live(view, console=console) as live:
         try:
-            yield view.add
+            yield view.add, view.step
         finally:
             view.running = False
             live.vertical_overflow = "visible"
@@ -74,24 +84,38 @@ class _View:
     records: list[RoundRecord]
     progress: "Progress"
     task: "TaskID"
+    clients: "Progress"
     running: bool = True
 
     def add(self, record: RoundRecord) -> None:
         self.records.append(record)
         self.progress.advance(self.task)
 
+    def step(self, what: str, done: int, clients: int) -> None:
+        """Move the bar of the clients, or say that all of them are done."""
+        if self.settings.clients < _MANY_CLIENTS or (done % max(1, clients // _MOVES) and done < clients):
+            return
+        text = f"round {len(self.records) + 1}, {what.lower().replace('_', ' ')}"
+        if self.console.is_terminal:
+            if not self.clients.tasks:
+                self.clients.add_task(text)
+            self.clients.update(self.clients.task_ids[0], description=text, completed=done, total=clients)
+        elif done == clients:
+            self.console.print(f"{text}: {done:,} clients", highlight=False)
+
     def __rich__(self) -> "RenderableType":
         from rich.console import Group
 
+        bars = Group(self.clients, self.progress) if self.clients.tasks else self.progress
         if not self.records:
-            return self.progress if self.running else ""
+            return bars if self.running else ""
         shown = self.records
         if self.running:
             shown = shown[-max(1, self.console.height - _OTHER_LINES) :]
         table = round_table(self.settings, shown)
         notes = [f"[red]round {record.number} failed:[/] {record.failure}" for record in shown if record.failure]
         if self.running:
-            return Group(table, *notes[-1:], self.progress)
+            return Group(table, *notes[-1:], bars)
         return Group(table, *notes)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 
 import numpy as np
@@ -24,13 +25,19 @@ from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.federated import RoundReport
 from secfed.secagg import Stage
 
+# What is being done, and with how many clients of how many it is done.
+Step = Callable[[str, int, int], None]
 # The fewest survivors where the threshold does not say it, as a fraction of the expected cohort.
 _FEWEST = 2 / 3
 # More layers of noise would each cost every client a draw, and bring the sum's noise hardly nearer to what is needed.
 _LAYERS = 4
 
 
-def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda record: None) -> Outcome:
+def simulate(
+    settings: Settings,
+    watch: Callable[[RoundRecord], None] = lambda record: None,
+    step: Step = lambda what, done, clients: None,
+) -> Outcome:
     """Train, and train again in the clear with the same seed, cohorts and silent clients.
 
     Beside a run in which the clients add noise there is a third, in which the server does, for the same budget. All
@@ -39,6 +46,8 @@ def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda r
     Args:
         settings: What to run.
         watch: Called with each round's record as soon as it is there.
+        step: `step(what, done, clients)`, called after each client: the stage of the session, or the run in which
+            clients train, and how many clients of how many it is done with.
 
     Returns:
         The outcome. Rounds that fail for lack of survivors are in it; the run in the clear, which needs no threshold,
@@ -53,12 +62,14 @@ def simulate(settings: Settings, watch: Callable[[RoundRecord], None] = lambda r
     federation = LOADERS[settings.dataset](settings.clients, settings.alpha, settings.seed)
     model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
     secured = _secured(settings, federation)
+    if isinstance(secured, SecAgg):
+        secured = replace(secured, progress=lambda stage, done, asked: step(stage.name, done, asked))
     privacy = _privacy(settings)
     records, clipped = [], 0
     final = plain_final = model
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ClippingWarning)
-        for reports, seconds in _all_runs(settings, federation, model, secured, privacy):
+        for reports, seconds in _all_runs(settings, federation, model, secured, privacy, step):
             final, plain_final = reports.secured.model, reports.plain.model
             records.append(_record(settings, federation, reports, seconds))
             watch(records[-1])
@@ -198,16 +209,19 @@ def _all_runs(
     model: perceptron.Model,
     secured: SecAgg | Paillier | None,
     privacy: Privacy | None,
+    step: Step,
 ) -> Iterator[tuple[_Reports, float]]:
     """Yield each round's reports, and the wall time of the first."""
     nothing: Iterator[tuple[RoundReport | None, float]] = repeat((None, 0.0))
     central_rounds = fedavg_rounds = nothing
     if settings.algorithm != "fedavg":
-        fedavg_rounds = _rounds(_fedavg(settings), federation, model, Plain(), None)
+        fedavg_rounds = _rounds(_fedavg(settings), federation, model, Plain(), None, partial(step, "plain fedavg"))
     if isinstance(privacy, DistributedGaussian):
-        central_rounds = _rounds(settings, federation, model, Plain(), _central(settings))
-    plain_rounds = _rounds(settings, federation, model, Plain(), None)
-    for report, seconds in _rounds(settings, federation, model, secured or Plain(), privacy):
+        step_of_central = partial(step, "noise from the server")
+        central_rounds = _rounds(settings, federation, model, Plain(), _central(settings), step_of_central)
+    plain_rounds = _rounds(settings, federation, model, Plain(), None, partial(step, "plain"))
+    told = None if isinstance(secured, SecAgg) else partial(step, "training")  # a session tells its own stages
+    for report, seconds in _rounds(settings, federation, model, secured or Plain(), privacy, told):
         plain = next(plain_rounds)[0] if settings.protected else report
         yield _Reports(report, plain, next(central_rounds)[0], next(fedavg_rounds)[0]), seconds
 
@@ -227,6 +241,7 @@ def _rounds(
     model: perceptron.Model,
     aggregator: Aggregator,
     privacy: Privacy | None,
+    trained: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[RoundReport, float]]:
     """Train under an aggregator; yield each report with the round's wall time."""
     examples = {
@@ -261,6 +276,7 @@ def _rounds(
         dropouts=dropouts,
         durations=lambda client_id, number: factor[client_id],
         deadline=settings.deadline,
+        progress=trained and (lambda number, done, cohort: trained(done, cohort)),
     )
     # After the last round of a run in which all failed there is an error; the command says so after its table.
     with suppress(TooFewSurvivorsError):

@@ -110,6 +110,8 @@ class SecureStrategy(Strategy):
             )
         if aggregator.rounding_seed is not None:
             raise ConfigError("rounding_seed has no effect: the clients round, each with its own randomness")
+        if isinstance(aggregator, SecAgg) and aggregator.progress is not None:
+            raise ConfigError("progress has no effect: the clients answer by themselves, on their machines")
         if aggregator.compression is not None or aggregator.scale_weights:
             raise ConfigError(
                 f"compression {aggregator.compression!r} and scale_weights {aggregator.scale_weights} are not "

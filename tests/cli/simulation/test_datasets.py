@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from secfed.cli.simulation.datasets import Federation, digits, dirichlet_split, faces, hold_out, mnist
+from secfed.cli.simulation.datasets import Federation, digits, dirichlet_split, faces, hold_out, mnist, synthetic
+from secfed.cli.simulation.random import generator
 from secfed.errors import ConfigError, MissingExtraError
 
 
@@ -171,3 +172,36 @@ def test_a_data_set_names_the_extra_that_brings_it(load: Any, package: str, monk
     monkeypatch.setattr("secfed.cli.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=f'{package} is not installed; it comes with the extra "data"'):
         load(5)
+
+
+@pytest.mark.parametrize("clients", [1, 30])
+def test_synthetic_rows_are_as_many_as_clients_need(clients: int) -> None:
+    federation = synthetic(clients)
+    assert sorted(federation.clients) == list(range(1, clients + 1))
+    assert len(all_rows(federation)) == len(set(all_rows(federation))) == 10 * max(5, clients)
+    assert len(federation.test[1]) == 2 * max(5, clients)
+    assert min(len(labels) for _, labels in federation.clients.values()) >= 4
+    assert np.array_equal(synthetic(clients, seed=1).test[0], federation.test[0])
+
+
+def test_synthetic_refuses_more_clients_than_it_has_rows_for() -> None:
+    with pytest.raises(ConfigError, match="1000001 clients must be at least 1 and at most 1000000 for synthetic"):
+        synthetic(1_000_001)
+
+
+def test_scarce_rows_come_from_the_client_that_has_most() -> None:
+    """The same split as one that looks at all clients for each row."""
+    labels = np.arange(600) % 10
+    random = generator(3, "split")
+    parts: list[list[int]] = [[] for _ in range(140)]
+    for label in range(10):
+        rows_of_class = random.permutation(np.flatnonzero(labels == label))
+        ends = np.rint(np.cumsum(random.dirichlet(np.full(140, 0.1))) * 60).astype(np.int64)[:-1]
+        for part, piece in zip(parts, np.split(rows_of_class, ends), strict=True):
+            part.extend(piece.tolist())
+    for part in parts:
+        while len(part) < 4:
+            largest = max(parts, key=len)
+            part.append(largest.pop(int(random.integers(len(largest)))))
+    found = dirichlet_split(labels, 140, 0.1, 3)
+    assert [part.tolist() for part in found] == [sorted(part) for part in parts]

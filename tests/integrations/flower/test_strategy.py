@@ -236,6 +236,7 @@ def test_strategies_with_noise_of_their_own_are_refused() -> None:
         ({"aggregator": secfed.Plain()}, "must be secfed.SecAgg"),
         ({"aggregator": secfed.SecAgg(clip=1.0)}, "needs max_weight"),
         ({"aggregator": secfed.SecAgg(max_weight=9, rounding_seed=1)}, "rounding_seed has no effect"),
+        ({"aggregator": secfed.SecAgg(max_weight=9, progress=print)}, "progress has no effect"),
         ({"aggregator": secfed.SecAgg(max_weight=9, bits=4, scale_weights=True)}, "are not supported here"),
         ({"aggregator": secfed.SecAgg(max_weight=9, compression=LowRank(2))}, "compression LowRank.* not supported"),
         ({"aggregator": secfed.SecAgg(max_weight=9, clip={"w": 1.0})}, "for each array is not supported"),
