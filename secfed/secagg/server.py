@@ -8,6 +8,7 @@ with clients times length.
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -184,7 +185,7 @@ class Server:
         """
         if self.stage is None:
             raise StageError(f"a message from client {client_id}, but the session is not open")
-        return Upload(self, client_id)
+        return Upload(client_id, partial(self._room, client_id), partial(self.receive, client_id))
 
     def receive_chunks(self, client_id: int, chunks: Iterable[bytes]) -> bool:
         """Take one message from a client in chunks.

@@ -1,15 +1,13 @@
 """A message on its way to the server in chunks, whole before it counts."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from secfed.errors import StageError
 from secfed.wire import view
-
-if TYPE_CHECKING:
-    from secfed.secagg.server import Server
 
 _KIND_BYTES = 2  # version and kind
 
@@ -26,9 +24,14 @@ class Upload:
         size: Bytes taken so far.
     """
 
-    def __init__(self, server: "Server", client_id: int) -> None:
+    def __init__(
+        self,
+        client_id: int,
+        room: Callable[[bytes, int], int | Literal[False]],
+        receive: Callable[[memoryview], bool],
+    ) -> None:
         self.client_id, self.size = client_id, 0
-        self._server = server
+        self._room_for, self._receive = room, receive  # the server's: how long it may be; what to do with it
         self._start = b""
         self._buffer: npt.NDArray[np.uint8] | None = None
         self._late = self._over = False
@@ -90,7 +93,7 @@ class Upload:
         if self._late:
             return False
         data = memoryview(self._start) if buffer is None else buffer.data[: self.size]
-        return self._server.receive(self.client_id, data)
+        return self._receive(data)
 
     def close(self) -> None:
         """Give the upload up, and its memory back; nothing has changed."""
@@ -99,7 +102,7 @@ class Upload:
     def _room(self, size: int) -> int:
         """Ask the server for how long the message may be; if it refuses, the upload is over."""
         try:
-            room = self._server._room(self.client_id, self._start, size)
+            room = self._room_for(self._start, size)
         except BaseException:
             self.close()
             raise
