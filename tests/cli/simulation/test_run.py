@@ -296,7 +296,7 @@ def test_accuracy_under_distributed_noise_is_on_average_within_two_points_of_cen
         distributed = (simulation_run._secured(settings, federation), simulation_run._privacy(settings))
         accuracies = []
         for aggregator, privacy in (distributed, (Plain(), simulation_run._central(settings))):
-            rounds = simulation_run._rounds(settings, federation, model, aggregator, privacy)
+            rounds = simulation_run._rounds(settings, federation, model, aggregator, privacy, None)
             last = [report.model for report, _ in rounds][-5:]
             accuracies.append(np.mean([perceptron.accuracy(model, *federation.test) for model in last]))
         assert min(accuracies) > 0.8
