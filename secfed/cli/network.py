@@ -85,7 +85,11 @@ def serve(
     ] = None,
     colluders: Annotated[int, typer.Option(help="Most holders of one client that may collude.")] = 0,
     session_colluders: Annotated[
-        int | None, typer.Option(help="With a roster and --neighbors: most clients of the session that may collude.")
+        int | None,
+        typer.Option(
+            help="With a roster and --neighbors: most clients of the session that may collude. Without it, clients "
+            "refuse the session unless they have --allow-divisible."
+        ),
     ] = None,
     clip: Annotated[float, typer.Option(callback=positive, help="Values are clipped to [-clip, clip].")] = 4.0,
     bits: Annotated[int | None, typer.Option(show_default="16", help="Bits of a rounded value.")] = None,
@@ -180,6 +184,13 @@ def join(
     roster: Roster = None,
     threshold: Annotated[int, typer.Option(help="Refuse a session with a smaller threshold.")] = 2,
     minimum_cohort: Annotated[int, typer.Option(help="Refuse a session, or a sum, of fewer clients.")] = 2,
+    allow_divisible: Annotated[
+        bool,
+        typer.Option(
+            "--allow-divisible",
+            help="With --roster: accept a graph on which a malicious server could open sums of few clients.",
+        ),
+    ] = False,
     clip: Annotated[float | None, typer.Option(callback=positive, help="Refuse a session with another clip.")] = None,
     max_weight: Annotated[int | None, typer.Option(min=1, help="Refuse a session with another largest weight.")] = None,
     round_: Annotated[
@@ -233,12 +244,14 @@ def join(
 
     if (identity_file is None) != (roster is None):
         raise ConfigError("--identity and --roster belong together: found one of them")
+    if allow_divisible and roster is None:
+        raise ConfigError("--allow-divisible has an effect only with --roster")
     policy = Policy(
         minimum_cohort=minimum_cohort,
         minimum_threshold=threshold,
         adversary="semi_honest" if roster is None else "malicious_server",
     )
-    terms = Terms(policy, None if roster is None else read_roster(roster), clip, max_weight, round_)
+    terms = Terms(policy, None if roster is None else read_roster(roster), clip, max_weight, round_, allow_divisible)
     _log_to_stderr()
     with ExitStack() as files:
         kept = None if state is None else files.enter_context(closing(ClientState(state)))

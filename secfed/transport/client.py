@@ -147,7 +147,11 @@ async def join(
         link.base = f"{base}/v1/sessions/{found.session.hex()}/clients/{client_id}"
         purpose = hashlib.sha256(announced + digest + f"{client_id} {weight}".encode()).digest()
         last = state.begin(purpose) if state else None
-        identity: dict[str, Any] = {"policy": terms.policy, "signing_key": signing_key, "directory": terms.roster}
+        identity: dict[str, Any] = {
+            "policy": terms.session_policy,
+            "signing_key": signing_key,
+            "directory": terms.roster,
+        }
         client = None
         if last is None:
             client = Client(found.config, client_id, mean.encode(update, weight), **identity)

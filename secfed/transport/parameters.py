@@ -6,7 +6,7 @@ roster and its own terms.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from secfed.aggregation import WeightedMean
@@ -106,6 +106,8 @@ class Terms:
         clip: The clip that the client agreed to; None takes the server's.
         max_weight: The largest weight that the client agreed to; None takes the server's.
         round: The training round that the client's update is for; None takes the server's.
+        allow_divisible: Accepts, with a roster, graphs on which a malicious server could open sums of few clients.
+            Otherwise a roster demands `Policy(indivisible=True)`, whatever the policy says.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -113,6 +115,14 @@ class Terms:
     clip: float | None = None
     max_weight: int | None = None
     round: int | None = None
+    allow_divisible: bool = False
+
+    @property
+    def session_policy(self) -> Policy:
+        """What the client's `secagg.Client` insists on: the policy, and with a roster an indivisible sum."""
+        if self.roster is None or self.allow_divisible:
+            return self.policy
+        return replace(self.policy, indivisible=True)
 
     def agree(self, found: SessionParameters, client_id: int, update: Update, weight: int) -> WeightedMean:
         """Check everything that a server announced, and return the transform for this client's update.
@@ -158,7 +168,7 @@ class Terms:
         ):
             if agreed is not None and announced != agreed:
                 raise FaultyServerError(f"the server announced {name} {announced}, this client agreed to {agreed}", "")
-        if objection := self.policy.objection(config):
+        if objection := self.session_policy.objection(config):
             raise FaultyServerError(objection, "C4")
         mean.check(update, weight)
         return mean
