@@ -140,7 +140,7 @@ async def join(
         link = _Link(http, base, timeout)
         announced = await link.parameters()
         found = SessionParameters.from_bytes(announced)
-        mean = terms.agree(found, client_id, update, weight)
+        transform = terms.agree(found, client_id, update, weight)
         digest = update_digest(update) if state or record else b""
         if record:
             record.check(digest, found.session)
@@ -150,17 +150,17 @@ async def join(
         purpose = hashlib.sha256(announced + digest + f"{client_id} {weight}".encode()).digest()
         last = state.begin(purpose) if state else None
         identity: dict[str, Any] = {
-            "policy": terms.session_policy,
+            "policy": terms.session_policy(transform),
             "signing_key": signing_key,
             "directory": terms.roster,
         }
         client = None
         if last is None:
-            client = Client(found.config, client_id, mean.encode(update, weight), copy=False, **identity)
+            client = Client(found.config, client_id, transform.encode(update, weight), copy=False, **identity)
         elif last.snapshot:
             client = Client.from_bytes(last.snapshot, **identity)
             last = replace(last, snapshot=b"")
-        del update, mean  # the vector is made: of a large model nothing else is needed
+        del update, transform  # the vector is made: of a large model nothing else is needed
         give = partial(record.add, digest, found.session, found.config.round) if record else None
         return await _session(client, link, found.config, last, state, give)
 

@@ -161,6 +161,17 @@ class Driver:
         return tuple(self._server.faults)
 
     @property
+    def released(self) -> bytes | None:
+        """What `release` was given, also before a restart; None if nothing was."""
+        with self._lock:
+            return self._store.released
+
+    def release(self, note: bytes) -> None:
+        """Note in the store that the result was released: a restarted server must not add other noise to the sum."""
+        with self._lock:
+            self._store.release(note)
+
+    @property
     def seconds_left(self) -> float:
         """Seconds until the stage's deadline; infinite when the session is over."""
         return self._deadline - self._clock()

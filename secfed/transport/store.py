@@ -146,6 +146,20 @@ class Store:
             self._handed_out = (bytes(found[0]), bytes(body))
         return self._handed_out[1]
 
+    @property
+    def parameters(self) -> bytes | None:
+        """`SessionParameters` as bytes of the session that was begun in this store; None if there is none."""
+        return self._fact("parameters")
+
+    @property
+    def released(self) -> bytes | None:
+        """What `release` was given; None before."""
+        return self._fact("released")
+
+    def release(self, note: bytes) -> None:
+        """Write that the result of the session was released, so that no other noise is ever added to its sum."""
+        self._set(released=note)
+
     def _replace_snapshot(self, snapshot: bytes | bytearray) -> None:
         if self.durable:
             write_parts(self._database, _SNAPSHOT, [snapshot])

@@ -83,8 +83,9 @@ def test_client_with_a_roster_refuses_a_graph_that_splits_the_sum() -> None:
 
 
 def test_policy_of_the_client_itself_is_indivisible_with_a_roster() -> None:
-    assert TERMS.session_policy.indivisible and not replace(TERMS, allow_divisible=True).session_policy.indivisible
-    assert not Terms().session_policy.indivisible
+    assert TERMS.session_policy(MEAN).indivisible
+    assert not replace(TERMS, allow_divisible=True).session_policy(MEAN).indivisible
+    assert not Terms().session_policy(MEAN).indivisible
 
 
 def test_session_whose_sum_could_overflow_is_refused() -> None:
