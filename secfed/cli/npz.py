@@ -18,10 +18,12 @@ def arrays_of(file: Path) -> dict[str, Any]:
     """
     import numpy as np
 
-    with _named_errors(file), np.load(file, allow_pickle=False) as found:
+    with _named_errors(file):
+        found = np.load(file, allow_pickle=False)
         if not isinstance(found, np.lib.npyio.NpzFile):
             raise ConfigError(f"{file} holds one array, needed an .npz file, as np.savez writes it")
-        return {name: found[name] for name in found.files}
+        with found:
+            return {name: found[name] for name in found.files}
 
 
 def shapes_of(file: Path) -> dict[str, Any]:
