@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from secfed.errors import SecFedError
+from secfed.errors import FaultyServerError, SecFedError
 from secfed.secagg import Stage
 from secfed.transport import ClientState, HttpServer, Store, store
 from secfed.transport.spool import Spool
@@ -179,3 +179,16 @@ def test_masked_vector_is_read_back_in_parts_after_a_kill(tmp_path: Path, monkey
         driver.close_stage(stage)
     assert_mean(driver, IDS)
     kept.close()
+
+
+def test_client_leaves_a_server_that_accepts_half_an_answer(long: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(link: Any, stage: Stage, message: Any) -> None:
+        assert stage is Stage.ADVERTISE_KEYS and message.size > 0  # and nothing is read: nothing was made
+
+    async def session() -> None:
+        async with serving(driver_of()) as url:
+            await joining(url, 2)
+
+    monkeypatch.setattr("secfed.transport.client._Link.answer", answer)
+    with pytest.raises(FaultyServerError, match="accepted the answer to ADVERTISE_KEYS before it was whole"):
+        asyncio.run(session())
