@@ -215,10 +215,11 @@ class WeightedMean(Transform):
         Raises:
             EncodingError: The sum of the weights is not one that so many clients can have.
         """
-        values, weight = self.fixed_point.decode(total)
+        narrow = all(dtype == np.float32 for dtype in self.structure.dtypes)
+        values, weight = self.fixed_point.decode(total, np.float32 if narrow else np.float64)
         if not len(survivors) <= weight <= len(survivors) * self.fixed_point.max_weight:
             raise EncodingError(
                 f"the weights sum to {weight}, needed {len(survivors)} to "
                 f"{len(survivors) * self.fixed_point.max_weight} for {len(survivors)} survivors"
             )
-        return Decoded(unflatten(values, self.structure), weight)
+        return Decoded(unflatten(values, self.structure, copy=False), weight)

@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import os
 import sys
-import zipfile
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.options import Threshold, positive, tell
+from secfed.cli.npz import arrays_of, shapes_of
+from secfed.cli.options import (
+    PrivacyChoice,
+    Threshold,
+    fraction,
+    given_options,
+    positive,
+    readable_maps,
+    refuse_without_effect,
+    tell,
+)
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:
+    from secfed.aggregation import Privacy
     from secfed.secagg import Stage
-    from secfed.transport import Driver
 
 Roster = Annotated[
     Path | None,
@@ -48,6 +56,38 @@ Insecure = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 
+Compression = Annotated[
+    str,
+    typer.Option(
+        callback=readable_maps,
+        show_default="none",
+        help="What makes updates shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
+    ),
+]
+ScaleWeights = Annotated[
+    bool, typer.Option("--scale-weights", help="Weigh values before they are rounded: for few --bits.")
+]
+PrivacyOption = Annotated[
+    PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
+]
+ClipNorm = Annotated[
+    float | None,
+    typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm."),
+]
+NoiseMultiplier = Annotated[
+    float | None,
+    typer.Option(
+        callback=positive, help="With --privacy: standard deviation of the noise, divided by --clip-norm; see noise."
+    ),
+]
+_WITHOUT_EFFECT = (
+    ("privacy", "none", ("clip_norm", "noise_multiplier", "delta", "ledger")),
+    *(
+        ("privacy", choice, ("clip", "bits", "scale_weights", "max_weight", "weight"))
+        for choice in ("central", "distributed")
+    ),
+)
+
 
 def identity(
     file: Annotated[Path, typer.Argument(help="A file that does not exist yet.", dir_okay=False)],
@@ -69,6 +109,7 @@ def identity(
 
 
 def serve(
+    context: typer.Context,
     like: Annotated[
         Path,
         typer.Option(
@@ -85,11 +126,39 @@ def serve(
     ] = None,
     colluders: Annotated[int, typer.Option(help="Most holders of one client that may collude.")] = 0,
     session_colluders: Annotated[
-        int | None, typer.Option(help="With a roster and --neighbors: most clients of the session that may collude.")
+        int | None,
+        typer.Option(
+            help="With a roster and --neighbors: most clients of the session that may collude. Without it, clients "
+            "refuse the session unless they have --allow-divisible."
+        ),
     ] = None,
     clip: Annotated[float, typer.Option(callback=positive, help="Values are clipped to [-clip, clip].")] = 4.0,
     bits: Annotated[int | None, typer.Option(show_default="16", help="Bits of a rounded value.")] = None,
     max_weight: Annotated[int, typer.Option(min=1, help="The largest weight of a client.")] = 1,
+    compression: Compression = "",
+    scale_weights: ScaleWeights = False,
+    privacy: PrivacyOption = PrivacyChoice.NONE,
+    clip_norm: ClipNorm = None,
+    noise_multiplier: NoiseMultiplier = None,
+    minimum_cohort: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            show_default="--threshold",
+            help="With --privacy distributed: fewest clients in the sum, whose noise suffices.",
+        ),
+    ] = None,
+    delta: Annotated[
+        float, typer.Option(callback=fraction, help="With --privacy and no --ledger: where epsilon is told.")
+    ] = 1e-5,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="With --privacy: a budget, made by `secfed budget limit`, in which the sum is reserved before the "
+            "session and committed after it.",
+        ),
+    ] = None,
     round_: Annotated[int, typer.Option("--round", min=0, help="The number of the training round.")] = 0,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
@@ -111,7 +180,8 @@ def serve(
     """Serve one session of secure aggregation: the weighted mean of the updates of the clients that join.
 
     The server sees the mean and the sum of the weights, and no client's update. It ends when the session is over: with
-    exit code 0 and the mean in --output, or with 1 if too few clients were left.
+    exit code 0 and the mean in --output, or with 1 if too few clients were left. With --privacy it tells the epsilon.
+    An option that has no effect in the chosen mode is an error.
 
     Examples:
 
@@ -122,10 +192,16 @@ def serve(
     """
     require("aiohttp", extra="transport")
     from secfed.aggregation import SecAgg
+    from secfed.cli.release import Release, lines_of, open_ledger, resumed
     from secfed.secagg.identities import read_roster
     from secfed.transport import Driver, HttpServer, SessionParameters, Store
     from secfed.transport.http_server import server_context
 
+    refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value})
+    if minimum_cohort is not None and privacy is not PrivacyChoice.DISTRIBUTED:
+        raise ConfigError("--minimum-cohort has an effect only with --privacy distributed")
+    if ledger is not None and "delta" in given_options(context):
+        raise ConfigError("--delta has no effect with --ledger, which has its own")
     if (clients is None) == (roster is None):
         raise ConfigError("needed either --roster, or --clients for a session without identity keys")
     if (tls_cert is None) != (tls_key is None):
@@ -142,34 +218,30 @@ def serve(
         adversary="semi_honest" if directory is None else "malicious_server",
         colluders=colluders,
         session_colluders=session_colluders,
+        compression=_maps(compression),
+        scale_weights=scale_weights,
     )
-    transform: Any = aggregator.transform(_arrays_of(like), len(ids), None, None)
-    config = aggregator.config(ids, transform, round=round_)
+    noise = _privacy(privacy, clip_norm, noise_multiplier, minimum_cohort)
+    budget = None if ledger is None else open_ledger(ledger)
+    transform = aggregator.transform(shapes_of(like), len(ids), None, noise)
     tls = None if tls_cert is None else server_context(str(tls_cert), str(tls_key))
     _log_to_stderr()
     _allow_open_files()
-    store = Store(state)
-    try:
+    with closing(Store(state)) as store:
+        transform = resumed(store, aggregator, transform, noise)
+        config = aggregator.config(ids, transform, round=round_)
         parameters = SessionParameters.of(bytes(32), config, transform)
         driver = Driver(parameters, store, directory=directory, timeouts=timeouts)
         server = HttpServer(driver, host=host, port=port, tls=tls, insecure=insecure)
-        asyncio.run(server.run(finished=lambda: _write_mean(output, driver, transform)))
+        release = Release(output, driver, transform, delta=delta, ledger=budget)
+        asyncio.run(server.run(finished=release.finish))
         if driver.failure:
             raise SecFedError(f"the session gave no mean: {driver.failure}")
-    finally:
-        store.close()
-    survivors, dropouts = list(driver.survivors), list(driver.dropouts)
-    found = {
-        "output": str(output),
-        "survivors": survivors,
-        "dropouts": dropouts,
-        "weight": transform.decode(driver.sum, survivors).weight,
-        "refused": len(driver.faults),
-    }
-    tell([f"the mean of {len(survivors)} of {len(ids)} clients is in {output}"], found if as_json else None)
+    tell(lines_of(release.found, len(ids)), release.found if as_json else None)
 
 
 def join(
+    context: typer.Context,
     url: Annotated[str, typer.Argument(help="Where the server listens, such as https://host:8765.")],
     update: Annotated[Path, typer.Argument(dir_okay=False, help="An .npz file with this client's update.")],
     client_id: Annotated[int, typer.Option("--id", help="This client's id in the session, or in the roster.")],
@@ -180,8 +252,21 @@ def join(
     roster: Roster = None,
     threshold: Annotated[int, typer.Option(help="Refuse a session with a smaller threshold.")] = 2,
     minimum_cohort: Annotated[int, typer.Option(help="Refuse a session, or a sum, of fewer clients.")] = 2,
+    allow_divisible: Annotated[
+        bool,
+        typer.Option(
+            "--allow-divisible",
+            help="With --roster: accept a graph on which a malicious server could open sums of few clients.",
+        ),
+    ] = False,
     clip: Annotated[float | None, typer.Option(callback=positive, help="Refuse a session with another clip.")] = None,
     max_weight: Annotated[int | None, typer.Option(min=1, help="Refuse a session with another largest weight.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Refuse a session with other bits of a rounded value.")] = None,
+    compression: Compression = "",
+    scale_weights: ScaleWeights = False,
+    privacy: PrivacyOption = PrivacyChoice.NONE,
+    clip_norm: ClipNorm = None,
+    noise_multiplier: NoiseMultiplier = None,
     round_: Annotated[
         int | None, typer.Option("--round", min=0, help="Refuse a session of another training round.")
     ] = None,
@@ -215,8 +300,8 @@ def join(
 ) -> None:
     """Take part in one session with one update; the exit code is 0 if the session is done.
 
-    Nothing that the server announces is believed: the update, the roster and the options here decide. Give an update
-    to one session only; --record sees to it.
+    Nothing that the server announces is believed: the update, the roster and the options here decide. The options of
+    compression and privacy must be those of the server. Give an update to one session only; --record sees to it.
 
     Examples:
 
@@ -231,14 +316,28 @@ def join(
     from secfed.transport import join as take_part
     from secfed.transport.client import client_context
 
+    refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value})
     if (identity_file is None) != (roster is None):
         raise ConfigError("--identity and --roster belong together: found one of them")
+    if allow_divisible and roster is None:
+        raise ConfigError("--allow-divisible has an effect only with --roster")
     policy = Policy(
         minimum_cohort=minimum_cohort,
         minimum_threshold=threshold,
         adversary="semi_honest" if roster is None else "malicious_server",
     )
-    terms = Terms(policy, None if roster is None else read_roster(roster), clip, max_weight, round_)
+    terms = Terms(
+        policy,
+        None if roster is None else read_roster(roster),
+        clip,
+        max_weight,
+        round_,
+        allow_divisible,
+        bits=bits,
+        compression=_maps(compression),
+        scale_weights=scale_weights,
+        privacy=_privacy(privacy, clip_norm, noise_multiplier, minimum_cohort),
+    )
     _log_to_stderr()
     with ExitStack() as files:
         kept = None if state is None else files.enter_context(closing(ClientState(state)))
@@ -247,7 +346,7 @@ def join(
             take_part(
                 url,
                 client_id,
-                _arrays_of(update),
+                arrays_of(update),
                 weight=weight,
                 terms=terms,
                 signing_key=None if identity_file is None else read_identity(identity_file),
@@ -267,6 +366,28 @@ def join(
         [f"done: the update of client {client_id} is in the mean of {len(joined.survivors)} clients"],
         found if as_json else None,
     )
+
+
+def _maps(text: str) -> Any:
+    """Return the compression that an option names; None if it names none."""
+    from secfed.cli.simulation.settings import maps_of
+
+    return maps_of(text) if text else None
+
+
+def _privacy(
+    choice: PrivacyChoice, clip_norm: float | None, noise_multiplier: float | None, minimum_cohort: int | None
+) -> "Privacy | None":
+    """Return the noise that options ask for; None if they ask for none."""
+    from secfed.aggregation import CentralGaussian, DistributedGaussian
+
+    if choice is PrivacyChoice.NONE:
+        return None
+    if clip_norm is None or noise_multiplier is None:
+        raise ConfigError(f"--privacy {choice.value} needs --clip-norm and --noise-multiplier")
+    if choice is PrivacyChoice.CENTRAL:
+        return CentralGaussian(clip_norm, noise_multiplier)
+    return DistributedGaussian(clip_norm, noise_multiplier, minimum_survivors=minimum_cohort)
 
 
 def _timeouts(seconds: float, by_stage: list[str]) -> "dict[Stage, float]":
@@ -293,39 +414,6 @@ def _allow_open_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _arrays_of(file: Path) -> dict[str, Any]:
-    """Read the arrays of an .npz file."""
-    import numpy as np
-
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            if not isinstance(found, np.lib.npyio.NpzFile):
-                raise ConfigError(f"{file} holds one array, needed an .npz file, as np.savez writes it")
-            return {name: found[name] for name in found.files}
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{file} is no .npz file of arrays: {error}") from None
-
-
-def _write_mean(file: Path, driver: "Driver", transform: Any) -> None:
-    """Write the mean as an .npz file, whole or not at all."""
-    import numpy as np
-
-    if driver.failure:
-        return
-    mean = transform.decode(driver.sum, driver.survivors).mean
-    part = file.with_name(file.name + ".part")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:  # not np.savez, which takes no array of the name "file"
-            for name, array in mean.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, array, allow_pickle=False)
-        os.replace(part, file)
-    except OSError as error:
-        raise SecFedError(f"cannot write {file}: {error.strerror}") from None
 
 
 def _log_to_stderr() -> None:

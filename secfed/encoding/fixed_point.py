@@ -209,11 +209,12 @@ class FixedPoint:
             vector &= vector.dtype.type((1 << self.modulus_bits) - 1)
         return vector
 
-    def decode(self, total: Vector) -> tuple[npt.NDArray[np.float64], int]:
+    def decode(self, total: Vector, dtype: npt.DTypeLike = np.float64) -> tuple[npt.NDArray[np.floating[Any]], int]:
         """Decode a sum.
 
         Args:
             total: The sum modulo `2**modulus_bits`, shape `(size + 1,)`.
+            dtype: Of the mean; it is computed in float64 and rounded to this at the end.
 
         Returns:
             The weighted mean, shape `(size,)`, and the sum of the weights.
@@ -225,10 +226,10 @@ class FixedPoint:
         if not 1 <= weight <= self.clients * self.max_weight:
             needed = f"needed 1 to {self.clients * self.max_weight}"
             raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
-        mean = np.empty(len(total) - 1)
+        mean: npt.NDArray[np.floating[Any]] = np.empty(len(total) - 1, dtype)
         for start in range(0, len(mean), _CHUNK):
             sums = signed(total[:-1][start : start + _CHUNK], self.modulus_bits)
-            np.multiply(sums / weight, self.clip / self.levels, out=mean[start : start + _CHUNK])
+            mean[start : start + _CHUNK] = sums / weight * (self.clip / self.levels)
         return mean, weight
 
 

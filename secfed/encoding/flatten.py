@@ -108,12 +108,18 @@ def flatten(update: Update) -> npt.NDArray[np.floating[Any]]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def unflatten(values: npt.NDArray[np.floating[Any]], like: Structure) -> Update:
-    """Cut a flat array of shape `(size,)` into an update with the given structure; the inverse of `flatten`."""
+def unflatten(values: npt.NDArray[np.floating[Any]], like: Structure, *, copy: bool = True) -> Update:
+    """Cut a flat array of shape `(size,)` into an update with the given structure; the inverse of `flatten`.
+
+    Args:
+        values: The array.
+        like: The structure.
+        copy: Whether the arrays are copies; if not, those of the same dtype share the memory of `values`.
+    """
     ends = np.cumsum([int(np.prod(shape, dtype=np.int64)) for shape in like.shapes])
     parts = np.split(values, ends[:-1])
     shaped = zip(parts, like.shapes, like.dtypes, strict=True)
-    return _rebuild(like.example, iter([part.reshape(shape).astype(dtype) for part, shape, dtype in shaped]))
+    return _rebuild(like.example, iter([part.reshape(shape).astype(dtype, copy=copy) for part, shape, dtype in shaped]))
 
 
 def combine(function: Callable[..., npt.NDArray[Any]], first: Update, *others: Update) -> Update:

@@ -14,17 +14,8 @@ from typing import Any
 import numpy as np
 
 from secfed import secagg
-from secfed.aggregation import (
-    ArrayClips,
-    Compressed,
-    PerArrayClipping,
-    PrivateSum,
-    ScaledMean,
-    SecAgg,
-    Transform,
-    WeightedMean,
-)
-from secfed.aggregation.compressed import as_maps
+from secfed.aggregation import PrivateSum, SecAgg, Transform
+from secfed.aggregation.announced import read_transform, with_seeds_of
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.noise import NoiseShare
 from secfed.encoding.flatten import Update, model_hash
@@ -132,7 +123,15 @@ class Terms:
         config = secagg.Config.from_bytes(config_bytes)
         clients = len(config.client_ids)
         own = self.aggregator.transform(model, clients, None, self.privacy)
-        own = _with_seeds_of(own, self._read(transform_bytes, model))
+        sent = read_transform(
+            transform_bytes,
+            example=model,
+            clip=self.aggregator.clip,
+            compression=self.aggregator.compression,
+            privacy=self.privacy,
+            scale_weights=self.aggregator.scale_weights,
+        )
+        own = with_seeds_of(own, sent)
         if own.to_bytes() != transform_bytes:
             raise FaultyServerError(
                 f"the server's clip, weights or noise are not what this site's own terms give for {clients} sites",
@@ -149,21 +148,6 @@ class Terms:
             raise FaultyServerError(objection, "C4")
         return own, config
 
-    def _read(self, data: bytes, model: Update) -> Transform:
-        clip, compression = self.aggregator.clip, self.aggregator.compression
-        if isinstance(clip if self.privacy is None else self.privacy.clip_norm, ArrayClips):
-            return PerArrayClipping.from_bytes(
-                data, example=model, clip=clip, compression=compression, privacy=self.privacy
-            )
-        if compression is not None:
-            maps = as_maps(compression)
-            return Compressed.from_bytes(data, example=model, compression=maps, privacy=self.privacy)
-        if self.privacy is not None:
-            return PrivateSum.from_bytes(data, example=model, privacy=self.privacy)
-        if self.aggregator.scale_weights:
-            return ScaledMean.from_bytes(data, example=model)
-        return WeightedMean.from_bytes(data, example=model)
-
     def policy(self, transform: Transform) -> secagg.Policy:
         """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise."""
         return (self.aggregator.policy or secagg.Policy()).for_cohorts_of(transform.fewest)
@@ -171,17 +155,6 @@ class Terms:
     def _config(self, model: Update, clients: int, transform: Transform, round: int) -> secagg.Config:
         ids = range(1, clients + 1)
         return self.aggregator.config(ids, transform, round=round, model_hash=model_hash(model))
-
-
-def _with_seeds_of(own: Transform, sent: Transform) -> Transform:
-    """Take over the public seeds of rotation and compression: the one part of a sum that only the server can choose."""
-    if isinstance(own, Compressed) and isinstance(sent, Compressed):
-        return Compressed(replace(own.maps, seed=sent.maps.seed), _with_seeds_of(own.inner, sent.inner))
-    if isinstance(own, PerArrayClipping) and isinstance(sent, PerArrayClipping):
-        return replace(own, transform=_with_seeds_of(own.transform, sent.transform))
-    if isinstance(own, PrivateSum) and isinstance(sent, PrivateSum) and own.plan:
-        return replace(own, rotation_seed=sent.rotation_seed)
-    return own
 
 
 @dataclass

@@ -238,7 +238,7 @@ class Client:
     @classmethod
     def from_bytes(
         cls,
-        data: bytes,
+        data: bytes | bytearray,
         *,
         signing_key: signing.SigningKey | None = None,
         directory: Mapping[int, bytes] | None = None,

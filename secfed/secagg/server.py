@@ -342,7 +342,11 @@ class Server:
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, *, directory: Mapping[int, bytes] | None = None, threads: int | None = None
+        cls,
+        data: bytes | bytearray,
+        *,
+        directory: Mapping[int, bytes] | None = None,
+        threads: int | None = None,
     ) -> Self:
         """Resume a saved session with the same result; messages accepted before it was saved are not needed again.
 

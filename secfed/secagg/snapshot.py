@@ -99,7 +99,7 @@ def save_server(
 
 
 def resume_server(
-    data: bytes, threads: int | None
+    data: bytes | bytearray, threads: int | None
 ) -> tuple[Config, Stage, Seen, Set, Set, list[FaultyClientError], dict[int, str]]:
     """Decode a server to what `save_server` takes; see `Server.from_bytes`.
 
@@ -130,7 +130,7 @@ def save_client(config: Config, client_id: int, policy: Policy, stage: Stage, st
     return _sealed_off(saved)
 
 
-def resume_client(data: bytes) -> tuple[Config, int, Policy, Stage, Held | None]:
+def resume_client(data: bytes | bytearray) -> tuple[Config, int, Policy, Stage, Held | None]:
     """Decode a client: configuration, id, policy, stage and what it holds, None after the end; see `Client.from_bytes`.
 
     Raises:
@@ -229,7 +229,7 @@ def _sealed_off(saved: Message) -> bytes:
     return b"".join([*parts, digest.digest()])
 
 
-def _whole(data: bytes) -> memoryview:
+def _whole(data: bytes | bytearray) -> memoryview:
     """Take off the digest: it guards against damage, not against malice (who may write here may read the secrets)."""
     body, digest = memoryview(data)[:-HASH_BYTES], data[-HASH_BYTES:]
     if hashlib.sha256(body).digest() != digest:

@@ -12,8 +12,9 @@ import io
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -21,10 +22,11 @@ from urllib.parse import urlsplit
 from secfed.crypto.entropy import SystemEntropy
 from secfed.encoding.flatten import Update
 from secfed.errors import ConfigError, FaultyServerError, MissingExtraError, SecFedError
-from secfed.secagg import Abort, Client, Config, SigningKey, Stage
+from secfed.secagg import Abort, Answer, Client, Config, SigningKey, Stage
 from secfed.secagg.messages import MAXIMUM_REASON
 from secfed.secagg.stages import longest_request
-from secfed.transport.client_state import Answered, ClientState, Record, update_digest
+from secfed.transport import spool
+from secfed.transport.client_state import Answered, ClientState, Record, SavedAnswer, update_digest
 from secfed.transport.http_server import POLL_SECONDS, is_loopback
 from secfed.transport.parameters import MAXIMUM_BYTES, SessionParameters, Terms, bearer
 from secfed.wire import kind_of
@@ -138,7 +140,7 @@ async def join(
         link = _Link(http, base, timeout)
         announced = await link.parameters()
         found = SessionParameters.from_bytes(announced)
-        mean = terms.agree(found, client_id, update, weight)
+        transform = terms.agree(found, client_id, update, weight)
         digest = update_digest(update) if state or record else b""
         if record:
             record.check(digest, found.session)
@@ -147,12 +149,18 @@ async def join(
         link.base = f"{base}/v1/sessions/{found.session.hex()}/clients/{client_id}"
         purpose = hashlib.sha256(announced + digest + f"{client_id} {weight}".encode()).digest()
         last = state.begin(purpose) if state else None
-        identity: dict[str, Any] = {"policy": terms.policy, "signing_key": signing_key, "directory": terms.roster}
+        identity: dict[str, Any] = {
+            "policy": terms.session_policy(transform),
+            "signing_key": signing_key,
+            "directory": terms.roster,
+        }
         client = None
         if last is None:
-            client = Client(found.config, client_id, mean.encode(update, weight), **identity)
+            client = Client(found.config, client_id, transform.encode(update, weight), copy=False, **identity)
         elif last.snapshot:
             client = Client.from_bytes(last.snapshot, **identity)
+            last = replace(last, snapshot=b"")
+        del update, transform  # the vector is made: of a large model nothing else is needed
         give = partial(record.add, digest, found.session, found.config.round) if record else None
         return await _session(client, link, found.config, last, state, give)
 
@@ -177,28 +185,38 @@ async def _session(
     """
     if last:
         _log.info("resume stage=%s", last.stage.name, extra={"event": "resume", "stage": last.stage.name})
+        assert not isinstance(last.message, Answer)  # one that is read from the disk is whole
         await link.answer(last.stage, last.message)
     while client and (stage := client.stage) is not Stage.DONE:
         request = await link.request(stage, longest_request(stage, config))
         try:
-            response = await asyncio.to_thread(client.receive, request)
-            if response and give and stage is Stage.MASKED_INPUT_COLLECTION:
+            answer = await asyncio.to_thread(client.receive_chunks, request)
+            if answer.size and give and stage is Stage.MASKED_INPUT_COLLECTION:
                 give()
+            message: bytes | Answer = answer
+            if answer.size <= spool.LONG:
+                message = await asyncio.to_thread(b"".join, answer)
         except SecFedError as error:
             _end(state, f"the client left in {stage.name}")
             await link.leave(stage, client.abort(getattr(error, "check", "") or "left"))
             raise
-        if not response:
+        if not answer.size:
             _end(state, f"the server ended it in {stage.name}")
             raise SecFedError(f"the server ended the session in {stage.name}: {_reason(request)}")
         up, down = (last.bytes_up, last.bytes_down) if last else (0, 0)
-        done = client.stage is Stage.DONE
-        snapshot = client.to_bytes() if state and not done else b""
-        last = Answered(stage, response, snapshot, client.survivors, up + len(response), down + len(request))
-        if state:
-            await asyncio.to_thread(state.save, last)
-        await link.answer(stage, response)
-        _log.info("answered stage=%s bytes=%d", stage.name, len(response), extra={"event": "answered"})
+        snapshot = client.to_bytes() if state and stage is not Stage.UNMASKING else b""
+        last = Answered(stage, message, snapshot, client.survivors, up + answer.size, down + len(request))
+        with ExitStack() as files:
+            if state:
+                await link.answer(stage, await asyncio.to_thread(state.save, last))
+            elif isinstance(message, Answer):
+                await link.answer(stage, files.enter_context(closing(spool.Spool(message))))
+            else:
+                await link.answer(stage, message)
+        last = replace(last, message=b"", snapshot=b"")
+        if client.stage is Stage.ABORTED:
+            raise FaultyServerError(f"the server accepted the answer to {stage.name} before it was whole", "")
+        _log.info("answered stage=%s bytes=%d", stage.name, answer.size, extra={"event": "answered"})
     assert last is not None  # a session has stages
     end = await link.request(Stage.DONE, Abort.size(MAXIMUM_REASON))
     _end(state, "the server ended it without a sum" if end else "done")
@@ -240,15 +258,36 @@ class _Link:
 
         return await self._until(f"the request of {stage.name}", once)
 
-    async def answer(self, stage: Stage, message: bytes) -> None:
+    async def answer(self, stage: Stage, message: bytes | spool.Spool | SavedAnswer) -> None:
+        size = len(message) if isinstance(message, bytes) else message.size
+        headers = {**self.headers, "Content-Length": str(size)}
+        failed: list[SecFedError] = []
+
+        async def pieces() -> AsyncIterator[bytes]:
+            assert not isinstance(message, bytes)
+            start = 0
+            while start < size:
+                try:
+                    piece = await asyncio.to_thread(message.read, start)
+                except SecFedError as error:  # aiohttp would take it for a broken connection
+                    failed.append(error)
+                    raise
+                yield piece
+                start += len(piece)
+
         async def once() -> bool | None:
             url = f"{self.base}/{stage.name}"
-            body = io.BytesIO(message)  # sent in pieces, as the connection takes them
-            async with self._http.post(url, data=body, headers=self.headers, allow_redirects=False) as response:
-                if response.status != 204:
-                    await _body(response, 0)
-                    return None
-                return True
+            body = io.BytesIO(message) if isinstance(message, bytes) else pieces()
+            try:
+                async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                    if response.status != 204:
+                        await _body(response, 0)
+                        return None
+                    return True
+            except aiohttp.ClientError:
+                if failed:
+                    raise failed[0] from None
+                raise
 
         await self._until(f"the answer to {stage.name}", once)
 

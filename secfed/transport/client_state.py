@@ -8,17 +8,24 @@ disk has never left.
 import hashlib
 import os
 import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from secfed.encoding.flatten import Update, structure
 from secfed.errors import ConfigError, SecFedError
-from secfed.secagg import Stage
-from secfed.transport.store import Transaction, open_private
+from secfed.secagg import Answer, Stage
+from secfed.transport.spool import LONG
+from secfed.transport.store import PART_BYTES, Transaction, open_private, read_parts, write_parts
 
-_STATE_LAYOUT: Final = b"secfed transport client 1"
-_STATE_TABLES: Final = "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL)"
+_BLOCK: Final = 1 << 18  # values whose digest is taken at a time
+_STATE_LAYOUT: Final = b"secfed transport client 2"
+_STATE_TABLES: Final = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE parts (owner INTEGER, number INTEGER, body BLOB NOT NULL, PRIMARY KEY (owner, number))
+"""
+_SNAPSHOT, _MESSAGE = 0, 1  # owners of parts
 _RECORD_LAYOUT: Final = b"secfed transport record 1"
 _RECORD_TABLES: Final = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -31,8 +38,34 @@ def update_digest(update: Update) -> bytes:
     found = structure(update)
     values = found.values(update)
     digest = hashlib.sha256(repr((found.paths, [tuple(map(int, shape)) for shape in found.shapes])).encode())
-    digest.update(values.astype("<f8").tobytes())
+    for start in range(0, len(values), _BLOCK):
+        digest.update(values[start : start + _BLOCK].astype("<f8").tobytes())
     return digest.digest()
+
+
+class SavedAnswer:
+    """A long answer that is read from the file of a `ClientState`.
+
+    Attributes:
+        size: Bytes of the whole answer.
+    """
+
+    def __init__(self, database: sqlite3.Connection, size: int) -> None:
+        self._database, self.size = database, size
+
+    def read(self, start: int) -> bytes:
+        """Return some bytes from a place on, at least one.
+
+        Args:
+            start: The place, below `size`.
+        """
+        number, skipped = divmod(start, PART_BYTES)
+        query = "SELECT body FROM parts WHERE owner = ? AND number = ?"
+        [body] = self._database.execute(query, (_MESSAGE, number)).fetchone()
+        return bytes(body[skipped:])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return read_parts(self._database, _MESSAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +74,7 @@ class Answered:
 
     Attributes:
         stage: The stage that it answers.
-        message: The answer.
+        message: The answer: its bytes; a long one as what makes it, or what reads it from the disk.
         snapshot: What `secagg.Client.to_bytes` gave after it; empty after the last answer.
         survivors: Ids of the clients in the sum, after the last answer.
         bytes_up: Bytes of all answers so far, this one included.
@@ -49,8 +82,8 @@ class Answered:
     """
 
     stage: Stage
-    message: bytes
-    snapshot: bytes
+    message: bytes | Answer | SavedAnswer
+    snapshot: bytes | bytearray
     survivors: tuple[int, ...]
     bytes_up: int
     bytes_down: int
@@ -96,7 +129,7 @@ class ClientState:
         """
         facts = dict(self._database.execute("SELECT name, value FROM facts"))
         if (found := facts.get("purpose")) is None:
-            self._write(purpose=purpose)
+            self._write({"purpose": purpose}, {})
         elif found != purpose:
             raise ConfigError(
                 f"the state {self._name} is for another session, client, update or weight: needed the same command "
@@ -108,34 +141,51 @@ class ClientState:
             return None
         numbers = [int.from_bytes(facts["numbers"][i : i + 8], "little") for i in range(0, len(facts["numbers"]), 8)]
         stage = Stage(facts["stage"][0])
-        return Answered(stage, facts["message"], facts["snapshot"], tuple(numbers[2:]), numbers[0], numbers[1])
+        snapshot = bytearray()
+        for part in read_parts(self._database, _SNAPSHOT):
+            snapshot += part
+        message = self._message(int.from_bytes(facts["size"], "little"))
+        return Answered(stage, message, snapshot, tuple(numbers[2:]), numbers[0], numbers[1])
 
-    def save(self, found: Answered) -> None:
+    def _message(self, size: int) -> bytes | SavedAnswer:
+        return SavedAnswer(self._database, size) if size > LONG else b"".join(read_parts(self._database, _MESSAGE))
+
+    def save(self, found: Answered) -> bytes | SavedAnswer:
         """Write an answer and all that follows from it; when this returns, it is on the disk and may be sent.
+
+        Returns:
+            The message; a long one is read from the disk, until another answer is saved.
 
         Raises:
             SecFedError: It cannot be written, and must not be sent.
         """
         numbers = (found.bytes_up, found.bytes_down, *found.survivors)
-        self._write(
-            stage=bytes([found.stage]),
-            message=found.message,
-            snapshot=found.snapshot,
-            numbers=b"".join(number.to_bytes(8, "little") for number in numbers),
-        )
+        message = found.message
+        size = len(message) if isinstance(message, bytes) else message.size
+        facts = {
+            "stage": bytes([found.stage]),
+            "size": size.to_bytes(8, "little"),
+            "numbers": b"".join(number.to_bytes(8, "little") for number in numbers),
+        }
+        parts = {_SNAPSHOT: [found.snapshot], _MESSAGE: [message] if isinstance(message, bytes) else message}
+        self._write(facts, parts)
+        return message if isinstance(message, bytes) else self._message(size)
 
     def end(self, how: str) -> None:
         """Erase all but the purpose, and keep how the session ended."""
         with Transaction(self._database):
             self._database.execute("DELETE FROM facts WHERE name NOT IN ('layout', 'purpose')")
+            self._database.execute("DELETE FROM parts")
             self._write_facts(end=how.encode())
         # The journal still has what was erased, until its pages move to the file and it is emptied.
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _write(self, **facts: bytes) -> None:
+    def _write(self, facts: dict[str, bytes], parts: Mapping[int, Iterable[bytes | bytearray]]) -> None:
         try:
             with Transaction(self._database):
                 self._write_facts(**facts)
+                for owner, chunks in parts.items():
+                    write_parts(self._database, owner, chunks)
         except sqlite3.Error as error:
             raise SecFedError(f"the state {self._name} cannot be written: {error}; nothing was sent") from None
 

@@ -90,6 +90,7 @@ class Driver:
         self.failure = ""
         identities = hashlib.sha256(repr(sorted((directory or {}).items())).encode()).digest()
         saved = store.load()
+        resumed = saved is not None
         if saved is None:
             self._server = Server(parameters.config, directory=directory, threads=threads)
             outbox = self._server.open()
@@ -104,17 +105,18 @@ class Driver:
                     "the state is that of a session with other parameters or another roster: needed the same command "
                     "that began it, or a new state file"
                 )
-            self._server = Server.from_bytes(saved.snapshot, directory=directory, threads=threads)
             self.failure = saved.failure
+            self._server = Server.from_bytes(saved.snapshot, directory=directory, threads=threads)
+            saved = None  # the server has a copy, and the messages need the memory
             self._replay()
             self._owed = self._still_there()
         self._set_deadline()
-        _event("session" if saved is None else "resume", stage=self.stage.name, clients=len(parameters.config.ids))
+        _event("resume" if resumed else "session", stage=self.stage.name, clients=len(parameters.config.ids))
 
     def _replay(self) -> None:
         """Give the server every message that was accepted since the snapshot."""
-        for client_id, message in self._store.messages(self.stage):
-            self._server.receive(client_id, message)
+        for client_id, chunks in self._store.messages(self.stage):
+            self._server.receive_chunks(client_id, chunks)
 
     def _still_there(self) -> set[int]:
         """Return the clients that answered the last stage: nobody waits at the end for those silent before."""
@@ -159,6 +161,17 @@ class Driver:
         return tuple(self._server.faults)
 
     @property
+    def released(self) -> bytes | None:
+        """What `release` was given, also before a restart; None if nothing was."""
+        with self._lock:
+            return self._store.released
+
+    def release(self, note: bytes) -> None:
+        """Note in the store that the result was released: a restarted server must not add other noise to the sum."""
+        with self._lock:
+            self._store.release(note)
+
+    @property
     def seconds_left(self) -> float:
         """Seconds until the stage's deadline; infinite when the session is over."""
         return self._deadline - self._clock()
@@ -182,7 +195,7 @@ class Driver:
                 return found[1]
             return self._server.message_bytes if stage is self.stage else 0
 
-    def accept(self, client_id: int, stage: Stage, message: bytes) -> Verdict:
+    def accept(self, client_id: int, stage: Stage, message: bytes | memoryview) -> Verdict:
         """Take one message; when this returns ACCEPTED, the message survives a kill of this process.
 
         The same bytes are accepted any number of times, also after the stage has closed.
@@ -197,7 +210,7 @@ class Driver:
         """
         return self.accept_all([(client_id, stage, message)])[0]
 
-    def accept_all(self, messages: Sequence[tuple[int, Stage, bytes]]) -> list[Verdict]:
+    def accept_all(self, messages: Sequence[tuple[int, Stage, bytes | memoryview]]) -> list[Verdict]:
         """Take many messages and write them to the disk together, which takes hardly longer than to write one.
 
         Args:
@@ -220,7 +233,7 @@ class Driver:
             _event(verdict.answer.value, stage=stage.name, client_id=client_id, bytes=size, reason=reason)
         return verdicts
 
-    def _accept(self, client_id: int, stage: Stage, message: bytes) -> Verdict:
+    def _accept(self, client_id: int, stage: Stage, message: bytes | memoryview) -> Verdict:
         if found := self._store.accepted(stage, client_id):
             if found[0] == hashlib.sha256(message).digest():
                 return Verdict(Answer.ACCEPTED, "again")
@@ -289,7 +302,8 @@ class Driver:
                 outbox = self._server.abort(type(error).__name__)
             self._owed = self._still_there()
             try:
-                self._store.close_stage(self._server.to_bytes(), outbox, self.failure)
+                snapshot = self._server.to_bytes() if self._store.durable else b""
+                self._store.close_stage(snapshot, outbox, self.failure)
             except sqlite3.Error as error:
                 raise SecFedError(f"the state cannot be written: {error}; start the server again") from None
             self._set_deadline()

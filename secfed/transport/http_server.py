@@ -17,6 +17,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
+import numpy as np
+
 from secfed.crypto.signing import verify
 from secfed.errors import ConfigError, MissingExtraError, SecFedError
 from secfed.secagg import Stage
@@ -339,25 +341,28 @@ class HttpServer:
                 request.transport.abort()
         return response
 
-    async def _read(self, request: web.Request, limit: int) -> bytes:
+    async def _read(self, request: web.Request, limit: int) -> memoryview:
         """Read a body of at most `limit` bytes; a longer, broken or too slow one is never delivered."""
-        limits, start, body = self._limits, time.monotonic(), bytearray()
+        limits, start, size = self._limits, time.monotonic(), 0
+        # Memory that is not written to is not taken: a header that promises much costs nothing by itself.
+        body = np.empty(request.content_length or limit, np.uint8).data
         end_of_stage = start + self._driver.seconds_left + _AFTER_THE_STAGE
         while True:
             now = time.monotonic()
-            slowest = start + limits.silent_seconds + len(body) / limits.bytes_per_second
+            slowest = start + limits.silent_seconds + size / limits.bytes_per_second
             until = min(now + limits.silent_seconds, slowest, end_of_stage)
             try:
                 async with asyncio.timeout(until - now):
                     chunk = await request.content.readany()
             except TimeoutError:
-                reason = f"{len(body)} bytes in {time.monotonic() - start:.1f} seconds"
+                reason = f"{size} bytes in {time.monotonic() - start:.1f} seconds"
                 raise _refusal(web.HTTPRequestTimeout, request, reason) from None
             if not chunk:
-                return bytes(body)
-            if len(body) + len(chunk) > limit:
+                return body[:size]
+            if size + len(chunk) > len(body):
                 raise _refusal(web.HTTPRequestEntityTooLarge, request, f"at most {limit} bytes are allowed", limit)
-            body += chunk
+            body[size : size + len(chunk)] = chunk
+            size += len(chunk)
 
 
 def _refusal(kind: Any, request: web.Request, reason: str, limit: int | None = None) -> web.HTTPException:

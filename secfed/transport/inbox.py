@@ -12,7 +12,7 @@ from secfed.secagg import Stage
 from secfed.transport.driver import Verdict
 
 _MOST = 64  # written together: the first of them does not wait for all the others
-Message = tuple[int, Stage, bytes]
+Message = tuple[int, Stage, bytes | memoryview]
 
 
 class Inbox:
@@ -27,7 +27,7 @@ class Inbox:
         self._waiting: deque[tuple[Message, asyncio.Future[Verdict]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def put(self, client_id: int, stage: Stage, message: bytes) -> Verdict:
+    async def put(self, client_id: int, stage: Stage, message: bytes | memoryview) -> Verdict:
         """Deliver a message; return what became of it.
 
         Raises:

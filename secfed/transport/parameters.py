@@ -5,16 +5,27 @@ roster and its own terms.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
-from secfed.aggregation import WeightedMean
+from secfed.aggregation import (
+    Compressed,
+    Compression,
+    DistributedGaussian,
+    Privacy,
+    PrivateSum,
+    ScaledMean,
+    Transform,
+    WeightedMean,
+)
+from secfed.aggregation.announced import read_transform
+from secfed.aggregation.messages import CompressedParameters, PrivateSumParameters, ScaledMeanParameters
 from secfed.crypto.signing import SigningKey
 from secfed.encoding.flatten import Structure, Update, structure
 from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError, SecFedError
 from secfed.secagg import Config, Policy
-from secfed.wire import HASH_BYTES
+from secfed.wire import HASH_BYTES, kind_of
 
 # Another label than those of secagg and of the integrations: a token is never taken for one of their signatures.
 TOKEN_LABEL: Final = b"secfed/transport/v1 token"
@@ -29,7 +40,7 @@ class SessionParameters:
     Args:
         session: 32 bytes that name the session, fresh from the server.
         config: The configuration of the secagg session.
-        transform: What `WeightedMean.to_bytes` gave.
+        transform: What `to_bytes` of the sum's transform gave.
         arrays: Name, shape and dtype of each array of an update, as `Structure` orders them.
     """
 
@@ -39,17 +50,25 @@ class SessionParameters:
     arrays: tuple[tuple[str, tuple[int, ...], str], ...]
 
     @classmethod
-    def of(cls, session: bytes, config: Config, transform: WeightedMean) -> Self:
-        """Describe a session for the mean of a transform; for the parameters see the class.
+    def of(cls, session: bytes, config: Config, transform: Transform) -> Self:
+        """Describe a session for the sum of a transform; for the parameters see the class.
+
+        Args:
+            session: See the class.
+            config: See the class.
+            transform: A `WeightedMean`, `ScaledMean` or `PrivateSum`, or one of these behind a `Compressed`.
 
         Raises:
-            ConfigError: The transform is another one than a `WeightedMean`, which clients expect.
+            ConfigError: The transform is another one, has clients' noise in layers, or has an adaptive clip.
         """
-        if not isinstance(transform, WeightedMean):
+        inner = transform.inner if isinstance(transform, Compressed) else transform
+        if not isinstance(inner, WeightedMean | ScaledMean | PrivateSum):
             raise ConfigError(
-                f"found a {type(transform).__name__}, needed a WeightedMean: clients of this transport take one number "
-                "for clip, no compression and no scale_weights"
+                f"found a {type(inner).__name__}, needed a WeightedMean, ScaledMean or PrivateSum: clients of this "
+                "transport take one number for clip or clip_norm"
             )
+        if isinstance(inner, PrivateSum):
+            check_privacy(inner.privacy)
         return cls(session, config, transform.to_bytes(), _arrays(transform.structure))
 
     def to_bytes(self) -> bytes:
@@ -85,15 +104,6 @@ class SessionParameters:
             reason = str(error) if isinstance(error, SecFedError) else type(error).__name__
             raise MalformedMessageError(f"these are no parameters of a session: {reason}", 0) from None
 
-    def mean(self, example: Update) -> WeightedMean:
-        """Return the transform, for updates like an example.
-
-        Raises:
-            MalformedMessageError: T1, the transform's parameters are none.
-            FaultyServerError: T2, the number of values is another than that of the example.
-        """
-        return WeightedMean.from_bytes(self.transform, example=example)
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -103,9 +113,20 @@ class Terms:
         policy: Thresholds and cohorts, checked before the session and in each stage of it.
         roster: The public identity keys of all clients of the session, 32 bytes by client id, from this client's own
             copy. None is a session without identities, against a semi-honest server only.
-        clip: The clip that the client agreed to; None takes the server's.
-        max_weight: The largest weight that the client agreed to; None takes the server's.
+        clip: The clip that the client agreed to; None takes the server's. Not with `privacy`.
+        max_weight: The largest weight that the client agreed to; None takes the server's. Not with `privacy`.
         round: The training round that the client's update is for; None takes the server's.
+        allow_divisible: Accepts, with a roster, graphs on which a malicious server could open sums of few clients.
+            Otherwise a roster demands `Policy(indivisible=True)`, whatever the policy says.
+        bits: The bits of a rounded value that the client agreed to; None takes the server's. Not with `privacy`.
+        compression: The maps that the client agreed to; None is no compression.
+        scale_weights: Whether the client agreed to weigh values before they are rounded. Not with `privacy`.
+        privacy: The noise that the client agreed to, with one number for `clip_norm`, one layer and no adaptive clip;
+            None is a sum without noise. Of `DistributedGaussian` the client insists on its own share of the noise, and
+            on as many survivors as the noise is for; of `CentralGaussian` on the clip, for the server adds the noise.
+
+    Raises:
+        ConfigError: The terms contradict each other, or ask for what this transport does not carry.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -113,8 +134,35 @@ class Terms:
     clip: float | None = None
     max_weight: int | None = None
     round: int | None = None
+    allow_divisible: bool = False
+    bits: int | None = None
+    compression: Compression | Sequence[Compression] | None = None
+    scale_weights: bool = False
+    privacy: Privacy | None = None
 
-    def agree(self, found: SessionParameters, client_id: int, update: Update, weight: int) -> WeightedMean:
+    def __post_init__(self) -> None:
+        if self.privacy is None:
+            return
+        check_privacy(self.privacy)
+        for name in ("clip", "bits", "max_weight"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name} {getattr(self, name)} has no effect on a private sum: needed None")
+        if self.scale_weights:
+            raise ConfigError("scale_weights has no effect on a private sum: needed False")
+
+    def session_policy(self, transform: Transform) -> Policy:
+        """Return what the client's `secagg.Client` insists on.
+
+        Args:
+            transform: What `agree` returned.
+
+        Returns:
+            The policy, with as many survivors as the clients' noise is for; with a roster for an indivisible sum only.
+        """
+        policy = self.policy.for_cohorts_of(transform.fewest)
+        return policy if self.roster is None or self.allow_divisible else replace(policy, indivisible=True)
+
+    def agree(self, found: SessionParameters, client_id: int, update: Update, weight: int) -> Transform:
         """Check everything that a server announced, and return the transform for this client's update.
 
         Args:
@@ -127,13 +175,15 @@ class Terms:
             FaultyServerError: The server's parameters are not what this client agreed to.
             MalformedMessageError: T1, the transform's parameters are none.
             EncodingError: The update or the weight does not fit.
-            ConfigError: This client is not in the session.
+            ConfigError: This client is not in the session, or has a weight that has no effect.
         """
         config = found.config
         if difference := _difference(found.arrays, _arrays(structure(update))):
             raise EncodingError(f"the session is for another update than this client's: {difference}")
-        mean = found.mean(update)
-        mean.check_config(config)
+        if self.privacy is not None and self.privacy.weight_cap is None and weight != 1:
+            raise ConfigError(f"weight {weight} has no effect on this private sum: needed 1")
+        transform = self._read(found.transform, update)
+        transform.check_config(config)
         if self.roster is not None and set(config.client_ids) != set(self.roster):
             odd = sorted(set(config.client_ids) ^ set(self.roster))
             raise FaultyServerError(
@@ -147,21 +197,69 @@ class Terms:
             raise ConfigError("the session uses identity keys: this client needs its identity key and a roster")
         if client_id not in config.client_ids:
             raise ConfigError(f"client {client_id} is not among the {len(config.client_ids)} clients of the session")
-        if mean.fixed_point.clients < len(config.client_ids):
-            raise FaultyServerError(
-                f"the encoding is for {mean.fixed_point.clients} clients, the session has {len(config.client_ids)}", ""
-            )
+        self._compare(transform, config)
+        if objection := self.session_policy(transform).objection(config):
+            raise FaultyServerError(objection, "C4")
+        transform.check(update, weight)
+        return transform
+
+    def _read(self, data: bytes, update: Update) -> Transform:
+        """Read the transform, if it is of the kind that this client agreed to."""
+        compressed = kind_of(data) == CompressedParameters.kind
+        inner = kind_of(CompressedParameters.from_bytes(data).inner if compressed else data)
         for name, announced, agreed in (
-            ("clip", mean.fixed_point.clip, self.clip),
-            ("largest weight", mean.fixed_point.max_weight, self.max_weight),
-            ("round", config.round, self.round),
+            ("compression", compressed, self.compression is not None),
+            ("noise", inner == PrivateSumParameters.kind, self.privacy is not None),
+            ("scaled weights", inner == ScaledMeanParameters.kind, self.scale_weights),
         ):
+            if announced != agreed:
+                found, needed = ("", "without") if announced else ("no ", "with")
+                raise FaultyServerError(f"the session has {found}{name}, this client agreed to one {needed}", "")
+        return read_transform(
+            data,
+            example=update,
+            compression=self.compression,
+            privacy=self.privacy,
+            scale_weights=self.scale_weights,
+        )
+
+    def _compare(self, transform: Transform, config: Config) -> None:
+        """Compare numbers with those that this client agreed to."""
+        inner = transform.inner
+        numbers: list[tuple[str, float, float | None]] = [("round", config.round, self.round)]
+        if isinstance(inner, PrivateSum):  # its own parameters were compared when they were read
+            most = inner.plan.clients if inner.plan else len(config.client_ids)
+        else:
+            assert isinstance(inner, WeightedMean | ScaledMean)
+            rounding = inner.fixed_point if isinstance(inner, WeightedMean) else inner
+            most = rounding.clients
+            numbers += [
+                ("clip", rounding.clip, self.clip),
+                ("bits", rounding.bits, self.bits),
+                ("largest weight", rounding.max_weight, self.max_weight),
+            ]
+        if most < len(config.client_ids):
+            raise FaultyServerError(f"the encoding is for {most} clients, the session has {len(config.client_ids)}", "")
+        for name, announced, agreed in numbers:
             if agreed is not None and announced != agreed:
                 raise FaultyServerError(f"the server announced {name} {announced}, this client agreed to {agreed}", "")
-        if objection := self.policy.objection(config):
-            raise FaultyServerError(objection, "C4")
-        mean.check(update, weight)
-        return mean
+
+
+def check_privacy(privacy: Privacy) -> None:
+    """Refuse kinds of noise that this transport does not carry.
+
+    Raises:
+        ConfigError: `clip_norm` is one for each array, the clip is adaptive, or clients' noise comes in layers.
+    """
+    if not isinstance(privacy.clip_norm, float):
+        raise ConfigError("clip_norm is one for each array: needed one number, this transport carries no other")
+    if privacy.adaptive is not None:
+        raise ConfigError("found adaptive clipping, needed a fixed clip_norm: clients insist on it")
+    if isinstance(privacy, DistributedGaussian) and privacy.layers != 1:
+        raise ConfigError(
+            f"noise in {privacy.layers} layers needs another message after the unmasking, which this transport does "
+            "not carry: needed layers=1"
+        )
 
 
 def token(session: bytes, config: Config, client_id: int) -> bytes:

@@ -2,26 +2,30 @@
 
 A message is written before it is acknowledged. A stage's end is one transaction: the snapshot of the server, the
 requests of the next stage and the end of the log. What a crash leaves is therefore always a snapshot and the messages
-accepted since.
+accepted since. Snapshots and messages are written and read in parts: a masked vector is not copied as a whole.
 """
 
 import hashlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from secfed.errors import ConfigError
 from secfed.secagg import Stage
 
-_LAYOUT = b"secfed transport state 1"
+_LAYOUT = b"secfed transport state 2"
 _MAGIC = b"SQLite format 3\0"
+_SNAPSHOT: Final = 0  # owner of its parts; the other owners are client ids, which begin at 1
+PART_BYTES: Final = 1 << 20
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE messages (stage INTEGER, client_id INTEGER, digest BLOB NOT NULL, size INTEGER NOT NULL, body BLOB,
+CREATE TABLE messages (stage INTEGER, client_id INTEGER, digest BLOB NOT NULL, size INTEGER NOT NULL,
     PRIMARY KEY (stage, client_id));
+CREATE TABLE parts (owner INTEGER, number INTEGER, body BLOB NOT NULL, PRIMARY KEY (owner, number));
 CREATE TABLE bodies (digest BLOB PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE requests (client_id INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 """
@@ -40,7 +44,7 @@ class Saved:
 
     parameters: bytes
     identities: bytes
-    snapshot: bytes
+    snapshot: bytes | bytearray
     failure: str
 
 
@@ -55,10 +59,13 @@ class Store:
     Raises:
         ConfigError: The file cannot be made or read, is no state of a session, is readable for others, or is in use by
             another process.
+
+    Attributes:
+        durable: Whether there is a file; without one neither messages nor snapshots are kept.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self._durable = path is not None
+        self.durable = path is not None
         self._handed_out = (b"", b"")  # the last request's digest and bytes
         self._database = open_private(None if path is None else Path(path), _TABLES, _LAYOUT)
 
@@ -71,20 +78,25 @@ class Store:
         parameters = self._fact("parameters")
         if parameters is None:
             return None
-        identities, snapshot, failure = (self._fact(name) or b"" for name in ("identities", "snapshot", "failure"))
+        identities, failure = (self._fact(name) or b"" for name in ("identities", "failure"))
+        snapshot = bytearray()
+        for part in read_parts(self._database, _SNAPSHOT):
+            snapshot += part
         return Saved(parameters, identities, snapshot, failure.decode())
 
     def begin(self, saved: Saved, outbox: Mapping[int, bytes]) -> None:
         """Write a new session and the requests of its first stage."""
         with self._transaction():
-            self._set(parameters=saved.parameters, identities=saved.identities, snapshot=saved.snapshot)
+            self._set(parameters=saved.parameters, identities=saved.identities)
+            self._replace_snapshot(saved.snapshot)
             self._replace_requests(outbox)
 
-    def log(self, stage: Stage, client_id: int, message: bytes) -> None:
+    def log(self, stage: Stage, client_id: int, message: bytes | memoryview) -> None:
         """Write an accepted message; when this returns, or the transaction around it ends, it is on the disk."""
-        body = message if self._durable else None  # without a file there is no restart that would read it
-        row = (int(stage), client_id, hashlib.sha256(message).digest(), len(message), body)
-        self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", row)
+        row = (int(stage), client_id, hashlib.sha256(message).digest(), len(message))
+        self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?)", row)
+        if self.durable:  # without a file there is no restart that would read it
+            write_parts(self._database, client_id, [message])
 
     def together(self) -> "Transaction":
         """Return a context in which everything that is written reaches the disk at its end, all of it or nothing."""
@@ -101,10 +113,11 @@ class Store:
         query = "SELECT client_id FROM messages WHERE stage = (SELECT max(stage) FROM messages)"
         return {int(client_id) for (client_id,) in self._database.execute(query)}
 
-    def messages(self, stage: Stage) -> Iterator[tuple[int, bytes]]:
-        """Yield the accepted messages of the present stage: client id and bytes, in the order they came."""
-        query = "SELECT client_id, body FROM messages WHERE stage = ? AND body IS NOT NULL ORDER BY rowid"
-        yield from self._database.execute(query, (int(stage),))
+    def messages(self, stage: Stage) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Yield the accepted messages of the present stage: client id and chunks, in the order they came."""
+        query = "SELECT client_id FROM messages WHERE stage = ? ORDER BY rowid"
+        for (client_id,) in self._database.execute(query, (int(stage),)).fetchall():
+            yield client_id, read_parts(self._database, client_id)
 
     def close_stage(self, snapshot: bytes, outbox: Mapping[int, bytes], failure: str = "") -> None:
         """Write the end of a stage in one transaction.
@@ -115,8 +128,9 @@ class Store:
             failure: Why the session ended without a sum.
         """
         with self._transaction():
-            self._set(snapshot=snapshot, failure=failure.encode())
-            self._database.execute("UPDATE messages SET body = NULL")  # the snapshot has them; digests are kept
+            self._set(failure=failure.encode())
+            self._database.execute("DELETE FROM parts")  # the snapshot has what was in the messages; digests are kept
+            self._replace_snapshot(snapshot)
             self._replace_requests(outbox)
 
     def request(self, client_id: int) -> bytes | None:
@@ -131,6 +145,24 @@ class Store:
             [body] = self._database.execute("SELECT body FROM bodies WHERE digest = ?", found).fetchone()
             self._handed_out = (bytes(found[0]), bytes(body))
         return self._handed_out[1]
+
+    @property
+    def parameters(self) -> bytes | None:
+        """`SessionParameters` as bytes of the session that was begun in this store; None if there is none."""
+        return self._fact("parameters")
+
+    @property
+    def released(self) -> bytes | None:
+        """What `release` was given; None before."""
+        return self._fact("released")
+
+    def release(self, note: bytes) -> None:
+        """Write that the result of the session was released, so that no other noise is ever added to its sum."""
+        self._set(released=note)
+
+    def _replace_snapshot(self, snapshot: bytes | bytearray) -> None:
+        if self.durable:
+            write_parts(self._database, _SNAPSHOT, [snapshot])
 
     def _replace_requests(self, outbox: Mapping[int, bytes]) -> None:
         self._database.execute("DELETE FROM requests")
@@ -164,6 +196,40 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def write_parts(database: sqlite3.Connection, owner: int, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Write bytes in place of those that an owner has, in parts of the same size; only the last may be shorter.
+
+    Args:
+        database: One with a table `parts` (owner, number, body), within a transaction.
+        owner: Whose bytes they are.
+        chunks: The bytes in order, in chunks of any size.
+    """
+    database.execute("DELETE FROM parts WHERE owner = ?", (owner,))
+    number, left = 0, b""
+
+    def write(part: bytes | memoryview) -> None:
+        nonlocal number
+        database.execute("INSERT INTO parts VALUES (?, ?, ?)", (owner, number, part))
+        number += 1
+
+    for chunk in chunks:
+        whole = memoryview(left + bytes(chunk) if left else chunk)
+        end = len(whole) - len(whole) % PART_BYTES
+        for start in range(0, end, PART_BYTES):
+            write(whole[start : start + PART_BYTES])
+        left = bytes(whole[end:])
+    if left:
+        write(left)
+
+
+def read_parts(database: sqlite3.Connection, owner: int) -> Iterator[bytes]:
+    """Yield what `write_parts` wrote for an owner, part by part."""
+    query, number = "SELECT body FROM parts WHERE owner = ? AND number = ?", 0
+    while found := database.execute(query, (owner, number)).fetchone():
+        yield found[0]
+        number += 1
 
 
 def open_private(path: Path | None, tables: str, layout: bytes) -> sqlite3.Connection:

@@ -15,6 +15,7 @@ from secfed.secagg.identities import read_identity
 from tests.cli.runner import Runner
 
 ROOT = Path(__file__).parent.parent.parent
+CENTRAL = ("--privacy", "central", "--clip-norm", 1, "--noise-multiplier", 1)
 
 
 @pytest.fixture
@@ -66,6 +67,36 @@ def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Pa
         assert (mean["w"].dtype, mean["b"].dtype) == (np.float32, np.float64)
         for name in ("w", "b"):
             np.testing.assert_allclose(mean[name], (1 + 2 + 2 * 3) / 4, atol=4 / 2**13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["central", "distributed"])
+def test_private_compressed_sum_in_processes_is_in_the_ledger(choice: str, folder: Path, secfed: Runner) -> None:
+    """A session with noise of its own clients' terms; then one that the budget has no room for, and one refused."""
+    assert secfed("budget", "limit", "--ledger", "budget.db", "--epsilon", 5, "--delta", 1e-5).exit_code == 0
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    noise = ("--privacy", choice, "--clip-norm", 8, "--noise-multiplier", 1, "--compression", "low-rank:1")
+    serve = ("serve", "--like", "model.npz", "--clients", 3, "--threshold", 3, "--port", port, *noise)
+    join = ("join", f"http://127.0.0.1:{port}")
+    processes = [start(*serve, "--ledger", "budget.db", "--json")]
+    processes += [start(*join, f"update-{i}.npz", "--id", i, *noise, "--minimum-cohort", 3) for i in (1, 2, 3)]
+    results = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, results
+    found = json.loads(results[0][0])
+    assert 3 < found["epsilon"] == found["spent"] < 5 and (found["delta"], found["budget"]) == (1e-5, 5.0)
+    shown = json.loads(secfed("budget", "show", "--ledger", "budget.db", "--json").stdout)
+    assert [entry["state"] for entry in shown["entries"]] == ["committed"]
+    with np.load("mean.npz") as mean:
+        assert mean["w"].shape == (2, 3) and np.abs(mean["w"]).max() < 100
+    refused = secfed(*serve, "--ledger", "budget.db")
+    assert refused.exit_code == 1 and "budget" in refused.stderr
+    server = start(*serve, "--timeout", 60)
+    wrong = secfed(*join, "update-1.npz", "--id", 1, *noise[:-3], 2, *noise[-2:], "--timeout", 30)
+    server.kill()
+    server.communicate()
+    assert wrong.exit_code == 1 and ("T5" in wrong.stderr or "T6" in wrong.stderr)
 
 
 @pytest.mark.slow
@@ -132,9 +163,31 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
         (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "DONE=3"), "--stage-timeout DONE=3"),
         (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "SHARE_KEYS"), "needed STAGE=SECONDS"),
         (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "SHARE_KEYS=0"), "needed a positive"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--epsilon", 3), "No such option"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--clip-norm", 1), "no effect with --privacy none"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--ledger", "x"), "no effect with --privacy none"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--compression", "zip"), "found 'zip'"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--scale-weights"), "scale_weights with bits None"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--minimum-cohort", 3), "only with --privacy distributed"),
+        (
+            ("serve", "--like", "model.npz", "--clients", 3, "--privacy", "central"),
+            "--clip-norm and --noise-multiplier",
+        ),
+        (("serve", "--like", "model.npz", "--clients", 3, *CENTRAL, "--clip", 2), "no effect with --privacy central"),
+        (("serve", "--like", "model.npz", "--clients", 3, *CENTRAL, "--ledger", "absent"), "absent does not exist"),
+        (
+            ("serve", "--like", "model.npz", "--clients", 3, *CENTRAL, "--ledger", "x", "--delta", 0.1),
+            "--delta has no effect",
+        ),
+        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--clip-norm", 1), "no effect with --privacy none"),
+        (
+            ("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, *CENTRAL, "--weight", 2),
+            "no effect with --privacy",
+        ),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--state", "broken.npz"), "broken.npz"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--record", "broken.npz"), "broken.npz"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "belong together"),
+        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--allow-divisible"), "only with --roster"),
         (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "plain HTTP to 192.0.2.1"),
         (("join", "https://127.0.0.1:1", "update-1.npz", "--id", 1, "--ca", "absent"), "absent cannot be used"),
     ],

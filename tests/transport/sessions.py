@@ -84,9 +84,9 @@ def holding(client_id: int, stage: Stage, wait: Callable[[], object]) -> type[Cl
     """Return a Client of which one waits before it answers one stage."""
 
     class Held(Client):
-        def receive(self, data: bytes) -> bytes:
+        def receive_chunks(self, data: bytes) -> Any:
             if (self.client_id, self.stage) == (client_id, stage):
                 wait()
-            return super().receive(data)
+            return super().receive_chunks(data)
 
     return Held

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from secfed import SecAgg
 from secfed.errors import ConfigError, FaultyServerError, SecFedError
 from secfed.secagg import Stage
 from secfed.transport.client import client_context
@@ -190,6 +191,16 @@ def test_client_whose_first_answer_came_from_another_process_is_refused() -> Non
 
     with pytest.raises(SecFedError, match="refused with 409: client 2 has answered ADVERTISE_KEYS with other bytes"):
         asyncio.run(session())
+
+
+def test_client_leaves_before_its_first_answer_where_the_server_could_split_the_sum() -> None:
+    async def sparse(request: web.Request) -> web.StreamResponse:
+        assert request.path == "/v1/session", "nothing else may be asked"
+        aggregator = SecAgg(threshold=2, clip=16.0, max_weight=10, adversary="malicious_server", neighbors=2)
+        return web.Response(body=announced(aggregator).to_bytes())
+
+    with pytest.raises(FaultyServerError, match="lets the server split the sum, this client's policy refuses that"):
+        against(sparse)
 
 
 def test_client_that_finds_the_server_faulty_leaves_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

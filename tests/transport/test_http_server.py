@@ -33,10 +33,10 @@ def test_session_over_loopback_in_which_one_client_vanishes(monkeypatch: pytest.
     from secfed.transport import client as module
 
     class Vanishing(module.Client):
-        def receive(self, data: bytes) -> bytes:
+        def receive_chunks(self, data: bytes) -> Any:
             if (self.client_id, self.stage) == (5, Stage.MASKED_INPUT_COLLECTION):
                 raise VanishedError
-            return super().receive(data)
+            return super().receive_chunks(data)
 
     monkeypatch.setattr(module, "Client", Vanishing)
     driver = driver_of(timeouts={Stage.MASKED_INPUT_COLLECTION: 1.0})

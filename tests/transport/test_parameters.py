@@ -67,6 +67,27 @@ def test_session_that_the_client_did_not_agree_to_is_refused(
         terms.agree(found, 2, EXAMPLE, 1)
 
 
+SPARSE = SecAgg(threshold=2, clip=16.0, max_weight=10, adversary="malicious_server", neighbors=2)
+
+
+def test_client_with_a_roster_refuses_a_graph_that_splits_the_sum() -> None:
+    """On a ring of four, a server that tells neighbors different survivors would open sums of fewer clients."""
+    found = announced(SPARSE)
+    assert not found.config.indivisible
+    for terms in (TERMS, replace(TERMS, policy=Policy())):
+        with pytest.raises(FaultyServerError, match="a k-regular graph without session_colluders lets the server"):
+            terms.agree(found, 2, EXAMPLE, 1)
+    lax = replace(TERMS, allow_divisible=True)
+    assert lax.agree(found, 2, EXAMPLE, 1).length == MEAN.length  # type: ignore[attr-defined]
+    assert TERMS.agree(announced(replace(SPARSE, session_colluders=0)), 2, EXAMPLE, 1)
+
+
+def test_policy_of_the_client_itself_is_indivisible_with_a_roster() -> None:
+    assert TERMS.session_policy(MEAN).indivisible
+    assert not replace(TERMS, allow_divisible=True).session_policy(MEAN).indivisible
+    assert not Terms().session_policy(MEAN).indivisible
+
+
 def test_session_whose_sum_could_overflow_is_refused() -> None:
     narrow = WeightedMean.of(EXAMPLE, clip=16.0, clients=3, max_weight=10)
     found = SessionParameters.of(bytes(32), MALICIOUS.config(IDS, narrow), narrow)

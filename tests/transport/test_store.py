@@ -55,9 +55,10 @@ def test_end_of_a_stage_drops_its_messages_and_keeps_their_digests(tmp_path: Pat
     store.begin(Saved(b"parameters", b"identities", b"snapshot", ""), {1: b"request"})
     store.log(Stage.ADVERTISE_KEYS, 1, b"message")
     before = store.accepted(Stage.ADVERTISE_KEYS, 1)
-    assert list(store.messages(Stage.ADVERTISE_KEYS)) == [(1, b"message")]
+    found = [(client_id, b"".join(chunks)) for client_id, chunks in store.messages(Stage.ADVERTISE_KEYS)]
+    assert found == [(1, b"message")]
     store.close_stage(b"later", {2: b"next"}, "why")
-    assert list(store.messages(Stage.ADVERTISE_KEYS)) == []
+    assert [b"".join(chunks) for _, chunks in store.messages(Stage.ADVERTISE_KEYS)] == [b""]
     assert store.accepted(Stage.ADVERTISE_KEYS, 1) == before and before is not None and before[1] == 7
     assert (store.request(1), store.request(2)) == (None, b"next")
     assert store.load() == Saved(b"parameters", b"identities", b"later", "why")

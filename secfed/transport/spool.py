@@ -1,0 +1,67 @@
+"""A long answer on its way to the server, kept so that the same bytes can be sent again.
+
+A client makes each chunk of an answer once: a second masked vector could differ from the first by one copy of the
+masks. So what is made is written to a file before it leaves, and if the connection breaks, the file is sent again.
+"""
+
+import tempfile
+import threading
+from typing import Final
+
+from secfed.errors import SecFedError
+from secfed.secagg import Answer
+
+LONG: Final = 1 << 21  # bytes; a longer answer is not held in memory as a whole
+_MOST: Final = 1 << 20
+
+
+class Spool:
+    """The bytes of one answer, made when they are first read, and kept in a temporary file that has no name.
+
+    Several threads may use it; one at a time reads. The file is for its owner only and is gone with the process.
+
+    Args:
+        answer: What `secagg.Client.receive_chunks` gave; nobody else reads it.
+
+    Attributes:
+        size: Bytes of the whole answer.
+
+    Security:
+        The file holds what is sent to the server, and no secret.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self.size = answer.size
+        self._answer, self._made = answer, 0
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # open until `close`
+
+    def read(self, start: int) -> bytes:
+        """Return some bytes from a place on, at least one.
+
+        Args:
+            start: The place, below `size`.
+
+        Raises:
+            SecFedError: The file cannot be written: the answer is given up.
+        """
+        with self._lock:  # also against a reader that was canceled, and whose thread is still at work
+            try:
+                while self._made <= start:
+                    chunk = next(self._answer)
+                    self._file.seek(self._made)
+                    self._file.write(chunk)
+                    self._made += len(chunk)
+                self._file.seek(start)
+                return self._file.read(min(self._made - start, _MOST))
+            except OSError as error:
+                self._answer.close()
+                raise SecFedError(
+                    f"the masked update cannot be written to {tempfile.gettempdir()}: {error.strerror}; set TMPDIR to "
+                    f"a folder with room for {self.size} bytes"
+                ) from None
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._lock:
+            self._file.close()
