@@ -1,5 +1,4 @@
-"""The server's half of a session: it sees keys, sealed shares and masked vectors, and ends with their sum; no socket,
-no clock.
+"""The server's half of a session: it sees keys, sealed shares and masked vectors, and ends with their sum.
 
 The numbers S1 to S13 are those of `protocols/secagg/README.md`. Inputs are added as they arrive: memory does not grow
 with clients times length.
