@@ -145,7 +145,11 @@ def session_of(plan: dict[str, Any]) -> SessionParameters:
     """Return what the server announces: the graph and threshold that suit 20 % of dropouts."""
     ids = range(1, plan["clients"] + 1)
     chosen = parameters(
-        clients=len(ids), corrupt_fraction=0.05, dropout_fraction=plan["gone"] or 0.05, adversary=plan["adversary"]
+        clients=len(ids),
+        corrupt_fraction=0.05,
+        dropout_fraction=plan["gone"] or 0.05,
+        adversary=plan["adversary"],
+        indivisible=plan["adversary"] == "malicious_server",  # clients with a roster insist on it
     )
     mean = WeightedMean.of(update_of(1, plan["entries"]), clip=CLIP, clients=len(ids))
     config = Config(
@@ -155,6 +159,7 @@ def session_of(plan: dict[str, Any]) -> SessionParameters:
         mean.modulus_bits,
         neighbors=chosen.neighbors,
         colluders=chosen.colluders,
+        session_colluders=chosen.session_colluders,
         adversary=plan["adversary"],
         context=mean.context,
     )
