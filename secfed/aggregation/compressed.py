@@ -12,7 +12,7 @@ from secfed.aggregation.messages import CompressedParameters, ScaledMeanParamete
 from secfed.aggregation.privacy import Privacy
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.scaled_mean import ScaledMean
-from secfed.aggregation.transform import Decoded, Transform
+from secfed.aggregation.transform import Decoded, Preceded, Transform
 from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.crypto.prg import SEED_BYTES
 from secfed.encoding.compression import KINDS, Compression, RandomRotation, map_seed, size_of
@@ -95,7 +95,7 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Compressed(Transform):
+class Compressed(Preceded):
     """Compress by public linear maps, then do as another transform does; expand the mean.
 
     Clip, clip norm and rounding of the other transform are for the compressed values. What it releases of an update is
@@ -120,36 +120,6 @@ class Compressed(Transform):
     def structure(self) -> Structure:  # type: ignore[override]  # nobody sets it
         """Names, shapes and dtypes of the mean."""
         return self.maps.structure
-
-    @property
-    def inner(self) -> Transform:
-        """The transform of the compressed values."""
-        return self.transform
-
-    @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
-        """Bits of an entry."""
-        return self.transform.modulus_bits
-
-    @property
-    def length(self) -> int:
-        """Entries of a vector."""
-        return self.transform.length
-
-    @property
-    def bound(self) -> int:
-        """Largest absolute value of an entry."""
-        return self.transform.bound
-
-    @property
-    def fewest(self) -> int:
-        """Fewest survivors whose sum may be released."""
-        return self.transform.fewest
-
-    @property
-    def context(self) -> bytes:
-        """What binds a session to these parameters."""
-        return b"secfed/aggregation/v1 " + self.hash.hex().encode()
 
     def to_bytes(self) -> bytes:
         """Return the public parameters, for the clients; see `protocols/aggregation/README.md`."""
@@ -220,11 +190,6 @@ class Compressed(Transform):
             EncodingError: The update or the weight does not fit; nothing has been sent.
         """
         return self.transform.encode(self.maps.compress(update, divisors), weight, seed=seed, **noise)
-
-    def check(self, update: Update, weight: float) -> None:
-        """Check an update and its weight before anything is sent; for errors see `encode`."""
-        super().check(update, weight)
-        self.transform.check(self.transform.structure.example, weight)
 
     def inside(self, update: Update) -> Update:
         """Return the compressed values; for errors see `encode`."""

@@ -7,9 +7,9 @@ little-endian: `u8`, `u32`, `u64`, and `f64` in IEEE 754.
 import math
 import struct
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from secfed.errors import MalformedMessageError
+from secfed.errors import FaultyServerError, MalformedMessageError
 from secfed.wire import Message
 
 
@@ -23,6 +23,29 @@ class WeightedMeanParameters(Message):
     bits: Annotated[bytes, 1]  # u8: bits of a rounded value
     clients: Annotated[bytes, 4]  # u32: most vectors in a sum
     max_weight: Annotated[bytes, 8]  # u64
+
+    @classmethod
+    def of(cls, values: int, clip: float, bits: int, clients: int, max_weight: int) -> Self:
+        """Encode the numbers."""
+        return cls(
+            values=values.to_bytes(8, "little"),
+            clip=f64(clip),
+            bits=bytes([bits]),
+            clients=int(clients).to_bytes(4, "little"),
+            max_weight=int(max_weight).to_bytes(8, "little"),
+        )
+
+    def numbers(self, values: int) -> tuple[float, int, int, int]:
+        """Return clip, bits, clients and largest weight, for updates of so many values.
+
+        Raises:
+            FaultyServerError: T2, the server's update has another number of values.
+            MalformedMessageError: T1, the clip is no number.
+        """
+        if (found := int.from_bytes(self.values, "little")) != values:  # T2
+            raise FaultyServerError(f"the server's update has {found} values, this client's {values}", "T2")
+        clients, max_weight = (int.from_bytes(number, "little") for number in (self.clients, self.max_weight))
+        return read_f64("clip", self.clip), self.bits[0], clients, max_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +81,10 @@ class CompressedParameters(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledMeanParameters(Message):
-    """What a client needs to encode for a mean of values that are weighed before they are rounded; 31 bytes."""
+class ScaledMeanParameters(WeightedMeanParameters):
+    """The same for a mean of values that are weighed before they are rounded; 31 bytes."""
 
     kind: ClassVar[int] = 38
-    values: Annotated[bytes, 8]  # u64: values of an update
-    clip: Annotated[bytes, 8]  # f64
-    bits: Annotated[bytes, 1]  # u8: bits of a rounded value
-    clients: Annotated[bytes, 4]  # u32: most vectors in a sum
-    max_weight: Annotated[bytes, 8]  # u64
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from secfed.aggregation.messages import (
 from secfed.aggregation.privacy import Privacy
 from secfed.aggregation.private_sum import PrivateSum
 from secfed.aggregation.scaled_mean import ScaledMean
-from secfed.aggregation.transform import Decoded, Transform
+from secfed.aggregation.transform import Decoded, Preceded, Transform
 from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.encoding.compression import Compression, RandomRotation
 from secfed.encoding.conditional_rounding import clip_by_norm
@@ -29,7 +29,7 @@ from secfed.wire import kind_of
 
 
 @dataclass(frozen=True)
-class PerArrayClipping(Transform):
+class PerArrayClipping(Preceded):
     """Clip each array by itself, then do as another transform does.
 
     * For a mean, each value is divided by the clip of its array, and the inner transform has the clip 1. So a value is
@@ -70,36 +70,6 @@ class PerArrayClipping(Transform):
             raise ConfigError(f"the inner transform has the clip {found}, needed {needed}")
         if isinstance(self.transform, Compressed):
             refuse_rotation(self.transform.maps.compression)
-
-    @property
-    def inner(self) -> Transform:
-        """The transform of what is rounded and sent."""
-        return self.transform.inner
-
-    @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
-        """Bits of an entry."""
-        return self.transform.modulus_bits
-
-    @property
-    def length(self) -> int:
-        """Entries of a vector."""
-        return self.transform.length
-
-    @property
-    def bound(self) -> int:
-        """Largest absolute value of an entry."""
-        return self.transform.bound
-
-    @property
-    def fewest(self) -> int:
-        """Fewest survivors whose sum may be released."""
-        return self.transform.fewest
-
-    @property
-    def context(self) -> bytes:
-        """What binds a session to these parameters."""
-        return b"secfed/aggregation/v1 " + self.hash.hex().encode()
 
     def to_bytes(self) -> bytes:
         """Return the public parameters, for the clients; see `protocols/aggregation/README.md`."""
@@ -186,11 +156,6 @@ class PerArrayClipping(Transform):
         # The inner transform divides, block by block: no second update is held.
         encode: Any = self.transform.encode
         return encode(update, weight, seed=seed, divisors=self.clips)
-
-    def check(self, update: Update, weight: float) -> None:
-        """Check an update and its weight before anything is sent; for errors see `encode`."""
-        super().check(update, weight)
-        self.transform.check(self.transform.structure.example, weight)
 
     def beyond_clip(self, update: Update) -> int:
         """Count the values beyond the clip of their array."""

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.messages import ScaledMeanParameters, f64, read_f64
+from secfed.aggregation.messages import ScaledMeanParameters
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
 from secfed.crypto.ring import signed
 from secfed.encoding.fixed_point import FixedPoint
 from secfed.encoding.flatten import Structure, Update, arrays, structure, unflatten
-from secfed.errors import ConfigError, EncodingError, FaultyServerError, MalformedMessageError
+from secfed.errors import ConfigError, EncodingError, MalformedMessageError
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,8 @@ class ScaledMean(Transform):
 
     def to_bytes(self) -> bytes:
         """Return the public parameters, for the clients: 31 bytes, see `protocols/aggregation/README.md`."""
-        return ScaledMeanParameters(
-            values=self.structure.size.to_bytes(8, "little"),
-            clip=f64(self.clip),
-            bits=bytes([self.bits]),
-            clients=int(self.clients).to_bytes(4, "little"),
-            max_weight=int(self.max_weight).to_bytes(8, "little"),
+        return ScaledMeanParameters.of(
+            self.structure.size, self.clip, self.bits, self.clients, self.max_weight
         ).to_bytes()
 
     @classmethod
@@ -116,13 +112,9 @@ class ScaledMean(Transform):
             FaultyServerError: T2, the server's update has another number of values.
         """
         found, like = ScaledMeanParameters.from_bytes(data), structure(example)
-        values, clients, max_weight = (
-            int.from_bytes(number, "little") for number in (found.values, found.clients, found.max_weight)
-        )
-        if values != like.size:  # T2
-            raise FaultyServerError(f"the server's update has {values} values, this client's {like.size}", "T2")
+        clip, bits, clients, max_weight = found.numbers(like.size)
         try:
-            return cls(like, read_f64("clip", found.clip), found.bits[0], clients, max_weight)
+            return cls(like, clip, bits, clients, max_weight)
         except ConfigError as error:
             raise MalformedMessageError(f"these parameters of a mean do not fit together: {error}", 0) from None
 

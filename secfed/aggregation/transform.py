@@ -141,3 +141,48 @@ class Transform(ABC):
     def beyond_clip(self, update: Update) -> int:
         """Count the values that `encode` clips one by one."""
         return 0
+
+
+class Preceded(Transform):
+    """A transform that changes an update first, and then does as another transform does.
+
+    Attributes:
+        transform: The other one.
+    """
+
+    transform: Transform
+
+    @property
+    def inner(self) -> Transform:
+        """The transform of what is rounded and sent."""
+        return self.transform.inner
+
+    @property
+    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
+        """Bits of an entry."""
+        return self.transform.modulus_bits
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector."""
+        return self.transform.length
+
+    @property
+    def bound(self) -> int:
+        """Largest absolute value of an entry."""
+        return self.transform.bound
+
+    @property
+    def fewest(self) -> int:
+        """Fewest survivors whose sum may be released."""
+        return self.transform.fewest
+
+    @property
+    def context(self) -> bytes:
+        """What binds a session to these parameters."""
+        return b"secfed/aggregation/v1 " + self.hash.hex().encode()
+
+    def check(self, update: Update, weight: float) -> None:
+        """Check an update and its weight before anything is sent; for errors see `encode`."""
+        super().check(update, weight)
+        self.transform.check(self.transform.structure.example, weight)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secfed.aggregation.messages import WeightedMeanParameters, f64, read_f64
+from secfed.aggregation.messages import WeightedMeanParameters
 from secfed.aggregation.transform import Decoded, Transform
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
@@ -16,7 +16,6 @@ from secfed.encoding.flatten import Structure, Update, arrays, structure, unflat
 from secfed.errors import (
     ConfigError,
     EncodingError,
-    FaultyServerError,
     MalformedMessageError,
     TooFewSurvivorsError,
 )
@@ -139,12 +138,8 @@ class WeightedMean(Transform):
     def to_bytes(self) -> bytes:
         """Return the public parameters, for the clients: 31 bytes, see `protocols/aggregation/README.md`."""
         fixed = self.fixed_point
-        return WeightedMeanParameters(
-            values=self.structure.size.to_bytes(8, "little"),
-            clip=f64(fixed.clip),
-            bits=bytes([fixed.bits]),
-            clients=int(fixed.clients).to_bytes(4, "little"),
-            max_weight=int(fixed.max_weight).to_bytes(8, "little"),
+        return WeightedMeanParameters.of(
+            self.structure.size, fixed.clip, fixed.bits, fixed.clients, fixed.max_weight
         ).to_bytes()
 
     @classmethod
@@ -160,13 +155,9 @@ class WeightedMean(Transform):
             FaultyServerError: T2, the server's update has another number of values.
         """
         found, like = WeightedMeanParameters.from_bytes(data), structure(example)
-        values, clients, max_weight = (
-            int.from_bytes(number, "little") for number in (found.values, found.clients, found.max_weight)
-        )
-        if values != like.size:  # T2
-            raise FaultyServerError(f"the server's update has {values} values, this client's {like.size}", "T2")
+        clip, bits, clients, max_weight = found.numbers(like.size)
         try:
-            return cls(like, FixedPoint(read_f64("clip", found.clip), found.bits[0], clients, max_weight))
+            return cls(like, FixedPoint(clip, bits, clients, max_weight))
         except ConfigError as error:
             raise MalformedMessageError(f"these parameters of a mean do not fit together: {error}", 0) from None
 
