@@ -55,7 +55,7 @@ def configuration(length: int) -> secagg.Config:
 
 
 def values(client_id: int, length: int) -> np.ndarray:
-    """A client's vector, made without a second one beside it."""
+    """A client's vector, made block by block: no second one is in memory."""
     vector = np.arange(length, dtype=np.uint32)
     vector *= np.uint32(2_654_435_761)
     vector += np.uint32(client_id)
@@ -136,7 +136,7 @@ def server(length: int, chunked: bool) -> None:
 
 
 def encoding(length: int, chunked: bool) -> None:
-    """Encode a float32 update, and print what it took beside the update and its vector."""
+    """Encode a float32 update, and print what it took in addition to the update and its vector."""
     update = np.full(length - 1, 0.125, np.float32)
     transform = aggregation.WeightedMean.of(update, clip=1.0, clients=CLIENTS, max_weight=1)
     meter = Meter()

@@ -13,7 +13,7 @@ from secfed.dp.events import check_count
 from secfed.encoding.flatten import flatten, structure, unflatten
 from secfed.errors import ConfigError, EncodingError
 from secfed.federated.results import LocalUpdate, Model
-from secfed.federated.schedule import Arrivals, Durations, Schedule, Turn
+from secfed.federated.schedule import Arrivals, Attendance, Schedule, Turn
 from secfed.federated.training import Training, TrainingOptions, Values
 
 
@@ -65,34 +65,23 @@ class Asynchronous(Training):
             weight: The staleness weight, at most 1.
         """
 
-    def _privacy_among(
-        self, privacy: Privacy, population: int, sampling_rate: float | None, cohort_size: int | None
-    ) -> Privacy:
+    def _privacy_among(self, privacy: Privacy, population: int, asked: Attendance) -> Privacy:
         """Count no privacy from sampling: who is ready is no secret."""
         return replace(privacy, population=None, sampling_rate=1.0, cohort_size=None)
 
-    def _schedule_of(
-        self,
-        ids: Sequence[int],
-        values: npt.NDArray[Any],
-        sampling_rate: float | None,
-        cohort_size: int | None,
-        seed: int | None,
-        durations: Durations | None,
-        deadline: float | None,
-    ) -> Schedule:
+    def _schedule_of(self, ids: Sequence[int], values: npt.NDArray[Any], asked: Attendance) -> Schedule:
         """Let clients arrive.
 
         Raises:
             ConfigError: There are fewer clients than the buffer takes, or an option has no effect here.
         """
         name = type(self).__name__
-        for option, given in (("sampling_rate", sampling_rate), ("cohort_size", cohort_size), ("deadline", deadline)):
-            if given is not None:
+        for option in ("sampling_rate", "cohort_size", "deadline"):
+            if (given := getattr(asked, option)) is not None:
                 raise ConfigError(f"found {option} {given}: {name} takes the clients that are ready first")
         if len(ids) < self._buffer_size:
             raise ConfigError(f"found {len(ids)} clients, needed at least buffer_size {self._buffer_size}")
-        return Arrivals(ids, self._buffer_size, self._concurrency, self._most, seed, durations, values)
+        return Arrivals(ids, self._buffer_size, self._concurrency, self._most, asked.seed, asked.durations, values)
 
     def _local_update_of(self, turn: Turn, values: npt.NDArray[Any]) -> LocalUpdate:
         """Return what a client of this turn does: train from its own start, then fold."""

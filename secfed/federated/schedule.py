@@ -44,6 +44,22 @@ class Turn:
     time: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Attendance:
+    """What a caller says of cohorts and of time; see `Training.rounds`."""
+
+    sampling_rate: float | None
+    cohort_size: int | None
+    seed: int | None
+    durations: Durations | None
+    deadline: float | None
+
+    @property
+    def rate(self) -> float:
+        """The probability with which a client joins a cohort, where that has no fixed size."""
+        return 1.0 if self.sampling_rate is None else self.sampling_rate
+
+
 class Schedule(Protocol):
     """What decides that; all it knows can be saved."""
 
@@ -85,25 +101,13 @@ class Sampling:
 
     Args:
         ids: All clients, ascending.
-        rate: Probability with which each joins, if there is no cohort size.
-        cohort_size: Clients in a cohort; None: Poisson sampling.
-        seed: Makes cohorts repeatable.
-        durations: How long each client trains; None: there is no clock.
-        deadline: How long a round waits; None: for all.
+        asked: How cohorts are drawn. Without durations there is no clock.
     """
 
-    def __init__(
-        self,
-        ids: Sequence[int],
-        rate: float,
-        cohort_size: int | None,
-        seed: int | None,
-        durations: Durations | None,
-        deadline: float | None,
-    ) -> None:
-        self._ids, self._rate, self._size = ids, rate, cohort_size
-        self._seed, self._generator = seed, np.random.default_rng(seed)
-        self._durations, self._deadline, self._clock = durations, deadline, 0.0
+    def __init__(self, ids: Sequence[int], asked: Attendance) -> None:
+        self._ids, self._rate, self._size = ids, asked.rate, asked.cohort_size
+        self._seed, self._generator = asked.seed, np.random.default_rng(asked.seed)
+        self._durations, self._deadline, self._clock = asked.durations, asked.deadline, 0.0
 
     @property
     def by_chance(self) -> bool:

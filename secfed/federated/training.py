@@ -23,7 +23,7 @@ from secfed.federated.execution import Execution
 from secfed.federated.hooks import Callback, Evaluate, Hooks, Progress
 from secfed.federated.report import RoundReport
 from secfed.federated.results import LocalUpdate, Model
-from secfed.federated.schedule import Durations, Sampling, Schedule, Turn
+from secfed.federated.schedule import Attendance, Durations, Sampling, Schedule, Turn
 from secfed.federated.spending import Budget, Spending
 from secfed.federated.state import Memory, TrainingState, copied
 from secfed.secagg.stages import Stage
@@ -229,37 +229,25 @@ class Training(ABC):
             if durations is None:
                 raise ConfigError(f"deadline {deadline} without durations: no client is ever late")
             check_positive("deadline", deadline)
+        asked = Attendance(sampling_rate, cohort_size, seed, durations, deadline)
         if self._privacy:
-            self._privacy = self._privacy_among(self._privacy, len(data), sampling_rate, cohort_size)
+            self._privacy = self._privacy_among(self._privacy, len(data), asked)
             self._check_skips(model, count)
         values, ids = flatten(model), sorted(data)
-        schedule = self._schedule_of(ids, values, sampling_rate, cohort_size, seed, durations, deadline)
+        schedule = self._schedule_of(ids, values, asked)
         if start:
             schedule.resume(start.schedule, start.round, values)
         memory = start.memory if start else self.begin(values.astype(np.float64))
         self._last, self._schedule = (start.round if start else 0, model, memory), schedule
         return self._rounds(self._last, data, count, schedule, dropouts, hooks)
 
-    def _privacy_among(
-        self, privacy: Privacy, population: int, sampling_rate: float | None, cohort_size: int | None
-    ) -> Privacy:
+    def _privacy_among(self, privacy: Privacy, population: int, asked: Attendance) -> Privacy:
         """Tell the noise how cohorts come about."""
-        rate = 1.0 if sampling_rate is None else sampling_rate
-        return replace(privacy, population=population, sampling_rate=rate, cohort_size=cohort_size)
+        return replace(privacy, population=population, sampling_rate=asked.rate, cohort_size=asked.cohort_size)
 
-    def _schedule_of(
-        self,
-        ids: Sequence[int],
-        values: npt.NDArray[Any],
-        sampling_rate: float | None,
-        cohort_size: int | None,
-        seed: int | None,
-        durations: Durations | None,
-        deadline: float | None,
-    ) -> Schedule:
-        """Decide whose updates each round is made of; for the parameters see `rounds`."""
-        rate = 1.0 if sampling_rate is None else sampling_rate
-        return Sampling(ids, rate, cohort_size, seed, durations, deadline)
+    def _schedule_of(self, ids: Sequence[int], values: npt.NDArray[Any], asked: Attendance) -> Schedule:
+        """Decide whose updates each round is made of."""
+        return Sampling(ids, asked)
 
     def _local_update_of(self, turn: Turn, values: npt.NDArray[Any]) -> LocalUpdate:
         """Return what a client of this turn does, with its id and its data.
