@@ -180,9 +180,9 @@ def session() -> Iterator[Line]:
         ours, theirs = chunks["server"], whole["server"]
         yield Line(
             f"the server's memory in that session, {length:,} entries, 1 dropout",
-            "at most 2 vectors + 16 MiB",
+            "at most 2 vectors",
             f"{ours['memory'] / (4 * length):.2f} vectors",
-            ours["memory"] <= 8 * length + 16 * MIB,
+            ours["memory"] <= 8 * length,
             f"{ours['memory'] / MIB:.0f} MiB, {ours['seconds']:.2f} s CPU; whole messages: "
             f"{theirs['memory'] / (4 * length):.2f} vectors, {theirs['seconds']:.2f} s",
         )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.errors import ConfigError, MalformedMessageError
+from secfed.staging import Whole
 
 # Who is in a set of clients, shape `(clients,)`.
 Set = npt.NDArray[np.bool_]
@@ -55,7 +56,7 @@ class Message:
     """Base of all messages; subclasses are frozen dataclasses and set `kind`."""
 
     kind: ClassVar[int]
-    # Fields that stay where they are when a message is decoded from a memoryview: they are too long for a copy.
+    # Fields that are not copied when a message is decoded from a memoryview or a file: they are too long.
     uncopied: ClassVar[frozenset[str]] = frozenset()
     __slots__ = ()
 
@@ -87,7 +88,7 @@ class Message:
         return self.size(*(len(getattr(self, name)) for name, size in layout(type(self)) if size is None))
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview) -> Self:
+    def from_bytes(cls, data: Whole) -> Self:
         """Decode one message.
 
         Args:
@@ -104,7 +105,7 @@ class Message:
             if fixed is None:
                 if offset + _LENGTH_BYTES > len(data):
                     raise MalformedMessageError(f"{cls.__name__} ends inside the length of {name}", offset)
-                size = int.from_bytes(data[offset : offset + _LENGTH_BYTES], "little")
+                size = int.from_bytes(bytes(data[offset : offset + _LENGTH_BYTES]), "little")
                 offset += _LENGTH_BYTES
             else:
                 size = fixed
@@ -151,7 +152,7 @@ def view(data: bytes | bytearray | memoryview) -> memoryview:
         raise ConfigError(f"a message is bytes without a gap: {error}") from None
 
 
-def kind_of(data: bytes | memoryview) -> int:
+def kind_of(data: Whole) -> int:
     """Return the kind of an encoded message.
 
     Raises:

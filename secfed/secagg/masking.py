@@ -15,6 +15,7 @@ from secfed.crypto import packing, prg
 from secfed.crypto.entropy import Entropy
 from secfed.errors import EncodingError, MalformedMessageError
 from secfed.secagg.config import Config
+from secfed.staging import Whole
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
 # Bytes of a vector that are masked at a time: a few such blocks are all that a client holds beside its vector, and each
@@ -25,10 +26,11 @@ BLOCK_BYTES = 1 << 21
 class Accumulator(Protocol):
     """The server's half: adds payloads as they arrive and takes the masks off their sum."""
 
-    def add(self, payload: bytes | memoryview) -> None:
+    def add(self, payload: Whole) -> None:
         """Add one client's payload; refuse a malformed one before anything changes (MalformedMessageError).
 
-        The payload may lie in a buffer that the caller reuses: nothing of it is kept.
+        The payload may lie in a buffer that the caller reuses: nothing of it is kept. If it lies in a file that cannot
+        be read (OSError), part of it may have been added.
         """
 
     def remove(self, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
@@ -129,7 +131,7 @@ class _AesCtrSum:
             raise MalformedMessageError(f"a saved sum has {len(saved)} bytes, needs {length * dtype.itemsize}", 0)
         self._total: Vector = np.zeros(length, dtype) if saved is None else np.frombuffer(saved, dtype).copy()
 
-    def add(self, payload: bytes | memoryview) -> None:
+    def add(self, payload: Whole) -> None:
         length, bits = len(self._total), self._bits
         needed = packing.packed_bytes(length, bits)
         if len(payload) != needed:
@@ -137,12 +139,11 @@ class _AesCtrSum:
         unused = -length * bits % 8
         if payload[-1] >> (8 - unused):
             raise MalformedMessageError("unused bits of the masked vector's last byte are not zero", needed - 1)
-        view = memoryview(payload)
         for start in range(0, length, packing.CHUNK_ENTRIES):
             target = self._total[start : start + packing.CHUNK_ENTRIES]
             offset = start * bits // 8
-            piece = view[offset : offset + packing.packed_bytes(len(target), bits)]
-            target += packing.unpack(piece, len(target), bits, self._total.dtype)
+            piece = payload[offset : offset + packing.packed_bytes(len(target), bits)]
+            target += packing.unpack(bytes(piece), len(target), bits, self._total.dtype)
 
     def remove(self, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
         prg.accumulate(self._total, subtracted, added, self._threads)

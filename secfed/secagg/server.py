@@ -6,6 +6,7 @@ with clients times length.
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self, TypeVar
@@ -22,6 +23,7 @@ from secfed.secagg.graph import graph_of
 from secfed.secagg.stages import EXCHANGES, Exchange, Request, Response, Stage, following, longest_response
 from secfed.secagg.states import Advertising, Collecting, Done, Ended, Opening, Seen, Sharing, Signing
 from secfed.secagg.upload import Upload
+from secfed.staging import FileBytes, Whole
 from secfed.wire import Set, kind_of, set_to_bytes, view
 
 Outbox = dict[int, bytes]
@@ -150,7 +152,7 @@ class Server:
         return dict.fromkeys(self._config.client_ids, request)
 
     @one_at_a_time
-    def receive(self, client_id: int, data: bytes | memoryview) -> bool:
+    def receive(self, client_id: int, data: Whole) -> bool:
         """Take one message from a client; the transport vouches for who it is.
 
         Args:
@@ -165,8 +167,9 @@ class Server:
                 a proper one.
             ConfigError: `data` is no bytes.
             StageError: The session is not open.
+            OSError: A file that holds the message cannot be read; the session is over.
         """
-        whole = view(data)
+        whole = data if isinstance(data, FileBytes) else view(data)
         return self._listing(client_id, lambda stage: self._receive(stage, client_id, whole))
 
     def upload(self, client_id: int) -> Upload:
@@ -176,8 +179,8 @@ class Server:
             client_id: The sender.
 
         Returns:
-            What takes the chunks. The message counts when `Upload.finish` is called and not before: one that breaks off
-            changes nothing. Uploads of several clients may be under way at once; each holds its message.
+            What takes the chunks. The message counts when `Upload.finish` is called, and nothing changes before.
+            Uploads of several clients may be under way at once.
 
         Raises:
             StageError: The session is not open.
@@ -203,11 +206,8 @@ class Server:
             ConfigError: A chunk is no bytes.
             StageError: The session is not open.
         """
-        upload = self.upload(client_id)
-        for chunk in chunks:
-            if not upload.write(chunk):
-                return False
-        return upload.finish()
+        with closing(self.upload(client_id)) as upload:
+            return all(map(upload.write, chunks)) and upload.finish()
 
     def _listing(self, client_id: int, call: Callable[[Stage], Found]) -> Found | Literal[False]:
         """Look at a message in the present stage, unless it is late; list the client's fault."""
@@ -228,12 +228,7 @@ class Server:
 
     @one_at_a_time
     def _room(self, client_id: int, start: bytes, size: int) -> int | Literal[False]:
-        """Return how many bytes a message that begins like this may have; False if it is late.
-
-        Args:
-            client_id: The sender.
-            start: The first bytes of the message.
-            size: How many bytes of it there are so far.
+        """Return how many bytes a message may have that begins with `start` and has `size` so far; False if it is late.
 
         Raises:
             FaultyClientError: S1 to S4, the message will not be taken.
@@ -244,7 +239,7 @@ class Server:
 
         return self._listing(client_id, look)
 
-    def _position(self, stage: Stage, client_id: int, start: bytes | memoryview, size: int) -> int | None:
+    def _position(self, stage: Stage, client_id: int, start: Whole, size: int) -> int | None:
         """Look at all but the contents of a message; return the sender's position, or None if the message is late."""
         try:
             position = self._config.position(client_id)
@@ -268,7 +263,7 @@ class Server:
             raise FaultyClientError(f"client {client_id} answered twice in stage {stage.name}", client_id, "S4")
         return position
 
-    def _receive(self, stage: Stage, client_id: int, data: memoryview) -> bool:
+    def _receive(self, stage: Stage, client_id: int, data: memoryview | FileBytes) -> bool:
         step, position = STEPS[stage], self._position(stage, client_id, data, len(data))
         if position is None:
             return False
@@ -277,7 +272,11 @@ class Server:
             self._awaited[position] = False
             return True
         response = step.exchange.response.from_bytes(data)
-        step.collect(self._config, self._directory, self._state, client_id, position, response)
+        try:
+            step.collect(self._config, self._directory, self._state, client_id, position, response)
+        except OSError:  # of a file: part of the message may be in the sum
+            self.abort("disk")
+            raise
         self._answered[position] = True
         return True
 

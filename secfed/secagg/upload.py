@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from secfed.errors import StageError
+from secfed.staging import FileBytes, Staging
 from secfed.wire import view
 
 _KIND_BYTES = 2  # version and kind
@@ -16,28 +14,34 @@ class Upload:
     """One message of one client in chunks; `Server.upload` makes it.
 
     The message is kept as it is sent, at most `Server.message_bytes` long, and looked at by `Server.receive` once it is
-    whole. So a masked vector takes no more memory than the sum, and an upload that breaks off changes nothing.
+    whole, so an upload that breaks off changes nothing. A message of more than 2 MiB is kept in a temporary file
+    (`TMPDIR` says where) and added to the sum a block at a time: uploads under way take hardly any memory.
     One thread at a time may use an upload; several uploads may be in several threads.
 
     Attributes:
         client_id: The sender.
-        size: Bytes taken so far.
     """
 
     def __init__(
         self,
         client_id: int,
         room: Callable[[bytes, int], int | Literal[False]],
-        receive: Callable[[memoryview], bool],
+        receive: Callable[[memoryview | FileBytes], bool],
     ) -> None:
-        self.client_id, self.size = client_id, 0
+        self.client_id = client_id
         self._room_for, self._receive = room, receive  # the server's: how long it may be; what to do with it
-        self._start = b""
-        self._buffer: npt.NDArray[np.uint8] | None = None
+        self._start = b""  # version and kind
+        self._room = 0  # how long it may be, as far as the server was asked
+        self._staging = Staging()
         self._late = self._over = False
 
     def __repr__(self) -> str:
         return f"Upload(client_id={self.client_id}, size={self.size})"
+
+    @property
+    def size(self) -> int:
+        """Bytes taken so far."""
+        return self._staging.size
 
     def write(self, chunk: bytes) -> bool:
         """Take the next chunk.
@@ -50,6 +54,7 @@ class Upload:
                 upload is over, and the client may still send a proper message.
             ConfigError: The chunk is no bytes.
             StageError: The upload is over.
+            SecFedError: The temporary file cannot be written. The upload is over, and nothing has changed.
         """
         data = view(chunk)
         if self._over:
@@ -57,24 +62,20 @@ class Upload:
         if self._late:
             return False
         size = self.size + len(data)
-        if self._buffer is None:
-            self._start += bytes(data[: _KIND_BYTES - len(self._start)])
-            if len(self._start) < _KIND_BYTES:
-                self.size = size
-                return True
-            # Not touched before it is written to: a message shorter than allowed takes no more memory than it has.
-            self._buffer = np.empty(self._room(size), np.uint8)
-            if self.size and not self._late:  # the chunk before was a single byte
-                self._buffer[0] = self._start[0]
-        elif size > len(self._buffer):  # refused, or late, or the stage is another by now and allows more
-            longer = np.empty(self._room(size), np.uint8)
-            longer[: self.size] = self._buffer[: self.size] if not self._late else 0
-            self._buffer = longer
-        if self._late:
-            self._buffer = None
-            return False
-        self._buffer[self.size : size] = data
-        self.size = size
+        self._start += bytes(data[: _KIND_BYTES - len(self._start)])
+        try:
+            # Asked again where the message is longer than allowed before: the stage may be another by now.
+            if len(self._start) == _KIND_BYTES and size > self._room:
+                room = self._room_for(self._start, size)
+                if room is False:
+                    self._late = True
+                    self._staging.close()
+                    return False
+                self._room = room
+            self._staging.write(data)
+        except BaseException:
+            self.close()
+            raise
         return True
 
     def finish(self) -> bool:
@@ -86,25 +87,18 @@ class Upload:
         Raises:
             FaultyClientError: S1 to S11, as for `Server.receive`.
             StageError: The upload is over.
+            SecFedError: The temporary file cannot be written. Nothing has changed.
+            OSError: It cannot be read. Part of the message may be in the sum, so the session has ended.
         """
         if self._over:
             raise StageError(f"this upload of client {self.client_id} is over")
-        self._over, buffer, self._buffer = True, self._buffer, None
-        if self._late:
-            return False
-        data = memoryview(self._start) if buffer is None else buffer.data[: self.size]
-        return self._receive(data)
+        self._over = True
+        try:
+            return not self._late and self._receive(self._staging.message())
+        finally:
+            self._staging.close()
 
     def close(self) -> None:
-        """Give the upload up, and its memory back; nothing has changed."""
-        self._over, self._buffer = True, None
-
-    def _room(self, size: int) -> int:
-        """Ask the server for how long the message may be; if it refuses, the upload is over."""
-        try:
-            room = self._room_for(self._start, size)
-        except BaseException:
-            self.close()
-            raise
-        self._late = room is False
-        return int(room)
+        """Give the upload up, with its memory and its file; nothing has changed."""
+        self._over = True
+        self._staging.close()

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from secfed.crypto.entropy import SystemEntropy
 from secfed.errors import ConfigError, FaultyClientError, SecFedError
 from secfed.secagg import Server, Stage
+from secfed.staging import Whole
 from secfed.transport.parameters import SessionParameters
-from secfed.transport.store import Saved, Store
+from secfed.transport.store import Saved, Store, digest
 from secfed.wire import HASH_BYTES
 
 Timeouts = float | Mapping[Stage, float]
@@ -195,7 +196,7 @@ class Driver:
                 return found[1]
             return self._server.message_bytes if stage is self.stage else 0
 
-    def accept(self, client_id: int, stage: Stage, message: bytes | memoryview) -> Verdict:
+    def accept(self, client_id: int, stage: Stage, message: Whole) -> Verdict:
         """Take one message; when this returns ACCEPTED, the message survives a kill of this process.
 
         The same bytes are accepted any number of times, also after the stage has closed.
@@ -210,7 +211,7 @@ class Driver:
         """
         return self.accept_all([(client_id, stage, message)])[0]
 
-    def accept_all(self, messages: Sequence[tuple[int, Stage, bytes | memoryview]]) -> list[Verdict]:
+    def accept_all(self, messages: Sequence[tuple[int, Stage, Whole]]) -> list[Verdict]:
         """Take many messages and write them to the disk together, which takes hardly longer than to write one.
 
         Args:
@@ -225,7 +226,7 @@ class Driver:
         try:
             with self._lock, self._store.together():
                 verdicts = [self._accept(*message) for message in messages]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             # The server in memory knows messages that the disk does not: only a restart makes them one again.
             raise SecFedError(f"the state cannot be written: {error}; start the server again") from None
         for (client_id, stage, message), verdict in zip(messages, verdicts, strict=True):
@@ -233,9 +234,9 @@ class Driver:
             _event(verdict.answer.value, stage=stage.name, client_id=client_id, bytes=size, reason=reason)
         return verdicts
 
-    def _accept(self, client_id: int, stage: Stage, message: bytes | memoryview) -> Verdict:
+    def _accept(self, client_id: int, stage: Stage, message: Whole) -> Verdict:
         if found := self._store.accepted(stage, client_id):
-            if found[0] == hashlib.sha256(message).digest():
+            if found[0] == digest(message):
                 return Verdict(Answer.ACCEPTED, "again")
             return Verdict(Answer.CONFLICT, f"client {client_id} has answered {stage.name} with other bytes")
         if stage is not self.stage:

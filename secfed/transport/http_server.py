@@ -13,15 +13,14 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
-
-import numpy as np
 
 from secfed.crypto.signing import verify
 from secfed.errors import ConfigError, MissingExtraError, SecFedError
 from secfed.secagg import Stage
+from secfed.staging import Staging
 from secfed.transport.driver import Answer, Driver
 from secfed.transport.inbox import Inbox
 from secfed.transport.limits import RETRY_SECONDS, Connections, FullError, Limits, Rate, Uploads
@@ -285,11 +284,11 @@ class HttpServer:
             return _plain(429, "another message of this client is being read", request)
         self._uploading.add(client_id)
         try:
-            with self._uploads.room(request.content_length or limit):
-                message = await self._read(request, limit)
-                verdict = await self._inbox.put(client_id, stage, message)
+            with self._uploads.room(request.content_length or limit), closing(Staging()) as staging:
+                await self._read(request, limit, staging)
+                verdict = await self._inbox.put(client_id, stage, staging.message())
         except FullError:
-            return _later("the server reads as many messages as it has memory for", request)
+            return _later("the server reads as many messages as it has room for", request)
         except SecFedError as error:
             self._broken = error
             self._answered.set()
@@ -341,28 +340,29 @@ class HttpServer:
                 request.transport.abort()
         return response
 
-    async def _read(self, request: web.Request, limit: int) -> memoryview:
+    async def _read(self, request: web.Request, limit: int, staging: Staging) -> None:
         """Read a body of at most `limit` bytes; a longer, broken or too slow one is never delivered."""
-        limits, start, size = self._limits, time.monotonic(), 0
-        # Memory that is not written to is not taken: a header that promises much costs nothing by itself.
-        body = np.empty(request.content_length or limit, np.uint8).data
+        limits, start = self._limits, time.monotonic()
         end_of_stage = start + self._driver.seconds_left + _AFTER_THE_STAGE
         while True:
             now = time.monotonic()
-            slowest = start + limits.silent_seconds + size / limits.bytes_per_second
+            slowest = start + limits.silent_seconds + staging.size / limits.bytes_per_second
             until = min(now + limits.silent_seconds, slowest, end_of_stage)
             try:
                 async with asyncio.timeout(until - now):
                     chunk = await request.content.readany()
             except TimeoutError:
-                reason = f"{size} bytes in {time.monotonic() - start:.1f} seconds"
+                reason = f"{staging.size} bytes in {time.monotonic() - start:.1f} seconds"
                 raise _refusal(web.HTTPRequestTimeout, request, reason) from None
             if not chunk:
-                return body[:size]
-            if size + len(chunk) > len(body):
+                return
+            if staging.size + len(chunk) > limit:
                 raise _refusal(web.HTTPRequestEntityTooLarge, request, f"at most {limit} bytes are allowed", limit)
-            body[size : size + len(chunk)] = chunk
-            size += len(chunk)
+            try:
+                staging.write(chunk)
+            except SecFedError as error:
+                _log.warning("%s", error, extra={"event": "no room on the disk"})
+                raise FullError from None
 
 
 def _refusal(kind: Any, request: web.Request, reason: str, limit: int | None = None) -> web.HTTPException:

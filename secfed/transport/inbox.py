@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from secfed.secagg import Stage
+from secfed.staging import Whole
 from secfed.transport.driver import Verdict
 
 _MOST = 64  # written together: the first of them does not wait for all the others
-Message = tuple[int, Stage, bytes | memoryview]
+Message = tuple[int, Stage, Whole]
 
 
 class Inbox:
@@ -27,7 +28,7 @@ class Inbox:
         self._waiting: deque[tuple[Message, asyncio.Future[Verdict]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def put(self, client_id: int, stage: Stage, message: bytes | memoryview) -> Verdict:
+    async def put(self, client_id: int, stage: Stage, message: Whole) -> Verdict:
         """Deliver a message; return what became of it.
 
         Raises:

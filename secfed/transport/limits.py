@@ -53,7 +53,7 @@ class FullError(Exception):
 
 
 class Uploads:
-    """The memory that uploads in progress have been promised.
+    """The room, in memory or in temporary files, that uploads in progress have been promised.
 
     It is promised before the body is read, so that an upload that has begun can always end.
     """

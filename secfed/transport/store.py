@@ -16,6 +16,7 @@ from typing import Final
 
 from secfed.errors import ConfigError
 from secfed.secagg import Stage
+from secfed.staging import Whole, parts
 
 _LAYOUT = b"secfed transport state 2"
 _MAGIC = b"SQLite format 3\0"
@@ -91,12 +92,12 @@ class Store:
             self._replace_snapshot(saved.snapshot)
             self._replace_requests(outbox)
 
-    def log(self, stage: Stage, client_id: int, message: bytes | memoryview) -> None:
+    def log(self, stage: Stage, client_id: int, message: Whole) -> None:
         """Write an accepted message; when this returns, or the transaction around it ends, it is on the disk."""
-        row = (int(stage), client_id, hashlib.sha256(message).digest(), len(message))
+        row = (int(stage), client_id, digest(message), len(message))
         self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?)", row)
         if self.durable:  # without a file there is no restart that would read it
-            write_parts(self._database, client_id, [message])
+            write_parts(self._database, client_id, parts(message))
 
     def together(self) -> "Transaction":
         """Return a context in which everything that is written reaches the disk at its end, all of it or nothing."""
@@ -196,6 +197,14 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def digest(message: Whole) -> bytes:
+    """Return a message's SHA-256."""
+    found = hashlib.sha256()
+    for part in parts(message):
+        found.update(part)
+    return found.digest()
 
 
 def write_parts(database: sqlite3.Connection, owner: int, chunks: Iterable[bytes | bytearray | memoryview]) -> None:

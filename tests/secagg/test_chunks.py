@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secfed import errors, secagg
-from secfed.crypto import prg
+from secfed import errors, secagg, staging
+from secfed.crypto import packing, prg
 from secfed.crypto.entropy import predictable_secrets
 from secfed.secagg import Client, Config, Server, Stage, masking
 from tests.secagg import test_vectors
@@ -424,3 +424,65 @@ def test_what_is_under_way_shows_no_contents() -> None:
     with pytest.raises(errors.StageError, match="is over"):
         upload.finish()
     assert ME in session.server.awaited
+
+
+@pytest.fixture
+def in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every upload of more than 8 bytes is kept in a file."""
+    monkeypatch.setattr(staging, "LONG", 8)
+
+
+def test_sum_of_uploads_from_files(in_a_file: None) -> None:
+    for adversary in ("semi_honest", "malicious_server"):
+        session = Session(complete(length=70_000 if adversary == "semi_honest" else 11, adversary=adversary))
+        while session.server.stage is not Stage.DONE:
+            for client_id in session.outbox:
+                session.server.receive_chunks(client_id, cut(session.reply(client_id), 1_000))
+            session.close()
+        session.assert_sum()
+
+
+def test_faulty_upload_from_a_file_changes_nothing(in_a_file: None) -> None:
+    session = masking_session()
+    data = session.reply(ME)
+    before = state(session.server, without=["faults"])
+    for bad, check in ((data[:-1], "S2"), (edit(data, masked=lambda old: old[:-1] + b"\xff"), "S9")):
+        with pytest.raises(errors.FaultyClientError) as caught:
+            session.server.receive_chunks(ME, cut(bad, 100))
+        assert caught.value.check == check
+        assert state(session.server, without=["faults"]) == before
+    assert session.server.receive_chunks(ME, cut(data, 100))
+
+
+def test_file_that_cannot_be_written_ends_the_upload_only(in_a_file: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = masking_session()
+    data, before = session.reply(ME), state(session.server)
+    upload = session.server.upload(ME)
+    upload.write(data[:50])
+    with monkeypatch.context() as patch:
+        patch.setattr(upload._staging._file, "write", full_disk)
+        with pytest.raises(errors.SecFedError, match="after 50 bytes: No space left"):
+            upload.write(data[50:])
+    with pytest.raises(errors.StageError, match="is over"):
+        upload.finish()
+    assert state(session.server) == before
+    assert session.server.receive_chunks(ME, cut(data, 100))
+
+
+def test_file_that_cannot_be_read_back_ends_the_session(in_a_file: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHUNK_ENTRIES", 64)
+    session = Session(complete(length=1_000, adversary="semi_honest")).to(Stage.MASKED_INPUT_COLLECTION)
+    upload = session.server.upload(ME)
+    upload.write(session.reply(ME))
+    upload._staging._file.truncate(2_000)  # some blocks are added before the end is missed
+    with pytest.raises(OSError, match="a temporary file has"):
+        upload.finish()
+    assert session.server.stage is Stage.ABORTED
+    with pytest.raises(errors.StageError):
+        session.server.close_stage()
+    with pytest.raises(errors.StageError, match="no sum"):
+        session.server.sum  # noqa: B018
+
+
+def full_disk(data: bytes) -> int:
+    raise OSError(28, "No space left on device")

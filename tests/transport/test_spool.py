@@ -13,7 +13,8 @@ from aiohttp import web
 
 from secfed.errors import FaultyServerError, SecFedError
 from secfed.secagg import Stage
-from secfed.transport import ClientState, HttpServer, Store, store
+from secfed.staging import Staging
+from secfed.transport import ClientState, Driver, HttpServer, Store, store
 from secfed.transport.spool import Spool
 from tests.transport.sessions import IDS, assert_mean, client_of, driver_of, joining, serving
 
@@ -78,13 +79,13 @@ def test_upload_that_breaks_off_is_sent_again_with_the_same_bytes(
     seen: dict[str, list[bytes]] = {}
     read = HttpServer._read
 
-    async def cut(server: HttpServer, request: web.Request, limit: int) -> memoryview:
+    async def cut(server: HttpServer, request: web.Request, limit: int, staging: Staging) -> None:
         name = request.match_info["client"]
         if request.match_info["stage"] != "MASKED_INPUT_COLLECTION" or name in seen:
-            message = await read(server, request, limit)
+            await read(server, request, limit, staging)
             if request.match_info["stage"] == "MASKED_INPUT_COLLECTION":
-                seen[name].append(bytes(message))
-            return message
+                seen[name].append(bytes(staging.message()))
+            return
         seen[name] = [await request.content.readexactly(10)]
         assert request.content_length and request.transport
         request.transport.abort()
@@ -114,14 +115,13 @@ def test_client_killed_in_a_long_upload_sends_the_same_bytes(
     digests: list[bytes] = []
     read = HttpServer._read
 
-    async def note(server: HttpServer, request: web.Request, limit: int) -> memoryview:
-        message = await read(server, request, limit)
+    async def note(server: HttpServer, request: web.Request, limit: int, staging: Staging) -> None:
+        await read(server, request, limit, staging)
         if (request.match_info["stage"], request.match_info["client"]) == ("MASKED_INPUT_COLLECTION", "5"):
-            digests.append(hashlib.sha256(message).digest())
+            digests.append(hashlib.sha256(bytes(staging.message())).digest())
             if len(digests) == 1:
                 first.cancel()
                 raise web.HTTPServiceUnavailable
-        return message
 
     monkeypatch.setattr(HttpServer, "_read", note)
     driver, path = driver_of(), tmp_path / "client.db"
@@ -192,3 +192,69 @@ def test_client_leaves_a_server_that_accepts_half_an_answer(long: None, monkeypa
     monkeypatch.setattr("secfed.transport.client._Link.answer", answer)
     with pytest.raises(FaultyServerError, match="accepted the answer to ADVERTISE_KEYS before it was whole"):
         asyncio.run(session())
+
+
+def test_messages_kept_in_files_make_the_same_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secfed.staging.LONG", 8)
+    for kept in (None, Store(tmp_path / "state.db")):
+        driver = driver_of(kept)
+
+        async def session(driver: Driver = driver) -> None:
+            async with serving(driver) as url:
+                await asyncio.gather(*(joining(url, each) for each in IDS))
+
+        asyncio.run(session())
+        assert_mean(driver, IDS)
+
+
+def test_client_whose_message_finds_no_room_on_the_disk_sends_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, failures = Staging.write, [OSError(28, "No space left on device")] * 3
+
+    def full(staging: Staging, chunk: bytes) -> None:
+        if failures:
+            with staging._written():
+                raise failures.pop()
+        write(staging, chunk)
+
+    monkeypatch.setattr(Staging, "write", full)
+    driver = driver_of()
+
+    async def session() -> None:
+        async with serving(driver) as url:
+            await asyncio.gather(*(joining(url, each) for each in IDS))
+
+    asyncio.run(session())
+    assert_mean(driver, IDS)
+    assert not failures
+
+
+def test_message_that_cannot_be_read_back_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on the disk is the session without that message: a server that starts again takes it."""
+    monkeypatch.setattr("secfed.staging.LONG", 8)
+    kept = Store(tmp_path / "state.db")
+    driver = driver_of(kept)
+    clients = {each: client_of(driver, each) for each in IDS}
+    for stage in (Stage.ADVERTISE_KEYS, Stage.SHARE_KEYS):
+        for each, client in clients.items():
+            driver.accept(each, stage, client.receive(driver.request(each, stage) or b""))
+        driver.close_stage(stage)
+    stage = Stage.MASKED_INPUT_COLLECTION
+    messages = {each: client.receive(driver.request(each, stage) or b"") for each, client in clients.items()}
+    driver.accept(2, stage, messages[2])
+    staging = Staging()
+    staging.write(messages[5])
+    whole = staging.message()
+    staging._file.truncate(len(whole) - 4)
+    with pytest.raises(SecFedError, match="start the server again"):
+        driver.accept(5, stage, whole)
+    kept.close()
+    driver = driver_of(kept := Store(tmp_path / "state.db"))
+    for each, message in messages.items():
+        assert driver.accept(each, stage, message).answer.value == "accepted"
+    driver.close_stage(stage)
+    while not driver.over:
+        for each, client in clients.items():
+            driver.accept(each, driver.stage, client.receive(driver.request(each, driver.stage) or b""))
+        driver.close_stage(driver.stage)
+    assert_mean(driver, IDS)
+    kept.close()
