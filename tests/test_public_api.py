@@ -93,7 +93,7 @@ def test_a_device_that_masks_loads_secure_aggregation_alone(code: str) -> None:
     modules = loaded(code)
     assert "secfed.secagg.client" in modules
     packages = {name.split(".")[1] for name in modules if name.startswith("secfed.")}
-    assert packages == {"concurrency", "crypto", "errors", "secagg", "wire"}
+    assert packages == {"concurrency", "crypto", "errors", "secagg", "staging", "wire"}
     assert not modules & {"scipy", "sqlite3"}
 
 
