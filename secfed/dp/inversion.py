@@ -28,6 +28,9 @@ _ROUGH = 1e-3
 _TRIES = 5
 _MOST_WORK = 1.5e8
 _MOST_ROUGH_WORK = 2e7
+# The work of a contour that is built at the first guess, and the relative gap below which no better guess is needed.
+_LITTLE_WORK = 3e7
+_CLOSE = 0.01
 # More for each further kind of release: ten thousand take seconds, and no other engine is close to a contour.
 _KIND_WORK = 3e5
 _KIND_ROUGH_WORK = 1e5
@@ -106,30 +109,46 @@ def epsilon_bounds(
     def lattice(guess: float) -> tuple[float, float]:
         return lattice_bounded.releases_epsilon(releases, log_delta, guess, below=below, enough=enough)
 
-    simple = epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
+    def unsampled() -> tuple[float, float]:
+        return -np.inf, epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
+
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        return _meet((-np.inf, simple), lattice(simple))
-    best = (-np.inf, min(simple, moments.epsilon_bound(log_delta)))
+        simple = unsampled()
+        return _meet(simple, lattice(simple[1]))
+    best = (-np.inf, moments.epsilon_bound(log_delta))
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), best[1])
-    effort, asked = Effort(releases), False
-    found = _near(releases, moments, log_delta, guess, effort)
+    effort, asked, tried = Effort(releases), False, None
+    # Mostly the first guess is near enough for a contour that says it all, or says where the next one must be.
+    found: float | None = None
+    fine = plan(releases, moments, guess, log_delta, goal)
+    if work(releases, fine, goal) <= _LITTLE_WORK:
+        contour, tried = effort.build(releases, moments, fine, goal), fine
+        if contour is not None:
+            low, high, middle = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([guess])))
+            best = _meet(best, (low, high))
+            if best[1] - best[0] <= _ENOUGH * abs(best[1]):
+                return best
+            if best[1] - best[0] <= _CLOSE * abs(best[1]):
+                found = middle
+    best = _meet(best, unsampled())
+    if found is None:
+        found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
         best, asked = _meet(best, lattice(best[1])), True
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
-    tried: ContourPlan | None = None
     for steep in (False, True):
         fine = plan(releases, moments, found, log_delta, goal, steep=steep)
         if tried and (fine.order, fine.frequency, fine.cut) == (tried.order, tried.frequency, tried.cut):
-            break
+            continue
         contour, tried = effort.build(releases, moments, fine, goal), fine
         if contour is None:
             break
-        low, high, _ = solve(contour, np.array([log_delta]), np.array([found]))
-        best = _meet(best, (float(low[0]), float(high[0])))
+        low, high, _ = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([found])))
+        best = _meet(best, (low, high))
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
     if not asked and not best[1] - best[0] <= _WIDE * abs(best[1]):
@@ -242,7 +261,7 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
         effort = Effort(last)
         guess = _near(last, moments, end, guess, effort) or guess
         fine = plan(last, moments, guess, end, _CURVE_GOAL)
-        if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
+        if work(last, fine, _CURVE_GOAL) <= effort.left:
             # The shortest composition fades last.
             fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
             one, two = line(base, fine, _CURVE_GOAL / 4)[0], line(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0]

@@ -14,7 +14,7 @@ noise in units of the shift, phi the density of N(0, spread^2), v = (2x - 1) / (
 All quantities are arrays over many laws at once.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -51,13 +51,14 @@ class Laws:
     rate: Reals
     spread: Reals
     count: Reals
+    _ends: dict[float, Reals] = field(default_factory=dict, repr=False, compare=False)  # `far_end` by order
 
     def __len__(self) -> int:
         return len(self.rate)
 
     def part(self, which: Any) -> "Laws":
         """Return some of the laws."""
-        return replace(self, rate=self.rate[which], spread=self.spread[which], count=self.count[which])
+        return Laws(self.kind, self.rate[which], self.spread[which], self.count[which])
 
     @property
     def spread_of_loss(self) -> Reals:
@@ -337,6 +338,12 @@ def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
 
 def far_end(laws: Laws, order: float) -> Reals:
     """Return where the side of large |loss| ends, shape `(n,)`: beyond it is no more than exp(-_TAIL)."""
+    if order not in laws._ends:
+        laws._ends[order] = _far_end(laws, order)
+    return laws._ends[order]
+
+
+def _far_end(laws: Laws, order: float) -> Reals:
     near = _REACH * laws.spread
     shift = {"ADD": order, "SWAP": 2 * order + 1}.get(laws.kind, order + 1)
     # The mass may be at two humps far apart, or at the first alone: the nearest end whose tail is small enough.
