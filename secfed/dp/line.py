@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from secfed.dp.fourier_sums import fourier_sums, transform_work
 from secfed.dp.ladder import Releases
 from secfed.dp.laws import ROUNDOFF, Cut, Nodes, Reals
 from secfed.dp.nodes import grids
@@ -83,9 +84,9 @@ def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line,
             centred = found.loss - center[:, None]
             log += float(moment @ count)
             mean += float(center @ count)
-            wave = _waves(tilted, centred, step, across)
+            wave, inexact = _waves(tilted, centred, step, across)
             whole += np.einsum("i,ij->j", count, _log1p(wave))
-            each = _error(found, tilted, centred, at, order, plan.stretch, moment)
+            each = _error(found, tilted, centred, at, order, plan.stretch, moment) + inexact[:, None]
             wrong += np.einsum("i,ij->j", count, np.log1p(_share(each, wave)))
             if plan.cut is None:
                 fade += float(count @ found.decay(tilted, order, top))
@@ -94,7 +95,7 @@ def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line,
             shares.extend(np.log(count) + found.decay(tilted, order, top, cut))
             share = tilted * (1 - cut.weight)
             mass = share.sum(axis=1)
-            wave = _waves(share / mass[:, None], centred, step, across)
+            wave, _ = _waves(share / mass[:, None], centred, step, across)
             mass_below += float(count @ np.log(mass))
             below += np.einsum("i,ij->j", count, _log1p(wave))
             wrong_below += np.einsum("i,ij->j", count, np.log1p(_share(each / mass[:, None], wave)))
@@ -118,7 +119,19 @@ def _error(
     return np.asarray(quadrature[:, None] + rounding * ROUNDOFF)
 
 
-def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes:
+def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, Reals]:
+    """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ..., and its error.
+
+    Returns:
+        Shape `(n, across**2)`, and a bound of the error beyond that of rounding sums, shape `(n,)`.
+    """
+    if tilted.shape[1] * across**2 <= transform_work(tilted.shape[1], across**2):
+        return _products(tilted, centred, step, across), np.zeros(len(tilted))
+    rows = [fourier_sums(*row, step, across**2) for row in zip(tilted, centred, strict=True)]
+    return np.array([sums for sums, _ in rows]), np.array([error for _, error in rows])
+
+
+def _products(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes:
     """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ...; shape `(n, across**2)`.
 
     exp(iu loss) - 1 for u = (a * across + b) * step is put together from a few such factors by matrix products, without

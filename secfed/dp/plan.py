@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from secfed.dp.ladder import MOST_NODES, Moments, Releases, log_chernoff
+from secfed.dp.fourier_sums import transform_work
+from secfed.dp.ladder import Moments, Releases, log_chernoff
 from secfed.dp.laws import Cut, Reals
 from secfed.dp.nodes import all_nodes, grids, most_nodes
 
 # Cuts of width spread / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
 # Nodes of one law that are too many.
+_MOST_NODES = 60_000
 # Nodes in all bounds of tails together, for one plan.
 _MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
@@ -124,7 +126,7 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
     """Return the largest U up to the last one for which no law needs too many nodes, or else the first one."""
 
     def fits(frequency: float) -> bool:
-        return all(most_nodes(laws, order, frequency) <= MOST_NODES for laws in releases.laws)
+        return all(most_nodes(laws, order, frequency) <= _MOST_NODES for laws in releases.laws)
 
     if fits(last):
         return last
@@ -238,8 +240,10 @@ def work(releases: Releases, plan: ContourPlan, goal: float) -> float:
     steps = plan.frequency * plan.period / (2 * np.pi) + 2
     # A contour has three steps at least.
     top = max(plan.frequency, 6 * np.pi / plan.period)
+    laws = sum(len(laws) for laws in releases.laws)
     nodes = sum(all_nodes(laws, plan.order, top, goal / 4, plan.stretch) for laws in releases.laws)
-    return float((steps + 150) * (nodes + 100))
+    each = (nodes + 100) / max(laws, 1)
+    return laws * min((steps + 150) * each, transform_work(each, steps)) * (1 if plan.cut is None else 2)
 
 
 def frequencies(plan: ContourPlan) -> tuple[Reals, int]:
