@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp import inversion, lattice_bounded, rdp
+from secfed.dp import inversion, rdp, smoothed
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.events import (
     Adjacency,
@@ -22,6 +22,7 @@ from secfed.dp.events import (
 from secfed.dp.inversion import Profile
 from secfed.dp.ladder import Moments, NoOrderError, Releases
 from secfed.dp.laws import LawKind, Laws, Reals
+from secfed.dp.losses import Law, NoiseLaw
 from secfed.errors import UnsupportedEventError
 
 # Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
@@ -41,7 +42,8 @@ class Composition:
     Attributes:
         adjacency: Which data sets are adjacent.
         events: What is composed, without `Composed`.
-        directions: The pairs of distributions to compare, one or two; none where only moments are known.
+        directions: The pairs of distributions to compare, one or two; none with other noise than Gaussian.
+        pairs: The same as laws of any kind, where there is Laplace noise; none where only moments are known.
         slack: Bound of |log| of the ratio of the true law's probabilities to those of the law that is accounted.
         exact: Whether the pairs are what the releases are; else they only bound them.
     """
@@ -49,6 +51,7 @@ class Composition:
     adjacency: Adjacency
     events: dict[Event, int]
     directions: tuple[Releases, ...] = field(repr=False)
+    pairs: tuple[list[tuple[Law, int]], ...] = field(repr=False)
     slack: float
     exact: bool
 
@@ -88,21 +91,12 @@ class Composition:
                 )
                 for side in range(2 if two else 1)
             )
-        return cls(adjacency, flat, directions, slack, exact)
+        return cls(adjacency, flat, directions, _pairs(flat, adjacency) if moments_only else (), slack, exact)
 
     @property
     def private(self) -> bool:
         """Whether there is a guarantee at all."""
         return not any(isinstance(event, NonPrivate) for event in self.events)
-
-    @property
-    def discretised(self) -> bool:
-        """Whether all losses can be put on a lattice: Gaussian and Laplace noise, unsampled or Poisson sampled."""
-        inner = [event.event if isinstance(event, PoissonSampled) else event for event in self.events]
-        sampled = any(isinstance(event, PoissonSampled) for event in self.events)
-        return all(isinstance(event, Gaussian | Laplace) for event in inner) and (
-            not sampled or self.adjacency == "add_remove"
-        )
 
     def with_event(self, event: Event, count: int) -> "Composition":
         """Return the composition with one more event.
@@ -120,17 +114,17 @@ class Composition:
             return math.inf, math.inf
         if not self.directions:
             moments = rdp.epsilon(self.events.items(), self.adjacency, delta)
-            if not self.discretised:
-                return 0.0, moments
-            low, high = lattice_bounded.events_epsilon(self.events.items(), self.adjacency, delta)
-            return low, min(high, moments)
+            smooth = [smoothed.epsilon_bounds(pairs, math.log(delta)) for pairs in self.pairs]
+            low = max((each[0] for each in smooth), default=0.0)
+            high = max((each[1] for each in smooth), default=math.inf)
+            return min(low, moments), min(high, moments)
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
         low, high = 0.0, 0.0
         for direction in self.directions:
             if high and _chernoff(direction, low, log_delta) <= log_delta:
                 continue
-            found = _epsilon(direction, log_delta, below=low < high / 2 or not high, enough=high)
+            found = _epsilon(direction, log_delta)
             low, high = max(low, found[0]), max(high, found[1])
         high += 2 * self.slack
         if high == math.inf or high - low > _TIGHT * high:
@@ -151,9 +145,8 @@ class Composition:
             return 0.0, max(rdp.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
         if not self.directions:
             moments = rdp.delta(self.events.items(), self.adjacency, epsilon)
-            if not self.discretised:
-                return 0.0, max(moments, tiny)
-            low, high = lattice_bounded.events_delta(self.events.items(), self.adjacency, epsilon)
+            smooth = [smoothed.delta_bounds(pairs, epsilon) for pairs in self.pairs]
+            low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
             # Laplace noise alone has a largest loss: beyond it delta is 0.
             laplace = all(isinstance(_unsampled(event), Laplace) for event in self.events)
             return max(0.0, low), max(0.0 if laplace else tiny, min(high, moments))
@@ -231,6 +224,32 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
             into[event] = into.get(event, 0) + times * int(count)
 
 
+def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
+    """Return the laws of all releases in each direction; nothing where one of them has none."""
+    found: list[list[tuple[Law, int]]] = []
+    for side in ("there", "back") if adjacency == "add_remove" else ("there",):
+        laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
+        found.append([(law, count) for law, count in laws if law is not None])
+        if len(found[-1]) < len(laws):
+            return ()
+    return tuple(found)
+
+
+def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
+    release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)
+    if not isinstance(release, Gaussian | Laplace):
+        return None
+    replace, laplace = adjacency == "replace", isinstance(release, Laplace)
+    if replace and rate < 1:
+        direction = "swapped" if isinstance(event, FixedSizeSampled) else "replaced"
+        if laplace and direction == "replaced":
+            return None
+    # Two data sets whose sums are twice the norm apart, except for Poisson sampling, where the absent client lies
+    # between.
+    twice = isinstance(event, FixedSizeSampled) or (replace and rate == 1)
+    return NoiseLaw(release.noise_multiplier / (2 if twice else 1), rate, direction, laplace=laplace)
+
+
 def _unsampled(event: Event) -> Event:
     return event.event if isinstance(event, PoissonSampled | FixedSizeSampled) else event
 
@@ -286,14 +305,12 @@ def _profile(releases: Releases) -> Profile | None:
     return None
 
 
-def _epsilon(
-    releases: Releases, log_delta: float, goal: float = inversion.GOAL, *, below: bool = True, enough: float = 0.0
-) -> tuple[float, float]:
+def _epsilon(releases: Releases, log_delta: float, goal: float = inversion.GOAL) -> tuple[float, float]:
     if math.log(releases.variation) <= log_delta:
         return 0.0, 0.0
     profile = _profile(releases)
     if profile is None:
-        low, high = inversion.epsilon_bounds(releases, log_delta, goal, below=below, enough=enough)
+        low, high = inversion.epsilon_bounds(releases, log_delta, goal)
     else:
         low, high = inversion.epsilon_of(profile, log_delta)
     return max(low, 0.0), max(high, 0.0)

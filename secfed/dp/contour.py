@@ -37,6 +37,8 @@ class Contour:
         error: Bound of the errors of all terms together, shape `(rows,)`, but for those that depend on epsilon.
         rest_orders: Orders t' for a bound of what a cut left out; empty without a cut.
         rest: log E[exp(t' loss)] of it.
+        smoothing: Square of mu of a Gaussian release that was composed with the releases: it is taken off again below.
+        density_error: Bound of the error of the loss's density in units of exp(K(t) - t epsilon), shape `(rows,)`.
     """
 
     order: float
@@ -51,6 +53,8 @@ class Contour:
     error: Reals
     rest_orders: Reals = field(repr=False)
     rest: Reals = field(repr=False)
+    smoothing: float = 0.0
+    density_error: Reals = field(default_factory=lambda: np.zeros(1))
 
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return the logarithm of delta as it is computed, and its slope; shape `(rows,)`, as epsilon."""
@@ -81,7 +85,14 @@ class Contour:
             if len(self.rest):
                 log = self.rest + log_chernoff(self.rest_orders) - self.rest_orders * epsilon[:, None]
                 rest = np.exp(log.min(axis=1) - scale)
-            low = np.log(np.maximum(value - error - np.exp(left) - np.exp(right), 0.0)) + scale
+            low = value - error - np.exp(left) - np.exp(right)
+            if self.smoothing:
+                z = self.order + 1j * self.frequencies
+                waves = self.factor * z * (z + 1) * np.exp(1j * turn)
+                rounding = (np.abs(waves) * (4 * np.abs(turn) + 40)).sum(axis=1) * ROUNDOFF
+                density = (waves.real.sum(axis=1) + rounding) * step + self.density_error
+                low -= self.smoothing * np.exp(self.smoothing / 8) * np.maximum(density, 0.0)
+            low = np.log(np.maximum(low, 0.0)) + scale
             high = np.log(np.maximum(value + error, 0.0) + rest) + scale
         return low, high
 
@@ -103,7 +114,9 @@ def build(releases: Releases, moments: Moments, plan: ContourPlan, goal: float) 
     return assemble(one.plus(empty, np.zeros(1)), below, plan, moments.order, moments.log[None])
 
 
-def assemble(lines: Lines, below: Line | None, plan: ContourPlan, orders: Reals, ladder: Reals) -> Contour:
+def assemble(
+    lines: Lines, below: Line | None, plan: ContourPlan, orders: Reals, ladder: Reals, smoothing: float = 0.0
+) -> Contour:
     """Turn K along a contour into the integrand and its errors.
 
     Args:
@@ -112,6 +125,7 @@ def assemble(lines: Lines, below: Line | None, plan: ContourPlan, orders: Reals,
         plan: Where the contour runs.
         orders: Of the ladder.
         ladder: K there, shape `(rows, m)`.
+        smoothing: Square of mu of a Gaussian release among them that is to be taken off again.
 
     Returns:
         The contour.
@@ -130,8 +144,11 @@ def assemble(lines: Lines, below: Line | None, plan: ContourPlan, orders: Reals,
         wrong = wrong + np.abs(rest) * np.expm1(np.minimum(below.wrong, 600.0))
     values = values * kernel
     values[:, 0] /= 2
+    density_error = wrong.sum(axis=1) * (2 / plan.period)
     size, wrong = size * np.abs(kernel), (wrong * np.abs(kernel)).sum(axis=1) * (2 / plan.period)
     tail = np.exp(np.minimum(lines.fade, 0.0)) / (np.pi * at[-1])
+    if smoothing:
+        density_error = density_error + tail / smoothing
     rounding = size.sum(axis=1) * (len(at) * ROUNDOFF * 2 / plan.period)
     error = wrong + tail + rounding
     return Contour(
@@ -147,4 +164,6 @@ def assemble(lines: Lines, below: Line | None, plan: ContourPlan, orders: Reals,
         error,
         plan.rest_orders,
         plan.rest,
+        smoothing,
+        density_error,
     )

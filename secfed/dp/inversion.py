@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from secfed.dp import lattice_bounded
+from secfed.dp import smoothed
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import Contour, assemble, build
 from secfed.dp.ladder import Moments, NoOrderError, Releases, log_chernoff
@@ -34,8 +34,10 @@ _CLOSE = 0.01
 # More for each further kind of release: ten thousand take seconds, and no other engine is close to a contour.
 _KIND_WORK = 3e5
 _KIND_ROUGH_WORK = 1e5
-# The relative gap above which the lattice is asked too.
+# The relative gap above which a smoothed contour is asked too.
 _WIDE = 1e-3
+# The relative gap that it aims at then.
+_FINE_GAP = 1e-5
 
 
 Alone = Callable[[Releases, float, float], tuple[float, float]]
@@ -72,7 +74,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     try:
         moments = Moments.of(releases, None, epsilon)
     except NoOrderError:
-        return lattice_bounded.releases_delta(releases, epsilon, 0.0)
+        return _smoothed_delta(releases, epsilon, -50.0)
     chernoff = float(moments.exponent(epsilon).min())
     means, logs = moments.saddle()
     ranked = np.argsort(means)
@@ -89,25 +91,22 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
             low, high = contour.bounds(at)
             best = _meet(best, (float(low[0]), float(high[0])))
     if epsilon > 0 and not best[1] - best[0] <= _WIDE:
-        best = _meet(best, lattice_bounded.releases_delta(releases, epsilon, best[1]))
+        best = _meet(best, _smoothed_delta(releases, epsilon, max(best)))
     return best
 
 
-def epsilon_bounds(
-    releases: Releases, log_delta: float, goal: float = GOAL, *, below: bool = True, enough: float = 0.0
-) -> tuple[float, float]:
+def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> tuple[float, float]:
     """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta.
 
     Args:
         releases: The composition.
         log_delta: Logarithm of delta.
         goal: The relative error.
-        below: Whether the lower bound is worth much work.
-        enough: An upper bound that is small enough: the lattice looks for no better one.
     """
 
-    def lattice(guess: float) -> tuple[float, float]:
-        return lattice_bounded.releases_epsilon(releases, log_delta, guess, below=below, enough=enough)
+    def smooth(gap: float) -> tuple[float, float]:
+        pairs = smoothed.from_releases(releases, log_delta)
+        return (-np.inf, np.inf) if pairs is None else smoothed.epsilon_bounds(pairs, log_delta, gap)
 
     def unsampled() -> tuple[float, float]:
         return -np.inf, epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
@@ -115,13 +114,12 @@ def epsilon_bounds(
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        simple = unsampled()
-        return _meet(simple, lattice(simple[1]))
+        return _meet(unsampled(), smooth(_FINE_GAP))
     best = (-np.inf, moments.epsilon_bound(log_delta))
     means, logs = moments.saddle()
     ranked = np.argsort(-logs)
     guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), best[1])
-    effort, asked, tried = Effort(releases), False, None
+    effort, tried = Effort(releases), None
     # Mostly the first guess is near enough for a contour that says it all, or says where the next one must be.
     found: float | None = None
     fine = plan(releases, moments, guess, log_delta, goal)
@@ -138,7 +136,7 @@ def epsilon_bounds(
     if found is None:
         found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
-        best, asked = _meet(best, lattice(best[1])), True
+        best = _meet(best, smooth(_WIDE))
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     for steep in (False, True):
         fine = plan(releases, moments, found, log_delta, goal, steep=steep)
@@ -151,9 +149,18 @@ def epsilon_bounds(
         best = _meet(best, (low, high))
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
-    if not asked and not best[1] - best[0] <= _WIDE * abs(best[1]):
-        best = _meet(best, lattice(best[1]))
+    if not best[1] - best[0] <= _WIDE * abs(best[1]):
+        best = _meet(best, smooth(_FINE_GAP))
     return best
+
+
+def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:
+    """Return bounds of the logarithm of delta on a smoothed contour."""
+    pairs = smoothed.from_releases(releases, log_delta)
+    if pairs is None:
+        return -np.inf, 0.0
+    low, high = smoothed.delta_bounds(pairs, epsilon)
+    return float(np.log(low)) if low > 0 else -np.inf, float(np.log(high)) if high > 0 else -np.inf
 
 
 def _meet(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, float]:

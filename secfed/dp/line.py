@@ -84,10 +84,10 @@ def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line,
             centred = found.loss - center[:, None]
             log += float(moment @ count)
             mean += float(center @ count)
-            wave, inexact = _waves(tilted, centred, step, across)
-            whole += np.einsum("i,ij->j", count, _log1p(wave))
+            wave, inexact = waves(tilted, centred, step, across)
+            whole += np.einsum("i,ij->j", count, log1p(wave))
             each = _error(found, tilted, centred, at, order, plan.stretch, moment) + inexact[:, None]
-            wrong += np.einsum("i,ij->j", count, np.log1p(_share(each, wave)))
+            wrong += np.einsum("i,ij->j", count, np.log1p(relative(each, wave)))
             if plan.cut is None:
                 fade += float(count @ found.decay(tilted, order, top))
                 continue
@@ -95,10 +95,10 @@ def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line,
             shares.extend(np.log(count) + found.decay(tilted, order, top, cut))
             share = tilted * (1 - cut.weight)
             mass = share.sum(axis=1)
-            wave, _ = _waves(share / mass[:, None], centred, step, across)
+            wave, _ = waves(share / mass[:, None], centred, step, across)
             mass_below += float(count @ np.log(mass))
-            below += np.einsum("i,ij->j", count, _log1p(wave))
-            wrong_below += np.einsum("i,ij->j", count, np.log1p(_share(each / mass[:, None], wave)))
+            below += np.einsum("i,ij->j", count, log1p(wave))
+            wrong_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave)))
     if plan.cut is None:
         return Line(log, mean, whole, wrong, fade), None
     fade += float(np.logaddexp.reduce(shares))
@@ -119,7 +119,7 @@ def _error(
     return np.asarray(quadrature[:, None] + rounding * ROUNDOFF)
 
 
-def _waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, Reals]:
+def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, Reals]:
     """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ..., and its error.
 
     Returns:
@@ -164,7 +164,7 @@ def _products(tilted: Reals, centred: Reals, step: float, across: int) -> Comple
     return np.asarray(whole[:, :across, :across].reshape(len(tilted), -1))
 
 
-def _log1p(wave: Complexes) -> Complexes:
+def log1p(wave: Complexes) -> Complexes:
     """Return log(1 + wave); numpy's own takes the modulus first, and loses a small real part."""
     x, y = wave.real, wave.imag
     result = np.empty(wave.shape, np.complex128)
@@ -174,7 +174,7 @@ def _log1p(wave: Complexes) -> Complexes:
     return result
 
 
-def _share(each: Reals, wave: Complexes) -> Reals:
+def relative(each: Reals, wave: Complexes) -> Reals:
     """Return an error of 1 + wave relative to its size, or to `_LEAST` where it is smaller than that."""
     size = np.abs(1 + wave)
     with np.errstate(over="ignore"):

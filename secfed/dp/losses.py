@@ -1,12 +1,12 @@
-"""Laws of the loss of one release, for the lattice engine.
+"""Any pair of laws as a list of losses: discrete mechanisms, Laplace noise, and Gaussian noise.
 
 A release is a pair of laws: P if a client's data are there, Q if not; its loss is log P/Q. Here a law of losses is a
-list of atoms: masses of P, and a loss each. Continuous laws are integrated by Gauss-Legendre in pieces so short that
-it is exact to rounding, and pieces end wherever the caller wants to tell losses apart.
+list of masses of P, and a loss each. Continuous laws are integrated by Gauss-Legendre in pieces so short that sums of
+exp(z loss) are exact to rounding.
 """
 
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +14,35 @@ from scipy.special import ndtri_exp
 
 from secfed.errors import ConfigError
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray[np.float64]
 # Gaussian noise beyond this many standard deviations counts as a loss without bound; more than its probability.
 _SIGMAS = 15.0
 _BEYOND = 1e-50
-# Nodes and weights of Gauss and Legendre.
-_GAUSS = np.polynomial.legendre.leggauss(8)
+# Nodes and weights of Gauss and Legendre, and the most by which z times the loss may change on a piece.
+_GAUSS = np.polynomial.legendre.leggauss(16)
+_TURN = 8.0
+# Relative error of a mass after all: quadrature and exponentials.
+MASS_ERROR = 4e-14
 
 
 class Law(Protocol):
-    """What the lattice engine needs to know of one release.
+    """What a contour needs to know of one release.
 
     Attributes:
-        infinite: Probability of a loss without bound.
-        reach: The smallest and the largest of the other losses.
-        marks: Two losses between which the lattice is laid, if the law has atoms.
+        infinite: Probability of a loss without bound, at most.
+        certain: Probability of a loss without bound, at least.
+        most: The largest of the other losses, or above it.
     """
 
     infinite: float
-    reach: tuple[float, float]
-    marks: tuple[float, ...]
+    certain: float
+    most: float
 
-    def atoms(self, cuts: Array) -> tuple[Array, Array]:
-        """Return masses of P and losses, none integrated across a cut."""
+    def atoms(self, order: float) -> tuple[Array, Array]:
+        """Return masses of P and losses that serve for all sums of exp(z loss) with |z| up to an order."""
+
+    def size(self, order: float) -> int:
+        """Return about how many atoms there are."""
 
 
 class Pair:
@@ -50,9 +56,8 @@ class Pair:
         ConfigError: These are no laws on the same outcomes.
 
     Attributes:
-        infinite: Probability of outcomes that only the first law has.
-        reach: The smallest and the largest of the other losses.
-        marks: The two most probable losses, between which the lattice is laid.
+        infinite, certain: Probability of outcomes that only the first law has.
+        most: The largest of the other losses.
     """
 
     def __init__(self, p: npt.ArrayLike, q: npt.ArrayLike) -> None:
@@ -72,14 +77,16 @@ class Pair:
         normal = (ratio > 1e-300) & (ratio < 1e300)
         logs = np.log(self._masses) - np.log(other_masses)
         self._losses = np.log(ratio, out=logs, where=normal)
-        self.reach = (float(self._losses.min(initial=0.0)), float(self._losses.max(initial=0.0)))
-        losses = self._losses[np.argsort(-self._masses, kind="stable")]
-        other = losses[np.abs(losses - losses[0]) > 1e-9] if len(losses) else losses
-        self.marks: tuple[float, ...] = (float(losses[0]), float(other[0])) if len(other) else ()
+        self.certain = self.infinite
+        self.most = float(self._losses.max(initial=-math.inf))
 
-    def atoms(self, cuts: Array) -> tuple[Array, Array]:
-        """Return masses of P and losses."""
+    def atoms(self, order: float) -> tuple[Array, Array]:
+        """Return masses of P and losses; they serve for all orders."""
         return self._masses, self._losses
+
+    def size(self, order: float) -> int:
+        """Return how many losses there are."""
+        return len(self._masses)
 
 
 class NoiseLaw:
@@ -95,11 +102,12 @@ class NoiseLaw:
             deviations.
 
     Attributes:
-        infinite: Probability of what is left out.
-        reach: The smallest and the largest of the other losses.
-        marks: The losses of Laplace noise beyond both centres, where its law has atoms.
-        end: Which end of their range the losses crowd at: -1, 1 or neither.
+        infinite: Probability of what is left out, at most.
+        certain: 0.
+        most: The largest of the other losses.
     """
+
+    certain = 0.0
 
     def __init__(
         self, scale: float, rate: float, direction: str, *, laplace: bool, beyond: float | None = None
@@ -108,25 +116,30 @@ class NoiseLaw:
         self.infinite = 0.0 if laplace else beyond or _BEYOND
         # Under each of the centers at most half of `beyond` lies on either side.
         sigmas = _SIGMAS if beyond is None else 1e-6 - float(ndtri_exp(math.log(beyond / 2)))
-        self.end = {"there": -1, "back": 1}.get(direction, 0) if rate < 1 else 0
         low, high = (0.0, 1.0) if laplace else (-sigmas * scale, 1 + sigmas * scale)
         low = 0.5 if direction == "swapped" else low - (direction == "replaced")
-        # So short that 8 nodes are exact to rounding.
-        piece = scale / 4 if laplace else min(scale / 8, scale**2 / 4)
-        self.grid = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
-        ends = self._loss(np.array([1.0, -1.0]) / scale if laplace else (self.grid[[-1, 0]] - 0.5) / scale**2)
-        if direction == "swapped":
-            ends[1] = -ends[0]
-        self.reach = (float(ends.min()), float(ends.max()))
-        self.marks: tuple[float, ...] = (float(ends[0]), float(ends[1])) if laplace else ()
+        # Where the client's part in the loss sets in, it does so within scale^2.
+        piece = scale / 2 if laplace else min(scale / 2, scale**2)
+        self._edges = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
+        self.most = float(self._losses_at(self._edges).max())
 
-    def atoms(self, cuts: Array) -> tuple[Array, Array]:
-        """Return masses of P and losses, none integrated across a cut."""
-        edges = np.append(self.grid, np.clip(self._place(cuts), self.grid[0], self.grid[-1]))
-        edges = np.unique(edges)
+    def _steps(self, order: float) -> npt.NDArray[np.int64]:
+        """Return into how many parts each piece is cut."""
+        turns = order * np.abs(np.diff(self._losses_at(self._edges))) / _TURN
+        return np.asarray(np.maximum(np.ceil(np.minimum(turns, 1e9)), 1), np.int64)
+
+    def size(self, order: float) -> int:
+        """Return about how many atoms there are."""
+        return len(_GAUSS[0]) * int(self._steps(order).sum())
+
+    def atoms(self, order: float) -> tuple[Array, Array]:
+        """Return masses of P and losses that serve for all sums of exp(z loss) with |z| up to an order."""
+        steps = self._steps(order)
+        within = np.arange(int(steps.sum())) - np.repeat(np.cumsum(steps) - steps, steps)
+        half = np.repeat(np.diff(self._edges) / steps, steps)[:, None] / 2
+        left = np.repeat(self._edges[:-1], steps)[:, None] + 2 * half * within[:, None]
         points, weights = _GAUSS
-        half = np.diff(edges)[:, None] / 2
-        x = (edges[:-1, None] + half * (1 + points)).ravel()
+        x = (left + half * (1 + points)).ravel()
         log_density = np.log((half * weights).ravel())
         if self.laplace:
             ends = np.array([1.0, -1.0]) / self.scale
@@ -147,30 +160,14 @@ class NoiseLaw:
         masses = np.exp(np.append(log_density + above, log_density))
         return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([losses, -losses, [0.0]])
 
-    def _loss(self, w: Array) -> Array:
+    def _losses_at(self, x: Array) -> Array:
+        """Return the loss where the noise has these values; of `swapped` the one that is not negative."""
+        w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2
         if self.direction == "back":
             return -_mix(self.rate, w)
         if self.direction == "replaced":
             return _mix(self.rate, w) - _mix(self.rate, -w - 1 / self.scale**2)
         return _mix(self.rate, w)
-
-    def _place(self, losses: Array) -> Array:
-        """Return where the loss has these values; nothing for values that it does not have."""
-        size, rate = np.abs(losses), self.rate
-        if self.direction == "replaced":
-            # A quadratic equation in e^(x / scale^2), mirrored for negative losses.
-            with np.errstate(divide="ignore"):
-                linear = math.log1p(-rate) + size + np.log(-np.expm1(-size))
-            root = np.logaddexp(2 * linear, math.log(4) + 2 * math.log(rate) - 1 / self.scale**2 + size) / 2
-            x = (np.logaddexp(linear, root) - math.log(2 * rate)) * self.scale**2 + 0.5
-            return np.asarray(np.sign(losses) * x)
-        values = {"there": losses, "back": -losses, "swapped": size}[self.direction]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            near = np.log1p(np.expm1(np.minimum(values, 30.0)) / rate)
-            far = values - math.log(rate) + np.log1p(-(1 - rate) * np.exp(-np.maximum(values, 30.0)))
-        w = np.where(values < 30, near, far) if rate < 1 else values
-        w = w[np.isfinite(w)]
-        return np.asarray((1 + self.scale * w) / 2 if self.laplace else 0.5 + self.scale**2 * w)
 
 
 def _mix(rate: float, w: Array) -> Array:

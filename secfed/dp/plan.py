@@ -66,14 +66,7 @@ def plan(
         The contour that promises least work among the ladder's orders.
     """
     orders, exponent = moments.order, moments.exponent(epsilon)
-    excess = exponent - (log_delta + np.log(goal / 4))
-    distance = orders[:, None] - orders[None, :]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        periods = np.where(distance != 0, excess[None, :] / np.abs(distance), np.inf)
-    left = np.where(distance > 0, periods, np.inf).min(axis=1)
-    left = np.minimum(left, -(log_delta + np.log(goal / 4)) / orders)
-    right = np.where(distance < 0, periods, np.inf).min(axis=1)
-    period = np.maximum(np.maximum(left, right), 1e-300)
+    period = periods(moments, epsilon, log_delta, goal)
     # Where moments explode, so does the deviation; U still has to be as long as before.
     deviation = np.sqrt(np.maximum(moments.variance, 1e-300))
     if not steep:
@@ -120,6 +113,19 @@ def plan(
                     return replace(candidate, frequency=float(frequency))
     # No contour is short enough: the bounds will be wide, but they hold. A longer one costs more than it says.
     return replace(simple, frequency=float(min(most / _FALLBACK, frequency)))
+
+
+def periods(moments: Moments, epsilon: float, log_delta: float, goal: float) -> Reals:
+    """Return the least W for each order of a ladder: what wraps around is below the goal, relative to delta."""
+    orders, exponent = moments.order, moments.exponent(epsilon)
+    excess = exponent - (log_delta + np.log(goal / 4))
+    distance = orders[:, None] - orders[None, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        periods = np.where(distance != 0, excess[None, :] / np.abs(distance), np.inf)
+    left = np.where(distance > 0, periods, np.inf).min(axis=1)
+    left = np.minimum(left, -(log_delta + np.log(goal / 4)) / orders)
+    right = np.where(distance < 0, periods, np.inf).min(axis=1)
+    return np.asarray(np.maximum(np.maximum(left, right), 1e-300))
 
 
 def _longest(releases: Releases, order: float, first: float, last: float) -> float:

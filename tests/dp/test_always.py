@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.dp import contour, inversion, ladder, lattice, lattice_bounded, laws, plan
+from secfed.dp import contour, inversion, ladder, laws, plan, smoothed
 from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.dp.fourier_sums import transform_work
 from secfed.errors import ConfigError
@@ -34,22 +34,21 @@ def _no_hang() -> Iterator[None]:
 
 @pytest.fixture
 def spent(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Record the predicted work of every contour that is built, and refuse windows that are too large."""
+    """Record the predicted work of every contour that is built, and refuse smoothed ones that are too long."""
     found: list[float] = []
-    build, window = contour.build, lattice_bounded.TiltedSum
+    build, smooth = contour.build, smoothed.build
 
     def recorded(releases, moments, chosen, goal):  # type: ignore[no-untyped-def]
         found.append(plan.work(releases, chosen, goal))
         return build(releases, moments, chosen, goal)
 
-    def counted(parts, step, order, epsilon, most):  # type: ignore[no-untyped-def]
-        assert most <= lattice_bounded.WINDOW
-        assert sum(len(part.losses) for part, _ in parts) <= 100_000
-        return window(parts, step, order, epsilon, most)
+    def counted(*arguments):  # type: ignore[no-untyped-def]
+        made = smooth(*arguments)
+        assert made is None or len(made.frequencies) <= 1.01 * smoothed._MOST_STEPS
+        return made
 
     monkeypatch.setattr(inversion, "build", recorded)
-    for module in (lattice, lattice_bounded):
-        monkeypatch.setattr(module, "TiltedSum", counted)
+    monkeypatch.setattr(smoothed, "build", counted)
     return found
 
 

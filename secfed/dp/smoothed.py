@@ -1,0 +1,306 @@
+"""Epsilon and delta of any pairs of laws, on contours that a little Gaussian noise makes short.
+
+The transform of a loss with atoms, or of one that hardly ever differs from 0, falls slowly or never. So the releases
+are composed with one more, a Gaussian release of a tiny mu: its transform falls like exp(-mu^2 u^2 / 2). More releases
+give away more, so the result is an upper bound; what the tiny release adds is bounded by the density of the loss at
+epsilon, which the same contour gives, and taken off below. `docs/accountant.md`, section 4.5, has the proof.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from secfed.dp.contour import Contour, assemble
+from secfed.dp.ladder import Moments, Releases, log_chernoff
+from secfed.dp.laws import ROUNDOFF, Reals
+from secfed.dp.line import Line, log1p, relative, waves
+from secfed.dp.losses import MASS_ERROR, Law, NoiseLaw
+from secfed.dp.plan import ContourPlan, periods
+
+Pairs = Sequence[tuple[Law, int]]
+# The relative gap aimed at, and the error of a contour in units of delta.
+_GAP, _GOAL = 5e-7, 1e-10
+# Most values of u, and most losses of one law.
+_MOST_STEPS, _MOST_ATOMS = 300_000, 600_000
+# From one order of the ladder to the next, and how many there are.
+_RUNG, _MOST_RUNGS = 2.0**0.5, 90
+_TRIES = 6
+_SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
+
+
+def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[float, float]:
+    """Return a lower and an upper bound of epsilon of a composition, in the direction in which the pairs are given.
+
+    Args:
+        pairs: Each law and how often it was released.
+        log_delta: Logarithm of delta.
+        gap: The relative gap aimed at.
+
+    Returns:
+        Both at least 0; the upper one is infinite where there is no guarantee, or none could be found.
+    """
+    delta, (certain, infinite) = math.exp(log_delta), _unbounded(pairs)
+    if certain >= delta:
+        return math.inf, math.inf
+    # What may be without bound is taken off above, and counts for nothing below.
+    goals = np.log([delta + infinite - certain, max(delta - infinite, 1e-320)])
+    moments = ladder(pairs, goals[1], None)
+    if moments is None:
+        ends = [
+            _one_loss(pairs)[0] + math.log1p(-min(math.exp(goal) / _one_loss(pairs)[1], 1 - 1e-16)) for goal in goals
+        ]
+        low, high = (max(0.0, end + sign * 1e-12 * (1 + abs(end))) for end, sign in zip(ends, (-1, 1), strict=True))
+        return low, high if delta > infinite else math.inf
+    low, high = 0.0, math.inf
+    if delta > infinite:
+        high = max(0.0, min(_most(pairs), moments.epsilon_bound(goals[1]) if len(moments.order) else math.inf))
+    guess = _guess(moments, goals[0]) if len(moments.order) else 0.0
+    for _ in range(_TRIES):
+        contour = build(pairs, moments, guess, log_delta, gap) if 0 < guess < math.inf else None
+        if contour is None:
+            break
+        below, above = (float(part[0]) for part in contour.bounds(np.array([guess])))
+        low = max(low, guess) if below >= goals[0] else low
+        high = min(high, guess) if above <= goals[1] else high
+        found = _solve(contour, goals, guess)
+        low, high = max(low, found[0]), min(high, found[1])
+        if high - low <= 10 * gap * high or abs(found[2] - guess) <= 1e-3 * guess:
+            break
+        guess = found[2] if low < found[2] < high else _step(contour, float(goals.mean()), guess)
+        if not low < guess < high:
+            guess = (low + min(high, 2 * guess)) / 2
+    return low, high
+
+
+def delta_bounds(pairs: Pairs, epsilon: float) -> tuple[float, float]:
+    """Return a lower and an upper bound of delta at an epsilon of at least 0; see `epsilon_bounds`."""
+    certain, infinite = _unbounded(pairs)
+    if epsilon >= _most(pairs):
+        return certain, infinite
+    moments = ladder(pairs, None, epsilon)
+    if moments is None:
+        loss, mass = _one_loss(pairs)
+        more = mass * max(0.0, -math.expm1(epsilon - loss))
+        return min(certain + more * (1 - 1e-12), 1.0), min(infinite + more * (1 + 1e-12) + 1e-15 * mass, 1.0)
+    if not len(moments.order):
+        return certain, 1.0
+    low, high = 0.0, math.exp(min(float(moments.exponent(epsilon).min()), 0.0))
+    guess = math.log(max(high, 1e-320))
+    means, logs = moments.saddle()
+    guess = min(guess, float(np.interp(epsilon, means, logs)))
+    for _ in range(_TRIES):
+        contour = build(pairs, moments, epsilon, guess)
+        if contour is None:
+            break
+        at = np.array([epsilon])
+        below, above = contour.bounds(at)
+        low, high = max(low, math.exp(below[0])), min(high, math.exp(min(above[0], 0.0)))
+        value = float(contour.value(at)[0][0])
+        if not math.isfinite(value) or abs(value - guess) < 2:
+            break
+        guess = value
+    # What counts as without bound above may be a loss of 0 as well: it is taken off below.
+    lost = infinite - certain
+    return max(0.0, certain + (1 - infinite) * max(0.0, low - lost)), min(1.0, high + infinite)
+
+
+def from_releases(releases: Releases, log_delta: float) -> list[tuple[Law, int]] | None:
+    """Return the laws of sampled Gaussian releases; what is rarer than a millionth of delta is without bound.
+
+    Returns:
+        Nothing where probabilities would underflow.
+    """
+    counts = sum(float(part.count.sum()) for part in releases.laws) + float(releases.gaussian > 0)
+    beyond = math.exp(max(log_delta, -690.0)) * 1e-7 / counts
+    if beyond < 1e-280:
+        return None
+    rows = [
+        (float(spread), float(rate), _SIDES[part.kind], int(count))
+        for part in releases.laws
+        for rate, spread, count in zip(part.rate, part.spread, part.count, strict=True)
+    ]
+    if releases.gaussian > 0:
+        rows.append((1 / math.sqrt(releases.gaussian), 1.0, "there", 1))
+    if any(spread < 1e-3 for spread, *_ in rows):
+        return None
+    return [(NoiseLaw(spread, rate, side, laplace=False, beyond=beyond), count) for spread, rate, side, count in rows]
+
+
+def _unbounded(pairs: Pairs) -> tuple[float, float]:
+    """Return the probability that some loss is without bound, at least and at most."""
+    least, most = (
+        1.0 if any(part >= 1 for part, _ in parts) else -math.expm1(sum(n * math.log1p(-part) for part, n in parts))
+        for parts in ([(law.certain, n) for law, n in pairs], [(law.infinite, n) for law, n in pairs])
+    )
+    return least * (1 - 1e-12), min(1.0, most * (1 + 1e-12))
+
+
+def _most(pairs: Pairs) -> float:
+    """Return the largest loss below infinity, or a little more."""
+    sizes = [count * law.most for law, count in pairs]
+    return sum(sizes) + 1e-14 * sum(map(abs, sizes))
+
+
+def _one_loss(pairs: Pairs) -> tuple[float, float]:
+    """Return the only loss there is below infinity, and its probability."""
+    log, mean, _ = _columns(pairs, np.zeros(1))[:, 0]
+    return float(mean), math.exp(log)
+
+
+def ladder(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Moments | None:
+    """Evaluate K on both sides of the order that suits Chernoff's bound; nothing where there is only one loss."""
+    squares = sum(count * _columns([(law, 1)], np.zeros(1))[2][0] for law, count in pairs)
+    if not squares > 0:
+        return None
+    start, first, last = 0.1 / math.sqrt(squares), -10, -10
+    columns, best = np.empty((4, 0)), 0
+    while last - first < _MOST_RUNGS:
+        # Upwards while the best order is among the last ones, downwards while it is among the first.
+        up = columns.shape[1] - best < 6
+        rungs = np.arange(last, last + 12) if up else np.arange(first - 12, first)
+        orders = start * _RUNG**rungs
+        if up and any(law.size(float(orders[-1])) > _MOST_ATOMS for law, _ in pairs):
+            break
+        piece = np.array([orders, *_columns(pairs, orders)])
+        columns = np.concatenate([columns, piece] if up else [piece, columns], axis=1)
+        first, last = min(first, int(rungs[0])), max(last, int(rungs[-1]) + 1)
+        best = int(np.argmin(_chernoff(columns, log_delta, epsilon)))
+        if 4 <= best < columns.shape[1] - 5:
+            break
+    # Where a rare participation takes over, the best order is between two of them: look there, and once more.
+    for _ in range(2):
+        near = columns[0][max(best - 1, 0) : best + 2]
+        if not len(near):
+            break
+        close = np.geomspace(near[0], near[-1], 18)[1:-1]
+        columns = np.concatenate([columns, np.array([close, *_columns(pairs, close)])], axis=1)
+        columns = columns[:, np.unique(columns[0], return_index=True)[1]]
+        best = int(np.argmin(_chernoff(columns, log_delta, epsilon)))
+    return Moments(*columns)
+
+
+def _chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> Reals:
+    """Return Chernoff's bound of epsilon, or of the logarithm of delta, at each order."""
+    exponent = columns[1] + log_chernoff(columns[0])
+    if log_delta is not None:
+        return np.asarray((exponent - log_delta) / columns[0])
+    return np.asarray(exponent - columns[0] * (epsilon or 0.0))
+
+
+def _columns(pairs: Pairs, orders: Reals) -> Reals:
+    """Return K, and the tilted loss's mean and variance, at each order; shape `(3, m)`."""
+    columns = np.zeros((3, len(orders)))
+    for law, count in pairs:
+        masses, losses = law.atoms(float(orders[-1]))
+        for i, order in enumerate(orders):
+            log = order * losses + np.log(np.maximum(masses, 1e-320))
+            top = float(log.max())
+            tilted = np.exp(log - top)
+            total = float(tilted.sum())
+            mean = float((tilted * losses).sum()) / total
+            variance = float((tilted * (losses - mean) ** 2).sum()) / total
+            columns[:, i] += count * np.array([math.log(total) + top, mean, variance])
+    return columns
+
+
+def _guess(moments: Moments, log_delta: float) -> float:
+    means, logs = moments.saddle()
+    ranked = np.argsort(-logs)
+    return float(np.interp(-log_delta, -logs[ranked], means[ranked]))
+
+
+def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap: float = _GAP) -> Contour | None:
+    """Evaluate the integrand on the cheapest contour for values of delta near a guess.
+
+    Args:
+        pairs: The composition.
+        moments: Its ladder.
+        epsilon: Guess.
+        log_delta: Logarithm of the guess of delta.
+        gap: Relative gap of epsilon that smoothing may cost.
+
+    Returns:
+        The contour; nothing where no order suits one.
+    """
+    orders, exponent = moments.order, moments.exponent(epsilon)
+    log_delta = min(log_delta, float(exponent.min()))
+    width = periods(moments, epsilon, log_delta, _GOAL)
+    loss = np.maximum(exponent - log_chernoff(orders) - log_delta, 0.0)
+    # What smoothing adds to delta is about smoothing * t (t + 1) of it, and moves epsilon by that over t.
+    smoothing = gap * max(epsilon, 1e-12) / (orders + 1)
+    with np.errstate(over="ignore"):
+        last = np.sqrt(2 * (30 + loss) / smoothing)
+        work = np.log(last * width) + np.maximum(loss - 12, 0.0) * 3
+    best = int(np.argmin(work))
+    if not work[best] < 300:
+        return None
+    order, period = float(orders[best]), float(width[best])
+    frequency = min(float(last[best]), _MOST_STEPS * 2 * math.pi / period)
+    while any(law.size(math.hypot(order, frequency)) > _MOST_ATOMS for law, _ in pairs):
+        frequency /= 2
+    # A few steps at least, none of them far beyond the last frequency.
+    period = max(period, 32 * math.pi / frequency)
+    mu2 = 2 * (30 + float(loss[best])) / frequency**2
+    empty = np.empty(0)
+    plan = ContourPlan(order, period, frequency, None, 1.0, empty, empty)
+    line = _line(pairs, plan, mu2)
+    rows = line.plus(Line(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0), np.zeros(1))
+    log = moments.log + mu2 * moments.order * (moments.order + 1) / 2
+    return assemble(rows, None, plan, moments.order, log[None], mu2)
+
+
+def _line(pairs: Pairs, plan: ContourPlan, mu2: float) -> Line:
+    """Evaluate K of the releases and of the tiny one along a contour."""
+    step = 2 * math.pi / plan.period
+    across = math.ceil(math.sqrt(math.ceil(plan.frequency / step) + 1))
+    at, order = np.arange(float(across**2)) * step, plan.order
+    log, mean = mu2 * order * (order + 1) / 2, mu2 * (order + 0.5)
+    whole, wrong = (-0.5 * mu2 * at**2).astype(np.complex128), np.zeros(len(at))
+    for law, count in pairs:
+        masses, losses = law.atoms(math.hypot(order, float(at[-1])))
+        weight = order * losses + np.log(np.maximum(masses, 1e-320))
+        top = float(weight.max())
+        tilted = np.exp(weight - top)
+        total = float(tilted.sum())
+        tilted /= total
+        center = float((tilted * losses).sum())
+        wave, inexact = waves(tilted[None], (losses - center)[None], step, across)
+        whole += count * log1p(wave)[0]
+        moved = np.minimum(2.0, at * float((tilted * np.abs(losses - center)).sum()))
+        error = MASS_ERROR + inexact[0] + moved * ((len(losses) + 100) * ROUNDOFF)
+        wrong += count * np.log1p(relative(error[None], wave))[0]
+        log += count * (math.log(total) + top)
+        mean += count * center
+    return Line(log, mean, whole, wrong, -0.5 * mu2 * float(at[-1]) ** 2)
+
+
+def _step(contour: Contour, goal: float, epsilon: float) -> float:
+    """Return a better guess of where delta has a value: a step of Newton's, of bounded length."""
+    log, slope = (float(part[0]) for part in contour.value(np.array([epsilon])))
+    if not math.isfinite(log):
+        return epsilon
+    return epsilon + min(max((log - goal) / max(-slope, 1e-290), -0.5 * epsilon), max(epsilon, 1e-12))
+
+
+def _solve(contour: Contour, goals: Reals, guess: float) -> tuple[float, float, float]:
+    """Return bounds of epsilon where delta is known to be above the first goal, and below the second; and a guess."""
+    epsilon = guess
+    for _ in range(40):
+        before, epsilon = epsilon, _step(contour, float(goals.mean()), epsilon)
+        if abs(epsilon - before) <= 1e-13 * epsilon:
+            break
+    ends = []
+    for side, sign in ((0, -1), (1, 1)):
+        end, best, step = epsilon, (0.0, math.inf)[side], 1e-13 * epsilon
+        for _ in range(120):
+            tried = end + sign * step
+            if tried <= 0:
+                break
+            bound = float(contour.bounds(np.array([tried]))[side][0])
+            if (bound - float(goals[side])) * sign <= 0:
+                best = tried
+                break
+            step *= 2
+        ends.append(best)
+    return ends[0], ends[1], epsilon
