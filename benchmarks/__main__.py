@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m benchmarks` (about half an hour).
+"""Measure everything and print one table: `python -m benchmarks` (more than half an hour).
 
 The peers are installed apart, below `build/peers/`.
 """
