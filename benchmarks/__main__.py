@@ -1,4 +1,4 @@
-"""Measure everything and print one table: `python -m benchmarks` (about half an hour).
+"""Measure everything and print one table: `python -m benchmarks` (more than half an hour).
 
 The peers are installed apart, below `build/peers/`.
 """
@@ -16,11 +16,11 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import encrypted_sums, large_vectors, leakage, privacy, secure_aggregation
+from benchmarks import accountant, encrypted_sums, large_vectors, leakage, privacy, secure_aggregation
 from benchmarks.measure import Line
 
 MARKER = "<!-- table -->"
-MODULES = (secure_aggregation, large_vectors, encrypted_sums, privacy, leakage)
+MODULES = (secure_aggregation, large_vectors, encrypted_sums, accountant, privacy, leakage)
 GROUPS = {group.__name__.removeprefix("benchmarks."): group.ALL for group in MODULES}
 ALL = tuple(part for group in MODULES for part in group.ALL)
 PEERS = tuple(part for group in MODULES for part in group.PEERS)

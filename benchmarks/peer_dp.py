@@ -33,8 +33,8 @@ MEMORY = 8 << 30
 WARM_UP: tuple[Groups, float] = ([(0.02, 2.0, 3)], 1e-3)
 
 
-def measured(query: Callable[[], dict[str, Any]], seconds: int) -> dict[str, Any]:
-    """Run a query in a forked process.
+def measured(query: Callable[[], dict[str, Any]], seconds: int, memory: int = MEMORY) -> dict[str, Any]:
+    """Run a query in a forked process, which may take so many (wall) seconds, and hold so many bytes of data.
 
     Returns:
         What the query returned, and `cpu` (CPU seconds) and `memory` (bytes by which the peak resident set grew);
@@ -45,7 +45,7 @@ def measured(query: Callable[[], dict[str, Any]], seconds: int) -> dict[str, Any
     if child == 0:
         os.close(reading)
         with os.fdopen(writing, "w") as pipe:
-            json.dump(_limited(query, seconds), pipe)
+            json.dump(_limited(query, seconds, memory), pipe)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
@@ -57,11 +57,11 @@ def measured(query: Callable[[], dict[str, Any]], seconds: int) -> dict[str, Any
     return {"failure": "timeout" if number == signal.SIGALRM else f"ended by signal {number}"}
 
 
-def _limited(query: Callable[[], dict[str, Any]], seconds: int) -> dict[str, Any]:
+def _limited(query: Callable[[], dict[str, Any]], seconds: int, memory: int) -> dict[str, Any]:
     # No limit of CPU seconds: with one, Linux counts them in ticks of some milliseconds only.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     # Linux: kibibytes; a forked process starts with what was resident at the fork.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = process_time()
