@@ -26,14 +26,14 @@ _LOOSE = 2.0**-50
 _CHORD = 1e-9
 # Golden-section search ends where values differ by less than this part, or by their own bounds if those differ by less
 # than the second one, or after so many steps.
-_SAME, _BLUR = 1e-9, 1e-6
+_SAME, _BLUR = 1e-8, 1e-6
 _STEPS = 24
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # Lines below a whole curve.
 _LINES = 96
 # How near mu comes to its lower bound, and how many deltas may be asked for it.
 _NEAR = 1e-3
-_FIRST, _MOST = 24, 400
+_FIRST, _MOST = 24, 200
 # No mu above this is looked for.
 _LARGEST_MU = 1e6
 
@@ -288,8 +288,7 @@ class _Chords:
         """Return whether the profile of mu is above the upper values between neighbours, `(count - 1,)`."""
         start, width = self.places[:-1], np.diff(self.places)
         delta, rest = np.exp(self.log_delta), np.exp(self.rest)
-        stretch = np.log(np.expm1(np.minimum(width, 700.0)))
-        ok = np.zeros(len(width), bool)
+        stretch, ok = _log_expm1(width), np.zeros(len(width), bool)
         for values, falls in ((delta, -np.diff(delta)), (rest, np.diff(rest))):
             with np.errstate(divide="ignore"):
                 slope = np.log(np.maximum(falls, 0.0)) - start - stretch
@@ -297,14 +296,20 @@ class _Chords:
             tangent = np.where(slope >= 0, 0.0, mu * (-ndtri_exp(np.minimum(slope, -1e-300)) - mu / 2))
             tangent = np.where(slope == -np.inf, np.inf, tangent)
             place = np.clip(tangent, start, self.places[1:])
-            share = np.clip(np.expm1(place - start) / np.expm1(np.minimum(width, 700.0)), 0.0, 1.0)
+            share = np.exp(np.minimum(_log_expm1(place - start) - stretch, 0.0))
             with np.errstate(divide="ignore"):
                 line = np.log(values[:-1] * (1 - share) + values[1:] * share)
+            wrong = 1e-12 + 1e-15 * self.places[1:]
             if values is delta:
-                ok |= _gauss(place, mu)[0] >= line + 1e-12
+                ok |= _gauss(place, mu)[0] >= line + wrong
             else:
-                ok |= _left(place, mu) <= line - 1e-12
+                ok |= _left(place, mu) <= line - wrong
         return ok
+
+
+def _log_expm1(number: Reals) -> Reals:
+    with np.errstate(divide="ignore"):
+        return np.asarray(number + np.log(-np.expm1(-number)))
 
 
 def _gauss(places: Reals, mu: float) -> tuple[Reals, Reals]:

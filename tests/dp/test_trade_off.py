@@ -231,6 +231,18 @@ def test_a_large_mu_is_loose_and_true() -> None:
     assert 24.99 < lower <= 25 * (1 + 1e-9) and 25 <= upper < 40
 
 
+def test_intervals_wider_than_an_exponent_holds_bound_mu() -> None:
+    # One answer with a delta of 1e-6 far out, and one of 1/2 at 0.
+    def delta(epsilon: float) -> tuple[float, float]:
+        found = 0.5 if epsilon == 0 else 1e-6
+        return 0.0, found
+
+    lower, upper = least_mu(delta, lambda _: (0.0, 50_000.0), 1e-6)
+    # Twice the epsilon over mu is about mu there.
+    assert lower == 0 and 300 < upper < 330
+    assert np.exp(GaussianProfile(upper).bounds(np.array([0.0, 49_999.0]))[0])[1] >= 1e-6
+
+
 def test_an_epsilon_whose_lower_bound_is_0_says_nothing_of_mu() -> None:
     # Where rounds may be skipped only upper values are known.
     assert CASES["skipped"].mu(least_delta=1e-4, bounds=True).lower == 0
