@@ -29,6 +29,8 @@ _CHORD = 1e-9
 _SAME, _BLUR = 1e-8, 1e-6
 _STEPS = 24
 _GOLDEN = (math.sqrt(5) - 1) / 2
+# Smaller false positive rates count as this one: exp(epsilon) up to its inverse is a float64.
+_SMALLEST = 1e-300
 # Lines below a whole curve.
 _LINES = 96
 # How near mu comes to its lower bound, and how many deltas may be asked for it.
@@ -114,7 +116,7 @@ class TradeOff:
         Args:
             rates: False positive rates above 0 and at most 1, `(count,)`.
         """
-        smallest = float(rates.min())
+        smallest = max(_SMALLEST, float(rates.min()))
         # Beyond, delta is too small to matter, or the line is above 1.
         farthest = min(self.epsilon(min(smallest / 1000, 0.5))[1], -math.log(smallest))
         places = np.linspace(0.0, farthest, _LINES)
@@ -135,6 +137,8 @@ class TradeOff:
         if rate == 0:
             low, high = self.delta(math.inf)
             return low, high
+        if rate < _SMALLEST:
+            return 0.0, self._first(_SMALLEST)[1]
 
         def value(epsilon: float, side: int) -> float:
             return self._at(epsilon)[side] + math.exp(epsilon) * rate

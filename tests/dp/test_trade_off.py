@@ -186,6 +186,14 @@ def test_a_curve_is_above_the_rate_of_each_point_and_near_it(name: str) -> None:
         assert found == pytest.approx(exact.upper, rel=3e-3)
 
 
+def test_rates_near_the_least_float_are_bounded() -> None:
+    for accountant in (CASES["sampled"], CASES["fixed"]):
+        for rate in (5e-324, 1e-301):
+            hit = accountant.true_positive_rate(rate, bounds=True)
+            assert rate <= hit.lower <= hit.upper < 1e-150 and accountant.trade_off(rate) > 1 - 1e-15
+            assert accountant.roc([rate])[0] < 1e-14
+
+
 # Mu
 
 
