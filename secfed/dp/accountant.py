@@ -307,9 +307,13 @@ class Accountant:
             ConfigError: A rate is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        rates = np.asarray(false_positive_rates, np.float64)
+        try:
+            rates = np.asarray(false_positive_rates, np.float64)
+        except (TypeError, ValueError):
+            rates = np.zeros(0)  # no numbers: refused below
         if rates.ndim != 1 or not len(rates) or not np.all((rates > 0) & (rates <= 1)):
-            raise ConfigError("false_positive_rates must be numbers above 0 and at most 1, in one dimension")
+            needed = "must be numbers above 0 and at most 1, in one dimension"
+            raise ConfigError(f"false_positive_rates {false_positive_rates!r:.100} {needed}")
         exact = self._exact_mu()
         if exact is not None:
             return np.array([trade_off.gaussian(exact, float(rate))[1][1] for rate in rates])

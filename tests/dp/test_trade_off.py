@@ -303,9 +303,9 @@ def test_a_false_positive_rate_is_from_0_to_1(rate: Any) -> None:
             ask(rate)
 
 
-@pytest.mark.parametrize("rates", [[], [0.0], [1.5], [[0.5]], [math.nan]])
+@pytest.mark.parametrize("rates", [[], [0.0], [1.5], [[0.5]], [math.nan], ["a"], None])
 def test_a_curve_needs_rates_above_0(rates: Any) -> None:
-    with pytest.raises(ConfigError, match="false_positive_rates must be numbers above 0 and at most 1"):
+    with pytest.raises(ConfigError, match=r"false_positive_rates .* must be numbers above 0 and at most 1"):
         CASES["sampled"].roc(rates)
 
 
