@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from secfed import dp
 from secfed.cli.extras import require
-from secfed.dp.rounding import exact, up
+from secfed.dp.accountant import LEAST_DELTA
+from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 # Up to here epsilon is drawn after each round, above after so many rounds spread evenly.
 _EACH_ROUND = 1000
 _POINTS = 200
+# False positive rates at which membership tests are measured, and the smallest one that is drawn.
+FALSE_POSITIVE_RATES = (0.01, 0.001)
+_SMALLEST_RATE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,33 @@ def epsilon_of(
         "adjacency": adjacency,
         "assumptions": accountant.assumptions(delta=delta),
     }
+
+
+def membership_of(
+    noise_multiplier: float, sampling: CohortSampling, rounds: int, adjacency: dp.events.Adjacency
+) -> dict[str, Any]:
+    """Return what rounds of Gaussian noise leave to tests of membership: mu, and the largest true positive rates."""
+    accountant = dp.Accountant(adjacency=adjacency).compose(sampling.release(noise_multiplier), rounds)
+    mu = accountant.mu(least_delta=LEAST_DELTA, bounds=True)
+    return {
+        "mu": finite(mu.upper),
+        "mu_lower": finite(mu.lower),
+        "mu_upper": finite(mu.upper),
+        "mu_least_delta": LEAST_DELTA,
+        **{f"tpr_at_fpr_{rate:g}": accountant.true_positive_rate(rate) for rate in FALSE_POSITIVE_RATES},
+    }
+
+
+def membership_in_words(report: dict[str, Any]) -> list[str]:
+    """Say what `membership_of` returned, in lines."""
+    since = f"for every delta from {exact(report['mu_least_delta'])}"
+    if report["mu"] is None:
+        mu = f"Gaussian privacy: no mu is proved {since}"
+    else:
+        proved = f"(proved to lie from {down(report['mu_lower'], 6)} to {up(report['mu_upper'], 6)})"
+        mu = f"Gaussian privacy: mu {up(report['mu'], 4)} {since} {proved}"
+    rates = (f"{up(report[f'tpr_at_fpr_{rate:g}'], 4)} at {100 * rate:g} %" for rate in FALSE_POSITIVE_RATES)
+    return [mu, f"membership tests: true positive rate at most {', '.join(rates)} false positive rate"]
 
 
 def noise_for(
@@ -176,7 +209,7 @@ def describe(event: dp.Event) -> str:
 
 
 def picture(report: dict[str, Any], sampling: CohortSampling, file: Path) -> None:
-    """Draw epsilon against rounds to a file; its ending names the format.
+    """Draw epsilon against rounds, and what tests can do after the last one, to a file; its ending names the format.
 
     Args:
         report: What `epsilon_of` returned.
@@ -200,9 +233,9 @@ def picture(report: dict[str, Any], sampling: CohortSampling, file: Path) -> Non
     else:
         counts = sorted({max(1, rounds * point // _POINTS) for point in range(_POINTS + 1)})
         epsilons = [accountant.copy().compose(release, count).epsilon(delta) for count in counts]
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # draws to memory: no window system is asked
-    axes = figure.subplots()
+    axes, tests = figure.subplots(1, 2)
     single = rounds == 1
     axes.plot(counts, epsilons, color="#1f4e79", linewidth=1.8, marker="o" if single else None)
     axes.annotate(
@@ -210,10 +243,24 @@ def picture(report: dict[str, Any], sampling: CohortSampling, file: Path) -> Non
     )
     axes.set_xlabel("rounds")
     axes.set_ylabel(f"epsilon at delta {exact(delta)}")
-    axes.set_title(f"{describe(release)}; adjacency {report['adjacency']}", fontsize=10)
+    figure.suptitle(f"{describe(release)}; adjacency {report['adjacency']}", fontsize=10)
     axes.set_ylim(0, 1.1 * max(epsilons))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
+
+    rates = np.geomspace(_SMALLEST_RATE, 1.0, _POINTS)
+    hits = accountant.compose(release, rounds).roc(rates)
+    after = "after 1 round" if single else f"after {rounds:,} rounds"
+    tests.loglog(rates, hits, color="#1f4e79", linewidth=1.8, label=f"no test is better {after}")
+    tests.loglog(rates, rates, color="#8c8c8c", linestyle="--", linewidth=1.2, label="a blind guess")
+    for rate in FALSE_POSITIVE_RATES:
+        tests.axvline(rate, color="#8c8c8c", linestyle=":", linewidth=0.8)
+    tests.set_xlabel("false positive rate")
+    tests.set_ylabel("true positive rate")
+    tests.set_xlim(_SMALLEST_RATE, 1.0)
+    tests.set_ylim(_SMALLEST_RATE, 1.5)
+    tests.legend(loc="lower right")
+    tests.grid(alpha=0.3)
     try:
         figure.savefig(file)
     except OSError as error:

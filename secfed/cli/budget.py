@@ -85,17 +85,25 @@ def epsilon(
     adjacency: Relation = AdjacencyChoice.ADD_REMOVE,
     plot: Annotated[
         Path | None,
-        typer.Option(callback=_picture_file, dir_okay=False, help="Draw epsilon against rounds to this file."),
+        typer.Option(
+            callback=_picture_file,
+            dir_okay=False,
+            help="Draw epsilon against rounds, and the best membership tests, to this .pdf, .png or .svg file.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds, each rounded away from it."""
+    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds, each rounded away from it.
+
+    Also mu of Gaussian privacy, and the true positive rates that membership tests cannot pass.
+    """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     if plot is not None:
         require("matplotlib")
     from secfed.cli import accounting
 
     report = accounting.epsilon_of(noise_multiplier, drawn, rounds, delta, adjacency.value)
+    report |= accounting.membership_of(noise_multiplier, drawn, rounds, adjacency.value)
     if plot is not None:
         accounting.picture(report, drawn, plot)
     report["files"] = [] if plot is None else [str(plot)]
@@ -105,7 +113,8 @@ def epsilon(
         lower, upper = report["epsilon_lower"], report["epsilon_upper"]
         proved = f"(proved to lie from {down(lower, 12)} to {up(upper, 12)})"
         lines = [f"epsilon {up(upper, 9)} at delta {exact(delta)} {proved}"]
-    _print(report, [*lines, report["assumptions"], *(f"picture: {file}" for file in report["files"])], as_json)
+    lines += [*accounting.membership_in_words(report), report["assumptions"]]
+    _print(report, [*lines, *(f"picture: {file}" for file in report["files"])], as_json)
 
 
 def noise(

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+import numpy.typing as npt
 
-from secfed.dp import rdp
+from secfed.dp import rdp, trade_off
 from secfed.dp.composition import Composition
 from secfed.dp.events import (
     Adjacency,
@@ -22,8 +22,12 @@ from secfed.dp.events import (
     to_json,
 )
 from secfed.dp.laws import Reals
+from secfed.dp.remaining import most_rounds
 from secfed.dp.words import assumptions
 from secfed.errors import ConfigError, UnsupportedEventError
+
+# The least delta for which `Accountant.mu` claims anything, unless another one is asked for.
+LEAST_DELTA = 1e-10
 
 
 class Bounds(NamedTuple):
@@ -200,31 +204,146 @@ class Accountant:
 
         return most_rounds(self._composed(), event, epsilon, delta)
 
-    def mu(self) -> float:
-        """Return mu if the releases are exactly mu-Gaussian private: unsampled Gaussian releases only.
+    @overload
+    def mu(self, *, least_delta: float = ...) -> float: ...
+    @overload
+    def mu(self, *, least_delta: float = ..., bounds: Literal[False]) -> float: ...
+    @overload
+    def mu(self, *, least_delta: float = ..., bounds: Literal[True]) -> Bounds: ...
+    def mu(self, *, least_delta: float = LEAST_DELTA, bounds: bool = False) -> float | Bounds:
+        """Return the least mu for which the releases are mu-Gaussian private for every delta from the least one on.
+
+        That is: for each such delta, their epsilon is not above that of one Gaussian release with noise 1 / mu. Below
+        the least delta nothing is claimed. It cannot be 0 in general: a sampled Gaussian release has the far tail of
+        the unsampled one, so the mu that holds for all delta is that without sampling. Unsampled Gaussian releases have
+        the same mu for every least delta.
+
+        Args:
+            least_delta: Above 0 and below 1.
+            bounds: Return a lower value as well.
+
+        Returns:
+            The certified upper value, infinite if there is none; with `bounds` both. They are at most 1e-3 apart, as a
+            part of mu, where those of `delta` are near each other. For unsampled Gaussian releases both are the exact
+            value, rounded.
 
         Raises:
-            UnsupportedEventError: Another event is among them.
-        """
-        if self._decisive:
-            raise UnsupportedEventError("releases that may be skipped are not exactly mu-Gaussian private")
-        return self._composed().mu()
+            ConfigError: The least delta is out of range.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
 
-    def trade_off(self, false_positive_rate: float) -> float:
-        """Return the least false negative rate of any test between two adjacent data sets, where that is exact.
+        Source:
+            `trade_off.least_mu`.
+        """
+        least_delta = check_delta(least_delta)
+        exact = self._exact_mu()
+        if exact is not None:
+            found = Bounds(exact, exact)
+        elif not self._composed().private:
+            found = Bounds(math.inf, math.inf)
+        else:
+            found = Bounds(*trade_off.least_mu(self._delta_bounds, self._epsilon_bounds, least_delta))
+        return found if bounds else found.upper
+
+    @overload
+    def trade_off(self, false_positive_rate: float) -> float: ...
+    @overload
+    def trade_off(self, false_positive_rate: float, *, bounds: Literal[False]) -> float: ...
+    @overload
+    def trade_off(self, false_positive_rate: float, *, bounds: Literal[True]) -> Bounds: ...
+    def trade_off(self, false_positive_rate: float, *, bounds: bool = False) -> float | Bounds:
+        """Return the least false negative rate of any test between two adjacent data sets, in either order.
 
         Args:
             false_positive_rate: From 0 to 1.
+            bounds: Return an upper value as well.
+
+        Returns:
+            The certified lower value: no test is better. With `bounds` both; the upper one means what the lower value
+            of `delta` means. Unsampled Gaussian releases have a closed form.
 
         Raises:
             ConfigError: The rate is out of range.
-            UnsupportedEventError: There is more than unsampled Gaussian releases.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
 
         Source:
-            Dong, Roth, Su: Gaussian Differential Privacy, 2022, equation 6.
+            `trade_off.TradeOff`.
         """
-        false_positive_rate = check_between("false_positive_rate", false_positive_rate, 0.0, 1.0)
-        return float(ndtr(ndtri(1 - false_positive_rate) - self.mu()))
+        found = Bounds(*self._tests(false_positive_rate)[0])
+        return found if bounds else found.lower
+
+    @overload
+    def true_positive_rate(self, false_positive_rate: float) -> float: ...
+    @overload
+    def true_positive_rate(self, false_positive_rate: float, *, bounds: Literal[False]) -> float: ...
+    @overload
+    def true_positive_rate(self, false_positive_rate: float, *, bounds: Literal[True]) -> Bounds: ...
+    def true_positive_rate(self, false_positive_rate: float, *, bounds: bool = False) -> float | Bounds:
+        """Return the largest true positive rate of any membership test: 1 minus `trade_off`, with all its digits.
+
+        Args:
+            false_positive_rate: From 0 to 1.
+            bounds: Return a lower value as well.
+
+        Returns:
+            The certified upper value: no test is better. With `bounds` both.
+
+        Raises:
+            ConfigError: The rate is out of range.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        found = Bounds(*self._tests(false_positive_rate)[1])
+        return found if bounds else found.upper
+
+    def roc(self, false_positive_rates: npt.ArrayLike) -> Reals:
+        """Return upper values of the largest true positive rates, for a picture: cheaper than one by one, and looser.
+
+        Args:
+            false_positive_rates: Above 0 and at most 1, `(count,)`, at least one.
+
+        Returns:
+            Shape `(count,)`.
+
+        Raises:
+            ConfigError: A rate is out of range.
+            UnsupportedEventError: An event has no proved bound under this adjacency.
+        """
+        try:
+            rates = np.asarray(false_positive_rates, np.float64)
+        except (TypeError, ValueError):
+            rates = np.zeros(0)  # no numbers: refused below
+        if rates.ndim != 1 or not len(rates) or not np.all((rates > 0) & (rates <= 1)):
+            needed = "must be numbers above 0 and at most 1, in one dimension"
+            raise ConfigError(f"false_positive_rates {false_positive_rates!r:.100} {needed}")
+        exact = self._exact_mu()
+        if exact is not None:
+            return np.array([trade_off.gaussian(exact, float(rate))[1][1] for rate in rates])
+        return trade_off.TradeOff(self._delta_bounds, self._epsilon_bounds).curve(rates)
+
+    def renyi(self, order: float) -> float:
+        """Return an upper value of the Renyi divergence, the larger one of both directions.
+
+        Args:
+            order: Above 1 and finite.
+
+        Returns:
+            In nats. Infinite where there is no guarantee, or where one client may decide whether there is a release:
+            what is seen then is bounded by a probability only, and by no moment.
+
+        Raises:
+            ConfigError: The order is out of range.
+            UnsupportedEventError: An event has no proved moment bound under this adjacency.
+
+        Source:
+            Mironov: Renyi Differential Privacy, CSF 2017, Proposition 1; for each event see `rdp`.
+        """
+        order = check_number("order", order)
+        if not 1 < order < math.inf:
+            raise ConfigError(f"order {order} must be above 1 and finite")
+        # The factor is more than products and sum lose.
+        terms = [
+            count * float(rdp.moments(event, self._adjacency, [order])[0]) for event, count in self._events.items()
+        ]
+        return math.inf if self._decisive else math.fsum(terms) * (1 + 2.0**-45)
 
     def rdp_epsilon(self, delta: float) -> float:
         """Return epsilon by Renyi moments: a second engine, never below the first one's lower value.
@@ -260,6 +379,30 @@ class Accountant:
             raise ConfigError(f"this describes no accountant: {error!r}") from None
         return accountant
 
+    def _exact_mu(self) -> float | None:
+        """Return mu if the releases are exactly mu-Gaussian private: unsampled Gaussian releases only."""
+        composed = self._composed()
+        try:
+            return None if self._decisive else composed.mu()
+        except UnsupportedEventError:
+            return None
+
+    def _tests(self, false_positive_rate: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return bounds of the least false negative rate and of the largest true positive rate."""
+        rate = check_between("false_positive_rate", false_positive_rate, 0.0, 1.0)
+        exact = self._exact_mu()
+        if exact is not None:
+            return trade_off.gaussian(exact, rate)
+        if not self._composed().private:
+            return (0.0, 0.0), (1.0, 1.0)
+        return trade_off.TradeOff(self._delta_bounds, self._epsilon_bounds).bounds(rate)
+
+    def _delta_bounds(self, epsilon: float) -> tuple[float, float]:
+        return self.delta(epsilon, bounds=True)
+
+    def _epsilon_bounds(self, delta: float) -> tuple[float, float]:
+        return self.epsilon(delta, bounds=True)
+
     def _composed(self) -> Composition:
         if self._composition is None:
             self._composition = Composition.of(self.events, self._adjacency)
@@ -277,40 +420,6 @@ class Accountant:
     def _left(self, delta: float) -> float:
         """Return what of delta is left for the releases themselves: see `docs/accountant.md`, section 2.1."""
         return delta - self._decisive
-
-
-def most_rounds(before: Composition, event: Event, epsilon: float, delta: float, most: int = 10**9) -> int:
-    """Return how often one more event fits into a budget, at most `most` times."""
-
-    def after(count: int) -> Composition:
-        return before.with_event(event, count) if count else before
-
-    # Cheap bounds first: they say where to start.
-    low, refused = 0, most.bit_length()
-    while refused > low.bit_length():
-        power = (low.bit_length() + refused) // 2
-        low, refused = (1 << power, refused) if after(1 << power).ceiling(delta, epsilon) <= epsilon else (low, power)
-    value = after(low).epsilon(delta)[1]
-    if value > epsilon:
-        return 0
-    high, above, width, factor = most + 1, math.inf, 0.0, 2
-    for tries in range(200):
-        # Where the engines differ by more than what is left, nothing is gained by going on.
-        if high - low <= 1 or math.log(high / max(low, 1)) <= 0.1 * width:
-            break
-        if above == math.inf:
-            at, factor = max(low, 1) * factor, min(factor**2, 64)
-        elif tries % 3 == 2 or not value > 0:
-            at = round(math.sqrt(max(low, 1) * high))
-        else:
-            # The logarithm of epsilon is nearly linear in that of the count.
-            share = math.log(epsilon / value) / math.log(above / value)
-            at = round(math.exp(math.log(max(low, 1)) * (1 - share) + math.log(high) * share))
-        at = min(max(at, low + 1), high - 1)
-        lower, found = after(at).epsilon(delta)
-        width = math.log(found / lower) if lower > 0 and found < math.inf else 0.0
-        low, value, high, above = (at, found, high, above) if found <= epsilon else (low, value, at, found)
-    return low
 
 
 def check_delta(delta: Any) -> float:

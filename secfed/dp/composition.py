@@ -227,7 +227,9 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
 def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
     """Return the laws of all releases in each direction; nothing where one of them has none."""
     found: list[list[tuple[Law, int]]] = []
-    for side in ("there", "back") if adjacency == "add_remove" else ("there",):
+    # Unsampled noise is the same in both directions.
+    sampled = any(isinstance(event, PoissonSampled | FixedSizeSampled) for event in events)
+    for side in ("there", "back") if adjacency == "add_remove" and sampled else ("there",):
         laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
         found.append([(law, count) for law, count in laws if law is not None])
         if len(found[-1]) < len(laws):

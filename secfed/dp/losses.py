@@ -160,6 +160,27 @@ class NoiseLaw:
         masses = np.exp(np.append(log_density + above, log_density))
         return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([losses, -losses, [0.0]])
 
+    def delta(self, epsilon: float) -> tuple[float, float] | None:
+        """Return bounds of delta of one release at an epsilon of at least 0, where there is a closed form.
+
+        One release of Laplace noise gives away most to the test for large sums: 1 - exp((w - 1 / scale) / 2) for an
+        unsampled one, and a sampled one reduces to that as one with Gaussian noise does.
+        """
+        if not self.laplace or self.direction == "replaced":
+            return None
+        if epsilon >= self.most:
+            return 0.0, 0.0
+        rate, gain = self.rate, math.expm1(min(epsilon, 700.0))
+        if self.direction == "back":
+            factor = rate - gain * (1 - rate)
+            w = epsilon + math.log(rate) - math.log(factor) if factor > 0 else math.inf
+        else:
+            factor, w = rate, math.log1p(gain / rate) if epsilon < 600 else epsilon - math.log(rate)
+        value = max(0.0, -factor * math.expm1((w - 1 / self.scale) / 2)) if w < 1 / self.scale else 0.0
+        # An error in w, and in the factor, of some roundings.
+        error = 1e-15 * (rate + gain * (1 - rate)) * (8 + 1 / self.scale) + 1e-14 * value
+        return max(0.0, value - error), value + error
+
     def _losses_at(self, x: Array) -> Array:
         """Return the loss where the noise has these values; of `swapped` the one that is not negative."""
         w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2

@@ -22,7 +22,7 @@ Pairs = Sequence[tuple[Law, int]]
 # The relative gap aimed at, and the error of a contour in units of delta.
 _GAP, _GOAL = 5e-7, 1e-10
 # Most values of u, and most losses of one law.
-_MOST_STEPS, _MOST_ATOMS = 300_000, 600_000
+_MOST_STEPS, _MOST_ATOMS = 120_000, 400_000
 # From one order of the ladder to the next, and how many there are.
 _RUNG, _MOST_RUNGS = 2.0**0.5, 90
 _TRIES = 6
@@ -45,6 +45,8 @@ def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[f
         return math.inf, math.inf
     # What may be without bound is taken off above, and counts for nothing below.
     goals = np.log([delta + infinite - certain, max(delta - infinite, 1e-320)])
+    if _alone(pairs, 0.0):
+        return _invert(pairs, delta)
     moments = ladder(pairs, goals[1], None)
     if moments is None:
         ends = [
@@ -78,6 +80,8 @@ def delta_bounds(pairs: Pairs, epsilon: float) -> tuple[float, float]:
     certain, infinite = _unbounded(pairs)
     if epsilon >= _most(pairs):
         return certain, infinite
+    if alone := _alone(pairs, epsilon):
+        return alone
     moments = ladder(pairs, None, epsilon)
     if moments is None:
         loss, mass = _one_loss(pairs)
@@ -133,7 +137,26 @@ def _unbounded(pairs: Pairs) -> tuple[float, float]:
         1.0 if any(part >= 1 for part, _ in parts) else -math.expm1(sum(n * math.log1p(-part) for part, n in parts))
         for parts in ([(law.certain, n) for law, n in pairs], [(law.infinite, n) for law, n in pairs])
     )
-    return least * (1 - 1e-12), min(1.0, most * (1 + 1e-12))
+    return abs(least) * (1 - 1e-12), min(1.0, abs(most) * (1 + 1e-12))
+
+
+def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
+    """Return bounds of delta of a single release with a closed form; nothing for all else."""
+    (law, count), *others = pairs
+    return law.delta(epsilon) if isinstance(law, NoiseLaw) and count == 1 and not others else None
+
+
+def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
+    """Return bounds of epsilon from the closed form of delta, by halving."""
+    ends = []
+    for side in (0, 1):
+        low, high = 0.0, max(0.0, _most(pairs))
+        for _ in range(80):
+            middle = (low + high) / 2
+            found = _alone(pairs, middle)
+            low, high = (middle, high) if found and found[side] > delta else (low, middle)
+        ends.append((low, high)[side])
+    return ends[0], ends[1]
 
 
 def _most(pairs: Pairs) -> float:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.cli.accounting import CohortSampling, describe
+from secfed.cli.accounting import CohortSampling, describe, membership_in_words
 from secfed.dp.rounding import down, exact, up, up_to_hundredths
 from tests.cli.runner import Run, Runner
 
@@ -68,6 +68,30 @@ def test_epsilon_is_the_accountants_with_its_bounds_and_its_assumptions(secfed: 
         "sampling_rate": 0.01,
         "files": [],
     }
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+def test_epsilon_tells_mu_and_what_membership_tests_can_do(secfed: Runner, adjacency: str) -> None:
+    arguments = ("epsilon", *ROUNDS, "--delta", DELTA, "--adjacency", adjacency)
+    result, printed = found(secfed(*arguments, "--json")), secfed(*arguments).stdout
+    accountant = dp.Accountant(adjacency=adjacency).compose(dp.PoissonSampled(0.01, dp.Gaussian(1.1)), 100)  # type: ignore[arg-type]
+    mu = accountant.mu(least_delta=1e-10, bounds=True)
+    assert (result["mu"], result["mu_lower"], result["mu_upper"]) == (mu.upper, mu.lower, mu.upper)
+    assert result["mu_least_delta"] == 1e-10
+    hits = [result["tpr_at_fpr_0.01"], result["tpr_at_fpr_0.001"]]
+    assert hits == [accountant.true_positive_rate(0.01), accountant.true_positive_rate(0.001)]
+    assert 0.01 < hits[0] < 0.05 and 0.001 < hits[1] < 0.01
+    assert f"\nGaussian privacy: mu {up(mu.upper, 4)} for every delta from 1e-10 (proved to lie from " in printed
+    rates = f"{up(hits[0], 4)} at 1 %, {up(hits[1], 4)} at 0.1 % false positive rate"
+    assert f"\nmembership tests: true positive rate at most {rates}\n" in printed
+
+
+def test_a_mu_that_is_not_proved_is_null_and_said_to_be_none() -> None:
+    report = {"mu": None, "mu_least_delta": 1e-10, "tpr_at_fpr_0.01": 1.0, "tpr_at_fpr_0.001": 0.5}
+    mu, tests = membership_in_words(report)
+    assert mu == "Gaussian privacy: no mu is proved for every delta from 1e-10"
+    assert tests == "membership tests: true positive rate at most 1 at 1 %, 0.5 at 0.1 % false positive rate"
 
 
 def test_without_json_the_number_and_its_assumptions_stand_on_stdout(secfed: Runner) -> None:
@@ -186,6 +210,18 @@ def test_plot_draws_a_picture(secfed: Runner, tmp_path: Path, rounds: int) -> No
     assert found(run)["files"] == [str(picture)]
     data = picture.read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 10_000
+
+
+def test_a_picture_shows_epsilon_and_the_best_tests_in_every_format(secfed: Runner, tmp_path: Path) -> None:
+    begins = {"svg": b"<?xml", "pdf": b"%PDF", "PNG": b"\x89PNG"}
+    for ending, first in begins.items():
+        picture = tmp_path / f"epsilon.{ending}"
+        run = secfed("epsilon", "--noise-multiplier", 20, "--rounds", 3, "--delta", DELTA, "--plot", picture)
+        assert run.exit_code == 0 and f"picture: {picture}" in run.stdout
+        assert picture.read_bytes().startswith(first)
+    drawn = (tmp_path / "epsilon.svg").read_text()
+    for words in ("rounds", "epsilon at delta 1e-05", "false positive rate", "true positive rate", "a blind guess"):
+        assert f"<!-- {words} -->" in drawn
 
 
 def test_a_picture_that_cannot_be_written_is_an_error(secfed: Runner, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from scipy.special import log_ndtr, ndtr
 from secfed import dp
 from secfed.dp import composition, events, smoothed
 from secfed.dp.composition import Composition
-from secfed.errors import ConfigError, UnsupportedEventError
+from secfed.errors import ConfigError
 from tests.examples import examples
 
 ADJACENCIES = ("add_remove", "replace")
@@ -119,10 +119,8 @@ def test_renyi_moments_never_fall_below_and_cost_most_on_federated_rows(
 
 @pytest.mark.parametrize("event", [poisson(0.8, 0.05), poisson(3.0, 0.5), dp.Gaussian(5.0)], ids=str)
 def test_smoothed_contours_agree(event: dp.Event) -> None:
-    (there, back) = composition._pairs({event: 50}, "add_remove")
-    low, high = (
-        max(ends) for ends in zip(*(smoothed.epsilon_bounds(p, math.log(1e-6)) for p in (there, back)), strict=True)
-    )
+    found = [smoothed.epsilon_bounds(pairs, math.log(1e-6)) for pairs in composition._pairs({event: 50}, "add_remove")]
+    low, high = max(each[0] for each in found), max(each[1] for each in found)
     contour = bounds(event, 50, 1e-6)
     assert low <= contour.upper
     assert contour.lower <= high
@@ -313,13 +311,11 @@ def test_every_release_has_a_bound_under_every_sampling(release: dp.Event, adjac
     assert 0 < fixed.epsilon(1e-5) < math.inf
 
 
-def test_trade_off_is_exact_for_gaussian_releases_and_refused_for_others() -> None:
+def test_trade_off_is_exact_for_gaussian_releases() -> None:
     accountant = dp.Accountant().compose(dp.Gaussian(2.0), 4)
     assert accountant.mu() == pytest.approx(1.0)
     assert accountant.trade_off(0.5) == pytest.approx(float(ndtr(-1.0)))
     assert accountant.trade_off(0.0) == 1.0
-    with pytest.raises(UnsupportedEventError):
-        dp.Accountant().compose(poisson(1.0, 0.1)).mu()
     with pytest.raises(ConfigError):
         accountant.trade_off(1.5)
 

@@ -6,9 +6,9 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from secfed import dp
-from secfed.dp.accountant import most_rounds
 from secfed.dp.composition import Composition
 from secfed.dp.events import Adjacency
+from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError
 
 
