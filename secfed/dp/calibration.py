@@ -172,7 +172,7 @@ def _falling(
     Cheap bounds first: they say where to start, and where not to look at all. Then secant steps inside a bracket: the
     logarithm of epsilon is nearly linear in the logarithm of the noise.
     """
-    known = _first(lambda x: not composed(x).floor(delta) > budget, low, high)
+    known = _first(lambda x: not composed(x).exceeds(budget, delta), low, high)
     if known is None:
         return None
     left, right, at, step = max(low, known - 2 * _NEAR), high, known, 0.25

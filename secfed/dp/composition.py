@@ -1,7 +1,7 @@
 """Events to pairs of distributions, and each composition to the engine that is exact for it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -168,13 +168,18 @@ class Composition:
 
     def floor(self, delta: float) -> float:
         """Return a cheap lower bound of epsilon: whoever sees all releases sees each of them."""
-        low = 0.0
+        return max((inversion.epsilon_of(one, math.log(delta))[0] for one in self._alone()), default=0.0)
+
+    def exceeds(self, epsilon: float, delta: float) -> bool:
+        """Return whether a single one of the releases already spends more than a budget."""
+        return any(float(one.bounds(np.array([epsilon]))[0][0]) > math.log(delta) for one in self._alone())
+
+    def _alone(self) -> Iterator[SingleProfile]:
+        """Yield the profiles of some of the sampled releases, each on its own."""
         if self.private and self.exact:
             for laws in (laws for direction in self.directions for laws in direction.laws):
                 for rate, spread in zip(laws.rate[:8], laws.spread[:8], strict=True):
-                    one = SingleProfile(laws.kind, float(rate), float(spread))
-                    low = max(low, inversion.epsilon_of(one, math.log(delta))[0])
-        return low
+                    yield SingleProfile(laws.kind, float(rate), float(spread))
 
     def nothing(self, delta: float) -> bool:
         """Return whether the releases' total variation shows that epsilon is 0."""

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import BarycentricInterpolator
 
 from secfed.dp import smoothed
 from secfed.dp.closed_forms import GaussianProfile
@@ -20,6 +22,8 @@ _CURVE_GOAL = 1e-8
 _FINE = 1e-6
 # Counts on one contour: the last over the first.
 _BLOCK = 2.0
+# Rows of a curve that are solved first.
+_KNOTS = 9
 # The gap above which another contour is tried.
 _ENOUGH = 1e-7
 # The first attempt, which only serves as a guess.
@@ -197,7 +201,7 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
     Returns:
         Lower and upper bounds of epsilon (infinite where none was found), and the estimate between them.
     """
-    epsilon = guess
+    epsilon, before = guess, np.inf
     for _ in range(40):
         log, slope = profile.value(epsilon)
         steep = np.maximum(np.abs(slope), 1e-290)
@@ -205,8 +209,11 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
             change = np.where(log > -1e290, (log - log_delta) / steep, 0.0)
         change = np.clip(change, -20 / steep, 20 / steep)
         epsilon = epsilon + change
-        if (np.abs(change) <= 1e-14 * np.abs(epsilon)).all():
+        moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
+        # Steps of Newton's that do not get shorter any more are rounding.
+        if moved <= 1e-14 or before < 1e-7 and moved > before / 4:
             break
+        before = moved
     slope = np.maximum(-profile.value(epsilon)[1], 1e-290)
     low, high = profile.bounds(epsilon)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -268,14 +275,21 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
         effort = Effort(last)
         guess = _near(last, moments, end, guess, effort) or guess
         fine = plan(last, moments, guess, end, _CURVE_GOAL)
-        if work(last, fine, _CURVE_GOAL) <= effort.left:
+        if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
             # The shortest composition fades last.
             fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
             one, two = line(base, fine, _CURVE_GOAL / 4)[0], line(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0]
             ladder = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
-            contour = assemble(one.plus(two, counts), None, fine, moments.order, ladder)
-            start = np.interp(counts, [0.0, float(counts[-1])], [0.0, guess])
-            low, high, _ = solve(contour, log_delta, start)
+
+            def rows(which: npt.NDArray[np.intp]) -> Contour:
+                return assemble(one.plus(two, counts[which]), None, fine, moments.order, ladder[which])
+
+            # A few rows show where the others are.
+            few = np.unique(np.linspace(0, len(counts) - 1, _KNOTS).astype(np.intp))
+            start = np.interp(counts[few], [0.0, float(counts[-1])], [0.0, guess])
+            known = solve(rows(few), log_delta[few], start)[2]
+            fitted = BarycentricInterpolator(counts[few], known)(counts) if len(few) < len(counts) else known
+            low, high, _ = solve(rows(np.arange(len(counts))), log_delta, np.where(fitted > 0, fitted, guess))
             found = high - low <= _FINE * np.abs(high)
             upper[found] = high[found]
     for i in np.flatnonzero(~np.isfinite(upper)):
