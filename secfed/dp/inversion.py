@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import BarycentricInterpolator
+from numpy.polynomial import Polynomial
 
 from secfed.dp import smoothed
 from secfed.dp.closed_forms import GaussianProfile
@@ -211,7 +211,7 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         epsilon = epsilon + change
         moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
         # Steps of Newton's that do not get shorter any more are rounding.
-        if moved <= 1e-14 or before < 1e-7 and moved > before / 4:
+        if moved <= 1e-14 or (before < 1e-7 and moved > before / 4):
             break
         before = moved
     slope = np.maximum(-profile.value(epsilon)[1], 1e-290)
@@ -288,7 +288,7 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
             few = np.unique(np.linspace(0, len(counts) - 1, _KNOTS).astype(np.intp))
             start = np.interp(counts[few], [0.0, float(counts[-1])], [0.0, guess])
             known = solve(rows(few), log_delta[few], start)[2]
-            fitted = BarycentricInterpolator(counts[few], known)(counts) if len(few) < len(counts) else known
+            fitted = Polynomial.fit(counts[few], known, len(few) - 1)(counts)
             low, high, _ = solve(rows(np.arange(len(counts))), log_delta, np.where(fitted > 0, fitted, guess))
             found = high - low <= _FINE * np.abs(high)
             upper[found] = high[found]
