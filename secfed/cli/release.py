@@ -12,7 +12,7 @@ from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError,
 if TYPE_CHECKING:
     from secfed.aggregation import Privacy, SecAgg, Transform
     from secfed.dp import Event, Ledger
-    from secfed.dp.book import Entry
+    from secfed.dp.ledger.records import Entry
     from secfed.transport import Driver, Store
 
 

@@ -7,8 +7,10 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from secfed.dp import rdp, trade_off
+from secfed.dp import renyi, trade_off
+from secfed.dp.assumptions import assumptions
 from secfed.dp.composition import Composition
+from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.events import (
     Adjacency,
     Event,
@@ -21,9 +23,7 @@ from secfed.dp.events import (
     from_json,
     to_json,
 )
-from secfed.dp.laws import Reals
 from secfed.dp.remaining import most_rounds
-from secfed.dp.words import assumptions
 from secfed.errors import ConfigError, UnsupportedEventError
 
 # The least delta for which `Accountant.mu` claims anything, unless another one is asked for.
@@ -341,7 +341,7 @@ class Accountant:
             raise ConfigError(f"order {order} must be above 1 and finite")
         # The factor is more than products and sum lose.
         terms = [
-            count * float(rdp.moments(event, self._adjacency, [order])[0]) for event, count in self._events.items()
+            count * float(renyi.moments(event, self._adjacency, [order])[0]) for event, count in self._events.items()
         ]
         return math.inf if self._decisive else math.fsum(terms) * (1 + 2.0**-45)
 
@@ -353,7 +353,7 @@ class Accountant:
             UnsupportedEventError: An event has no proved moment bound under this adjacency.
         """
         left = self._left(check_delta(delta))
-        return rdp.epsilon(self.events, self._adjacency, left) if left > 0 else math.inf
+        return renyi.epsilon(self.events, self._adjacency, left) if left > 0 else math.inf
 
     def assumptions(self, delta: float | None = None) -> str:
         """Say in words what the numbers rest on."""

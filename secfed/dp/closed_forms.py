@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erfcx, log_ndtr, ndtr
 
-from secfed.dp.laws import ROUNDOFF, LawKind, Reals
+from secfed.dp.contour.privacy_loss import ROUNDOFF, LawKind, Reals
 
 _NODES, _WEIGHTS = leggauss(16)
 

@@ -6,8 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp import inversion, rdp, smoothed
+from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
+from secfed.dp.contour import inversion, smoothed
+from secfed.dp.contour.inversion import Profile
+from secfed.dp.contour.moments import Moments, NoOrderError, Releases
+from secfed.dp.contour.pairs import Law, NoiseLaw
+from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -19,10 +24,6 @@ from secfed.dp.events import (
     NonPrivate,
     PoissonSampled,
 )
-from secfed.dp.inversion import Profile
-from secfed.dp.ladder import Moments, NoOrderError, Releases
-from secfed.dp.laws import LawKind, Laws, Reals
-from secfed.dp.losses import Law, NoiseLaw
 from secfed.errors import UnsupportedEventError
 
 # Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
@@ -72,7 +73,7 @@ class Composition:
             found = _pair(event, adjacency)
             if found is None:
                 moments_only = True
-                rdp.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
+                renyi.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
                 continue
             kinds, rate, spread, loose = found
             slack += count * loose
@@ -113,7 +114,7 @@ class Composition:
         if not self.private:
             return math.inf, math.inf
         if not self.directions:
-            moments = rdp.epsilon(self.events.items(), self.adjacency, delta)
+            moments = renyi.epsilon(self.events.items(), self.adjacency, delta)
             smooth = [smoothed.epsilon_bounds(pairs, math.log(delta)) for pairs in self.pairs]
             low = max((each[0] for each in smooth), default=0.0)
             high = max((each[1] for each in smooth), default=math.inf)
@@ -128,7 +129,7 @@ class Composition:
             low, high = max(low, found[0]), max(high, found[1])
         high += 2 * self.slack
         if high == math.inf or high - low > _TIGHT * high:
-            high = min(high, rdp.epsilon(self.events.items(), self.adjacency, delta))
+            high = min(high, renyi.epsilon(self.events.items(), self.adjacency, delta))
         if not self.exact:
             return 0.0, high
         return (min(max(low, self.floor(delta)), high) if high - low > _WIDE * high else low), high
@@ -142,9 +143,9 @@ class Composition:
         # The true value is above 0 also where it is too small for a number.
         tiny = math.ulp(0.0)
         if epsilon > _FARTHEST:
-            return 0.0, max(rdp.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
+            return 0.0, max(renyi.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
         if not self.directions:
-            moments = rdp.delta(self.events.items(), self.adjacency, epsilon)
+            moments = renyi.delta(self.events.items(), self.adjacency, epsilon)
             smooth = [smoothed.delta_bounds(pairs, epsilon) for pairs in self.pairs]
             low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
             # Laplace noise alone has a largest loss: beyond it delta is 0.
@@ -163,7 +164,7 @@ class Composition:
         high = min(high + self.slack, 0.0, math.log(max(one.variation for one in self.directions)) + self.slack)
         least, most = (math.exp(low) if self.exact else 0.0), math.exp(high)
         if not high - low <= _TIGHT:
-            most = min(most, rdp.delta(self.events.items(), self.adjacency, epsilon))
+            most = min(most, renyi.delta(self.events.items(), self.adjacency, epsilon))
         return least, max(most, tiny)
 
     def floor(self, delta: float) -> float:
@@ -191,7 +192,7 @@ class Composition:
         """Return a cheap upper bound of epsilon; no better one is looked for below `enough`."""
         if self.nothing(delta):
             return 0.0
-        return rdp.epsilon(self.events.items(), self.adjacency, delta, enough) if self.private else math.inf
+        return renyi.epsilon(self.events.items(), self.adjacency, delta, enough) if self.private else math.inf
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:
         """Return the upper epsilon after each of `count` more releases of an event, `(count,)`."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import log_ndtr, ndtr, ndtri, ndtri_exp
 
 from secfed.dp.closed_forms import GaussianProfile
-from secfed.dp.laws import Reals
+from secfed.dp.contour.privacy_loss import Reals
 
 # From a number to a certified lower and upper value.
 Certified = Callable[[float], tuple[float, float]]

@@ -1,9 +1,9 @@
 """What a training run may spend on privacy: asked before each round, noted after it."""
 
 from secfed.dp.accountant import Accountant, check_budget
-from secfed.dp.book import Entry
 from secfed.dp.events import Adjacency, Event
 from secfed.dp.ledger import Ledger
+from secfed.dp.ledger.records import Entry
 from secfed.dp.rounding import exact, up
 from secfed.errors import BudgetExceededError, ConfigError
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import log_ndtr, ndtr
 
 from secfed import dp
-from secfed.dp import composition, events, smoothed
+from secfed.dp import composition, events
 from secfed.dp.composition import Composition
+from secfed.dp.contour import smoothed
 from secfed.errors import ConfigError
 from tests.examples import examples
 

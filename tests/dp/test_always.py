@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.dp import contour, inversion, ladder, laws, plan, smoothed
+from secfed.dp.contour import integral, inversion, moments, path, privacy_loss, smoothed
+from secfed.dp.contour.fourier_sums import transform_work
 from secfed.dp.events import ADJACENCIES, Adjacency
-from secfed.dp.fourier_sums import transform_work
 from secfed.errors import ConfigError
 from tests.examples import examples
 
@@ -36,10 +36,10 @@ def _no_hang() -> Iterator[None]:
 def spent(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record the predicted work of every contour that is built, and refuse smoothed ones that are too long."""
     found: list[float] = []
-    build, smooth = contour.build, smoothed.build
+    build, smooth = integral.build, smoothed.build
 
     def recorded(releases, moments, chosen, goal):  # type: ignore[no-untyped-def]
-        found.append(plan.work(releases, chosen, goal))
+        found.append(path.work(releases, chosen, goal))
         return build(releases, moments, chosen, goal)
 
     def counted(*arguments):  # type: ignore[no-untyped-def]
@@ -205,13 +205,13 @@ def test_cuts_without_a_chance_are_not_looked_for(
     monkeypatch: pytest.MonkeyPatch, rate: float, noise: float, rounds: int, delta: float, most: float
 ) -> None:
     values = [0]
-    remainder = laws.Nodes.remainder
+    remainder = privacy_loss.Nodes.remainder
 
     def counted(self, cut, orders):  # type: ignore[no-untyped-def]
         values[0] += self.points.size * len(orders)
         return remainder(self, cut, orders)
 
-    monkeypatch.setattr(laws.Nodes, "remainder", counted)
+    monkeypatch.setattr(privacy_loss.Nodes, "remainder", counted)
     event = dp.FixedSizeSampled(round(rate * 10**9), 10**9, dp.Gaussian(noise))
     low, high = dp.Accountant("replace").compose(event, rounds).epsilon(delta, bounds=True)
     assert values[0] <= most
@@ -220,9 +220,9 @@ def test_cuts_without_a_chance_are_not_looked_for(
 
 def test_work_of_a_contour_counts_all_its_steps() -> None:
     # A contour has three steps at least, and its nodes are those of the last one: once 15 GB.
-    law = laws.Laws("REMOVE", *(np.array([value]) for value in (1e-4, 0.5, 10.0)))
-    short = plan.ContourPlan(1.0, 1e-3, 1.0, None, 1.0, np.empty(0), np.empty(0))
-    releases = ladder.Releases((law,), 0.0)
-    last = plan.frequencies(short)[0][-1]
-    nodes = laws.layout(law, 1.0, last, 1e-3 / 4, 1.0)[2][0]
-    assert plan.work(releases, short, 1e-3) >= transform_work(float(nodes), 3)
+    law = privacy_loss.Laws("REMOVE", *(np.array([value]) for value in (1e-4, 0.5, 10.0)))
+    short = path.ContourPlan(1.0, 1e-3, 1.0, None, 1.0, np.empty(0), np.empty(0))
+    releases = moments.Releases((law,), 0.0)
+    last = path.frequencies(short)[0][-1]
+    nodes = privacy_loss.layout(law, 1.0, last, 1e-3 / 4, 1.0)[2][0]
+    assert path.work(releases, short, 1e-3) >= transform_work(float(nodes), 3)

@@ -4,8 +4,8 @@ import flint
 import numpy as np
 import pytest
 
-from secfed.dp.fourier_sums import fourier_sums, transform_work
-from secfed.dp.laws import ROUNDOFF
+from secfed.dp.contour.fourier_sums import fourier_sums, transform_work
+from secfed.dp.contour.privacy_loss import ROUNDOFF
 
 
 def exact(weights: np.ndarray, points: np.ndarray, frequency: float) -> complex:

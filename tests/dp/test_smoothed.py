@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from secfed.dp import composition, rdp, smoothed
+from secfed.dp import composition, renyi
 from secfed.dp.accountant import Accountant
+from secfed.dp.contour import smoothed
+from secfed.dp.contour.pairs import NoiseLaw, Pair
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -20,9 +22,8 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
-from secfed.dp.losses import NoiseLaw, Pair
 from secfed.errors import ConfigError
-from tests.dp.test_rdp import gaussian_delta, gaussian_epsilon
+from tests.dp.test_renyi import gaussian_delta, gaussian_epsilon
 
 
 def pairs_epsilon(pairs: smoothed.Pairs, delta: float) -> tuple[float, float]:
@@ -264,7 +265,7 @@ CASES: list[tuple[list[tuple[Event, int]], Adjacency]] = [
 def test_no_bound_is_above_that_of_renyi(events: list[tuple[Event, int]], adjacency: Adjacency, delta: float) -> None:
     lower, upper = bounds_epsilon(events, adjacency, delta)
     assert lower <= upper <= lower * 1.003 + 1e-6
-    assert upper < rdp.epsilon(events, adjacency, delta)
+    assert upper < renyi.epsilon(events, adjacency, delta)
 
 
 def test_compositions_may_be_nested() -> None:

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import log_ndtr, ndtr, ndtri
 
 from secfed import dp
-from secfed.dp import rdp
+from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.trade_off import TradeOff, gaussian, least_mu
 from secfed.errors import ConfigError, UnsupportedEventError
@@ -279,7 +279,7 @@ def test_mu_is_0_where_epsilon_is() -> None:
 
 def test_renyi_divergences_add_up() -> None:
     accountant = dp.Accountant().compose(dp.Gaussian(2.0), 3).compose(dp.Laplace(1.5))
-    laplace = rdp.moments(dp.Laplace(1.5), "add_remove", [2.5])[0]
+    laplace = renyi.moments(dp.Laplace(1.5), "add_remove", [2.5])[0]
     exact = 3 * 2.5 / (2 * 4) + laplace
     assert exact <= accountant.renyi(2.5) <= exact * (1 + 1e-12)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from secfed import dp
-from secfed.dp import smoothed
 from secfed.dp.composition import Composition
+from secfed.dp.contour import smoothed
 
 
 @pytest.mark.sampled(1)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp.ladder import Moments, Releases, log_chernoff
-from secfed.dp.laws import ROUNDOFF, Reals
-from secfed.dp.line import Complexes, Line, Lines, line
-from secfed.dp.plan import ContourPlan, frequencies
+from secfed.dp.contour.cgf import Complexes, Line, Lines, line
+from secfed.dp.contour.moments import Moments, Releases, log_chernoff
+from secfed.dp.contour.path import ContourPlan, frequencies
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
 
 @dataclass(frozen=True, slots=True)

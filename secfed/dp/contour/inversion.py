@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 from numpy.polynomial import Polynomial
 
-from secfed.dp import smoothed
 from secfed.dp.closed_forms import GaussianProfile
-from secfed.dp.contour import Contour, assemble, build
-from secfed.dp.ladder import Moments, NoOrderError, Releases, log_chernoff
-from secfed.dp.laws import Reals
-from secfed.dp.line import line
-from secfed.dp.plan import ContourPlan, plan, shortest, work
+from secfed.dp.contour import smoothed
+from secfed.dp.contour.cgf import line
+from secfed.dp.contour.integral import Contour, assemble, build
+from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
+from secfed.dp.contour.path import ContourPlan, plan, shortest, work
+from secfed.dp.contour.privacy_loss import Reals
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
 GOAL = 1e-11

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from secfed.dp.laws import ROUNDOFF, Reals
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
 Complexes = npt.NDArray[np.complex128]
 # Cells of the grid for each frequency, and how many cells on either side of a point its density reaches.

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from secfed.dp import laws as line
-from secfed.dp import pair
-from secfed.dp.laws import Laws, Nodes
+from secfed.dp.contour import fixed_size, privacy_loss
+from secfed.dp.contour.privacy_loss import Laws, Nodes
 
 # Numbers in one array of temporaries.
 _ENTRIES = 1 << 18
@@ -28,26 +27,26 @@ def grids(
     Yields:
         Nodes for a group of laws that need about as many.
     """
-    room = pair if laws.kind == "PAIR" else line
-    start, stop, sizes = room.layout(laws, order, frequency, tolerance, stretch)
+    pair = fixed_size if laws.kind == "PAIR" else privacy_loss
+    start, stop, sizes = pair.layout(laws, order, frequency, tolerance, stretch)
     ranked, first = np.argsort(sizes, kind="stable"), 0
     for i in range(1, len(ranked) + 1):
         if i == len(ranked) or int(sizes[ranked[i]]) * (i + 1 - first) * rows > _ENTRIES:
             some, size = ranked[first:i], int(sizes[ranked[i - 1]])
             if laws.kind == "PAIR":
-                yield pair.place(laws.part(some), start[some], stop[some], size | 1, order, frequency)
+                yield fixed_size.place(laws.part(some), start[some], stop[some], size | 1, order, frequency)
             else:
-                yield line.place(laws.part(some), start[some], stop[some], size, order)
+                yield privacy_loss.place(laws.part(some), start[some], stop[some], size, order)
             first = i
 
 
 def most_nodes(laws: Laws, order: float, frequency: float = 0.0) -> int:
     """Return how many nodes moments up to a real and an imaginary part need, at the law that needs most."""
-    room = pair if laws.kind == "PAIR" else line
-    return int(room.layout(laws, order, frequency, 1e-8, 1.0)[2].max())
+    pair = fixed_size if laws.kind == "PAIR" else privacy_loss
+    return int(pair.layout(laws, order, frequency, 1e-8, 1.0)[2].max())
 
 
 def all_nodes(laws: Laws, order: float, frequency: float, tolerance: float, stretch: float) -> int:
     """Return how many nodes `grids` will place for all laws together."""
-    room = pair if laws.kind == "PAIR" else line
-    return int(np.minimum(room.layout(laws, order, frequency, tolerance, stretch)[2], 1 << 40).sum())
+    pair = fixed_size if laws.kind == "PAIR" else privacy_loss
+    return int(np.minimum(pair.layout(laws, order, frequency, tolerance, stretch)[2], 1 << 40).sum())

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secfed.dp.contour import Contour, assemble
-from secfed.dp.ladder import Moments, Releases, log_chernoff
-from secfed.dp.laws import ROUNDOFF, Reals
-from secfed.dp.line import Line, log1p, relative, waves
-from secfed.dp.losses import MASS_ERROR, Law, NoiseLaw
-from secfed.dp.plan import ContourPlan, periods
+from secfed.dp.contour.cgf import Line, log1p, relative, waves
+from secfed.dp.contour.integral import Contour, assemble
+from secfed.dp.contour.moments import Moments, Releases, log_chernoff
+from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw
+from secfed.dp.contour.path import ContourPlan, periods
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
 Pairs = Sequence[tuple[Law, int]]
 # The relative gap aimed at, and the error of a contour in units of delta.

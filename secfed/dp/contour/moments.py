@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfcx, ndtr
 
-from secfed.dp.laws import Laws, Reals
-from secfed.dp.nodes import grids, most_nodes
+from secfed.dp.contour.privacy_loss import Laws, Reals
+from secfed.dp.contour.quadrature import grids, most_nodes
 
 # Nodes of one law that are too many.
 MOST_NODES = 20_000

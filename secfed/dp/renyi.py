@@ -20,7 +20,7 @@ from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, Event, FixedSizeSampled, Gaussian, Laplace, Release
-from secfed.dp.rdp_pairs import (
+from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
     SampledPair,

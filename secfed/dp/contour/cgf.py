@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from secfed.dp.fourier_sums import fourier_sums, transform_work
-from secfed.dp.ladder import Releases
-from secfed.dp.laws import ROUNDOFF, Cut, Nodes, Reals
-from secfed.dp.nodes import grids
-from secfed.dp.plan import ContourPlan, frequencies
+from secfed.dp.contour.fourier_sums import fourier_sums, transform_work
+from secfed.dp.contour.moments import Releases
+from secfed.dp.contour.path import ContourPlan, frequencies
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Cut, Nodes, Reals
+from secfed.dp.contour.quadrature import grids
 
 Complexes = npt.NDArray[np.complex128]
 # Side of the blocks of a matrix product.

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from secfed.dp.fourier_sums import transform_work
-from secfed.dp.ladder import Moments, Releases, log_chernoff
-from secfed.dp.laws import Cut, Reals
-from secfed.dp.nodes import all_nodes, grids, most_nodes
+from secfed.dp.contour.fourier_sums import transform_work
+from secfed.dp.contour.moments import Moments, Releases, log_chernoff
+from secfed.dp.contour.privacy_loss import Cut, Reals
+from secfed.dp.contour.quadrature import all_nodes, grids, most_nodes
 
 # Cuts of width spread / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)

@@ -21,8 +21,8 @@ from typing import Any
 
 from secfed.dp import events
 from secfed.dp.accountant import Accountant, check_budget
-from secfed.dp.book import ACTIONS, CHANGED, SPENDING, Book, Entry, chained, draft
 from secfed.dp.events import Adjacency, Event
+from secfed.dp.ledger.records import ACTIONS, CHANGED, SPENDING, Book, Entry, chained, draft
 from secfed.dp.rounding import exact, up
 from secfed.errors import BudgetExceededError, ConfigError, SecFedError
 

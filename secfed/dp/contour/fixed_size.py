@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
-from secfed.dp.laws import ROUNDOFF, Cut, Laws, Nodes, Reals, far_end, likelihood, right_tail, whole_steps
+from secfed.dp.contour.privacy_loss import (
+    ROUNDOFF,
+    Cut,
+    Laws,
+    Nodes,
+    Reals,
+    far_end,
+    likelihood,
+    right_tail,
+    whole_steps,
+)
 
 # Imaginary parts of r that are tried.
 _TURNS = (1.6, 1.2, 0.8, 0.5, 0.3, 0.15)
