@@ -48,12 +48,12 @@ class SingleProfile:
     Attributes:
         kind: Which pair of distributions.
         rate: Probability that the client takes part.
-        spread: Noise in units of the shift.
+        noise: Noise in units of the shift.
     """
 
     kind: LawKind
     rate: float
-    spread: float
+    noise: float
 
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return the logarithm of delta, and its slope, of epsilon's shape."""
@@ -65,11 +65,11 @@ class SingleProfile:
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
-        rate, spread = self.rate, self.spread
+        rate, noise = self.rate, self.noise
         excess = np.expm1(np.minimum(epsilon, 700.0))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self.kind == "SWAP":
-                return _swap(epsilon, rate, spread)
+                return _swap(epsilon, rate, noise)
             if self.kind == "ADD":
                 # 1 - e^epsilon (1 - rate), without cancellation.
                 left = rate - excess * (1 - rate)
@@ -80,9 +80,9 @@ class SingleProfile:
                 inner = np.where(epsilon < 600, np.log1p(excess / rate), epsilon - np.log(rate))
                 factor = np.full_like(epsilon, np.log(rate))
                 loose = 4 * ROUNDOFF * (1 + np.abs(excess) / (rate + excess))
-            log, wrong = _gaussian(inner, 1 / spread)
+            log, wrong = _gaussian(inner, 1 / noise)
             # An error in the inner epsilon costs at most the slope, and that is below this.
-            slope = np.maximum(inner, 0.0) * spread**2 + 1.0 + spread
+            slope = np.maximum(inner, 0.0) * noise**2 + 1.0 + noise
             wrong = wrong + (loose + 4 * ROUNDOFF * (np.abs(inner) + 1)) * (slope + 1) + 4 * ROUNDOFF
             return factor + log - wrong, factor + log + wrong
 
@@ -121,20 +121,20 @@ def _mills(x: Reals) -> Reals:
     return np.asarray(np.sqrt(np.pi / 2) * erfcx(x / np.sqrt(2)))
 
 
-def _swap(epsilon: Reals, rate: float, spread: float) -> tuple[Reals, Reals]:
+def _swap(epsilon: Reals, rate: float, noise: float) -> tuple[Reals, Reals]:
     """Integrate P - e^epsilon Q beyond the point where the loss is epsilon; that point's error is of second order."""
     tiny = np.maximum(epsilon, 1e-300)
-    unit = np.log(rate) - 0.5 / spread**2
+    unit = np.log(rate) - 0.5 / noise**2
     half = np.log1p(-rate) + tiny + np.log(-np.expm1(-tiny)) - np.log(2) - unit
-    place = spread**2 * np.where(
+    place = noise**2 * np.where(
         half > -300, half + np.log1p(np.sqrt(1 + np.exp(np.minimum(tiny - 2 * half, 700.0)))), tiny / 2
     )
-    place = np.where(half < 300, place, spread**2 * (half + np.log(2)))
-    one = np.log(rate) + log_ndtr((1 - place) / spread)
-    two = np.log(rate) + epsilon + log_ndtr(-(1 + place) / spread)
-    three = np.log1p(-rate) + tiny + np.log(-np.expm1(-tiny)) + log_ndtr(-place / spread)
+    place = np.where(half < 300, place, noise**2 * (half + np.log(2)))
+    one = np.log(rate) + log_ndtr((1 - place) / noise)
+    two = np.log(rate) + epsilon + log_ndtr(-(1 + place) / noise)
+    three = np.log1p(-rate) + tiny + np.log(-np.expm1(-tiny)) + log_ndtr(-place / noise)
     share = 1 - np.exp(two - one) - np.exp(three - one)
     log = one + np.log(np.maximum(share, 0.0))
-    scale = 8 * ROUNDOFF * (np.abs(epsilon) + (place / spread) ** 2 + 1 / spread**2 + np.abs(np.log(rate)) + 8)
+    scale = 8 * ROUNDOFF * (np.abs(epsilon) + (place / noise) ** 2 + 1 / noise**2 + np.abs(np.log(rate)) + 8)
     wrong = scale * (2 / np.maximum(share, 1e-300))
     return np.where(wrong < 1, log - wrong, -np.inf), np.where(wrong < 1, log, one) + wrong

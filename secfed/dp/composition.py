@@ -75,14 +75,14 @@ class Composition:
                 moments_only = True
                 renyi.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
                 continue
-            kinds, rate, spread, loose = found
+            kinds, rate, noise, loose = found
             slack += count * loose
             exact = exact and not loose
             if rate == 1.0:
                 shift = 2.0 if kinds[0] == "SWAP" else 1.0
-                square_distance += count * (shift / spread) ** 2
+                square_distance += count * (shift / noise) ** 2
             else:
-                groups.setdefault(kinds, []).append((rate, spread, count))
+                groups.setdefault(kinds, []).append((rate, noise, count))
         directions: tuple[Releases, ...] = ()
         if not moments_only:
             two = any(len(kinds) == 2 for kinds in groups)
@@ -179,8 +179,8 @@ class Composition:
         """Yield the profiles of some of the sampled releases, each on its own."""
         if self.private and self.exact:
             for laws in (laws for direction in self.directions for laws in direction.laws):
-                for rate, spread in zip(laws.rate[:8], laws.spread[:8], strict=True):
-                    yield SingleProfile(laws.kind, float(rate), float(spread))
+                for rate, noise in zip(laws.rate[:8], laws.noise[:8], strict=True):
+                    yield SingleProfile(laws.kind, float(rate), float(noise))
 
     def nothing(self, delta: float) -> bool:
         """Return whether the releases' total variation shows that epsilon is 0."""
@@ -263,20 +263,20 @@ def _unsampled(event: Event) -> Event:
 
 
 def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[LawKind, ...], float, float, float] | None:
-    """Return the kinds of each direction, the rate, the spread and the slack; nothing where only moments are known."""
+    """Return the kinds of each direction, the rate, the noise and the slack; nothing where only moments are known."""
     release = _unsampled(event)
-    noise = _gaussian_noise(release)
-    if noise is None:
+    gaussian = _gaussian_noise(release)
+    if gaussian is None:
         return None
-    spread, slack = noise
+    noise, slack = gaussian
     if isinstance(event, PoissonSampled):
         kinds: tuple[LawKind, ...] = ("REMOVE", "ADD") if adjacency == "add_remove" else ("SWAP",)
-        return kinds, float(event.sampling_rate), spread, slack
+        return kinds, float(event.sampling_rate), noise, slack
     if isinstance(event, FixedSizeSampled):
         # The cohort's size is fixed: without the client another stands in its place, twice the shift.
         kinds = ("REMOVE", "ADD") if adjacency == "add_remove" else ("PAIR",)
-        return kinds, event.sampling_rate, spread / 2, slack
-    return ("REMOVE",), 1.0, spread if adjacency == "add_remove" else spread / 2, slack
+        return kinds, event.sampling_rate, noise / 2, slack
+    return ("REMOVE",), 1.0, noise if adjacency == "add_remove" else noise / 2, slack
 
 
 def _gaussian_noise(release: Event) -> tuple[float, float] | None:
@@ -298,8 +298,8 @@ def _gaussian_noise(release: Event) -> tuple[float, float] | None:
 
 
 def _laws(kind: LawKind, rows: list[tuple[float, float, int]]) -> Laws:
-    rate, spread, count = np.array(rows, np.float64).T
-    return Laws(kind, rate, spread, count)
+    rate, noise, count = np.array(rows, np.float64).T
+    return Laws(kind, rate, noise, count)
 
 
 def _profile(releases: Releases) -> Profile | None:
@@ -309,7 +309,7 @@ def _profile(releases: Releases) -> Profile | None:
     if releases.gaussian == 0 and len(releases.laws) == 1 and len(releases.laws[0]) == 1:
         law = releases.laws[0]
         if law.count[0] == 1:
-            return SingleProfile(law.kind, float(law.rate[0]), float(law.spread[0]))
+            return SingleProfile(law.kind, float(law.rate[0]), float(law.noise[0]))
     return None
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from secfed.dp.contour.fourier_sums import fourier_sums, transform_work
 from secfed.dp.contour.moments import Releases
-from secfed.dp.contour.path import ContourPlan, frequencies
+from secfed.dp.contour.path import ContourPath, frequencies
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Cut, Nodes, Reals
 from secfed.dp.contour.quadrature import grids
 
@@ -19,7 +19,7 @@ _LEAST = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Cgf:
     """K along a contour, for some releases; lines of two compositions add up.
 
     Attributes:
@@ -27,57 +27,57 @@ class Line:
         mean: Mean of the tilted loss.
         exponent: K(t + iu) - K(t) - iu mean, at each u.
         wrong: Bound of its error, quadrature and rounding together, at each u.
-        fade: Bound of its real part for all u from the last on.
+        tail: Bound of its real part for all u from the last on.
     """
 
     log: float
     mean: float
     exponent: Complexes = field(repr=False)
     wrong: Reals = field(repr=False)
-    fade: float
+    tail: float
 
-    def plus(self, other: "Line", times: Reals) -> "Lines":
+    def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
         """Add another composition some number of times, `(rows,)`."""
-        return Lines(
+        return CgfRows(
             self.log + times * other.log,
             self.mean + times * other.mean,
             self.exponent + times[:, None] * other.exponent,
             self.wrong + times[:, None] * other.wrong,
-            self.fade + times * other.fade,
+            self.tail + times * other.tail,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """Several lines on one contour: the fields of `Line`, with rows in front."""
+class CgfRows:
+    """Several lines on one contour: the fields of `Cgf`, with rows in front."""
 
     log: Reals
     mean: Reals
     exponent: Complexes = field(repr=False)
     wrong: Reals = field(repr=False)
-    fade: Reals
+    tail: Reals
 
 
-def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line, Line | None]:
+def line(releases: Releases, path: ContourPath, tolerance: float) -> tuple[Cgf, Cgf | None]:
     """Evaluate K along a contour.
 
     Args:
         releases: The composition.
-        plan: Where the contour runs.
+        path: Where the contour runs.
         tolerance: Error aimed at in K.
 
     Returns:
         The line, and with a cut that of what lies below it; its K(t) is relative to the whole's.
     """
-    at, across = frequencies(plan)
-    order, top, step = plan.order, float(at[-1]), float(at[1])
+    at, across = frequencies(path)
+    order, top, step = path.order, float(at[-1]), float(at[1])
     gaussian = releases.gaussian
     log, mean = gaussian * order * (order + 1) / 2, gaussian * (order + 0.5)
     whole = (-0.5 * gaussian * at**2).astype(np.complex128)
     wrong, wrong_below = np.zeros(len(at)), np.zeros(len(at))
-    below, fade, shares, mass_below = whole.copy(), float(whole.real[-1]), [-np.inf], 0.0
+    below, tail, shares, mass_below = whole.copy(), float(whole.real[-1]), [-np.inf], 0.0
     for laws in releases.laws:
-        for found in grids(laws, order, top, tolerance, stretch=plan.stretch, rows=2 * across + 4):
+        for found in grids(laws, order, top, tolerance, stretch=path.stretch, rows=2 * across + 4):
             count = found.laws.count
             moment, center, _ = (row[0] for row in found.moments(np.array([order])))
             tilted = np.exp(found.mass + order * found.loss - moment[:, None])
@@ -86,12 +86,12 @@ def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line,
             mean += float(center @ count)
             wave, inexact = waves(tilted, centred, step, across)
             whole += np.einsum("i,ij->j", count, log1p(wave))
-            each = _error(found, tilted, centred, at, order, plan.stretch, moment) + inexact[:, None]
+            each = _error(found, tilted, centred, at, order, path.stretch, moment) + inexact[:, None]
             wrong += np.einsum("i,ij->j", count, np.log1p(relative(each, wave)))
-            if plan.cut is None:
-                fade += float(count @ found.decay(tilted, order, top))
+            if path.cut is None:
+                tail += float(count @ found.decay(tilted, order, top))
                 continue
-            cut = Cut.at(found, plan.cut, plan.stretch)
+            cut = Cut.at(found, path.cut, path.stretch)
             shares.extend(np.log(count) + found.decay(tilted, order, top, cut))
             share = tilted * (1 - cut.weight)
             mass = share.sum(axis=1)
@@ -99,10 +99,10 @@ def line(releases: Releases, plan: ContourPlan, tolerance: float) -> tuple[Line,
             mass_below += float(count @ np.log(mass))
             below += np.einsum("i,ij->j", count, log1p(wave))
             wrong_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave)))
-    if plan.cut is None:
-        return Line(log, mean, whole, wrong, fade), None
-    fade += float(np.logaddexp.reduce(shares))
-    return Line(log, mean, whole, wrong, fade), Line(mass_below, 0.0, below, wrong_below, fade)
+    if path.cut is None:
+        return Cgf(log, mean, whole, wrong, tail), None
+    tail += float(np.logaddexp.reduce(shares))
+    return Cgf(log, mean, whole, wrong, tail), Cgf(mass_below, 0.0, below, wrong_below, tail)
 
 
 def _error(

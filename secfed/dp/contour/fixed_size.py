@@ -44,15 +44,15 @@ class PairNodes(Nodes):
     def truncation(self, order: float, log_moment: Reals) -> Reals:
         """Bound what the nodes leave out, relative to E[exp(t loss)]; see `Nodes`."""
         laws, stop = self.laws, self.points[:, -1]
-        gain, _ = likelihood(stop, laws.rate, laws.spread)
+        gain, _ = likelihood(stop, laws.rate, laws.noise)
         right = np.exp(right_tail(laws, order, stop) - log_moment) + np.exp(
-            -order * gain + log_ndtr(-stop / laws.spread)
+            -order * gain + log_ndtr(-stop / laws.noise)
         )
         # (e^((z+1)l) - 1) (1 - e^(-zl)) near l = 0.
         first = self.points[:, -self.density.shape[1]]
-        gain, _ = likelihood(first, laws.rate, laws.spread)
+        gain, _ = likelihood(first, laws.rate, laws.noise)
         left = (order + 1 + self.frequency) ** 2 * gain**2 * np.exp((order + 1) * gain) * (first - 0.5)
-        return np.asarray(right + left * 0.4 / laws.spread)
+        return np.asarray(right + left * 0.4 / laws.noise)
 
     def discretisation(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
         """Bound the error of the trapezoid rule relative to E[exp(t loss)]; see `Nodes`."""
@@ -71,10 +71,10 @@ class PairNodes(Nodes):
         the density's total variation.
         """
         if cut is not None:
-            edge = log_ndtr((0.5 - cut.position) * np.sqrt(cut.stretch - 1) / self.laws.spread)
+            edge = log_ndtr((0.5 - cut.position) * np.sqrt(cut.stretch - 1) / self.laws.noise)
             # The chosen angle is below a right one.
-            height = np.pi**2 / 8 * self.laws.spread**2 * cut.stretch
-            piece = np.log(np.pi / 2 * self.laws.spread) + edge + height
+            height = np.pi**2 / 8 * self.laws.noise**2 * cut.stretch
+            piece = np.log(np.pi / 2 * self.laws.noise) + edge + height
             return np.asarray(np.logaddexp(Nodes.decay(self, tilted, order, frequency, cut), piece))
         half = self.density.shape[1]
         density = tilted[:, -half:] * np.exp(self.density)
@@ -96,11 +96,11 @@ class PairNodes(Nodes):
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
         """Logarithm of what the trapezoid rule misses of the integral on a moved line; see `Nodes`."""
-        spread, stop = self.laws.spread, self.points[:, -1]
-        turn = np.minimum(1.0, angle * spread**2 / self.scale)
-        shift = self.scale * turn / spread**2
+        noise, stop = self.laws.noise, self.points[:, -1]
+        turn = np.minimum(1.0, angle * noise**2 / self.scale)
+        shift = self.scale * turn / noise**2
         cost = ((angle + shift) ** 2 - angle**2) * stiffness / 2
-        cost = cost + (stop + order + 1) * self.scale / spread**2 * -np.log(np.cos(turn / 2))
+        cost = cost + (stop + order + 1) * self.scale / noise**2 * -np.log(np.cos(turn / 2))
         return np.asarray(cost - 2 * np.log(np.cos(turn / 2)) - 2 * np.pi * turn / self.step)
 
 
@@ -110,7 +110,7 @@ def layout(
     """Return the first and last r of each law, and how many nodes it needs; each of shape `(n,)`."""
     stop = far_end(laws, order)
     scale = _scale(laws, order)
-    slope = (order + 1 + frequency) ** 2 * (laws.rate / laws.spread**2) ** 2 * 0.4 / laws.spread
+    slope = (order + 1 + frequency) ** 2 * (laws.rate / laws.noise**2) ** 2 * 0.4 / laws.noise
     first = np.minimum((_EDGE / laws.count / np.maximum(slope, 1e-300)) ** (1 / 3), scale)
     start = np.log(np.expm1(first / scale))
     reach = (stop - 0.5) / scale
@@ -127,13 +127,13 @@ def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequen
     half = (size - 1) // 2
     step = (end - start) / (half - 1)
     r = start[:, None] + np.arange(half) * step[:, None]
-    scale, spread, rate = _scale(laws, order)[:, None], laws.spread[:, None], laws.rate[:, None]
+    scale, noise, rate = _scale(laws, order)[:, None], laws.noise[:, None], laws.rate[:, None]
     distance = scale * np.logaddexp(0.0, r)
     points = 0.5 + distance
     stretched = np.log(scale * step[:, None]) - np.logaddexp(0.0, -r)
-    mass = stretched - 0.5 * (points / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
+    mass = stretched - 0.5 * (points / noise) ** 2 - np.log(noise * np.sqrt(2 * np.pi))
     # From the distance itself: near 1/2 the loss is small, and must not lose its digits.
-    v = distance / spread**2
+    v = distance / noise**2
     joint = np.log(rate) + v
     gain = np.log1p(rate * np.expm1(np.minimum(v, 20.0)))
     gain = np.where(v < 20.0, gain, joint + np.log1p((1 - rate) / rate * np.exp(-np.maximum(v, 20.0))))
@@ -150,13 +150,13 @@ def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequen
         step=step,
         order=order,
         scale=scale[:, 0],
-        density=-(stretched + np.log(part) - 2 * np.log(spread)),
+        density=-(stretched + np.log(part) - 2 * np.log(noise)),
         frequency=frequency,
     )
 
 
 def _scale(laws: Laws, order: float) -> Reals:
-    return np.asarray(np.minimum(laws.spread, 4 * laws.spread**2 / (order + 1)))
+    return np.asarray(np.minimum(laws.noise, 4 * laws.noise**2 / (order + 1)))
 
 
 def _cost(laws: Laws, scale: Reals, stop: Reals, order: float, frequency: float, turn: float, stretch: float) -> Reals:
@@ -164,10 +164,10 @@ def _cost(laws: Laws, scale: Reals, stop: Reals, order: float, frequency: float,
 
     There x moves up by at most scale * turn, and back by at most -scale log cos(turn / 2).
     """
-    spread = laws.spread
-    angle, back = scale * turn / spread**2, -scale * np.log(np.cos(turn / 2))
-    cost = frequency * angle + angle**2 * spread**2 * stretch / 2 + (stop + order + 1) * back / spread**2
+    noise = laws.noise
+    angle, back = scale * turn / noise**2, -scale * np.log(np.cos(turn / 2))
+    cost = frequency * angle + angle**2 * noise**2 * stretch / 2 + (stop + order + 1) * back / noise**2
     cost = cost - np.log(np.cos(turn / 2)) - order * np.log(np.cos(np.minimum(angle, 3.0) / 2))
-    sharp = np.sqrt(stretch - 1) / spread
+    sharp = np.sqrt(stretch - 1) / noise
     cost = cost + back * sharp * (sharp * stop + 1) * (stretch > 1)
     return np.where(angle < 3.0, cost, 1e9)

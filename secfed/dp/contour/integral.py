@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp.contour.cgf import Complexes, Line, Lines, line
+from secfed.dp.contour.cgf import Cgf, CgfRows, Complexes, line
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
-from secfed.dp.contour.path import ContourPlan, frequencies
+from secfed.dp.contour.path import ContourPath, frequencies
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
 
@@ -27,8 +27,8 @@ class Contour:
     Attributes:
         order: t.
         period: W; the step in u is 2 pi / W.
-        orders: Orders of the ladder that bounds what the trapezoid rule adds.
-        ladder: K there, shape `(rows, m)`.
+        orders: Real orders t' at which K is known: they bound what the trapezoid rule adds.
+        log_moments: K there, shape `(rows, m)`.
         log: K(t), shape `(rows,)`.
         mean: Mean of the tilted loss, shape `(rows,)`.
         frequencies: The values of u, shape `(k,)`.
@@ -44,7 +44,7 @@ class Contour:
     order: float
     period: float
     orders: Reals = field(repr=False)
-    ladder: Reals = field(repr=False)
+    log_moments: Reals = field(repr=False)
     log: Reals
     mean: Reals
     frequencies: Reals = field(repr=False)
@@ -75,7 +75,7 @@ class Contour:
         error += np.abs(value) * 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
         orders, far = self.orders, np.abs(self.orders - self.order) * self.period
         with np.errstate(divide="ignore", over="ignore"):
-            chernoff = self.ladder + (1e-6 + log_chernoff(orders)) - orders * epsilon[:, None] - scale[:, None]
+            chernoff = self.log_moments + (1e-6 + log_chernoff(orders)) - orders * epsilon[:, None] - scale[:, None]
             aliases = chernoff - far - np.log(-np.expm1(-far))
             own = self.order * self.period
             left = np.where(orders < self.order, aliases, np.inf).min(axis=1)
@@ -97,41 +97,41 @@ class Contour:
         return low, high
 
 
-def build(releases: Releases, moments: Moments, plan: ContourPlan, goal: float) -> Contour:
+def build(releases: Releases, moments: Moments, path: ContourPath, goal: float) -> Contour:
     """Evaluate the integrand along a contour, for one composition.
 
     Args:
         releases: The composition.
-        moments: Its ladder.
-        plan: Where the contour runs.
+        moments: Its moments.
+        path: Where the contour runs.
         goal: Error aimed at, relative to exp(K(t) - t epsilon).
 
     Returns:
         The contour, of one row.
     """
-    one, below = line(releases, plan, goal / 4)
-    empty = Line(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0)
-    return assemble(one.plus(empty, np.zeros(1)), below, plan, moments.order, moments.log[None])
+    one, below = line(releases, path, goal / 4)
+    empty = Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0)
+    return assemble(one.plus(empty, np.zeros(1)), below, path, moments.order, moments.log[None])
 
 
 def assemble(
-    lines: Lines, below: Line | None, plan: ContourPlan, orders: Reals, ladder: Reals, smoothing: float = 0.0
+    lines: CgfRows, below: Cgf | None, path: ContourPath, orders: Reals, log_moments: Reals, smoothing: float = 0.0
 ) -> Contour:
     """Turn K along a contour into the integrand and its errors.
 
     Args:
         lines: K of each row.
         below: With a cut, what lies below it.
-        plan: Where the contour runs.
-        orders: Of the ladder.
-        ladder: K there, shape `(rows, m)`.
+        path: Where the contour runs.
+        orders: Real orders t'.
+        log_moments: K there, shape `(rows, m)`.
         smoothing: Square of mu of a Gaussian release among them that is to be taken off again.
 
     Returns:
         The contour.
     """
-    at, _ = frequencies(plan)
-    z = plan.order + 1j * at
+    at, _ = frequencies(path)
+    z = path.order + 1j * at
     kernel = 1 / (z * (z + 1))
     values = np.exp(lines.exponent)
     size = np.abs(values)
@@ -144,26 +144,26 @@ def assemble(
         wrong = wrong + np.abs(rest) * np.expm1(np.minimum(below.wrong, 600.0))
     values = values * kernel
     values[:, 0] /= 2
-    density_error = wrong.sum(axis=1) * (2 / plan.period)
-    size, wrong = size * np.abs(kernel), (wrong * np.abs(kernel)).sum(axis=1) * (2 / plan.period)
-    tail = np.exp(np.minimum(lines.fade, 0.0)) / (np.pi * at[-1])
+    density_error = wrong.sum(axis=1) * (2 / path.period)
+    size, wrong = size * np.abs(kernel), (wrong * np.abs(kernel)).sum(axis=1) * (2 / path.period)
+    tail = np.exp(np.minimum(lines.tail, 0.0)) / (np.pi * at[-1])
     if smoothing:
         density_error = density_error + tail / smoothing
-    rounding = size.sum(axis=1) * (len(at) * ROUNDOFF * 2 / plan.period)
+    rounding = size.sum(axis=1) * (len(at) * ROUNDOFF * 2 / path.period)
     error = wrong + tail + rounding
     return Contour(
-        plan.order,
-        plan.period,
+        path.order,
+        path.period,
         orders,
-        ladder,
+        log_moments,
         lines.log,
         lines.mean,
         at,
         values,
         size,
         error,
-        plan.rest_orders,
-        plan.rest,
+        path.rest_orders,
+        path.rest,
         smoothing,
         density_error,
     )

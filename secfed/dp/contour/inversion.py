@@ -12,7 +12,7 @@ from secfed.dp.contour import smoothed
 from secfed.dp.contour.cgf import line
 from secfed.dp.contour.integral import Contour, assemble, build
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
-from secfed.dp.contour.path import ContourPlan, plan, shortest, work
+from secfed.dp.contour.path import ContourPath, choose, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
@@ -28,7 +28,7 @@ _KNOTS = 9
 _ENOUGH = 1e-7
 # The first attempt, which only serves as a guess.
 _ROUGH = 1e-3
-# Attempts at a guess, and the work of all contours of one query: see `plan.work`.
+# Attempts at a guess, and the work of all contours of one query: see `path.work`.
 _TRIES = 5
 _MOST_WORK = 1.5e8
 _MOST_ROUGH_WORK = 2e7
@@ -58,19 +58,19 @@ class Profile(Protocol):
 
 
 class Effort:
-    """What contours may still cost in one query; see `plan.work`."""
+    """What contours may still cost in one query; see `path.work`."""
 
     def __init__(self, releases: Releases) -> None:
         more = max(0, sum(len(laws) for laws in releases.laws) - 1)
         self.left, self.rough = _MOST_WORK + more * _KIND_WORK, _MOST_ROUGH_WORK + more * _KIND_ROUGH_WORK
 
-    def build(self, releases: Releases, moments: Moments, plan: ContourPlan, goal: float) -> Contour | None:
+    def build(self, releases: Releases, moments: Moments, path: ContourPath, goal: float) -> Contour | None:
         """Build a contour; nothing where it would cost more than is left."""
-        cost = work(releases, plan, goal)
+        cost = work(releases, path, goal)
         if not cost <= (self.left if goal < _ROUGH else min(self.left, self.rough)):
             return None
         self.left -= cost
-        return build(releases, moments, plan, goal)
+        return build(releases, moments, path, goal)
 
 
 def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     at, effort = np.array([epsilon]), Effort(releases)
     best = (-np.inf, min(chernoff, 0.0))
     for goal in (_ROUGH, GOAL):
-        contour = effort.build(releases, moments, plan(releases, moments, epsilon, guess, goal), goal)
+        contour = effort.build(releases, moments, choose(releases, moments, epsilon, guess, goal), goal)
         if contour is None:
             break
         value = float(contour.value(at)[0][0])
@@ -126,7 +126,7 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
     effort, tried = Effort(releases), None
     # Mostly the first guess is near enough for a contour that says it all, or says where the next one must be.
     found: float | None = None
-    fine = plan(releases, moments, guess, log_delta, goal)
+    fine = choose(releases, moments, guess, log_delta, goal)
     if work(releases, fine, goal) <= _LITTLE_WORK:
         contour, tried = effort.build(releases, moments, fine, goal), fine
         if contour is not None:
@@ -143,7 +143,7 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
         best = _meet(best, smooth(_WIDE))
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     for steep in (False, True):
-        fine = plan(releases, moments, found, log_delta, goal, steep=steep)
+        fine = choose(releases, moments, found, log_delta, goal, steep=steep)
         if tried and (fine.order, fine.frequency, fine.cut) == (tried.order, tried.frequency, tried.cut):
             continue
         contour, tried = effort.build(releases, moments, fine, goal), fine
@@ -175,7 +175,7 @@ def _near(releases: Releases, moments: Moments, log_delta: float, guess: float, 
     """Improve a guess of epsilon on short contours, until one of them reaches delta itself; nothing if none does."""
     for _ in range(_TRIES):
         estimate = min(log_delta, float(moments.exponent(guess).min()))
-        contour = effort.build(releases, moments, plan(releases, moments, guess, estimate, _ROUGH), _ROUGH)
+        contour = effort.build(releases, moments, choose(releases, moments, guess, estimate, _ROUGH), _ROUGH)
         if contour is None:
             return None
         log, slope = (float(part[0]) for part in contour.value(np.array([guess])))
@@ -274,15 +274,15 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
         guess = min(float(np.interp(-end, -logs[ranked], means[ranked])), moments.epsilon_bound(end))
         effort = Effort(last)
         guess = _near(last, moments, end, guess, effort) or guess
-        fine = plan(last, moments, guess, end, _CURVE_GOAL)
+        fine = choose(last, moments, guess, end, _CURVE_GOAL)
         if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
             # The shortest composition fades last.
             fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
             one, two = line(base, fine, _CURVE_GOAL / 4)[0], line(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0]
-            ladder = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
+            log_moments = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
 
             def rows(which: npt.NDArray[np.intp]) -> Contour:
-                return assemble(one.plus(two, counts[which]), None, fine, moments.order, ladder[which])
+                return assemble(one.plus(two, counts[which]), None, fine, moments.order, log_moments[which])
 
             # A few rows show where the others are.
             few = np.unique(np.linspace(0, len(counts) - 1, _KNOTS).astype(np.intp))

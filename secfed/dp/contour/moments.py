@@ -24,7 +24,7 @@ class Releases:
 
     Attributes:
         laws: Sampled releases, by kind.
-        gaussian: Sum of 1 / spread^2.
+        gaussian: Sum of 1 / noise^2.
     """
 
     laws: tuple[Laws, ...]
@@ -36,7 +36,7 @@ class Releases:
         sums = [2 * float(ndtr(np.sqrt(self.gaussian) / 2)) - 1]
         for part in self.laws:
             shift = 2.0 if part.kind == "SWAP" else 1.0
-            sums.append(float(part.count @ (part.rate * (2 * ndtr(shift / 2 / part.spread) - 1))))
+            sums.append(float(part.count @ (part.rate * (2 * ndtr(shift / 2 / part.noise) - 1))))
         return max(sum(sums) * (1 + 1e-12), 1e-300)
 
     @property
@@ -49,12 +49,12 @@ class Releases:
         square = self.gaussian
         for part in self.laws:
             shift = 2.0 if part.kind == "SWAP" else 1.0
-            square += float(part.count @ (shift / part.spread) ** 2)
+            square += float(part.count @ (shift / part.noise) ** 2)
         return float(np.sqrt(square)) * (1 + 1e-12)
 
     def joined(self, extra: "Releases", times: float) -> "Releases":
         """Return this composition and another, so many times."""
-        parts = tuple(Laws(part.kind, part.rate, part.spread, part.count * times) for part in extra.laws)
+        parts = tuple(Laws(part.kind, part.rate, part.noise, part.count * times) for part in extra.laws)
         return Releases(self.laws + parts, self.gaussian + extra.gaussian * times)
 
 

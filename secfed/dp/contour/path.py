@@ -10,11 +10,11 @@ from secfed.dp.contour.moments import Moments, Releases, log_chernoff
 from secfed.dp.contour.privacy_loss import Cut, Reals
 from secfed.dp.contour.quadrature import all_nodes, grids, most_nodes
 
-# Cuts of width spread / 2, 1/4, 1/8, ...: see `Cut`.
+# Cuts of width noise / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
 # Nodes of one law that are too many.
 _MOST_NODES = 60_000
-# Nodes in all bounds of tails together, for one plan.
+# Nodes in all bounds of tails together, for one path.
 _MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
 _MOST_STEPS = 2e5
@@ -27,7 +27,7 @@ _MOST_GUESSES = 60
 
 
 @dataclass(frozen=True, slots=True)
-class ContourPlan:
+class ContourPath:
     """Where the contour runs.
 
     Attributes:
@@ -49,9 +49,9 @@ class ContourPlan:
     rest: Reals = field(repr=False)
 
 
-def plan(
+def choose(
     releases: Releases, moments: Moments, epsilon: float, log_delta: float, goal: float, *, steep: bool = False
-) -> ContourPlan:
+) -> ContourPath:
     """Choose a contour for values of delta near a guess.
 
     Args:
@@ -79,7 +79,7 @@ def plan(
     allowed = log_delta + np.log(goal / 4) - (moments.log[best] - order * epsilon)
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
     nothing = np.empty(0)
-    simple = ContourPlan(order, width, start, None, 1.0, nothing, nothing)
+    simple = ContourPath(order, width, start, None, 1.0, nothing, nothing)
     tail = _Tail(releases, order, 1.0)
     frequency = start
     for _ in range(8):
@@ -142,11 +142,11 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
     return first
 
 
-def shortest(releases: Releases, plan: ContourPlan, goal: float) -> ContourPlan:
-    """Return the plan with U as long as another composition needs on the same contour, as far as that can be."""
-    tail = _Tail(releases, plan.order, 1.0)
-    for frequency in plan.frequency * 1.3 ** np.arange(12):
-        longer = replace(plan, frequency=float(frequency))
+def shortest(releases: Releases, path: ContourPath, goal: float) -> ContourPath:
+    """Return the path with U as long as another composition needs on the same contour, as far as that can be."""
+    tail = _Tail(releases, path.order, 1.0)
+    for frequency in path.frequency * 1.3 ** np.arange(12):
+        longer = replace(path, frequency=float(frequency))
         if tail.log(longer.frequency, None) <= np.log(goal) - 8:
             break
     return longer
@@ -193,7 +193,7 @@ class _Tail:
         for found, tilted in self._nodes:
             laws = found.laws
             beyond = np.log(laws.count * (tilted * (found.loss >= loss)).sum(axis=1) / 2 + 1e-300)
-            stiff = np.maximum(stretch * laws.spread**2 - 0.3 * (self._order + 1), 1e-9)
+            stiff = np.maximum(stretch * laws.noise**2 - 0.3 * (self._order + 1), 1e-9)
             push = (2.0 if laws.kind == "SWAP" else 1.0) * frequency[:, None]
             angle = np.minimum(push / stiff, np.pi / 2)
             best = np.maximum(best, (beyond - push * angle + stiff * angle**2 / 2).max(axis=1))
@@ -202,11 +202,11 @@ class _Tail:
 
 
 def _cuts(
-    releases: Releases, plan: ContourPlan, epsilon: float, log_allowed: float, since: Callable[[float, float], float]
-) -> Iterator[tuple[float, ContourPlan]]:
-    """Yield a plan for each sharpness with the largest cut below which all can be neglected, and where it starts.
+    releases: Releases, path: ContourPath, epsilon: float, log_allowed: float, since: Callable[[float, float], float]
+) -> Iterator[tuple[float, ContourPath]]:
+    """Yield a path for each sharpness with the largest cut below which all can be neglected, and where it starts.
 
-    Most of a plan's work is to find them: none is looked for that is of use at no frequency, see `_Tail.since`.
+    Most of a path's work is to find them: none is looked for that is of use at no frequency, see `_Tail.since`.
     """
     if epsilon <= 0 or any(laws.kind == "ADD" for laws in releases.laws):
         return
@@ -219,11 +219,11 @@ def _cuts(
         nodes = [
             found
             for laws in releases.laws
-            for found in grids(laws, plan.order, 0.0, 1e-8, stretch=stretch, rows=len(orders))
+            for found in grids(laws, path.order, 0.0, 1e-8, stretch=stretch, rows=len(orders))
         ]
         # The smaller the loss, the less is left out: the largest possible one is found by halving. A sharper cut can
         # be at a loss that is no smaller.
-        chosen: ContourPlan | None = None
+        chosen: ContourPath | None = None
         low, high = -1, least + 1
         while high - low > 1:
             middle = (low + high) // 2 if chosen else high - 1
@@ -232,7 +232,7 @@ def _cuts(
                 rest = rest + found.remainder(Cut.at(found, losses[middle], stretch), orders) @ found.laws.count
             if float((rest + log_chernoff(orders) - orders * epsilon).min()) <= log_allowed:
                 high = middle
-                chosen = replace(plan, cut=float(losses[middle]), stretch=stretch, rest_orders=orders, rest=rest)
+                chosen = replace(path, cut=float(losses[middle]), stretch=stretch, rest_orders=orders, rest=rest)
             else:
                 low = middle
         if chosen is not None:
@@ -241,19 +241,19 @@ def _cuts(
                 yield first, chosen
 
 
-def work(releases: Releases, plan: ContourPlan, goal: float) -> float:
+def work(releases: Releases, path: ContourPath, goal: float) -> float:
     """Predict the work of a contour before anything is allocated: nodes of all laws, times the values of u."""
-    steps = plan.frequency * plan.period / (2 * np.pi) + 2
+    steps = path.frequency * path.period / (2 * np.pi) + 2
     # A contour has three steps at least.
-    top = max(plan.frequency, 6 * np.pi / plan.period)
+    top = max(path.frequency, 6 * np.pi / path.period)
     laws = sum(len(laws) for laws in releases.laws)
-    nodes = sum(all_nodes(laws, plan.order, top, goal / 4, plan.stretch) for laws in releases.laws)
+    nodes = sum(all_nodes(laws, path.order, top, goal / 4, path.stretch) for laws in releases.laws)
     each = (nodes + 100) / max(laws, 1)
-    return laws * min((steps + 150) * each, transform_work(each, steps)) * (1 if plan.cut is None else 2)
+    return laws * min((steps + 150) * each, transform_work(each, steps)) * (1 if path.cut is None else 2)
 
 
-def frequencies(plan: ContourPlan) -> tuple[Reals, int]:
+def frequencies(path: ContourPath) -> tuple[Reals, int]:
     """Return the values of u, shape `(k,)`, and the root of their number."""
-    step = 2 * np.pi / plan.period
-    across = int(np.ceil(np.sqrt(np.ceil(plan.frequency / step) + 1)))
+    step = 2 * np.pi / path.period
+    across = int(np.ceil(np.sqrt(np.ceil(path.frequency / step) + 1)))
     return np.arange(across * across, dtype=np.float64) * step, across

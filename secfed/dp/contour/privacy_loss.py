@@ -1,7 +1,7 @@
 """Privacy losses of sampled Gaussian releases: their moments as sums over few nodes, with proved errors.
 
 One release compares two distributions P and Q on the line (`docs/accountant.md` says why these dominate). With the
-noise in units of the shift, phi the density of N(0, spread^2), v = (2x - 1) / (2 spread^2) and
+noise in units of the shift, phi the density of N(0, noise^2), v = (2x - 1) / (2 noise^2) and
 
     1 + y(x) = 1 - rate + rate * exp(v)        l(x) = log(1 + y(x))
 
@@ -43,13 +43,13 @@ class Laws:
     Attributes:
         kind: Which pair of distributions.
         rate: Probability that the client takes part, shape `(n,)`.
-        spread: Noise in units of the shift, shape `(n,)`.
+        noise: Noise in units of the shift, shape `(n,)`.
         count: How often each is released, shape `(n,)`.
     """
 
     kind: LawKind
     rate: Reals
-    spread: Reals
+    noise: Reals
     count: Reals
     _ends: dict[float, Reals] = field(default_factory=dict, repr=False, compare=False)  # `far_end` by order
 
@@ -58,14 +58,14 @@ class Laws:
 
     def part(self, which: Any) -> "Laws":
         """Return some of the laws."""
-        return Laws(self.kind, self.rate[which], self.spread[which], self.count[which])
+        return Laws(self.kind, self.rate[which], self.noise[which], self.count[which])
 
     @property
     def spread_of_loss(self) -> Reals:
         """A rough standard deviation of each loss, shape `(n,)`: to start a search, no bound."""
-        narrow = np.minimum(1 / self.spread**2, 50.0)
+        narrow = np.minimum(1 / self.noise**2, 50.0)
         small = self.rate**2 * np.expm1(narrow)
-        large = self.rate * (0.25 / self.spread**4 + 1 / self.spread**2)
+        large = self.rate * (0.25 / self.noise**4 + 1 / self.noise**2)
         return np.sqrt(np.minimum(small, large)) * (2.0 if self.kind == "SWAP" else 1.0)
 
 
@@ -155,7 +155,7 @@ class Nodes:
         Returns:
             Shape `(m, n)`.
         """
-        sharpness = np.sqrt(cut.stretch - 1) / self.laws.spread
+        sharpness = np.sqrt(cut.stretch - 1) / self.laws.noise
         left = log_ndtr((cut.position[:, None] - self.points) * sharpness[:, None])
         density, inside = self.mass + left, np.empty((len(orders), len(self.laws)))
         some = max(1, _CACHE // density.size)
@@ -165,14 +165,14 @@ class Nodes:
             exponent -= peak
             inside[first : first + some] = np.log(np.exp(exponent, out=exponent).sum(axis=2)) + peak[..., 0]
         # Beyond the last node what is left of the cut falls like a normal density of its width.
-        spread, place, stop = self.laws.spread, cut.position, self.points[:, -1]
+        noise, place, stop = self.laws.noise, cut.position, self.points[:, -1]
         power = orders[:, None] + 1
-        ratio = likelihood(stop, self.laws.rate, spread)[0] - (stop - 0.5) / spread**2
+        ratio = likelihood(stop, self.laws.rate, noise)[0] - (stop - 0.5) / noise**2
         sharp = cut.stretch - 1
         middle = (sharp * place + power) / cut.stretch
-        height = (cut.stretch * middle**2 - sharp * place**2 - power) / (2 * spread**2)
+        height = (cut.stretch * middle**2 - sharp * place**2 - power) / (2 * noise**2)
         beyond = power * ratio + height - 0.5 * np.log(4 * cut.stretch)
-        beyond = beyond + log_ndtr(np.sqrt(cut.stretch) * (middle - stop) / spread)
+        beyond = beyond + log_ndtr(np.sqrt(cut.stretch) * (middle - stop) / noise)
         if self.laws.kind == "SWAP":
             beyond = beyond - orders[:, None] * np.log1p(-self.laws.rate)
         beyond = np.where(place < stop, beyond, np.inf)
@@ -192,14 +192,14 @@ class Nodes:
         Returns:
             Shape `(n,)`.
         """
-        spread = self.laws.spread
+        noise = self.laws.noise
         share = tilted if cut is None else tilted * cut.weight
         mass = share.sum(axis=1) + 1e-300
         slope = (share * (self.part + (self.mirror if self.mirror.size else 0.0))).sum(axis=1) / mass
         best = np.zeros(len(self.laws)) if cut is None else np.log(mass)
-        ideal = frequency * slope / spread**2
-        stiffness = spread**2 * (1.0 if cut is None else cut.stretch)
-        angle = np.minimum(np.multiply.outer(_FACTORS, ideal * spread**2 / stiffness), np.pi / 2)
+        ideal = frequency * slope / noise**2
+        stiffness = noise**2 * (1.0 if cut is None else cut.stretch)
+        angle = np.minimum(np.multiply.outer(_FACTORS, ideal * noise**2 / stiffness), np.pi / 2)
         missed = np.exp(np.minimum(np.log(2) + self.missed(order, angle, stiffness), 700.0))
         sums, some = np.empty_like(angle), max(1, _CACHE // share.size)
         # Where masses underflow and factors overflow, this line gives no bound.
@@ -218,16 +218,16 @@ class Nodes:
 
         Args:
             order: t.
-            angle: How far the line was moved, over spread^2; shape `(k, n)`.
+            angle: How far the line was moved, over noise^2; shape `(k, n)`.
             stiffness: What a move costs, shape `(n,)`.
 
         Returns:
             Half of it relative to E[exp(t loss)], its logarithm, shape `(k, n)`.
         """
-        spread = self.laws.spread
-        again = np.minimum(np.minimum(np.pi - 1e-3 - angle, np.pi / 2), 2 * np.pi * spread**2 / (self.step * stiffness))
+        noise = self.laws.noise
+        again = np.minimum(np.minimum(np.pi - 1e-3 - angle, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
         gained = _secant(self.laws, order, angle + again) + again**2 * stiffness / 2
-        return np.asarray(gained - 2 * np.pi * again * spread**2 / self.step)
+        return np.asarray(gained - 2 * np.pi * again * noise**2 / self.step)
 
     def _shrink(self, angle: Reals, order: float, frequency: float) -> Reals:
         """Logarithm of the integrand's modulus on the moved line, relative to that on the real line."""
@@ -255,7 +255,7 @@ class Cut:
     Attributes:
         position: Point of the line at which each law is cut, shape `(n,)`.
         weight: Share of each node that lies beyond, Phi((x - position) / width), shape `(n, nodes)`.
-        stretch: 1 + (spread / width)^2: how much a shift of the line of integration by iy costs, in y^2 / 2 spread^2.
+        stretch: 1 + (noise / width)^2: how much a shift of the line of integration by iy costs, in y^2 / 2 noise^2.
     """
 
     position: Reals
@@ -268,15 +268,15 @@ class Cut:
         laws = found.laws
         with np.errstate(over="ignore", divide="ignore"):
             if laws.kind == "SWAP":
-                # A quadratic equation for exp(x / spread^2), in logarithms of its terms.
-                unit = np.log(laws.rate) - 0.5 / laws.spread**2
+                # A quadratic equation for exp(x / noise^2), in logarithms of its terms.
+                unit = np.log(laws.rate) - 0.5 / laws.noise**2
                 linear = np.log1p(-laws.rate) + loss + np.log(-np.expm1(-loss))
                 half = linear - np.log(2) - unit
-                position = laws.spread**2 * (half + np.log1p(np.sqrt(1 + np.exp(loss - 2 * half))))
+                position = laws.noise**2 * (half + np.log1p(np.sqrt(1 + np.exp(loss - 2 * half))))
             else:
                 level = loss + np.log(laws.rate - np.expm1(-loss) * (1 - laws.rate))
-                position = 0.5 + laws.spread**2 * (level - np.log(laws.rate))
-        sharpness = np.sqrt(stretch - 1) / laws.spread[:, None]
+                position = 0.5 + laws.noise**2 * (level - np.log(laws.rate))
+        sharpness = np.sqrt(stretch - 1) / laws.noise[:, None]
         return cls(position, ndtr((found.points - position[:, None]) * sharpness), stretch)
 
 
@@ -285,23 +285,23 @@ def place(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nod
     step = (stop - start) / (size - 2)
     # Whole multiples of the step: a point near 0 must not carry the rounding error of one far off.
     points = (np.floor(start / step)[:, None] + np.arange(size)) * step[:, None]
-    spread, rate = laws.spread[:, None], laws.rate[:, None]
-    density = -0.5 * (points / spread) ** 2 + np.log(step[:, None] / (spread * np.sqrt(2 * np.pi)))
-    gain, part = likelihood(points, rate, spread)
+    noise, rate = laws.noise[:, None], laws.rate[:, None]
+    density = -0.5 * (points / noise) ** 2 + np.log(step[:, None] / (noise * np.sqrt(2 * np.pi)))
+    gain, part = likelihood(points, rate, noise)
     mirror = np.empty((0, 0))
     if laws.kind == "ADD":
         loss, mass = -gain, density
     elif laws.kind == "REMOVE":
         loss, mass = gain, density + gain
     else:
-        other, mirror = likelihood(-points, rate, spread)
+        other, mirror = likelihood(-points, rate, noise)
         loss, mass = gain - other, density + gain
     return Nodes(laws, loss, mass, part, mirror, points, step, order)
 
 
-def likelihood(points: Reals, rate: Reals, spread: Reals) -> tuple[Reals, Reals]:
+def likelihood(points: Reals, rate: Reals, noise: Reals) -> tuple[Reals, Reals]:
     """Return l(x) and the posterior probability rate * exp(v) / (1 + y), both of the points' shape."""
-    v = (points - 0.5) / spread**2
+    v = (points - 0.5) / noise**2
     joint = np.log(rate) + v
     gain = np.log1p(rate * np.expm1(np.minimum(v, 20.0)))
     if (v > 20.0).any():
@@ -314,13 +314,13 @@ def layout(
 ) -> tuple[Reals, Reals, npt.NDArray[np.int64]]:
     """Return the first and last point of each law, and how many it needs; each of shape `(n,)`."""
     start, stop = _range(laws, order)
-    spread = laws.spread
+    noise = laws.noise
     need = np.log(2 * laws.count / tolerance)
     turns = 2.0 if laws.kind == "SWAP" else 1.0
     widest = np.pi / 2
-    angle = np.minimum(np.sqrt(2 * need / stretch) / spread, widest)
-    exponent = stretch * angle**2 * spread**2 / 2 + turns * frequency * angle + need + _secant(laws, order, angle)
-    step = 2 * np.pi * angle * spread**2 / exponent
+    angle = np.minimum(np.sqrt(2 * need / stretch) / noise, widest)
+    exponent = stretch * angle**2 * noise**2 / 2 + turns * frequency * angle + need + _secant(laws, order, angle)
+    step = 2 * np.pi * angle * noise**2 / exponent
     return start, stop, whole_steps(stop - start, step) + 3
 
 
@@ -331,7 +331,7 @@ def whole_steps(length: Reals, step: Reals) -> npt.NDArray[np.int64]:
 
 def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
     """Where the integrand with exp(t loss) has all but exp(-_TAIL) of its mass."""
-    near = _REACH * laws.spread
+    near = _REACH * laws.noise
     far = far_end(laws, order)
     return (-far, near) if laws.kind == "ADD" else (-near, far)
 
@@ -344,7 +344,7 @@ def far_end(laws: Laws, order: float) -> Reals:
 
 
 def _far_end(laws: Laws, order: float) -> Reals:
-    near = _REACH * laws.spread
+    near = _REACH * laws.noise
     shift = {"ADD": order, "SWAP": 2 * order + 1}.get(laws.kind, order + 1)
     # The mass may be at two humps far apart, or at the first alone: the nearest end whose tail is small enough.
     ends = near * (1 + shift / near) ** np.linspace(0.0, 1.0, 7)[:, None]
@@ -362,36 +362,36 @@ def right_tail(laws: Laws, order: float, stop: Reals) -> Reals:
 def _tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, Reals]:
     """Bound the logarithm of the integral of P exp(t loss) left of `start` and right of `stop`.
 
-    l rises, is convex, and rises at most by 1 / spread^2: it lies below its chords and above its tangents.
+    l rises, is convex, and rises at most by 1 / noise^2: it lies below its chords and above its tangents.
     """
-    spread, rate = laws.spread, laws.rate
-    below, below_part = likelihood(start, rate, spread)
-    above, _ = likelihood(stop, rate, spread)
+    noise, rate = laws.noise, laws.rate
+    below, below_part = likelihood(start, rate, noise)
+    above, _ = likelihood(stop, rate, noise)
     if laws.kind == "ADD":
-        left = _normal_tail(-order * below, order * below_part / spread**2, -start, spread)
-        return left, -order * above + log_ndtr(-stop / spread)
+        left = _normal_tail(-order * below, order * below_part / noise**2, -start, noise)
+        return left, -order * above + log_ndtr(-stop / noise)
     power = order + 1
-    # From `stop` to where the client surely took part, in pieces; the slope is 1 / spread^2 at most beyond.
-    middle = np.maximum(0.5 + spread**2 * (6.0 - np.log(rate)), stop * 1.01)
+    # From `stop` to where the client surely took part, in pieces; the slope is 1 / noise^2 at most beyond.
+    middle = np.maximum(0.5 + noise**2 * (6.0 - np.log(rate)), stop * 1.01)
     joints = stop * (middle / stop) ** np.linspace(0.0, 1.0, _PIECES + 1).reshape(-1, *[1] * np.ndim(stop))
-    gain, _ = likelihood(joints, rate, spread)
+    gain, _ = likelihood(joints, rate, noise)
     height = power * gain
-    slopes = np.concatenate([np.diff(height, axis=0) / np.diff(joints, axis=0), [power / spread**2 + 0 * stop]])
+    slopes = np.concatenate([np.diff(height, axis=0) / np.diff(joints, axis=0), [power / noise**2 + 0 * stop]])
     left = power * below
     if laws.kind == "SWAP":
-        left = left - order * likelihood(-start, rate, spread)[0]
-        other, part = likelihood(-joints, rate, spread)
-        height, slopes = height - order * other, slopes + order * part / spread**2
-    pieces = _normal_tail(height, slopes, joints, spread)
+        left = left - order * likelihood(-start, rate, noise)[0]
+        other, part = likelihood(-joints, rate, noise)
+        height, slopes = height - order * other, slopes + order * part / noise**2
+    pieces = _normal_tail(height, slopes, joints, noise)
     peak = pieces.max(axis=0)
     right = peak + np.log(np.exp(pieces - peak).sum(axis=0))
-    return left + log_ndtr(start / spread), right
+    return left + log_ndtr(start / noise), right
 
 
-def _normal_tail(height: Reals, slope: Reals, start: Reals, spread: Reals) -> Reals:
+def _normal_tail(height: Reals, slope: Reals, start: Reals, noise: Reals) -> Reals:
     """Logarithm of the integral of phi(x) exp(height + slope (x - start)) over all x beyond `start`."""
-    lifted = slope * spread - start / spread
-    return np.asarray(height - slope * start + (slope * spread) ** 2 / 2 + log_ndtr(lifted))
+    lifted = slope * noise - start / noise
+    return np.asarray(height - slope * start + (slope * noise) ** 2 / 2 + log_ndtr(lifted))
 
 
 def _secant(laws: Laws, order: float, angle: Reals) -> Reals:
@@ -402,8 +402,8 @@ def _secant(laws: Laws, order: float, angle: Reals) -> Reals:
     """
     if laws.kind == "REMOVE":
         return np.zeros_like(angle)
-    edge = _REACH * laws.spread
-    gain, part = likelihood(edge, laws.rate, laws.spread)
+    edge = _REACH * laws.noise
+    gain, part = likelihood(edge, laws.rate, laws.noise)
     sine = np.sin(np.minimum(angle, np.pi - 1e-3) / 2) ** 2
     everywhere = -0.5 * order * np.log1p(-sine)
     inside = np.where(part < 0.5, -0.5 * order * np.log1p(-4 * part * (1 - part) * sine), everywhere)
@@ -417,11 +417,11 @@ def _strip(laws: Laws, order: float, frequency: float, step: Reals, stretch: flo
     """Logarithm of the trapezoid rule's error, at the best of some angles."""
     turns = 2.0 if laws.kind == "SWAP" else 1.0
     best = np.full(len(laws), np.inf)
-    ideal = np.minimum((2 * np.pi / step - turns * frequency / laws.spread**2) / stretch, np.pi)
+    ideal = np.minimum((2 * np.pi / step - turns * frequency / laws.noise**2) / stretch, np.pi)
     for factor in (1.0, 0.8, 0.6, 0.4, 0.2):
         angle = np.maximum(np.minimum(ideal * factor, 3.0), 1e-9)
-        size = stretch * angle**2 * laws.spread**2 / 2 + turns * frequency * angle
+        size = stretch * angle**2 * laws.noise**2 / 2 + turns * frequency * angle
         size += _secant(laws, order, angle) + np.log(2)
-        turns_back = 2 * np.pi * angle * laws.spread**2 / step
+        turns_back = 2 * np.pi * angle * laws.noise**2 / step
         best = np.minimum(best, size - turns_back - np.log(-np.expm1(-turns_back)))
     return best

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secfed.dp.contour.cgf import Line, log1p, relative, waves
+from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
 from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw
-from secfed.dp.contour.path import ContourPlan, periods
+from secfed.dp.contour.path import ContourPath, periods
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
 Pairs = Sequence[tuple[Law, int]]
@@ -120,15 +120,15 @@ def from_releases(releases: Releases, log_delta: float) -> list[tuple[Law, int]]
     if beyond < 1e-280:
         return None
     rows = [
-        (float(spread), float(rate), _SIDES[part.kind], int(count))
+        (float(noise), float(rate), _SIDES[part.kind], int(count))
         for part in releases.laws
-        for rate, spread, count in zip(part.rate, part.spread, part.count, strict=True)
+        for rate, noise, count in zip(part.rate, part.noise, part.count, strict=True)
     ]
     if releases.gaussian > 0:
         rows.append((1 / math.sqrt(releases.gaussian), 1.0, "there", 1))
-    if any(spread < 1e-3 for spread, *_ in rows):
+    if any(noise < 1e-3 for noise, *_ in rows):
         return None
-    return [(NoiseLaw(spread, rate, side, laplace=False, beyond=beyond), count) for spread, rate, side, count in rows]
+    return [(NoiseLaw(noise, rate, side, laplace=False, beyond=beyond), count) for noise, rate, side, count in rows]
 
 
 def _unbounded(pairs: Pairs) -> tuple[float, float]:
@@ -266,18 +266,18 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
     period = max(period, 32 * math.pi / frequency)
     mu2 = 2 * (30 + float(loss[best])) / frequency**2
     empty = np.empty(0)
-    plan = ContourPlan(order, period, frequency, None, 1.0, empty, empty)
-    line = _line(pairs, plan, mu2)
-    rows = line.plus(Line(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0), np.zeros(1))
+    path = ContourPath(order, period, frequency, None, 1.0, empty, empty)
+    line = _line(pairs, path, mu2)
+    rows = line.plus(Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0), np.zeros(1))
     log = moments.log + mu2 * moments.order * (moments.order + 1) / 2
-    return assemble(rows, None, plan, moments.order, log[None], mu2)
+    return assemble(rows, None, path, moments.order, log[None], mu2)
 
 
-def _line(pairs: Pairs, plan: ContourPlan, mu2: float) -> Line:
+def _line(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
     """Evaluate K of the releases and of the tiny one along a contour."""
-    step = 2 * math.pi / plan.period
-    across = math.ceil(math.sqrt(math.ceil(plan.frequency / step) + 1))
-    at, order = np.arange(float(across**2)) * step, plan.order
+    step = 2 * math.pi / path.period
+    across = math.ceil(math.sqrt(math.ceil(path.frequency / step) + 1))
+    at, order = np.arange(float(across**2)) * step, path.order
     log, mean = mu2 * order * (order + 1) / 2, mu2 * (order + 0.5)
     whole, wrong = (-0.5 * mu2 * at**2).astype(np.complex128), np.zeros(len(at))
     for law, count in pairs:
@@ -295,7 +295,7 @@ def _line(pairs: Pairs, plan: ContourPlan, mu2: float) -> Line:
         wrong += count * np.log1p(relative(error[None], wave))[0]
         log += count * (math.log(total) + top)
         mean += count * center
-    return Line(log, mean, whole, wrong, -0.5 * mu2 * float(at[-1]) ** 2)
+    return Cgf(log, mean, whole, wrong, -0.5 * mu2 * float(at[-1]) ** 2)
 
 
 def _step(contour: Contour, goal: float, epsilon: float) -> float:
