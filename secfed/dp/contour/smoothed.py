@@ -313,17 +313,18 @@ def _solve(contour: Contour, goals: Reals, guess: float) -> tuple[float, float, 
         before, epsilon = epsilon, _step(contour, float(goals.mean()), epsilon)
         if abs(epsilon - before) <= 1e-13 * epsilon:
             break
-    ends = []
+    at = np.array([epsilon])
+    slope = max(-float(contour.value(at)[1][0]), 1e-290)
+    bounds, ends = contour.bounds(at), [0.0, math.inf]
     for side, sign in ((0, -1), (1, 1)):
-        end, best, step = epsilon, (0.0, math.inf)[side], 1e-13 * epsilon
-        for _ in range(120):
-            tried = end + sign * step
+        margin = max(sign * (float(bounds[side][0]) - float(goals[side])) / slope, 0.0) + 1e-15 * epsilon
+        # Where the bound itself is nothing, a start that is nearer than any that helps.
+        step = margin if math.isfinite(margin) else 1e-6 * epsilon
+        for factor in (1.001, 1.05, 1.5, 2.0, 4.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5):
+            tried = epsilon + sign * factor * step
             if tried <= 0:
                 break
-            bound = float(contour.bounds(np.array([tried]))[side][0])
-            if (bound - float(goals[side])) * sign <= 0:
-                best = tried
+            if sign * (float(contour.bounds(np.array([tried]))[side][0]) - float(goals[side])) <= 0:
+                ends[side] = tried
                 break
-            step *= 2
-        ends.append(best)
     return ends[0], ends[1], epsilon
