@@ -26,6 +26,8 @@ _MOST_STEPS, _MOST_ATOMS = 120_000, 400_000
 # From one order of the ladder to the next, and how many there are.
 _RUNG, _MOST_RUNGS = 2.0**0.5, 90
 _TRIES = 6
+# Values of u of all contours of a query.
+_MOST_SPENT = 300_000
 _SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
 
 
@@ -57,11 +59,17 @@ def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[f
     low, high = 0.0, math.inf
     if delta > infinite:
         high = max(0.0, min(_most(pairs), moments.epsilon_bound(goals[1]) if len(moments.order) else math.inf))
-    guess = _guess(moments, goals[0]) if len(moments.order) else 0.0
-    for _ in range(_TRIES):
+    guess, spent = _guess(moments, goals[0]) if len(moments.order) else 0.0, 0
+    least = 1e-3 * math.sqrt(moments.variance[0]) if len(moments.order) else 0.0
+    while spent <= _MOST_SPENT:
+        if guess < least:
+            if delta > infinite and delta_bounds(pairs, 0.0)[1] <= delta:
+                return 0.0, 0.0
+            least = 0.0  # asked once
         contour = build(pairs, moments, guess, log_delta, gap) if 0 < guess < math.inf else None
         if contour is None:
             break
+        spent += len(contour.frequencies) + _MOST_SPENT // _TRIES
         below, above = (float(part[0]) for part in contour.bounds(np.array([guess])))
         low = max(low, guess) if below >= goals[0] else low
         high = min(high, guess) if above <= goals[1] else high
@@ -72,7 +80,7 @@ def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[f
         guess = found[2] if low < found[2] < high else _step(contour, float(goals.mean()), guess)
         if not low < guess < high:
             guess = (low + min(high, 2 * guess)) / 2
-    return low, high
+    return float(low), float(high)
 
 
 def delta_bounds(pairs: Pairs, epsilon: float) -> tuple[float, float]:
@@ -320,7 +328,7 @@ def _solve(contour: Contour, goals: Reals, guess: float) -> tuple[float, float, 
         margin = max(sign * (float(bounds[side][0]) - float(goals[side])) / slope, 0.0) + 1e-15 * epsilon
         # Where the bound itself is nothing, a start that is nearer than any that helps.
         step = margin if math.isfinite(margin) else 1e-6 * epsilon
-        for factor in (1.001, 1.05, 1.5, 2.0, 4.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5):
+        for factor in (1.001, *1.5 ** np.arange(1.0, 29.0)):
             tried = epsilon + sign * factor * step
             if tried <= 0:
                 break
