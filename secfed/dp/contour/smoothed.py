@@ -316,9 +316,14 @@ def _step(contour: Contour, goal: float, epsilon: float) -> float:
 
 def _solve(contour: Contour, goals: Reals, guess: float) -> tuple[float, float, float]:
     """Return bounds of epsilon where delta is known to be above the first goal, and below the second; and a guess."""
-    epsilon = guess
-    for _ in range(40):
+    epsilon, least, most = guess, 0.0, math.inf
+    for _ in range(60):
+        # Newton's step, within what is known: where delta hardly falls it would lead anywhere.
+        falls = float(contour.value(np.array([epsilon]))[0][0]) > float(goals.mean())
+        least, most = (epsilon, most) if falls else (least, epsilon)
         before, epsilon = epsilon, _step(contour, float(goals.mean()), epsilon)
+        if not least < epsilon < most:
+            epsilon = (least + most) / 2 if most < math.inf else 2 * before
         if abs(epsilon - before) <= 1e-13 * epsilon:
             break
     at = np.array([epsilon])
