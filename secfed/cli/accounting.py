@@ -203,6 +203,8 @@ def describe(event: dp.Event) -> str:
             return f"{type(event).__name__} {noise:g}"
         case dp.DiscreteGaussianSum() | dp.SkellamSum():
             return f"{type(event).__name__} of {event.clients}, variance {event.noise_variance:g}"
+        case dp.ApproximateDP(epsilon, delta):
+            return f"{type(event).__name__} ({epsilon:g}, {delta:g})"
         case dp.Composed(parts):
             return "; ".join(f"{count} x {describe(part)}" for part, count in parts)
     return type(event).__name__

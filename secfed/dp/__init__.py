@@ -17,9 +17,11 @@ from secfed.dp.events import (
     SkellamSum,
 )
 from secfed.dp.ledger import Ledger
+from secfed.dp.mechanisms import ApproximateDP
 
 __all__ = [
     "Accountant",
+    "ApproximateDP",
     "Bounds",
     "Composed",
     "DiscreteGaussianSum",

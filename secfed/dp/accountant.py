@@ -9,20 +9,10 @@ import numpy.typing as npt
 
 from secfed.dp import renyi, trade_off
 from secfed.dp.assumptions import assumptions
+from secfed.dp.checks import check_between, check_count, check_number
 from secfed.dp.composition import Composition
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.events import (
-    Adjacency,
-    Event,
-    PoissonSampled,
-    check_adjacency,
-    check_between,
-    check_count,
-    check_event,
-    check_number,
-    from_json,
-    to_json,
-)
+from secfed.dp.events import Adjacency, Event, PoissonSampled, check_adjacency, check_event, from_json, to_json
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError, UnsupportedEventError
 

@@ -17,6 +17,7 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
+from secfed.dp.mechanisms import ApproximateDP
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
 
 _ADJACENT = {
@@ -81,5 +82,10 @@ def _event(event: Event) -> str:
         return f"{_event(event.event)}; {cohort}, by secret chance"
     if isinstance(event, Composed):
         return "together, " + "; ".join(f"{_times(count)} of {_event(part)}" for part, count in event.events)
+    if isinstance(event, ApproximateDP):
+        delta = as_given_or_down(event.delta, 6)
+        return (
+            f"something that is proved ({as_given_or_down(event.epsilon, 6)}, {delta})-private between these data sets"
+        )
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

@@ -7,12 +7,12 @@ is normalised to one client: it says how much noise there is for a contribution 
 * `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+from secfed.dp.checks import check_between, check_count, check_rate, keep
+from secfed.dp.mechanisms import ApproximateDP, Proved
 from secfed.errors import ConfigError
 
 Adjacency = Literal["add_remove", "replace"]
@@ -20,7 +20,6 @@ ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)
 # Beyond these ranges squares overflow, or differences are lost to rounding.
 _NOISE = (1e-6, 1e9)
 _LENGTH = (1e-30, 1e30)
-_LEAST_RATE = 1e-15
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Gaussian:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Laplace:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class PoissonSampled:
     decisive_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        _keep(
+        keep(
             self,
             sampling_rate=check_rate(self.sampling_rate),
             decisive_probability=check_between("decisive_probability", self.decisive_probability, 0.0, 1.0),
@@ -165,7 +164,7 @@ class FixedSizeSampled:
     event: "Release"
 
     def __post_init__(self) -> None:
-        _keep(self, cohort=check_count("cohort", self.cohort), population=check_count("population", self.population))
+        keep(self, cohort=check_count("cohort", self.cohort), population=check_count("population", self.population))
         if self.cohort > self.population:
             raise ConfigError(f"cohort {self.cohort} is larger than the population {self.population}")
         check_rate(self.sampling_rate)
@@ -197,7 +196,7 @@ class Composed:
             raise ConfigError(f"found {self.events!r:.100}, needed pairs of an event and a count") from None
         for event, _ in listed:
             check_event(event)
-        _keep(self, events=tuple((event, check_count("count", count)) for event, count in listed))
+        keep(self, events=tuple((event, check_count("count", count)) for event, count in listed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +205,7 @@ class NonPrivate:
 
 
 Release = Gaussian | Laplace | DiscreteGaussianSum | SkellamSum
-Event = Release | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
+Event = Release | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
 _KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
@@ -214,6 +213,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
         Laplace,
         DiscreteGaussianSum,
         SkellamSum,
+        ApproximateDP,
         PoissonSampled,
         FixedSizeSampled,
         Composed,
@@ -284,77 +284,8 @@ def _check_release(outer: str, event: object) -> None:
         raise ConfigError(f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), found {event!r:.100}")
 
 
-def check_number(name: str, number: Any) -> float:
-    """Return a real number, also one of NumPy, as a float.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise ConfigError(f"{name} {number!r:.100} must be a number")
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf  # type: ignore[operator]
-
-
-def check_positive(name: str, number: Any) -> float:
-    """Return a number as a float.
-
-    Raises:
-        ConfigError: It is none, or not positive and finite.
-    """
-    value = check_number(name, number)
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name} {number} must be a positive finite number")
-    return value
-
-
-def check_between(name: str, number: Any, least: float, most: float) -> float:
-    """Return a number as a float.
-
-    Raises:
-        ConfigError: It is none, or out of range.
-    """
-    value = check_number(name, number)
-    if not least <= value <= most:
-        raise ConfigError(f"{name} {value} must be from {least:g} to {most:g}")
-    return value
-
-
-def check_rate(number: Any) -> float:
-    """Return a sampling rate as a float.
-
-    Raises:
-        ConfigError: It is none, or out of range.
-    """
-    value = check_number("sampling_rate", number)
-    if not 0 < value <= 1:
-        raise ConfigError(f"sampling_rate {value} must be above 0 and at most 1")
-    if value < _LEAST_RATE:
-        raise ConfigError(f"sampling_rate {value} must be at least {_LEAST_RATE:g}")
-    return value
-
-
-def check_count(name: str, number: Any) -> int:
-    """Return a whole number of at least 1, also one of NumPy, as an int.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-        raise ConfigError(f"{name} {number!r:.100} must be a whole number of at least 1")
-    return int(number)
-
-
 def _check_integer_sum(event: DiscreteGaussianSum | SkellamSum) -> None:
     for name in ("noise_variance", "sensitivity", "sensitivity_l1"):
-        _keep(event, **{name: check_between(name, getattr(event, name), *_LENGTH)})
+        keep(event, **{name: check_between(name, getattr(event, name), *_LENGTH)})
     for name in ("clients", "dimension"):
-        _keep(event, **{name: check_count(name, getattr(event, name))})
-
-
-def _keep(event: object, **values: Any) -> None:
-    """Set fields of a frozen event to what a check made of them."""
-    for name, value in values.items():
-        object.__setattr__(event, name, value)
+        keep(event, **{name: check_count(name, getattr(event, name))})

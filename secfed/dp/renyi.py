@@ -20,6 +20,7 @@ from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, Event, FixedSizeSampled, Gaussian, Laplace, Release
+from secfed.dp.mechanisms import Proved
 from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
@@ -30,6 +31,7 @@ from secfed.dp.renyi_pairs import (
     log_mixture,
     pair_bound,
 )
+from secfed.dp.responses import responses, take_off
 from secfed.errors import ConfigError, UnsupportedEventError
 
 # Largest order for which a general theorem's sum is written out; above it only convexity is used.
@@ -57,10 +59,13 @@ def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: fl
     """
     if not 0 < delta < 1:
         raise ConfigError(f"delta {delta} must be above 0 and below 1")
-    parts = _merge(events, adjacency)
+    lost, parts = take_off(_merge(events, adjacency))
+    if not lost < delta * (1 - 1e-15):
+        return math.inf
+    log_left = math.log(delta * (1 - 1e-15) - lost) - math.log1p(-lost) if lost else math.log(delta)
 
     def curve(betas: Array) -> Array:
-        return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -math.log(delta)) / betas
+        return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -log_left) / betas
 
     return max(0.0, _smallest(curve, enough))
 
@@ -74,12 +79,13 @@ def delta(events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: fl
     """
     if not 0 <= epsilon < math.inf:
         raise ConfigError(f"epsilon {epsilon} must be at least 0 and finite")
-    parts = _merge(events, adjacency)
+    lost, parts = take_off(_merge(events, adjacency))
 
     def curve(betas: Array) -> Array:
         return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -betas * epsilon)
 
-    return math.exp(min(0.0, _smallest(curve, enough=-math.inf)))
+    found = math.exp(min(0.0, _smallest(curve, enough=-math.inf)))
+    return min(1.0, lost + (1 - lost) * found * (1 + 1e-15)) if lost else found
 
 
 def moments(event: Event, adjacency: Adjacency, orders: npt.ArrayLike) -> Array:
@@ -179,7 +185,15 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
             sampled = _general(release, rate, betas, replace=replace, fixed=fixed)
         # The moment is jointly convex in both laws: sampling never makes it larger than this.
         return np.asarray(np.minimum(sampled, log_mixture(rate, unsampled)))
+    if isinstance(event, Proved):
+        return _proved(event, adjacency, betas)
     return _plain(event, 2.0 if replace else 1.0, betas)
+
+
+def _proved(event: Proved, adjacency: Adjacency, betas: Array) -> Array:
+    mixture = responses(event, adjacency)
+    assert mixture is not None
+    return np.full_like(betas, math.inf) if mixture.lost else mixture.log_moment(betas)
 
 
 def _plain(release: Release, shift: float, betas: Array) -> Array:

@@ -80,6 +80,28 @@ class Pair:
         self.certain = self.infinite
         self.most = float(self._losses.max(initial=-math.inf))
 
+    @classmethod
+    def of_losses(cls, masses: Array, losses: Array, infinite: float = 0.0) -> "Pair":
+        """Return the pair of which the losses are known better than a quotient of probabilities gives them.
+
+        Args:
+            masses: Probability under the first law of each loss, `(losses,)`; with `infinite` they sum to 1.
+            losses: Finite, `(losses,)`.
+            infinite: Probability of outcomes that only the first law has.
+
+        Raises:
+            ConfigError: The probabilities do not sum to 1.
+        """
+        total = float(masses.sum()) + infinite
+        if not (np.all(masses >= 0) and infinite >= 0 and abs(total - 1) <= 1e-9):
+            raise ConfigError(f"masses must be probabilities that sum to 1, found a sum of {total}")
+        pair = cls.__new__(cls)
+        some = masses > 0
+        pair._masses, pair._losses = masses[some], losses[some]
+        pair.infinite = pair.certain = infinite
+        pair.most = float(pair._losses.max(initial=-math.inf))
+        return pair
+
     def atoms(self, order: float) -> tuple[Array, Array]:
         """Return masses of P and losses; they serve for all orders."""
         return self._masses, self._losses
@@ -87,6 +109,15 @@ class Pair:
     def size(self, order: float) -> int:
         """Return how many losses there are."""
         return len(self._masses)
+
+    def delta(self, epsilon: float) -> tuple[float, float]:
+        """Return bounds of delta of one release at an epsilon of at least 0: a sum over the losses."""
+        larger = self._losses > epsilon
+        masses, losses = self._masses[larger], self._losses[larger]
+        value = float((-masses * np.expm1(epsilon - losses)).sum()) + self.infinite
+        # A relative error of each mass, and a few roundings of each loss.
+        error = MASS_ERROR * value + 4e-16 * float((masses * (1 + losses + epsilon)).sum())
+        return max(0.0, value - error), min(1.0, value + error)
 
 
 class NoiseLaw:

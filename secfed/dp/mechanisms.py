@@ -1,0 +1,45 @@
+"""Events of which a theorem says how much they give away, whatever was computed: no sum and no `clip_norm` are needed.
+
+What is promised of such an event must hold for the adjacency that the accountant is asked for. Nobody can check that
+here.
+"""
+
+from dataclasses import dataclass
+
+from secfed.dp.checks import check_between, keep
+from secfed.errors import ConfigError
+
+# Beyond it the rarer answer of a randomised response is lost to rounding.
+_MOST_EPSILON = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class ApproximateDP:
+    """A release that someone proved (epsilon, delta)-private for the adjacency that the accountant is asked for.
+
+    Args:
+        epsilon: From 0 to 500, in nats.
+        delta: From 0 to below 1. With this probability everything about the client may be given away.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+
+    Source:
+        Kairouz, Oh, Viswanath: The Composition Theorem for Differential Privacy, ICML 2015, Theorem 3.1; Murtagh,
+        Vadhan: The Complexity of Computing the Optimal Composition of Differential Privacy, TCC 2016.
+    """
+
+    epsilon: float
+    delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        keep(
+            self,
+            epsilon=check_between("epsilon", self.epsilon, 0.0, _MOST_EPSILON),
+            delta=check_between("delta", self.delta, 0.0, 1.0),
+        )
+        if self.delta == 1:
+            raise ConfigError("delta 1.0 must be below 1: a release that promises nothing is dp.NonPrivate()")
+
+
+Proved = ApproximateDP

@@ -1,0 +1,92 @@
+"""Releases whose pair of laws is a mixture of randomised responses: few losses, the same in both directions.
+
+Both laws share a draw: with some probability everything is given away, else a loss l is drawn, and binary randomised
+response of that loss follows: the truth with probability e^l / (1 + e^l). Every pair of finitely many losses that is
+its own mirror image can be written so. `docs/accountant.md`, section 2.3, has the pairs.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logsumexp
+
+from secfed.dp.contour.pairs import Array, Pair
+from secfed.dp.events import Adjacency, Event
+from secfed.dp.mechanisms import ApproximateDP
+
+# Relative: more than sums of a few thousand terms and their exponentials lose.
+_INFLATION = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """A mixture of randomised responses.
+
+    Attributes:
+        losses: Loss of each response, at least 0, `(responses,)`.
+        weights: Probability of each, `(responses,)`; with `lost` they sum to 1.
+        lost: Probability that everything is given away.
+    """
+
+    losses: Array
+    weights: Array
+    lost: float = 0.0
+
+    def pair(self) -> Pair:
+        """Return the pair of laws, the same in both directions."""
+        losses = np.concatenate([self.losses, -self.losses])
+        return Pair.of_losses(np.tile(self.weights, 2) * expit(losses), losses, self.lost)
+
+    def log_moment(self, betas: npt.ArrayLike) -> Array:
+        """Return K, which is b times the Renyi divergence of order 1 + b, of what remains if nothing is lost.
+
+        Of one response it is log(cosh((b + 1/2) l) / cosh(l / 2)). The quotient less 1 is a product, in which nothing
+        cancels: 2 sinh((b + 1) l / 2) sinh(b l / 2) / cosh(l / 2).
+
+        Args:
+            betas: Numbers above 0, `(orders,)`.
+
+        Returns:
+            `(orders,)`, rounded up.
+        """
+        beta = np.asarray(betas, np.float64)[:, None]
+        some = (self.losses > 0) & (self.weights > 0)
+        if not some.any():
+            return np.zeros(len(beta))
+        loss, share = self.losses[some], self.weights[some] / self.weights.sum()
+        terms = np.log(share) + beta * loss - np.log1p(np.exp(-loss))
+        terms += np.log(-np.expm1(-(beta + 1) * loss)) + np.log(-np.expm1(-beta * loss))
+        return np.asarray(np.logaddexp(0.0, logsumexp(terms, axis=1)) * (1 + _INFLATION))
+
+
+def responses(event: Event, adjacency: Adjacency) -> Responses | None:
+    """Return the mixture of a release, or nothing where its pair is none.
+
+    Raises:
+        UnsupportedEventError: The event has no bound under this adjacency.
+    """
+    if isinstance(event, ApproximateDP):
+        return Responses(np.array([event.epsilon]), np.array([1 - event.delta]), event.delta)
+    return None
+
+
+def take_off(events: Mapping[Event, int]) -> tuple[float, dict[Event, int]]:
+    """Take the deltas of proved releases off: what remains if none of them gives everything away has moments.
+
+    Args:
+        events: Each event and how often.
+
+    Returns:
+        A bound of the probability that one gives everything away, and the events without that.
+    """
+    log_kept, left = 0.0, dict[Event, int]()
+    for event, count in events.items():
+        rest = event
+        if isinstance(event, ApproximateDP) and event.delta:
+            log_kept += count * math.log1p(-event.delta)
+            rest = ApproximateDP(event.epsilon)
+        left[rest] = left.get(rest, 0) + count
+    return min(1.0, -math.expm1(log_kept) * (1 + _INFLATION)), left

@@ -1,0 +1,178 @@
+"""Releases with a pair of few losses: their bounds hold sums over all outcomes, in rational numbers, between them."""
+
+import math
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secfed import dp
+from secfed.dp import events, renyi
+from secfed.dp.events import ADJACENCIES, Adjacency
+from secfed.errors import ConfigError
+from tests.dp.test_renyi import gaussian_delta
+
+ORDERS = np.array([1.01, 1.5, 2.0, 3.7, 16.0, 300.0])
+SUM = dp.SkellamSum(9.0, 10, 15.0, 200.0, 64)
+Law = list[Fraction]
+
+
+def brute_delta(pairs: list[tuple[Law, Law]], epsilon: float) -> float:
+    """Delta of releases together: the sum over all outcomes, in rational numbers."""
+    factor, total = Fraction(math.exp(epsilon)), Fraction(0)
+    for outcome in product(*(zip(*pair, strict=True) for pair in pairs)):
+        p, q = (math.prod(each[side] for each in outcome) for side in (0, 1))
+        total += max(p - factor * q, Fraction(0))
+    return float(total)
+
+
+def binomial_delta(factor: Fraction, delta: Fraction, count: int, epsilon: float) -> float:
+    """Delta of many equal proved releases, of which `factor` is e^epsilon (Kairouz, Oh, Viswanath 2015)."""
+    kept, total = (1 - delta) ** count, Fraction(0)
+    for k in range(count + 1):
+        gain = factor**k - Fraction(math.exp(epsilon)) * factor ** (count - k)
+        total += math.comb(count, k) * max(gain, Fraction(0)) / (1 + factor) ** count
+    return float(1 - kept + kept * total)
+
+
+def gaussian_with(pair: tuple[Law, Law], noise: float, epsilon: float) -> float:
+    """Delta of a release of finitely many losses and a Gaussian one: the convolution of their losses."""
+    p, q = ([float(x) for x in law] for law in pair)
+    whole = 0.0
+    for first, second in zip(p, q, strict=True):
+        if second == 0:
+            whole += first
+        elif first > 0:
+            whole += first * gaussian_delta(noise, epsilon - math.log(first / second))
+    return whole
+
+
+def moment(pair: tuple[Law, Law], order: float) -> float:
+    """Renyi divergence of a pair of laws, by its definition."""
+    p, q = np.array([[float(x), float(y)] for x, y in zip(*pair, strict=True) if x > 0]).T
+    return float(np.log((p**order * q ** (1 - order)).sum()) / (order - 1))
+
+
+def proved(epsilon: float, delta: float = 0.0) -> tuple[Law, Law]:
+    e, d = Fraction(math.exp(epsilon)), Fraction(delta)
+    law = [d, (1 - d) * e / (1 + e), (1 - d) / (1 + e), Fraction(0)]
+    return law, law[::-1]
+
+
+def bounds(adjacency: Adjacency, epsilon: float, *composed: tuple[dp.Event, int]) -> dp.Bounds:
+    accountant = dp.Accountant(adjacency)
+    for event, count in composed:
+        accountant.compose(event, count)
+    return accountant.delta(epsilon, bounds=True)
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+EVENTS: list[dp.Event] = [dp.ApproximateDP(0.3, 1e-7), dp.ApproximateDP(0.5)]
+BAD = {
+    "ApproximateDP epsilon": lambda: dp.ApproximateDP(-0.1),
+    "ApproximateDP huge": lambda: dp.ApproximateDP(501.0),
+    "ApproximateDP nan": lambda: dp.ApproximateDP(math.nan),
+    "ApproximateDP delta": lambda: dp.ApproximateDP(1.0, -1e-9),
+    "ApproximateDP all": lambda: dp.ApproximateDP(1.0, 1.0),
+    "ApproximateDP text": lambda: dp.ApproximateDP("1"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=str)
+def test_an_event_comes_back_from_json(event: dp.Event) -> None:
+    assert events.from_json(events.to_json(event)) == event
+    assert dp.Accountant.from_json(dp.Accountant("replace").compose(event, 2).to_json()).events == ((event, 2),)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_out_of_range_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        BAD[name]()
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=str)
+def test_a_release_that_is_not_one_of_a_sum_cannot_be_sampled(event: dp.Event) -> None:
+    with pytest.raises(ConfigError, match="needs one release"):
+        dp.PoissonSampled(0.1, event)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=str)
+def test_upper_epsilon_is_never_above_that_of_moments(event: dp.Event) -> None:
+    for others in ([], [dp.Gaussian(3.0)], [dp.PoissonSampled(0.1, dp.Gaussian(1.0))], [SUM]):
+        accountant = dp.Accountant("replace").compose(event, 4)
+        for other in others:
+            accountant.compose(other)
+        found = accountant.epsilon(1e-5, bounds=True)
+        assert found.lower <= found.upper <= accountant.rdp_epsilon(1e-5) < math.inf
+        assert found.upper > 0
+
+
+# --- proved releases -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adjacency", ADJACENCIES)
+@pytest.mark.parametrize(("epsilon", "delta", "count"), [(0.1, 0, 50), (1.0, 1e-4, 1), (0.3, 1e-7, 20), (0.0, 0.1, 3)])
+def test_equal_proved_releases_equal_the_binomial_sum(
+    adjacency: Adjacency, epsilon: float, delta: float, count: int
+) -> None:
+    event = dp.ApproximateDP(epsilon, delta)
+    for share in (0.0, 0.2, 0.45, 0.9):
+        exact = binomial_delta(Fraction(math.exp(epsilon)), Fraction(delta), count, share * count * epsilon)
+        low, high = bounds(adjacency, share * count * epsilon, (event, count))
+        assert low <= exact * (1 + 1e-11) and exact * (1 - 1e-11) <= high <= exact * 1.005 + 1e-15
+
+
+def test_a_proved_release_says_what_was_proved_and_nothing_more() -> None:
+    accountant = dp.Accountant().compose(dp.ApproximateDP(1.5, 1e-6))
+    assert accountant.delta(1.5) == pytest.approx(1e-6, rel=1e-9)
+    assert accountant.epsilon(1e-6 * (1 + 1e-9)) == pytest.approx(1.5, rel=1e-8)
+    assert accountant.epsilon(1e-6 * (1 - 1e-9)) == math.inf == accountant.rdp_epsilon(1e-6 * (1 - 1e-9))
+    assert dp.Accountant().compose(dp.ApproximateDP(0.0), 1000).epsilon(1e-9) == 0.0
+    assert dp.Accountant().compose(dp.ApproximateDP(0.5), 3).delta(1.5 + 1e-9) == 0.0
+
+
+PARTS = st.tuples(st.floats(0.01, 2.0), st.sampled_from([0.0, 1e-9, 0.01]))
+
+
+@settings(max_examples=20)
+@given(st.lists(PARTS, min_size=1, max_size=4), st.floats(0, 1))
+def test_different_proved_releases_equal_the_sum_over_outcomes(parts: list[tuple[float, float]], share: float) -> None:
+    epsilon = share * sum(part[0] for part in parts)
+    exact = brute_delta([proved(*part) for part in parts], epsilon)
+    low, high = bounds("replace", epsilon, *((dp.ApproximateDP(*part), 1) for part in parts))
+    assert low <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= high + 1e-300
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-5])
+def test_a_proved_and_a_gaussian_release_equal_their_convolution(delta: float) -> None:
+    for epsilon in (0.0, 0.5, 2.0):
+        exact = gaussian_with(proved(0.7, delta), 1.5, epsilon)
+        low, high = bounds("add_remove", epsilon, (dp.ApproximateDP(0.7, delta), 1), (dp.Gaussian(1.5), 1))
+        assert low <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= high <= low * 1.001
+
+
+def test_moments_of_a_proved_release_are_those_of_its_pair() -> None:
+    found = renyi.moments(dp.ApproximateDP(0.7), "replace", ORDERS)
+    assert found == pytest.approx([moment(proved(0.7), order) for order in ORDERS], rel=1e-11)
+    assert np.all(np.isinf(renyi.moments(dp.ApproximateDP(0.7, 1e-9), "replace", ORDERS)))
+    # So small that 1 would swallow it: half of epsilon squared times the order.
+    assert renyi.moments(dp.ApproximateDP(1e-9), "replace", [3.0])[0] == pytest.approx(1.5e-18, rel=1e-9)
+
+
+def test_delta_of_a_proved_release_is_taken_off_before_moments_are_asked() -> None:
+    both = dp.Accountant().compose(SUM).compose(dp.ApproximateDP(0.2, 4e-6), 2)
+    pure = dp.Accountant().compose(SUM).compose(dp.ApproximateDP(0.2), 2)
+    lost = 1 - (1 - 4e-6) ** 2
+    assert both.epsilon(1e-5) == pytest.approx(pure.epsilon((1e-5 - lost) / (1 - lost)), rel=1e-9)
+    assert both.delta(2.0) == pytest.approx(lost + (1 - lost) * pure.delta(2.0), rel=1e-9)
+    assert both.epsilon(7e-6) == math.inf
+    assert both.renyi(2.0) == math.inf
+
+
+def test_assumptions_name_what_was_proved_rounded_to_the_safe_side() -> None:
+    words = dp.Accountant("replace").compose(dp.ApproximateDP(0.12345678, 1e-6), 3).assumptions()
+    assert "3 releases: something that is proved (0.123456, 1e-06)-private" in words
