@@ -17,7 +17,7 @@ from secfed.dp.events import (
     SkellamSum,
 )
 from secfed.dp.ledger import Ledger
-from secfed.dp.mechanisms import ApproximateDP
+from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
 
 __all__ = [
     "Accountant",
@@ -32,6 +32,7 @@ __all__ = [
     "Ledger",
     "NonPrivate",
     "PoissonSampled",
+    "RandomizedResponse",
     "SkellamSum",
     "noise_multiplier",
     "release",

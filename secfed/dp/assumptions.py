@@ -17,7 +17,7 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
-from secfed.dp.mechanisms import ApproximateDP
+from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
 
 _ADJACENT = {
@@ -87,5 +87,8 @@ def _event(event: Event) -> str:
         return (
             f"something that is proved ({as_given_or_down(event.epsilon, 6)}, {delta})-private between these data sets"
         )
+    if isinstance(event, RandomizedResponse):
+        epsilon = as_given_or_down(event.epsilon, 6)
+        return f"randomised response of epsilon {epsilon} among {event.outcomes} answers, by each client itself"
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

@@ -24,7 +24,7 @@ from secfed.dp.events import (
     NonPrivate,
     PoissonSampled,
 )
-from secfed.dp.mechanisms import ApproximateDP
+from secfed.dp.mechanisms import Proved
 from secfed.dp.responses import responses
 from secfed.errors import UnsupportedEventError
 
@@ -37,7 +37,7 @@ _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
 # Releases with a largest loss: beyond it their delta is what they may lose.
-_BOUNDED = Laplace | ApproximateDP
+_BOUNDED = Laplace | Proved
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from secfed.dp.checks import check_between, check_count, check_rate, keep
-from secfed.dp.mechanisms import ApproximateDP, Proved
+from secfed.dp.mechanisms import ApproximateDP, Proved, RandomizedResponse
 from secfed.errors import ConfigError
 
 Adjacency = Literal["add_remove", "replace"]
@@ -214,6 +214,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
         DiscreteGaussianSum,
         SkellamSum,
         ApproximateDP,
+        RandomizedResponse,
         PoissonSampled,
         FixedSizeSampled,
         Composed,

@@ -6,11 +6,13 @@ here.
 
 from dataclasses import dataclass
 
-from secfed.dp.checks import check_between, keep
+from secfed.dp.checks import check_between, check_count, keep
 from secfed.errors import ConfigError
 
 # Beyond it the rarer answer of a randomised response is lost to rounding.
 _MOST_EPSILON = 500.0
+# Whole numbers up to here are exact as floats.
+_MOST_OUTCOMES = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +44,36 @@ class ApproximateDP:
             raise ConfigError("delta 1.0 must be below 1: a release that promises nothing is dp.NonPrivate()")
 
 
-Proved = ApproximateDP
+@dataclass(frozen=True, slots=True)
+class RandomizedResponse:
+    """The answer of one client to a question, randomised by the client itself: a local release.
+
+    The client tells the truth with probability e^epsilon / (e^epsilon + outcomes - 1), else one of the other answers,
+    each with the same probability. Under `"replace"` the guarantee holds against whoever sees which client answered
+    what. Under `"add_remove"` there is none: whether the client answered is seen, and its answer is there or not.
+
+    Args:
+        epsilon: From 0 to 500, in nats.
+        outcomes: How many answers there are to choose from; at least 2.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+
+    Source:
+        Kairouz, Bonawitz, Ramage: Discrete Distribution Estimation under Local Privacy, ICML 2016, section 2.
+    """
+
+    epsilon: float
+    outcomes: int = 2
+
+    def __post_init__(self) -> None:
+        keep(
+            self,
+            epsilon=check_between("epsilon", self.epsilon, 0.0, _MOST_EPSILON),
+            outcomes=check_count("outcomes", self.outcomes),
+        )
+        if not 2 <= self.outcomes <= _MOST_OUTCOMES:
+            raise ConfigError(f"outcomes {self.outcomes} must be from 2 to {_MOST_OUTCOMES}")
+
+
+Proved = ApproximateDP | RandomizedResponse

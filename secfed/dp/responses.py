@@ -15,7 +15,8 @@ from scipy.special import expit, logsumexp
 
 from secfed.dp.contour.pairs import Array, Pair
 from secfed.dp.events import Adjacency, Event
-from secfed.dp.mechanisms import ApproximateDP
+from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
+from secfed.errors import UnsupportedEventError
 
 # Relative: more than sums of a few thousand terms and their exponentials lose.
 _INFLATION = 1e-12
@@ -70,6 +71,17 @@ def responses(event: Event, adjacency: Adjacency) -> Responses | None:
     """
     if isinstance(event, ApproximateDP):
         return Responses(np.array([event.epsilon]), np.array([1 - event.delta]), event.delta)
+    if isinstance(event, RandomizedResponse):
+        if adjacency != "replace":
+            raise UnsupportedEventError(
+                f"{event} has no bound under adjacency {adjacency!r}: whether the client answered is seen; needed "
+                "adjacency 'replace'"
+            )
+        # Two of the answers are true in one of both worlds; all others say nothing. Divided by e^epsilon.
+        lie = math.exp(-event.epsilon)
+        total = 1 + (event.outcomes - 1) * lie
+        weights = np.array([(1 + lie) / total, (event.outcomes - 2) * lie / total])
+        return Responses(np.array([event.epsilon, 0.0]), weights)
     return None
 
 

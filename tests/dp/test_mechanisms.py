@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secfed import dp
 from secfed.dp import events, renyi
 from secfed.dp.events import ADJACENCIES, Adjacency
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, UnsupportedEventError
 from tests.dp.test_renyi import gaussian_delta
 
 ORDERS = np.array([1.01, 1.5, 2.0, 3.7, 16.0, 300.0])
@@ -53,7 +53,7 @@ def gaussian_with(pair: tuple[Law, Law], noise: float, epsilon: float) -> float:
 def moment(pair: tuple[Law, Law], order: float) -> float:
     """Renyi divergence of a pair of laws, by its definition."""
     p, q = np.array([[float(x), float(y)] for x, y in zip(*pair, strict=True) if x > 0]).T
-    return float(np.log((p**order * q ** (1 - order)).sum()) / (order - 1))
+    return float(np.log((p * (p / q) ** (order - 1)).sum()) / (order - 1))
 
 
 def proved(epsilon: float, delta: float = 0.0) -> tuple[Law, Law]:
@@ -71,7 +71,7 @@ def bounds(adjacency: Adjacency, epsilon: float, *composed: tuple[dp.Event, int]
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
-EVENTS: list[dp.Event] = [dp.ApproximateDP(0.3, 1e-7), dp.ApproximateDP(0.5)]
+EVENTS: list[dp.Event] = [dp.ApproximateDP(0.3, 1e-7), dp.ApproximateDP(0.5), dp.RandomizedResponse(0.4, 5)]
 BAD = {
     "ApproximateDP epsilon": lambda: dp.ApproximateDP(-0.1),
     "ApproximateDP huge": lambda: dp.ApproximateDP(501.0),
@@ -79,6 +79,10 @@ BAD = {
     "ApproximateDP delta": lambda: dp.ApproximateDP(1.0, -1e-9),
     "ApproximateDP all": lambda: dp.ApproximateDP(1.0, 1.0),
     "ApproximateDP text": lambda: dp.ApproximateDP("1"),  # type: ignore[arg-type]
+    "RandomizedResponse epsilon": lambda: dp.RandomizedResponse(-1.0),
+    "RandomizedResponse one": lambda: dp.RandomizedResponse(1.0, 1),
+    "RandomizedResponse many": lambda: dp.RandomizedResponse(1.0, 2**53 + 1),
+    "RandomizedResponse half": lambda: dp.RandomizedResponse(1.0, 2.5),  # type: ignore[arg-type]
 }
 
 
@@ -176,3 +180,55 @@ def test_delta_of_a_proved_release_is_taken_off_before_moments_are_asked() -> No
 def test_assumptions_name_what_was_proved_rounded_to_the_safe_side() -> None:
     words = dp.Accountant("replace").compose(dp.ApproximateDP(0.12345678, 1e-6), 3).assumptions()
     assert "3 releases: something that is proved (0.123456, 1e-06)-private" in words
+
+
+# --- randomised response ---------------------------------------------------------------------------------------------
+
+
+def answers(epsilon: float, outcomes: int) -> tuple[Law, Law]:
+    """The laws of the answer where the truth is the first, and where it is the second one."""
+    e = Fraction(math.exp(epsilon))
+    law = [e, *[Fraction(1)] * (outcomes - 1)]
+    first = [mass / (e + outcomes - 1) for mass in law]
+    return first, [first[1], first[0], *first[2:]]
+
+
+@pytest.mark.parametrize(("epsilon", "outcomes", "count"), [(1.0, 2, 5), (0.5, 3, 4), (2.0, 7, 2), (0.3, 4, 1)])
+def test_randomised_responses_equal_the_sum_over_all_answers(epsilon: float, outcomes: int, count: int) -> None:
+    event = dp.RandomizedResponse(epsilon, outcomes)
+    for share in (0.0, 0.3, 0.8):
+        exact = brute_delta([answers(epsilon, outcomes)] * count, share * count * epsilon)
+        low, high = bounds("replace", share * count * epsilon, (event, count))
+        assert low <= exact * (1 + 1e-11) and exact * (1 - 1e-11) <= high <= exact * 1.005 + 1e-15
+
+
+def test_a_randomised_response_and_a_gaussian_release_equal_their_convolution() -> None:
+    for epsilon in (0.0, 0.5, 2.0):
+        exact = gaussian_with(answers(1.0, 5), 1.5, epsilon)
+        low, high = bounds("replace", epsilon, (dp.RandomizedResponse(1.0, 5), 1), (dp.Gaussian(3.0), 1))
+        assert low <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= high <= low * 1.001
+
+
+@pytest.mark.parametrize("outcomes", [2, 3, 40])
+def test_moments_of_a_randomised_response_are_those_of_its_pair(outcomes: int) -> None:
+    found = renyi.moments(dp.RandomizedResponse(1.3, outcomes), "replace", ORDERS)
+    assert found == pytest.approx([moment(answers(1.3, outcomes), order) for order in ORDERS], rel=1e-10)
+
+
+def test_two_answers_are_a_proved_release_and_more_answers_cost_less() -> None:
+    costs = [dp.Accountant("replace").compose(dp.RandomizedResponse(0.5, k), 20).epsilon(1e-6) for k in (2, 3, 100)]
+    proof = dp.Accountant("replace").compose(dp.ApproximateDP(0.5), 20).epsilon(1e-6)
+    assert costs[0] == pytest.approx(proof, rel=1e-9)
+    assert costs[0] > costs[1] > costs[2]
+
+
+def test_randomised_response_is_refused_where_a_client_may_be_absent() -> None:
+    accountant = dp.Accountant().compose(dp.RandomizedResponse(1.0)).compose(dp.Gaussian(1.0))
+    for ask in (lambda: accountant.epsilon(1e-5), lambda: accountant.delta(1.0), lambda: accountant.renyi(2.0)):
+        with pytest.raises(UnsupportedEventError, match="client answered is seen; needed adjacency 'replace'"):
+            ask()
+
+
+def test_assumptions_name_the_answers() -> None:
+    words = dp.Accountant("replace").compose(dp.RandomizedResponse(0.5, 3)).assumptions()
+    assert "1 release: randomised response of epsilon 0.5 among 3 answers, by each client itself." in words
