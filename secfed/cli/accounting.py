@@ -205,6 +205,8 @@ def describe(event: dp.Event) -> str:
             return f"{type(event).__name__} of {event.clients}, variance {event.noise_variance:g}"
         case dp.ApproximateDP(epsilon, delta):
             return f"{type(event).__name__} ({epsilon:g}, {delta:g})"
+        case dp.ExponentialMechanism(epsilon):
+            return f"{type(event).__name__} {epsilon:g}"
         case dp.RandomizedResponse(epsilon, outcomes):
             return f"{type(event).__name__} {epsilon:g} of {outcomes}"
         case dp.Composed(parts):

@@ -17,7 +17,7 @@ from secfed.dp.events import (
     SkellamSum,
 )
 from secfed.dp.ledger import Ledger
-from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 
 __all__ = [
     "Accountant",
@@ -26,6 +26,7 @@ __all__ = [
     "Composed",
     "DiscreteGaussianSum",
     "Event",
+    "ExponentialMechanism",
     "FixedSizeSampled",
     "Gaussian",
     "Laplace",

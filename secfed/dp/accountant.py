@@ -114,7 +114,8 @@ class Accountant:
 
         Returns:
             The certified upper value, infinite if there is none; with `bounds` both. For discrete noise, whose law is
-            not that of the pair that bounds it, and where only moments are known (Skellam), the lower value is 0.
+            not that of the pair that bounds it, where only moments are known (Skellam), and with an exponential
+            mechanism, the lower value is 0.
 
         Raises:
             ConfigError: The delta is out of range.

@@ -17,7 +17,7 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
-from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
 
 _ADJACENT = {
@@ -90,5 +90,11 @@ def _event(event: Event) -> str:
     if isinstance(event, RandomizedResponse):
         epsilon = as_given_or_down(event.epsilon, 6)
         return f"randomised response of epsilon {epsilon} among {event.outcomes} answers, by each client itself"
+    if isinstance(event, ExponentialMechanism):
+        epsilon = as_given_or_down(event.epsilon, 6)
+        return (
+            f"a choice with probability proportional to exp({epsilon} utility / (2 sensitivity)), where no candidate's "
+            "utility differs by more than the sensitivity between these data sets"
+        )
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

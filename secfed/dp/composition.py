@@ -11,7 +11,7 @@ from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import inversion, smoothed
 from secfed.dp.contour.inversion import Profile
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
-from secfed.dp.contour.pairs import Law, NoiseLaw
+from secfed.dp.contour.pairs import Law, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
 from secfed.dp.events import (
     Adjacency,
@@ -24,7 +24,7 @@ from secfed.dp.events import (
     NonPrivate,
     PoissonSampled,
 )
-from secfed.dp.mechanisms import Proved
+from secfed.dp.mechanisms import ExponentialMechanism, Proved
 from secfed.dp.responses import responses
 from secfed.errors import UnsupportedEventError
 
@@ -76,7 +76,7 @@ class Composition:
                 continue
             found = _pair(event, adjacency)
             if found is None:
-                moments_only = True
+                moments_only, exact = True, exact and not isinstance(event, ExponentialMechanism)
                 renyi.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
                 continue
             kinds, rate, spread, loose = found
@@ -122,7 +122,7 @@ class Composition:
             smooth = [smoothed.epsilon_bounds(pairs, math.log(delta)) for pairs in self.pairs]
             low = max((each[0] for each in smooth), default=0.0)
             high = max((each[1] for each in smooth), default=math.inf)
-            return min(low, moments), min(high, moments)
+            return min(low, moments) if self.exact else 0.0, min(high, moments)
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
         low, high = 0.0, 0.0
@@ -153,7 +153,7 @@ class Composition:
             smooth = [smoothed.delta_bounds(pairs, epsilon) for pairs in self.pairs]
             low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
             bounded = all(isinstance(_unsampled(event), _BOUNDED) for event in self.events)
-            return max(0.0, low), max(0.0 if bounded else tiny, min(high, moments))
+            return max(0.0, low) if self.exact else 0.0, max(0.0 if bounded else tiny, min(high, moments))
         low, high = -math.inf, -math.inf
         for direction in self.directions:
             at = max(epsilon - 2 * self.slack, 0.0)
@@ -247,6 +247,8 @@ def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[L
 
 
 def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
+    if isinstance(event, ExponentialMechanism):
+        return RangeLaw(event.epsilon)
     if mixture := responses(event, adjacency):
         return mixture.pair()
     release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)

@@ -11,6 +11,8 @@ from secfed.errors import ConfigError
 
 # Beyond it the rarer answer of a randomised response is lost to rounding.
 _MOST_EPSILON = 500.0
+# Below it differences are lost to rounding.
+_LEAST_RANGE = 1e-9
 # Whole numbers up to here are exact as floats.
 _MOST_OUTCOMES = 2**53
 
@@ -76,4 +78,31 @@ class RandomizedResponse:
             raise ConfigError(f"outcomes {self.outcomes} must be from 2 to {_MOST_OUTCOMES}")
 
 
-Proved = ApproximateDP | RandomizedResponse
+@dataclass(frozen=True, slots=True)
+class ExponentialMechanism:
+    """The choice of one candidate, y, with probability proportional to exp(epsilon u(x, y) / (2 sensitivity)).
+
+    The sensitivity is how much the utility u of any one candidate differs, at most, between two data sets x that are
+    adjacent under the adjacency that the accountant is asked for. Where adding a client never lowers a utility, or
+    never raises one, exp(epsilon u / sensitivity) has the same guarantee under `"add_remove"`. All that is used is that
+    the losses lie in an interval of length epsilon; later utilities may depend on earlier choices.
+
+    Args:
+        epsilon: From 1e-9 to 500, in nats.
+
+    Raises:
+        ConfigError: Epsilon is out of range.
+
+    Source:
+        McSherry, Talwar: Mechanism Design via Differential Privacy, FOCS 2007; Durfee, Rogers: Practical Differentially
+        Private Top-k Selection with Pay-what-you-get Composition, NeurIPS 2019; Dong, Durfee, Rogers: Optimal
+        Differential Privacy Composition for Exponential Mechanisms, ICML 2020.
+    """
+
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        keep(self, epsilon=check_between("epsilon", self.epsilon, _LEAST_RANGE, _MOST_EPSILON))
+
+
+Proved = ApproximateDP | RandomizedResponse | ExponentialMechanism

@@ -20,7 +20,7 @@ from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, Event, FixedSizeSampled, Gaussian, Laplace, Release
-from secfed.dp.mechanisms import Proved
+from secfed.dp.mechanisms import ExponentialMechanism, Proved
 from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
@@ -191,9 +191,24 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
 
 
 def _proved(event: Proved, adjacency: Adjacency, betas: Array) -> Array:
+    if isinstance(event, ExponentialMechanism):
+        return _bounded_range(event.epsilon, betas)
     mixture = responses(event, adjacency)
     assert mixture is not None
     return np.full_like(betas, math.inf) if mixture.lost else mixture.log_moment(betas)
+
+
+def _bounded_range(length: float, betas: Array) -> Array:
+    """Return K of losses in an interval of a given length: `docs/accountant.md`, section 2.3, has the proof.
+
+    The worst losses are the ends t and t - length of the worst interval, of which e^t has a closed form. What rounding
+    may take from it is added: where that counts, Hoeffding's bound is as good.
+    """
+    spread, top = -np.expm1(-(betas + 1) * length), -math.expm1(-length)
+    end = np.log(betas / (1 + betas) * spread) - np.log(-np.expm1(-betas * length))  # t - length
+    terms = [betas * length, betas * end, np.log(spread), -np.log1p(betas), np.full_like(betas, -math.log(top))]
+    worst = sum(terms) + 1e-14 * (1 + sum(np.abs(term) for term in terms))
+    return np.asarray(np.minimum(worst, betas * (1 + betas) * length**2 / 8))
 
 
 def _plain(release: Release, shift: float, betas: Array) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 
 from secfed import dp
 from secfed.dp import events, renyi
@@ -53,7 +54,7 @@ def gaussian_with(pair: tuple[Law, Law], noise: float, epsilon: float) -> float:
 def moment(pair: tuple[Law, Law], order: float) -> float:
     """Renyi divergence of a pair of laws, by its definition."""
     p, q = np.array([[float(x), float(y)] for x, y in zip(*pair, strict=True) if x > 0]).T
-    return float(np.log((p * (p / q) ** (order - 1)).sum()) / (order - 1))
+    return float(logsumexp(np.log(p) + (order - 1) * np.log(p / q)) / (order - 1))
 
 
 def proved(epsilon: float, delta: float = 0.0) -> tuple[Law, Law]:
@@ -71,7 +72,12 @@ def bounds(adjacency: Adjacency, epsilon: float, *composed: tuple[dp.Event, int]
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
-EVENTS: list[dp.Event] = [dp.ApproximateDP(0.3, 1e-7), dp.ApproximateDP(0.5), dp.RandomizedResponse(0.4, 5)]
+EVENTS: list[dp.Event] = [
+    dp.ApproximateDP(0.3, 1e-7),
+    dp.ApproximateDP(0.5),
+    dp.RandomizedResponse(0.4, 5),
+    dp.ExponentialMechanism(0.5),
+]
 BAD = {
     "ApproximateDP epsilon": lambda: dp.ApproximateDP(-0.1),
     "ApproximateDP huge": lambda: dp.ApproximateDP(501.0),
@@ -79,6 +85,8 @@ BAD = {
     "ApproximateDP delta": lambda: dp.ApproximateDP(1.0, -1e-9),
     "ApproximateDP all": lambda: dp.ApproximateDP(1.0, 1.0),
     "ApproximateDP text": lambda: dp.ApproximateDP("1"),  # type: ignore[arg-type]
+    "ExponentialMechanism none": lambda: dp.ExponentialMechanism(0.0),
+    "ExponentialMechanism huge": lambda: dp.ExponentialMechanism(500.1),
     "RandomizedResponse epsilon": lambda: dp.RandomizedResponse(-1.0),
     "RandomizedResponse one": lambda: dp.RandomizedResponse(1.0, 1),
     "RandomizedResponse many": lambda: dp.RandomizedResponse(1.0, 2**53 + 1),
@@ -232,3 +240,83 @@ def test_randomised_response_is_refused_where_a_client_may_be_absent() -> None:
 def test_assumptions_name_the_answers() -> None:
     words = dp.Accountant("replace").compose(dp.RandomizedResponse(0.5, 3)).assumptions()
     assert "1 release: randomised response of epsilon 0.5 among 3 answers, by each client itself." in words
+
+
+# --- exponential mechanism -------------------------------------------------------------------------------------------
+
+
+def ends(length: float, top: float) -> tuple[Law, Law]:
+    """Two losses, `top` and `top - length`."""
+    e, t = Fraction(math.exp(length)), Fraction(math.exp(top))
+    p = (e - t) / (e - 1)
+    return [p, 1 - p], [p / t, (1 - p) * e / t]
+
+
+@pytest.mark.parametrize("length", [1e-4, 0.5, 3.0, 40.0])
+@pytest.mark.parametrize("adjacency", ADJACENCIES)
+def test_one_exponential_mechanism_equals_the_worst_pair_of_two_losses(length: float, adjacency: Adjacency) -> None:
+    for share in (0.0, 0.3, 0.9):
+        epsilon = share * length
+        tops = np.append(np.linspace(0.001, 0.999, 60) * length, (length + epsilon) / 2)
+        exact = max(brute_delta([ends(length, top)], epsilon) for top in tops)
+        found = bounds(adjacency, epsilon, (dp.ExponentialMechanism(length), 1))
+        assert found.lower == 0
+        assert exact == pytest.approx(found.upper, rel=1e-7)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(-1.0, 1.0)), min_size=2, max_size=4),
+    st.floats(0.05, 6.0),
+    st.integers(1, 3),
+    st.floats(0, 1),
+)
+def test_no_choice_by_utility_exceeds_the_bounds(
+    utilities: list[tuple[float, float]], length: float, count: int, share: float
+) -> None:
+    """Utilities of each candidate, and by how much of the sensitivity, 1, the other data set moves them."""
+    here, moved = np.array(utilities).T
+    one, other = (law / law.sum() for law in (np.exp(length * here / 2), np.exp(length * (here + moved) / 2)))
+    pair = [Fraction(x) for x in one], [Fraction(x) for x in other]
+    epsilon = share * length * count
+    event = dp.ExponentialMechanism(length)
+    assert brute_delta([pair] * count, epsilon) <= bounds("replace", epsilon, (event, count)).upper + 1e-12
+    assert moment(pair, 3.0) <= renyi.moments(event, "replace", [3.0])[0] + 1e-12
+
+
+def range_nodes(length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of the worst pair of bounded range, and their masses, on many equal cells."""
+    losses = (np.arange(40000) + 0.5) / 20000 * length - length
+    return losses, np.exp(losses / 2) / (4 * math.sinh(length / 2)) * length / 20000
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 2.0])
+def test_an_exponential_mechanism_and_a_gaussian_release_equal_their_convolution(epsilon: float) -> None:
+    losses, masses = range_nodes(1.2)
+    exact = sum(mass * gaussian_delta(1.5, epsilon - loss) for loss, mass in zip(losses, masses, strict=True))
+    upper = bounds("add_remove", epsilon, (dp.ExponentialMechanism(1.2), 1), (dp.Gaussian(1.5), 1)).upper
+    assert exact * (1 - 1e-8) <= upper <= exact * (1 + 1e-4)
+
+
+def test_moments_of_an_exponential_mechanism_are_the_largest_of_two_losses() -> None:
+    for length in (0.3, 2.0, 8.0):
+        found = renyi.moments(dp.ExponentialMechanism(length), "replace", ORDERS)
+        tops = np.linspace(0.0005, 0.9995, 1000) * length
+        exact = np.array([max(moment(ends(length, top), order) for top in tops) for order in ORDERS])
+        assert np.all(exact <= found * (1 + 1e-9))
+        assert found == pytest.approx(exact, rel=2e-4)
+        assert np.all(found <= ORDERS * length**2 / 8)
+
+
+def test_bounded_range_costs_less_than_a_proof_of_the_same_epsilon() -> None:
+    for count, part in ((1, 1.0), (10, 0.75), (1000, 0.6)):
+        choice, proof = (
+            dp.Accountant().compose(event, count).epsilon(1e-6)
+            for event in (dp.ExponentialMechanism(0.1), dp.ApproximateDP(0.1))
+        )
+        assert 0 < choice < part * proof
+
+
+def test_assumptions_name_the_sensitivity() -> None:
+    words = dp.Accountant().compose(dp.ExponentialMechanism(0.5)).assumptions()
+    assert "exp(0.5 utility / (2 sensitivity)), where no candidate's utility differs by more than" in words

@@ -120,6 +120,49 @@ class Pair:
         return max(0.0, value - error), min(1.0, value + error)
 
 
+class RangeLaw:
+    """Loss of density e^{l/2} on [-length, length]: the worst where losses lie in an interval of that length.
+
+    Args:
+        length: The interval's length, above 0.
+
+    Attributes:
+        infinite, certain: 0.
+        most: The length.
+    """
+
+    def __init__(self, length: float) -> None:
+        self.infinite = self.certain = 0.0
+        self.most = length
+
+    def _pieces(self, order: float) -> int:
+        return math.ceil(min(2 * self.most * (order + 1) / _TURN, 1e9))
+
+    def size(self, order: float) -> int:
+        """Return about how many atoms there are."""
+        return len(_GAUSS[0]) * self._pieces(order)
+
+    def atoms(self, order: float) -> tuple[Array, Array]:
+        """Return masses of P and losses that serve for all sums of exp(z loss) with |z| up to an order."""
+        pieces = self._pieces(order)
+        half = self.most / pieces
+        points, weights = _GAUSS
+        centers = half * (2 * np.arange(pieces) + 1 - pieces)
+        losses = (centers[:, None] + half * points).ravel()
+        density = np.exp((losses - self.most) / 2) / (-2 * math.expm1(-self.most))
+        return np.tile(half * weights, pieces) * density, losses
+
+    def delta(self, epsilon: float) -> tuple[float, float]:
+        """Return bounds of delta of one release at an epsilon of at least 0: a closed form."""
+        if epsilon >= self.most:
+            return 0.0, 0.0
+        whole = -math.expm1(-self.most)
+        value = math.expm1((epsilon - self.most) / 2) ** 2 / whole
+        # What rounding of the difference does, and the rest.
+        error = 4e-16 * self.most / whole + 1e-14 * value
+        return max(0.0, value - error), min(1.0, value + error)
+
+
 class NoiseLaw:
     """Loss of sampled noise; F(m) is the noise's law around m, and w is log F(1)/F(0).
 

@@ -14,7 +14,7 @@ import numpy as np
 from secfed.dp.contour.cgf import Line, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
-from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair
+from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.path import ContourPlan, periods
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
@@ -143,7 +143,7 @@ def _unbounded(pairs: Pairs) -> tuple[float, float]:
 def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
     """Return bounds of delta of a single release with a closed form; nothing for all else."""
     (law, count), *others = pairs
-    return law.delta(epsilon) if isinstance(law, NoiseLaw | Pair) and count == 1 and not others else None
+    return law.delta(epsilon) if isinstance(law, NoiseLaw | Pair | RangeLaw) and count == 1 and not others else None
 
 
 def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
