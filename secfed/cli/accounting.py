@@ -199,7 +199,7 @@ def describe(event: dp.Event) -> str:
             return f"{describe(inner)}, Poisson {rate:g}"
         case dp.FixedSizeSampled(cohort, population, inner):
             return f"{describe(inner)}, {cohort} of {population}"
-        case dp.Gaussian(noise) | dp.Laplace(noise):
+        case dp.Gaussian(noise) | dp.Laplace(noise) | dp.DiscreteLaplace(noise):
             return f"{type(event).__name__} {noise:g}"
         case dp.DiscreteGaussianSum() | dp.SkellamSum():
             return f"{type(event).__name__} of {event.clients}, variance {event.noise_variance:g}"

@@ -8,6 +8,7 @@ from secfed.dp.calibration import noise_multiplier, release, rounds, sampling_ra
 from secfed.dp.events import (
     Composed,
     DiscreteGaussianSum,
+    DiscreteLaplace,
     Event,
     FixedSizeSampled,
     Gaussian,
@@ -25,6 +26,7 @@ __all__ = [
     "Bounds",
     "Composed",
     "DiscreteGaussianSum",
+    "DiscreteLaplace",
     "Event",
     "ExponentialMechanism",
     "FixedSizeSampled",

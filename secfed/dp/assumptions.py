@@ -9,6 +9,7 @@ from secfed.dp.events import (
     Adjacency,
     Composed,
     DiscreteGaussianSum,
+    DiscreteLaplace,
     Event,
     FixedSizeSampled,
     Gaussian,
@@ -60,6 +61,10 @@ def _event(event: Event) -> str:
     if isinstance(event, Laplace):
         scale = as_given_or_up(event.noise_multiplier, 6)
         return f"Laplace noise of scale {scale} times clip_norm on contributions clipped in 1-norm"
+    if isinstance(event, DiscreteLaplace):
+        scale = as_given_or_up(event.noise_multiplier * event.sensitivity, 6)
+        steps = "1 whole step" if event.sensitivity == 1 else f"{event.sensitivity} whole steps"
+        return f"discrete Laplace noise of scale {scale} on integer contributions of 1-norm at most {steps}"
     if isinstance(event, DiscreteGaussianSum | SkellamSum):
         law = "discrete Gaussian" if isinstance(event, DiscreteGaussianSum) else "Skellam"
         return (

@@ -17,6 +17,7 @@ from secfed.dp.events import (
     Adjacency,
     Composed,
     DiscreteGaussianSum,
+    DiscreteLaplace,
     Event,
     FixedSizeSampled,
     Gaussian,
@@ -25,7 +26,7 @@ from secfed.dp.events import (
     PoissonSampled,
 )
 from secfed.dp.mechanisms import ExponentialMechanism, Proved
-from secfed.dp.responses import responses
+from secfed.dp.responses import responses, sampled
 from secfed.errors import UnsupportedEventError
 
 # Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
@@ -37,7 +38,7 @@ _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
 # Releases with a largest loss: beyond it their delta is what they may lose.
-_BOUNDED = Laplace | Proved
+_BOUNDED = Laplace | DiscreteLaplace | Proved
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +238,8 @@ def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[L
     """Return the laws of all releases in each direction; nothing where one of them has none."""
     found: list[list[tuple[Law, int]]] = []
     # What is not sampled is the same in both directions.
-    sampled = any(isinstance(event, PoissonSampled | FixedSizeSampled) for event in events)
-    for side in ("there", "back") if adjacency == "add_remove" and sampled else ("there",):
+    cohorts = any(isinstance(event, PoissonSampled | FixedSizeSampled) for event in events)
+    for side in ("there", "back") if adjacency == "add_remove" and cohorts else ("there",):
         laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
         found.append([(law, count) for law, count in laws if law is not None])
         if len(found[-1]) < len(laws):
@@ -251,6 +252,8 @@ def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
         return RangeLaw(event.epsilon)
     if mixture := responses(event, adjacency):
         return mixture.pair()
+    if isinstance(event, PoissonSampled | FixedSizeSampled) and (pair := sampled(event, adjacency, direction)):
+        return pair
     release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)
     if not isinstance(release, Gaussian | Laplace):
         return None

@@ -19,6 +19,8 @@ Adjacency = Literal["add_remove", "replace"]
 ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)
 # Beyond these ranges squares overflow, or differences are lost to rounding.
 _NOISE = (1e-6, 1e9)
+# Of discrete Laplace noise, below which rare masses are lost to rounding; and the most losses of one release.
+_LEAST_DISCRETE, _MOST_STEPS = 0.01, 4096
 _LENGTH = (1e-30, 1e30)
 
 
@@ -54,6 +56,36 @@ class Laplace:
 
     def __post_init__(self) -> None:
         keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+
+
+@dataclass(frozen=True, slots=True)
+class DiscreteLaplace:
+    """A sum of integer vectors and discrete Laplace noise, released; reduction modulo anything costs nothing.
+
+    The noise is the two-sided geometric law: x with probability proportional to exp(-|x| / scale), in each coordinate.
+
+    Args:
+        noise_multiplier: Its scale in whole steps, divided by `sensitivity`; from 0.01 to 1e9.
+        sensitivity: Largest 1-norm of one client's integer vector, in whole steps; from 1 to 4096.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+
+    Source:
+        Ghosh, Roughgarden, Sundararajan: Universally Utility-Maximizing Privacy Mechanisms, STOC 2009.
+    """
+
+    noise_multiplier: float
+    sensitivity: int = 1
+
+    def __post_init__(self) -> None:
+        keep(
+            self,
+            noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, _LEAST_DISCRETE, _NOISE[1]),
+            sensitivity=check_count("sensitivity", self.sensitivity),
+        )
+        if self.sensitivity > _MOST_STEPS:
+            raise ConfigError(f"sensitivity {self.sensitivity} must be at most {_MOST_STEPS}: there is a loss for each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +236,14 @@ class NonPrivate:
     """Something released without noise: there is no guarantee any more."""
 
 
-Release = Gaussian | Laplace | DiscreteGaussianSum | SkellamSum
+Release = Gaussian | Laplace | DiscreteLaplace | DiscreteGaussianSum | SkellamSum
 Event = Release | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
 _KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
         Gaussian,
         Laplace,
+        DiscreteLaplace,
         DiscreteGaussianSum,
         SkellamSum,
         ApproximateDP,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
-from secfed.dp.events import Adjacency, Composed, Event, FixedSizeSampled, Gaussian, Laplace, Release
+from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
 from secfed.dp.mechanisms import ExponentialMechanism, Proved
 from secfed.dp.renyi_pairs import (
     Array,
@@ -27,11 +27,12 @@ from secfed.dp.renyi_pairs import (
     SampledPair,
     SwappedPair,
     exp_rest,
+    finite_bound,
     log_expm1,
     log_mixture,
     pair_bound,
 )
-from secfed.dp.responses import responses, take_off
+from secfed.dp.responses import geometric, responses, sampled, take_off
 from secfed.errors import ConfigError, UnsupportedEventError
 
 # Largest order for which a general theorem's sum is written out; above it only convexity is used.
@@ -180,11 +181,15 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
             scale = release.noise_multiplier / (2.0 if fixed else 1.0)
             pair = ReplacedPair if replace and not fixed else SwappedPair if replace else SampledPair
             laplace = isinstance(release, Laplace)
-            sampled = np.array([pair_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
+            found = np.array([pair_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
+        elif isinstance(release, DiscreteLaplace):
+            pairs = [sampled(event, adjacency, side) for side in ("there", "back")]
+            atoms = [each.atoms(0.0) for each in pairs if each is not None]
+            found = np.array([max(finite_bound(*each, float(beta)) for each in atoms) for beta in betas])
         else:
-            sampled = _general(release, rate, betas, replace=replace, fixed=fixed)
+            found = _general(release, rate, betas, replace=replace, fixed=fixed)
         # The moment is jointly convex in both laws: sampling never makes it larger than this.
-        return np.asarray(np.minimum(sampled, log_mixture(rate, unsampled)))
+        return np.asarray(np.minimum(found, log_mixture(rate, unsampled)))
     if isinstance(event, Proved):
         return _proved(event, adjacency, betas)
     return _plain(event, 2.0 if replace else 1.0, betas)
@@ -218,6 +223,8 @@ def _plain(release: Release, shift: float, betas: Array) -> Array:
         return np.asarray(betas * alphas * (shift / release.noise_multiplier) ** 2 / 2)
     if isinstance(release, Laplace):
         return _laplace(shift / release.noise_multiplier, betas)
+    if isinstance(release, DiscreteLaplace):
+        return geometric(release, int(shift)).log_moment(betas)
     honest, variance = float(release.clients), release.noise_variance
     total, l1, l2 = honest * variance, shift * release.sensitivity_l1, shift * release.sensitivity
     if isinstance(release, kinds.SkellamSum):

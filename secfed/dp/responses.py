@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logsumexp
 
-from secfed.dp.contour.pairs import Array, Pair
-from secfed.dp.events import Adjacency, Event
+from secfed.dp.contour.pairs import Array, Pair, log_mixture
+from secfed.dp.events import Adjacency, DiscreteLaplace, Event, FixedSizeSampled, PoissonSampled
 from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
 from secfed.errors import UnsupportedEventError
 
@@ -82,7 +82,68 @@ def responses(event: Event, adjacency: Adjacency) -> Responses | None:
         total = 1 + (event.outcomes - 1) * lie
         weights = np.array([(1 + lie) / total, (event.outcomes - 2) * lie / total])
         return Responses(np.array([event.epsilon, 0.0]), weights)
+    if isinstance(event, DiscreteLaplace):
+        return geometric(event, 2 if adjacency == "replace" else 1)
     return None
+
+
+def geometric(event: DiscreteLaplace, shift: int) -> Responses:
+    """Return the mixture of discrete Laplace noise around two integers, `shift` times the sensitivity apart."""
+    far = shift * event.sensitivity
+    here = _masses(event, far)
+    there = here[::-1]
+    losses = (2 * np.arange(far + 1) - far) / (event.noise_multiplier * event.sensitivity)
+    some = 2 * np.arange(far + 1) > far
+    weights = here[some] + there[some]
+    if far % 2:
+        return Responses(losses[some], weights)
+    return Responses(np.append(losses[some], 0.0), np.append(weights, here[far // 2]))
+
+
+def sampled(event: PoissonSampled | FixedSizeSampled, adjacency: Adjacency, direction: str) -> Pair | None:
+    """Return the pair of sampled discrete Laplace noise, or nothing for other noise.
+
+    Args:
+        event: The release.
+        adjacency: Which data sets are adjacent.
+        direction: "there" or "back"; it matters under `"add_remove"` only.
+    """
+    release, rate = event.event, event.sampling_rate
+    if not isinstance(release, DiscreteLaplace):
+        return None
+    if rate == 1:
+        return geometric(release, 2 if adjacency == "replace" or isinstance(event, FixedSizeSampled) else 1).pair()
+    step = release.noise_multiplier * release.sensitivity
+    if adjacency == "replace" and isinstance(event, PoissonSampled):
+        # Around -far, 0 and far, on the outcomes from -far and below to far and above.
+        far = release.sensitivity
+        x = np.arange(-far, far + 1)
+        absent = np.exp(-np.abs(x) / step) * math.tanh(0.5 / step)
+        absent[[0, -1]] = _masses(release, far)[-1]
+        apart = _masses(release, 2 * far)
+        present = apart[::-1]  # around far
+        towards, away = ((np.abs(x) - np.abs(x - sign * far)) / step for sign in (1, -1))
+        losses = log_mixture(rate, towards) - log_mixture(rate, away)
+        return Pair.of_losses((1 - rate) * absent + rate * present, losses)
+    far = release.sensitivity * (2 if isinstance(event, FixedSizeSampled) else 1)
+    absent = _masses(release, far)
+    mixed = (1 - rate) * absent + rate * absent[::-1]
+    losses = log_mixture(rate, (2 * np.arange(far + 1) - far) / step)
+    if adjacency == "replace":
+        more = losses > 0
+        masses = np.concatenate([mixed[more], absent[more]])
+        rest = max(0.0, 1 - float(masses.sum()))
+        return Pair.of_losses(np.append(masses, rest), np.concatenate([losses[more], -losses[more], [0.0]]))
+    return Pair.of_losses(mixed, losses) if direction == "there" else Pair.of_losses(absent, -losses)
+
+
+def _masses(event: DiscreteLaplace, far: int) -> Array:
+    """Return the probabilities of the noise around 0: of 0 and below, 1, 2, ..., and of `far` and above."""
+    step = event.noise_multiplier * event.sensitivity
+    masses = np.exp(-np.arange(far + 1) / step) * math.tanh(0.5 / step)
+    end = expit(1 / step)
+    masses[0], masses[-1] = end, end * math.exp(-far / step)
+    return masses
 
 
 def take_off(events: Mapping[Event, int]) -> tuple[float, dict[Event, int]]:

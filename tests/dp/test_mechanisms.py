@@ -77,6 +77,7 @@ EVENTS: list[dp.Event] = [
     dp.ApproximateDP(0.5),
     dp.RandomizedResponse(0.4, 5),
     dp.ExponentialMechanism(0.5),
+    dp.DiscreteLaplace(3.0, 2),
 ]
 BAD = {
     "ApproximateDP epsilon": lambda: dp.ApproximateDP(-0.1),
@@ -85,6 +86,10 @@ BAD = {
     "ApproximateDP delta": lambda: dp.ApproximateDP(1.0, -1e-9),
     "ApproximateDP all": lambda: dp.ApproximateDP(1.0, 1.0),
     "ApproximateDP text": lambda: dp.ApproximateDP("1"),  # type: ignore[arg-type]
+    "DiscreteLaplace noise": lambda: dp.DiscreteLaplace(0.009),
+    "DiscreteLaplace none": lambda: dp.DiscreteLaplace(1.0, 0),
+    "DiscreteLaplace half": lambda: dp.DiscreteLaplace(1.0, 1.5),  # type: ignore[arg-type]
+    "DiscreteLaplace many": lambda: dp.DiscreteLaplace(1.0, 4097),
     "ExponentialMechanism none": lambda: dp.ExponentialMechanism(0.0),
     "ExponentialMechanism huge": lambda: dp.ExponentialMechanism(500.1),
     "RandomizedResponse epsilon": lambda: dp.RandomizedResponse(-1.0),
@@ -106,7 +111,7 @@ def test_what_is_out_of_range_is_refused(name: str) -> None:
         BAD[name]()
 
 
-@pytest.mark.parametrize("event", EVENTS, ids=str)
+@pytest.mark.parametrize("event", EVENTS[:4], ids=str)
 def test_a_release_that_is_not_one_of_a_sum_cannot_be_sampled(event: dp.Event) -> None:
     with pytest.raises(ConfigError, match="needs one release"):
         dp.PoissonSampled(0.1, event)  # type: ignore[arg-type]
@@ -301,10 +306,10 @@ def test_an_exponential_mechanism_and_a_gaussian_release_equal_their_convolution
 def test_moments_of_an_exponential_mechanism_are_the_largest_of_two_losses() -> None:
     for length in (0.3, 2.0, 8.0):
         found = renyi.moments(dp.ExponentialMechanism(length), "replace", ORDERS)
-        tops = np.linspace(0.0005, 0.9995, 1000) * length
+        tops = np.linspace(0.002, 0.998, 250) * length
         exact = np.array([max(moment(ends(length, top), order) for top in tops) for order in ORDERS])
         assert np.all(exact <= found * (1 + 1e-9))
-        assert found == pytest.approx(exact, rel=2e-4)
+        assert found == pytest.approx(exact, rel=2e-3)
         assert np.all(found <= ORDERS * length**2 / 8)
 
 
@@ -320,3 +325,131 @@ def test_bounded_range_costs_less_than_a_proof_of_the_same_epsilon() -> None:
 def test_assumptions_name_the_sensitivity() -> None:
     words = dp.Accountant().compose(dp.ExponentialMechanism(0.5)).assumptions()
     assert "exp(0.5 utility / (2 sensitivity)), where no candidate's utility differs by more than" in words
+
+
+# --- discrete Laplace noise ------------------------------------------------------------------------------------------
+
+
+def geometric(scale: float, center: int, reach: int) -> Law:
+    """Discrete Laplace noise around an integer, on -reach and below, ..., reach and above."""
+    r = Fraction(math.exp(-1 / scale))
+    law = [(1 - r) / (1 + r) * r ** abs(x - center) for x in range(-reach, reach + 1)]
+    law[0], law[-1] = r ** (reach + center) / (1 + r), r ** (reach - center) / (1 + r)
+    return law
+
+
+def cohort(rate: float, absent: Law, present: Law) -> Law:
+    q = Fraction(rate)
+    return [(1 - q) * x + q * y for x, y in zip(absent, present, strict=True)]
+
+
+def around(scale: float, *centers: int) -> list[Law]:
+    reach = max(map(abs, centers)) + 1
+    return [geometric(scale, center, reach) for center in centers]
+
+
+def pairs_of(event: dp.Event, adjacency: Adjacency) -> list[tuple[Law, Law]]:
+    """The pair of actual data in either direction, after the pair that bounds both if there is one."""
+    shift = 2 if adjacency == "replace" else 1
+    if isinstance(event, dp.DiscreteLaplace):
+        far = event.sensitivity
+        first, second = around(event.noise_multiplier * far, 0, shift * far)
+    else:
+        assert isinstance(event, dp.PoissonSampled | dp.FixedSizeSampled)
+        assert isinstance(event.event, dp.DiscreteLaplace)
+        far, rate, fixed = event.event.sensitivity, event.sampling_rate, isinstance(event, dp.FixedSizeSampled)
+        zero, up, down = around(event.event.noise_multiplier * far, 0, 2 * far if fixed else far, -far)
+        first = cohort(rate, zero, up)
+        second = cohort(rate, zero, down) if adjacency == "replace" and not fixed else zero
+        if adjacency == "replace" and fixed and rate < 1:
+            # What bounds both directions: the losses above 0, their mirror images, and nothing.
+            more = [(x, y) for x, y in zip(first, second, strict=True) if x > y]
+            rest = 1 - sum(x + y for x, y in more)
+            worst = [x for x, _ in more] + [y for _, y in more] + [rest]
+            return [(worst, worst[len(more) : -1] + worst[: len(more)] + [rest]), (first, second), (second, first)]
+    return [(first, second), (second, first)]
+
+
+DISCRETE: list[tuple[dp.Event, int]] = [
+    (dp.DiscreteLaplace(1.0), 4),
+    (dp.DiscreteLaplace(0.7, 2), 2),
+    (dp.DiscreteLaplace(2.0, 3), 1),
+    (dp.PoissonSampled(0.2, dp.DiscreteLaplace(0.5)), 3),
+    (dp.PoissonSampled(0.7, dp.DiscreteLaplace(1.5, 2)), 2),
+    (dp.PoissonSampled(0.01, dp.DiscreteLaplace(1.0, 3)), 1),
+    (dp.PoissonSampled(1.0, dp.DiscreteLaplace(1.0, 2)), 1),
+    (dp.FixedSizeSampled(1, 4, dp.DiscreteLaplace(2.0)), 3),
+    (dp.FixedSizeSampled(3, 3, dp.DiscreteLaplace(2.0)), 1),
+]
+
+
+@pytest.mark.parametrize("adjacency", ADJACENCIES)
+@pytest.mark.parametrize(("event", "count"), DISCRETE, ids=str)
+def test_discrete_laplace_noise_equals_the_sum_over_all_outcomes(
+    event: dp.Event, count: int, adjacency: Adjacency
+) -> None:
+    for epsilon in (0.0, 0.05, 0.6):
+        exact = max(brute_delta([pair] * count, epsilon) for pair in pairs_of(event, adjacency))
+        low, high = bounds(adjacency, epsilon, (event, count))
+        assert exact * (1 - 1e-11) <= high + 1e-15
+        assert low <= exact * (1 + 1e-11) + 1e-15
+        assert high <= exact * 1.005 + 1e-14
+
+
+@pytest.mark.parametrize("adjacency", ADJACENCIES)
+@pytest.mark.parametrize(("event", "count"), DISCRETE, ids=str)
+def test_moments_of_discrete_laplace_noise_are_those_of_its_pair(
+    event: dp.Event, count: int, adjacency: Adjacency
+) -> None:
+    found = renyi.moments(event, adjacency, ORDERS)
+    exact = np.array([max(moment(pair, order) for pair in pairs_of(event, adjacency)) for order in ORDERS])
+    assert np.all(exact <= found * (1 + 1e-9))
+    assert found == pytest.approx(exact, rel=1e-9)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.integers(-2, 2), min_size=2, max_size=3),
+    st.floats(0.3, 4.0),
+    st.sampled_from([0.0, 0.3]),
+    st.floats(0.0, 1.5),
+)
+def test_no_vector_is_worse_than_one_coordinate(vector: list[int], scale: float, rate: float, epsilon: float) -> None:
+    norm = sum(map(abs, vector))
+    laws = [around(scale, move, 0) for move in vector if move]
+    if not laws:
+        return
+    first, second = ([math.prod(each) for each in product(*(pair[side] for pair in laws))] for side in (0, 1))
+    event = dp.DiscreteLaplace(scale / norm, norm)
+    high = bounds("add_remove", epsilon, (event, 1)).upper
+    assert brute_delta([(first, second)], epsilon) <= high * (1 + 1e-9) + 1e-15
+    if rate:
+        mixed = cohort(rate, second, first)
+        high = bounds("add_remove", epsilon, (dp.PoissonSampled(rate, event), 1)).upper
+        assert brute_delta([(mixed, second)], epsilon) <= high * (1 + 1e-9) + 1e-15
+        assert brute_delta([(second, mixed)], epsilon) <= high * (1 + 1e-9) + 1e-15
+
+
+@pytest.mark.parametrize("event", [DISCRETE[1][0], DISCRETE[4][0]], ids=str)
+@pytest.mark.parametrize("adjacency", ADJACENCIES)
+def test_discrete_laplace_and_gaussian_noise_equal_their_convolution(event: dp.Event, adjacency: Adjacency) -> None:
+    shift = 2 if adjacency == "replace" else 1
+    for epsilon in (0.0, 0.5, 2.0):
+        exact = max(gaussian_with(pair, 1.5, epsilon) for pair in pairs_of(event, adjacency))
+        low, high = bounds(adjacency, epsilon, (event, 1), (dp.Gaussian(1.5 * shift), 1))
+        assert low <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= high <= low * 1.001
+
+
+def test_many_steps_are_almost_continuous_and_large_epsilons_have_bounds() -> None:
+    for adjacency in ADJACENCIES:
+        fine = dp.Accountant(adjacency).compose(dp.DiscreteLaplace(2.0, 2000), 5).epsilon(1e-5)
+        assert fine == pytest.approx(dp.Accountant(adjacency).compose(dp.Laplace(2.0), 5).epsilon(1e-5), rel=1e-3)
+    found = dp.Accountant().compose(dp.DiscreteLaplace(0.01, 50)).epsilon(1e-5, bounds=True)
+    assert 99.9 < found.lower <= found.upper <= 100 + 1e-9
+    assert dp.Accountant().compose(dp.PoissonSampled(0.5, dp.DiscreteLaplace(1.0)), 3).delta(3.1) == 0.0
+
+
+def test_assumptions_name_the_steps() -> None:
+    words = dp.Accountant().compose(dp.DiscreteLaplace(2.5, 4)).compose(dp.DiscreteLaplace(2.0)).assumptions()
+    assert "discrete Laplace noise of scale 10 on integer contributions of 1-norm at most 4 whole steps" in words
+    assert "1-norm at most 1 whole step." in words

@@ -225,10 +225,10 @@ class NoiseLaw:
             log_density -= (x / self.scale) ** 2 / 2 + math.log(self.scale * math.sqrt(2 * math.pi))
         if self.direction == "swapped":
             w, log_density = w[w > 0], log_density[w > 0]
-        above = _mix(self.rate, w)
+        above = log_mixture(self.rate, w)
         if self.direction == "back":
             return np.exp(log_density), -above
-        losses = above if self.direction != "replaced" else above - _mix(self.rate, -w - 1 / self.scale**2)
+        losses = above if self.direction != "replaced" else above - log_mixture(self.rate, -w - 1 / self.scale**2)
         if self.direction != "swapped":
             return np.exp(log_density + above), losses
         masses = np.exp(np.append(log_density + above, log_density))
@@ -259,13 +259,13 @@ class NoiseLaw:
         """Return the loss where the noise has these values; of `swapped` the one that is not negative."""
         w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2
         if self.direction == "back":
-            return -_mix(self.rate, w)
+            return -log_mixture(self.rate, w)
         if self.direction == "replaced":
-            return _mix(self.rate, w) - _mix(self.rate, -w - 1 / self.scale**2)
-        return _mix(self.rate, w)
+            return log_mixture(self.rate, w) - log_mixture(self.rate, -w - 1 / self.scale**2)
+        return log_mixture(self.rate, w)
 
 
-def _mix(rate: float, w: Array) -> Array:
+def log_mixture(rate: float, w: Array) -> Array:
     """Return log(1 - rate + rate e^w)."""
     if rate == 1:
         return w.copy()
