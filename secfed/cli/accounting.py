@@ -205,7 +205,7 @@ def describe(event: dp.Event) -> str:
             return f"{type(event).__name__} of {event.clients}, variance {event.noise_variance:g}"
         case dp.ApproximateDP(epsilon, delta):
             return f"{type(event).__name__} ({epsilon:g}, {delta:g})"
-        case dp.ExponentialMechanism(epsilon):
+        case dp.ExponentialMechanism(epsilon) | dp.ZeroConcentrated(epsilon):
             return f"{type(event).__name__} {epsilon:g}"
         case dp.RandomizedResponse(epsilon, outcomes):
             return f"{type(event).__name__} {epsilon:g} of {outcomes}"

@@ -18,7 +18,7 @@ from secfed.dp.events import (
     SkellamSum,
 )
 from secfed.dp.ledger import Ledger
-from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
 
 __all__ = [
     "Accountant",
@@ -37,6 +37,7 @@ __all__ = [
     "PoissonSampled",
     "RandomizedResponse",
     "SkellamSum",
+    "ZeroConcentrated",
     "noise_multiplier",
     "release",
     "rounds",

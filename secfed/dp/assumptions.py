@@ -18,7 +18,7 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
-from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
 
 _ADJACENT = {
@@ -101,5 +101,7 @@ def _event(event: Event) -> str:
             f"a choice with probability proportional to exp({epsilon} utility / (2 sensitivity)), where no candidate's "
             "utility differs by more than the sensitivity between these data sets"
         )
+    if isinstance(event, ZeroConcentrated):
+        return f"something that is proved {as_given_or_down(event.rho, 6)}-zCDP between these data sets"
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

@@ -25,7 +25,7 @@ from secfed.dp.events import (
     NonPrivate,
     PoissonSampled,
 )
-from secfed.dp.mechanisms import ExponentialMechanism, Proved
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 from secfed.dp.responses import responses, sampled
 from secfed.errors import UnsupportedEventError
 
@@ -38,7 +38,7 @@ _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
 # Releases with a largest loss: beyond it their delta is what they may lose.
-_BOUNDED = Laplace | DiscreteLaplace | Proved
+_BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from secfed.dp.checks import check_between, check_count, check_rate, keep
-from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, Proved, RandomizedResponse
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, Proved, RandomizedResponse, ZeroConcentrated
 from secfed.errors import ConfigError
 
 Adjacency = Literal["add_remove", "replace"]
@@ -249,6 +249,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
         ApproximateDP,
         RandomizedResponse,
         ExponentialMechanism,
+        ZeroConcentrated,
         PoissonSampled,
         FixedSizeSampled,
         Composed,

@@ -13,6 +13,8 @@ from secfed.errors import ConfigError
 _MOST_EPSILON = 500.0
 # Below it differences are lost to rounding.
 _LEAST_RANGE = 1e-9
+# Beyond these ranges moments overflow, or are lost to rounding.
+_RHO = (1e-20, 1e6)
 # Whole numbers up to here are exact as floats.
 _MOST_OUTCOMES = 2**53
 
@@ -105,4 +107,28 @@ class ExponentialMechanism:
         keep(self, epsilon=check_between("epsilon", self.epsilon, _LEAST_RANGE, _MOST_EPSILON))
 
 
-Proved = ApproximateDP | RandomizedResponse | ExponentialMechanism
+@dataclass(frozen=True, slots=True)
+class ZeroConcentrated:
+    """A release that someone proved rho-zCDP for the adjacency that the accountant is asked for.
+
+    Its Renyi divergence of each order a above 1 is at most rho a. No more is known of it, so a composition with one
+    such release has upper values from moments only.
+
+    Args:
+        rho: From 1e-20 to 1e6, in nats.
+
+    Raises:
+        ConfigError: Rho is out of range.
+
+    Source:
+        Bun, Steinke: Concentrated Differential Privacy: Simplifications, Extensions, and Lower Bounds, TCC 2016,
+        Definition 1.1.
+    """
+
+    rho: float
+
+    def __post_init__(self) -> None:
+        keep(self, rho=check_between("rho", self.rho, *_RHO))
+
+
+Proved = ApproximateDP | RandomizedResponse | ExponentialMechanism | ZeroConcentrated

@@ -20,7 +20,7 @@ from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
-from secfed.dp.mechanisms import ExponentialMechanism, Proved
+from secfed.dp.mechanisms import ExponentialMechanism, Proved, ZeroConcentrated
 from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
@@ -198,6 +198,8 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
 def _proved(event: Proved, adjacency: Adjacency, betas: Array) -> Array:
     if isinstance(event, ExponentialMechanism):
         return _bounded_range(event.epsilon, betas)
+    if isinstance(event, ZeroConcentrated):
+        return np.asarray(betas * (1 + betas) * event.rho)
     mixture = responses(event, adjacency)
     assert mixture is not None
     return np.full_like(betas, math.inf) if mixture.lost else mixture.log_moment(betas)

@@ -77,6 +77,7 @@ EVENTS: list[dp.Event] = [
     dp.ApproximateDP(0.5),
     dp.RandomizedResponse(0.4, 5),
     dp.ExponentialMechanism(0.5),
+    dp.ZeroConcentrated(0.05),
     dp.DiscreteLaplace(3.0, 2),
 ]
 BAD = {
@@ -86,6 +87,8 @@ BAD = {
     "ApproximateDP delta": lambda: dp.ApproximateDP(1.0, -1e-9),
     "ApproximateDP all": lambda: dp.ApproximateDP(1.0, 1.0),
     "ApproximateDP text": lambda: dp.ApproximateDP("1"),  # type: ignore[arg-type]
+    "ZeroConcentrated none": lambda: dp.ZeroConcentrated(0.0),
+    "ZeroConcentrated huge": lambda: dp.ZeroConcentrated(1e7),
     "DiscreteLaplace noise": lambda: dp.DiscreteLaplace(0.009),
     "DiscreteLaplace none": lambda: dp.DiscreteLaplace(1.0, 0),
     "DiscreteLaplace half": lambda: dp.DiscreteLaplace(1.0, 1.5),  # type: ignore[arg-type]
@@ -111,7 +114,7 @@ def test_what_is_out_of_range_is_refused(name: str) -> None:
         BAD[name]()
 
 
-@pytest.mark.parametrize("event", EVENTS[:4], ids=str)
+@pytest.mark.parametrize("event", EVENTS[:5], ids=str)
 def test_a_release_that_is_not_one_of_a_sum_cannot_be_sampled(event: dp.Event) -> None:
     with pytest.raises(ConfigError, match="needs one release"):
         dp.PoissonSampled(0.1, event)  # type: ignore[arg-type]
@@ -453,3 +456,33 @@ def test_assumptions_name_the_steps() -> None:
     words = dp.Accountant().compose(dp.DiscreteLaplace(2.5, 4)).compose(dp.DiscreteLaplace(2.0)).assumptions()
     assert "discrete Laplace noise of scale 10 on integer contributions of 1-norm at most 4 whole steps" in words
     assert "1-norm at most 1 whole step." in words
+
+
+# --- zCDP ------------------------------------------------------------------------------------------------------------
+
+
+def test_zcdp_has_the_moments_of_gaussian_noise_and_no_lower_value() -> None:
+    """Gaussian noise of multiplier s is 1/(2 s^2)-zCDP, and no order says less of it (Bun, Steinke 2016)."""
+    proof, noise = dp.ZeroConcentrated(1 / 18), dp.Gaussian(3.0)
+    assert renyi.moments(proof, "replace", ORDERS) == pytest.approx(ORDERS / 18, rel=1e-14)
+    for others in ([], [dp.Gaussian(5.0)], [dp.ApproximateDP(0.1, 1e-7)], [dp.DiscreteLaplace(4.0, 3)], [SUM]):
+        found, same = dp.Accountant().compose(proof, 7), dp.Accountant().compose(noise, 7)
+        for other in others:
+            found.compose(other)
+            same.compose(other)
+        assert found.epsilon(1e-5, bounds=True).lower == 0 == found.delta(2.0, bounds=True).lower
+        assert found.epsilon(1e-5) == pytest.approx(same.rdp_epsilon(1e-5), rel=1e-9)
+        assert found.epsilon(1e-5) >= same.epsilon(1e-5)
+        assert found.delta(2.0) >= same.delta(2.0)
+
+
+def test_epsilon_of_zcdp_is_below_the_closed_form_of_bun_and_steinke() -> None:
+    for rho in (1e-20, 0.01, 1.0, 1e6):
+        upper = dp.Accountant("replace").compose(dp.ZeroConcentrated(rho)).epsilon(1e-6)
+        assert 0 <= upper <= rho + 2 * math.sqrt(rho * math.log(1e6))
+    assert dp.Accountant().compose(dp.ZeroConcentrated(0.01)).delta(1e6) > 0
+
+
+def test_assumptions_name_rho() -> None:
+    words = dp.Accountant().compose(dp.ZeroConcentrated(0.0123456789), 2).assumptions()
+    assert "2 releases: something that is proved 0.0123456-zCDP between these data sets." in words
