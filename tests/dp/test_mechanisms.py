@@ -486,3 +486,30 @@ def test_epsilon_of_zcdp_is_below_the_closed_form_of_bun_and_steinke() -> None:
 def test_assumptions_name_rho() -> None:
     words = dp.Accountant().compose(dp.ZeroConcentrated(0.0123456789), 2).assumptions()
     assert "2 releases: something that is proved 0.0123456-zCDP between these data sets." in words
+
+
+# --- together --------------------------------------------------------------------------------------------------------
+
+OTHERS: list[tuple[dp.Event, tuple[Law, Law]]] = [
+    (dp.ApproximateDP(0.5, 1e-10), proved(0.5, 1e-10)),
+    (dp.ApproximateDP(2.0, 0.02), proved(2.0, 0.02)),
+    (dp.RandomizedResponse(0.9, 4), answers(0.9, 4)),
+]
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.sampled_from(OTHERS), min_size=1, max_size=2),
+    st.floats(0.2, 5.0),
+    st.sampled_from([0.001, 0.1, 0.9]),
+    st.floats(0.0, 4.0),
+)
+def test_different_kinds_together_equal_the_sum_over_all_outcomes(
+    others: list[tuple[dp.Event, tuple[Law, Law]]], scale: float, rate: float, epsilon: float
+) -> None:
+    noisy = dp.DiscreteLaplace(scale, 2), dp.PoissonSampled(rate, dp.DiscreteLaplace(scale))
+    known = [pair for _, pair in others]
+    exact = brute_delta([*known, *(pairs_of(event, "replace")[0] for event in noisy)], epsilon)
+    low, high = bounds("replace", epsilon, *((event, 1) for event in noisy), *((event, 1) for event, _ in others))
+    assert low <= exact * (1 + 1e-10) + 1e-15
+    assert exact * (1 - 1e-10) <= high + 1e-15
