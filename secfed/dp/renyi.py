@@ -8,6 +8,7 @@ bound of K in both directions, its numerical error included, and shares nothing 
   line (an analytic integrand: the error falls exponentially with the number of nodes, and is added) or by
   Gauss-Legendre on the pieces of a Laplace density. Tiny moments are integrated as `u^a - 1 - a(u - 1)`, which is
   never negative: nothing cancels.
+* Pairs of few losses and bounded range: closed forms; sampled: finite sums.
 * Sums of integers: published bounds, sampled by a general theorem. Orders between whole numbers use that K is convex.
 """
 
