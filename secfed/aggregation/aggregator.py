@@ -24,7 +24,7 @@ from secfed.aggregation.transform import Transform
 from secfed.aggregation.weighted_mean import WeightedMean
 from secfed.crypto.entropy import SystemEntropy
 from secfed.crypto.prg import SEED_BYTES
-from secfed.dp.events import check_positive
+from secfed.dp.checks import check_positive
 from secfed.encoding.compression import Compression
 from secfed.encoding.flatten import Update, structure
 from secfed.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from secfed.dp.events import check_number, check_positive
+from secfed.dp.checks import check_number, check_positive
 from secfed.encoding.flatten import Structure, Update, arrays, combine, structure
 from secfed.errors import ConfigError, EncodingError
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secfed.aggregation.array_clips import LARGEST, LEAST, ArrayClips, Clip, as_clip, whole_norm
-from secfed.dp.events import check_count, check_number, check_positive
+from secfed.dp.checks import check_count, check_number, check_positive
 from secfed.dp.noise.distributed import Mechanism
 from secfed.errors import ConfigError
 

@@ -199,10 +199,16 @@ def describe(event: dp.Event) -> str:
             return f"{describe(inner)}, Poisson {rate:g}"
         case dp.FixedSizeSampled(cohort, population, inner):
             return f"{describe(inner)}, {cohort} of {population}"
-        case dp.Gaussian(noise) | dp.Laplace(noise):
+        case dp.Gaussian(noise) | dp.Laplace(noise) | dp.DiscreteLaplace(noise):
             return f"{type(event).__name__} {noise:g}"
         case dp.DiscreteGaussianSum() | dp.SkellamSum():
             return f"{type(event).__name__} of {event.clients}, variance {event.noise_variance:g}"
+        case dp.ApproximateDP(epsilon, delta):
+            return f"{type(event).__name__} ({epsilon:g}, {delta:g})"
+        case dp.ExponentialMechanism(epsilon) | dp.ZeroConcentrated(epsilon):
+            return f"{type(event).__name__} {epsilon:g}"
+        case dp.RandomizedResponse(epsilon, outcomes):
+            return f"{type(event).__name__} {epsilon:g} of {outcomes}"
         case dp.Composed(parts):
             return "; ".join(f"{count} x {describe(part)}" for part, count in parts)
     return type(event).__name__

@@ -8,6 +8,7 @@ from secfed.dp.calibration import noise_multiplier, release, rounds, sampling_ra
 from secfed.dp.events import (
     Composed,
     DiscreteGaussianSum,
+    DiscreteLaplace,
     Event,
     FixedSizeSampled,
     Gaussian,
@@ -17,20 +18,26 @@ from secfed.dp.events import (
     SkellamSum,
 )
 from secfed.dp.ledger import Ledger
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
 
 __all__ = [
     "Accountant",
+    "ApproximateDP",
     "Bounds",
     "Composed",
     "DiscreteGaussianSum",
+    "DiscreteLaplace",
     "Event",
+    "ExponentialMechanism",
     "FixedSizeSampled",
     "Gaussian",
     "Laplace",
     "Ledger",
     "NonPrivate",
     "PoissonSampled",
+    "RandomizedResponse",
     "SkellamSum",
+    "ZeroConcentrated",
     "noise_multiplier",
     "release",
     "rounds",

@@ -9,20 +9,10 @@ import numpy.typing as npt
 
 from secfed.dp import renyi, trade_off
 from secfed.dp.assumptions import assumptions
+from secfed.dp.checks import check_between, check_count, check_number
 from secfed.dp.composition import Composition
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.events import (
-    Adjacency,
-    Event,
-    PoissonSampled,
-    check_adjacency,
-    check_between,
-    check_count,
-    check_event,
-    check_number,
-    from_json,
-    to_json,
-)
+from secfed.dp.events import Adjacency, Event, PoissonSampled, check_adjacency, check_event, from_json, to_json
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError, UnsupportedEventError
 
@@ -124,7 +114,8 @@ class Accountant:
 
         Returns:
             The certified upper value, infinite if there is none; with `bounds` both. For discrete noise, whose law is
-            not that of the pair that bounds it, and where only moments are known (Skellam), the lower value is 0.
+            not that of the pair that bounds it, where only moments are known (Skellam), and with an exponential
+            mechanism, the lower value is 0.
 
         Raises:
             ConfigError: The delta is out of range.

@@ -9,6 +9,7 @@ from secfed.dp.events import (
     Adjacency,
     Composed,
     DiscreteGaussianSum,
+    DiscreteLaplace,
     Event,
     FixedSizeSampled,
     Gaussian,
@@ -17,6 +18,7 @@ from secfed.dp.events import (
     PoissonSampled,
     SkellamSum,
 )
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
 
 _ADJACENT = {
@@ -59,6 +61,10 @@ def _event(event: Event) -> str:
     if isinstance(event, Laplace):
         scale = as_given_or_up(event.noise_multiplier, 6)
         return f"Laplace noise of scale {scale} times clip_norm on contributions clipped in 1-norm"
+    if isinstance(event, DiscreteLaplace):
+        scale = as_given_or_up(event.noise_multiplier * event.sensitivity, 6)
+        steps = "1 whole step" if event.sensitivity == 1 else f"{event.sensitivity} whole steps"
+        return f"discrete Laplace noise of scale {scale} on integer contributions of 1-norm at most {steps}"
     if isinstance(event, DiscreteGaussianSum | SkellamSum):
         law = "discrete Gaussian" if isinstance(event, DiscreteGaussianSum) else "Skellam"
         return (
@@ -81,5 +87,21 @@ def _event(event: Event) -> str:
         return f"{_event(event.event)}; {cohort}, by secret chance"
     if isinstance(event, Composed):
         return "together, " + "; ".join(f"{_times(count)} of {_event(part)}" for part, count in event.events)
+    if isinstance(event, ApproximateDP):
+        delta = as_given_or_down(event.delta, 6)
+        return (
+            f"something that is proved ({as_given_or_down(event.epsilon, 6)}, {delta})-private between these data sets"
+        )
+    if isinstance(event, RandomizedResponse):
+        epsilon = as_given_or_down(event.epsilon, 6)
+        return f"randomised response of epsilon {epsilon} among {event.outcomes} answers, by each client itself"
+    if isinstance(event, ExponentialMechanism):
+        epsilon = as_given_or_down(event.epsilon, 6)
+        return (
+            f"a choice with probability proportional to exp({epsilon} utility / (2 sensitivity)), where no candidate's "
+            "utility differs by more than the sensitivity between these data sets"
+        )
+    if isinstance(event, ZeroConcentrated):
+        return f"something that is proved {as_given_or_down(event.rho, 6)}-zCDP between these data sets"
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from secfed.dp.accountant import check_budget
+from secfed.dp.checks import check_count, check_rate
 from secfed.dp.composition import Composition
-from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled, check_count, check_rate
+from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError
 

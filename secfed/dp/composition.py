@@ -11,12 +11,13 @@ from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import inversion, smoothed
 from secfed.dp.contour.inversion import Profile
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
-from secfed.dp.contour.pairs import Law, NoiseLaw
+from secfed.dp.contour.pairs import Law, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
 from secfed.dp.events import (
     Adjacency,
     Composed,
     DiscreteGaussianSum,
+    DiscreteLaplace,
     Event,
     FixedSizeSampled,
     Gaussian,
@@ -24,6 +25,8 @@ from secfed.dp.events import (
     NonPrivate,
     PoissonSampled,
 )
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
+from secfed.dp.responses import responses, sampled
 from secfed.errors import UnsupportedEventError
 
 # Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
@@ -34,6 +37,8 @@ _TIGHT = 1e-6
 _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
+# Releases with a largest loss: beyond it their delta is what they may lose.
+_BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Composition:
         adjacency: Which data sets are adjacent.
         events: What is composed, without `Composed`.
         directions: The pairs of distributions to compare, one or two; none with other noise than Gaussian.
-        pairs: The same as laws of any kind, where there is Laplace noise; none where only moments are known.
+        pairs: The same as laws of any kind, where there is another release; none where only moments are known.
         slack: Bound of |log| of the ratio of the true law's probabilities to those of the law that is accounted.
         exact: Whether the pairs are what the releases are; else they only bound them.
     """
@@ -72,7 +77,7 @@ class Composition:
                 continue
             found = _pair(event, adjacency)
             if found is None:
-                moments_only = True
+                moments_only, exact = True, exact and not isinstance(event, ExponentialMechanism)
                 renyi.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
                 continue
             kinds, rate, noise, loose = found
@@ -118,7 +123,7 @@ class Composition:
             smooth = [smoothed.epsilon_bounds(pairs, math.log(delta)) for pairs in self.pairs]
             low = max((each[0] for each in smooth), default=0.0)
             high = max((each[1] for each in smooth), default=math.inf)
-            return min(low, moments), min(high, moments)
+            return min(low, moments) if self.exact else 0.0, min(high, moments)
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
         low, high = 0.0, 0.0
@@ -148,9 +153,8 @@ class Composition:
             moments = renyi.delta(self.events.items(), self.adjacency, epsilon)
             smooth = [smoothed.delta_bounds(pairs, epsilon) for pairs in self.pairs]
             low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
-            # Laplace noise alone has a largest loss: beyond it delta is 0.
-            laplace = all(isinstance(_unsampled(event), Laplace) for event in self.events)
-            return max(0.0, low), max(0.0 if laplace else tiny, min(high, moments))
+            bounded = all(isinstance(_unsampled(event), _BOUNDED) for event in self.events)
+            return max(0.0, low) if self.exact else 0.0, max(0.0 if bounded else tiny, min(high, moments))
         low, high = -math.inf, -math.inf
         for direction in self.directions:
             at = max(epsilon - 2 * self.slack, 0.0)
@@ -233,9 +237,9 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
 def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
     """Return the laws of all releases in each direction; nothing where one of them has none."""
     found: list[list[tuple[Law, int]]] = []
-    # Unsampled noise is the same in both directions.
-    sampled = any(isinstance(event, PoissonSampled | FixedSizeSampled) for event in events)
-    for side in ("there", "back") if adjacency == "add_remove" and sampled else ("there",):
+    # What is not sampled is the same in both directions.
+    cohorts = any(isinstance(event, PoissonSampled | FixedSizeSampled) for event in events)
+    for side in ("there", "back") if adjacency == "add_remove" and cohorts else ("there",):
         laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
         found.append([(law, count) for law, count in laws if law is not None])
         if len(found[-1]) < len(laws):
@@ -244,6 +248,12 @@ def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[L
 
 
 def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
+    if isinstance(event, ExponentialMechanism):
+        return RangeLaw(event.epsilon)
+    if mixture := responses(event, adjacency):
+        return mixture.pair()
+    if isinstance(event, PoissonSampled | FixedSizeSampled) and (pair := sampled(event, adjacency, direction)):
+        return pair
     release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)
     if not isinstance(release, Gaussian | Laplace):
         return None

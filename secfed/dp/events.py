@@ -7,20 +7,21 @@ is normalised to one client: it says how much noise there is for a contribution 
 * `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+from secfed.dp.checks import check_between, check_count, check_rate, keep
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, Proved, RandomizedResponse, ZeroConcentrated
 from secfed.errors import ConfigError
 
 Adjacency = Literal["add_remove", "replace"]
 ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)
 # Beyond these ranges squares overflow, or differences are lost to rounding.
 _NOISE = (1e-6, 1e9)
+# Of discrete Laplace noise, below which rare masses are lost to rounding; and the most losses of one release.
+_LEAST_DISCRETE, _MOST_STEPS = 0.01, 4096
 _LENGTH = (1e-30, 1e30)
-_LEAST_RATE = 1e-15
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Gaussian:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,37 @@ class Laplace:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+
+
+@dataclass(frozen=True, slots=True)
+class DiscreteLaplace:
+    """A sum of integer vectors and discrete Laplace noise, released; reduction modulo anything costs nothing.
+
+    The noise is the two-sided geometric law: x with probability proportional to exp(-|x| / scale), in each coordinate.
+
+    Args:
+        noise_multiplier: Its scale in whole steps, divided by `sensitivity`; from 0.01 to 1e9.
+        sensitivity: Largest 1-norm of one client's integer vector, in whole steps; from 1 to 4096.
+
+    Raises:
+        ConfigError: A parameter is out of range.
+
+    Source:
+        Ghosh, Roughgarden, Sundararajan: Universally Utility-Maximizing Privacy Mechanisms, STOC 2009.
+    """
+
+    noise_multiplier: float
+    sensitivity: int = 1
+
+    def __post_init__(self) -> None:
+        keep(
+            self,
+            noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, _LEAST_DISCRETE, _NOISE[1]),
+            sensitivity=check_count("sensitivity", self.sensitivity),
+        )
+        if self.sensitivity > _MOST_STEPS:
+            raise ConfigError(f"sensitivity {self.sensitivity} must be at most {_MOST_STEPS}: there is a loss for each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +170,7 @@ class PoissonSampled:
     decisive_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        _keep(
+        keep(
             self,
             sampling_rate=check_rate(self.sampling_rate),
             decisive_probability=check_between("decisive_probability", self.decisive_probability, 0.0, 1.0),
@@ -165,7 +196,7 @@ class FixedSizeSampled:
     event: "Release"
 
     def __post_init__(self) -> None:
-        _keep(self, cohort=check_count("cohort", self.cohort), population=check_count("population", self.population))
+        keep(self, cohort=check_count("cohort", self.cohort), population=check_count("population", self.population))
         if self.cohort > self.population:
             raise ConfigError(f"cohort {self.cohort} is larger than the population {self.population}")
         check_rate(self.sampling_rate)
@@ -197,7 +228,7 @@ class Composed:
             raise ConfigError(f"found {self.events!r:.100}, needed pairs of an event and a count") from None
         for event, _ in listed:
             check_event(event)
-        _keep(self, events=tuple((event, check_count("count", count)) for event, count in listed))
+        keep(self, events=tuple((event, check_count("count", count)) for event, count in listed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +236,20 @@ class NonPrivate:
     """Something released without noise: there is no guarantee any more."""
 
 
-Release = Gaussian | Laplace | DiscreteGaussianSum | SkellamSum
-Event = Release | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
+Release = Gaussian | Laplace | DiscreteLaplace | DiscreteGaussianSum | SkellamSum
+Event = Release | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
 _KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
         Gaussian,
         Laplace,
+        DiscreteLaplace,
         DiscreteGaussianSum,
         SkellamSum,
+        ApproximateDP,
+        RandomizedResponse,
+        ExponentialMechanism,
+        ZeroConcentrated,
         PoissonSampled,
         FixedSizeSampled,
         Composed,
@@ -284,77 +320,8 @@ def _check_release(outer: str, event: object) -> None:
         raise ConfigError(f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), found {event!r:.100}")
 
 
-def check_number(name: str, number: Any) -> float:
-    """Return a real number, also one of NumPy, as a float.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise ConfigError(f"{name} {number!r:.100} must be a number")
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf  # type: ignore[operator]
-
-
-def check_positive(name: str, number: Any) -> float:
-    """Return a number as a float.
-
-    Raises:
-        ConfigError: It is none, or not positive and finite.
-    """
-    value = check_number(name, number)
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name} {number} must be a positive finite number")
-    return value
-
-
-def check_between(name: str, number: Any, least: float, most: float) -> float:
-    """Return a number as a float.
-
-    Raises:
-        ConfigError: It is none, or out of range.
-    """
-    value = check_number(name, number)
-    if not least <= value <= most:
-        raise ConfigError(f"{name} {value} must be from {least:g} to {most:g}")
-    return value
-
-
-def check_rate(number: Any) -> float:
-    """Return a sampling rate as a float.
-
-    Raises:
-        ConfigError: It is none, or out of range.
-    """
-    value = check_number("sampling_rate", number)
-    if not 0 < value <= 1:
-        raise ConfigError(f"sampling_rate {value} must be above 0 and at most 1")
-    if value < _LEAST_RATE:
-        raise ConfigError(f"sampling_rate {value} must be at least {_LEAST_RATE:g}")
-    return value
-
-
-def check_count(name: str, number: Any) -> int:
-    """Return a whole number of at least 1, also one of NumPy, as an int.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-        raise ConfigError(f"{name} {number!r:.100} must be a whole number of at least 1")
-    return int(number)
-
-
 def _check_integer_sum(event: DiscreteGaussianSum | SkellamSum) -> None:
     for name in ("noise_variance", "sensitivity", "sensitivity_l1"):
-        _keep(event, **{name: check_between(name, getattr(event, name), *_LENGTH)})
+        keep(event, **{name: check_between(name, getattr(event, name), *_LENGTH)})
     for name in ("clients", "dimension"):
-        _keep(event, **{name: check_count(name, getattr(event, name))})
-
-
-def _keep(event: object, **values: Any) -> None:
-    """Set fields of a frozen event to what a check made of them."""
-    for name, value in values.items():
-        object.__setattr__(event, name, value)
+        keep(event, **{name: check_count(name, getattr(event, name))})

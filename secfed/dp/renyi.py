@@ -8,6 +8,7 @@ bound of K in both directions, its numerical error included, and shares nothing 
   line (an analytic integrand: the error falls exponentially with the number of nodes, and is added) or by
   Gauss-Legendre on the pieces of a Laplace density. Tiny moments are integrated as `u^a - 1 - a(u - 1)`, which is
   never negative: nothing cancels.
+* Pairs of few losses and bounded range: closed forms; sampled: finite sums.
 * Sums of integers: published bounds, sampled by a general theorem. Orders between whole numbers use that K is convex.
 """
 
@@ -19,17 +20,20 @@ import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
-from secfed.dp.events import Adjacency, Composed, Event, FixedSizeSampled, Gaussian, Laplace, Release
+from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
+from secfed.dp.mechanisms import ExponentialMechanism, Proved, ZeroConcentrated
 from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
     SampledPair,
     SwappedPair,
     exp_rest,
+    finite_bound,
     log_expm1,
     log_mixture,
     pair_bound,
 )
+from secfed.dp.responses import geometric, responses, sampled, take_off
 from secfed.errors import ConfigError, UnsupportedEventError
 
 # Largest order for which a general theorem's sum is written out; above it only convexity is used.
@@ -57,10 +61,13 @@ def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: fl
     """
     if not 0 < delta < 1:
         raise ConfigError(f"delta {delta} must be above 0 and below 1")
-    parts = _merge(events, adjacency)
+    lost, parts = take_off(_merge(events, adjacency))
+    if not lost < delta * (1 - 1e-15):
+        return math.inf
+    log_left = math.log(delta * (1 - 1e-15) - lost) - math.log1p(-lost) if lost else math.log(delta)
 
     def curve(betas: Array) -> Array:
-        return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -math.log(delta)) / betas
+        return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -log_left) / betas
 
     return max(0.0, _smallest(curve, enough))
 
@@ -74,12 +81,13 @@ def delta(events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: fl
     """
     if not 0 <= epsilon < math.inf:
         raise ConfigError(f"epsilon {epsilon} must be at least 0 and finite")
-    parts = _merge(events, adjacency)
+    lost, parts = take_off(_merge(events, adjacency))
 
     def curve(betas: Array) -> Array:
         return _rounded_up(_total(parts, adjacency, betas), _conversion(betas), -betas * epsilon)
 
-    return math.exp(min(0.0, _smallest(curve, enough=-math.inf)))
+    found = math.exp(min(0.0, _smallest(curve, enough=-math.inf)))
+    return min(1.0, lost + (1 - lost) * found * (1 + 1e-15)) if lost else found
 
 
 def moments(event: Event, adjacency: Adjacency, orders: npt.ArrayLike) -> Array:
@@ -174,12 +182,41 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
             scale = release.noise_multiplier / (2.0 if fixed else 1.0)
             pair = ReplacedPair if replace and not fixed else SwappedPair if replace else SampledPair
             laplace = isinstance(release, Laplace)
-            sampled = np.array([pair_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
+            found = np.array([pair_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
+        elif isinstance(release, DiscreteLaplace):
+            pairs = [sampled(event, adjacency, side) for side in ("there", "back")]
+            atoms = [each.atoms(0.0) for each in pairs if each is not None]
+            found = np.array([max(finite_bound(*each, float(beta)) for each in atoms) for beta in betas])
         else:
-            sampled = _general(release, rate, betas, replace=replace, fixed=fixed)
+            found = _general(release, rate, betas, replace=replace, fixed=fixed)
         # The moment is jointly convex in both laws: sampling never makes it larger than this.
-        return np.asarray(np.minimum(sampled, log_mixture(rate, unsampled)))
+        return np.asarray(np.minimum(found, log_mixture(rate, unsampled)))
+    if isinstance(event, Proved):
+        return _proved(event, adjacency, betas)
     return _plain(event, 2.0 if replace else 1.0, betas)
+
+
+def _proved(event: Proved, adjacency: Adjacency, betas: Array) -> Array:
+    if isinstance(event, ExponentialMechanism):
+        return _bounded_range(event.epsilon, betas)
+    if isinstance(event, ZeroConcentrated):
+        return np.asarray(betas * (1 + betas) * event.rho)
+    mixture = responses(event, adjacency)
+    assert mixture is not None
+    return np.full_like(betas, math.inf) if mixture.lost else mixture.log_moment(betas)
+
+
+def _bounded_range(length: float, betas: Array) -> Array:
+    """Return K of losses in an interval of a given length: `docs/accountant.md`, section 2.3, has the proof.
+
+    The worst losses are the ends t and t - length of the worst interval, of which e^t has a closed form. What rounding
+    may take from it is added: where that counts, Hoeffding's bound is as good.
+    """
+    spread, top = -np.expm1(-(betas + 1) * length), -math.expm1(-length)
+    end = np.log(betas / (1 + betas) * spread) - np.log(-np.expm1(-betas * length))  # t - length
+    terms = [betas * length, betas * end, np.log(spread), -np.log1p(betas), np.full_like(betas, -math.log(top))]
+    worst = sum(terms) + 1e-14 * (1 + sum(np.abs(term) for term in terms))
+    return np.asarray(np.minimum(worst, betas * (1 + betas) * length**2 / 8))
 
 
 def _plain(release: Release, shift: float, betas: Array) -> Array:
@@ -189,6 +226,8 @@ def _plain(release: Release, shift: float, betas: Array) -> Array:
         return np.asarray(betas * alphas * (shift / release.noise_multiplier) ** 2 / 2)
     if isinstance(release, Laplace):
         return _laplace(shift / release.noise_multiplier, betas)
+    if isinstance(release, DiscreteLaplace):
+        return geometric(release, int(shift)).log_moment(betas)
     honest, variance = float(release.clients), release.noise_variance
     total, l1, l2 = honest * variance, shift * release.sensitivity_l1, shift * release.sensitivity
     if isinstance(release, kinds.SkellamSum):

@@ -60,6 +60,18 @@ def _log_sum(terms: Array) -> float:
     return most + math.log(float(np.exp(terms - most).sum())) if math.isfinite(most) else most
 
 
+def finite_bound(masses: npt.NDArray[np.float64], losses: npt.NDArray[np.float64], beta: float) -> float:
+    """Return K of a pair of laws given as probabilities under the first one and losses, both `(losses,)`.
+
+    e^K - 1 is the mean of u^a - 1 - a (u - 1) under the second law, u the ratio: nothing cancels.
+    """
+    some = (masses > 0) & (losses != 0)
+    if not some.any():
+        return 0.0
+    terms = np.log(masses[some]) - losses[some] + _log_rest(beta, losses[some])
+    return float(np.logaddexp(0.0, _log_sum(terms) + _INFLATION))
+
+
 def exp_rest(x: Array) -> Array:
     """Return e^x - 1 - x of x up to 1 in size; larger ones may come out as anything."""
     x = np.clip(x, -1.0, 1.0)

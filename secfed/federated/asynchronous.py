@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.aggregation.privacy import Privacy
-from secfed.dp.events import check_count
+from secfed.dp.checks import check_count
 from secfed.encoding.flatten import flatten, structure, unflatten
 from secfed.errors import ConfigError, EncodingError
 from secfed.federated.results import LocalUpdate, Model

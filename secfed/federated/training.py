@@ -15,7 +15,8 @@ from secfed.aggregation.cohort import as_mapping
 from secfed.aggregation.cohort_sizes import refusal_of_skips
 from secfed.aggregation.privacy import Privacy
 from secfed.dp.accountant import Accountant
-from secfed.dp.events import Adjacency, check_count
+from secfed.dp.checks import check_count
+from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger
 from secfed.encoding.flatten import flatten, structure, unflatten
 from secfed.errors import ConfigError, FaultyClientError, TooFewSurvivorsError

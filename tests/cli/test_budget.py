@@ -412,5 +412,10 @@ def test_every_kind_of_event_has_words() -> None:
         dp.SkellamSum(**parts): "SkellamSum of 7, variance 4",  # type: ignore[arg-type]
         dp.Composed(((noisy, 2), (dp.Laplace(2.0), 1))): "2 x Gaussian 1.5; 1 x Laplace 2",
         dp.NonPrivate(): "NonPrivate",
+        dp.ApproximateDP(0.5, 1e-6): "ApproximateDP (0.5, 1e-06)",
+        dp.RandomizedResponse(0.5, 3): "RandomizedResponse 0.5 of 3",
+        dp.ExponentialMechanism(0.5): "ExponentialMechanism 0.5",
+        dp.PoissonSampled(0.1, dp.DiscreteLaplace(2.0, 3)): "DiscreteLaplace 2, Poisson 0.1",
+        dp.ZeroConcentrated(0.5): "ZeroConcentrated 0.5",
     }
     assert {describe(event) for event in events} == set(events.values())

@@ -13,10 +13,16 @@ from secfed import dp
 from secfed.aggregation.privacy import CentralGaussian
 from secfed.errors import ConfigError
 
+REALS = (float, np.floating, Fraction)
 # Each takes one real number, for which 0.5 is good.
 REAL: dict[str, Callable[..., object]] = {
     "Gaussian": dp.Gaussian,
     "Laplace": dp.Laplace,
+    "DiscreteLaplace": dp.DiscreteLaplace,
+    "ApproximateDP": lambda x: dp.ApproximateDP(x, x),
+    "RandomizedResponse": dp.RandomizedResponse,
+    "ExponentialMechanism": dp.ExponentialMechanism,
+    "ZeroConcentrated": dp.ZeroConcentrated,
     "DiscreteGaussianSum": lambda x: dp.DiscreteGaussianSum(x, 10, 1.0, 2.0, 3),
     "SkellamSum": lambda x: dp.SkellamSum(1.0, 10, 1.0, x, 3),
     "PoissonSampled": lambda x: dp.PoissonSampled(x, dp.Gaussian(1.0)),
@@ -32,7 +38,8 @@ REAL: dict[str, Callable[..., object]] = {
     "trade_off": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).trade_off(x),
     "true_positive_rate": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).true_positive_rate(x),
     "mu": lambda x: dp.Accountant().compose(dp.PoissonSampled(0.5, dp.Gaussian(0.1))).mu(least_delta=x),
-    "renyi": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).renyi(x + 1 if x == 0.5 else x),
+    # An order is above 1; what is no number must come as it is.
+    "renyi": lambda x: dp.Accountant().compose(dp.Gaussian(1.0)).renyi(1 + x if isinstance(x, REALS) else x),
     "would_exceed": lambda x: dp.Accountant().would_exceed(dp.Gaussian(1.0), epsilon=x, delta=x),
     "remaining_rounds": lambda x: dp.Accountant().remaining_rounds(dp.Gaussian(9.0), epsilon=x, delta=1e-5),
     "noise_multiplier": lambda x: dp.noise_multiplier(epsilon=x, delta=x),
@@ -46,6 +53,8 @@ COUNT: dict[str, Callable[..., object]] = {
     "release": lambda n: dp.release(1.0, 0.5, "fixed", n),
     "clients": lambda n: dp.DiscreteGaussianSum(0.5, n, 1.0, 2.0, 3),
     "dimension": lambda n: dp.SkellamSum(0.5, 2, 1.0, 2.0, n),
+    "outcomes": lambda n: dp.RandomizedResponse(0.5, n),
+    "sensitivity": lambda n: dp.DiscreteLaplace(0.5, n),
     "Composed": lambda n: dp.Composed(((dp.Gaussian(1.0), n),)),
     "compose": lambda n: dp.Accountant().compose(dp.Gaussian(1.0), n).to_json(),
     "rounds": lambda n: dp.noise_multiplier(epsilon=1.0, delta=1e-5, rounds=n),

@@ -80,6 +80,28 @@ class Pair:
         self.certain = self.infinite
         self.most = float(self._losses.max(initial=-math.inf))
 
+    @classmethod
+    def of_losses(cls, masses: Array, losses: Array, infinite: float = 0.0) -> "Pair":
+        """Return the pair of which the losses are known better than a quotient of probabilities gives them.
+
+        Args:
+            masses: Probability under the first law of each loss, `(losses,)`; with `infinite` they sum to 1.
+            losses: Finite, `(losses,)`.
+            infinite: Probability of outcomes that only the first law has.
+
+        Raises:
+            ConfigError: The probabilities do not sum to 1.
+        """
+        total = float(masses.sum()) + infinite
+        if not (np.all(masses >= 0) and infinite >= 0 and abs(total - 1) <= 1e-9):
+            raise ConfigError(f"masses must be probabilities that sum to 1, found a sum of {total}")
+        pair = cls.__new__(cls)
+        some = masses > 0
+        pair._masses, pair._losses = masses[some], losses[some]
+        pair.infinite = pair.certain = infinite
+        pair.most = float(pair._losses.max(initial=-math.inf))
+        return pair
+
     def atoms(self, order: float) -> tuple[Array, Array]:
         """Return masses of P and losses; they serve for all orders."""
         return self._masses, self._losses
@@ -87,6 +109,58 @@ class Pair:
     def size(self, order: float) -> int:
         """Return how many losses there are."""
         return len(self._masses)
+
+    def delta(self, epsilon: float) -> tuple[float, float]:
+        """Return bounds of delta of one release at an epsilon of at least 0: a sum over the losses."""
+        larger = self._losses > epsilon
+        masses, losses = self._masses[larger], self._losses[larger]
+        value = float((-masses * np.expm1(epsilon - losses)).sum()) + self.infinite
+        # A relative error of each mass, and a few roundings of each loss.
+        error = MASS_ERROR * value + 4e-16 * float((masses * (1 + losses + epsilon)).sum())
+        return max(0.0, value - error), min(1.0, value + error)
+
+
+class RangeLaw:
+    """Loss of density e^{l/2} on [-length, length]: the worst where losses lie in an interval of that length.
+
+    Args:
+        length: The interval's length, above 0.
+
+    Attributes:
+        infinite, certain: 0.
+        most: The length.
+    """
+
+    def __init__(self, length: float) -> None:
+        self.infinite = self.certain = 0.0
+        self.most = length
+
+    def _pieces(self, order: float) -> int:
+        return math.ceil(min(2 * self.most * (order + 1) / _TURN, 1e9))
+
+    def size(self, order: float) -> int:
+        """Return about how many atoms there are."""
+        return len(_GAUSS[0]) * self._pieces(order)
+
+    def atoms(self, order: float) -> tuple[Array, Array]:
+        """Return masses of P and losses that serve for all sums of exp(z loss) with |z| up to an order."""
+        pieces = self._pieces(order)
+        half = self.most / pieces
+        points, weights = _GAUSS
+        centers = half * (2 * np.arange(pieces) + 1 - pieces)
+        losses = (centers[:, None] + half * points).ravel()
+        density = np.exp((losses - self.most) / 2) / (-2 * math.expm1(-self.most))
+        return np.tile(half * weights, pieces) * density, losses
+
+    def delta(self, epsilon: float) -> tuple[float, float]:
+        """Return bounds of delta of one release at an epsilon of at least 0: a closed form."""
+        if epsilon >= self.most:
+            return 0.0, 0.0
+        whole = -math.expm1(-self.most)
+        value = math.expm1((epsilon - self.most) / 2) ** 2 / whole
+        # What rounding of the difference does, and the rest.
+        error = 4e-16 * self.most / whole + 1e-14 * value
+        return max(0.0, value - error), min(1.0, value + error)
 
 
 class NoiseLaw:
@@ -151,10 +225,10 @@ class NoiseLaw:
             log_density -= (x / self.scale) ** 2 / 2 + math.log(self.scale * math.sqrt(2 * math.pi))
         if self.direction == "swapped":
             w, log_density = w[w > 0], log_density[w > 0]
-        above = _mix(self.rate, w)
+        above = log_mixture(self.rate, w)
         if self.direction == "back":
             return np.exp(log_density), -above
-        losses = above if self.direction != "replaced" else above - _mix(self.rate, -w - 1 / self.scale**2)
+        losses = above if self.direction != "replaced" else above - log_mixture(self.rate, -w - 1 / self.scale**2)
         if self.direction != "swapped":
             return np.exp(log_density + above), losses
         masses = np.exp(np.append(log_density + above, log_density))
@@ -185,13 +259,13 @@ class NoiseLaw:
         """Return the loss where the noise has these values; of `swapped` the one that is not negative."""
         w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2
         if self.direction == "back":
-            return -_mix(self.rate, w)
+            return -log_mixture(self.rate, w)
         if self.direction == "replaced":
-            return _mix(self.rate, w) - _mix(self.rate, -w - 1 / self.scale**2)
-        return _mix(self.rate, w)
+            return log_mixture(self.rate, w) - log_mixture(self.rate, -w - 1 / self.scale**2)
+        return log_mixture(self.rate, w)
 
 
-def _mix(rate: float, w: Array) -> Array:
+def log_mixture(rate: float, w: Array) -> Array:
     """Return log(1 - rate + rate e^w)."""
     if rate == 1:
         return w.copy()

@@ -14,7 +14,7 @@ import numpy as np
 from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
-from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw
+from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.path import ContourPath, periods
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
@@ -151,7 +151,7 @@ def _unbounded(pairs: Pairs) -> tuple[float, float]:
 def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
     """Return bounds of delta of a single release with a closed form; nothing for all else."""
     (law, count), *others = pairs
-    return law.delta(epsilon) if isinstance(law, NoiseLaw) and count == 1 and not others else None
+    return law.delta(epsilon) if isinstance(law, NoiseLaw | Pair | RangeLaw) and count == 1 and not others else None
 
 
 def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
@@ -163,7 +163,8 @@ def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
             middle = (low + high) / 2
             found = _alone(pairs, middle)
             low, high = (middle, high) if found and found[side] > delta else (low, middle)
-        ends.append((low, high)[side])
+        lost = _alone(pairs, max(0.0, _most(pairs)))
+        ends.append(math.inf if lost and lost[side] > delta else (low, high)[side])
     return ends[0], ends[1]
 
 

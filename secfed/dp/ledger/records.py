@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from secfed.dp import events
 from secfed.dp.accountant import Accountant
+from secfed.dp.checks import check_count
 from secfed.dp.events import Event
 from secfed.errors import ConfigError, StageError
 
@@ -133,7 +134,7 @@ def draft(event: Event, count: int, label: str) -> Entry:
         ConfigError: A parameter is wrong.
     """
     events.check_event(event)
-    count = events.check_count("count", count)
+    count = check_count("count", count)
     if count > _MOST_COUNT:
         raise ConfigError(f"count {count} must be at most {_MOST_COUNT}")
     if not isinstance(label, str) or not label.isprintable():

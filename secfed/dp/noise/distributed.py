@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
-from secfed.dp.events import DiscreteGaussianSum, SkellamSum, check_positive
+from secfed.dp.checks import check_positive
+from secfed.dp.events import DiscreteGaussianSum, SkellamSum
 from secfed.errors import ConfigError, TooFewSurvivorsError
 
 Mechanism = Literal["discrete_gaussian", "skellam"]

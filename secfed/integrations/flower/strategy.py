@@ -20,7 +20,8 @@ from flwr.serverapp.strategy import Strategy
 
 from secfed.aggregation import Decoded, Paillier, Privacy, SecAgg
 from secfed.dp.accountant import Accountant
-from secfed.dp.events import Adjacency, check_number
+from secfed.dp.checks import check_number
+from secfed.dp.events import Adjacency
 from secfed.dp.ledger import Ledger
 from secfed.errors import ConfigError, EncodingError, ProtocolError, SecFedError, TooFewSurvivorsError
 from secfed.federated.spending import Budget, Spending

@@ -1,0 +1,78 @@
+"""Checks of the numbers that events hold: each returns the number as a plain float or int, or refuses it."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from secfed.errors import ConfigError
+
+_LEAST_RATE = 1e-15
+
+
+def check_number(name: str, number: Any) -> float:
+    """Return a real number, also one of NumPy, as a float.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise ConfigError(f"{name} {number!r:.100} must be a number")
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf  # type: ignore[operator]
+
+
+def check_positive(name: str, number: Any) -> float:
+    """Return a number as a float.
+
+    Raises:
+        ConfigError: It is none, or not positive and finite.
+    """
+    value = check_number(name, number)
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name} {number} must be a positive finite number")
+    return value
+
+
+def check_between(name: str, number: Any, least: float, most: float) -> float:
+    """Return a number as a float.
+
+    Raises:
+        ConfigError: It is none, or out of range.
+    """
+    value = check_number(name, number)
+    if not least <= value <= most:
+        raise ConfigError(f"{name} {value} must be from {least:g} to {most:g}")
+    return value
+
+
+def check_rate(number: Any) -> float:
+    """Return a sampling rate as a float.
+
+    Raises:
+        ConfigError: It is none, or out of range.
+    """
+    value = check_number("sampling_rate", number)
+    if not 0 < value <= 1:
+        raise ConfigError(f"sampling_rate {value} must be above 0 and at most 1")
+    if value < _LEAST_RATE:
+        raise ConfigError(f"sampling_rate {value} must be at least {_LEAST_RATE:g}")
+    return value
+
+
+def check_count(name: str, number: Any) -> int:
+    """Return a whole number of at least 1, also one of NumPy, as an int.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ConfigError(f"{name} {number!r:.100} must be a whole number of at least 1")
+    return int(number)
+
+
+def keep(event: object, **values: Any) -> None:
+    """Set fields of a frozen event to what a check made of them."""
+    for name, value in values.items():
+        object.__setattr__(event, name, value)

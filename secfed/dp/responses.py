@@ -1,0 +1,165 @@
+"""Releases whose pair of laws is a mixture of randomised responses: few losses, the same in both directions.
+
+Both laws share a draw: with some probability everything is given away, else a loss l is drawn, and binary randomised
+response of that loss follows: the truth with probability e^l / (1 + e^l). Every pair of finitely many losses that is
+its own mirror image can be written so. `docs/accountant.md`, section 2.3, has the pairs.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logsumexp
+
+from secfed.dp.contour.pairs import Array, Pair, log_mixture
+from secfed.dp.events import Adjacency, DiscreteLaplace, Event, FixedSizeSampled, PoissonSampled
+from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
+from secfed.errors import UnsupportedEventError
+
+# Relative: more than sums of a few thousand terms and their exponentials lose.
+_INFLATION = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """A mixture of randomised responses.
+
+    Attributes:
+        losses: Loss of each response, at least 0, `(responses,)`.
+        weights: Probability of each, `(responses,)`; with `lost` they sum to 1.
+        lost: Probability that everything is given away.
+    """
+
+    losses: Array
+    weights: Array
+    lost: float = 0.0
+
+    def pair(self) -> Pair:
+        """Return the pair of laws, the same in both directions."""
+        losses = np.concatenate([self.losses, -self.losses])
+        return Pair.of_losses(np.tile(self.weights, 2) * expit(losses), losses, self.lost)
+
+    def log_moment(self, betas: npt.ArrayLike) -> Array:
+        """Return K, which is b times the Renyi divergence of order 1 + b, of what remains if nothing is lost.
+
+        Of one response it is log(cosh((b + 1/2) l) / cosh(l / 2)). The quotient less 1 is a product, in which nothing
+        cancels: 2 sinh((b + 1) l / 2) sinh(b l / 2) / cosh(l / 2).
+
+        Args:
+            betas: Numbers above 0, `(orders,)`.
+
+        Returns:
+            `(orders,)`, rounded up.
+        """
+        beta = np.asarray(betas, np.float64)[:, None]
+        some = (self.losses > 0) & (self.weights > 0)
+        if not some.any():
+            return np.zeros(len(beta))
+        loss, share = self.losses[some], self.weights[some] / self.weights.sum()
+        terms = np.log(share) + beta * loss - np.log1p(np.exp(-loss))
+        terms += np.log(-np.expm1(-(beta + 1) * loss)) + np.log(-np.expm1(-beta * loss))
+        return np.asarray(np.logaddexp(0.0, logsumexp(terms, axis=1)) * (1 + _INFLATION))
+
+
+def responses(event: Event, adjacency: Adjacency) -> Responses | None:
+    """Return the mixture of a release, or nothing where its pair is none.
+
+    Raises:
+        UnsupportedEventError: The event has no bound under this adjacency.
+    """
+    if isinstance(event, ApproximateDP):
+        return Responses(np.array([event.epsilon]), np.array([1 - event.delta]), event.delta)
+    if isinstance(event, RandomizedResponse):
+        if adjacency != "replace":
+            raise UnsupportedEventError(
+                f"{event} has no bound under adjacency {adjacency!r}: whether the client answered is seen; needed "
+                "adjacency 'replace'"
+            )
+        # Two of the answers are true in one of both worlds; all others say nothing. Divided by e^epsilon.
+        lie = math.exp(-event.epsilon)
+        total = 1 + (event.outcomes - 1) * lie
+        weights = np.array([(1 + lie) / total, (event.outcomes - 2) * lie / total])
+        return Responses(np.array([event.epsilon, 0.0]), weights)
+    if isinstance(event, DiscreteLaplace):
+        return geometric(event, 2 if adjacency == "replace" else 1)
+    return None
+
+
+def geometric(event: DiscreteLaplace, shift: int) -> Responses:
+    """Return the mixture of discrete Laplace noise around two integers, `shift` times the sensitivity apart."""
+    far = shift * event.sensitivity
+    here = _masses(event, far)
+    there = here[::-1]
+    losses = (2 * np.arange(far + 1) - far) / (event.noise_multiplier * event.sensitivity)
+    some = 2 * np.arange(far + 1) > far
+    weights = here[some] + there[some]
+    if far % 2:
+        return Responses(losses[some], weights)
+    return Responses(np.append(losses[some], 0.0), np.append(weights, here[far // 2]))
+
+
+def sampled(event: PoissonSampled | FixedSizeSampled, adjacency: Adjacency, direction: str) -> Pair | None:
+    """Return the pair of sampled discrete Laplace noise, or nothing for other noise.
+
+    Args:
+        event: The release.
+        adjacency: Which data sets are adjacent.
+        direction: "there" or "back"; it matters under `"add_remove"` only.
+    """
+    release, rate = event.event, event.sampling_rate
+    if not isinstance(release, DiscreteLaplace):
+        return None
+    if rate == 1:
+        return geometric(release, 2 if adjacency == "replace" or isinstance(event, FixedSizeSampled) else 1).pair()
+    step = release.noise_multiplier * release.sensitivity
+    if adjacency == "replace" and isinstance(event, PoissonSampled):
+        # Around -far, 0 and far, on the outcomes from -far and below to far and above.
+        far = release.sensitivity
+        x = np.arange(-far, far + 1)
+        absent = np.exp(-np.abs(x) / step) * math.tanh(0.5 / step)
+        absent[[0, -1]] = _masses(release, far)[-1]
+        apart = _masses(release, 2 * far)
+        present = apart[::-1]  # around far
+        towards, away = ((np.abs(x) - np.abs(x - sign * far)) / step for sign in (1, -1))
+        losses = log_mixture(rate, towards) - log_mixture(rate, away)
+        return Pair.of_losses((1 - rate) * absent + rate * present, losses)
+    far = release.sensitivity * (2 if isinstance(event, FixedSizeSampled) else 1)
+    absent = _masses(release, far)
+    mixed = (1 - rate) * absent + rate * absent[::-1]
+    losses = log_mixture(rate, (2 * np.arange(far + 1) - far) / step)
+    if adjacency == "replace":
+        more = losses > 0
+        masses = np.concatenate([mixed[more], absent[more]])
+        rest = max(0.0, 1 - float(masses.sum()))
+        return Pair.of_losses(np.append(masses, rest), np.concatenate([losses[more], -losses[more], [0.0]]))
+    return Pair.of_losses(mixed, losses) if direction == "there" else Pair.of_losses(absent, -losses)
+
+
+def _masses(event: DiscreteLaplace, far: int) -> Array:
+    """Return the probabilities of the noise around 0: of 0 and below, 1, 2, ..., and of `far` and above."""
+    step = event.noise_multiplier * event.sensitivity
+    masses = np.exp(-np.arange(far + 1) / step) * math.tanh(0.5 / step)
+    end = expit(1 / step)
+    masses[0], masses[-1] = end, end * math.exp(-far / step)
+    return masses
+
+
+def take_off(events: Mapping[Event, int]) -> tuple[float, dict[Event, int]]:
+    """Take the deltas of proved releases off: what remains if none of them gives everything away has moments.
+
+    Args:
+        events: Each event and how often.
+
+    Returns:
+        A bound of the probability that one gives everything away, and the events without that.
+    """
+    log_kept, left = 0.0, dict[Event, int]()
+    for event, count in events.items():
+        rest = event
+        if isinstance(event, ApproximateDP) and event.delta:
+            log_kept += count * math.log1p(-event.delta)
+            rest = ApproximateDP(event.epsilon)
+        left[rest] = left.get(rest, 0) + count
+    return min(1.0, -math.expm1(log_kept) * (1 + _INFLATION)), left
