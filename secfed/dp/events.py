@@ -62,7 +62,7 @@ class Laplace:
 class DiscreteLaplace:
     """A sum of integer vectors and discrete Laplace noise, released; reduction modulo anything costs nothing.
 
-    The noise is the two-sided geometric law: x with probability proportional to exp(-|x| / scale), in each coordinate.
+    The noise is the two-sided geometric law, exp(-abs(x) / scale) up to a factor, in each coordinate.
 
     Args:
         noise_multiplier: Its scale in whole steps, divided by `sensitivity`; from 0.01 to 1e9.
