@@ -45,8 +45,8 @@ def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[f
     delta, (certain, infinite) = math.exp(log_delta), _unbounded(pairs)
     if certain >= delta:
         return math.inf, math.inf
-    # What may be without bound is taken off above, and counts for nothing below.
-    goals = np.log([delta + infinite - certain, max(delta - infinite, 1e-320)])
+    # Losses without bound are taken off delta. Those that may be, or may be 0, are taken off above and added below.
+    goals = np.log([delta - certain + (infinite - certain), max(delta - infinite, 1e-320)])
     if _alone(pairs, 0.0):
         return _invert(pairs, delta)
     moments = ladder(pairs, goals[1], None)
@@ -114,11 +114,11 @@ def delta_bounds(pairs: Pairs, epsilon: float) -> tuple[float, float]:
         guess = value
     # What counts as without bound above may be a loss of 0 as well: it is taken off below.
     lost = infinite - certain
-    return max(0.0, certain + (1 - infinite) * max(0.0, low - lost)), min(1.0, high + infinite)
+    return certain + max(0.0, low - lost), min(1.0, high + infinite)
 
 
 def from_releases(releases: Releases, log_delta: float) -> list[tuple[Law, int]] | None:
-    """Return the laws of sampled Gaussian releases; what is rarer than a millionth of delta is without bound.
+    """Return the laws of sampled Gaussian releases; what is rarer than 1e-7 of delta is without bound.
 
     Returns:
         Nothing where probabilities would underflow.
@@ -276,13 +276,13 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
     mu2 = 2 * (30 + float(loss[best])) / frequency**2
     empty = np.empty(0)
     path = ContourPath(order, period, frequency, None, 1.0, empty, empty)
-    line = _line(pairs, path, mu2)
-    rows = line.plus(Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0), np.zeros(1))
+    cgf = _cgf(pairs, path, mu2)
+    rows = cgf.plus(Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0), np.zeros(1))
     log = moments.log + mu2 * moments.order * (moments.order + 1) / 2
     return assemble(rows, None, path, moments.order, log[None], mu2)
 
 
-def _line(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
+def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
     """Evaluate K of the releases and of the tiny one along a contour."""
     step = 2 * math.pi / path.period
     across = math.ceil(math.sqrt(math.ceil(path.frequency / step) + 1))
