@@ -58,7 +58,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 # The workflow's defaults, as `session` uses them; in `client` there is no server that would send them.
 CLIPPING, LEVELS, MODULUS, MAX_WEIGHT = 8.0, 2**22, 2**32, 1000.0
-# One quantisation step is 16 / 2**22 = 3.8e-6; a wrong mask gives errors of order 1 and more.
+# One quantization step is 16 / 2**22 = 3.8e-6; a wrong mask gives errors of order 1 and more.
 ERROR_LIMIT = 1e-4
 
 
@@ -82,7 +82,7 @@ def measure_client(length: int, neighbors: int, repeats: int) -> dict:
         parts = quantize(arith.parameters_multiply([vector], weight / LEVELS), CLIPPING, LEVELS)
         parts = arith.factor_combine(weight, parts)
         shapes = [a.shape for a in parts]
-        quantise_seconds = process_time() - start
+        quantize_seconds = process_time() - start
 
         parts = arith.parameters_addition(parts, pseudo_rand_gen(os.urandom(32), MODULUS, shapes))
         agree_seconds = 0.0
@@ -97,14 +97,14 @@ def measure_client(length: int, neighbors: int, repeats: int) -> dict:
             parts = combine(parts, mask)
         parts = arith.parameters_mod(parts, MODULUS)
         total = process_time() - start
-        runs.append((total, quantise_seconds, agree_seconds))
+        runs.append((total, quantize_seconds, agree_seconds))
 
     upload = sum(len(ndarray_to_bytes(a)) for a in parts)
     return {
         "what": "client",
         "seconds": statistics.median(r[0] for r in runs),
         "all": [r[0] for r in runs],
-        "quantise_seconds": statistics.median(r[1] for r in runs),
+        "quantize_seconds": statistics.median(r[1] for r in runs),
         "key_agreement_seconds": statistics.median(r[2] for r in runs),
         "length": length,
         "neighbors": neighbors,

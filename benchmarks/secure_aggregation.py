@@ -93,7 +93,7 @@ def client_against_flower() -> Iterator[Line]:
 
     def ours() -> (
         None
-    ):  # the peer's stage: quantise, agree on masks, mask, write; the shares come already opened there, here not
+    ):  # the peer's stage: quantize, agree on masks, mask, write; the shares come already opened there, here not
         client = secagg.Client.from_bytes(saved, threads=1)
         client._vector = fixed.encode(values, 500, seed=os.urandom(32))
         client.receive(request)
@@ -103,7 +103,7 @@ def client_against_flower() -> Iterator[Line]:
     ratio = theirs["seconds"] / seconds
     upload = packed_bytes(length, fixed.modulus_bits) / length
     yield Line(
-        "the same with key agreement and quantisation, against Flower's own client functions",
+        "the same with key agreement and quantization, against Flower's own client functions",
         "at least 6 times less CPU",
         f"{ratio:.1f} times",
         ratio >= 6,

@@ -131,7 +131,7 @@ def rotate_back(config, rotated, seed):
     return v[:config["size"]]
 
 
-# ================================================================ section 8: conditional randomised rounding
+# ================================================================ section 8: conditional randomized rounding
 
 def largest_square(step, clip_norm, dimension):
     """Sections 8.1 and 8.2; refuses bad parameters."""

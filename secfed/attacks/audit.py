@@ -130,7 +130,7 @@ def one_run_tail(canaries: int, guesses: int, correct: int, epsilon: float, delt
     P[W >= v] + 2 * canaries * delta * max over i of P[v - i <= W < v] / i.
 
     Only to be used where P[W >= v] is at most 1/2, as `audit` does: there it is at least twice as careful in delta as
-    what the argument at `_mu_from_guesses` proves. Elsewhere it may be too small: take randomised response of three
+    what the argument at `_mu_from_guesses` proves. Elsewhere it may be too small: take randomized response of three
     bits that, when all three would be wrong, turns one.
 
     Source:

@@ -94,7 +94,7 @@ def _event(event: Event) -> str:
         )
     if isinstance(event, RandomizedResponse):
         epsilon = as_given_or_down(event.epsilon, 6)
-        return f"randomised response of epsilon {epsilon} among {event.outcomes} answers, by each client itself"
+        return f"randomized response of epsilon {epsilon} among {event.outcomes} answers, by each client itself"
     if isinstance(event, ExponentialMechanism):
         epsilon = as_given_or_down(event.epsilon, 6)
         return (

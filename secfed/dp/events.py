@@ -1,7 +1,7 @@
 """What was released: events, from which the accountant computes a guarantee.
 
 The unit of privacy is a client: two data sets are adjacent if they differ in all the data of one client. Every event
-is normalised to one client: it says how much noise there is for a contribution whose norm is at most `clip_norm`.
+is normalized to one client: it says how much noise there is for a contribution whose norm is at most `clip_norm`.
 
 * `"add_remove"`: one data set has a client that the other has not; the sum then moves by at most `clip_norm`.
 * `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from secfed.dp.checks import check_between, check_count, keep
 from secfed.errors import ConfigError
 
-# Beyond it the rarer answer of a randomised response is lost to rounding.
+# Beyond it the rarer answer of a randomized response is lost to rounding.
 _MOST_EPSILON = 500.0
 # Below it differences are lost to rounding.
 _LEAST_RANGE = 1e-9
@@ -50,7 +50,7 @@ class ApproximateDP:
 
 @dataclass(frozen=True, slots=True)
 class RandomizedResponse:
-    """The answer of one client to a question, randomised by the client itself: a local release.
+    """The answer of one client to a question, randomized by the client itself: a local release.
 
     The client tells the truth with probability e^epsilon / (e^epsilon + outcomes - 1), else one of the other answers,
     each with the same probability. Under `"replace"` the guarantee holds against whoever sees which client answered

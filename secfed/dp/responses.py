@@ -1,6 +1,6 @@
-"""Releases whose pair of laws is a mixture of randomised responses: few losses, the same in both directions.
+"""Releases whose pair of laws is a mixture of randomized responses: few losses, the same in both directions.
 
-Both laws share a draw: with some probability everything is given away, else a loss l is drawn, and binary randomised
+Both laws share a draw: with some probability everything is given away, else a loss l is drawn, and binary randomized
 response of that loss follows: the truth with probability e^l / (1 + e^l). Every pair of finitely many losses that is
 its own mirror image can be written so. `docs/accountant.md`, section 2.3, has the pairs.
 """
@@ -24,7 +24,7 @@ _INFLATION = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """A mixture of randomised responses.
+    """A mixture of randomized responses.
 
     Attributes:
         losses: Loss of each response, at least 0, `(responses,)`.

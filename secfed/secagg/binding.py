@@ -37,7 +37,7 @@ def survivors(session: bytes, members: bytes) -> bytes:
 
 
 def commitment(session: bytes, client_id: int, self_seed: bytes) -> bytes:
-    """Return the hash that lets the server recognise the self seed."""
+    """Return the hash that lets the server recognize the self seed."""
     return hashlib.sha256(LABEL + b"commitment" + session + _u32(client_id) + self_seed).digest()
 
 

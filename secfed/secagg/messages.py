@@ -57,7 +57,7 @@ class ShareKeysResponse(Message):
 
     kind: ClassVar[int] = 4
     session_id: Annotated[bytes, HASH_BYTES]  # so that a slow answer is not taken for one of a later session
-    commitment: Annotated[bytes, HASH_BYTES]  # to the self seed: lets the server recognise wrong shares of it
+    commitment: Annotated[bytes, HASH_BYTES]  # to the self seed: lets the server recognize wrong shares of it
     sealed: bytes  # column over the other holders
 
 

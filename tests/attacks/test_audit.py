@@ -78,7 +78,7 @@ def test_tail_is_not_below_what_is_proved(canaries: int, guesses: int) -> None:
 
 
 def test_tail_holds_for_every_mechanism_that_was_drawn() -> None:
-    """Mechanisms on three coins, anything near randomised response; their delta is computed, not assumed."""
+    """Mechanisms on three coins, anything near randomized response; their delta is computed, not assumed."""
     random = np.random.default_rng(1)
     outcomes = np.array(list(itertools.product((0, 1), repeat=3)))
     right = (outcomes[:, None, :] == outcomes[None, :, :]).sum(axis=2)

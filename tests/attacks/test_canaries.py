@@ -214,7 +214,7 @@ def test_too_small_a_claim_of_epsilon_is_refuted() -> None:
 
 
 def lattice(seed: int, modulus_bits: int) -> tuple[Release, float, float]:
-    """Signs, rotation, randomised rounding, Skellam noise, a sum that wraps, and back; the multiplier, the rounding."""
+    """Signs, rotation, randomized rounding, Skellam noise, a sum that wraps, and back; the multiplier, the rounding."""
     step, clients, variance = CLIP / 400, CLIENTS, 90_000 / CLIENTS
 
     def rotated(values: np.ndarray) -> np.ndarray:

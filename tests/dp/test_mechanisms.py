@@ -198,7 +198,7 @@ def test_assumptions_name_what_was_proved_rounded_to_the_safe_side() -> None:
     assert "3 releases: something that is proved (0.123456, 1e-06)-private" in words
 
 
-# --- randomised response ---------------------------------------------------------------------------------------------
+# --- randomized response ---------------------------------------------------------------------------------------------
 
 
 def answers(epsilon: float, outcomes: int) -> tuple[Law, Law]:
@@ -210,7 +210,7 @@ def answers(epsilon: float, outcomes: int) -> tuple[Law, Law]:
 
 
 @pytest.mark.parametrize(("epsilon", "outcomes", "count"), [(1.0, 2, 5), (0.5, 3, 4), (2.0, 7, 2), (0.3, 4, 1)])
-def test_randomised_responses_equal_the_sum_over_all_answers(epsilon: float, outcomes: int, count: int) -> None:
+def test_randomized_responses_equal_the_sum_over_all_answers(epsilon: float, outcomes: int, count: int) -> None:
     event = dp.RandomizedResponse(epsilon, outcomes)
     for share in (0.0, 0.3, 0.8):
         exact = brute_delta([answers(epsilon, outcomes)] * count, share * count * epsilon)
@@ -218,7 +218,7 @@ def test_randomised_responses_equal_the_sum_over_all_answers(epsilon: float, out
         assert low <= exact * (1 + 1e-11) and exact * (1 - 1e-11) <= high <= exact * 1.005 + 1e-15
 
 
-def test_a_randomised_response_and_a_gaussian_release_equal_their_convolution() -> None:
+def test_a_randomized_response_and_a_gaussian_release_equal_their_convolution() -> None:
     for epsilon in (0.0, 0.5, 2.0):
         exact = gaussian_with(answers(1.0, 5), 1.5, epsilon)
         low, high = bounds("replace", epsilon, (dp.RandomizedResponse(1.0, 5), 1), (dp.Gaussian(3.0), 1))
@@ -226,7 +226,7 @@ def test_a_randomised_response_and_a_gaussian_release_equal_their_convolution() 
 
 
 @pytest.mark.parametrize("outcomes", [2, 3, 40])
-def test_moments_of_a_randomised_response_are_those_of_its_pair(outcomes: int) -> None:
+def test_moments_of_a_randomized_response_are_those_of_its_pair(outcomes: int) -> None:
     found = renyi.moments(dp.RandomizedResponse(1.3, outcomes), "replace", ORDERS)
     assert found == pytest.approx([moment(answers(1.3, outcomes), order) for order in ORDERS], rel=1e-10)
 
@@ -238,7 +238,7 @@ def test_two_answers_are_a_proved_release_and_more_answers_cost_less() -> None:
     assert costs[0] > costs[1] > costs[2]
 
 
-def test_randomised_response_is_refused_where_a_client_may_be_absent() -> None:
+def test_randomized_response_is_refused_where_a_client_may_be_absent() -> None:
     accountant = dp.Accountant().compose(dp.RandomizedResponse(1.0)).compose(dp.Gaussian(1.0))
     for ask in (lambda: accountant.epsilon(1e-5), lambda: accountant.delta(1.0), lambda: accountant.renyi(2.0)):
         with pytest.raises(UnsupportedEventError, match="client answered is seen; needed adjacency 'replace'"):
@@ -247,7 +247,7 @@ def test_randomised_response_is_refused_where_a_client_may_be_absent() -> None:
 
 def test_assumptions_name_the_answers() -> None:
     words = dp.Accountant("replace").compose(dp.RandomizedResponse(0.5, 3)).assumptions()
-    assert "1 release: randomised response of epsilon 0.5 among 3 answers, by each client itself." in words
+    assert "1 release: randomized response of epsilon 0.5 among 3 answers, by each client itself." in words
 
 
 # --- exponential mechanism -------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def bounds_delta(events: list[tuple[Event, int]], adjacency: Adjacency, epsilon:
 
 
 def binary(chance: float) -> Pair:
-    """Randomised response that tells the truth with this probability."""
+    """Randomized response that tells the truth with this probability."""
     return Pair([chance, 1 - chance], [1 - chance, chance])
 
 
@@ -68,14 +68,14 @@ def binary_delta(chance: float, rounds: int, epsilon: float) -> float:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(("chance", "rounds"), [(0.6, 10), (0.75, 30), (0.52, 200)])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.55])
-def test_randomised_response_equals_the_binomial_sum(chance: float, rounds: int, share: float) -> None:
+def test_randomized_response_equals_the_binomial_sum(chance: float, rounds: int, share: float) -> None:
     epsilon = share * rounds * math.log(chance / (1 - chance))
     exact = binary_delta(chance, rounds, epsilon)
     lower, upper = smoothed.delta_bounds([(binary(chance), rounds)], epsilon)
     assert lower <= exact <= upper and upper - lower <= 5e-3 * exact
 
 
-def test_randomised_response_has_the_right_epsilon_down_to_tiny_deltas() -> None:
+def test_randomized_response_has_the_right_epsilon_down_to_tiny_deltas() -> None:
     for delta in (0.1, 1e-5, 1e-30):
         lower, upper = pairs_epsilon([(binary(0.52), 100)], delta)
         assert binary_delta(0.52, 100, upper) <= delta <= binary_delta(0.52, 100, lower)

@@ -110,9 +110,9 @@ def _error(
 ) -> Reals:
     """Bound the error of E[exp((t + iu) loss)] relative to E[exp(t loss)], at each u; shape `(n, k)`."""
     top = float(at[-1])
-    quadrature = found.discretisation(order, top, stretch) + found.truncation(order, moment)
+    quadrature = found.discretization(order, top, stretch) + found.truncation(order, moment)
     if stretch > 1:
-        quadrature += found.discretisation(order, top)
+        quadrature += found.discretization(order, top)
     moved = np.minimum(2.0, at * (tilted * np.abs(centred)).sum(axis=1)[:, None])
     lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-order * found.loss, 700.0)))).sum(axis=1))
     rounding = moved * (found.loss.shape[1] + 100) + 200 * lifted[:, None]

@@ -54,7 +54,7 @@ class PairNodes(Nodes):
         left = (order + 1 + self.frequency) ** 2 * gain**2 * np.exp((order + 1) * gain) * (first - 0.5)
         return np.asarray(right + left * 0.4 / laws.noise)
 
-    def discretisation(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
+    def discretization(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
         """Bound the error of the trapezoid rule relative to E[exp(t loss)]; see `Nodes`."""
         best = np.full(len(self.laws), np.inf)
         for turn in _TURNS:

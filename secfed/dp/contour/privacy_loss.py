@@ -132,7 +132,7 @@ class Nodes:
         with np.errstate(over="ignore"):
             return np.exp(left - log_moment) + np.exp(right - log_moment)
 
-    def discretisation(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
+    def discretization(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
         """Bound the error of the trapezoid rule relative to E[exp(t loss)], up to an imaginary part.
 
         Args:

@@ -25,7 +25,7 @@ Mechanism = Literal["discrete_gaussian", "skellam"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
 
 # What noise of whole numbers needs beyond a Gaussian's variance s^2, in square steps. Discrete Gaussian: it is, as good
-# as exactly, a randomised rounding of a Gaussian of variance less 1.5^2. Skellam: with 2.25 more its Renyi bound is
+# as exactly, a randomized rounding of a Gaussian of variance less 1.5^2. Skellam: with 2.25 more its Renyi bound is
 # below the Gaussian's at all whole orders, as (1 + 2.25/m)/m <= 1/s^2 for m = s^2 + 2.25 (integer vectors: the 1-norm
 # is at most the square of the Euclidean norm).
 NOISE_MARGIN = 2.25
