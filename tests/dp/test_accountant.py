@@ -461,3 +461,16 @@ def test_json_of_a_wrong_parameter_is_refused_in_the_words_of_its_event() -> Non
     saved = {"kind": "PoissonSampled", "sampling_rate": 1.5, "event": {"kind": "Gaussian", "noise_multiplier": 1.0}}
     with pytest.raises(ConfigError, match=r"^sampling_rate 1.5 must be above 0 and at most 1$"):
         events.from_json(saved)
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "rounds"), [(1e-3, 0.8, 300), pytest.param(3e-4, 1.0, 200, marks=pytest.mark.slow)]
+)
+def test_curve_where_losses_are_rare_is_that_of_single_queries(rate: float, noise: float, rounds: int) -> None:
+    """There contours cut off the losses near 0, which rows of a curve must not share."""
+    curve = dp.Accountant().compose(poisson(noise, rate), rounds).curve(1e-5)
+    assert (np.diff(curve) >= -1e-9 * curve[1:]).all()
+    for count in (2, 5, 9, 20, 45, 100, rounds):
+        low, high = dp.Accountant().compose(poisson(noise, rate), count).epsilon(1e-5, bounds=True)
+        assert low <= curve[count - 1] * (1 + 1e-12)
+        assert curve[count - 1] <= high * (1 + 2e-5)

@@ -130,6 +130,8 @@ def assemble(
     Returns:
         The contour.
     """
+    if (path.cut is None) != (below is None):
+        raise ValueError("a path with a cut needs what lies below it, and one without has none")
     at, _ = frequencies(path)
     z = path.order + 1j * at
     kernel = 1 / (z * (z + 1))
