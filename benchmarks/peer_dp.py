@@ -31,13 +31,18 @@ Query = Callable[[Groups, float], dict[str, float]]
 
 # What a peer may take beyond its imports: 8 GiB, so that the machine survives.
 MEMORY = 8 << 30
-# Queries below so many seconds of CPU are asked twice; the shorter time counts.
+# A query that takes less CPU than this, in seconds, is asked twice; the shorter time counts.
 SHORT = 0.5
 WARM_UP: tuple[Groups, float] = ([(0.02, 2.0, 3)], 1e-3)
 
 
 def measured(query: Callable[[], dict[str, Any]], seconds: int, memory: int = MEMORY) -> dict[str, Any]:
-    """Run a query in a forked process, which may take so many (wall) seconds, and hold so many bytes of data.
+    """Run a query in a forked process.
+
+    Args:
+        query: The query.
+        seconds: Most wall seconds that it may take.
+        memory: Most bytes of data that it may hold.
 
     Returns:
         What the query returned, and `cpu` (CPU seconds) and `memory` (bytes by which the peak resident set grew);

@@ -28,7 +28,7 @@ from secfed.secagg.rehearsal import client_times
 MARKER, END = "<!-- measured -->", "<!-- end of measured -->"
 SESSIONS, COHORTS = (100, 1_000, 10_000), (100, 1_000, 10_000, 100_000, 1_000_000)
 LENGTH = 1_000
-# One of so many clients falls silent, in each of the stages in turn.
+# One client in this many falls silent, in each of the stages in turn.
 SILENT = 20
 CORRUPT = DROPOUTS = 1 / SILENT
 

@@ -36,7 +36,7 @@ class WeightedMeanParameters(Message):
         )
 
     def numbers(self, values: int) -> tuple[float, int, int, int]:
-        """Return clip, bits, clients and largest weight, for updates of so many values.
+        """Return clip, bits, clients and largest weight, for updates with a number of values.
 
         Raises:
             FaultyServerError: T2, the server's update has another number of values.

@@ -172,7 +172,7 @@ class Composition:
         return least, max(most, tiny)
 
     def floor(self, delta: float) -> float:
-        """Return a cheap lower bound of epsilon: whoever sees all releases sees each of them."""
+        """Return a cheap lower bound of epsilon: an observer of all releases sees each of them."""
         return max((inversion.epsilon_of(one, math.log(delta))[0] for one in self._alone()), default=0.0)
 
     def exceeds(self, epsilon: float, delta: float) -> bool:

@@ -53,7 +53,7 @@ class RandomizedResponse:
     """The answer of one client to a question, randomized by the client itself: a local release.
 
     The client tells the truth with probability e^epsilon / (e^epsilon + outcomes - 1), else one of the other answers,
-    each with the same probability. Under `"replace"` the guarantee holds against whoever sees which client answered
+    each with the same probability. Under `"replace"` the guarantee holds against anybody who sees which client answered
     what. Under `"add_remove"` there is none: whether the client answered is seen, and its answer is there or not.
 
     Args:

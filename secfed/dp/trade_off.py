@@ -103,7 +103,7 @@ class TradeOff:
             hit.append(_above(1 - least))
             miss_above.append(most)
             hit_below.append(_below(1 - most))
-        # Whoever guesses without looking does as well as this.
+        # A guess without looking does as well as this.
         lower, upper = max(miss), min(max(miss_above), _above(1 - rate))
         least, most = max(min(hit_below), rate), min(1.0, max(min(hit), rate))
         return (min(lower, upper), upper), (least, max(least, most))
