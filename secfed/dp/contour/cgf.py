@@ -36,6 +36,12 @@ class Cgf:
     wrong: Reals = field(repr=False)
     tail: float
 
+    def alone(self) -> "CgfRows":
+        """Return it as the only row."""
+        return CgfRows(
+            np.array([self.log]), np.array([self.mean]), self.exponent[None], self.wrong[None], np.array([self.tail])
+        )
+
     def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
         """Add another composition some number of times, `(rows,)`."""
         return CgfRows(
@@ -58,7 +64,7 @@ class CgfRows:
     tail: Reals
 
 
-def line(releases: Releases, path: ContourPath, tolerance: float) -> tuple[Cgf, Cgf | None]:
+def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[Cgf, Cgf | None]:
     """Evaluate K along a contour.
 
     Args:
@@ -67,7 +73,7 @@ def line(releases: Releases, path: ContourPath, tolerance: float) -> tuple[Cgf, 
         tolerance: Error aimed at in K.
 
     Returns:
-        The line, and with a cut that of what lies below it; its K(t) is relative to the whole's.
+        K of the whole, and with a cut that of what lies below it; its K(t) is relative to the whole's.
     """
     at, across = frequencies(path)
     order, top, step = path.order, float(at[-1]), float(at[1])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp.contour.cgf import Cgf, CgfRows, Complexes, line
+from secfed.dp.contour.cgf import Cgf, CgfRows, Complexes, evaluate
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, frequencies
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
@@ -109,9 +109,8 @@ def build(releases: Releases, moments: Moments, path: ContourPath, goal: float) 
     Returns:
         The contour, of one row.
     """
-    one, below = line(releases, path, goal / 4)
-    empty = Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0)
-    return assemble(one.plus(empty, np.zeros(1)), below, path, moments.order, moments.log[None])
+    one, below = evaluate(releases, path, goal / 4)
+    return assemble(one.alone(), below, path, moments.order, moments.log[None])
 
 
 def assemble(

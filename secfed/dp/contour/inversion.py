@@ -9,7 +9,7 @@ from numpy.polynomial import Polynomial
 
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import smoothed
-from secfed.dp.contour.cgf import line
+from secfed.dp.contour.cgf import evaluate
 from secfed.dp.contour.integral import Contour, assemble, build
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, choose, shortest, work
@@ -80,9 +80,7 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     except NoOrderError:
         return _smoothed_delta(releases, epsilon, -50.0)
     chernoff = float(moments.exponent(epsilon).min())
-    means, logs = moments.saddle()
-    ranked = np.argsort(means)
-    guess = min(float(np.interp(epsilon, means[ranked], logs[ranked])), chernoff)
+    guess = min(moments.log_delta_guess(epsilon), chernoff)
     at, effort = np.array([epsilon]), Effort(releases)
     best = (-np.inf, min(chernoff, 0.0))
     for goal in (_ROUGH, GOAL):
@@ -120,9 +118,7 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
     except NoOrderError:
         return _meet(unsampled(), smooth(_FINE_GAP))
     best = (-np.inf, moments.epsilon_bound(log_delta))
-    means, logs = moments.saddle()
-    ranked = np.argsort(-logs)
-    guess = min(float(np.interp(-log_delta, -logs[ranked], means[ranked])), best[1])
+    guess = min(moments.epsilon_guess(log_delta), best[1])
     effort, tried = Effort(releases), None
     # Mostly the first guess is near enough for a contour that says it all, or says where the next one must be.
     found: float | None = None
@@ -268,17 +264,18 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
         upper[lower] = floor[lower]
     if len(counts) > 2 and not np.isfinite(upper).all():
         moments = Moments.of(last, float(log_delta[-1]), None)
-        means, logs = moments.saddle()
-        ranked = np.argsort(-logs)
         end = float(log_delta[-1])
-        guess = min(float(np.interp(-end, -logs[ranked], means[ranked])), moments.epsilon_bound(end))
+        guess = min(moments.epsilon_guess(end), moments.epsilon_bound(end))
         effort = Effort(last)
         guess = _near(last, moments, end, guess, effort) or guess
         fine = choose(last, moments, guess, end, _CURVE_GOAL)
         if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
             # The shortest composition fades last.
             fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
-            one, two = line(base, fine, _CURVE_GOAL / 4)[0], line(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0]
+            one, two = (
+                evaluate(base, fine, _CURVE_GOAL / 4)[0],
+                evaluate(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0],
+            )
             log_moments = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
 
             def rows(which: npt.NDArray[np.intp]) -> Contour:

@@ -63,6 +63,20 @@ def log_chernoff(order: Reals) -> Reals:
     return np.asarray(order * np.log(order) - (order + 1) * np.log1p(order))
 
 
+def chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> Reals:
+    """Return Chernoff's bound of epsilon, or of the logarithm of delta, at each order.
+
+    Args:
+        columns: The orders, and K at each; shape `(2 or more, m)`.
+        log_delta: Logarithm of delta, where epsilon is asked.
+        epsilon: Used where there is no delta.
+    """
+    exponent = columns[1] + log_chernoff(columns[0])
+    if log_delta is not None:
+        return np.asarray((exponent - log_delta) / columns[0])
+    return np.asarray(exponent - columns[0] * (epsilon or 0.0))
+
+
 @dataclass(frozen=True, slots=True)
 class Moments:
     """K, its slope and its curvature at a ladder of orders, shape `(m,)` each, ascending."""
@@ -91,8 +105,7 @@ class Moments:
             first, last = first - 6, first
             columns = _ladder(releases, start * _RUNG ** np.arange(first, last))
         while True:
-            orders, logs = columns[0], columns[1] + log_chernoff(columns[0])
-            bound = (logs - log_delta) / orders if log_delta is not None else logs - orders * (epsilon or 0.0)
+            orders, bound = columns[0], chernoff(columns, log_delta, epsilon)
             best = int(np.argmin(bound))
             if bound[best] <= enough:
                 return cls(*columns)
@@ -131,6 +144,18 @@ class Moments:
         scale = np.sqrt(self.variance / 2)
         size = 0.5 * (erfcx(self.order * scale) - erfcx((self.order + 1) * scale))
         return self.mean, self.log - self.order * self.mean + np.log(np.maximum(size, 1e-300))
+
+    def epsilon_guess(self, log_delta: float) -> float:
+        """Estimate epsilon at a delta: to start with, no bound."""
+        means, logs = self.saddle()
+        ranked = np.argsort(-logs)
+        return float(np.interp(-log_delta, -logs[ranked], means[ranked]))
+
+    def log_delta_guess(self, epsilon: float) -> float:
+        """Estimate the logarithm of delta at an epsilon: to start with, no bound."""
+        means, logs = self.saddle()
+        ranked = np.argsort(means)
+        return float(np.interp(epsilon, means[ranked], logs[ranked]))
 
 
 def _ladder(releases: Releases, orders: Reals) -> Reals:

@@ -43,10 +43,10 @@ class ContourPath:
     order: float
     period: float
     frequency: float
-    cut: float | None
-    stretch: float
-    rest_orders: Reals = field(repr=False)
-    rest: Reals = field(repr=False)
+    cut: float | None = None
+    stretch: float = 1.0
+    rest_orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
+    rest: Reals = field(default_factory=lambda: np.empty(0), repr=False)
 
 
 def choose(
@@ -75,11 +75,10 @@ def choose(
     work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7
     best = int(np.argmin(np.where(np.isfinite(work), work, np.inf)))
     order, width = float(orders[best]), float(period[best])
-    # The tail is exp(fade) / (pi U) in units of exp(K(t) - t epsilon).
+    # The tail is exp(tail) / (pi U) in units of exp(K(t) - t epsilon).
     allowed = log_delta + np.log(goal / 4) - (moments.log[best] - order * epsilon)
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
-    nothing = np.empty(0)
-    simple = ContourPath(order, width, start, None, 1.0, nothing, nothing)
+    simple = ContourPath(order, width, start)
     tail = _Tail(releases, order, 1.0)
     frequency = start
     for _ in range(8):

@@ -13,9 +13,9 @@ import numpy as np
 
 from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, assemble
-from secfed.dp.contour.moments import Moments, Releases, log_chernoff
+from secfed.dp.contour.moments import Moments, Releases, chernoff, log_chernoff
 from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
-from secfed.dp.contour.path import ContourPath, periods
+from secfed.dp.contour.path import ContourPath, frequencies, periods
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
 Pairs = Sequence[tuple[Law, int]]
@@ -51,15 +51,14 @@ def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[f
         return _invert(pairs, delta)
     moments = ladder(pairs, goals[1], None)
     if moments is None:
-        ends = [
-            _one_loss(pairs)[0] + math.log1p(-min(math.exp(goal) / _one_loss(pairs)[1], 1 - 1e-16)) for goal in goals
-        ]
+        loss, mass = _one_loss(pairs)
+        ends = [loss + math.log1p(-min(math.exp(goal) / mass, 1 - 1e-16)) for goal in goals]
         low, high = (max(0.0, end + sign * 1e-12 * (1 + abs(end))) for end, sign in zip(ends, (-1, 1), strict=True))
         return low, high if delta > infinite else math.inf
     low, high = 0.0, math.inf
     if delta > infinite:
         high = max(0.0, min(_most(pairs), moments.epsilon_bound(goals[1]) if len(moments.order) else math.inf))
-    guess, spent = _guess(moments, goals[0]) if len(moments.order) else 0.0, 0
+    guess, spent = moments.epsilon_guess(goals[0]) if len(moments.order) else 0.0, 0
     least = 1e-3 * math.sqrt(moments.variance[0]) if len(moments.order) else 0.0
     while spent <= _MOST_SPENT:
         if guess < least:
@@ -99,8 +98,7 @@ def delta_bounds(pairs: Pairs, epsilon: float) -> tuple[float, float]:
         return certain, 1.0
     low, high = 0.0, math.exp(min(float(moments.exponent(epsilon).min()), 0.0))
     guess = math.log(max(high, 1e-320))
-    means, logs = moments.saddle()
-    guess = min(guess, float(np.interp(epsilon, means, logs)))
+    guess = min(guess, moments.log_delta_guess(epsilon))
     for _ in range(_TRIES):
         contour = build(pairs, moments, epsilon, guess)
         if contour is None:
@@ -182,7 +180,7 @@ def _one_loss(pairs: Pairs) -> tuple[float, float]:
 
 def ladder(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Moments | None:
     """Evaluate K on both sides of the order that suits Chernoff's bound; nothing where there is only one loss."""
-    squares = sum(count * _columns([(law, 1)], np.zeros(1))[2][0] for law, count in pairs)
+    squares = _columns(pairs, np.zeros(1))[2][0]
     if not squares > 0:
         return None
     start, first, last = 0.1 / math.sqrt(squares), -10, -10
@@ -197,7 +195,7 @@ def ladder(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Mome
         piece = np.array([orders, *_columns(pairs, orders)])
         columns = np.concatenate([columns, piece] if up else [piece, columns], axis=1)
         first, last = min(first, int(rungs[0])), max(last, int(rungs[-1]) + 1)
-        best = int(np.argmin(_chernoff(columns, log_delta, epsilon)))
+        best = int(np.argmin(chernoff(columns, log_delta, epsilon)))
         if 4 <= best < columns.shape[1] - 5:
             break
     # Where a rare participation takes over, the best order is between two of them: look there, and once more.
@@ -208,16 +206,8 @@ def ladder(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Mome
         close = np.geomspace(near[0], near[-1], 18)[1:-1]
         columns = np.concatenate([columns, np.array([close, *_columns(pairs, close)])], axis=1)
         columns = columns[:, np.unique(columns[0], return_index=True)[1]]
-        best = int(np.argmin(_chernoff(columns, log_delta, epsilon)))
+        best = int(np.argmin(chernoff(columns, log_delta, epsilon)))
     return Moments(*columns)
-
-
-def _chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> Reals:
-    """Return Chernoff's bound of epsilon, or of the logarithm of delta, at each order."""
-    exponent = columns[1] + log_chernoff(columns[0])
-    if log_delta is not None:
-        return np.asarray((exponent - log_delta) / columns[0])
-    return np.asarray(exponent - columns[0] * (epsilon or 0.0))
 
 
 def _columns(pairs: Pairs, orders: Reals) -> Reals:
@@ -234,12 +224,6 @@ def _columns(pairs: Pairs, orders: Reals) -> Reals:
             variance = float((tilted * (losses - mean) ** 2).sum()) / total
             columns[:, i] += count * np.array([math.log(total) + top, mean, variance])
     return columns
-
-
-def _guess(moments: Moments, log_delta: float) -> float:
-    means, logs = moments.saddle()
-    ranked = np.argsort(-logs)
-    return float(np.interp(-log_delta, -logs[ranked], means[ranked]))
 
 
 def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap: float = _GAP) -> Contour | None:
@@ -274,19 +258,15 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
     # A few steps at least, none of them far beyond the last frequency.
     period = max(period, 32 * math.pi / frequency)
     mu2 = 2 * (30 + float(loss[best])) / frequency**2
-    empty = np.empty(0)
-    path = ContourPath(order, period, frequency, None, 1.0, empty, empty)
-    cgf = _cgf(pairs, path, mu2)
-    rows = cgf.plus(Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0), np.zeros(1))
+    path = ContourPath(order, period, frequency)
     log = moments.log + mu2 * moments.order * (moments.order + 1) / 2
-    return assemble(rows, None, path, moments.order, log[None], mu2)
+    return assemble(_cgf(pairs, path, mu2).alone(), None, path, moments.order, log[None], mu2)
 
 
 def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
     """Evaluate K of the releases and of the tiny one along a contour."""
-    step = 2 * math.pi / path.period
-    across = math.ceil(math.sqrt(math.ceil(path.frequency / step) + 1))
-    at, order = np.arange(float(across**2)) * step, path.order
+    at, across = frequencies(path)
+    order = path.order
     log, mean = mu2 * order * (order + 1) / 2, mu2 * (order + 0.5)
     whole, wrong = (-0.5 * mu2 * at**2).astype(np.complex128), np.zeros(len(at))
     for law, count in pairs:
@@ -297,7 +277,7 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
         total = float(tilted.sum())
         tilted /= total
         center = float((tilted * losses).sum())
-        wave, inexact = waves(tilted[None], (losses - center)[None], step, across)
+        wave, inexact = waves(tilted[None], (losses - center)[None], float(at[1]), across)
         whole += count * log1p(wave)[0]
         moved = np.minimum(2.0, at * float((tilted * np.abs(losses - center)).sum()))
         error = MASS_ERROR + inexact[0] + moved * ((len(losses) + 100) * ROUNDOFF)
