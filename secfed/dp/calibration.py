@@ -7,6 +7,7 @@ from typing import Literal
 from secfed.dp.accountant import check_budget
 from secfed.dp.checks import check_count, check_rate
 from secfed.dp.composition import Composition
+from secfed.dp.contour.inversion import WarmStart
 from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError
@@ -186,19 +187,21 @@ def _falling(
         at, step = min(at + step, high), 2 * step
     if at >= right and best is not None:
         at = (left + right) / 2
-    before: tuple[float, float] | None = None
+    known_values: list[tuple[float, float]] = []
     slope = 1.5
     tries, width = 0, _UNKNOWN
+    starts = (WarmStart(), WarmStart())
     while tries < _MOST_TRIES:
-        lower, upper = composed(at).epsilon(delta)
+        lower, upper = composed(at).epsilon(delta, starts)
         if upper > 0:
             # An epsilon of 0 does not say how near the engines are to each other.
             width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
         tries += _SLOW if width > _WIDE else 1
         value = math.inf if upper == math.inf else math.log(max(upper, 1e-300) / budget)
-        if before is not None and abs(value) < _FAR and before[1] != value:
-            slope = min(max((before[1] - value) / (at - before[0]), 1e-3), 1e3)
-        before = (at, value) if abs(value) < _FAR else None
+        if abs(value) < _FAR:
+            if known_values and known_values[-1][1] != value:
+                slope = min(max((known_values[-1][1] - value) / (at - known_values[-1][0]), 1e-3), 1e3)
+            known_values = [*known_values[-2:], (at, value)]
         if value > 0:
             left = max(left, at)
             if at >= high:
@@ -214,10 +217,21 @@ def _falling(
         if right - left <= max(_ACCURACY, min(0.03 * width, _LOOSE)):
             break
         # Aimed a little to the right, so that the budget is kept; where a step leads out of the bracket, it is halved.
-        at = at + value / slope + _ACCURACY / 4 if before else math.inf
-        if not left < at < right:
-            at = (left + right) / 2
+        for aimed in (_where_zero(known_values), at + value / slope, (left + right) / 2):
+            if left < aimed + _ACCURACY / 4 < right:
+                at = aimed + _ACCURACY / 4
+                break
     return best
+
+
+def _where_zero(points: list[tuple[float, float]]) -> float:
+    """Return where the parabola through the last three (argument, value) pairs, or the line through two, is 0.
+
+    The argument is the parabola's value: inverse interpolation. Infinite where there is none.
+    """
+    if len(points) < 2 or len({value for _, value in points}) < len(points):
+        return math.inf
+    return sum(at * math.prod(other / (other - value) for _, other in points if other != value) for at, value in points)
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float | None:

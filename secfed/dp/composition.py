@@ -1,7 +1,7 @@
 """Events to pairs of distributions, and each composition to the engine that is exact for it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import inversion, smoothed
-from secfed.dp.contour.inversion import Profile
+from secfed.dp.contour.inversion import Profile, WarmStart
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
 from secfed.dp.contour.pairs import Law, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
@@ -112,8 +112,13 @@ class Composition:
         """
         return Composition.of([*self.events.items(), (event, count)], self.adjacency)
 
-    def epsilon(self, delta: float) -> tuple[float, float]:
-        """Return lower and upper bounds of epsilon."""
+    def epsilon(self, delta: float, starts: Sequence[WarmStart] = ()) -> tuple[float, float]:
+        """Return lower and upper bounds of epsilon.
+
+        Args:
+            delta: Above 0 and below 1.
+            starts: In a search, from where to start, one for each direction: see `WarmStart`.
+        """
         if not self.events:
             return 0.0, 0.0
         if not self.private:
@@ -127,10 +132,10 @@ class Composition:
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
         low, high = 0.0, 0.0
-        for direction in self.directions:
+        for i, direction in enumerate(self.directions):
             if high and _chernoff(direction, low, log_delta) <= log_delta:
                 continue
-            found = _epsilon(direction, log_delta)
+            found = _epsilon(direction, log_delta, start=starts[i] if starts else None)
             low, high = max(low, found[0]), max(high, found[1])
         high += 2 * self.slack
         if high == math.inf or high - low > _TIGHT * high:
@@ -323,12 +328,14 @@ def _profile(releases: Releases) -> Profile | None:
     return None
 
 
-def _epsilon(releases: Releases, log_delta: float, goal: float = inversion.GOAL) -> tuple[float, float]:
+def _epsilon(
+    releases: Releases, log_delta: float, goal: float = inversion.GOAL, start: WarmStart | None = None
+) -> tuple[float, float]:
     if math.log(releases.variation) <= log_delta:
         return 0.0, 0.0
     profile = _profile(releases)
     if profile is None:
-        low, high = inversion.epsilon_bounds(releases, log_delta, goal)
+        low, high = inversion.epsilon_bounds(releases, log_delta, goal, start)
     else:
         low, high = inversion.epsilon_of(profile, log_delta)
     return max(low, 0.0), max(high, 0.0)

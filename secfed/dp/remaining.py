@@ -3,6 +3,7 @@
 import math
 
 from secfed.dp.composition import Composition
+from secfed.dp.contour.inversion import WarmStart
 from secfed.dp.events import Event
 
 
@@ -17,7 +18,8 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
     while refused > low.bit_length():
         power = (low.bit_length() + refused) // 2
         low, refused = (1 << power, refused) if after(1 << power).ceiling(delta, epsilon) <= epsilon else (low, power)
-    value = after(low).epsilon(delta)[1]
+    starts = (WarmStart(), WarmStart())
+    value = after(low).epsilon(delta, starts)[1]
     if value > epsilon:
         return 0
     high, above, width, factor = most + 1, math.inf, 0.0, 2
@@ -34,7 +36,7 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
             share = math.log(epsilon / value) / math.log(above / value)
             at = round(math.exp(math.log(max(low, 1)) * (1 - share) + math.log(high) * share))
         at = min(max(at, low + 1), high - 1)
-        lower, found = after(at).epsilon(delta)
+        lower, found = after(at).epsilon(delta, starts)
         width = math.log(found / lower) if lower > 0 and found < math.inf else 0.0
         low, value, high, above = (at, found, high, above) if found <= epsilon else (low, value, at, found)
     return low

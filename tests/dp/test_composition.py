@@ -7,6 +7,7 @@ from scipy.special import log_ndtr, ndtr
 
 from secfed import dp
 from secfed.dp.composition import Composition
+from secfed.dp.contour.inversion import WarmStart
 from secfed.dp.events import Adjacency
 from secfed.errors import UnsupportedEventError
 
@@ -32,6 +33,26 @@ def slack_of(event: dp.DiscreteGaussianSum) -> float:
     """The slack of `docs/accountant.md`, section 6, summed term by term."""
     terms = [math.exp(-2 * math.pi**2 * event.noise_variance * k / (k + 1)) for k in range(1, event.clients)]
     return event.dimension * (4 * math.exp(-4.5 * math.pi**2) + 5 * math.fsum(terms))
+
+
+@pytest.mark.parametrize("kind", ["poisson", "replace", "cohort"])
+@pytest.mark.parametrize(("rate", "rounds", "noises"), [(1e-3, 100, (0.58, 0.575, 0.4, 2.0)), (0.02, 2000, (1, 1.01))])
+def test_a_warm_start_changes_no_answer(kind: str, rate: float, rounds: int, noises: tuple[float, ...]) -> None:
+    """Also where the contour has a cut (rare participation), and where the composition before was far off."""
+    starts = (WarmStart(), WarmStart())
+    for noise in noises:
+        gaussian = dp.Gaussian(noise)
+        event = dp.PoissonSampled(rate, gaussian)
+        if kind == "cohort":
+            event = dp.FixedSizeSampled(round(rate * 1000), 1000, gaussian)
+        prepared = Composition.of([(event, rounds)], "add_remove" if kind == "poisson" else "replace")
+        low, high = prepared.epsilon(1e-6)
+        warm_low, warm_high = prepared.epsilon(1e-6, starts)
+        assert max(low, warm_low) <= min(high, warm_high)
+        assert warm_high - warm_low <= max(2 * (high - low), 1e-6 * high)
+        if starts[0].path is not None:
+            assert low * 0.999 <= starts[0].epsilon <= high * 1.001
+    assert starts[0].path is not None
 
 
 @pytest.mark.parametrize("clients", [1, 2, 100, 20_000])

@@ -1,6 +1,7 @@
 """From contours and closed forms to certified values of delta and epsilon, for one direction."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,10 @@ from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import smoothed
 from secfed.dp.contour.cgf import evaluate
 from secfed.dp.contour.integral import Contour, assemble, build
-from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
-from secfed.dp.contour.path import ContourPath, choose, shortest, work
+from secfed.dp.contour.moments import MOST_NODES, Moments, NoOrderError, Releases, log_chernoff
+from secfed.dp.contour.path import ContourPath, adapted, choose, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
+from secfed.dp.contour.quadrature import most_nodes
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
 GOAL = 1e-11
@@ -57,6 +59,21 @@ class Profile(Protocol):
         """Return a lower and an upper bound of the logarithm of delta."""
 
 
+@dataclass(slots=True)
+class WarmStart:
+    """How the last query of a search was answered; the next one, for a similar composition, starts from there.
+
+    Attributes:
+        path: The contour; nothing before the first query.
+        orders: Real orders of the moments, shape `(m,)`.
+        epsilon: The answer.
+    """
+
+    path: ContourPath | None = None
+    orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
+    epsilon: float = 0.0
+
+
 class Effort:
     """What contours may still cost in one query; see `path.work`."""
 
@@ -97,14 +114,27 @@ def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
     return best
 
 
-def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> tuple[float, float]:
+def epsilon_bounds(
+    releases: Releases, log_delta: float, goal: float = GOAL, start: WarmStart | None = None
+) -> tuple[float, float]:
     """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta.
 
     Args:
         releases: The composition.
         log_delta: Logarithm of delta.
         goal: The relative error.
+        start: Where to start, if a similar composition was asked before; this answer is stored in it.
     """
+    if start and (known := _from_warm_start(releases, log_delta, goal, start)):
+        return known
+
+    def answer(contour: Contour | None, path: ContourPath, guess: float) -> tuple[float, float, float]:
+        if contour is None:
+            return -np.inf, np.inf, guess
+        low, high, middle = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([guess])))
+        if start and high - low <= _ENOUGH * abs(high) < np.inf:
+            start.path, start.orders, start.epsilon = path, moments.order, middle
+        return low, high, middle
 
     def smooth(gap: float) -> tuple[float, float]:
         pairs = smoothed.from_releases(releases, log_delta)
@@ -125,13 +155,12 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
     fine = choose(releases, moments, guess, log_delta, goal)
     if work(releases, fine, goal) <= _LITTLE_WORK:
         contour, tried = effort.build(releases, moments, fine, goal), fine
-        if contour is not None:
-            low, high, middle = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([guess])))
-            best = _meet(best, (low, high))
-            if best[1] - best[0] <= _ENOUGH * abs(best[1]):
-                return best
-            if best[1] - best[0] <= _CLOSE * abs(best[1]):
-                found = middle
+        low, high, middle = answer(contour, fine, guess)
+        best = _meet(best, (low, high))
+        if best[1] - best[0] <= _ENOUGH * abs(best[1]):
+            return best
+        if best[1] - best[0] <= _CLOSE * abs(best[1]):
+            found = middle
     best = _meet(best, unsampled())
     if found is None:
         found = _near(releases, moments, log_delta, guess, effort)
@@ -145,13 +174,29 @@ def epsilon_bounds(releases: Releases, log_delta: float, goal: float = GOAL) -> 
         contour, tried = effort.build(releases, moments, fine, goal), fine
         if contour is None:
             break
-        low, high, _ = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([found])))
-        best = _meet(best, (low, high))
+        best = _meet(best, answer(contour, fine, found)[:2])
         if best[1] - best[0] <= _ENOUGH * abs(best[1]):
             break
     if not best[1] - best[0] <= _WIDE * abs(best[1]):
         best = _meet(best, smooth(_FINE_GAP))
     return best
+
+
+def _from_warm_start(releases: Releases, log_delta: float, goal: float, start: WarmStart) -> tuple[float, float] | None:
+    """Return bounds of epsilon from the contour of a similar composition; nothing where it does not suit this one."""
+    if start.path is None:
+        return None
+    if any(most_nodes(laws, float(start.orders[-1])) > MOST_NODES for laws in releases.laws):
+        return None
+    moments, path = Moments.at(releases, start.orders), adapted(releases, start.path)
+    if not work(releases, path, goal) <= _LITTLE_WORK:
+        return None
+    contour = build(releases, moments, path, goal)
+    low, high, middle = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([start.epsilon])))
+    if not high - low <= _ENOUGH * abs(high) < np.inf:
+        return None
+    start.epsilon = middle
+    return low, high
 
 
 def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from secfed.dp.contour.fourier_sums import transform_work
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
-from secfed.dp.contour.privacy_loss import Cut, Reals
+from secfed.dp.contour.privacy_loss import Cut, Nodes, Reals
 from secfed.dp.contour.quadrature import all_nodes, grids, most_nodes
 
 # Cuts of width noise / 2, 1/4, 1/8, ...: see `Cut`.
@@ -215,20 +215,14 @@ def _cuts(
     for stretch in _STRETCHES:
         if since(stretch, losses[0]) == np.inf:
             return
-        nodes = [
-            found
-            for laws in releases.laws
-            for found in grids(laws, path.order, 0.0, 1e-8, stretch=stretch, rows=len(orders))
-        ]
+        nodes = _cut_nodes(releases, path.order, stretch, len(orders))
         # The smaller the loss, the less is left out: the largest possible one is found by halving. A sharper cut can
         # be at a loss that is no smaller.
         chosen: ContourPath | None = None
         low, high = -1, least + 1
         while high - low > 1:
             middle = (low + high) // 2 if chosen else high - 1
-            rest = releases.gaussian * orders * (orders + 1) / 2
-            for found in nodes:
-                rest = rest + found.remainder(Cut.at(found, losses[middle], stretch), orders) @ found.laws.count
+            rest = _left_out(releases, nodes, float(losses[middle]), stretch, orders)
             if float((rest + log_chernoff(orders) - orders * epsilon).min()) <= log_allowed:
                 high = middle
                 chosen = replace(path, cut=float(losses[middle]), stretch=stretch, rest_orders=orders, rest=rest)
@@ -238,6 +232,26 @@ def _cuts(
             least = high
             if (first := since(stretch, losses[high])) < np.inf:
                 yield first, chosen
+
+
+def _cut_nodes(releases: Releases, order: float, stretch: float, rows: int) -> list[Nodes]:
+    return [found for laws in releases.laws for found in grids(laws, order, 0.0, 1e-8, stretch=stretch, rows=rows)]
+
+
+def _left_out(releases: Releases, nodes: list[Nodes], loss: float, stretch: float, orders: Reals) -> Reals:
+    """Bound log E[exp(t loss)] of what a cut at a loss leaves out, at each order."""
+    rest = releases.gaussian * orders * (orders + 1) / 2
+    for found in nodes:
+        rest = rest + found.remainder(Cut.at(found, loss, stretch), orders) @ found.laws.count
+    return np.asarray(rest)
+
+
+def adapted(releases: Releases, path: ContourPath) -> ContourPath:
+    """Return the path of a similar composition, with a bound of what its cut leaves out of this one."""
+    if path.cut is None:
+        return path
+    nodes = _cut_nodes(releases, path.order, path.stretch, len(path.rest_orders))
+    return replace(path, rest=_left_out(releases, nodes, path.cut, path.stretch, path.rest_orders))
 
 
 def work(releases: Releases, path: ContourPath, goal: float) -> float:
