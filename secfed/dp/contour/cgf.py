@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from secfed.dp.contour.fourier_sums import fourier_sums, transform_work
+from secfed.dp.contour.fourier_sums import ROUNDINGS, fourier_sums, transform_work
 from secfed.dp.contour.moments import Releases
 from secfed.dp.contour.path import ContourPath, frequencies
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Cut, Nodes, Reals
@@ -92,7 +92,7 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
             mean += float(center @ count)
             wave, inexact = waves(tilted, centred, step, across)
             whole += np.einsum("i,ij->j", count, log1p(wave))
-            each = _error(found, tilted, centred, at, order, path.stretch, moment) + inexact[:, None]
+            each = inexact + _error(found, tilted, top, order, path.stretch, moment)[:, None]
             wrong += np.einsum("i,ij->j", count, np.log1p(relative(each, wave)))
             if path.cut is None:
                 tail += float(count @ found.decay(tilted, order, top))
@@ -111,37 +111,41 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
     return Cgf(log, mean, whole, wrong, tail), Cgf(mass_below, 0.0, below, wrong_below, tail)
 
 
-def _error(
-    found: Nodes, tilted: Reals, centred: Reals, at: Reals, order: float, stretch: float, moment: Reals
-) -> Reals:
-    """Bound the error of E[exp((t + iu) loss)] relative to E[exp(t loss)], at each u; shape `(n, k)`."""
-    top = float(at[-1])
+def _error(found: Nodes, tilted: Reals, top: float, order: float, stretch: float, moment: Reals) -> Reals:
+    """Bound the error of E[exp((t + iu) loss)] relative to E[exp(t loss)] for u up to the last; shape `(n,)`.
+
+    That of adding up the nodes is in addition, see `waves`.
+    """
     quadrature = found.discretization(order, top, stretch) + found.truncation(order, moment)
     if stretch > 1:
         quadrature += found.discretization(order, top)
-    moved = np.minimum(2.0, at * (tilted * np.abs(centred)).sum(axis=1)[:, None])
     lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-order * found.loss, 700.0)))).sum(axis=1))
-    rounding = moved * (found.loss.shape[1] + 100) + 200 * lifted[:, None]
-    return np.asarray(quadrature[:, None] + rounding * ROUNDOFF)
+    return np.asarray(quadrature + 200 * ROUNDOFF * lifted)
 
 
 def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, Reals]:
-    """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ..., and its error.
+    """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ..., and a bound of its error.
 
     Returns:
-        Shape `(n, across**2)`, and a bound of the error beyond that of rounding sums, shape `(n,)`.
+        Both of shape `(n, across**2)`.
     """
-    if tilted.shape[1] * across**2 <= transform_work(tilted.shape[1], across**2):
-        return _products(tilted, centred, step, across), np.zeros(len(tilted))
-    rows = [fourier_sums(*row, step, across**2) for row in zip(tilted, centred, strict=True)]
-    return np.array([sums for sums, _ in rows]), np.array([error for _, error in rows])
+    count = across**2
+    if tilted.shape[1] * count <= transform_work(tilted.shape[1], count):
+        (sums, roundings), inexact = _products(tilted, centred, step, across), np.zeros(len(tilted))
+    else:
+        rows = [fourier_sums(*row, step, count) for row in zip(tilted, centred, strict=True)]
+        sums, inexact = np.array([row for row, _ in rows]), np.array([error for _, error in rows])
+        roundings = ROUNDINGS
+    # What is added up, and the exponentials of which it consists, differ from 1 by so much.
+    moduli = np.minimum(2.0, np.arange(count) * (step * (tilted * np.abs(centred)).sum(axis=1)[:, None]))
+    return sums, inexact[:, None] + moduli * ((roundings + 100) * ROUNDOFF)
 
 
-def _products(tilted: Reals, centred: Reals, step: float, across: int) -> Complexes:
+def _products(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, int]:
     """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ...; shape `(n, across**2)`.
 
     exp(iu loss) - 1 for u = (a * across + b) * step is put together from a few such factors by matrix products, without
-    losing the small differences from 1.
+    losing the small differences from 1. Also return how many additions follow each other.
     """
     # Products of at most 32 x 32 x 32, which BLAS does in one thread: more threads take longer in sum.
     tiles = -(-across // _TILE)
@@ -167,7 +171,7 @@ def _products(tilted: Reals, centred: Reals, step: float, across: int) -> Comple
         alone[1] += one.sum(axis=2)
     whole = mixed.transpose(0, 1, 3, 2, 4).reshape(len(tilted), wide, wide)
     whole = whole + alone[0][:, :, None] + alone[1][:, None, :]
-    return np.asarray(whole[:, :across, :across].reshape(len(tilted), -1))
+    return whole[:, :across, :across].reshape(len(tilted), -1), block + -(-tilted.shape[1] // some)
 
 
 def log1p(wave: Complexes) -> Complexes:

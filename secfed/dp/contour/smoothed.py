@@ -16,7 +16,7 @@ from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.moments import Moments, Releases, chernoff, log_chernoff
 from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.path import ContourPath, frequencies, periods
-from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
+from secfed.dp.contour.privacy_loss import Reals
 
 Pairs = Sequence[tuple[Law, int]]
 # The relative gap aimed at, and the error of a contour in units of delta.
@@ -279,9 +279,7 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
         center = float((tilted * losses).sum())
         wave, inexact = waves(tilted[None], (losses - center)[None], float(at[1]), across)
         whole += count * log1p(wave)[0]
-        moved = np.minimum(2.0, at * float((tilted * np.abs(losses - center)).sum()))
-        error = MASS_ERROR + inexact[0] + moved * ((len(losses) + 100) * ROUNDOFF)
-        wrong += count * np.log1p(relative(error[None], wave))[0]
+        wrong += count * np.log1p(relative(inexact + MASS_ERROR, wave))[0]
         log += count * (math.log(total) + top)
         mean += count * center
     return Cgf(log, mean, whole, wrong, -0.5 * mu2 * float(at[-1]) ** 2)
