@@ -22,6 +22,7 @@ from scipy.special import gammaln, logsumexp
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
 from secfed.dp.mechanisms import ExponentialMechanism, Proved, ZeroConcentrated
+from secfed.dp.mixtures import log_mixture
 from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
@@ -30,7 +31,6 @@ from secfed.dp.renyi_pairs import (
     exp_rest,
     finite_bound,
     log_expm1,
-    log_mixture,
     pair_bound,
 )
 from secfed.dp.responses import geometric, responses, sampled, take_off

@@ -2,13 +2,14 @@
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-Array = npt.NDArray[np.floating[Any]]
+from secfed.dp.mixtures import log_mixture
+
+Array = npt.NDArray[np.float64]
 # Logarithms of what quadrature misses, and the most work that it takes on.
 _EXPONENT = 70.0
 _MOST_QUADRATURE_NODES = 400_000
@@ -23,18 +24,6 @@ _INFLATION = 1e-11
 def log_expm1(x: float) -> float:
     """Return log(e^x - 1) of x above 0."""
     return float(x + math.log(-math.expm1(-x)))
-
-
-def log_mixture(rate: float, log_ratio: Array) -> Array:
-    """Return log(1 - rate + rate e^w), exact also where it is tiny."""
-    far = log_ratio > 30
-    if not far.any():
-        return np.asarray(np.log1p(rate * np.expm1(log_ratio)))
-    mixture = np.empty_like(log_ratio)
-    near, large = log_ratio[~far], log_ratio[far]
-    mixture[~far] = np.log1p(rate * np.expm1(near))
-    mixture[far] = large + np.log(rate + (1 - rate) * np.exp(-large))
-    return mixture
 
 
 def _log_rest(beta: float, log_ratio: Array) -> Array:
@@ -145,7 +134,7 @@ class SampledPair:
             return math.inf
         sums = []
         for first in range(0, count, _CHUNK):
-            x = start + step * np.arange(first, min(first + _CHUNK, count))
+            x = start + step * np.arange(first, min(first + _CHUNK, count), dtype=np.float64)
             sums.append(_log_sum(integrand(x, x)))
         total = _log_sum(np.array(sums)) + math.log(step)
         total += _INFLATION + 1e-15 * alpha * self.reach * (abs(end) + 1) / scale**2

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logsumexp
 
-from secfed.dp.contour.pairs import Array, Pair, log_mixture
+from secfed.dp.contour.pairs import Array, Pair
 from secfed.dp.events import Adjacency, DiscreteLaplace, Event, FixedSizeSampled, PoissonSampled
 from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
+from secfed.dp.mixtures import log_mixture
 from secfed.errors import UnsupportedEventError
 
 # Relative: more than sums of a few thousand terms and their exponentials lose.

@@ -21,6 +21,7 @@ from secfed.dp.contour.privacy_loss import (
     right_tail,
     whole_steps,
 )
+from secfed.dp.mixtures import log_mixture
 
 # Imaginary parts of r that are tried.
 _TURNS = (1.6, 1.2, 0.8, 0.5, 0.3, 0.15)
@@ -134,10 +135,8 @@ def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequen
     mass = stretched - 0.5 * (points / noise) ** 2 - np.log(noise * np.sqrt(2 * np.pi))
     # From the distance itself: near 1/2 the loss is small, and must not lose its digits.
     v = distance / noise**2
-    joint = np.log(rate) + v
-    gain = np.log1p(rate * np.expm1(np.minimum(v, 20.0)))
-    gain = np.where(v < 20.0, gain, joint + np.log1p((1 - rate) / rate * np.exp(-np.maximum(v, 20.0))))
-    part = np.minimum(np.exp(joint - gain), 1.0)
+    gain = log_mixture(rate, v)
+    part = np.minimum(np.exp(np.log(rate) + v - gain), 1.0)
     atom = np.maximum(1 - (np.exp(mass) + np.exp(mass + gain)).sum(axis=1, keepdims=True), 1e-300)
     nowhere = np.full((len(laws), half + 1), -1e300)
     return PairNodes(

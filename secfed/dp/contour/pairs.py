@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri_exp
 
+from secfed.dp.mixtures import log_mixture
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -263,14 +264,3 @@ class NoiseLaw:
         if self.direction == "replaced":
             return log_mixture(self.rate, w) - log_mixture(self.rate, -w - 1 / self.scale**2)
         return log_mixture(self.rate, w)
-
-
-def log_mixture(rate: float, w: Array) -> Array:
-    """Return log(1 - rate + rate e^w)."""
-    if rate == 1:
-        return w.copy()
-    mixture = np.log1p(rate * np.expm1(np.minimum(w, 30.0)))
-    far = w > 30
-    if far.any():
-        mixture[far] = w[far] + np.log(rate + (1 - rate) * np.exp(-w[far]))
-    return np.asarray(mixture)

@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, ndtr
 
+from secfed.dp.mixtures import log_mixture
+
 Reals = npt.NDArray[np.float64]
 LawKind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
 
@@ -302,11 +304,8 @@ def place(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nod
 def likelihood(points: Reals, rate: Reals, noise: Reals) -> tuple[Reals, Reals]:
     """Return l(x) and the posterior probability rate * exp(v) / (1 + y), both of the points' shape."""
     v = (points - 0.5) / noise**2
-    joint = np.log(rate) + v
-    gain = np.log1p(rate * np.expm1(np.minimum(v, 20.0)))
-    if (v > 20.0).any():
-        gain = np.where(v < 20.0, gain, joint + np.log1p((1 - rate) / rate * np.exp(-np.maximum(v, 20.0))))
-    return gain, np.minimum(np.exp(joint - gain), 1.0)
+    gain = log_mixture(rate, v)
+    return gain, np.minimum(np.exp(np.log(rate) + v - gain), 1.0)
 
 
 def layout(
