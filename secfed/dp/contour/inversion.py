@@ -30,8 +30,7 @@ _KNOTS = 9
 _ENOUGH = 1e-7
 # The first attempt, which only serves as a guess.
 _ROUGH = 1e-3
-# Attempts at a guess, and the work of all contours of one query: see `path.work`.
-_TRIES = 5
+# The work of all contours of one query: see `path.work`.
 _MOST_WORK = 1.5e8
 _MOST_ROUGH_WORK = 2e7
 # The work of a contour that is built at the first guess, and the relative gap below which no better guess is needed.
@@ -138,11 +137,16 @@ def epsilon_bounds(
 
     def smooth(gap: float) -> tuple[float, float]:
         pairs = smoothed.from_releases(releases, log_delta)
-        return (-np.inf, np.inf) if pairs is None else smoothed.epsilon_bounds(pairs, log_delta, gap)
+        if pairs is None:
+            return -np.inf, np.inf
+        middle = (best[0] + best[1]) / 2
+        near = best[1] - best[0] <= 0.1 * middle
+        return smoothed.epsilon_bounds(pairs, log_delta, gap, middle if near else None)
 
     def unsampled() -> tuple[float, float]:
         return -np.inf, epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
 
+    best = (-np.inf, np.inf)
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
@@ -162,8 +166,6 @@ def epsilon_bounds(
         if best[1] - best[0] <= _CLOSE * abs(best[1]):
             found = middle
     best = _meet(best, unsampled())
-    if found is None:
-        found = _near(releases, moments, log_delta, guess, effort)
     if found is None:
         best = _meet(best, smooth(_WIDE))
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
@@ -210,25 +212,6 @@ def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tup
 
 def _meet(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, float]:
     return max(one[0], two[0]), min(one[1], two[1])
-
-
-def _near(releases: Releases, moments: Moments, log_delta: float, guess: float, effort: Effort) -> float | None:
-    """Improve a guess of epsilon on short contours, until one of them reaches delta itself; nothing if none does."""
-    for _ in range(_TRIES):
-        estimate = min(log_delta, float(moments.exponent(guess).min()))
-        contour = effort.build(releases, moments, choose(releases, moments, guess, estimate, _ROUGH), _ROUGH)
-        if contour is None:
-            return None
-        log, slope = (float(part[0]) for part in contour.value(np.array([guess])))
-        if np.isfinite(log) and abs(log - log_delta) < 1.0:
-            found = float(solve(contour, np.array([log_delta]), np.array([guess]))[2][0])
-            return found if abs(found - guess) < 4 / abs(slope) else guess
-        change = (log_delta - log) / slope if np.isfinite(log) else -0.3 * abs(guess)
-        most = 0.8 * abs(guess)
-        before, guess = guess, min(guess + float(np.clip(change, -most, most)), moments.epsilon_bound(log_delta))
-        if guess == before:
-            break
-    return None
 
 
 def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Reals, Reals]:
@@ -293,12 +276,16 @@ def curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floo
     while start < len(counts):
         stop = int(np.searchsorted(counts, counts[start] * _BLOCK, side="right"))
         rows = slice(start, max(stop, start + 1))
-        result[rows] = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone)
+        # Half as many, and as many.
+        before = result[[(start - 1) // 2, start - 1]] if start else np.zeros(2)
+        result[rows] = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone, before)
         start = rows.stop
     return np.asarray(np.maximum(result, floor))
 
 
-def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
+def _block(
+    base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone, before: Reals
+) -> Reals:
     """Treat counts of like size on one contour; those that it does not suit, one by one."""
     upper = np.full(len(counts), np.inf)
     last = base.joined(extra, float(counts[-1]))
@@ -310,9 +297,9 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
     if len(counts) > 2 and not np.isfinite(upper).all():
         moments = Moments.of(last, float(log_delta[-1]), None)
         end = float(log_delta[-1])
-        guess = min(moments.epsilon_guess(end), moments.epsilon_bound(end))
-        effort = Effort(last)
-        guess = _near(last, moments, end, guess, effort) or guess
+        most, effort = moments.epsilon_bound(end), Effort(last)
+        guess = float(before[1] ** 2 / before[0]) if 0 < before[0] < before[1] else np.inf
+        guess = guess if guess < most else min(moments.epsilon_guess(end), most)
         fine = choose(last, moments, guess, end, _CURVE_GOAL)
         if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
             # The shortest composition fades last.
@@ -326,14 +313,18 @@ def _block(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, flo
             def rows(which: npt.NDArray[np.intp]) -> Contour:
                 return assemble(one.plus(two, counts[which]), None, fine, moments.order, log_moments[which])
 
-            # A few rows show where the others are.
-            few = np.unique(np.linspace(0, len(counts) - 1, _KNOTS).astype(np.intp))
-            start = np.interp(counts[few], [0.0, float(counts[-1])], [0.0, guess])
-            known = solve(rows(few), log_delta[few], start)[2]
-            fitted = Polynomial.fit(counts[few], known, len(few) - 1)(counts)
-            low, high, _ = solve(rows(np.arange(len(counts))), log_delta, np.where(fitted > 0, fitted, guess))
-            found = high - low <= _FINE * np.abs(high)
-            upper[found] = high[found]
+            # On a logarithmic scale epsilon is nearly a straight line; a few rows show where the others are.
+            growth = float(np.log2(before[1] / before[0])) if 0 < before[0] < before[1] else 1.0
+            left = np.flatnonzero(~np.isfinite(upper))
+            start = guess * (counts[left] / counts[-1]) ** growth
+            if len(left) > _KNOTS:
+                few = np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))
+                known = solve(rows(left[few]), log_delta[left[few]], start[few])[2]
+                fitted = Polynomial.fit(counts[left[few]], known, len(few) - 1)(counts[left])
+                start = np.where(fitted > 0, fitted, guess)
+            low, high, _ = solve(rows(left), log_delta[left], start)
+            found = (high - low <= _FINE * np.abs(high)) | (high <= floor[left])
+            upper[left[found]] = high[found]
     for i in np.flatnonzero(~np.isfinite(upper)):
         upper[i] = alone(base.joined(extra, float(counts[i])), float(log_delta[i]), _CURVE_GOAL)[1]
     return upper

@@ -226,10 +226,13 @@ class Nodes:
         Returns:
             Half of it relative to E[exp(t loss)], its logarithm, shape `(k, n)`.
         """
-        noise = self.laws.noise
-        again = np.minimum(np.minimum(np.pi - 1e-3 - angle, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
-        gained = _secant(self.laws, order, angle + again) + again**2 * stiffness / 2
-        return np.asarray(gained - 2 * np.pi * again * noise**2 / self.step)
+        noise, best = self.laws.noise, np.full(np.shape(angle), np.inf)
+        # Up to a right angle in all, negative powers of 1 + y gain little; beyond it, the move itself gains more.
+        for most in (np.pi / 2, np.pi - 1e-3):
+            again = np.minimum(np.clip(most - angle, 0.0, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
+            gained = _secant(self.laws, order, angle + again) + again**2 * stiffness / 2
+            best = np.minimum(best, gained - 2 * np.pi * again * noise**2 / self.step)
+        return best
 
     def _shrink(self, angle: Reals, order: float, frequency: float) -> Reals:
         """Logarithm of the integrand's modulus on the moved line, relative to that on the real line."""

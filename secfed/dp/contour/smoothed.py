@@ -31,13 +31,16 @@ _MOST_SPENT = 300_000
 _SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
 
 
-def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[float, float]:
+def epsilon_bounds(
+    pairs: Pairs, log_delta: float, gap: float = _GAP, guess: float | None = None
+) -> tuple[float, float]:
     """Return a lower and an upper bound of epsilon of a composition, in the direction in which the pairs are given.
 
     Args:
         pairs: Each law and how often it was released.
         log_delta: Logarithm of delta.
         gap: The relative gap aimed at.
+        guess: Where to start; by default, where the moments say.
 
     Returns:
         Both at least 0; the upper one is infinite where there is no guarantee, or none could be found.
@@ -58,7 +61,9 @@ def epsilon_bounds(pairs: Pairs, log_delta: float, gap: float = _GAP) -> tuple[f
     low, high = 0.0, math.inf
     if delta > infinite:
         high = max(0.0, min(_most(pairs), moments.epsilon_bound(goals[1]) if len(moments.order) else math.inf))
-    guess, spent = moments.epsilon_guess(goals[0]) if len(moments.order) else 0.0, 0
+    if guess is None:
+        guess = moments.epsilon_guess(goals[0]) if len(moments.order) else 0.0
+    spent = 0
     least = 1e-3 * math.sqrt(moments.variance[0]) if len(moments.order) else 0.0
     while spent <= _MOST_SPENT:
         if guess < least:
