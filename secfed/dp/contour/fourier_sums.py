@@ -19,10 +19,10 @@ from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 Complexes = npt.NDArray[np.complex128]
 # Cells of the grid for each frequency, and how many cells on either side of a point its density reaches.
 _OVERSAMPLING = 8
-_REACH = 12
+_REACH = 16
 _SHARPNESS = 0.875 * math.pi / _REACH
-# What spreading, cutting the density off, and rounding do to a sum, relative to the sum of the weights: see the page.
-ERROR = 3e-14
+# What rounding in the transform does to a sum, relative to the sum of the weights: see the page.
+ERROR = 6e-15
 # Points this near to 0, times the largest frequency, are summed as so many powers: what is left is below 1e-20.
 _NEAR = 4.0
 _POWERS = 38
@@ -75,9 +75,9 @@ def fourier_sums(weights: Reals, points: Reals, step: float, count: int) -> tupl
     waves = np.conj(fft.rfft(circle)[:count])
     waves *= np.exp((np.pi / size * np.arange(count)) ** 2 / _SHARPNESS) * math.sqrt(_SHARPNESS / math.pi)
     turned = 4 * float(frequencies[-1] * (weights * np.abs(points)).sum())
-    # A cell's sum: the points that fall on the same cell, and those of the cells that reach it.
-    fullest = float(np.bincount(cells).max()) + 2 * _REACH
-    return sums + (waves - total), ERROR * total + (turned + 2 * fullest * total) * ROUNDOFF
+    # Additions to a cell: as many as points fall on the same cell, and those of the cells that reach it.
+    added = float(np.bincount(cells) @ np.bincount(cells, weights)) + 2 * _REACH * total
+    return sums + (waves - total), ERROR * total + (turned + 2 * added) * ROUNDOFF
 
 
 def _powers(weights: Reals, points: Reals, frequencies: Reals) -> Complexes:
