@@ -1,7 +1,8 @@
 """The accountant: events in, a certified guarantee out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -11,6 +12,7 @@ from secfed.dp import renyi, trade_off
 from secfed.dp.assumptions import assumptions
 from secfed.dp.checks import check_between, check_count, check_number
 from secfed.dp.composition import Composition
+from secfed.dp.contour.inversion import WarmStart
 from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.events import Adjacency, Event, PoissonSampled, check_adjacency, check_event, from_json, to_json
 from secfed.dp.remaining import most_rounds
@@ -151,9 +153,7 @@ class Accountant:
         epsilon = check_number("epsilon", epsilon)
         if not epsilon >= 0:
             raise ConfigError(f"epsilon {epsilon} must be at least 0")
-        found = Bounds(*self._composed().delta(epsilon))
-        if decisive := self._decisive:
-            found = Bounds(0.0, min(1.0, found.upper + decisive))
+        found = self._delta_bounds(epsilon)
         return found if bounds else found.upper
 
     def curve(self, delta: float) -> Reals:
@@ -232,7 +232,7 @@ class Accountant:
         elif not self._composed().private:
             found = Bounds(math.inf, math.inf)
         else:
-            found = Bounds(*trade_off.least_mu(self._delta_bounds, self._epsilon_bounds, least_delta))
+            found = Bounds(*trade_off.least_mu(self._profile(), self._epsilon_bounds, least_delta))
         return found if bounds else found.upper
 
     @overload
@@ -308,7 +308,7 @@ class Accountant:
         exact = self._exact_mu()
         if exact is not None:
             return np.array([trade_off.gaussian(exact, float(rate))[1][1] for rate in rates])
-        return trade_off.TradeOff(self._delta_bounds, self._epsilon_bounds).curve(rates)
+        return trade_off.TradeOff(self._profile(), self._epsilon_bounds).curve(rates)
 
     def renyi(self, order: float) -> float:
         """Return an upper value of the Renyi divergence, the larger one of both directions.
@@ -386,10 +386,17 @@ class Accountant:
             return trade_off.gaussian(exact, rate)
         if not self._composed().private:
             return (0.0, 0.0), (1.0, 1.0)
-        return trade_off.TradeOff(self._delta_bounds, self._epsilon_bounds).bounds(rate)
+        return trade_off.TradeOff(self._profile(), self._epsilon_bounds).bounds(rate)
 
-    def _delta_bounds(self, epsilon: float) -> tuple[float, float]:
-        return self.delta(epsilon, bounds=True)
+    def _delta_bounds(self, epsilon: float, starts: Sequence[WarmStart] = ()) -> Bounds:
+        found = Bounds(*self._composed().delta(epsilon, starts))
+        if decisive := self._decisive:
+            found = Bounds(0.0, min(1.0, found.upper + decisive))
+        return found
+
+    def _profile(self) -> Callable[[float], tuple[float, float]]:
+        """Return delta as a function of epsilon for a search: each value starts from the contour of the last one."""
+        return partial(self._delta_bounds, starts=(WarmStart(), WarmStart()))
 
     def _epsilon_bounds(self, delta: float) -> tuple[float, float]:
         return self.epsilon(delta, bounds=True)

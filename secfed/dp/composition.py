@@ -144,8 +144,8 @@ class Composition:
             return 0.0, high
         return (min(max(low, self.floor(delta)), high) if high - low > _WIDE * high else low), high
 
-    def delta(self, epsilon: float) -> tuple[float, float]:
-        """Return lower and upper bounds of delta."""
+    def delta(self, epsilon: float, starts: Sequence[WarmStart] = ()) -> tuple[float, float]:
+        """Return lower and upper bounds of delta; for `starts` see `epsilon`."""
         if not self.events:
             return 0.0, 0.0
         if not self.private:
@@ -161,14 +161,14 @@ class Composition:
             bounded = all(isinstance(_unsampled(event), _BOUNDED) for event in self.events)
             return max(0.0, low) if self.exact else 0.0, max(0.0 if bounded else tiny, min(high, moments))
         low, high = -math.inf, -math.inf
-        for direction in self.directions:
+        for i, direction in enumerate(self.directions):
             at = max(epsilon - 2 * self.slack, 0.0)
             if high >= 0:
                 # No other direction can say less than nothing.
                 break
             if high > -math.inf and _chernoff(direction, at, low) <= low:
                 continue
-            found = _delta(direction, at)
+            found = _delta(direction, at, starts[i] if starts else None)
             low, high = max(low, found[0]), max(high, found[1])
         high = min(high + self.slack, 0.0, math.log(max(one.variation for one in self.directions)) + self.slack)
         least, most = (math.exp(low) if self.exact else 0.0), math.exp(high)
@@ -341,10 +341,10 @@ def _epsilon(
     return max(low, 0.0), max(high, 0.0)
 
 
-def _delta(releases: Releases, epsilon: float) -> tuple[float, float]:
+def _delta(releases: Releases, epsilon: float, start: WarmStart | None) -> tuple[float, float]:
     profile = _profile(releases)
     if profile is None:
-        return inversion.delta_bounds(releases, epsilon)
+        return inversion.delta_bounds(releases, epsilon, start)
     low, high = profile.bounds(np.array([epsilon]))
     return float(low[0]), float(high[0])
 

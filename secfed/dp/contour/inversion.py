@@ -28,17 +28,15 @@ _BLOCK = 2.0
 _KNOTS = 9
 # The gap above which another contour is tried.
 _ENOUGH = 1e-7
-# The first attempt, which only serves as a guess.
-_ROUGH = 1e-3
+# Contours for one delta, each from the value of the last one.
+_TRIES = 3
 # The work of all contours of one query: see `path.work`.
 _MOST_WORK = 1.5e8
-_MOST_ROUGH_WORK = 2e7
 # The work of a contour that is built at the first guess, and the relative gap below which no better guess is needed.
 _LITTLE_WORK = 3e7
 _CLOSE = 0.01
 # More for each further kind of release: ten thousand take seconds, and no other engine is close to a contour.
 _KIND_WORK = 3e5
-_KIND_ROUGH_WORK = 1e5
 # The relative gap above which a smoothed contour is asked too.
 _WIDE = 1e-3
 # The relative gap that it aims at then.
@@ -60,12 +58,12 @@ class Profile(Protocol):
 
 @dataclass(slots=True)
 class WarmStart:
-    """How the last query of a search was answered; the next one, for a similar composition, starts from there.
+    """How the last query of a search was answered; the next one, at a nearby place, starts from there.
 
     Attributes:
         path: The contour; nothing before the first query.
         orders: Real orders of the moments, shape `(m,)`.
-        epsilon: The answer.
+        epsilon: The answer, where epsilon is searched for.
     """
 
     path: ContourPath | None = None
@@ -78,36 +76,52 @@ class Effort:
 
     def __init__(self, releases: Releases) -> None:
         more = max(0, sum(len(laws) for laws in releases.laws) - 1)
-        self.left, self.rough = _MOST_WORK + more * _KIND_WORK, _MOST_ROUGH_WORK + more * _KIND_ROUGH_WORK
+        self.left = _MOST_WORK + more * _KIND_WORK
 
     def build(self, releases: Releases, moments: Moments, path: ContourPath, goal: float) -> Contour | None:
         """Build a contour; nothing where it would cost more than is left."""
         cost = work(releases, path, goal)
-        if not cost <= (self.left if goal < _ROUGH else min(self.left, self.rough)):
+        if not cost <= self.left:
             return None
         self.left -= cost
         return build(releases, moments, path, goal)
 
 
-def delta_bounds(releases: Releases, epsilon: float) -> tuple[float, float]:
-    """Return lower and upper bounds of the logarithm of delta(epsilon)."""
+def delta_bounds(releases: Releases, epsilon: float, start: WarmStart | None = None) -> tuple[float, float]:
+    """Return lower and upper bounds of the logarithm of delta(epsilon).
+
+    Args:
+        releases: The composition.
+        epsilon: At least 0.
+        start: See `epsilon_bounds`.
+    """
+    at, best = np.array([epsilon]), (-np.inf, 0.0)
+    if start and (contour := _warm_contour(releases, GOAL, start)):
+        low, high = (float(bound[0]) for bound in contour.bounds(at))
+        if high - low <= _ENOUGH:
+            return low, min(high, 0.0)
     try:
         moments = Moments.of(releases, None, epsilon)
     except NoOrderError:
         return _smoothed_delta(releases, epsilon, -50.0)
-    chernoff = float(moments.exponent(epsilon).min())
-    guess = min(moments.log_delta_guess(epsilon), chernoff)
-    at, effort = np.array([epsilon]), Effort(releases)
+    chernoff, effort = float(moments.exponent(epsilon).min()), Effort(releases)
     best = (-np.inf, min(chernoff, 0.0))
-    for goal in (_ROUGH, GOAL):
-        contour = effort.build(releases, moments, choose(releases, moments, epsilon, guess, goal), goal)
+    guess = min(moments.log_delta_guess(epsilon), chernoff)
+    for _ in range(_TRIES):
+        path = choose(releases, moments, epsilon, guess, GOAL)
+        contour = effort.build(releases, moments, path, GOAL)
         if contour is None:
             break
+        low, high = (float(bound[0]) for bound in contour.bounds(at))
+        best = _meet(best, (low, high))
         value = float(contour.value(at)[0][0])
-        guess = value if np.isfinite(value) else guess
-        if goal == GOAL:
-            low, high = contour.bounds(at)
-            best = _meet(best, (float(low[0]), float(high[0])))
+        if best[1] - best[0] <= _ENOUGH:
+            if start:
+                start.path, start.orders = path, moments.order
+            return best
+        if not np.isfinite(value) or abs(value - guess) < 0.5:
+            break
+        guess = value
     if epsilon > 0 and not best[1] - best[0] <= _WIDE:
         best = _meet(best, _smoothed_delta(releases, epsilon, max(best)))
     return best
@@ -122,10 +136,14 @@ def epsilon_bounds(
         releases: The composition.
         log_delta: Logarithm of delta.
         goal: The relative error.
-        start: Where to start, if a similar composition was asked before; this answer is stored in it.
+        start: The contour to try first; the one that answers is stored in it.
     """
-    if start and (known := _from_warm_start(releases, log_delta, goal, start)):
-        return known
+    if start and (contour := _warm_contour(releases, goal, start)):
+        parts = solve(contour, np.array([log_delta]), np.array([start.epsilon]))
+        low, high, middle = (float(part[0]) for part in parts)
+        if high - low <= _ENOUGH * abs(high) < np.inf:
+            start.epsilon = middle
+            return low, high
 
     def answer(contour: Contour | None, path: ContourPath, guess: float) -> tuple[float, float, float]:
         if contour is None:
@@ -184,21 +202,14 @@ def epsilon_bounds(
     return best
 
 
-def _from_warm_start(releases: Releases, log_delta: float, goal: float, start: WarmStart) -> tuple[float, float] | None:
-    """Return bounds of epsilon from the contour of a similar composition; nothing where it does not suit this one."""
+def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour | None:
+    """Return this composition on the contour of the last one; nothing where that costs much."""
     if start.path is None:
         return None
     if any(most_nodes(laws, float(start.orders[-1])) > MOST_NODES for laws in releases.laws):
         return None
     moments, path = Moments.at(releases, start.orders), adapted(releases, start.path)
-    if not work(releases, path, goal) <= _LITTLE_WORK:
-        return None
-    contour = build(releases, moments, path, goal)
-    low, high, middle = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([start.epsilon])))
-    if not high - low <= _ENOUGH * abs(high) < np.inf:
-        return None
-    start.epsilon = middle
-    return low, high
+    return build(releases, moments, path, goal) if work(releases, path, goal) <= _LITTLE_WORK else None
 
 
 def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:
