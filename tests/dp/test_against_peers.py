@@ -123,7 +123,7 @@ def test_bounds_hold_what_convolution_on_a_grid_gives(count: int, seed: int) -> 
             assert above >= setting.delta * (1 - 3 * error - FLOOR), (setting, low, above / setting.delta, error)
         assert below <= setting.delta * (1 + 3 * other + FLOOR), (setting, high, below / setting.delta, other)
     print(len(undecided), "undecided", f"slowest {slowest:.1f} s, median gap {np.median(widths):.1e}", undecided)
-    assert len(undecided) <= 0.05 * count
+    assert len(undecided) <= 0.1 * count
     # The bounds are near each other, or it would be easy to hold the truth.
     assert np.median(widths) < 1e-6 and np.mean(np.array(widths) < 1e-3) > 0.9
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory <= 1 << 20  # in KiB
