@@ -1,0 +1,127 @@
+"""Masses and losses of `pairs` against integrals in ball arithmetic: the error of a mass is at most `MASS_ERROR`."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from flint import acb, arb
+
+from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, RangeLaw
+from secfed.dp.contour.privacy_loss import ROUNDOFF
+from tests.dp.contour.exact import many_bits
+
+Term = Callable[[acb, acb, bool], acb]
+
+
+def off(law: Law, z: complex, exact: acb, scale: arb) -> tuple[float, float]:
+    """Return the error of the sum over a law's atoms relative to E[exp(t loss)], and what is allowed.
+
+    The sum itself is exact. Losses are doubles: each moves its term by a few roundings of z times the loss.
+    """
+    masses, losses = law.atoms(abs(z))
+    at, total = acb(z.real, z.imag), acb(0)
+    for mass, loss in zip(masses.tolist(), losses.tolist(), strict=True):
+        total += arb(mass) * (at * arb(loss)).exp()
+    tilted = masses * np.exp(z.real * losses)
+    moved = abs(z) * float((tilted * np.abs(losses)).sum() / tilted.sum())
+    return float((abs(total - exact) / scale).mid()), MASS_ERROR + 8 * ROUNDOFF * moved
+
+
+def integral(term: Term, z: complex, joints: list[float]) -> acb:
+    at = acb(z.real, z.imag)
+    return sum(
+        (
+            acb.integral(lambda x, a: term(x, at, a), arb(low), arb(high), rel_tol=arb(2) ** -150, eval_limit=200_000)
+            for low, high in pairwise(joints)
+        ),
+        acb(0),
+    )
+
+
+def noise_moment(law: NoiseLaw, z: complex) -> acb:
+    """Return E[exp(z loss)] over the noise that the law keeps."""
+    q, s = arb(law.rate), arb(law.scale)
+
+    def gain(w: acb, analytic: bool) -> acb:
+        return (1 - q + q * w.exp()).log(analytic=analytic)
+
+    def ratio(x: acb) -> acb:
+        return (2 * x - 1) / s if law.laplace else (x - arb(0.5)) / s**2
+
+    def density(x: acb) -> acb:
+        if law.laplace:
+            return (-x / s).exp() / (2 * s)
+        return (-((x / s) ** 2) / 2).exp() / (s * (2 * arb.pi()).sqrt())
+
+    def powers(above: acb, other: acb, at: acb) -> acb:
+        """Masses times exp(z loss) over the mass of noise alone; `other` is the logarithm at the mirrored point."""
+        if law.direction == "back":
+            return (-at * above).exp()
+        if law.direction == "replaced":
+            return ((at + 1) * above - at * other).exp()
+        if law.direction == "swapped":  # the loss of 0 has what is left
+            return ((at + 1) * above).exp() + (-at * above).exp() - above.exp() - 1
+        return ((at + 1) * above).exp()
+
+    def term(x: acb, at: acb, analytic: bool) -> acb:
+        other = gain(-ratio(x) - 1 / s**2, analytic) if law.direction == "replaced" else acb(0)
+        return density(x) * powers(gain(ratio(x), analytic), other, at)
+
+    low, high = float(law._edges[0]), float(law._edges[-1])
+    total = integral(term, z, np.linspace(low, high, 2 + round((high - low) / (10 * law.scale))).tolist())
+    if law.laplace:  # beyond 0 and 1 the loss is constant
+        ends = [(1 / s, (-1 / s).exp() / 2), (-1 / s, arb(0.5))]
+        for w, mass in ends[:1] if law.direction == "swapped" else ends:
+            total += mass * powers(gain(acb(w), False), acb(0), acb(z.real, z.imag))
+    return total + (1 if law.direction == "swapped" else 0)
+
+
+# Laplace noise under Poisson sampling and replacement is accounted by its moments.
+@pytest.mark.parametrize(
+    ("direction", "laplace"),
+    [(way, False) for way in ("there", "back", "replaced", "swapped")]
+    + [(way, True) for way in ("there", "back", "swapped")],
+)
+@pytest.mark.parametrize(
+    "seeds", [pytest.param(range(4), id="few"), pytest.param(range(4, 24), id="many", marks=pytest.mark.slow)]
+)
+def test_atoms_of_noise_sum_to_its_moments(direction: str, laplace: bool, seeds: range) -> None:
+    ratios = []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, laplace, len(direction)])
+        rate, scale = (
+            1.0 if seed % 5 == 4 and direction != "replaced" else 10 ** rng.uniform(-5, 0),
+            0.4 * 20 ** rng.uniform(),
+        )
+        law = NoiseLaw(scale, rate, direction, laplace=laplace, beyond=None if laplace else 1e-40)
+        for size in (2.0, 30.0, 200.0):
+            # Real parts as on contours, so that few losses are beyond the noise that is kept.
+            z = complex(1.0, size) if seed % 2 else complex(min(size, 3.0), size / 3)
+            with many_bits():
+                scaled = noise_moment(law, complex(z.real)).real
+                error, allowed = off(law, z, noise_moment(law, z), scaled)
+            ratios.append(error / allowed)
+    assert 1e-4 < max(ratios) <= 1
+
+
+@pytest.mark.parametrize("length", [1e-3, 0.5, 3.0, 20.0])
+def test_atoms_of_bounded_range_sum_to_its_moments(length: float) -> None:
+    law, ratios = RangeLaw(length), []
+    for z in (0j, 1 + 2j, 3 + 40j, 0.5 + 300j):
+        with many_bits():
+            # The density e^(l / 2) / 4 sinh(length / 2), against e^(z l).
+            power, wide = acb(z.real, z.imag) + arb(0.5), arb(length)
+            exact = 2 * (power * wide).sinh() / power / (4 * (wide / 2).sinh())
+            real = arb(z.real) + arb(0.5)
+            error, allowed = off(law, z, exact, 2 * (real * wide).sinh() / real / (4 * (wide / 2).sinh()))
+        ratios.append(error / allowed)
+    assert max(ratios) <= 1
+
+
+def test_noise_that_is_left_out_is_no_more_than_stated() -> None:
+    for beyond in (1e-6, 1e-12, 1e-30):
+        law = NoiseLaw(0.8, 0.1, "there", laplace=False, beyond=beyond)
+        with many_bits():
+            kept = noise_moment(law, 0j).real
+            assert arb(beyond) / 20 < 1 - kept <= arb(law.infinite)
