@@ -195,6 +195,10 @@ def entry_table(ledger: dp.Ledger) -> "Table":
 def describe(event: dp.Event) -> str:
     """Name an event briefly."""
     match event:
+        case dp.PoissonSampled(rate, dp.Composed() as inner):
+            return f"({describe(inner)}), Poisson {rate:g}"
+        case dp.FixedSizeSampled(cohort, population, dp.Composed() as inner):
+            return f"({describe(inner)}), {cohort} of {population}"
         case dp.PoissonSampled(rate, inner):
             return f"{describe(inner)}, Poisson {rate:g}"
         case dp.FixedSizeSampled(cohort, population, inner):

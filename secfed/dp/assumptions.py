@@ -52,6 +52,10 @@ def _times(count: int) -> str:
     return "1 release" if count == 1 else f"{count} releases"
 
 
+def _of_one_cohort(event: Event) -> str:
+    return f"from one cohort, {_event(event)}" if isinstance(event, Composed) else _event(event)
+
+
 def _event(event: Event) -> str:
     if isinstance(event, Gaussian):
         return (
@@ -81,10 +85,10 @@ def _event(event: Event) -> str:
                 "noise is released unless the cohort is too small or too large, which depends on one client with "
                 f"probability {as_given_or_up(event.decisive_probability, 3)} at most, counted in delta"
             )
-        return f"{_event(event.event)}; {cohort}, by secret chance; {skips}"
+        return f"{_of_one_cohort(event.event)}; {cohort}, by secret chance; {skips}"
     if isinstance(event, FixedSizeSampled):
         cohort = f"a cohort of {event.cohort} of {event.population} clients, drawn uniformly"
-        return f"{_event(event.event)}; {cohort}, by secret chance"
+        return f"{_of_one_cohort(event.event)}; {cohort}, by secret chance"
     if isinstance(event, Composed):
         return "together, " + "; ".join(f"{_times(count)} of {_event(part)}" for part, count in event.events)
     if isinstance(event, ApproximateDP):

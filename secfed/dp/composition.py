@@ -24,6 +24,7 @@ from secfed.dp.events import (
     Laplace,
     NonPrivate,
     PoissonSampled,
+    simplified,
 )
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 from secfed.dp.responses import responses, sampled
@@ -231,6 +232,7 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
         if isinstance(event, Composed):
             _flatten(event.events, times * count, into)
         else:
+            event = simplified(event)
             into[event] = into.get(event, 0) + times * int(count)
 
 

@@ -7,8 +7,9 @@ is normalized to one client: it says how much noise there is for a contribution 
 * `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from secfed.dp.checks import check_between, check_count, check_rate, keep
@@ -156,17 +157,17 @@ class PoissonSampled:
     Args:
         sampling_rate: That probability, from 1e-15 to 1.
         event: What is released from the cohort, also if nobody joined. The result is divided by a public number, never
-            by how many came.
+            by how many came. Several Gaussian releases from one and the same cohort are one `Composed`.
         decisive_probability: Where nothing is released of cohorts of some sizes: probability, at most, that the others
             in the cohort are so many that it depends on one client whether there is a release. Each release costs so
             much more of delta.
 
     Raises:
-        ConfigError: The sampling rate or the probability is out of range.
+        ConfigError: The sampling rate or the probability is out of range, or the event cannot be sampled.
     """
 
     sampling_rate: float
-    event: "Release"
+    event: "Release | Composed"
     decisive_probability: float = 0.0
 
     def __post_init__(self) -> None:
@@ -185,15 +186,16 @@ class FixedSizeSampled:
     Args:
         cohort: Clients drawn, m.
         population: Clients that they are drawn from, n; at least as many.
-        event: What is released from the cohort.
+        event: What is released from the cohort. Several Gaussian releases from one and the same cohort are one
+            `Composed`.
 
     Raises:
-        ConfigError: The cohort is empty or larger than the population.
+        ConfigError: The cohort is empty or larger than the population, or the event cannot be sampled.
     """
 
     cohort: int
     population: int
-    event: "Release"
+    event: "Release | Composed"
 
     def __post_init__(self) -> None:
         keep(self, cohort=check_count("cohort", self.cohort), population=check_count("population", self.population))
@@ -315,9 +317,43 @@ def check_adjacency(adjacency: str) -> None:
         raise ConfigError(f"adjacency {adjacency!r} must be one of {', '.join(ADJACENCIES)}")
 
 
+def simplified(event: Event) -> Event:
+    """Return an event with the same pair of laws of which the engines know more: several releases become one.
+
+    Gaussian releases from one cohort are one Gaussian release of noise 1 / sqrt(sum 1 / noise^2): each is divided by
+    its noise, and what they are together is a vector of norm sqrt(sum 1 / noise^2), at most, in noise of 1.
+    `docs/accountant.md`, section 2.5, has the proof.
+    """
+    if isinstance(event, PoissonSampled | FixedSizeSampled) and isinstance(event.event, Composed):
+        return replace(event, event=_one_gaussian(event.event))
+    return event
+
+
+def _one_gaussian(event: Composed) -> Gaussian:
+    squares = [count / release.noise_multiplier**2 for release, count in _gaussians(event)]
+    return Gaussian(1 / math.sqrt(math.fsum(squares)))
+
+
+def _gaussians(event: Composed) -> Iterator[tuple[Gaussian, int]]:
+    for part, count in event.events:
+        if isinstance(part, Gaussian):
+            yield part, count
+        elif isinstance(part, Composed):
+            yield from ((inner, count * times) for inner, times in _gaussians(part))
+        else:
+            raise ConfigError(f"a sampled dp.Composed needs dp.Gaussian releases only, found {part!r:.100}")
+
+
 def _check_release(outer: str, event: object) -> None:
-    if not isinstance(event, Release):
-        raise ConfigError(f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), found {event!r:.100}")
+    if isinstance(event, Composed):
+        if not event.events:
+            raise ConfigError(f"{outer} needs at least one release, found an empty dp.Composed")
+        _one_gaussian(event)
+    elif not isinstance(event, Release):
+        raise ConfigError(
+            f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), or a dp.Composed of Gaussian ones, "
+            f"found {event!r:.100}"
+        )
 
 
 def _check_integer_sum(event: DiscreteGaussianSum | SkellamSum) -> None:

@@ -166,13 +166,14 @@ def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
 
 
 def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
-    replace = adjacency == "replace"
+    replace, event = adjacency == "replace", kinds.simplified(event)
     if isinstance(event, kinds.NonPrivate):
         return np.full_like(betas, math.inf)
     if isinstance(event, Composed):
         return _total(_merge(event.events, adjacency), adjacency, betas)
     if isinstance(event, kinds.PoissonSampled | FixedSizeSampled):
         rate, release, fixed = event.sampling_rate, event.event, isinstance(event, FixedSizeSampled)
+        assert not isinstance(release, Composed)
         # Where the size is fixed, who leaves is replaced by someone else: the sum moves by up to twice the norm.
         shift = 2.0 if replace or fixed else 1.0
         unsampled = _plain(release, shift, betas)
