@@ -19,6 +19,7 @@ from secfed.dp.events import (
 )
 from secfed.dp.ledger import Ledger
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
+from secfed.dp.mixtures import GaussianMixture
 
 __all__ = [
     "Accountant",
@@ -31,6 +32,7 @@ __all__ = [
     "ExponentialMechanism",
     "FixedSizeSampled",
     "Gaussian",
+    "GaussianMixture",
     "Laplace",
     "Ledger",
     "NonPrivate",

@@ -19,6 +19,7 @@ from secfed.dp.events import (
     SkellamSum,
 )
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
+from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
 
 _ADJACENT = {
@@ -107,5 +108,14 @@ def _event(event: Event) -> str:
         )
     if isinstance(event, ZeroConcentrated):
         return f"something that is proved {as_given_or_down(event.rho, 6)}-zCDP between these data sets"
+    if isinstance(event, GaussianMixture):
+        drawn = ", ".join(
+            f"{as_given_or_down(norm, 6)} with probability {as_given_or_down(share, 6)}"
+            for norm, share in zip(event.contributions, event.probabilities, strict=True)
+        )
+        return (
+            f"Gaussian noise of {as_given_or_up(event.noise_multiplier, 6)} times clip_norm on a sum to which a client "
+            f"contributes at most so many times clip_norm: {drawn}, by secret chance, independently in each release"
+        )
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

@@ -11,7 +11,7 @@ from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import inversion, smoothed
 from secfed.dp.contour.inversion import Profile
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
-from secfed.dp.contour.pairs import Law, NoiseLaw, RangeLaw
+from secfed.dp.contour.pairs import Law, MixtureLaw, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
 from secfed.dp.events import (
     Adjacency,
@@ -27,6 +27,7 @@ from secfed.dp.events import (
     simplified,
 )
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
+from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.responses import responses, sampled
 from secfed.errors import UnsupportedEventError
 
@@ -239,9 +240,9 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
 def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
     """Return the laws of all releases in each direction; nothing where one of them has none."""
     found: list[list[tuple[Law, int]]] = []
-    # What is not sampled is the same in both directions.
-    cohorts = any(isinstance(event, PoissonSampled | FixedSizeSampled) for event in events)
-    for side in ("there", "back") if adjacency == "add_remove" and cohorts else ("there",):
+    # What does not depend on whether a client takes part is the same in both directions.
+    chance = any(isinstance(event, PoissonSampled | FixedSizeSampled | GaussianMixture) for event in events)
+    for side in ("there", "back") if adjacency == "add_remove" and chance else ("there",):
         laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
         found.append([(law, count) for law, count in laws if law is not None])
         if len(found[-1]) < len(laws):
@@ -252,6 +253,8 @@ def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[L
 def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
     if isinstance(event, ExponentialMechanism):
         return RangeLaw(event.epsilon)
+    if isinstance(event, GaussianMixture):
+        return MixtureLaw(*event.scaled(), "replaced" if adjacency == "replace" else direction)
     if mixture := responses(event, adjacency):
         return mixture.pair()
     if isinstance(event, PoissonSampled | FixedSizeSampled) and (pair := sampled(event, adjacency, direction)):

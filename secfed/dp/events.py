@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from secfed.dp.checks import check_between, check_count, check_rate, keep
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, Proved, RandomizedResponse, ZeroConcentrated
+from secfed.dp.mixtures import GaussianMixture
 from secfed.errors import ConfigError
 
 Adjacency = Literal["add_remove", "replace"]
@@ -239,7 +240,7 @@ class NonPrivate:
 
 
 Release = Gaussian | Laplace | DiscreteLaplace | DiscreteGaussianSum | SkellamSum
-Event = Release | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
+Event = Release | GaussianMixture | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
 _KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
@@ -252,6 +253,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
         RandomizedResponse,
         ExponentialMechanism,
         ZeroConcentrated,
+        GaussianMixture,
         PoissonSampled,
         FixedSizeSampled,
         Composed,

@@ -22,6 +22,8 @@ from scipy.special import gammaln, logsumexp
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
 from secfed.dp.mechanisms import ExponentialMechanism, Proved, ZeroConcentrated
+from secfed.dp.mixtures import GaussianMixture
+from secfed.dp.renyi_mixtures import mixture_moment
 from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
@@ -194,6 +196,8 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
         return np.asarray(np.minimum(found, log_mixture(rate, unsampled)))
     if isinstance(event, Proved):
         return _proved(event, adjacency, betas)
+    if isinstance(event, GaussianMixture):
+        return np.array([mixture_moment(*event.scaled(), float(beta), replace) for beta in betas])
     return _plain(event, 2.0 if replace else 1.0, betas)
 
 

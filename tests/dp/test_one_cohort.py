@@ -40,13 +40,13 @@ def test_two_releases_from_one_cohort_equal_sums_over_the_plane(epsilon: float) 
     rate = 0.3
     worst = max(plane_delta(rate, 1.0, None, epsilon), plane_delta(rate, None, 1.0, epsilon))
     found = dp.Accountant().compose(dp.PoissonSampled(rate, TWO)).delta(epsilon, bounds=True)
-    assert found.lower == pytest.approx(worst, rel=2e-4) and found.upper == pytest.approx(worst, rel=2e-4)
+    assert found.lower == pytest.approx(worst, rel=1e-7) and found.upper == pytest.approx(worst, rel=1e-7)
     replaced = dp.Accountant("replace").compose(dp.PoissonSampled(rate, TWO)).delta(epsilon)
-    assert replaced == pytest.approx(plane_delta(rate, 1.0, -1.0, epsilon), rel=2e-4)
+    assert replaced == pytest.approx(plane_delta(rate, 1.0, -1.0, epsilon), rel=1e-7)
     # Of fixed size: another client, which contributes -1, stands where this one does not.
     fixed = dp.Accountant().compose(dp.FixedSizeSampled(3, 10, TWO)).delta(epsilon)
     worst = max(plane_delta(rate, 2.0, None, epsilon), plane_delta(rate, None, 2.0, epsilon))
-    assert fixed == pytest.approx(worst, rel=2e-4)
+    assert fixed == pytest.approx(worst, rel=1e-7)
 
 
 @pytest.mark.parametrize("adjacency", ADJACENCIES)
