@@ -205,6 +205,8 @@ def describe(event: dp.Event) -> str:
             return f"{describe(inner)}, {cohort} of {population}"
         case dp.Gaussian(noise) | dp.Laplace(noise) | dp.DiscreteLaplace(noise):
             return f"{type(event).__name__} {noise:g}"
+        case dp.TreeAggregation(noise, steps, times):
+            return f"{type(event).__name__} {noise:g} of {steps} steps, {times} for each client"
         case dp.GaussianMixture(noise, contributions):
             return f"{type(event).__name__} {noise:g} of {len(contributions)} contributions"
         case dp.DiscreteGaussianSum() | dp.SkellamSum():

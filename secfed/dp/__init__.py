@@ -20,6 +20,7 @@ from secfed.dp.events import (
 from secfed.dp.ledger import Ledger
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
 from secfed.dp.mixtures import GaussianMixture
+from secfed.dp.trees import TreeAggregation
 
 __all__ = [
     "Accountant",
@@ -39,6 +40,7 @@ __all__ = [
     "PoissonSampled",
     "RandomizedResponse",
     "SkellamSum",
+    "TreeAggregation",
     "ZeroConcentrated",
     "noise_multiplier",
     "release",

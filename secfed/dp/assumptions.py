@@ -21,6 +21,7 @@ from secfed.dp.events import (
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
 from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
+from secfed.dp.trees import TreeAggregation
 
 _ADJACENT = {
     "add_remove": "with or without all data of one client (add_remove)",
@@ -108,6 +109,13 @@ def _event(event: Event) -> str:
         )
     if isinstance(event, ZeroConcentrated):
         return f"something that is proved {as_given_or_down(event.rho, 6)}-zCDP between these data sets"
+    if isinstance(event, TreeAggregation):
+        noise, times = as_given_or_up(event.noise_multiplier, 6), event.participations
+        return (
+            f"Gaussian noise of {noise} times clip_norm on each node of a binary tree over {event.steps} steps; "
+            f"each client takes part in at most {times} {'step' if times == 1 else 'steps'}, fixed beforehand, with a "
+            "contribution clipped to clip_norm in Euclidean norm"
+        )
     if isinstance(event, GaussianMixture):
         drawn = ", ".join(
             f"{as_given_or_down(norm, 6)} with probability {as_given_or_down(share, 6)}"

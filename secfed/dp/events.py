@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from secfed.dp.checks import check_between, check_count, check_rate, keep
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, Proved, RandomizedResponse, ZeroConcentrated
 from secfed.dp.mixtures import GaussianMixture
+from secfed.dp.trees import TreeAggregation
 from secfed.errors import ConfigError
 
 Adjacency = Literal["add_remove", "replace"]
@@ -240,7 +241,7 @@ class NonPrivate:
 
 
 Release = Gaussian | Laplace | DiscreteLaplace | DiscreteGaussianSum | SkellamSum
-Event = Release | GaussianMixture | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
+Event = Release | GaussianMixture | TreeAggregation | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
 _KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
@@ -254,6 +255,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
         ExponentialMechanism,
         ZeroConcentrated,
         GaussianMixture,
+        TreeAggregation,
         PoissonSampled,
         FixedSizeSampled,
         Composed,
@@ -324,8 +326,10 @@ def simplified(event: Event) -> Event:
 
     Gaussian releases from one cohort are one Gaussian release of noise 1 / sqrt(sum 1 / noise^2): each is divided by
     its noise, and what they are together is a vector of norm sqrt(sum 1 / noise^2), at most, in noise of 1.
-    `docs/accountant.md`, section 2.5, has the proof.
+    `docs/accountant.md`, sections 2.5 and 2.7, has the proofs.
     """
+    if isinstance(event, TreeAggregation):
+        return Gaussian(event.joint_noise())
     if isinstance(event, PoissonSampled | FixedSizeSampled) and isinstance(event.event, Composed):
         return replace(event, event=_one_gaussian(event.event))
     return event

@@ -198,6 +198,7 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
         return _proved(event, adjacency, betas)
     if isinstance(event, GaussianMixture):
         return np.array([mixture_moment(*event.scaled(), float(beta), replace) for beta in betas])
+    assert isinstance(event, Release)
     return _plain(event, 2.0 if replace else 1.0, betas)
 
 
