@@ -12,7 +12,16 @@ from secfed.dp.assumptions import assumptions
 from secfed.dp.checks import check_between, check_count, check_number
 from secfed.dp.composition import Composition
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.events import Adjacency, Event, PoissonSampled, check_adjacency, check_event, from_json, to_json
+from secfed.dp.events import (
+    Adjacency,
+    Event,
+    PoissonSampled,
+    check_adjacency,
+    check_both_directions,
+    check_event,
+    from_json,
+    to_json,
+)
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError, UnsupportedEventError
 
@@ -40,7 +49,7 @@ class Accountant:
     chosen without looking at earlier releases: a budget that adapts to them needs a privacy filter, which this is not.
 
     Args:
-        adjacency: `"add_remove"` or `"replace"`; see `events`.
+        adjacency: `"add_remove"` or `"replace"`, or one direction, `"remove"` or `"add"`; see `events`.
 
     Raises:
         ConfigError: The adjacency is unknown.
@@ -55,7 +64,7 @@ class Accountant:
     """
 
     def __init__(self, adjacency: Adjacency = "add_remove") -> None:
-        check_adjacency(adjacency)
+        check_adjacency(adjacency, one_sided=True)
         self._adjacency: Adjacency = adjacency
         self._events: dict[Event, int] = {}
         self._composition: Composition | None = None
@@ -232,6 +241,7 @@ class Accountant:
         elif not self._composed().private:
             found = Bounds(math.inf, math.inf)
         else:
+            check_both_directions(self._adjacency)
             found = Bounds(*trade_off.least_mu(self._delta_bounds, self._epsilon_bounds, least_delta))
         return found if bounds else found.upper
 
@@ -308,6 +318,7 @@ class Accountant:
         exact = self._exact_mu()
         if exact is not None:
             return np.array([trade_off.gaussian(exact, float(rate))[1][1] for rate in rates])
+        check_both_directions(self._adjacency)
         return trade_off.TradeOff(self._delta_bounds, self._epsilon_bounds).curve(rates)
 
     def renyi(self, order: float) -> float:
@@ -386,6 +397,7 @@ class Accountant:
             return trade_off.gaussian(exact, rate)
         if not self._composed().private:
             return (0.0, 0.0), (1.0, 1.0)
+        check_both_directions(self._adjacency)
         return trade_off.TradeOff(self._delta_bounds, self._epsilon_bounds).bounds(rate)
 
     def _delta_bounds(self, epsilon: float) -> tuple[float, float]:

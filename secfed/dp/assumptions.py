@@ -25,6 +25,8 @@ from secfed.dp.trees import TreeAggregation
 
 _ADJACENT = {
     "add_remove": "with or without all data of one client (add_remove)",
+    "remove": "with all data of one client against without them, in this order only (remove)",
+    "add": "without all data of one client against with them, in this order only (add)",
     "replace": "with one client's data replaced by any other (replace: a sum moves by up to twice clip_norm)",
 }
 

@@ -39,6 +39,9 @@ _TIGHT = 1e-6
 _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
+# The kinds of laws in the directions of each adjacency, and what pairs call the directions.
+_KINDS: dict[Adjacency, tuple[LawKind, ...]] = {"add_remove": ("REMOVE", "ADD"), "remove": ("REMOVE",), "add": ("ADD",)}
+_SIDES: dict[LawKind, str] = {"REMOVE": "there", "ADD": "back"}
 # Releases with a largest loss: beyond it their delta is what they may lose.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
@@ -242,7 +245,8 @@ def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[L
     found: list[list[tuple[Law, int]]] = []
     # What does not depend on whether a client takes part is the same in both directions.
     chance = any(isinstance(event, PoissonSampled | FixedSizeSampled | GaussianMixture) for event in events)
-    for side in ("there", "back") if adjacency == "add_remove" and chance else ("there",):
+    sides = [_SIDES[kind] for kind in _KINDS.get(adjacency, ("REMOVE",))]
+    for side in sides if chance else ["there"]:
         laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
         found.append([(law, count) for law, count in laws if law is not None])
         if len(found[-1]) < len(laws):
@@ -285,13 +289,11 @@ def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[LawKind, ...], floa
         return None
     noise, slack = gaussian
     if isinstance(event, PoissonSampled):
-        kinds: tuple[LawKind, ...] = ("REMOVE", "ADD") if adjacency == "add_remove" else ("SWAP",)
-        return kinds, float(event.sampling_rate), noise, slack
+        return _KINDS.get(adjacency, ("SWAP",)), float(event.sampling_rate), noise, slack
     if isinstance(event, FixedSizeSampled):
         # The cohort's size is fixed: without the client another stands in its place, twice the shift.
-        kinds = ("REMOVE", "ADD") if adjacency == "add_remove" else ("PAIR",)
-        return kinds, event.sampling_rate, noise / 2, slack
-    return ("REMOVE",), 1.0, noise if adjacency == "add_remove" else noise / 2, slack
+        return _KINDS.get(adjacency, ("PAIR",)), event.sampling_rate, noise / 2, slack
+    return ("REMOVE",), 1.0, noise / 2 if adjacency == "replace" else noise, slack
 
 
 def _gaussian_noise(release: Event) -> tuple[float, float] | None:

@@ -5,21 +5,26 @@ is normalized to one client: it says how much noise there is for a contribution 
 
 * `"add_remove"`: one data set has a client that the other has not; the sum then moves by at most `clip_norm`.
 * `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.
+
+Two more ask in one order only: how much likelier an output may be with the client's data than without (`"remove"`), or
+without than with (`"add"`). `"add_remove"` is the larger one of both. They are for queries, not for trainings.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from secfed.dp.checks import check_between, check_count, check_rate, keep
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, Proved, RandomizedResponse, ZeroConcentrated
 from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.trees import TreeAggregation
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, UnsupportedEventError
 
-Adjacency = Literal["add_remove", "replace"]
-ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)
+Adjacency = Literal["add_remove", "replace", "remove", "add"]
+# What a guarantee is about, and what only one direction of it is about.
+ADJACENCIES: tuple[Adjacency, ...] = ("add_remove", "replace")
+ONE_SIDED: tuple[Adjacency, ...] = ("remove", "add")
 # Beyond these ranges squares overflow, or differences are lost to rounding.
 _NOISE = (1e-6, 1e9)
 # Of discrete Laplace noise, below which rare masses are lost to rounding; and the most losses of one release.
@@ -311,14 +316,26 @@ def check_event(event: object) -> None:
         raise ConfigError(f"found {event!r:.100}, needed an event such as dp.Gaussian(noise_multiplier=1.0)")
 
 
-def check_adjacency(adjacency: str) -> None:
-    """Refuse an unknown adjacency.
+def check_adjacency(adjacency: str, *, one_sided: bool = False) -> None:
+    """Refuse an unknown adjacency, and one direction only where a guarantee needs both.
 
     Raises:
-        ConfigError: It is unknown.
+        ConfigError: It is unknown, or of one direction.
     """
-    if not isinstance(adjacency, str) or adjacency not in ADJACENCIES:
-        raise ConfigError(f"adjacency {adjacency!r} must be one of {', '.join(ADJACENCIES)}")
+    known = ADJACENCIES + ONE_SIDED if one_sided else ADJACENCIES
+    if not isinstance(adjacency, str) or adjacency not in known:
+        raise ConfigError(f"adjacency {adjacency!r} must be one of {', '.join(known)}")
+
+
+def check_both_directions(adjacency: Adjacency) -> None:
+    """Refuse one direction where a question is about both.
+
+    Raises:
+        UnsupportedEventError: The adjacency is one direction only.
+    """
+    if adjacency in ONE_SIDED:
+        needed = f"needed {' or '.join(ADJACENCIES)}"
+        raise UnsupportedEventError(f"tests and mu of these releases need both directions, found {adjacency}: {needed}")
 
 
 def simplified(event: Event) -> Event:

@@ -108,7 +108,7 @@ def moments(event: Event, adjacency: Adjacency, orders: npt.ArrayLike) -> Array:
         UnsupportedEventError: No bound is proved for the event.
     """
     kinds.check_event(event)
-    kinds.check_adjacency(adjacency)
+    kinds.check_adjacency(adjacency, one_sided=True)
     betas = np.asarray(orders, np.float64) - 1
     if betas.ndim != 1 or not np.all((betas > 0) & (betas < math.inf)):
         raise ConfigError("orders must be finite numbers above 1, in one dimension")
@@ -116,7 +116,7 @@ def moments(event: Event, adjacency: Adjacency, orders: npt.ArrayLike) -> Array:
 
 
 def _merge(events: Iterable[tuple[Event, int]], adjacency: Adjacency) -> dict[Event, int]:
-    kinds.check_adjacency(adjacency)
+    kinds.check_adjacency(adjacency, one_sided=True)
     merged: dict[Event, int] = {}
     for event, count in Composed(tuple(events)).events:
         parts = _merge(event.events, adjacency) if isinstance(event, Composed) else {event: 1}
