@@ -122,9 +122,9 @@ class Accountant:
             bounds: Return a lower value as well.
 
         Returns:
-            The certified upper value, infinite if there is none; with `bounds` both. For discrete noise, whose law is
-            not that of the pair that bounds it, where only moments are known (Skellam), and with an exponential
-            mechanism, the lower value is 0.
+            The certified upper value, infinite if there is none; with `bounds` both. The lower value is 0 for sums of
+            discrete Gaussians of several coordinates or from sampled cohorts, where only moments are known (Skellam),
+            and with an exponential mechanism.
 
         Raises:
             ConfigError: The delta is out of range.

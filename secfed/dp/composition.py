@@ -26,6 +26,7 @@ from secfed.dp.events import (
     PoissonSampled,
     simplified,
 )
+from secfed.dp.lattice import lattice_pair
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.responses import responses, sampled
@@ -93,6 +94,11 @@ class Composition:
                 square_distance += count * (shift / noise) ** 2
             else:
                 groups.setdefault(kinds, []).append((rate, noise, count))
+        lattice = any(isinstance(event, DiscreteGaussianSum) for event in flat)
+        pairs = _pairs(flat, adjacency) if moments_only or lattice else ()
+        if lattice and pairs:  # the sums' own laws, not those that bound them
+            exact = not any(isinstance(event, ExponentialMechanism) for event in flat)
+            moments_only, slack = True, 0.0
         directions: tuple[Releases, ...] = ()
         if not moments_only:
             two = any(len(kinds) == 2 for kinds in groups)
@@ -102,7 +108,7 @@ class Composition:
                 )
                 for side in range(2 if two else 1)
             )
-        return cls(adjacency, flat, directions, _pairs(flat, adjacency) if moments_only else (), slack, exact)
+        return cls(adjacency, flat, directions, pairs, slack, exact)
 
     @property
     def private(self) -> bool:
@@ -263,6 +269,8 @@ def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
         return mixture.pair()
     if isinstance(event, PoissonSampled | FixedSizeSampled) and (pair := sampled(event, adjacency, direction)):
         return pair
+    if isinstance(event, DiscreteGaussianSum):
+        return lattice_pair(event, adjacency)
     release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)
     if not isinstance(release, Gaussian | Laplace):
         return None
