@@ -3,12 +3,15 @@
 import math
 from decimal import Decimal, getcontext
 
+import numpy as np
 import pytest
 
 from secfed import dp
 from secfed.dp.events import ADJACENCIES
 
 getcontext().prec = 40
+# Without extended precision these sums are bounded like those of several coordinates.
+pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).eps > 2e-19, reason="long double is a double here")
 
 
 def law(variance: float, clients: int) -> dict[int, Decimal]:
