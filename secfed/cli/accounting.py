@@ -195,12 +195,20 @@ def entry_table(ledger: dp.Ledger) -> "Table":
 def describe(event: dp.Event) -> str:
     """Name an event briefly."""
     match event:
+        case dp.PoissonSampled(rate, dp.Composed() as inner):
+            return f"({describe(inner)}), Poisson {rate:g}"
+        case dp.FixedSizeSampled(cohort, population, dp.Composed() as inner):
+            return f"({describe(inner)}), {cohort} of {population}"
         case dp.PoissonSampled(rate, inner):
             return f"{describe(inner)}, Poisson {rate:g}"
         case dp.FixedSizeSampled(cohort, population, inner):
             return f"{describe(inner)}, {cohort} of {population}"
         case dp.Gaussian(noise) | dp.Laplace(noise) | dp.DiscreteLaplace(noise):
             return f"{type(event).__name__} {noise:g}"
+        case dp.TreeAggregation(noise, steps, times):
+            return f"{type(event).__name__} {noise:g} of {steps} steps, {times} for each client"
+        case dp.GaussianMixture(noise, contributions):
+            return f"{type(event).__name__} {noise:g} of {len(contributions)} contributions"
         case dp.DiscreteGaussianSum() | dp.SkellamSum():
             return f"{type(event).__name__} of {event.clients}, variance {event.noise_variance:g}"
         case dp.ApproximateDP(epsilon, delta):

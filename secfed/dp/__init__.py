@@ -19,6 +19,8 @@ from secfed.dp.events import (
 )
 from secfed.dp.ledger import Ledger
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
+from secfed.dp.mixtures import GaussianMixture
+from secfed.dp.trees import TreeAggregation
 
 __all__ = [
     "Accountant",
@@ -31,12 +33,14 @@ __all__ = [
     "ExponentialMechanism",
     "FixedSizeSampled",
     "Gaussian",
+    "GaussianMixture",
     "Laplace",
     "Ledger",
     "NonPrivate",
     "PoissonSampled",
     "RandomizedResponse",
     "SkellamSum",
+    "TreeAggregation",
     "ZeroConcentrated",
     "noise_multiplier",
     "release",

@@ -10,11 +10,20 @@ import numpy.typing as npt
 
 from secfed.dp import renyi, trade_off
 from secfed.dp.assumptions import assumptions
-from secfed.dp.checks import check_between, check_count, check_number
+from secfed.dp.checks import check_between, check_budget, check_count, check_delta, check_number
 from secfed.dp.composition import Composition
 from secfed.dp.contour.inversion import WarmStart
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.events import Adjacency, Event, PoissonSampled, check_adjacency, check_event, from_json, to_json
+from secfed.dp.events import (
+    Adjacency,
+    Event,
+    PoissonSampled,
+    check_adjacency,
+    check_both_directions,
+    check_event,
+    from_json,
+    to_json,
+)
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError, UnsupportedEventError
 
@@ -42,7 +51,7 @@ class Accountant:
     chosen without looking at earlier releases: a budget that adapts to them needs a privacy filter, which this is not.
 
     Args:
-        adjacency: `"add_remove"` or `"replace"`; see `events`.
+        adjacency: `"add_remove"` or `"replace"`, or one direction, `"remove"` or `"add"`; see `events`.
 
     Raises:
         ConfigError: The adjacency is unknown.
@@ -57,7 +66,7 @@ class Accountant:
     """
 
     def __init__(self, adjacency: Adjacency = "add_remove") -> None:
-        check_adjacency(adjacency)
+        check_adjacency(adjacency, one_sided=True)
         self._adjacency: Adjacency = adjacency
         self._events: dict[Event, int] = {}
         self._composition: Composition | None = None
@@ -115,9 +124,9 @@ class Accountant:
             bounds: Return a lower value as well.
 
         Returns:
-            The certified upper value, infinite if there is none; with `bounds` both. For discrete noise, whose law is
-            not that of the pair that bounds it, where only moments are known (Skellam), and with an exponential
-            mechanism, the lower value is 0.
+            The certified upper value, infinite if there is none; with `bounds` both. The lower value is 0 for sums of
+            discrete Gaussians of several coordinates or from sampled cohorts, where only moments are known (Skellam),
+            and with an exponential mechanism.
 
         Raises:
             ConfigError: The delta is out of range.
@@ -395,7 +404,12 @@ class Accountant:
         return found
 
     def _profile(self) -> Callable[[float], tuple[float, float]]:
-        """Return delta as a function of epsilon for a search: each value starts from the contour of the last one."""
+        """Return delta as a function of epsilon for a search: each value starts from the contour of the last one.
+
+        Raises:
+            UnsupportedEventError: The adjacency is one direction only.
+        """
+        check_both_directions(self._adjacency)
         return partial(self._delta_bounds, starts=(WarmStart(), WarmStart()))
 
     def _epsilon_bounds(self, delta: float) -> tuple[float, float]:
@@ -418,27 +432,3 @@ class Accountant:
     def _left(self, delta: float) -> float:
         """Return what of delta is left for the releases themselves: see `docs/accountant.md`, section 2.1."""
         return delta - self._decisive
-
-
-def check_delta(delta: Any) -> float:
-    """Return a delta as a float; refuse one that is no probability, or that promises nothing.
-
-    Raises:
-        ConfigError: It is out of range.
-    """
-    value = check_number("delta", delta)
-    if not 0 < value < 1:
-        raise ConfigError(f"delta {value} must be above 0 and below 1")
-    return value
-
-
-def check_budget(epsilon: Any, delta: Any) -> tuple[float, float]:
-    """Return a budget as floats; refuse one that nothing can keep.
-
-    Raises:
-        ConfigError: Epsilon or delta is out of range.
-    """
-    value = check_number("epsilon", epsilon)
-    if not 0 < value < math.inf:
-        raise ConfigError(f"epsilon {value} must be positive and finite")
-    return value, check_delta(delta)

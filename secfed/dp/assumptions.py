@@ -19,10 +19,14 @@ from secfed.dp.events import (
     SkellamSum,
 )
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse, ZeroConcentrated
+from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.rounding import as_given_or_down, as_given_or_up, exact
+from secfed.dp.trees import TreeAggregation
 
 _ADJACENT = {
     "add_remove": "with or without all data of one client (add_remove)",
+    "remove": "with all data of one client against without them, in this order only (remove)",
+    "add": "without all data of one client against with them, in this order only (add)",
     "replace": "with one client's data replaced by any other (replace: a sum moves by up to twice clip_norm)",
 }
 
@@ -50,6 +54,10 @@ def assumptions(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta
 
 def _times(count: int) -> str:
     return "1 release" if count == 1 else f"{count} releases"
+
+
+def _of_one_cohort(event: Event) -> str:
+    return f"from one cohort, {_event(event)}" if isinstance(event, Composed) else _event(event)
 
 
 def _event(event: Event) -> str:
@@ -81,10 +89,10 @@ def _event(event: Event) -> str:
                 "noise is released unless the cohort is too small or too large, which depends on one client with "
                 f"probability {as_given_or_up(event.decisive_probability, 3)} at most, counted in delta"
             )
-        return f"{_event(event.event)}; {cohort}, by secret chance; {skips}"
+        return f"{_of_one_cohort(event.event)}; {cohort}, by secret chance; {skips}"
     if isinstance(event, FixedSizeSampled):
         cohort = f"a cohort of {event.cohort} of {event.population} clients, drawn uniformly"
-        return f"{_event(event.event)}; {cohort}, by secret chance"
+        return f"{_of_one_cohort(event.event)}; {cohort}, by secret chance"
     if isinstance(event, Composed):
         return "together, " + "; ".join(f"{_times(count)} of {_event(part)}" for part, count in event.events)
     if isinstance(event, ApproximateDP):
@@ -103,5 +111,21 @@ def _event(event: Event) -> str:
         )
     if isinstance(event, ZeroConcentrated):
         return f"something that is proved {as_given_or_down(event.rho, 6)}-zCDP between these data sets"
+    if isinstance(event, TreeAggregation):
+        noise, times = as_given_or_up(event.noise_multiplier, 6), event.participations
+        return (
+            f"Gaussian noise of {noise} times clip_norm on each node of a binary tree over {event.steps} steps; "
+            f"each client takes part in at most {times} {'step' if times == 1 else 'steps'}, fixed beforehand, with a "
+            "contribution clipped to clip_norm in Euclidean norm"
+        )
+    if isinstance(event, GaussianMixture):
+        drawn = ", ".join(
+            f"{as_given_or_down(norm, 6)} with probability {as_given_or_down(share, 6)}"
+            for norm, share in zip(event.contributions, event.probabilities, strict=True)
+        )
+        return (
+            f"Gaussian noise of {as_given_or_up(event.noise_multiplier, 6)} times clip_norm on a sum to which a client "
+            f"contributes at most so many times clip_norm: {drawn}, by secret chance, independently in each release"
+        )
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

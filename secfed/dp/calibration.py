@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from secfed.dp.accountant import check_budget
-from secfed.dp.checks import check_count, check_rate
+from secfed.dp.checks import check_budget, check_count, check_rate
 from secfed.dp.composition import Composition
 from secfed.dp.contour.inversion import WarmStart
 from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled

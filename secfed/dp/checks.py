@@ -76,3 +76,27 @@ def keep(event: object, **values: Any) -> None:
     """Set fields of a frozen event to what a check made of them."""
     for name, value in values.items():
         object.__setattr__(event, name, value)
+
+
+def check_delta(delta: Any) -> float:
+    """Return a delta as a float; refuse one that is no probability, or that promises nothing.
+
+    Raises:
+        ConfigError: It is out of range.
+    """
+    value = check_number("delta", delta)
+    if not 0 < value < 1:
+        raise ConfigError(f"delta {value} must be above 0 and below 1")
+    return value
+
+
+def check_budget(epsilon: Any, delta: Any) -> tuple[float, float]:
+    """Return a budget as floats; refuse one that nothing can keep.
+
+    Raises:
+        ConfigError: Epsilon or delta is out of range.
+    """
+    value = check_number("epsilon", epsilon)
+    if not 0 < value < math.inf:
+        raise ConfigError(f"epsilon {value} must be positive and finite")
+    return value, check_delta(delta)

@@ -11,7 +11,7 @@ from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import inversion, smoothed
 from secfed.dp.contour.inversion import Profile, WarmStart
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
-from secfed.dp.contour.pairs import Law, NoiseLaw, RangeLaw
+from secfed.dp.contour.pairs import Law, MixtureLaw, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
 from secfed.dp.events import (
     Adjacency,
@@ -24,8 +24,11 @@ from secfed.dp.events import (
     Laplace,
     NonPrivate,
     PoissonSampled,
+    simplified,
 )
+from secfed.dp.lattice import lattice_pair
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
+from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.responses import responses, sampled
 from secfed.errors import UnsupportedEventError
 
@@ -37,6 +40,9 @@ _TIGHT = 1e-6
 _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
+# The kinds of laws in the directions of each adjacency, and what pairs call the directions.
+_KINDS: dict[Adjacency, tuple[LawKind, ...]] = {"add_remove": ("REMOVE", "ADD"), "remove": ("REMOVE",), "add": ("ADD",)}
+_SIDES: dict[LawKind, str] = {"REMOVE": "there", "ADD": "back"}
 # Releases with a largest loss: beyond it their delta is what they may lose.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
@@ -88,6 +94,11 @@ class Composition:
                 square_distance += count * (shift / noise) ** 2
             else:
                 groups.setdefault(kinds, []).append((rate, noise, count))
+        lattice = any(isinstance(event, DiscreteGaussianSum) for event in flat)
+        pairs = _pairs(flat, adjacency) if moments_only or lattice else ()
+        if lattice and pairs:  # the sums' own laws, not those that bound them
+            exact = not any(isinstance(event, ExponentialMechanism) for event in flat)
+            moments_only, slack = True, 0.0
         directions: tuple[Releases, ...] = ()
         if not moments_only:
             two = any(len(kinds) == 2 for kinds in groups)
@@ -97,7 +108,7 @@ class Composition:
                 )
                 for side in range(2 if two else 1)
             )
-        return cls(adjacency, flat, directions, _pairs(flat, adjacency) if moments_only else (), slack, exact)
+        return cls(adjacency, flat, directions, pairs, slack, exact)
 
     @property
     def private(self) -> bool:
@@ -236,15 +247,17 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
         if isinstance(event, Composed):
             _flatten(event.events, times * count, into)
         else:
+            event = simplified(event)
             into[event] = into.get(event, 0) + times * int(count)
 
 
 def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
     """Return the laws of all releases in each direction; nothing where one of them has none."""
     found: list[list[tuple[Law, int]]] = []
-    # What is not sampled is the same in both directions.
-    cohorts = any(isinstance(event, PoissonSampled | FixedSizeSampled) for event in events)
-    for side in ("there", "back") if adjacency == "add_remove" and cohorts else ("there",):
+    # What does not depend on whether a client takes part is the same in both directions.
+    chance = any(isinstance(event, PoissonSampled | FixedSizeSampled | GaussianMixture) for event in events)
+    sides = [_SIDES[kind] for kind in _KINDS.get(adjacency, ("REMOVE",))]
+    for side in sides if chance else ["there"]:
         laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
         found.append([(law, count) for law, count in laws if law is not None])
         if len(found[-1]) < len(laws):
@@ -255,10 +268,14 @@ def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[L
 def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
     if isinstance(event, ExponentialMechanism):
         return RangeLaw(event.epsilon)
+    if isinstance(event, GaussianMixture):
+        return MixtureLaw(*event.scaled(), "replaced" if adjacency == "replace" else direction)
     if mixture := responses(event, adjacency):
         return mixture.pair()
     if isinstance(event, PoissonSampled | FixedSizeSampled) and (pair := sampled(event, adjacency, direction)):
         return pair
+    if isinstance(event, DiscreteGaussianSum):
+        return lattice_pair(event, adjacency)
     release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)
     if not isinstance(release, Gaussian | Laplace):
         return None
@@ -285,13 +302,11 @@ def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[LawKind, ...], floa
         return None
     noise, slack = gaussian
     if isinstance(event, PoissonSampled):
-        kinds: tuple[LawKind, ...] = ("REMOVE", "ADD") if adjacency == "add_remove" else ("SWAP",)
-        return kinds, float(event.sampling_rate), noise, slack
+        return _KINDS.get(adjacency, ("SWAP",)), float(event.sampling_rate), noise, slack
     if isinstance(event, FixedSizeSampled):
         # The cohort's size is fixed: without the client another stands in its place, twice the shift.
-        kinds = ("REMOVE", "ADD") if adjacency == "add_remove" else ("PAIR",)
-        return kinds, event.sampling_rate, noise / 2, slack
-    return ("REMOVE",), 1.0, noise if adjacency == "add_remove" else noise / 2, slack
+        return _KINDS.get(adjacency, ("PAIR",)), event.sampling_rate, noise / 2, slack
+    return ("REMOVE",), 1.0, noise / 2 if adjacency == "replace" else noise, slack
 
 
 def _gaussian_noise(release: Event) -> tuple[float, float] | None:

@@ -5,18 +5,26 @@ is normalized to one client: it says how much noise there is for a contribution 
 
 * `"add_remove"`: one data set has a client that the other has not; the sum then moves by at most `clip_norm`.
 * `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.
+
+Two more ask in one order only: how much likelier an output may be with the client's data than without (`"remove"`), or
+without than with (`"add"`). `"add_remove"` is the larger one of both. They are for queries, not for trainings.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from secfed.dp.checks import check_between, check_count, check_rate, keep
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, Proved, RandomizedResponse, ZeroConcentrated
-from secfed.errors import ConfigError
+from secfed.dp.mixtures import GaussianMixture
+from secfed.dp.trees import TreeAggregation
+from secfed.errors import ConfigError, UnsupportedEventError
 
-Adjacency = Literal["add_remove", "replace"]
-ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)
+Adjacency = Literal["add_remove", "replace", "remove", "add"]
+# What a guarantee is about, and what only one direction of it is about.
+ADJACENCIES: tuple[Adjacency, ...] = ("add_remove", "replace")
+ONE_SIDED: tuple[Adjacency, ...] = ("remove", "add")
 # Beyond these ranges squares overflow, or differences are lost to rounding.
 _NOISE = (1e-6, 1e9)
 # Of discrete Laplace noise, below which rare masses are lost to rounding; and the most losses of one release.
@@ -156,17 +164,17 @@ class PoissonSampled:
     Args:
         sampling_rate: That probability, from 1e-15 to 1.
         event: What is released from the cohort, also if nobody joined. The result is divided by a public number, never
-            by how many came.
+            by how many came. Several Gaussian releases from one and the same cohort are one `Composed`.
         decisive_probability: Where nothing is released of cohorts of some sizes: probability, at most, that the others
             in the cohort are so many that it depends on one client whether there is a release. Each release costs so
             much more of delta.
 
     Raises:
-        ConfigError: The sampling rate or the probability is out of range.
+        ConfigError: The sampling rate or the probability is out of range, or the event cannot be sampled.
     """
 
     sampling_rate: float
-    event: "Release"
+    event: "Release | Composed"
     decisive_probability: float = 0.0
 
     def __post_init__(self) -> None:
@@ -185,15 +193,16 @@ class FixedSizeSampled:
     Args:
         cohort: Clients drawn, m.
         population: Clients that they are drawn from, n; at least as many.
-        event: What is released from the cohort.
+        event: What is released from the cohort. Several Gaussian releases from one and the same cohort are one
+            `Composed`.
 
     Raises:
-        ConfigError: The cohort is empty or larger than the population.
+        ConfigError: The cohort is empty or larger than the population, or the event cannot be sampled.
     """
 
     cohort: int
     population: int
-    event: "Release"
+    event: "Release | Composed"
 
     def __post_init__(self) -> None:
         keep(self, cohort=check_count("cohort", self.cohort), population=check_count("population", self.population))
@@ -237,7 +246,7 @@ class NonPrivate:
 
 
 Release = Gaussian | Laplace | DiscreteLaplace | DiscreteGaussianSum | SkellamSum
-Event = Release | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
+Event = Release | GaussianMixture | TreeAggregation | Proved | PoissonSampled | FixedSizeSampled | Composed | NonPrivate
 _KINDS: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
@@ -250,6 +259,8 @@ _KINDS: dict[str, Callable[..., Any]] = {
         RandomizedResponse,
         ExponentialMechanism,
         ZeroConcentrated,
+        GaussianMixture,
+        TreeAggregation,
         PoissonSampled,
         FixedSizeSampled,
         Composed,
@@ -305,19 +316,67 @@ def check_event(event: object) -> None:
         raise ConfigError(f"found {event!r:.100}, needed an event such as dp.Gaussian(noise_multiplier=1.0)")
 
 
-def check_adjacency(adjacency: str) -> None:
-    """Refuse an unknown adjacency.
+def check_adjacency(adjacency: str, *, one_sided: bool = False) -> None:
+    """Refuse an unknown adjacency, and one direction only where a guarantee needs both.
 
     Raises:
-        ConfigError: It is unknown.
+        ConfigError: It is unknown, or of one direction.
     """
-    if not isinstance(adjacency, str) or adjacency not in ADJACENCIES:
-        raise ConfigError(f"adjacency {adjacency!r} must be one of {', '.join(ADJACENCIES)}")
+    known = ADJACENCIES + ONE_SIDED if one_sided else ADJACENCIES
+    if not isinstance(adjacency, str) or adjacency not in known:
+        raise ConfigError(f"adjacency {adjacency!r} must be one of {', '.join(known)}")
+
+
+def check_both_directions(adjacency: Adjacency) -> None:
+    """Refuse one direction where a question is about both.
+
+    Raises:
+        UnsupportedEventError: The adjacency is one direction only.
+    """
+    if adjacency in ONE_SIDED:
+        needed = f"needed {' or '.join(ADJACENCIES)}"
+        raise UnsupportedEventError(f"tests and mu of these releases need both directions, found {adjacency}: {needed}")
+
+
+def simplified(event: Event) -> Event:
+    """Return an event with the same pair of laws of which the engines know more: several releases become one.
+
+    Gaussian releases from one cohort are one Gaussian release of noise 1 / sqrt(sum 1 / noise^2): each is divided by
+    its noise, and what they are together is a vector of norm sqrt(sum 1 / noise^2), at most, in noise of 1.
+    `docs/accountant.md`, sections 2.5 and 2.7, has the proofs.
+    """
+    if isinstance(event, TreeAggregation):
+        return Gaussian(event.joint_noise())
+    if isinstance(event, PoissonSampled | FixedSizeSampled) and isinstance(event.event, Composed):
+        return replace(event, event=_one_gaussian(event.event))
+    return event
+
+
+def _one_gaussian(event: Composed) -> Gaussian:
+    squares = [count / release.noise_multiplier**2 for release, count in _gaussians(event)]
+    return Gaussian(1 / math.sqrt(math.fsum(squares)))
+
+
+def _gaussians(event: Composed) -> Iterator[tuple[Gaussian, int]]:
+    for part, count in event.events:
+        if isinstance(part, Gaussian):
+            yield part, count
+        elif isinstance(part, Composed):
+            yield from ((inner, count * times) for inner, times in _gaussians(part))
+        else:
+            raise ConfigError(f"a sampled dp.Composed needs dp.Gaussian releases only, found {part!r:.100}")
 
 
 def _check_release(outer: str, event: object) -> None:
-    if not isinstance(event, Release):
-        raise ConfigError(f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), found {event!r:.100}")
+    if isinstance(event, Composed):
+        if not event.events:
+            raise ConfigError(f"{outer} needs at least one release, found an empty dp.Composed")
+        _one_gaussian(event)
+    elif not isinstance(event, Release):
+        raise ConfigError(
+            f"{outer} needs one release such as dp.Gaussian(noise_multiplier=1.0), or a dp.Composed of Gaussian ones, "
+            f"found {event!r:.100}"
+        )
 
 
 def _check_integer_sum(event: DiscreteGaussianSum | SkellamSum) -> None:

@@ -1,7 +1,7 @@
 """Events of which a theorem says how much they give away, whatever was computed: no sum and no `clip_norm` are needed.
 
-What is promised of such an event must hold for the adjacency that the accountant is asked for. Nobody can check that
-here.
+What is promised of such an event must hold for the adjacency that the accountant is asked for; for `"remove"` and
+`"add"` it must hold under `"add_remove"`. Nobody can check that here.
 """
 
 from dataclasses import dataclass

@@ -21,8 +21,10 @@ from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
 from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
+from secfed.dp.likelihood import log_mixture
 from secfed.dp.mechanisms import ExponentialMechanism, Proved, ZeroConcentrated
-from secfed.dp.mixtures import log_mixture
+from secfed.dp.mixtures import GaussianMixture
+from secfed.dp.renyi_mixtures import mixture_moment
 from secfed.dp.renyi_pairs import (
     Array,
     ReplacedPair,
@@ -106,7 +108,7 @@ def moments(event: Event, adjacency: Adjacency, orders: npt.ArrayLike) -> Array:
         UnsupportedEventError: No bound is proved for the event.
     """
     kinds.check_event(event)
-    kinds.check_adjacency(adjacency)
+    kinds.check_adjacency(adjacency, one_sided=True)
     betas = np.asarray(orders, np.float64) - 1
     if betas.ndim != 1 or not np.all((betas > 0) & (betas < math.inf)):
         raise ConfigError("orders must be finite numbers above 1, in one dimension")
@@ -114,7 +116,7 @@ def moments(event: Event, adjacency: Adjacency, orders: npt.ArrayLike) -> Array:
 
 
 def _merge(events: Iterable[tuple[Event, int]], adjacency: Adjacency) -> dict[Event, int]:
-    kinds.check_adjacency(adjacency)
+    kinds.check_adjacency(adjacency, one_sided=True)
     merged: dict[Event, int] = {}
     for event, count in Composed(tuple(events)).events:
         parts = _merge(event.events, adjacency) if isinstance(event, Composed) else {event: 1}
@@ -166,13 +168,14 @@ def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
 
 
 def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
-    replace = adjacency == "replace"
+    replace, event = adjacency == "replace", kinds.simplified(event)
     if isinstance(event, kinds.NonPrivate):
         return np.full_like(betas, math.inf)
     if isinstance(event, Composed):
         return _total(_merge(event.events, adjacency), adjacency, betas)
     if isinstance(event, kinds.PoissonSampled | FixedSizeSampled):
         rate, release, fixed = event.sampling_rate, event.event, isinstance(event, FixedSizeSampled)
+        assert not isinstance(release, Composed)
         # Where the size is fixed, who leaves is replaced by someone else: the sum moves by up to twice the norm.
         shift = 2.0 if replace or fixed else 1.0
         unsampled = _plain(release, shift, betas)
@@ -193,6 +196,9 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
         return np.asarray(np.minimum(found, log_mixture(rate, unsampled)))
     if isinstance(event, Proved):
         return _proved(event, adjacency, betas)
+    if isinstance(event, GaussianMixture):
+        return np.array([mixture_moment(*event.scaled(), float(beta), replace) for beta in betas])
+    assert isinstance(event, Release)
     return _plain(event, 2.0 if replace else 1.0, betas)
 
 

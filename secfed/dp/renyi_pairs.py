@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from secfed.dp.mixtures import log_mixture
+from secfed.dp.likelihood import log_mixture
 
 Array = npt.NDArray[np.float64]
 # Logarithms of what quadrature misses, and the most work that it takes on.
@@ -26,7 +26,7 @@ def log_expm1(x: float) -> float:
     return float(x + math.log(-math.expm1(-x)))
 
 
-def _log_rest(beta: float, log_ratio: Array) -> Array:
+def log_rest(beta: float, log_ratio: Array) -> Array:
     """Return log(u^a - 1 - a(u - 1)) for a = 1 + beta and u = e^log_ratio; with -log_ratio, plus log_ratio, it is the
     same of a = -beta.
     """
@@ -57,7 +57,7 @@ def finite_bound(masses: npt.NDArray[np.float64], losses: npt.NDArray[np.float64
     some = (masses > 0) & (losses != 0)
     if not some.any():
         return 0.0
-    terms = np.log(masses[some]) - losses[some] + _log_rest(beta, losses[some])
+    terms = np.log(masses[some]) - losses[some] + log_rest(beta, losses[some])
     return float(np.logaddexp(0.0, _log_sum(terms) + _INFLATION))
 
 
@@ -118,7 +118,7 @@ class SampledPair:
             weight, ratio = self.logs((x - 0.5) / scale**2, (-x - 0.5) / scale**2)
             if at is not x:
                 _, ratio = self.logs((at - 0.5) / scale**2, (-at - 0.5) / scale**2)
-            return weight - (x / scale) ** 2 / 2 + _log_rest(beta, ratio) - math.log(scale * math.sqrt(2 * math.pi))
+            return weight - (x / scale) ** 2 / 2 + log_rest(beta, ratio) - math.log(scale * math.sqrt(2 * math.pi))
 
         start, end = -self.reach - 13 * scale, 2 * self.reach * alpha + 30 * scale
         if end - start > 400 * step:
@@ -142,8 +142,8 @@ class SampledPair:
 
     def laplace_rest(self, density: Array, ratio: Array, beta: float) -> float:
         """Return log(e^K - 1) for Laplace noise, in the larger of both directions."""
-        there = _log_sum(density + _log_rest(beta, ratio))
-        back = _log_sum(density + ratio + _log_rest(beta, -ratio))
+        there = _log_sum(density + log_rest(beta, ratio))
+        back = _log_sum(density + ratio + log_rest(beta, -ratio))
         return float(np.logaddexp(max(there, back) + _INFLATION, _PANEL_ERROR))
 
     def laplace_nodes(self, panels: int) -> tuple[Array, Array, Array]:
@@ -196,7 +196,7 @@ class SwappedPair(SampledPair):
     def laplace_rest(self, density: Array, ratio: Array, beta: float) -> float:
         """Return log(e^K - 1) for Laplace noise: both halves of the line have the same part."""
         density, ratio = density[ratio > 0], ratio[ratio > 0]
-        both = np.logaddexp(_log_rest(beta, ratio), ratio + _log_rest(beta, -ratio))
+        both = np.logaddexp(log_rest(beta, ratio), ratio + log_rest(beta, -ratio))
         return float(np.logaddexp(_log_sum(density + both) + _INFLATION, _PANEL_ERROR))
 
     def gaussian_rest(self, beta: float) -> float:
@@ -216,11 +216,11 @@ class SwappedPair(SampledPair):
         none, one = -np.diff(ndtr(-tail / scale)), -np.diff(ndtr(-(tail - 1) / scale))
         r = np.exp(w)
         u = log_mixture(rate, w)
-        convex = np.exp(u + _log_rest(beta, -u))
+        convex = np.exp(u + log_rest(beta, -u))
         slope = np.append(np.diff(convex) / np.diff(r), beta * rate)
         middle = np.append((w[1:] + w[:-1]) / 2, w[-1])
         v = log_mixture(rate, -middle)
-        rest = np.exp(_log_rest(beta, v))
+        rest = np.exp(log_rest(beta, v))
         fall = rest - alpha * rate * np.exp(-middle) * np.expm1(beta * v)
         # A linear function's integral over a cell: from the integral of 1, and that of r beyond the cell's start.
         further = np.clip(one - none * r, 0.0, np.append(none[:-1] * np.diff(r), math.inf))

@@ -15,8 +15,8 @@ from scipy.special import expit, logsumexp
 
 from secfed.dp.contour.pairs import Array, Pair
 from secfed.dp.events import Adjacency, DiscreteLaplace, Event, FixedSizeSampled, PoissonSampled
+from secfed.dp.likelihood import log_mixture
 from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
-from secfed.dp.mixtures import log_mixture
 from secfed.errors import UnsupportedEventError
 
 # Relative: more than sums of a few thousand terms and their exponentials lose.

@@ -1,7 +1,8 @@
 """What a training run may spend on privacy: asked before each round, noted after it."""
 
-from secfed.dp.accountant import Accountant, check_budget
-from secfed.dp.events import Adjacency, Event
+from secfed.dp.accountant import Accountant
+from secfed.dp.checks import check_budget
+from secfed.dp.events import Adjacency, Event, check_adjacency
 from secfed.dp.ledger import Ledger
 from secfed.dp.ledger.records import Entry
 from secfed.dp.rounding import exact, up
@@ -43,6 +44,7 @@ class Spending:
         for name, source in (("ledger", ledger), ("accountant", accountant)):
             if source is not None and adjacency not in (None, source.adjacency):
                 raise ConfigError(f"adjacency {adjacency!r} is not that of the {name}, {source.adjacency!r}")
+        check_adjacency(accountant.adjacency if accountant else adjacency or "add_remove")
         self._budget, self._ledger, self._adjacency = budget, ledger, adjacency
         self._accountant = accountant.copy() if accountant else Accountant(adjacency or "add_remove")
         self._entry: Entry | None = None

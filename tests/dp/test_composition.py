@@ -111,7 +111,7 @@ def test_delta_is_a_probability_also_where_the_slack_is_large() -> None:
 
 @pytest.mark.parametrize(("variance", "clients"), [(2.25, 1), (1.0, 1), (0.5, 4)])
 def test_noise_too_small_for_a_pair_has_its_moment_bound(variance: float, clients: int) -> None:
-    accountant = dp.Accountant().compose(dp.DiscreteGaussianSum(variance, clients, 1.0, 1.0, 1))
+    accountant = dp.Accountant().compose(dp.DiscreteGaussianSum(variance, clients, 1.0, 1.0, 2))
     assert accountant.epsilon(1e-5, bounds=True) == (0.0, accountant.rdp_epsilon(1e-5))
 
 

@@ -12,7 +12,7 @@ from secfed.errors import ConfigError
     [
         dp.PoissonSampled(0.1, dp.Gaussian(1.0)),
         dp.FixedSizeSampled(1, 10, dp.Gaussian(1.0)),
-        dp.Composed(((dp.Gaussian(1.0), 2),)),
+        dp.ZeroConcentrated(0.1),
         1.0,
     ],
 )

@@ -21,7 +21,7 @@ from secfed.dp.contour.privacy_loss import (
     right_tail,
     whole_steps,
 )
-from secfed.dp.mixtures import log_mixture
+from secfed.dp.likelihood import log_mixture
 
 # Imaginary parts of r that are tried.
 _TURNS = (1.6, 1.2, 0.8, 0.5, 0.3, 0.15)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, ndtr
 
-from secfed.dp.mixtures import log_mixture
+from secfed.dp.likelihood import log_mixture
 
 Reals = npt.NDArray[np.float64]
 LawKind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]

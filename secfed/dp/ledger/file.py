@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from secfed.dp import events
-from secfed.dp.accountant import Accountant, check_budget
+from secfed.dp.accountant import Accountant
+from secfed.dp.checks import check_budget
 from secfed.dp.events import Adjacency, Event
 from secfed.dp.ledger.records import ACTIONS, CHANGED, SPENDING, Book, Entry, chained, draft
 from secfed.dp.rounding import exact, up
