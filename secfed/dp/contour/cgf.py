@@ -180,6 +180,9 @@ def log1p(wave: Complexes) -> Complexes:
     result = np.empty(wave.shape, np.complex128)
     # A moment of 0 counts as `_LEAST`, and `_share` says what that may be wrong by.
     result.real = 0.5 * np.log1p(np.maximum(x * (2 + x) + y * y, _LEAST**2 - 1))
+    # The square of a small moment would be a difference of numbers near 1, and lose half of the digits.
+    small = x < -0.5
+    result.real[small] = np.log(np.maximum(np.hypot(1 + x[small], y[small]), _LEAST))
     result.imag = np.arctan2(y, 1 + x)
     return result
 

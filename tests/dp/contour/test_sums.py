@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flint import acb, arb
 
-from secfed.dp.contour.cgf import evaluate
+from secfed.dp.contour.cgf import evaluate, log1p
 from secfed.dp.contour.integral import Contour, build
 from secfed.dp.contour.inversion import GOAL
 from secfed.dp.contour.moments import Moments, Releases
@@ -22,6 +22,14 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 seeds = pytest.mark.parametrize(
     "seeds", [pytest.param(range(4), id="few"), pytest.param(range(4, 40), id="many", marks=pytest.mark.slow)]
 )
+
+
+def test_small_moments_keep_their_digits() -> None:
+    """Once half of them were lost: the square of the modulus was a difference of numbers near 1."""
+    wave = np.array([-1 + 1e-6 + 3e-6j, -1 - 2e-5j, -0.4 + 1e-3j])
+    with many_bits():
+        exact = [float(abs(acb(1 + arb(each.real), arb(each.imag))).log().mid()) for each in wave.tolist()]
+    assert log1p(wave).real == pytest.approx(exact, rel=1e-15)
 
 
 @every_kind
