@@ -36,9 +36,9 @@ class GaussianProfile:
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
-        log, wrong = _gaussian(epsilon, self.mu)
+        log, error = _gaussian(epsilon, self.mu)
         with np.errstate(invalid="ignore"):
-            return log - wrong, log + wrong
+            return log - error, log + error
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class SingleProfile:
                 inner = np.where(epsilon < 600, np.log1p(excess / rate), epsilon - np.log(rate))
                 factor = np.full_like(epsilon, np.log(rate))
                 loose = 4 * ROUNDOFF * (1 + np.abs(excess) / (rate + excess))
-            log, wrong = _gaussian(inner, 1 / noise)
+            log, error = _gaussian(inner, 1 / noise)
             # An error in the inner epsilon costs at most the slope, and that is below this.
             slope = np.maximum(inner, 0.0) * noise**2 + 1.0 + noise
-            wrong = wrong + (loose + 4 * ROUNDOFF * (np.abs(inner) + 1)) * (slope + 1) + 4 * ROUNDOFF
-            return factor + log - wrong, factor + log + wrong
+            error = error + (loose + 4 * ROUNDOFF * (np.abs(inner) + 1)) * (slope + 1) + 4 * ROUNDOFF
+            return factor + log - error, factor + log + error
 
 
 def _gaussian(epsilon: Reals, mu: float) -> tuple[Reals, Reals]:
@@ -96,25 +96,25 @@ def _gaussian(epsilon: Reals, mu: float) -> tuple[Reals, Reals]:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         mills_a, mills_b = _mills(np.maximum(a, -30.0)), _mills(np.maximum(b, -30.0))
         size = mills_a - mills_b
-        wrong = 8 * ROUNDOFF * (mills_a + mills_b) / size
+        error = 8 * ROUNDOFF * (mills_a + mills_b) / size
         left = a < -5
         if mu < 0.25:
             x = (a + b)[..., None] / 2 + (mu / 2) * _NODES
             slope = 1 - x * _mills(np.maximum(x, -30.0))
             short = (slope * _WEIGHTS).sum(axis=-1) * (mu / 2)
-            wrong_short = 16 * ROUNDOFF * (1 + np.maximum(b, 0.0) ** 2 * 2)
-            size, wrong = np.where(left, size, short), np.where(left, wrong, wrong_short)
+            error_short = 16 * ROUNDOFF * (1 + np.maximum(b, 0.0) ** 2 * 2)
+            size, error = np.where(left, size, short), np.where(left, error, error_short)
         far = np.log(size) - a * a / 2 - 0.5 * np.log(2 * np.pi)
-        wrong = wrong + slack * (np.abs(a) + 2) + 4 * ROUNDOFF * (a * a + 4)
+        error = error + slack * (np.abs(a) + 2) + 4 * ROUNDOFF * (a * a + 4)
         if not left.any():
-            return np.asarray(far), np.asarray(wrong)
+            return np.asarray(far), np.asarray(error)
         # Left of the middle there is nothing to cancel.
         whole = ndtr(-a) - np.exp(np.minimum(epsilon + log_ndtr(-b), 0.0))
         plain = np.log(whole)
-        wrong_plain = (
+        error_plain = (
             8 * ROUNDOFF * (np.abs(epsilon) + b * b + 4) * np.exp(epsilon + log_ndtr(-b)) + slack + 4 * ROUNDOFF
         ) / whole
-    return np.where(left, plain, far), np.where(left, wrong_plain, wrong)
+    return np.where(left, plain, far), np.where(left, error_plain, error)
 
 
 def _mills(x: Reals) -> Reals:
@@ -133,8 +133,8 @@ def _swap(epsilon: Reals, rate: float, noise: float) -> tuple[Reals, Reals]:
     one = np.log(rate) + log_ndtr((1 - place) / noise)
     two = np.log(rate) + epsilon + log_ndtr(-(1 + place) / noise)
     three = np.log1p(-rate) + tiny + np.log(-np.expm1(-tiny)) + log_ndtr(-place / noise)
-    share = 1 - np.exp(two - one) - np.exp(three - one)
-    log = one + np.log(np.maximum(share, 0.0))
+    kept = 1 - np.exp(two - one) - np.exp(three - one)
+    log = one + np.log(np.maximum(kept, 0.0))
     scale = 8 * ROUNDOFF * (np.abs(epsilon) + (place / noise) ** 2 + 1 / noise**2 + np.abs(np.log(rate)) + 8)
-    wrong = scale * (2 / np.maximum(share, 1e-300))
-    return np.where(wrong < 1, log - wrong, -np.inf), np.where(wrong < 1, log, one) + wrong
+    error = scale * (2 / np.maximum(kept, 1e-300))
+    return np.where(error < 1, log - error, -np.inf), np.where(error < 1, log, one) + error

@@ -13,6 +13,7 @@ from secfed.dp.contour.inversion import Profile, WarmStart
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
 from secfed.dp.contour.pairs import Law, MixtureLaw, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
+from secfed.dp.discrete_gaussian import one_coordinate_pair
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -26,7 +27,6 @@ from secfed.dp.events import (
     PoissonSampled,
     simplified,
 )
-from secfed.dp.lattice import lattice_pair
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 from secfed.dp.mixtures import GaussianMixture
 from secfed.dp.responses import responses, sampled
@@ -275,7 +275,7 @@ def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
     if isinstance(event, PoissonSampled | FixedSizeSampled) and (pair := sampled(event, adjacency, direction)):
         return pair
     if isinstance(event, DiscreteGaussianSum):
-        return lattice_pair(event, adjacency)
+        return one_coordinate_pair(event, adjacency)
     release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)
     if not isinstance(release, Gaussian | Laplace):
         return None

@@ -20,7 +20,7 @@ from secfed.dp.contour.privacy_loss import Reals
 # From a number to a certified lower and upper value.
 Certified = Callable[[float], tuple[float, float]]
 
-# Two sums or products of float64 are wrong by less than this part.
+# Two sums or products of float64 are error by less than this part.
 _LOOSE = 2.0**-50
 # Slopes between near points lose digits; this part of a value is far more than they cost.
 _CHORD = 1e-9
@@ -171,7 +171,7 @@ class TradeOff:
         if not farthest < 600:
             return 0.0, 1 - rate
         places = _golden(lambda epsilon, side: -value(epsilon, side), farthest)
-        # The difference of numbers up to 1 is wrong by two units in the last place of 1.
+        # The difference of numbers up to 1 is error by two units in the last place of 1.
         best = max(0.0, *(value(place, 1) - 2 * _LOOSE * math.exp(-place) for place in places))
         axis = np.exp(-np.array(places))[::-1]
         lows, highs = (-np.array([value(place, side) for place in places])[::-1] for side in (0, 1))
@@ -195,12 +195,12 @@ def gaussian(mu: float, rate: float) -> tuple[tuple[float, float], tuple[float, 
     if rate in (0.0, 1.0):
         return (1.0 - rate, 1.0 - rate), (rate, rate)
     place = float(ndtri(rate))
-    # The place is wrong by some units in its last digit; the slope of the logarithm of Phi is at most |place| + 1.
-    wrong = 1e-14 + 1e-15 * (abs(place) + mu) * (abs(place + mu) + 2)
+    # The place is error by some units in its last digit; the slope of the logarithm of Phi is at most |place| + 1.
+    error = 1e-14 + 1e-15 * (abs(place) + mu) * (abs(place + mu) + 2)
     miss, hit = float(ndtr(-place - mu)), float(ndtr(place + mu))
     return (
-        (max(0.0, miss * (1 - wrong)), min(1.0, miss * (1 + wrong))),
-        (max(0.0, hit * (1 - wrong)), min(1.0, hit * (1 + wrong))),
+        (max(0.0, miss * (1 - error)), min(1.0, miss * (1 + error))),
+        (max(0.0, hit * (1 - error)), min(1.0, hit * (1 + error))),
     )
 
 
@@ -275,13 +275,13 @@ class _Chords:
         best = np.maximum.accumulate(corners[::-1])[::-1]
         self.places = places
         # Logarithms of lower values of 1 - delta and of upper values of delta.
-        self.rest = np.minimum(best + np.logaddexp(0.0, places) - 1e-14 * (1 + places), 0.0)
+        self.log_kept = np.minimum(best + np.logaddexp(0.0, places) - 1e-14 * (1 + places), 0.0)
         with np.errstate(divide="ignore"):
-            self.log_delta = np.log(np.minimum(deltas, -np.expm1(self.rest)) * (1 + 1e-14))
+            self.log_delta = np.log(np.minimum(deltas, -np.expm1(self.log_kept)) * (1 + 1e-14))
 
     def points_below(self, mu: float) -> bool:
         """Return whether the profile of mu is above the upper values at all epsilons tried."""
-        fine = (_gauss(self.places, mu)[0] >= self.log_delta) | (_left(self.places, mu) <= self.rest)
+        fine = (_gauss(self.places, mu)[0] >= self.log_delta) | (_left(self.places, mu) <= self.log_kept)
         return bool(fine.all())
 
     def all_below(self, mu: float) -> bool:
@@ -291,9 +291,9 @@ class _Chords:
     def below(self, mu: float) -> npt.NDArray[np.bool_]:
         """Return whether the profile of mu is above the upper values between neighbours, `(count - 1,)`."""
         start, width = self.places[:-1], np.diff(self.places)
-        delta, rest = np.exp(self.log_delta), np.exp(self.rest)
+        delta, kept = np.exp(self.log_delta), np.exp(self.log_kept)
         stretch, ok = _log_expm1(width), np.zeros(len(width), bool)
-        for values, falls in ((delta, -np.diff(delta)), (rest, np.diff(rest))):
+        for values, falls in ((delta, -np.diff(delta)), (kept, np.diff(kept))):
             with np.errstate(divide="ignore"):
                 slope = np.log(np.maximum(falls, 0.0)) - start - stretch
             # Where nothing falls, G does: it is lowest at the end.
@@ -303,11 +303,11 @@ class _Chords:
             share = np.exp(np.minimum(_log_expm1(place - start) - stretch, 0.0))
             with np.errstate(divide="ignore"):
                 line = np.log(values[:-1] * (1 - share) + values[1:] * share)
-            wrong = 1e-12 + 1e-15 * self.places[1:]
+            error = 1e-12 + 1e-15 * self.places[1:]
             if values is delta:
-                ok |= _gauss(place, mu)[0] >= line + wrong
+                ok |= _gauss(place, mu)[0] >= line + error
             else:
-                ok |= _left(place, mu) <= line - wrong
+                ok |= _left(place, mu) <= line - error
         return ok
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.dp.contour import integral, inversion, moments, path, privacy_loss, smoothed
+from secfed.dp.contour import integral, inversion, moments, nodes, path, privacy_loss, smoothed
 from secfed.dp.contour.fourier_sums import transform_work
 from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.errors import ConfigError
@@ -205,13 +205,13 @@ def test_cuts_without_a_chance_are_not_looked_for(
     monkeypatch: pytest.MonkeyPatch, rate: float, noise: float, rounds: int, delta: float, most: float
 ) -> None:
     values = [0]
-    remainder = privacy_loss.Nodes.remainder
+    remainder = nodes.Nodes.remainder
 
     def counted(self, cut, orders):  # type: ignore[no-untyped-def]
         values[0] += self.points.size * len(orders)
         return remainder(self, cut, orders)
 
-    monkeypatch.setattr(privacy_loss.Nodes, "remainder", counted)
+    monkeypatch.setattr(nodes.Nodes, "remainder", counted)
     event = dp.FixedSizeSampled(round(rate * 10**9), 10**9, dp.Gaussian(noise))
     low, high = dp.Accountant("replace").compose(event, rounds).epsilon(delta, bounds=True)
     assert values[0] <= most
@@ -224,5 +224,5 @@ def test_work_of_a_contour_counts_all_its_steps() -> None:
     short = path.ContourPath(1.0, 1e-3, 1.0, None, 1.0, np.empty(0), np.empty(0))
     releases = moments.Releases((law,), 0.0)
     last = path.frequencies(short)[0][-1]
-    nodes = privacy_loss.layout(law, 1.0, last, 1e-3 / 4, 1.0)[2][0]
-    assert path.work(releases, short, 1e-3) >= transform_work(float(nodes), 3)
+    size = privacy_loss.layout(law, 1.0, last, 1e-3 / 4, 1.0)[2][0]
+    assert path.work(releases, short, 1e-3) >= transform_work(float(size), 3)

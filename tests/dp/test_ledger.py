@@ -720,7 +720,7 @@ def test_deletion_of_the_last_records_is_found_with_the_head_that_was_kept(ledge
     assert Ledger.open(ledger.path, expected_head=head).head() == head
     cut(ledger.path, deleted)
     assert len(Ledger.open(ledger.path).to_json()["log"]) == 4 - deleted  # nothing is noticed without the head
-    with pytest.raises(ConfigError, match=f"holds {4 - deleted} records, and none with the expected head {head}"):
+    with pytest.raises(ConfigError, match=f"holds {4 - deleted} records, none with the expected head {head}"):
         Ledger(ledger.path, expected_head=head)
 
 

@@ -7,8 +7,9 @@ import numpy.typing as npt
 
 from secfed.dp.contour.fourier_sums import ROUNDINGS, fourier_sums, transform_work
 from secfed.dp.contour.moments import Releases
+from secfed.dp.contour.nodes import Cut, Nodes
 from secfed.dp.contour.path import ContourPath, frequencies
-from secfed.dp.contour.privacy_loss import ROUNDOFF, Cut, Nodes, Reals
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 from secfed.dp.contour.quadrature import grids
 
 Complexes = npt.NDArray[np.complex128]
@@ -26,20 +27,20 @@ class Cgf:
         log: K(t).
         mean: Mean of the tilted loss.
         exponent: K(t + iu) - K(t) - iu mean, at each u.
-        wrong: Bound of its error, quadrature and rounding together, at each u.
+        error: Bound of its error, quadrature and rounding together, at each u.
         tail: Bound of its real part for all u from the last on.
     """
 
     log: float
     mean: float
     exponent: Complexes = field(repr=False)
-    wrong: Reals = field(repr=False)
+    error: Reals = field(repr=False)
     tail: float
 
     def alone(self) -> "CgfRows":
         """Return it as the only row."""
         return CgfRows(
-            np.array([self.log]), np.array([self.mean]), self.exponent[None], self.wrong[None], np.array([self.tail])
+            np.array([self.log]), np.array([self.mean]), self.exponent[None], self.error[None], np.array([self.tail])
         )
 
     def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
@@ -48,7 +49,7 @@ class Cgf:
             self.log + times * other.log,
             self.mean + times * other.mean,
             self.exponent + times[:, None] * other.exponent,
-            self.wrong + times[:, None] * other.wrong,
+            self.error + times[:, None] * other.error,
             self.tail + times * other.tail,
         )
 
@@ -60,7 +61,7 @@ class CgfRows:
     log: Reals
     mean: Reals
     exponent: Complexes = field(repr=False)
-    wrong: Reals = field(repr=False)
+    error: Reals = field(repr=False)
     tail: Reals
 
 
@@ -80,8 +81,8 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
     gaussian = releases.gaussian
     log, mean = gaussian * order * (order + 1) / 2, gaussian * (order + 0.5)
     whole = (-0.5 * gaussian * at**2).astype(np.complex128)
-    wrong, wrong_below = np.zeros(len(at)), np.zeros(len(at))
-    below, tail, shares, mass_below = whole.copy(), float(whole.real[-1]), [-np.inf], 0.0
+    error, error_below = np.zeros(len(at)), np.zeros(len(at))
+    below, tail, beyond, mass_below = whole.copy(), float(whole.real[-1]), [-np.inf], 0.0
     for laws in releases.laws:
         for found in grids(laws, order, top, tolerance, stretch=path.stretch, rows=2 * across + 4):
             count = found.laws.count
@@ -93,22 +94,22 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
             wave, inexact = waves(tilted, centred, step, across)
             whole += np.einsum("i,ij->j", count, log1p(wave))
             each = inexact + _error(found, tilted, top, order, path.stretch, moment)[:, None]
-            wrong += np.einsum("i,ij->j", count, np.log1p(relative(each, wave)))
+            error += np.einsum("i,ij->j", count, np.log1p(relative(each, wave)))
             if path.cut is None:
                 tail += float(count @ found.decay(tilted, order, top))
                 continue
             cut = Cut.at(found, path.cut, path.stretch)
-            shares.extend(np.log(count) + found.decay(tilted, order, top, cut))
-            share = tilted * (1 - cut.weight)
-            mass = share.sum(axis=1)
-            wave, _ = waves(share / mass[:, None], centred, step, across)
+            beyond.extend(np.log(count) + found.decay(tilted, order, top, cut))
+            bulk = tilted * (1 - cut.weight)
+            mass = bulk.sum(axis=1)
+            wave, _ = waves(bulk / mass[:, None], centred, step, across)
             mass_below += float(count @ np.log(mass))
             below += np.einsum("i,ij->j", count, log1p(wave))
-            wrong_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave)))
+            error_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave)))
     if path.cut is None:
-        return Cgf(log, mean, whole, wrong, tail), None
-    tail += float(np.logaddexp.reduce(shares))
-    return Cgf(log, mean, whole, wrong, tail), Cgf(mass_below, 0.0, below, wrong_below, tail)
+        return Cgf(log, mean, whole, error, tail), None
+    tail += float(np.logaddexp.reduce(beyond))
+    return Cgf(log, mean, whole, error, tail), Cgf(mass_below, 0.0, below, error_below, tail)
 
 
 def _error(found: Nodes, tilted: Reals, top: float, order: float, stretch: float, moment: Reals) -> Reals:
@@ -158,16 +159,16 @@ def _products(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[
     turns = np.empty((2, len(tilted), wide, block), np.complex128)
     product = np.empty_like(mixed)
     for start in range(0, tilted.shape[1], block):
-        loss, share = centred[:, start : start + block], tilted[:, None, start : start + block]
+        loss, weight = centred[:, start : start + block], tilted[:, None, start : start + block]
         one = _turns(loss * step, turns[0, ..., : loss.shape[1]])
         two = _turns(loss * (across * step), turns[1, ..., : loss.shape[1]])
-        two *= share
+        two *= weight
         for first in range(0, loss.shape[1], some):
             left = two[..., first : first + some].reshape(len(tilted), tiles, 1, tile, -1)
             right = one[..., first : first + some].reshape(len(tilted), 1, tiles, tile, -1).swapaxes(3, 4)
             mixed += np.matmul(left, right, out=product)
         alone[0] += two.sum(axis=2)
-        one *= share
+        one *= weight
         alone[1] += one.sum(axis=2)
     whole = mixed.transpose(0, 1, 3, 2, 4).reshape(len(tilted), wide, wide)
     whole = whole + alone[0][:, :, None] + alone[1][:, None, :]
@@ -178,7 +179,7 @@ def log1p(wave: Complexes) -> Complexes:
     """Return log(1 + wave); numpy's own takes the modulus first, and loses a small real part."""
     x, y = wave.real, wave.imag
     result = np.empty(wave.shape, np.complex128)
-    # A moment of 0 counts as `_LEAST`, and `_share` says what that may be wrong by.
+    # A moment of 0 counts as `_LEAST`, and `relative` says what error that may be.
     result.real = 0.5 * np.log1p(np.maximum(x * (2 + x) + y * y, _LEAST**2 - 1))
     # The square of a small moment would be a difference of numbers near 1, and lose half of the digits.
     small = x < -0.5

@@ -10,17 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
-from secfed.dp.contour.privacy_loss import (
-    ROUNDOFF,
-    Cut,
-    Laws,
-    Nodes,
-    Reals,
-    far_end,
-    likelihood,
-    right_tail,
-    whole_steps,
-)
+from secfed.dp.contour.nodes import Cut, Nodes
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Laws, Reals, far_end, likelihood, right_tail, whole_steps
 from secfed.dp.likelihood import log_mixture
 
 # Imaginary parts of r that are tried.

@@ -35,8 +35,8 @@ class Contour:
         factor: exp(K(t + iu) - K(t) - iu mean) / (z (z + 1)), shape `(rows, k)`, the first halved.
         size: Bound of what a relative error of the first order does to each term, same shape.
         error: Bound of the errors of all terms together, shape `(rows,)`, but for those that depend on epsilon.
-        rest_orders: Orders t' for a bound of what a cut left out; empty without a cut.
-        rest: log E[exp(t' loss)] of it.
+        bulk_orders: Orders t' for a bound of what a cut left out; empty without a cut.
+        bulk: log E[exp(t' loss)] of it.
         smoothing: Square of mu of a Gaussian release that was composed with the releases: it is taken off again below.
         density_error: Bound of the error of the loss's density in units of exp(K(t) - t epsilon), shape `(rows,)`.
     """
@@ -51,8 +51,8 @@ class Contour:
     factor: Complexes = field(repr=False)
     size: Reals = field(repr=False)
     error: Reals
-    rest_orders: Reals = field(repr=False)
-    rest: Reals = field(repr=False)
+    bulk_orders: Reals = field(repr=False)
+    bulk: Reals = field(repr=False)
     smoothing: float = 0.0
     density_error: Reals = field(default_factory=lambda: np.zeros(1))
 
@@ -81,10 +81,10 @@ class Contour:
             left = np.where(orders < self.order, aliases, np.inf).min(axis=1)
             left = np.minimum(left, -own - np.log(-np.expm1(-own)) - scale)
             right = np.where(orders > self.order, aliases, np.inf).min(axis=1)
-            rest = np.zeros(len(epsilon))
-            if len(self.rest):
-                log = self.rest + log_chernoff(self.rest_orders) - self.rest_orders * epsilon[:, None]
-                rest = np.exp(log.min(axis=1) - scale)
+            bulk = np.zeros(len(epsilon))
+            if len(self.bulk):
+                log = self.bulk + log_chernoff(self.bulk_orders) - self.bulk_orders * epsilon[:, None]
+                bulk = np.exp(log.min(axis=1) - scale)
             low = value - error - np.exp(left) - np.exp(right)
             if self.smoothing:
                 z = self.order + 1j * self.frequencies
@@ -93,7 +93,7 @@ class Contour:
                 density = (waves.real.sum(axis=1) + rounding) * step + self.density_error
                 low -= self.smoothing * np.exp(self.smoothing / 8) * np.maximum(density, 0.0)
             low = np.log(np.maximum(low, 0.0)) + scale
-            high = np.log(np.maximum(value + error, 0.0) + rest) + scale
+            high = np.log(np.maximum(value + error, 0.0) + bulk) + scale
         return low, high
 
 
@@ -137,21 +137,21 @@ def assemble(
     values = np.exp(lines.exponent)
     size = np.abs(values)
     with np.errstate(over="ignore"):
-        wrong = size * np.expm1(np.minimum(lines.wrong, 600.0))
+        errors = size * np.expm1(np.minimum(lines.error, 600.0))
     if below is not None:
-        rest = np.exp(below.exponent + below.log)
-        values = values - rest
-        size = size + np.abs(rest)
-        wrong = wrong + np.abs(rest) * np.expm1(np.minimum(below.wrong, 600.0))
+        bulk = np.exp(below.exponent + below.log)
+        values = values - bulk
+        size = size + np.abs(bulk)
+        errors = errors + np.abs(bulk) * np.expm1(np.minimum(below.error, 600.0))
     values = values * kernel
     values[:, 0] /= 2
-    density_error = wrong.sum(axis=1) * (2 / path.period)
-    size, wrong = size * np.abs(kernel), (wrong * np.abs(kernel)).sum(axis=1) * (2 / path.period)
+    density_error = errors.sum(axis=1) * (2 / path.period)
+    size, errors = size * np.abs(kernel), (errors * np.abs(kernel)).sum(axis=1) * (2 / path.period)
     tail = np.exp(np.minimum(lines.tail, 0.0)) / (np.pi * at[-1])
     if smoothing:
         density_error = density_error + tail / smoothing
     rounding = size.sum(axis=1) * (len(at) * ROUNDOFF * 2 / path.period)
-    error = wrong + tail + rounding
+    error = errors + tail + rounding
     return Contour(
         path.order,
         path.period,
@@ -163,8 +163,8 @@ def assemble(
         values,
         size,
         error,
-        path.rest_orders,
-        path.rest,
+        path.bulk_orders,
+        path.bulk,
         smoothing,
         density_error,
     )

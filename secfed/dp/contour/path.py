@@ -7,7 +7,8 @@ import numpy as np
 
 from secfed.dp.contour.fourier_sums import transform_work
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
-from secfed.dp.contour.privacy_loss import Cut, Nodes, Reals
+from secfed.dp.contour.nodes import Cut, Nodes
+from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.contour.quadrature import all_nodes, grids, most_nodes
 
 # Cuts of width noise / 2, 1/4, 1/8, ...: see `Cut`.
@@ -36,8 +37,8 @@ class ContourPath:
         frequency: U, the last u.
         cut: Loss at which each law is cut in two, so that what is never large is left out; or nothing.
         stretch: How sharp the cut is (see `Cut`); 1 without a cut.
-        rest_orders: Orders t' for a bound of what is left out.
-        rest: log E[exp(t' loss)] of it.
+        bulk_orders: Orders t' for a bound of what is left out.
+        bulk: log E[exp(t' loss)] of it.
     """
 
     order: float
@@ -45,8 +46,8 @@ class ContourPath:
     frequency: float
     cut: float | None = None
     stretch: float = 1.0
-    rest_orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
-    rest: Reals = field(default_factory=lambda: np.empty(0), repr=False)
+    bulk_orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
+    bulk: Reals = field(default_factory=lambda: np.empty(0), repr=False)
 
 
 def choose(
@@ -171,17 +172,17 @@ class _Tail:
 
     def log(self, frequency: float, cut: float | None) -> float:
         """Return the logarithm of the bound."""
-        fade, shares = -0.5 * self._gaussian * frequency**2, [-np.inf]
+        total, beyond = -0.5 * self._gaussian * frequency**2, [-np.inf]
         for found, tilted in self._nodes:
             count = found.laws.count
             if cut is None:
-                fade += float(count @ found.decay(tilted, self._order, frequency))
+                total += float(count @ found.decay(tilted, self._order, frequency))
             else:
                 place = Cut.at(found, cut, self._stretch)
-                shares.extend(np.log(count) + found.decay(tilted, self._order, frequency, place))
+                beyond.extend(np.log(count) + found.decay(tilted, self._order, frequency, place))
         if cut is not None:
-            fade += float(np.logaddexp.reduce(shares))
-        return fade - float(np.log(np.pi * frequency))
+            total += float(np.logaddexp.reduce(beyond))
+        return total - float(np.log(np.pi * frequency))
 
     def since(self, stretch: float, loss: float, wanted: float, last: float) -> float:
         """Return a frequency below which no cut at or below a loss has a bound as small as wanted, or infinity.
@@ -223,10 +224,10 @@ def _cuts(
         low, high = -1, least + 1
         while high - low > 1:
             middle = (low + high) // 2 if chosen else high - 1
-            rest = _left_out(releases, nodes, float(losses[middle]), stretch, orders)
-            if float((rest + log_chernoff(orders) - orders * epsilon).min()) <= log_allowed:
+            bulk = _left_out(releases, nodes, float(losses[middle]), stretch, orders)
+            if float((bulk + log_chernoff(orders) - orders * epsilon).min()) <= log_allowed:
                 high = middle
-                chosen = replace(path, cut=float(losses[middle]), stretch=stretch, rest_orders=orders, rest=rest)
+                chosen = replace(path, cut=float(losses[middle]), stretch=stretch, bulk_orders=orders, bulk=bulk)
             else:
                 low = middle
         if chosen is not None:
@@ -241,18 +242,18 @@ def _cut_nodes(releases: Releases, order: float, stretch: float, rows: int) -> l
 
 def _left_out(releases: Releases, nodes: list[Nodes], loss: float, stretch: float, orders: Reals) -> Reals:
     """Bound log E[exp(t loss)] of what a cut at a loss leaves out, at each order."""
-    rest = releases.gaussian * orders * (orders + 1) / 2
+    bulk = releases.gaussian * orders * (orders + 1) / 2
     for found in nodes:
-        rest = rest + found.remainder(Cut.at(found, loss, stretch), orders) @ found.laws.count
-    return np.asarray(rest)
+        bulk = bulk + found.remainder(Cut.at(found, loss, stretch), orders) @ found.laws.count
+    return np.asarray(bulk)
 
 
 def adapted(releases: Releases, path: ContourPath) -> ContourPath:
     """Return the path of a similar composition, with a bound of what its cut leaves out of this one."""
     if path.cut is None:
         return path
-    nodes = _cut_nodes(releases, path.order, path.stretch, len(path.rest_orders))
-    return replace(path, rest=_left_out(releases, nodes, path.cut, path.stretch, path.rest_orders))
+    nodes = _cut_nodes(releases, path.order, path.stretch, len(path.bulk_orders))
+    return replace(path, bulk=_left_out(releases, nodes, path.cut, path.stretch, path.bulk_orders))
 
 
 def work(releases: Releases, path: ContourPath, goal: float) -> float:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_ndtr, ndtr
+from scipy.special import log_ndtr
 
 from secfed.dp.likelihood import log_mixture
 
@@ -27,10 +27,6 @@ Reals = npt.NDArray[np.float64]
 LawKind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
 
 ROUNDOFF = 2.0**-53  # of float64
-# Angles tried, relative to what suits a normal law.
-_FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
-# Numbers at a time: what the processor's cache holds.
-_CACHE = 1 << 15
 # Chords that bound a tail.
 _PIECES = 10
 # Spreads beyond the mean at which a normal tail is below exp(-_TAIL).
@@ -71,262 +67,6 @@ class Laws:
         return np.sqrt(np.minimum(small, large)) * (2.0 if self.kind == "SWAP" else 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Nodes:
-    """A release's loss as masses on nodes.
-
-    Attributes:
-        laws: What they stand for.
-        loss: The loss at each node, shape `(n, nodes)`.
-        mass: Logarithm of each node's probability under P, same shape.
-        part: Posterior probability that the client took part, at each node: how fast the loss changes; same shape.
-        mirror: The same at the mirrored point (`SWAP`), else empty.
-        points: The nodes on the line, same shape.
-        step: Their distance, shape `(n,)`.
-        order: Largest real part t of the moments that they serve.
-    """
-
-    laws: Laws
-    loss: Reals = field(repr=False)
-    mass: Reals = field(repr=False)
-    part: Reals = field(repr=False)
-    mirror: Reals = field(repr=False)
-    points: Reals = field(repr=False)
-    step: Reals = field(repr=False)
-    order: float
-
-    def moments(self, orders: Reals) -> tuple[Reals, Reals, Reals]:
-        """Return log E[exp(t loss)] under P, and mean and variance of the loss tilted by exp(t loss).
-
-        Args:
-            orders: Values of t, shape `(m,)`, none above `order`.
-
-        Returns:
-            Three arrays of shape `(m, n)`.
-        """
-        exponent = orders[:, None, None] * self.loss
-        weight = exponent + self.mass
-        top = np.maximum(weight.max(axis=2, keepdims=True), 0.0)
-        tilted = np.exp(weight - top)
-        total = tilted.sum(axis=2)
-        with np.errstate(over="ignore", invalid="ignore"):
-            # Where the moment is near 1, its distance from 1 is what matters, and must not be lost.
-            near = np.exp(self.mass) * np.expm1(np.minimum(exponent, 1.0))
-            far = np.exp(np.minimum(weight, 700.0)) - np.exp(self.mass)
-            excess = np.where(exponent > 1, far, near).sum(axis=2)
-            log = np.where(excess < 1e3, np.log1p(excess), np.log(total) + top[..., 0])
-        tilted /= total[..., None]
-        mean = (tilted * self.loss).sum(axis=2)
-        variance = (tilted * (self.loss - mean[..., None]) ** 2).sum(axis=2)
-        return log, mean, variance
-
-    def truncation(self, order: float, log_moment: Reals) -> Reals:
-        """Bound what the nodes leave out at both ends, relative to E[exp(t loss)], for any imaginary part.
-
-        Args:
-            order: t.
-            log_moment: log E[exp(t loss)], shape `(n,)`.
-
-        Returns:
-            Shape `(n,)`.
-        """
-        left, right = _tails(self.laws, order, self.points[:, 0], self.points[:, -1])
-        with np.errstate(over="ignore"):
-            return np.exp(left - log_moment) + np.exp(right - log_moment)
-
-    def discretization(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
-        """Bound the error of the trapezoid rule relative to E[exp(t loss)], up to an imaginary part.
-
-        Args:
-            order: t.
-            frequency: Largest imaginary part u.
-            stretch: `Cut.stretch` for a part of the law beside a cut.
-
-        Returns:
-            Shape `(n,)`: 2 N(a) / (exp(2 pi a / step) - 1), with N(a) bounded on the line with imaginary part a.
-        """
-        return np.exp(np.minimum(_strip(self.laws, order, frequency, self.step, stretch), 700.0))
-
-    def remainder(self, cut: "Cut", orders: Reals) -> Reals:
-        """Bound log E[exp(t loss)] over what a cut leaves out.
-
-        Args:
-            cut: The cut.
-            orders: Values of t, shape `(m,)`; they may be above `order`.
-
-        Returns:
-            Shape `(m, n)`.
-        """
-        sharpness = np.sqrt(cut.stretch - 1) / self.laws.noise
-        left = log_ndtr((cut.position[:, None] - self.points) * sharpness[:, None])
-        density, inside = self.mass + left, np.empty((len(orders), len(self.laws)))
-        some = max(1, _CACHE // density.size)
-        for first in range(0, len(orders), some):
-            exponent = orders[first : first + some, None, None] * self.loss + density
-            peak = exponent.max(axis=2, keepdims=True)
-            exponent -= peak
-            inside[first : first + some] = np.log(np.exp(exponent, out=exponent).sum(axis=2)) + peak[..., 0]
-        # Beyond the last node what is left of the cut falls like a normal density of its width.
-        noise, place, stop = self.laws.noise, cut.position, self.points[:, -1]
-        power = orders[:, None] + 1
-        ratio = likelihood(stop, self.laws.rate, noise)[0] - (stop - 0.5) / noise**2
-        sharp = cut.stretch - 1
-        middle = (sharp * place + power) / cut.stretch
-        height = (cut.stretch * middle**2 - sharp * place**2 - power) / (2 * noise**2)
-        beyond = power * ratio + height - 0.5 * np.log(4 * cut.stretch)
-        beyond = beyond + log_ndtr(np.sqrt(cut.stretch) * (middle - stop) / noise)
-        if self.laws.kind == "SWAP":
-            beyond = beyond - orders[:, None] * np.log1p(-self.laws.rate)
-        beyond = np.where(place < stop, beyond, np.inf)
-        return np.asarray(np.logaddexp(inside, beyond) + 1e-6)
-
-    def decay(self, tilted: Reals, order: float, frequency: float, cut: "Cut | None" = None) -> Reals:
-        """Bound log |E[exp((t + iu) loss)]| - log E[exp(t loss)] for **all** u of at least `frequency`.
-
-        The line of integration is moved into the complex plane, where exp(iu loss) shrinks as u grows.
-
-        Args:
-            tilted: The nodes' probabilities tilted by exp(t loss), shape `(n, nodes)`.
-            order: t.
-            frequency: Smallest u.
-            cut: Bound only the part of the law beyond the cut.
-
-        Returns:
-            Shape `(n,)`.
-        """
-        noise = self.laws.noise
-        share = tilted if cut is None else tilted * cut.weight
-        mass = share.sum(axis=1) + 1e-300
-        slope = (share * (self.part + (self.mirror if self.mirror.size else 0.0))).sum(axis=1) / mass
-        best = np.zeros(len(self.laws))
-        ideal = frequency * slope / noise**2
-        stiffness = noise**2 * (1.0 if cut is None else cut.stretch)
-        angle = np.minimum(np.multiply.outer(_FACTORS, ideal * noise**2 / stiffness), np.pi / 2)
-        missed = np.exp(np.minimum(np.log(2) + self.missed(order, angle, stiffness), 700.0))
-        sums, some = np.empty_like(angle), max(1, _CACHE // share.size)
-        # Where masses underflow and factors overflow, this line gives no bound.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if cut is not None:
-                # The part beyond a cut may be as rare as what the nodes leave out.
-                missed = missed + self._left_out(tilted, order, angle, cut)
-                still = self._left_out(tilted, order, np.zeros_like(angle[:1]), cut)[0]
-                best = np.log(mass + still + self.discretization(order, 0.0, cut.stretch))
-            for first in range(0, len(angle), some):
-                exponent = self._shrink(angle[first : first + some, :, None], order, frequency)
-                change = np.expm1(exponent, out=exponent) if cut is None else np.exp(exponent, out=exponent)
-                sums[first : first + some] = (share * change).sum(axis=-1)
-            sums = sums + missed
-            sums = np.log1p(np.maximum(sums, ROUNDOFF - 1)) if cut is None else np.log(sums + 1e-300)
-        sums = np.where(np.isnan(sums), np.inf, sums)
-        return np.asarray(np.minimum(best, (sums + angle**2 * stiffness / 2).min(axis=0)))
-
-    def _left_out(self, tilted: Reals, order: float, angle: Reals, cut: "Cut") -> Reals:
-        """Bound what lies beyond a cut and both ends of the nodes, on moved lines, relative to E[exp(t loss)].
-
-        Returns:
-            Shape `(k, n)`, as the angles have.
-        """
-        most = tilted.argmax(axis=1)[:, None]
-        top = np.take_along_axis(self.mass + order * self.loss, most, 1) - np.log(np.take_along_axis(tilted, most, 1))
-        if not self.mirror.size:
-            return np.asarray(self.truncation(order, top[:, 0]) + 0 * angle)
-        # Negative powers of 1 + y(-x) gain as in `_secant`: least where the client surely did not take part.
-        left, right = _tails(self.laws, order, self.points[:, 0], self.points[:, -1])
-        sine, part = np.sin(angle / 2) ** 2, self.mirror[:, -1]
-        everywhere = -0.5 * order * np.log1p(-sine)
-        gain = np.where(part < 0.5, -0.5 * order * np.log1p(-4 * part * (1 - part) * sine), everywhere)
-        left = left + everywhere + np.log(cut.weight[:, 0] + 1e-300)
-        return np.asarray(np.exp(left - top[:, 0]) + np.exp(right + gain - top[:, 0]))
-
-    def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
-        """Bound what the trapezoid rule misses of the integral on a moved line: the line is moved once more.
-
-        Args:
-            order: t.
-            angle: How far the line was moved, over noise^2; shape `(k, n)`.
-            stiffness: What a move costs, shape `(n,)`.
-
-        Returns:
-            Half of it relative to E[exp(t loss)], its logarithm, shape `(k, n)`.
-        """
-        noise, best = self.laws.noise, np.full(np.shape(angle), np.inf)
-        # Up to a right angle in all, negative powers of 1 + y gain little; beyond it, the move itself gains more.
-        for most in (np.pi / 2, np.pi - 1e-3):
-            again = np.minimum(np.clip(most - angle, 0.0, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
-            gained = _secant(self.laws, order, angle + again) + again**2 * stiffness / 2
-            best = np.minimum(best, gained - 2 * np.pi * again * noise**2 / self.step)
-        return best
-
-    def _shrink(self, angle: Reals, order: float, frequency: float) -> Reals:
-        """Logarithm of the integrand's modulus on the moved line, relative to that on the real line."""
-        sine = np.sin(angle / 2) ** 2
-
-        def modulus(part: Reals) -> Reals:
-            return np.asarray(0.5 * np.log1p(-4 * part * (1 - part) * sine))
-
-        def turn(part: Reals) -> Reals:
-            # The divisor is not negative: the angle is at most a right one.
-            return np.asarray(np.arctan(part * np.sin(angle) / np.maximum(1 - 2 * part * sine, 1e-300)))
-
-        if self.laws.kind == "ADD":
-            return -order * modulus(self.part) - frequency * turn(self.part)
-        exponent = (order + 1) * modulus(self.part) - frequency * turn(self.part)
-        if self.laws.kind == "SWAP":
-            exponent += -order * modulus(self.mirror) - frequency * turn(self.mirror)
-        return exponent
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A smooth division of laws at a loss: beyond it, and the rest.
-
-    Attributes:
-        position: Point of the line at which each law is cut, shape `(n,)`.
-        weight: Share of each node that lies beyond, Phi((x - position) / width), shape `(n, nodes)`.
-        stretch: 1 + (noise / width)^2: how much a shift of the line of integration by iy costs, in y^2 / 2 noise^2.
-    """
-
-    position: Reals
-    weight: Reals = field(repr=False)
-    stretch: float
-
-    @classmethod
-    def at(cls, found: Nodes, loss: float, stretch: float) -> "Cut":
-        """Cut where the loss has a value above 0; `ADD` has no cut."""
-        laws = found.laws
-        with np.errstate(over="ignore", divide="ignore"):
-            if laws.kind == "SWAP":
-                # A quadratic equation for exp(x / noise^2), in logarithms of its terms.
-                unit = np.log(laws.rate) - 0.5 / laws.noise**2
-                linear = np.log1p(-laws.rate) + loss + np.log(-np.expm1(-loss))
-                half = linear - np.log(2) - unit
-                position = laws.noise**2 * (half + np.log1p(np.sqrt(1 + np.exp(loss - 2 * half))))
-            else:
-                level = loss + np.log(laws.rate - np.expm1(-loss) * (1 - laws.rate))
-                position = 0.5 + laws.noise**2 * (level - np.log(laws.rate))
-        sharpness = np.sqrt(stretch - 1) / laws.noise[:, None]
-        return cls(position, ndtr((found.points - position[:, None]) * sharpness), stretch)
-
-
-def place(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nodes:
-    """Place the nodes of laws with a common number."""
-    step = (stop - start) / (size - 2)
-    # Whole multiples of the step: a point near 0 must not carry the rounding error of one far off.
-    points = (np.floor(start / step)[:, None] + np.arange(size)) * step[:, None]
-    noise, rate = laws.noise[:, None], laws.rate[:, None]
-    density = -0.5 * (points / noise) ** 2 + np.log(step[:, None] / (noise * np.sqrt(2 * np.pi)))
-    gain, part = likelihood(points, rate, noise)
-    mirror = np.empty((0, 0))
-    if laws.kind == "ADD":
-        loss, mass = -gain, density
-    elif laws.kind == "REMOVE":
-        loss, mass = gain, density + gain
-    else:
-        other, mirror = likelihood(-points, rate, noise)
-        loss, mass = gain - other, density + gain
-    return Nodes(laws, loss, mass, part, mirror, points, step, order)
-
-
 def likelihood(points: Reals, rate: Reals, noise: Reals) -> tuple[Reals, Reals]:
     """Return l(x) and the posterior probability rate * exp(v) / (1 + y), both of the points' shape."""
     v = (points - 0.5) / noise**2
@@ -344,7 +84,7 @@ def layout(
     turns = 2.0 if laws.kind == "SWAP" else 1.0
     widest = np.pi / 2
     angle = np.minimum(np.sqrt(2 * need / stretch) / noise, widest)
-    exponent = stretch * angle**2 * noise**2 / 2 + turns * frequency * angle + need + _secant(laws, order, angle)
+    exponent = stretch * angle**2 * noise**2 / 2 + turns * frequency * angle + need + secant_gain(laws, order, angle)
     step = 2 * np.pi * angle * noise**2 / exponent
     return start, stop, whole_steps(stop - start, step) + 3
 
@@ -373,18 +113,18 @@ def _far_end(laws: Laws, order: float) -> Reals:
     shift = {"ADD": order, "SWAP": 2 * order + 1}.get(laws.kind, order + 1)
     # The mass may be at two humps far apart, or at the first alone: the nearest end whose tail is small enough.
     ends = near * (1 + shift / near) ** np.linspace(0.0, 1.0, 7)[:, None]
-    tails = _tails(laws, order, -ends, ends)[0 if laws.kind == "ADD" else 1]
-    small = tails < 4 - _TAIL
+    bounds = tails(laws, order, -ends, ends)[0 if laws.kind == "ADD" else 1]
+    small = bounds < 4 - _TAIL
     first = np.where(small.any(axis=0), small.argmax(axis=0), len(ends) - 1)
     return np.asarray(ends[first, np.arange(len(laws))])
 
 
 def right_tail(laws: Laws, order: float, stop: Reals) -> Reals:
     """Bound the logarithm of the integral of P exp(t loss) right of `stop`, shape `(n,)`."""
-    return _tails(laws, order, -stop, stop)[1]
+    return tails(laws, order, -stop, stop)[1]
 
 
-def _tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, Reals]:
+def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, Reals]:
     """Bound the logarithm of the integral of P exp(t loss) left of `start` and right of `stop`.
 
     l rises, is convex, and rises at most by 1 / noise^2: it lies below its chords and above its tangents.
@@ -419,7 +159,7 @@ def _normal_tail(height: Reals, slope: Reals, start: Reals, noise: Reals) -> Rea
     return np.asarray(height - slope * start + (slope * noise) ** 2 / 2 + log_ndtr(lifted))
 
 
-def _secant(laws: Laws, order: float, angle: Reals) -> Reals:
+def secant_gain(laws: Laws, order: float, angle: Reals) -> Reals:
     """Bound what negative powers of 1 + y gain on a line moved by an angle: logarithm, relative to the moment.
 
     |1 + y| is at least cos(angle / 2) (1 + y), and up to a right angle at least 1 - rate. Where the client hardly ever
@@ -438,7 +178,7 @@ def _secant(laws: Laws, order: float, angle: Reals) -> Reals:
     return np.asarray(np.minimum(everywhere, np.logaddexp(inside, outside)))
 
 
-def _strip(laws: Laws, order: float, frequency: float, step: Reals, stretch: float) -> Reals:
+def strip_error(laws: Laws, order: float, frequency: float, step: Reals, stretch: float) -> Reals:
     """Logarithm of the trapezoid rule's error, at the best of some angles."""
     turns = 2.0 if laws.kind == "SWAP" else 1.0
     best = np.full(len(laws), np.inf)
@@ -446,7 +186,7 @@ def _strip(laws: Laws, order: float, frequency: float, step: Reals, stretch: flo
     for factor in (1.0, 0.8, 0.6, 0.4, 0.2):
         angle = np.maximum(np.minimum(ideal * factor, 3.0), 1e-9)
         size = stretch * angle**2 * laws.noise**2 / 2 + turns * frequency * angle
-        size += _secant(laws, order, angle) + np.log(2)
+        size += secant_gain(laws, order, angle) + np.log(2)
         turns_back = 2 * np.pi * angle * laws.noise**2 / step
         best = np.minimum(best, size - turns_back - np.log(-np.expm1(-turns_back)))
     return best

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from secfed.dp.contour import fixed_size, privacy_loss
-from secfed.dp.contour.privacy_loss import Laws, Nodes
+from secfed.dp.contour import fixed_size, nodes, privacy_loss
+from secfed.dp.contour.nodes import Nodes
+from secfed.dp.contour.privacy_loss import Laws
 
 # Numbers in one array of temporaries.
 _ENTRIES = 1 << 18
@@ -36,7 +37,7 @@ def grids(
             if laws.kind == "PAIR":
                 yield fixed_size.place(laws.part(some), start[some], stop[some], size | 1, order, frequency)
             else:
-                yield privacy_loss.place(laws.part(some), start[some], stop[some], size, order)
+                yield nodes.place(laws.part(some), start[some], stop[some], size, order)
             first = i
 
 

@@ -273,7 +273,7 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
     at, across = frequencies(path)
     order = path.order
     log, mean = mu2 * order * (order + 1) / 2, mu2 * (order + 0.5)
-    whole, wrong = (-0.5 * mu2 * at**2).astype(np.complex128), np.zeros(len(at))
+    whole, error = (-0.5 * mu2 * at**2).astype(np.complex128), np.zeros(len(at))
     for law, count in pairs:
         masses, losses = law.atoms(math.hypot(order, float(at[-1])))
         weight = order * losses + np.log(np.maximum(masses, 1e-320))
@@ -284,10 +284,10 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
         center = float((tilted * losses).sum())
         wave, inexact = waves(tilted[None], (losses - center)[None], float(at[1]), across)
         whole += count * log1p(wave)[0]
-        wrong += count * np.log1p(relative(inexact + MASS_ERROR, wave))[0]
+        error += count * np.log1p(relative(inexact + MASS_ERROR, wave))[0]
         log += count * (math.log(total) + top)
         mean += count * center
-    return Cgf(log, mean, whole, wrong, -0.5 * mu2 * float(at[-1]) ** 2)
+    return Cgf(log, mean, whole, error, -0.5 * mu2 * float(at[-1]) ** 2)
 
 
 def _step(contour: Contour, goal: float, epsilon: float) -> float:

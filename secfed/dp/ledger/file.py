@@ -23,7 +23,7 @@ from secfed.dp import events
 from secfed.dp.accountant import Accountant
 from secfed.dp.checks import check_budget
 from secfed.dp.events import Adjacency, Event
-from secfed.dp.ledger.records import ACTIONS, CHANGED, SPENDING, Book, Entry, chained, draft
+from secfed.dp.ledger.records import ACTIONS, CHANGED, SPENDING, Entry, History, chained, draft
 from secfed.dp.rounding import exact, up
 from secfed.errors import BudgetExceededError, ConfigError, SecFedError
 
@@ -110,14 +110,14 @@ class Ledger:
             if len(rows) != 1 or chained(_FORMAT, rows[0][:4]) != rows[0][4]:
                 raise ConfigError(f"{CHANGED}: the budget is not the one that was written")
             self.epsilon, self.delta, self.adjacency, self._created_at, self._root = rows[0]
-            self._book = Book(self._root, 0, {}, Accountant(adjacency=self.adjacency))
-            self._book = self._read(connection)
+            self._history = History(self._root, 0, {}, Accountant(adjacency=self.adjacency))
+            self._history = self._read(connection)
             if (
                 expected_head not in (None, self._root)
                 and not connection.execute("SELECT count(*) FROM log WHERE hash = ?", (expected_head,)).fetchone()[0]
             ):
                 raise ConfigError(
-                    f"{self.path} holds {self._book.length} records, and none with the expected head {expected_head}: "
+                    f"{self.path} holds {self._history.length} records, none with the expected head {expected_head}: "
                     "its last records were deleted, or it is an older copy or another ledger"
                 )
 
@@ -312,10 +312,10 @@ class Ledger:
             `log`, every record with its hash; `head`, the hash of the last record.
         """
         with self._transaction() as connection:
-            book = self._read(connection)
+            history = self._read(connection)
             records = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM log ORDER BY number").fetchall()
         log = [dict(zip(_COLUMNS, record, strict=True)) for record in records]
-        spent = float(book.total().epsilon(self.delta))
+        spent = float(history.total().epsilon(self.delta))
         return {
             "format": _FORMAT,
             "epsilon": self.epsilon,
@@ -323,31 +323,31 @@ class Ledger:
             "adjacency": self.adjacency,
             "created_at": self._created_at,
             "spent": spent if math.isfinite(spent) else None,
-            "entries": [entry.to_json() for entry in book.entries.values()],
+            "entries": [entry.to_json() for entry in history.entries.values()],
             "log": [record | {"event": json.loads(record["event"])} for record in log],
-            "head": book.head,
+            "head": history.head,
         }
 
     def _append(self, action: str, entry: Entry) -> Entry:
         """Add a record, if it may follow what is there; the entry says what to spend, or which reservation is meant."""
         with self._transaction("IMMEDIATE") as connection:
-            book = self._read(connection)
+            history = self._read(connection)
             if ACTIONS[action][0] is None:
-                entry = replace(entry, number=book.length + 1)
+                entry = replace(entry, number=history.length + 1)
             else:
-                found = book.reserved(entry)
+                found = history.reserved(entry)
                 entry = replace(found, event=entry.event, count=entry.count) if action == "amend" else found
             if action in SPENDING:
-                epsilon = float(book.total(without=entry).compose(entry.event, entry.count).epsilon(self.delta))
+                epsilon = float(history.total(without=entry).compose(entry.event, entry.count).epsilon(self.delta))
                 if action != "record" and not epsilon <= self.epsilon:
                     raise self._refusal(epsilon)
             event, now = json.dumps(events.to_json(entry.event)), connection.execute(_NOW).fetchone()[0]
-            fields = (book.length + 1, action, entry.number, event, entry.count, entry.label, now)
-            record = (*fields, chained(book.head, fields))
-            book = book.with_records([record])
+            fields = (history.length + 1, action, entry.number, event, entry.count, entry.label, now)
+            record = (*fields, chained(history.head, fields))
+            history = history.with_records([record])
             connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", record)
-        self._book = book  # not before the transaction has ended well
-        return book.entries[entry.number]
+        self._history = history  # not before the transaction has ended well
+        return history.entries[entry.number]
 
     def _refusal(self, epsilon: float) -> BudgetExceededError:
         total = f"epsilon {up(epsilon, 6)} at delta {exact(self.delta)}"
@@ -358,25 +358,25 @@ class Ledger:
             self.epsilon,
         )
 
-    def _refreshed(self) -> Book:
+    def _refreshed(self) -> History:
         with self._transaction() as connection:
-            self._book = book = self._read(connection)
-        return book
+            self._history = history = self._read(connection)
+        return history
 
-    def _read(self, connection: sqlite3.Connection) -> Book:
-        """Return the book with what others have written since; the part that is known is not read again."""
-        book = self._book
+    def _read(self, connection: sqlite3.Connection) -> History:
+        """Return the history with what others have written since; the part that is known is not read again."""
+        history = self._history
         if connection.execute("SELECT hash FROM budget").fetchall() != [(self._root,)]:
             raise ConfigError(f"{self.path} is not the ledger that was opened")
         records = connection.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM log WHERE number >= ? ORDER BY number", (book.length,)
+            f"SELECT {', '.join(_COLUMNS)} FROM log WHERE number >= ? ORDER BY number", (history.length,)
         )
-        if book.length:
+        if history.length:
             last = records.fetchone()
-            if last is None or last[-1] != book.head:
-                raise ConfigError(f"{CHANGED}: it no longer holds record {book.length}, which was read before")
+            if last is None or last[-1] != history.head:
+                raise ConfigError(f"{CHANGED}: it no longer holds record {history.length}, which was read before")
         news = records.fetchall()
-        return book.with_records(news) if news else book
+        return history.with_records(news) if news else history
 
     @contextmanager
     def _transaction(self, kind: str = "DEFERRED") -> Iterator[sqlite3.Connection]:

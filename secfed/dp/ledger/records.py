@@ -63,7 +63,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class History:
     """What a ledger's file says, up to a record; never changed, so that threads may share it.
 
     Attributes:
@@ -86,7 +86,7 @@ class Book:
                 total.compose(entry.event, entry.count)
         return total
 
-    def with_records(self, records: Iterable[tuple[Any, ...]]) -> "Book":
+    def with_records(self, records: Iterable[tuple[Any, ...]]) -> "History":
         """Return the book with the records that follow, each checked.
 
         Args:
@@ -110,7 +110,7 @@ class Book:
             entries[begun] = Entry(begun, event, count, label, state, recorded_at, receipt)
             if state == "committed":
                 settled.compose(event, count)
-        return Book(head, length, entries, settled)
+        return History(head, length, entries, settled)
 
     def reserved(self, entry: Entry) -> Entry:
         """Return a reservation as it stands now.

@@ -8,8 +8,9 @@ import numpy as np
 
 from secfed.dp.contour.inversion import GOAL
 from secfed.dp.contour.moments import Moments, Releases
+from secfed.dp.contour.nodes import Nodes
 from secfed.dp.contour.path import ContourPath, choose, frequencies
-from secfed.dp.contour.privacy_loss import LawKind, Laws, Nodes
+from secfed.dp.contour.privacy_loss import LawKind, Laws
 from secfed.dp.contour.quadrature import grids
 from tests.dp.contour.exact import Exact
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flint import acb, arb
 
-from secfed.dp.contour import fixed_size, privacy_loss
-from secfed.dp.contour.privacy_loss import Cut, LawKind, Nodes
+from secfed.dp.contour import fixed_size
+from secfed.dp.contour.nodes import Cut, Nodes, place
+from secfed.dp.contour.privacy_loss import LawKind
 from secfed.dp.contour.quadrature import grids
 from tests.dp.contour.cases import KINDS, Case, case
 from tests.dp.contour.exact import Exact, many_bits
@@ -88,7 +89,7 @@ def shorter(nodes: Nodes, share: float) -> Nodes:
         return fixed_size.place(law, np.array([start]), np.array([end]), size, order, nodes.frequency)
     start, stop = nodes.points[:, 0] * share, nodes.points[:, -1] * share
     size = int((stop[0] - start[0]) / nodes.step[0]) + 2
-    return privacy_loss.place(law, start, stop, size, order)
+    return place(law, start, stop, size, order)
 
 
 @every_kind

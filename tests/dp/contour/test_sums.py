@@ -44,7 +44,7 @@ def test_sums_along_a_contour_are_within_their_error(kind: LawKind, seeds: range
         for tolerance in (GOAL / 4, 1e-3 * count):
             found, _ = evaluate(Releases((one.laws,), 0.0), path, tolerance)
             last = len(found.exponent) - 1
-            sizes.append(float(found.wrong[-1]) / (1e-9 + tolerance))
+            sizes.append(float(found.error[-1]) / (1e-9 + tolerance))
             with many_bits():
                 scale = one.exact.moment(complex(one.order)).real
                 for j in (0, 1, last // 3, last):
@@ -58,7 +58,7 @@ def test_sums_along_a_contour_are_within_their_error(kind: LawKind, seeds: range
                     off = float(abs((acb(arb(count)) * exact.log()).exp() / total - 1).mid())
                     # Rounding of K(t), of the turn, and of the sum of all rounds.
                     rounding = 8 * ROUNDOFF * (abs(found.log) + 8) + 4 * ROUNDOFF * abs(found.mean) * u
-                    ratios.append(off / (math.expm1(min(float(found.wrong[j]), 600.0)) + rounding))
+                    ratios.append(off / (math.expm1(min(float(found.error[j]), 600.0)) + rounding))
     assert max(ratios) <= 1
     assert max(ratios) > 1e-4 and np.median(sizes) < 1e3
 

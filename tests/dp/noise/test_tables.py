@@ -1,7 +1,7 @@
 """The tables, number by number, against high-precision decimals and slow rules."""
 
-from collections.abc import Callable
-from decimal import ROUND_FLOOR, Decimal, getcontext, localcontext
+from collections.abc import Callable, Iterator
+from decimal import ROUND_FLOOR, Decimal, localcontext
 from fractions import Fraction
 from itertools import pairwise
 
@@ -12,9 +12,15 @@ from secfed.dp.noise import samplers
 from secfed.dp.noise.samplers import Sampler
 from secfed.dp.noise.tables import GaussianWeights, SkellamWeights, Table, negative_exponential
 
-getcontext().prec = 120
 CLOSE = Decimal(2) ** -128
 WHOLE = 1 << 208
+
+
+@pytest.fixture(autouse=True)
+def many_digits() -> Iterator[None]:
+    with localcontext() as context:
+        context.prec = 120
+        yield
 
 
 def decimal(number: Fraction) -> Decimal:

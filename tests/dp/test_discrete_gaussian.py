@@ -1,7 +1,8 @@
 """Sums of discrete Gaussians of one coordinate: their bounds hold sums in decimals of 40 digits between them."""
 
 import math
-from decimal import Decimal, getcontext
+from collections.abc import Iterator
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -9,9 +10,15 @@ import pytest
 from secfed import dp
 from secfed.dp.events import ADJACENCIES
 
-getcontext().prec = 40
 # Without extended precision these sums are bounded like those of several coordinates.
 pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).eps > 2e-19, reason="long double is a double here")
+
+
+@pytest.fixture(autouse=True)
+def forty_digits() -> Iterator[None]:
+    with localcontext() as context:
+        context.prec = 40
+        yield
 
 
 def law(variance: float, clients: int) -> dict[int, Decimal]:

@@ -17,7 +17,7 @@ _LISTED, _KEPT = 15.0, 30.0
 _Long = npt.NDArray[np.longdouble]
 
 
-def lattice_pair(event: DiscreteGaussianSum, adjacency: Adjacency) -> Pair | None:
+def one_coordinate_pair(event: DiscreteGaussianSum, adjacency: Adjacency) -> Pair | None:
     """Return the pair of laws of a sum of one coordinate; nothing where it has several, or too many losses.
 
     The law is log-concave, so the largest shift by whole steps dominates: `docs/accountant.md`, section 7.
