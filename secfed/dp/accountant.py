@@ -12,7 +12,7 @@ from secfed.dp import renyi, trade_off
 from secfed.dp.assumptions import assumptions
 from secfed.dp.checks import check_between, check_budget, check_count, check_delta, check_number
 from secfed.dp.composition import Composition
-from secfed.dp.contour.inversion import WarmStart
+from secfed.dp.contour.integral import WarmStart
 from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.events import (
     Adjacency,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from secfed.dp.checks import check_budget, check_count, check_rate
 from secfed.dp.composition import Composition
-from secfed.dp.contour.inversion import WarmStart
+from secfed.dp.contour.integral import WarmStart
 from secfed.dp.events import Adjacency, Event, FixedSizeSampled, Gaussian, PoissonSampled
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError

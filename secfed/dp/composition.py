@@ -9,7 +9,8 @@ import numpy as np
 from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import inversion, smoothed
-from secfed.dp.contour.inversion import Profile, WarmStart
+from secfed.dp.contour.integral import WarmStart
+from secfed.dp.contour.inversion import Profile
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
 from secfed.dp.contour.pairs import Law, MixtureLaw, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
@@ -166,8 +167,10 @@ class Composition:
         if epsilon > _FARTHEST:
             return 0.0, max(renyi.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
         if not self.directions:
-            moments = renyi.delta(self.events.items(), self.adjacency, epsilon)
-            smooth = [smoothed.delta_bounds(pairs, epsilon) for pairs in self.pairs]
+            moments, both = renyi.delta(self.events.items(), self.adjacency, epsilon), starts or (None, None)
+            smooth = [
+                smoothed.delta_bounds(pairs, epsilon, start) for pairs, start in zip(self.pairs, both, strict=False)
+            ]
             low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
             bounded = all(isinstance(_unsampled(event), _BOUNDED) for event in self.events)
             return max(0.0, low) if self.exact else 0.0, max(0.0 if bounded else tiny, min(high, moments))

@@ -3,7 +3,7 @@
 import math
 
 from secfed.dp.composition import Composition
-from secfed.dp.contour.inversion import WarmStart
+from secfed.dp.contour.integral import WarmStart
 from secfed.dp.events import Event
 
 

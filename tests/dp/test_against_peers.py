@@ -143,11 +143,9 @@ def pld_epsilon(setting: Setting, interval: float, pessimistic: bool) -> float:
     return float(made.self_compose(setting.rounds).get_epsilon_for_delta(setting.delta))
 
 
-@pytest.mark.parametrize(
-    ("count", "seed"), [pytest.param(60, 3, id="some"), pytest.param(500, 4, id="many", marks=pytest.mark.slow)]
-)
+@pytest.mark.integrations
+@pytest.mark.parametrize(("count", "seed"), [(60, 3), (60, 4)])
 def test_bounds_overlap_those_of_dp_accounting(count: int, seed: int) -> None:
-    pytest.importorskip("dp_accounting")
     compared, ratios = 0, []
     for setting in draw(count, seed):
         # Its grids are too coarse or too long for the rest, and its transforms lose deltas below 1e-10.

@@ -7,7 +7,7 @@ from scipy.special import log_ndtr, ndtr
 
 from secfed import dp
 from secfed.dp.composition import Composition
-from secfed.dp.contour.inversion import WarmStart
+from secfed.dp.contour.integral import WarmStart
 from secfed.dp.events import Adjacency
 from secfed.errors import UnsupportedEventError
 

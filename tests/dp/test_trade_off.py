@@ -26,11 +26,11 @@ CASES: dict[str, dp.Accountant] = {
     "sampled": dp.Accountant().compose(poisson(1.1, 0.01), 1000),
     "replaced": dp.Accountant("replace").compose(poisson(2.0, 0.05), 300),
     "fixed": dp.Accountant("replace").compose(dp.FixedSizeSampled(10, 1000, dp.Gaussian(1.1)), 100),
-    "laplace": dp.Accountant().compose(dp.Laplace(2.0), 2),
     "laplaces": dp.Accountant().compose(dp.Laplace(20.0), 50),
     "discrete": dp.Accountant().compose(dp.DiscreteGaussianSum(*SUM)),
     "skellam": dp.Accountant().compose(dp.SkellamSum(*SUM)),
     "skipped": dp.Accountant().compose(dp.PoissonSampled(0.1, dp.Gaussian(2.0), 1e-13), 20),
+    "laplace": dp.Accountant().compose(dp.Laplace(2.0), 2),
 }
 
 
@@ -207,7 +207,7 @@ def test_mu_holds_at_random_epsilons_and_its_lower_bound_does_not(name: str, lea
     farthest = accountant.epsilon(least)
     assert 0 <= mu.lower <= mu.upper < math.inf and 0 < farthest < math.inf
     random = np.random.default_rng(7)
-    places = random.uniform(0, farthest, 200)
+    places = random.uniform(0, farthest, 60)
     allowed = np.exp(GaussianProfile(mu.upper).bounds(places)[1])
     deltas = np.array([accountant.delta(float(place)) for place in places])
     if name in ("discrete", "skellam"):
@@ -219,7 +219,7 @@ def test_mu_holds_at_random_epsilons_and_its_lower_bound_does_not(name: str, lea
         assert mu.upper < mu.lower * (1 + 2e-3)
         # A little below, some delta of the releases is above that of mu.
         smaller = GaussianProfile(mu.lower * (1 - 2e-3))
-        places = np.append(np.linspace(0, farthest, 60), accountant.epsilon(least, bounds=True).lower)
+        places = np.append(np.linspace(0, farthest, 30), accountant.epsilon(least, bounds=True).lower)
         deltas = np.array([accountant.delta(float(place), bounds=True).lower for place in places])
         assert ((deltas > np.exp(smaller.bounds(places)[0])) & (deltas >= least * (1 - 1e-6))).any()
 

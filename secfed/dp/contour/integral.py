@@ -97,6 +97,30 @@ class Contour:
         return low, high
 
 
+@dataclass(slots=True)
+class WarmStart:
+    """How the last query of a search was answered; the next one, at a nearby place, starts from there.
+
+    Attributes:
+        contour: The contour; nothing before the first query.
+        subject: The composition that it was built for. Another one needs a contour of its own, on the same path.
+        path: Where the contour runs; nothing if no other composition can run there.
+        orders: Real orders of the moments, shape `(m,)`.
+        epsilon: The answer, where epsilon is searched for.
+    """
+
+    contour: Contour | None = None
+    subject: object = None
+    path: ContourPath | None = None
+    orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
+    epsilon: float = 0.0
+
+    def keep(self, contour: Contour, subject: object, path: ContourPath | None, epsilon: float) -> None:
+        """Store an answer."""
+        self.contour, self.subject, self.path, self.epsilon = contour, subject, path, epsilon
+        self.orders = contour.orders
+
+
 def build(releases: Releases, moments: Moments, path: ContourPath, goal: float) -> Contour:
     """Evaluate the integrand along a contour, for one composition.
 

@@ -1,7 +1,6 @@
 """From contours and closed forms to certified values of delta and epsilon, for one direction."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.polynomial import Polynomial
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import smoothed
 from secfed.dp.contour.cgf import evaluate
-from secfed.dp.contour.integral import Contour, assemble, build
+from secfed.dp.contour.integral import Contour, WarmStart, assemble, build
 from secfed.dp.contour.moments import MOST_NODES, Moments, NoOrderError, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, adapted, choose, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
@@ -54,21 +53,6 @@ class Profile(Protocol):
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return a lower and an upper bound of the logarithm of delta."""
-
-
-@dataclass(slots=True)
-class WarmStart:
-    """How the last query of a search was answered; the next one, at a nearby place, starts from there.
-
-    Attributes:
-        path: The contour; nothing before the first query.
-        orders: Real orders of the moments, shape `(m,)`.
-        epsilon: The answer, where epsilon is searched for.
-    """
-
-    path: ContourPath | None = None
-    orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
-    epsilon: float = 0.0
 
 
 class Effort:
@@ -117,7 +101,7 @@ def delta_bounds(releases: Releases, epsilon: float, start: WarmStart | None = N
         value = float(contour.value(at)[0][0])
         if best[1] - best[0] <= _ENOUGH:
             if start:
-                start.path, start.orders = path, moments.order
+                start.keep(contour, releases, path, epsilon)
             return best
         if not np.isfinite(value) or abs(value - guess) < 0.5:
             break
@@ -150,7 +134,7 @@ def epsilon_bounds(
             return -np.inf, np.inf, guess
         low, high, middle = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([guess])))
         if start and high - low <= _ENOUGH * abs(high) < np.inf:
-            start.path, start.orders, start.epsilon = path, moments.order, middle
+            start.keep(contour, releases, path, middle)
         return low, high, middle
 
     def smooth(gap: float) -> tuple[float, float]:
@@ -203,13 +187,16 @@ def epsilon_bounds(
 
 
 def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour | None:
-    """Return this composition on the contour of the last one; nothing where that costs much."""
-    if start.path is None:
-        return None
+    """Return this composition on the contour of the last query; nothing where that costs much."""
+    if start.path is None or start.subject is releases:
+        return start.contour
     if any(most_nodes(laws, float(start.orders[-1])) > MOST_NODES for laws in releases.laws):
         return None
     moments, path = Moments.at(releases, start.orders), adapted(releases, start.path)
-    return build(releases, moments, path, goal) if work(releases, path, goal) <= _LITTLE_WORK else None
+    if not work(releases, path, goal) <= _LITTLE_WORK:
+        return None
+    start.contour, start.subject = build(releases, moments, path, goal), releases
+    return start.contour
 
 
 def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:

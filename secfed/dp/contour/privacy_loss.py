@@ -183,8 +183,9 @@ def strip_error(laws: Laws, order: float, frequency: float, step: Reals, stretch
     turns = 2.0 if laws.kind == "SWAP" else 1.0
     best = np.full(len(laws), np.inf)
     ideal = np.minimum((2 * np.pi / step - turns * frequency / laws.noise**2) / stretch, np.pi)
-    for factor in (1.0, 0.8, 0.6, 0.4, 0.2):
-        angle = np.maximum(np.minimum(ideal * factor, 3.0), 1e-9)
+    # Up to a right angle, negative powers of 1 + y gain little: one try there.
+    for angle in (*(ideal * factor for factor in (1.0, 0.8, 0.6, 0.4, 0.2)), np.minimum(ideal, np.pi / 2)):
+        angle = np.maximum(np.minimum(angle, 3.0), 1e-9)
         size = stretch * angle**2 * laws.noise**2 / 2 + turns * frequency * angle
         size += secant_gain(laws, order, angle) + np.log(2)
         turns_back = 2 * np.pi * angle * laws.noise**2 / step

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
-from secfed.dp.contour.integral import Contour, assemble
+from secfed.dp.contour.integral import Contour, WarmStart, assemble
 from secfed.dp.contour.moments import Moments, Releases, chernoff, log_chernoff
 from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.path import ContourPath, frequencies, periods
@@ -26,6 +26,8 @@ _MOST_STEPS, _MOST_ATOMS = 120_000, 400_000
 # From one order of the ladder to the next, and how many there are.
 _RUNG, _MOST_RUNGS = 2.0**0.5, 90
 _TRIES = 6
+# The gap of the logarithm of delta up to which a contour serves other epsilons.
+_SAME = 1e-5
 # Values of u of all contours of a query.
 _MOST_SPENT = 300_000
 _SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
@@ -87,13 +89,25 @@ def epsilon_bounds(
     return float(low), float(high)
 
 
-def delta_bounds(pairs: Pairs, epsilon: float) -> tuple[float, float]:
-    """Return a lower and an upper bound of delta at an epsilon of at least 0; see `epsilon_bounds`."""
+def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -> tuple[float, float]:
+    """Return a lower and an upper bound of delta at an epsilon of at least 0; see `epsilon_bounds`.
+
+    Args:
+        pairs: Each law and how often it was released.
+        epsilon: At least 0.
+        start: The contour to try first; the one that answers is stored in it.
+    """
     certain, infinite = _unbounded(pairs)
     if epsilon >= _most(pairs):
         return certain, infinite
     if alone := _alone(pairs, epsilon):
         return alone
+    # What counts as without bound above may be a loss of 0 as well: it is taken off below.
+    lost, at = infinite - certain, np.array([epsilon])
+    if start and start.contour and start.subject is pairs:
+        below, above = (float(bound[0]) for bound in start.contour.bounds(at))
+        if above - below <= _SAME:
+            return certain + max(0.0, math.exp(below) - lost), min(1.0, math.exp(min(above, 0.0)) + infinite)
     moments = ladder(pairs, None, epsilon)
     if moments is None:
         loss, mass = _one_loss(pairs)
@@ -108,15 +122,14 @@ def delta_bounds(pairs: Pairs, epsilon: float) -> tuple[float, float]:
         contour = build(pairs, moments, epsilon, guess)
         if contour is None:
             break
-        at = np.array([epsilon])
-        below, above = contour.bounds(at)
-        low, high = max(low, math.exp(below[0])), min(high, math.exp(min(above[0], 0.0)))
+        below, above = (float(bound[0]) for bound in contour.bounds(at))
+        low, high = max(low, math.exp(below)), min(high, math.exp(min(above, 0.0)))
+        if start:
+            start.keep(contour, pairs, None, epsilon)
         value = float(contour.value(at)[0][0])
         if not math.isfinite(value) or abs(value - guess) < 2:
             break
         guess = value
-    # What counts as without bound above may be a loss of 0 as well: it is taken off below.
-    lost = infinite - certain
     return certain + max(0.0, low - lost), min(1.0, high + infinite)
 
 
