@@ -1,6 +1,8 @@
 """The privacy loss of sampled Gaussian releases as masses on few nodes, and proved bounds of what the nodes miss."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
@@ -36,6 +38,13 @@ class Nodes:
     points: Reals = field(repr=False)
     step: Reals = field(repr=False)
     order: float
+    # What bounds of many frequencies have in common.
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+
+    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
 
     def moments(self, orders: Reals) -> tuple[Reals, Reals, Reals]:
         """Return log E[exp(t loss)] under P, and mean and variance of the loss tilted by exp(t loss).
@@ -152,7 +161,8 @@ class Nodes:
                 # The part beyond a cut may be as rare as what the nodes leave out.
                 missed = missed + self._left_out(tilted, order, angle, cut)
                 still = self._left_out(tilted, order, np.zeros_like(angle[:1]), cut)[0]
-                best = np.log(mass + still + self.discretization(order, 0.0, cut.stretch))
+                missing = self._once(("mass", order, cut.stretch), lambda: self.discretization(order, 0.0, cut.stretch))
+                best = np.log(mass + still + missing)
             for first in range(0, len(angle), some):
                 exponent = self._shrink(angle[first : first + some, :, None], order, frequency)
                 change = np.expm1(exponent, out=exponent) if cut is None else np.exp(exponent, out=exponent)
@@ -168,17 +178,23 @@ class Nodes:
         Returns:
             Shape `(k, n)`, as the angles have.
         """
-        most = tilted.argmax(axis=1)[:, None]
-        top = np.take_along_axis(self.mass + order * self.loss, most, 1) - np.log(np.take_along_axis(tilted, most, 1))
+
+        def moment() -> Reals:
+            most = tilted.argmax(axis=1)[:, None]
+            log = np.take_along_axis(self.mass + order * self.loss, most, 1)
+            return np.asarray(log - np.log(np.take_along_axis(tilted, most, 1)))[:, 0]
+
+        log_moment = self._once(("moment", order), moment)
         if not self.mirror.size:
-            return np.asarray(self.truncation(order, top[:, 0]) + 0 * angle)
+            return np.asarray(self._once(("ends", order), lambda: self.truncation(order, log_moment)) + 0 * angle)
         # Negative powers of 1 + y(-x) gain as in `secant_gain`: least where the client surely did not take part.
-        left, right = tails(self.laws, order, self.points[:, 0], self.points[:, -1])
+        ends = self.points[:, 0], self.points[:, -1]
+        left, right = self._once(("tails", order), lambda: tails(self.laws, order, *ends))
         sine, part = np.sin(angle / 2) ** 2, self.mirror[:, -1]
         everywhere = -0.5 * order * np.log1p(-sine)
         gain = np.where(part < 0.5, -0.5 * order * np.log1p(-4 * part * (1 - part) * sine), everywhere)
         left = left + everywhere + np.log(cut.weight[:, 0] + 1e-300)
-        return np.asarray(np.exp(left - top[:, 0]) + np.exp(right + gain - top[:, 0]))
+        return np.asarray(np.exp(left - log_moment) + np.exp(right + gain - log_moment))
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
         """Bound what the trapezoid rule misses of the integral on a moved line: the line is moved once more.

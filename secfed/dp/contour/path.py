@@ -73,8 +73,7 @@ def choose(
     if not steep:
         deviation = np.minimum.accumulate(deviation)
     loss = exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation)
-    # Where the terms are e^15 times delta, rounding is what limits the gap.
-    work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7 + np.maximum(loss - 15.0, 0.0) * 3
+    work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7
     best = int(np.argmin(np.where(np.isfinite(work), work, np.inf)))
     order, width = float(orders[best]), float(period[best])
     # The tail is exp(tail) / (pi U) in units of exp(K(t) - t epsilon).
