@@ -44,6 +44,8 @@ _WIDE = 0.1
 # The kinds of laws in the directions of each adjacency, and what pairs call the directions.
 _KINDS: dict[Adjacency, tuple[LawKind, ...]] = {"add_remove": ("REMOVE", "ADD"), "remove": ("REMOVE",), "add": ("ADD",)}
 _SIDES: dict[LawKind, str] = {"REMOVE": "there", "ADD": "back"}
+# Noise of which losses are listed; less of it has so many that the list takes too much time and memory.
+_LEAST_LAPLACE, _LEAST_GAUSSIAN = 1e-3, 0.01
 # Releases with a largest loss: beyond it their delta is what they may lose.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
@@ -290,7 +292,10 @@ def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
     # Two data sets whose sums are twice the norm apart, except for Poisson sampling, where the absent client lies
     # between.
     twice = isinstance(event, FixedSizeSampled) or (replace and rate == 1)
-    return NoiseLaw(release.noise_multiplier / (2 if twice else 1), rate, direction, laplace=laplace)
+    noise = release.noise_multiplier / (2 if twice else 1)
+    if noise < (_LEAST_LAPLACE if laplace else _LEAST_GAUSSIAN):
+        return None
+    return NoiseLaw(noise, rate, direction, laplace=laplace)
 
 
 def _unsampled(event: Event) -> Event:

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import tracemalloc
 from collections.abc import Iterator
 from types import FrameType
 
@@ -226,3 +227,26 @@ def test_work_of_a_contour_counts_all_its_steps() -> None:
     last = path.frequencies(short)[0][-1]
     size = privacy_loss.layout(law, 1.0, last, 1e-3 / 4, 1.0)[2][0]
     assert path.work(releases, short, 1e-3) >= transform_work(float(size), 3)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (dp.Laplace(1.0), dp.Gaussian(1e-5)),
+        (dp.Laplace(1e-6), dp.Laplace(2.0)),
+        (dp.PoissonSampled(0.1, dp.Laplace(1e-5)), dp.Laplace(2e-6)),
+    ],
+)
+def test_tiny_noise_of_two_kinds_takes_no_memory(events: tuple[dp.Event, ...]) -> None:
+    """A list of such losses once took 74 GiB."""
+    accountant = dp.Accountant()
+    for event in events:
+        accountant.compose(event)
+    tracemalloc.start()
+    try:
+        low, high = accountant.epsilon(1e-6, bounds=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0 <= low <= high < math.inf and high > 1e4
+    assert peak < 1 << 28
