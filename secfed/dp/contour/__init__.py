@@ -9,7 +9,7 @@ of a composition add up, so their cumulant generating functions do: K(z) = sum o
 How a query is answered, file by file:
 
 1. `privacy_loss`, `fixed_size`: the loss of one release of sampled Gaussian noise; `nodes` turns it into probabilities
-   on few nodes (`quadrature` places them), and bounds what the nodes miss. `pairs`: any pair of laws as a list of losses.
+   on few nodes (`quadrature` places them), and bounds what they miss. `pairs`: any pair of laws as a list of losses.
 2. `moments`: K at real orders t, which gives Chernoff's bound (that of Renyi accounting) and a guess of epsilon.
 3. `path`: which t, how many steps in u and how far. Where |exp K| falls too slowly, losses near 0 are cut off.
 4. `cgf`: K along the path, with its error; `fourier_sums` where there are many nodes and steps.
