@@ -66,7 +66,7 @@ class ProtocolError(SecFedError):
 
 
 class MalformedMessageError(ProtocolError):
-    """These bytes are no message; whoever sent them, or the network, is at fault.
+    """These bytes are not a valid message; the sender or the network is at fault.
 
     Attributes:
         offset: Byte at which reading stopped.
@@ -116,7 +116,7 @@ class DecryptionError(ProtocolError):
 
 
 class TooFewSurvivorsError(ProtocolError):
-    """Fewer clients remain than the threshold; nobody's fault, try again with a new cohort.
+    """Fewer clients remain than the threshold. No one is at fault; try again with a new cohort.
 
     Attributes:
         survivors: How many remain.

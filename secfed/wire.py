@@ -185,7 +185,7 @@ def set_from_bytes(data: bytes, clients: int) -> Set:
 
 
 def shared_set(data: bytes, clients: int) -> Set:
-    """Decode a set of clients as one that nobody can write to.
+    """Decode a set of clients as a read-only one.
 
     The parties of one process share it while one of them holds it. Without that, the memory of a simulation would grow
     with the square of the clients, for each keeps sets of all of them.

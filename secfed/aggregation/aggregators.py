@@ -31,7 +31,7 @@ class Plain(Aggregator):
         compression: `RandomK(fraction)` or `LowRank(rank)`, or both in a tuple; None sends every value.
 
     Raises:
-        ConfigError: The compression is none.
+        ConfigError: The compression is not valid.
     """
 
     compression: Compression | Sequence[Compression] | None = None
@@ -43,7 +43,7 @@ class Plain(Aggregator):
         """Choose floats without privacy, else whole steps; for the parameters see `Aggregator.prepare`.
 
         Raises:
-            ConfigError: The privacy is not central: each update would be in the clear but for its share of the noise.
+            ConfigError: The privacy is not central: only its small share of the noise would protect each update.
         """
         if isinstance(privacy, DistributedGaussian):
             raise ConfigError(

@@ -77,7 +77,7 @@ def as_clip(name: str, clip: Any) -> Any:
     """Return the clips of a mapping or a sequence as `ArrayClips`, and anything else as it is.
 
     Raises:
-        ConfigError: The clips are none.
+        ConfigError: The clips are not valid.
     """
     several = isinstance(clip, Mapping | Sequence) and not isinstance(clip, str | bytes | ArrayClips)
     return ArrayClips(name, clip) if several else clip

@@ -75,7 +75,7 @@ def checked_dropouts(client_ids: Collection[int], dropouts: Mapping[int, Stage] 
     """Return a copy of the dropouts.
 
     Raises:
-        ConfigError: A dropout is no client, or its stage is none.
+        ConfigError: A dropout is not a client, or its stage is not a `Stage`.
     """
     silent = dict(as_mapping(dropouts))
     if odd := [stage for stage in silent.values() if not isinstance(stage, Stage)]:
@@ -86,10 +86,10 @@ def checked_dropouts(client_ids: Collection[int], dropouts: Mapping[int, Stage] 
 
 
 def as_mapping(dropouts: Any) -> Mapping[int, Stage]:
-    """Return the dropouts, which may be None for nobody.
+    """Return the dropouts; None means that no client drops out.
 
     Raises:
-        ConfigError: They are no mapping.
+        ConfigError: They are not a mapping.
     """
     if dropouts is not None and not isinstance(dropouts, Mapping):
         raise ConfigError(

@@ -117,7 +117,7 @@ class Compressed(Preceded):
             raise ConfigError(f"the inner transform is for shapes {shapes}, needed (({self.maps.size},),)")
 
     @property
-    def structure(self) -> Structure:  # type: ignore[override]  # nobody sets it
+    def structure(self) -> Structure:  # type: ignore[override]  # read-only is enough
         """Names, shapes and dtypes of the mean."""
         return self.maps.structure
 
@@ -249,7 +249,7 @@ def _read_maps(data: bytes) -> list[tuple[int, int]]:
     """Read code and number of each map.
 
     Raises:
-        MalformedMessageError: T1, there are none, too many, or one of an unknown code.
+        MalformedMessageError: T1, there are no maps, too many, or one has an unknown code.
     """
     if not data or len(data) % _MAP_BYTES or len(data) > _MOST_MAPS * _MAP_BYTES:
         raise MalformedMessageError(f"{len(data)} bytes are no 1 to {_MOST_MAPS} maps of {_MAP_BYTES} bytes", 0)

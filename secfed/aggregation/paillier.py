@@ -81,7 +81,7 @@ class Paillier(IntegerAggregator):
             update; each array is then rounded with a step of its own.
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
-            A client multiplies its own weight in, so nobody sees it.
+            A client multiplies its update by its weight itself, so no one sees the weight.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
         noise: `"half"`, `"short"` (five times as fast, a stronger assumption) or `"full"` (30 times as slow, none
             beyond Paillier's own).

@@ -96,8 +96,8 @@ class PerArrayClipping(Preceded):
             privacy: What this client insists on, with a `clip_norm` for each array; for a private sum.
 
         Raises:
-            ConfigError: The clips do not fit the example, or there are none.
-            MalformedMessageError: T1, these bytes are no parameters of a sum with such clips.
+            ConfigError: The clips do not fit the example, or there are no clips.
+            MalformedMessageError: T1, the bytes are not parameters of a sum with such clips.
             FaultyServerError: T8, the server's clips are others; T2 to T7, as for the inner transform.
         """
         found, like = ArrayClipsParameters.from_bytes(data), structure(example)

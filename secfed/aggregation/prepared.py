@@ -62,7 +62,7 @@ class Prepared:
 
     @property
     def cohorts(self) -> tuple[int, int]:
-        """The smallest and the largest cohort of which such a sum can be made, whoever is sampled."""
+        """The smallest and the largest cohort that such a sum can have, whichever clients are sampled."""
         return self.private.cohorts if self.private else ANY_COHORT
 
     def check_cohort(self) -> None:

@@ -160,8 +160,8 @@ class DistributedGaussian:
         ConfigError: A parameter is out of range.
 
     Security:
-        Clients are taken to follow the protocol, but for `colluders`. The guarantee holds for one client against the
-        server and all others outside of the session.
+        All clients except `colluders` are assumed to follow the protocol. The guarantee holds for one client against
+        the server and all others outside of the session.
 
     Source:
         Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure

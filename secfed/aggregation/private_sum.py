@@ -85,8 +85,8 @@ class PrivateSum(Transform):
             privacy: `CentralGaussian` or `DistributedGaussian`.
             example: Array, or list or dictionary of arrays, that looks like an update.
             clients: Size of the cohort.
-            survivors: Fewest clients whose noise may be in the sum; of no matter for `CentralGaussian`.
-            cohorts: The smallest and the largest cohort of which a sum can be made, whoever is sampled.
+            survivors: Fewest clients whose noise may be in the sum; has no effect with `CentralGaussian`.
+            cohorts: The smallest and the largest cohort that a sum can have, whichever clients are sampled.
 
         Raises:
             ConfigError: The parameters do not fit together.

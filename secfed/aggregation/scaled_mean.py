@@ -79,7 +79,7 @@ class ScaledMean(Transform):
         return self.structure.size + self.digits
 
     @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
+    def modulus_bits(self) -> int:  # type: ignore[override]  # read-only is enough
         """Bits of an entry."""
         return self.fixed_point.modulus_bits
 

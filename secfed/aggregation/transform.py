@@ -158,7 +158,7 @@ class Preceded(Transform):
         return self.transform.inner
 
     @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
+    def modulus_bits(self) -> int:  # type: ignore[override]  # read-only is enough
         """Bits of an entry."""
         return self.transform.modulus_bits
 

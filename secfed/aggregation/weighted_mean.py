@@ -72,7 +72,7 @@ class FloatMean(Transform):
         """Divide the weighted sum by the sum of the weights, its last entry.
 
         Raises:
-            TooFewSurvivorsError: Nobody is in the sum.
+            TooFewSurvivorsError: No client is in the sum.
         """
         if not survivors:
             raise TooFewSurvivorsError("no client is left", 0, 1)
@@ -121,7 +121,7 @@ class WeightedMean(Transform):
         return self.structure.size + 1
 
     @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
+    def modulus_bits(self) -> int:  # type: ignore[override]  # read-only is enough
         """Bits of an entry."""
         return self.fixed_point.modulus_bits
 

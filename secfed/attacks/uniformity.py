@@ -1,6 +1,6 @@
 """Are masked vectors distinguishable from uniform numbers?
 
-Threat model: whoever sees the masked vectors of one or more sessions: an honest, curious server.
+Threat model: anyone who sees the masked vectors of one or more sessions: an honest but curious server.
 
 What defeats it: masks from a good keystream, fresh in every session. What it cannot see: a mask whose seed can be
 guessed, for the keystream of a weak seed looks as uniform as that of a strong one. So a pass is necessary for secrecy,

@@ -157,7 +157,7 @@ class FixedPoint:
     ) -> Vector:
         """Encode values that lie in several arrays, as `encode` does when they are joined, but without joining them.
 
-        Beside the vector it takes memory for a block of values only.
+        Apart from the vector, it needs memory for only one block of values.
 
         Args:
             parts: Arrays of any shapes, finite, each read in C order; `size` values together.

@@ -35,7 +35,7 @@ class Turn:
         cohort: Their ids, ascending.
         late: Those that do not answer before the deadline.
         starts: Where each one's training began; empty: all from the model of the round.
-        time: When all answers were there; None if nobody said how long training takes.
+        time: When all answers were there; None if it is not known how long training takes.
     """
 
     cohort: tuple[int, ...]
@@ -208,7 +208,7 @@ class Arrivals:
             self._begun += 1
 
     def stepped(self, values: Values) -> None:
-        """Take the next model; forget those from which nobody trains any more."""
+        """Take the next model; forget the models from which no client trains any more."""
         self._version += 1
         used = {version for *_, version in self._training}
         self._models = {version: model for version, model in self._models.items() if version in used}

@@ -233,7 +233,7 @@ class _Calls:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def tell(self, requests: Mapping[int, bytes]) -> None:
-        """Send messages that nobody needs to answer."""
+        """Send messages that need no answer."""
         for client_id, request in requests.items():
             with suppress(Exception):  # the round has failed already, and for another reason
                 getattr(self.proxies[client_id](expect_result=False), self.function)(self.session, request)
@@ -247,10 +247,10 @@ class _Calls:
 class PrivateUpdates(Filter):
     """A filter on a site's result that makes its update private: it clips, adds noise, and keeps a budget.
 
-    The unit of privacy is the site's whole update, and with it all data of the site: whoever sees everything that the
-    site releases can hardly tell its updates from any other updates (adjacency `"replace"`). That is much noise, for
-    there are no other sites for the site to hide among. It goes down in the mean of many sites only. Where the server
-    may see sums, `SecureMean` with `DistributedGaussian` gives far better models for the same epsilon.
+    The unit of privacy is the site's whole update, and with it all data of the site: anyone who sees everything that
+    the site releases can hardly tell its updates from any other updates (adjacency `"replace"`). That is much noise,
+    for there are no other sites for the site to hide among. It goes down in the mean of many sites only. Where the
+    server may see sums, `SecureMean` with `DistributedGaussian` gives far better models for the same epsilon.
 
     Args:
         clip_norm: The update is scaled down to this Euclidean norm, all arrays together.

@@ -37,8 +37,8 @@ class Config:
         length: Entries of a vector.
         modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
         bound: Largest absolute value of an entry read as a signed number. A slot is then as narrow as the sum allows.
-            0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so whoever decrypts
-            sees also how often their sum passes the modulus.
+            0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so the party
+            that decrypts also sees how often their sum passes the modulus.
         weights: Public whole weights, by client id or in the order of ascending ids, which the server multiplies in.
             None: all 1, and a client that multiplies its own weight in hides it.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
@@ -167,7 +167,7 @@ class Config:
 
         Raises:
             MalformedMessageError: These bytes are no configuration.
-            ConfigError: They are one, but for another key, or its parameters cannot work together.
+            ConfigError: The configuration is for another key, or its parameters cannot work together.
         """
         if data[:HASH_BYTES] != public_key.id:
             raise ConfigError("the configuration is for another public key than this party's")
@@ -256,7 +256,7 @@ class Config:
 
 
 def _by_client(weights: Any, ids: list[int]) -> dict[int, Any]:
-    """Return weights by ascending id; nothing where there are none.
+    """Return weights by ascending id; empty if there are no weights.
 
     Raises:
         ConfigError: They are not one for each client.

@@ -53,7 +53,7 @@ def inverse(number: int, modulus: int) -> Any:
     """Return the inverse modulo `modulus`.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The number has no inverse.
     """
     return integer(pow(int(number), -1, int(modulus))) if gmpy2 is None else gmpy2.powmod(number, -1, modulus)
 

@@ -68,7 +68,7 @@ class OpenedSums:
         """Resume a saved memory.
 
         Raises:
-            MalformedMessageError: These bytes are none.
+            MalformedMessageError: These bytes are not a valid memory.
         """
         memory = cls()
         try:
@@ -156,7 +156,7 @@ class KeyHolder(Requests):
 
     Security:
         It learns the sum. It opens only sums of at least `config.minimum_cohort` clients, and under one configuration
-        always that of the same clients. It takes the server's word for who is in a sum. Whoever holds the private key
+        always that of the same clients. It takes the server's word for who is in a sum. Anyone who has the private key
         and sees what clients send can open each vector.
     """
 

@@ -49,7 +49,7 @@ class PublicKey:
 
     Args:
         n: The modulus.
-        h: The base of the noise; 0 if there is none, then all noise is `"full"` (keys of other libraries).
+        h: The base of the noise; 0 if the key has no base (keys of other libraries), then all noise is `"full"`.
         insecure_size: Allows fewer than 2048 bits, for tests.
 
     Raises:
@@ -269,7 +269,7 @@ class PrivateKey:
     Security:
         Exponentiation with gmpy2 takes the same time whatever the key. What stays variable-time: reduction of the
         ciphertext, the logarithm and the recombination, which meet the plaintext; and all of it without gmpy2. A
-        subgroup key decrypts five times as fast, and assumes that nobody finds primes of 256 bits that divide p - 1
+        subgroup key decrypts five times as fast, and assumes that no one can find primes of 256 bits that divide p - 1
         and q - 1 (Coron et al., PKC 2011: about 2^128 steps).
     """
 
@@ -301,7 +301,7 @@ class PrivateKey:
         raise TypeError("a PrivateKey is not pickled in passing: see to_bytes")
 
     def to_bytes(self) -> bytes:
-        """Return the key's bytes: secret; whoever has them opens every ciphertext."""
+        """Return the key's bytes. Keep them secret: anyone who has them can open every ciphertext."""
         key_bits = self.public_key.key_bits
         primes = b"".join(to_bytes(prime, key_bits // 16) for prime in (self.p, self.q))
         orders = b"".join(order.to_bytes(SUBGROUP_BYTES, "little") for order in self.subgroup)
@@ -388,6 +388,6 @@ class _Half:
         residue = secret_power(reduced, self.order, self.modulus)
         if residue % self.prime != 1:  # full noise, to which the subgroup's order does nothing
             residue, reciprocal = secret_power(reduced, self.prime - 1, self.modulus), self.slow_reciprocal
-        if residue % self.prime != 1:  # K6: the "prime" is none
+        if residue % self.prime != 1:  # K6: the "prime" is not a prime
             raise DecryptionError
         return logarithm(residue, self.prime, self.degree, self.modulus) // self.prime * reciprocal % self.plaintexts

@@ -17,7 +17,7 @@ Totals = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class RefusedError(Exception):
-    """A message that its receiver refuses; whoever knows the sender names it.
+    """A message that its receiver refuses; the caller, which knows the sender, names it.
 
     Attributes:
         check: The number of the check.

@@ -20,7 +20,7 @@ MOST_SLOT_BITS = 64
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where entries go; public, with one scale for all and nothing beside the values.
+    """Where entries go. It is public, has one scale for all entries, and packs nothing but the values.
 
     Args:
         length: Entries of a vector.

@@ -1,4 +1,4 @@
-"""Threshold keys: nobody holds the private key; each of several holders has a share, and enough of them decrypt.
+"""Threshold keys: no party has the private key; each of several holders has a share, and enough of them decrypt.
 
 Source: Shoup 2000; Damgard and Jurik 2001, section 4; Feldman 1987; `protocols/paillier/README.md`, section 9.
 """

@@ -73,7 +73,7 @@ def check_directory(config: Config, directory: Mapping[int, bytes] | None) -> Ma
     """Return the pinned identity keys of the cohort.
 
     Raises:
-        ConfigError: Keys are missing, superfluous, not 32 bytes long, or such that anybody or nobody can sign for them.
+        ConfigError: Keys are missing, superfluous, not 32 bytes long, or such that anyone or no one can sign for them.
     """
     if not config.malicious_server:
         if directory is not None:

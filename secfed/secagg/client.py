@@ -95,7 +95,7 @@ class Client:
         self._signing_key = binding.check_signing_key(config, client_id, signing_key, self._directory)
         self._entropy: Entropy = entropy or SystemEntropy()
         self._threads, self._copy = threads, copy
-        self._reading: weakref.ref[Answer] | None = None  # what is being read; nobody else holds its vector
+        self._reading: weakref.ref[Answer] | None = None  # what is being read; only it holds the vector
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
@@ -107,7 +107,7 @@ class Client:
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Ids of the clients in the sum, once it has helped to unmask it; before that nobody."""
+        """Ids of the clients in the sum, once it has helped to unmask it; before that empty."""
         return () if self._survivors is None else tuple(self._config.ids[self._survivors].tolist())
 
     def __reduce__(self) -> str:
@@ -140,7 +140,7 @@ class Client:
 
         Until the last chunk has been made, the client's stage is ABORTED and it answers nothing. `to_bytes` saves what
         it will be after the answer, so save it before you send the first chunk. `abort` ends the answer. If the answer
-        is given up (`Answer.close`, an error, or nobody holds it any more), the session is over for this client.
+        is given up (`Answer.close`, an error, or garbage collection), the session is over for this client.
 
         Args:
             data: A whole message.
@@ -220,7 +220,7 @@ class Client:
 
     @refused_while_busy
     def to_bytes(self) -> bytes:
-        """Save this client between two stages, secrets included: whoever reads these bytes reads the vector.
+        """Save this client between two stages, secrets included: anyone who reads these bytes can read the vector.
 
         Save **before** sending a response, so that a restarted client cannot answer the same request twice with
         something else. After the last response nothing can be resumed.
@@ -294,7 +294,7 @@ class Client:
         signed = signing.SIGNATURE_BYTES if config.malicious_server else 0
         signatures = messages.column(request.signatures, signed, len(members), "signatures") if signed else []
         if not signed and request.signatures:
-            raise MalformedMessageError(f"{len(request.signatures)} bytes of signatures that nobody asked for", 0)
+            raise MalformedMessageError(f"{len(request.signatures)} bytes of signatures that were not asked for", 0)
         place = int(np.searchsorted(members, me))
         own = (state.channel.public_bytes, state.mask.public_bytes, state.signature)
         listed = (channel_keys[place], mask_keys[place], signatures[place] if signed else b"") if advertised[me] else ()
@@ -414,7 +414,7 @@ class Client:
         return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
 
     def _sign(self, data: bytes) -> bytes:
-        """Sign with the identity key; nobody has one, or is asked for a signature, where the server is semi-honest."""
+        """Sign with the identity key. With a semi-honest server, no client has one or is asked for a signature."""
         return self._signing_key.sign(data) if self._signing_key else b""
 
     def _erase(self, stage: Stage) -> None:

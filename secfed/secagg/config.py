@@ -314,7 +314,7 @@ def _check_adversary(adversary: str) -> None:
 
 
 def _whole(name: str, value: Any) -> int:
-    """Return a whole number of Python's, whoever's it was."""
+    """Return a whole number, Python's or NumPy's, as one of Python's."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ConfigError(f"{name} {value!r} must be a whole number")
     return int(value)

@@ -180,7 +180,7 @@ class _Request:
         return self.clients - self.dropouts
 
     def smallest_threshold(self, holders: int, colluders: int, *, complete: bool = False) -> int:
-        # A configuration demands t >= 2, also where nobody is corrupt and one share would do.
+        # A configuration demands t >= 2, also where no client is corrupt and one share would do.
         threshold = max(2, colluders + self.honest_inputs)
         if self.malicious:
             # A malicious server asks some holders for the self seed and others for the mask key of one client; the

@@ -282,7 +282,7 @@ class Server:
 
     @one_at_a_time
     def close_stage(self, stage: Stage | None = None) -> Outbox:
-        """End the stage: whoever has not answered has dropped out.
+        """End the stage: clients that have not answered have dropped out.
 
         Args:
             stage: The stage that the caller means to close; by default the present one. If the session has gone on

@@ -116,7 +116,7 @@ def run_session(
             directory=directory,
             entropy=entropies(client_id),
             threads=threads,
-            copy=False,  # nobody changes a vector while this function runs
+            copy=False,  # no vector changes while this function runs
         )
         for client_id in config.client_ids
         if silent.get(client_id) is not Stage.ADVERTISE_KEYS

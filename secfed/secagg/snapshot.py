@@ -1,4 +1,4 @@
-"""Parties to bytes and back, between two messages: a crash costs nothing, and nobody answers twice.
+"""Parties to bytes and back, between two messages: a crash loses nothing, and no party answers twice.
 
 What a party holds is saved field by field, as the types in `states.py` say. What is resumed must fit together.
 """

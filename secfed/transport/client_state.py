@@ -96,7 +96,7 @@ class ClientState:
     they are overwritten; that it took place is kept, so that the file serves no second session.
 
     Args:
-        path: The file, made if there is none.
+        path: The file. It is made if it does not exist.
 
     Raises:
         ConfigError: The file cannot be made or read, is no state of a client, is readable for others, or is in use by
@@ -122,7 +122,7 @@ class ClientState:
             purpose: A digest of the session, the client, its update and its weight.
 
         Returns:
-            The last answer, which may or may not have reached the server; None if there is none yet.
+            The last answer, which may or may not have reached the server; None if there is no answer yet.
 
         Raises:
             ConfigError: The file is for another purpose, or the session is over for this client.
@@ -199,7 +199,7 @@ class Record:
     Two sums with the same update and different survivors give their difference away: an update goes to one session.
 
     Args:
-        path: The file, made if there is none.
+        path: The file. It is made if it does not exist.
 
     Raises:
         ConfigError: The file cannot be made or read, is no record, is readable for others, or is in use by another

@@ -173,7 +173,7 @@ class Terms:
 
         Raises:
             FaultyServerError: The server's parameters are not what this client agreed to.
-            MalformedMessageError: T1, the transform's parameters are none.
+            MalformedMessageError: T1, the bytes are not parameters of a transform.
             EncodingError: The update or the weight does not fit.
             ConfigError: This client is not in the session, or has a weight that has no effect.
         """

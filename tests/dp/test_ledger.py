@@ -233,7 +233,7 @@ def test_what_is_committed_or_cancelled_stays_so(ledger: Ledger, first: str, sec
 def test_an_entry_of_another_ledger_is_refused(ledger: Ledger, path: Path) -> None:
     other = Ledger.create(path.with_name("other.sqlite"), epsilon=2.0, delta=DELTA)
     ledger.reserve(ROUND)
-    with pytest.raises(ConfigError, match="is none of this ledger's"):
+    with pytest.raises(ConfigError, match="is not of this ledger"):
         ledger.commit(other.reserve(ROUND))
 
 

@@ -124,7 +124,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    # With privacy there is no room for the stages beside it.
+    # With privacy there is no room for the stages as well.
     stages = () if settings.private else settings.timed_stages
     title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
@@ -292,9 +292,9 @@ def _spent(outcome: Outcome) -> str:
     settings = outcome.settings
     assert outcome.epsilon is not None
     assert outcome.noise_multiplier is not None
-    against = "whoever sees the models"
+    against = "anyone who sees the models"
     if settings.privacy == "distributed":
-        against = "the server, and whoever sees the models"
+        against = "the server, and anyone who sees the models"
     return (
         f"spent epsilon {up(outcome.epsilon, 4)} of {exact(settings.epsilon)} at delta {exact(settings.delta)}, "
         f"against {against} (noise multiplier {up(outcome.noise_multiplier, 4)}, clip {settings.clip_norm:g}; "

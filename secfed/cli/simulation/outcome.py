@@ -15,7 +15,7 @@ class RoundRecord:
         number: From 1.
         accuracy: On the test rows, after the round.
         plain_accuracy: That of the run without protection.
-        central_accuracy: That of the run in which the server adds the noise, beside one in which the clients do.
+        central_accuracy: That of the run in which the server adds the noise, if in another run the clients do.
         epsilon: Spent up to this round, at the budget's delta; None without privacy.
         delta: The budget's; None without privacy.
         cohort: Clients that were sampled.

@@ -60,8 +60,8 @@ def discrete_gaussian(variance: float | Fraction, size: int, seed: bytes) -> npt
         ConfigError: The variance is not positive or too large, the size negative, or the seed not 32 bytes.
 
     Security:
-        Table look-ups, and how many words a sample takes, depend on the noise: whoever shares the machine's caches may
-        learn about it from timing.
+        Table look-ups, and how many words a sample takes, depend on the noise: anyone who shares the machine's caches
+        may learn about it from timing.
 
     Source:
         The law: Canonne, Kamath, Steinke: The Discrete Gaussian for Differential Privacy, NeurIPS 2020.

@@ -298,7 +298,7 @@ def _only(records: Any, what: str, where: str) -> Any:
     """Return the name of the only record of a kind, and the record.
 
     Raises:
-        ConfigError: There is none, or more than one.
+        ConfigError: There is no such record, or more than one.
     """
     if len(records) != 1:
         raise ConfigError(f"{where} has {len(records)} {what}s, needed one")
