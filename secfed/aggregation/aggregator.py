@@ -75,7 +75,7 @@ class Aggregator(ABC):
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         ids = tuple(positions(clients))
         transform = self.transform(example, len(ids), weights, privacy, round)
@@ -88,7 +88,7 @@ class Aggregator(ABC):
 
         Raises:
             ConfigError: Parameters that do not fit together, or a compression that would have no effect.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         like = structure(example)
         if isinstance(privacy, Privacy) and isinstance(privacy.clip_norm, ArrayClips):

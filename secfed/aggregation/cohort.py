@@ -103,7 +103,7 @@ def positions(client_ids: Iterable[int]) -> dict[int, int]:
     """Return where each client stands among all, from 1, by ascending id.
 
     Raises:
-        ConfigError: An id is no whole number from 1 to 2^63, or occurs twice.
+        ConfigError: An id is not a whole number from 1 to 2^63, or occurs twice.
     """
     ids = list(client_ids)  # of a generator too, which gives them only once
     for client_id in ids:

@@ -210,7 +210,7 @@ def check_one_norm(privacy: Privacy) -> None:
     """Refuse norms of arrays, for a transform that takes one for the whole update.
 
     Raises:
-        ConfigError: `clip_norm` is no number.
+        ConfigError: `clip_norm` is not a number.
     """
     if not isinstance(privacy.clip_norm, float):
         raise ConfigError(f"clip_norm {privacy.clip_norm!r:.100} is for PerArrayClipping, needed one number here")

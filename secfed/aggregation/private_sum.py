@@ -90,7 +90,7 @@ class PrivateSum(Transform):
 
         Raises:
             ConfigError: The parameters do not fit together.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         if not isinstance(privacy, Privacy):
             raise ConfigError(f"found {privacy!r:.100}, needed secfed.CentralGaussian or secfed.DistributedGaussian")
@@ -223,7 +223,7 @@ class PrivateSum(Transform):
                 colluders and more survivors than asked for are accepted, and fewer layers of noise.
 
         Raises:
-            MalformedMessageError: T1, these bytes are no parameters of a private sum.
+            MalformedMessageError: T1, these bytes are not parameters of a private sum.
             FaultyServerError: T2 to T5, the server would have this client send something else, or with too little
                 noise.
 

@@ -126,7 +126,7 @@ class Transform(ABC):
         """Decode the sum of these clients' vectors.
 
         Raises:
-            EncodingError: This is no sum of encoded vectors.
+            EncodingError: This is not a sum of encoded vectors.
             TooFewSurvivorsError: Too few clients are in it.
         """
 

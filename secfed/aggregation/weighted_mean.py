@@ -109,7 +109,7 @@ class WeightedMean(Transform):
 
         Raises:
             ConfigError: The parameters do not fit together.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         if bits is None:
             return cls(structure(example), FixedPoint.fitting(clip, clients=clients, max_weight=max_weight))
@@ -151,7 +151,7 @@ class WeightedMean(Transform):
             example: What an update looks like on this client, such as its model.
 
         Raises:
-            MalformedMessageError: T1, these bytes are no parameters of a weighted mean.
+            MalformedMessageError: T1, these bytes are not parameters of a weighted mean.
             FaultyServerError: T2, the server's update has another number of values.
         """
         found, like = WeightedMeanParameters.from_bytes(data), structure(example)

@@ -106,7 +106,7 @@ def to_limbs(secret: bytes) -> Elements:
 
 
 def from_limbs(limbs: Elements) -> bytes | None:
-    """Join 9 limbs to the secret; None where they are no secret's (the shares did not belong together)."""
+    """Join 9 limbs to the secret; None where they are not a secret's (the shares did not belong together)."""
     number = 0
     for i, limb in enumerate(limbs.tolist()):
         if limb >> _LIMB_BITS:

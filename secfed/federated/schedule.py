@@ -88,7 +88,7 @@ def duration(durations: Durations, client_id: int, number: int) -> float:
     """Ask how long a client trains.
 
     Raises:
-        ConfigError: That is no positive finite number.
+        ConfigError: That is not a positive finite number.
     """
     seconds = durations(client_id, number)
     if not (isinstance(seconds, int | float | np.integer | np.floating) and 0 < seconds < math.inf):

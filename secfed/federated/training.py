@@ -192,7 +192,7 @@ class Training(ABC):
         Raises:
             TooFewSurvivorsError: Every round failed; raised after the last report.
             ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
-                them, a negative count, dropouts that are no function. A state of another algorithm, or one whose
+                them, a negative count, dropouts that are not a function. A state of another algorithm, or one whose
                 budget this training does not continue. Or too small a Poisson cohort is so likely that
                 it would cost more than a tenth of delta (of the budget, else of the ledger, else 1e-5), see
                 `docs/accountant.md`, section 2.1.

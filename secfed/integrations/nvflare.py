@@ -153,7 +153,7 @@ class SecureMean:
 
         Raises:
             ConfigError: Parameters that do not fit so many sites, or no training function.
-            EncodingError: The model is no update.
+            EncodingError: The model is not an update.
             TooFewSurvivorsError: Too many sites dropped out; its notes say why.
         """
         if not self._function:
@@ -307,7 +307,7 @@ class PrivateUpdates(Filter):
             The noisy update. Of a failed task the return code alone.
 
         Raises:
-            ConfigError: The result is no weight difference, the ledger is for another budget, or this is the server.
+            ConfigError: The result is not a weight difference, the ledger is for another budget, or this is the server.
             EncodingError: A value is not finite, or no floating-point number.
             BudgetExceededError: The budget is spent; no noise was drawn.
         """
@@ -320,7 +320,7 @@ class PrivateUpdates(Filter):
             update = from_shareable(shareable)
         except ValueError:
             raise ConfigError(
-                "the result is no DXO: needed one of kind WEIGHT_DIFF, or no filter on this task"
+                "the result is not a DXO: needed one of kind WEIGHT_DIFF, or no filter on this task"
             ) from None
         if update.data_kind != DataKind.WEIGHT_DIFF:
             kind = getattr(update.data_kind, "value", update.data_kind)

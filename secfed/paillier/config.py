@@ -166,7 +166,7 @@ class Config:
             public_key: The key that this party knows to be the key holder's; never one that came with the bytes.
 
         Raises:
-            MalformedMessageError: These bytes are no configuration.
+            MalformedMessageError: These bytes are not a configuration.
             ConfigError: The configuration is for another key, or its parameters cannot work together.
         """
         if data[:HASH_BYTES] != public_key.id:
@@ -179,7 +179,7 @@ class Config:
                 offset += 4 + 8 * count
             length, modulus_bits, bound, minimum_cohort, round = _NUMBERS.unpack_from(data, offset)
         except struct.error:
-            raise MalformedMessageError(f"{len(data)} bytes are no configuration", len(data)) from None
+            raise MalformedMessageError(f"{len(data)} bytes are not a configuration", len(data)) from None
         offset += _NUMBERS.size
         found = cls(
             public_key,

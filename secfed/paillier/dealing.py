@@ -46,7 +46,7 @@ def deal_insecure(key_bits: int = 1024, *, holders: int, threshold: int, degree:
     """Make a threshold key that others can break: for tests only.
 
     Raises:
-        ConfigError: `key_bits` is no multiple of 16 from 512 on, or another number is out of range.
+        ConfigError: `key_bits` is not a multiple of 16 from 512 on, or another number is out of range.
     """
     if key_bits < _SMALLEST_INSECURE or key_bits % 16:
         raise ConfigError(f"key_bits {key_bits} must be a multiple of 16, at least {_SMALLEST_INSECURE}")

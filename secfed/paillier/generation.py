@@ -48,7 +48,7 @@ def generate_insecure_keypair(key_bits: int = 1024, *, subgroup: bool = False) -
     """Make a key pair that others can break: for tests only.
 
     Raises:
-        ConfigError: `key_bits` is no multiple of 16 from 1024 on.
+        ConfigError: `key_bits` is not a multiple of 16 from 1024 on.
     """
     if key_bits < _SMALLEST_INSECURE or key_bits % 16:
         raise ConfigError(f"key_bits {key_bits} must be a multiple of 16, at least {_SMALLEST_INSECURE}")

@@ -80,7 +80,7 @@ class OpenedSums:
             if memory.to_bytes() != bytes(data):  # as a second entry for one hash, in whose place the first is lost
                 raise ValueError
         except (ValueError, TypeError, AttributeError, RecursionError):
-            raise MalformedMessageError("these bytes are no saved memory of opened sums", 0) from None
+            raise MalformedMessageError("these bytes are not a saved memory of opened sums", 0) from None
         return memory
 
 
@@ -135,7 +135,7 @@ class Requests:
         try:
             survivors = set_from_bytes(data, len(config.client_ids))
         except MalformedMessageError as error:  # K3
-            raise FaultyServerError(f"the survivors are no set of clients: {error.args[0]}", "K3") from None
+            raise FaultyServerError(f"the survivors are not a set of clients: {error.args[0]}", "K3") from None
         if (count := int(survivors.sum())) < config.minimum_cohort:  # K3
             raise FaultyServerError(f"a sum of {count} clients, needed {config.minimum_cohort}", "K3")
         return survivors
@@ -192,7 +192,7 @@ class KeyHolder(Requests):
             The DecryptionResponse.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: K1; nothing is opened.
             FaultyServerError: K2 to K5; nothing is opened.
             DecryptionError: K6, always with the same text.
@@ -211,7 +211,7 @@ def check_sum(request: SumToOpen, plaintexts: Sequence[Any]) -> Any:
     """Return the slots' totals.
 
     Raises:
-        DecryptionError: K6, they are no sum of so many vectors.
+        DecryptionError: K6, they are not a sum of that many vectors.
     """
     totals = request.config.packing.unpack(plaintexts, request.additions)
     if totals is None:  # K6

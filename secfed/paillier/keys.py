@@ -53,7 +53,7 @@ class PublicKey:
         insecure_size: Allows fewer than 2048 bits, for tests.
 
     Raises:
-        ConfigError: P1, this is no such key.
+        ConfigError: P1, this is not such a key.
     """
 
     n: int
@@ -62,7 +62,7 @@ class PublicKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no Paillier public key: {fault}", "P1")
+            raise ConfigError(f"this is not a Paillier public key: {fault}", "P1")
 
     def _fault(self) -> str:
         least = 256 if self.insecure_size else FEWEST_KEY_BITS
@@ -106,7 +106,7 @@ class PublicKey:
         """Read a key.
 
         Raises:
-            ConfigError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are not such a key.
         """
         key_bits = int.from_bytes(data[:_BITS_BYTES], "little")
         size = key_bits // 8
@@ -142,7 +142,7 @@ class PublicKey:
 
         Raises:
             EncodingError: A plaintext is out of range.
-            TypeError: A plaintext is no whole number.
+            TypeError: A plaintext is not a whole number.
             ConfigError: The pool is for another key, noise or degree.
             StageError: The pool is empty.
         """
@@ -228,7 +228,7 @@ class PublicKey:
         return NoisePool(self.n, self.h, _checked_degree(degree), noise, entropy)
 
     def find_unsound(self, ciphertexts: Sequence[Any], degree: int = 1) -> str:
-        """Return what is wrong with the first ciphertext that is no unit modulo `n**(degree + 1)`, or nothing ("")."""
+        """Return what is wrong with the first ciphertext that is not a unit modulo `n**(degree + 1)`, or ""."""
         return self.find_out_of_range(ciphertexts, degree) or self.find_common_factor(ciphertexts)
 
     def find_out_of_range(self, ciphertexts: Sequence[Any], degree: int = 1) -> str:
@@ -264,7 +264,7 @@ class PrivateKey:
         subgroup: The secret prime orders of `h` modulo `p` and `q`; (0, 0) if it is an ordinary key.
 
     Raises:
-        ConfigError: P1, these are no such primes.
+        ConfigError: P1, these are not such primes.
 
     Security:
         Exponentiation with gmpy2 takes the same time whatever the key. What stays variable-time: reduction of the
@@ -280,7 +280,7 @@ class PrivateKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no Paillier private key: {fault}", "P1")
+            raise ConfigError(f"this is not a Paillier private key: {fault}", "P1")
 
     def _fault(self) -> str:
         p, q, key_bits = self.p, self.q, self.public_key.key_bits
@@ -312,7 +312,7 @@ class PrivateKey:
         """Read a key.
 
         Raises:
-            ConfigError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are not such a key.
         """
         key_bits = int.from_bytes(data[:_BITS_BYTES], "little")
         sizes = [key_bits // 16, key_bits // 16, SUBGROUP_BYTES, SUBGROUP_BYTES, key_bits // 8]
@@ -344,7 +344,7 @@ class PrivateKey:
             progress: Called now and then with how many are decrypted, and how many there are.
 
         Raises:
-            DecryptionError: K6, one of them is no ciphertext under this key; the text does not say which, or why.
+            DecryptionError: K6, one of them is not a ciphertext under this key; the text does not say which, or why.
         """
         if self.public_key.find_unsound(ciphertexts, degree):
             raise DecryptionError

@@ -96,7 +96,7 @@ def run_session(
             key does not fit.
         EncodingError: A vector does not fit.
         TooFewSurvivorsError: Too many dropouts, or too many absent holders.
-        DecryptionError: What the holders of shares combine is no sum.
+        DecryptionError: What the holders of shares combine is not a sum.
 
     Security:
         All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client`,

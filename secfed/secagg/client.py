@@ -124,7 +124,7 @@ class Client:
             The response; empty if the message was the server's Abort.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: C1; nothing has changed.
             StageError: C2, a message out of turn or a second time; nothing has changed.
             FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
@@ -149,7 +149,7 @@ class Client:
             The chunks, with their `size` together; none if the message was the server's Abort.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: C1; nothing has changed.
             StageError: C2, a message out of turn or a second time; nothing has changed.
             FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
@@ -249,7 +249,7 @@ class Client:
 
         Raises:
             StageError: It had released its shares or aborted: a second answer could open somebody's vector.
-            MalformedMessageError: These bytes are no saved client.
+            MalformedMessageError: These bytes are not a saved client.
         """
         config, client_id, saved_policy, stage, state = snapshot.resume_client(data)
         if state is None:

@@ -269,7 +269,7 @@ class Config:
         """Decode a configuration, for transports that carry it to the clients (who hold it against their `Policy`).
 
         Raises:
-            MalformedMessageError: These bytes are no configuration.
+            MalformedMessageError: These bytes are not a configuration.
             ConfigError: They are one, but its parameters cannot work together.
         """
         count = int.from_bytes(data[:4], "little")
@@ -277,7 +277,7 @@ class Config:
         context = data[start + _FIELDS.size :]
         fields = _FIELDS.unpack_from(data, start) if len(data) >= start + _FIELDS.size else None
         if fields is None or len(context) != fields[-1]:
-            raise MalformedMessageError(f"{len(data)} bytes are no configuration of {count} clients", len(data))
+            raise MalformedMessageError(f"{len(data)} bytes are not a configuration of {count} clients", len(data))
         threshold, length, bits, neighbors, colluders, session_colluders, adversary, round, model_hash, masking, _ = (
             fields
         )

@@ -90,8 +90,8 @@ def client_times(config: Config, clock: Callable[[], float]) -> dict[Stage, floa
             signers[graph.holders(0)] = True
         statement = binding.survivors(session, members)
         proofs = b"".join(identities[ids[position]].sign(statement) for position in np.flatnonzero(signers))
-    nobody = set_to_bytes(np.zeros_like(everybody))
-    answer(messages.UnmaskingRequest(members, nobody, set_to_bytes(signers), proofs))
+    empty = set_to_bytes(np.zeros_like(everybody))
+    answer(messages.UnmaskingRequest(members, empty, set_to_bytes(signers), proofs))
     return times
 
 

@@ -165,7 +165,7 @@ class Server:
         Raises:
             FaultyClientError: S1 to S11: refused and listed in `faults`; nothing has changed, the client may still send
                 a proper one.
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             StageError: The session is not open.
             OSError: A file that holds the message cannot be read; the session is over.
         """
@@ -203,7 +203,7 @@ class Server:
 
         Raises:
             FaultyClientError: As for `receive`; where the first bytes or the length suffice, no more chunks are read.
-            ConfigError: A chunk is no bytes.
+            ConfigError: A chunk is not bytes.
             StageError: The session is not open.
         """
         with closing(self.upload(client_id)) as upload:
@@ -349,7 +349,7 @@ class Server:
         """Resume a saved session with the same result; messages accepted before it was saved are not needed again.
 
         Raises:
-            MalformedMessageError: These bytes are no saved server.
+            MalformedMessageError: These bytes are not a saved server.
         """
         config, stage, state, answered, awaited, faults, aborts = snapshot.resume_server(data, threads)
         server = cls(config, directory=directory, threads=threads)

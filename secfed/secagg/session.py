@@ -81,7 +81,7 @@ def run_session(
         The sum and what it cost. With adversary `"malicious_server"` identity keys are made for this session alone.
 
     Raises:
-        ConfigError: A vector is missing, a dropout is no client, or `progress` is no function.
+        ConfigError: A vector is missing, a dropout is not a client, or `progress` is not a function.
         EncodingError: A vector does not fit.
         TooFewSurvivorsError: Too many dropouts.
 

@@ -99,8 +99,8 @@ class ClientState:
         path: The file. It is made if it does not exist.
 
     Raises:
-        ConfigError: The file cannot be made or read, is no state of a client, is readable for others, or is in use by
-            another process.
+        ConfigError: The file cannot be made or read, is not the state of a client, is readable for others, or is in use
+            by another process.
 
     Security:
         Never bring an older copy of the file back: the client would answer again what it has answered.
@@ -202,7 +202,7 @@ class Record:
         path: The file. It is made if it does not exist.
 
     Raises:
-        ConfigError: The file cannot be made or read, is no record, is readable for others, or is in use by another
+        ConfigError: The file cannot be made or read, is not a record, is readable for others, or is in use by another
             process.
     """
 

@@ -58,8 +58,8 @@ class Store:
         path: The file. It is made if it does not exist. None keeps the session in memory, and it ends with the process.
 
     Raises:
-        ConfigError: The file cannot be made or read, is no state of a session, is readable for others, or is in use by
-            another process.
+        ConfigError: The file cannot be made or read, is not the state of a session, is readable for others, or is in
+            use by another process.
 
     Attributes:
         durable: Whether there is a file; without one neither messages nor snapshots are kept.
@@ -271,7 +271,7 @@ def open_private(path: Path | None, tables: str, layout: bytes) -> sqlite3.Conne
                     database.execute(statement)
                 database.execute("INSERT INTO facts VALUES ('layout', ?)", (layout,))
             elif database.execute("SELECT value FROM facts WHERE name = 'layout'").fetchone() != (layout,):
-                raise sqlite3.DatabaseError("it is no state of a session, or one of another version")
+                raise sqlite3.DatabaseError("it is not the state of a session, or is one of another version")
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"the state {name} cannot be used: {error}") from None
     return database
@@ -288,4 +288,4 @@ def _make_private(path: Path) -> None:
             raise ConfigError(f"the state {path} has mode {mode}: needed a file of mode 600") from None
         with path.open("rb") as file:  # SQLite would make a database of a very short file; an empty one is new
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
-                raise OSError("it is no SQLite database") from None
+                raise OSError("it is not an SQLite database") from None

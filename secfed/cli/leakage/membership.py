@@ -91,7 +91,7 @@ class MembershipLeakage:
         lira: Likelihood ratio with shadow federations.
         null: The likelihood ratio against a model of the same training on other records: it saw no candidate.
         accuracy_in: Of the published model on members.
-        accuracy_out: The same on candidates that are no members.
+        accuracy_out: The same on candidates that are not members.
         epsilon: What the training spent of the budget, for a client; None without privacy.
     """
 

@@ -176,7 +176,7 @@ def maps_of(text: str) -> tuple[Compression, ...]:
     """Read a compression: `random-k:FRACTION`, `low-rank:RANK` and `rotation`, joined by `+` in their order.
 
     Raises:
-        ConfigError: It is no such text, or a number is out of range.
+        ConfigError: The text does not name a compression, or a number is out of range.
     """
     maps: list[Compression] = []
     for part in text.split("+"):

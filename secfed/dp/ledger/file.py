@@ -175,7 +175,7 @@ class Ledger:
                 later ones.
 
         Raises:
-            ConfigError: There is no such file, it is no ledger, of another version, or has been changed; or it lacks
+            ConfigError: There is no such file, it is not a ledger, of another version, or has been changed; or it lacks
                 the record of the expected head, because it was cut or is an older copy.
             SecFedError: The file cannot be read, or another process holds it.
         """
@@ -388,7 +388,7 @@ class Ledger:
                 connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
             )
             if application != _APPLICATION_ID:
-                raise ConfigError(f"{self.path} is no ledger")
+                raise ConfigError(f"{self.path} is not a ledger")
             if version != _VERSION:
                 raise ConfigError(f"{self.path} is a ledger of version {version}, this secfed reads {_VERSION}")
             yield connection
@@ -415,4 +415,4 @@ def _connection(path: Path, timeout_seconds: float, mode: str) -> Iterator[sqlit
             ) from None
         if code in _OUTSIDE:
             raise SecFedError(f"the ledger {path} cannot be read or written: {error}") from None
-        raise ConfigError(f"{path} is no ledger, or damaged: {error}") from None
+        raise ConfigError(f"{path} is not a ledger, or damaged: {error}") from None

@@ -210,7 +210,7 @@ def _split(seed: bytes, count: int) -> list[bytes]:
 
 
 def _checked(variance: float | Fraction, most: int, size: int, seed: bytes) -> Fraction:
-    """Return the variance as a fraction, or refuse what is no request for noise."""
+    """Return the variance as a fraction, or refuse what is not a request for noise."""
     if isinstance(variance, bool) or not isinstance(variance, Real) or not 0 < variance <= most:
         raise ConfigError(f"variance {variance!r} must be a positive number of at most 2^{most.bit_length() - 1}")
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:

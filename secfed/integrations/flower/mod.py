@@ -310,7 +310,7 @@ def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Tra
 
     Raises:
         ConfigError: The reply lacks a record, an array or a metric.
-        EncodingError: An array has another shape, or a metric is no number.
+        EncodingError: An array has another shape, or a metric is not a number.
     """
     where = "the reply of the app's train function"
     trained = numpy_arrays(_only(reply.content.array_records, "array record", where)[1])
