@@ -112,7 +112,7 @@ class DecryptionError(ProtocolError):
     """Ciphertexts that do not decrypt to what they should; the text is always the same, so it tells nothing else."""
 
     def __init__(self) -> None:
-        super().__init__("the ciphertexts do not decrypt under this key to a sum of so many vectors", "K6")
+        super().__init__("the ciphertexts do not decrypt under this key to a sum of that many vectors", "K6")
 
 
 class TooFewSurvivorsError(ProtocolError):

@@ -39,7 +39,7 @@ class Aggregator(ABC):
 
     Attributes:
         compression: The maps that make updates shorter, or None.
-        clip: What values are clipped to, one number or one for each array; of no matter where nothing is clipped.
+        clip: What values are clipped to, one number or one for each array; without effect where nothing is clipped.
     """
 
     clip: Clip = math.inf
@@ -84,7 +84,7 @@ class Aggregator(ABC):
     def transform(
         self, example: Update, clients: int, weights: Weights, privacy: Privacy | None, round: int = 0
     ) -> Transform:
-        """Choose how the updates of so many clients become vectors; for the rest see `prepare`.
+        """Choose how the updates of this many clients become vectors; for the rest see `prepare`.
 
         Raises:
             ConfigError: Parameters that do not fit together, or a compression that would have no effect.
@@ -150,7 +150,7 @@ class Aggregator(ABC):
             updates: One update per client: a list (ids from 1) or a dictionary by client id, a whole number from 1 to
                 2^63. An update is an array, or a list or dictionary of arrays, of any float dtype; all alike.
             weights: One positive weight per client (its number of examples), in the same form; by default all 1.
-            dropouts: Clients that fall silent, and the first stage that they do not answer.
+            dropouts: Clients that drop out, and the first stage that they do not answer.
             round: The training round.
             model_hash: 32 bytes that stand for the model being trained.
             record: Whether to keep a transcript of what the server saw.
@@ -273,4 +273,4 @@ class IntegerAggregator(Aggregator):
 
     @abstractmethod
     def _refusal(self, clients: int, fewest: int) -> str:
-        """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
+        """Say why a cohort of this many clients cannot run a session, or nothing ("")."""

@@ -154,7 +154,7 @@ class SecAgg(IntegerAggregator):
         )
 
     def graph(self, clients: int) -> tuple[int, int | None]:
-        """Return the threshold of a session of so many clients, and its neighbors: None on the complete graph."""
+        """Return the threshold of a session of this many clients, and its neighbors: None on the complete graph."""
         neighbors = self._regular(clients)
         return self._threshold(clients if neighbors is None else neighbors, neighbors is None), neighbors
 
@@ -183,7 +183,7 @@ class SecAgg(IntegerAggregator):
         return self.neighbors
 
     def _refusal(self, clients: int, fewest: int) -> str:
-        """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
+        """Say why a cohort of this many clients cannot run a session, or nothing ("")."""
         if clients < fewest:
             return f"{clients} clients, needed {fewest}"
         threshold, neighbors = self.graph(clients)

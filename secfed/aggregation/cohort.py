@@ -38,7 +38,7 @@ def by_client(
         or_nobody: Whether there may be no client at all.
 
     Raises:
-        EncodingError: There is no update, or weights are missing, superfluous or no positive finite numbers. The text
+        EncodingError: There is no update, or weights are missing, unexpected, or not positive finite numbers. The text
             does not show a weight, for weights are secret.
     """
     by_id = dict(updates) if isinstance(updates, Mapping) else dict(enumerate(updates, start=1))

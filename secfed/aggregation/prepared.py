@@ -90,7 +90,7 @@ class Prepared:
         Args:
             updates: One update per client, as in `aggregate`.
             weights: One positive weight per client, as in `aggregate`.
-            dropouts: Clients that fall silent, and the first stage that they do not answer.
+            dropouts: Clients that drop out, and the first stage that they do not answer.
             record: Whether to keep a transcript of what the server saw.
             stacklevel: Whose line a `ClippingWarning` shows, as in `warnings.warn`.
 
@@ -128,7 +128,7 @@ class Prepared:
         Args:
             result_of: `result_of(client_id) -> (update, weight)`, called once for each client whose input is collected,
                 by ascending id.
-            dropouts: Clients that fall silent, and the first stage that they do not answer.
+            dropouts: Clients that drop out, and the first stage that they do not answer.
             record: Whether to keep a transcript of what the server saw.
             reject: Called with the id and the reason of each client whose result does not fit, which then drops out;
                 None ends the session with an error.

@@ -267,7 +267,7 @@ class PrivateSum(Transform):
         return cls(privacy, like, lattice, modulus_bits, scale, divisor, plan, found.rotation_seed)
 
     def event(self, survivors: int) -> events.Event:
-        """Return what is released if so many clients are in the sum.
+        """Return what is released if this many clients are in the sum.
 
         Raises:
             TooFewSurvivorsError: Their noise is too little: nothing may be released.

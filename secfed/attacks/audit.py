@@ -124,7 +124,7 @@ def audit(
 
 
 def one_run_tail(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """Bound the probability that at least so many guesses are right, for any (epsilon, delta)-private mechanism.
+    """Bound the probability that at least this many guesses are right, for any (epsilon, delta)-private mechanism.
 
     With W binomial of `guesses` trials of probability e^epsilon / (1 + e^epsilon) and v correct guesses, it is
     P[W >= v] + 2 * canaries * delta * max over i of P[v - i <= W < v] / i.

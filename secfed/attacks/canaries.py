@@ -141,7 +141,7 @@ def self_audit(
     Args:
         release: The real thing, from clip to decoded sum: takes the contributions of all clients, a list of arrays of
             shape `(size,)` (its own to change; zeros where a coin says no under `"add_remove"`) and the round, from
-            0, and returns the noisy sum, shape `(size,)`. It must draw its noise as it does in earnest.
+            0, and returns the noisy sum, shape `(size,)`. It must draw its noise as it does in production.
         clients: Contributions in each sum.
         size: Coordinates, at least four times the clients.
         clip_norm: The claimed clip.

@@ -139,7 +139,7 @@ def _limit_of_group(squares: int, chance: float, gap: float) -> float:
 
 
 def _limit(squares: int, chance: float, gap: float) -> float:
-    """Return a limit of the root of the mean of so many squares, undercut with at most this probability."""
+    """Return a limit of the root of the mean of this many squares, undercut with at most this probability."""
     if gap >= 2:
         return 0.0
     log_chance = math.log(chance) - squares * math.log1p(gap**2 / 4)

@@ -33,7 +33,7 @@ Array = npt.NDArray[np.float64]
 Points = npt.NDArray[np.complex128]
 
 FEWEST_ENTRIES = 64
-# A bin of the chi-square test expects at least so many entries: with these the tail of the distribution is close.
+# A bin of the chi-square test expects at least this many entries: with these the tail of the distribution is close.
 _EXPECTED = 32
 # Entries of each vector that are turned into points at a time.
 _BLOCK = 1 << 14

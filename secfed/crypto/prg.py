@@ -102,7 +102,7 @@ def accumulate(
         for future in [
             pool.submit(_accumulate_span, vector, added, subtracted, *span, _SHARED_CHUNK_BYTES) for span in spans
         ]:
-            future.result()  # an exception in a thread must not leave half a mask behind in silence
+            future.result()  # an exception in a thread must not leave half a mask behind silently
 
 
 def _accumulate_span(

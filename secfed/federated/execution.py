@@ -46,7 +46,7 @@ class Execution:
             number: The round's.
             model: The model as it is now.
             data: What `local_update` is given for each client of the cohort, by id.
-            silent: Clients that fall silent, and the first stage that they do not answer.
+            silent: Clients that drop out, and the first stage that they do not answer.
             rejected: Takes the reasons by client id.
 
         Raises:

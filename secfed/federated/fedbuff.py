@@ -23,7 +23,7 @@ class FedBuff(Asynchronous):
 
     Args:
         local_update: As for `secfed.FedAvg`; the model is the one that was there when the client began.
-        buffer_size: K of the paper. Under secure aggregation the threshold is a part of so many clients.
+        buffer_size: K of the paper. Under secure aggregation the threshold is a fraction of this many clients.
         concurrency: Clients that train at the same time, as long as there are enough that are neither training nor
             waiting in the buffer.
         server_learning_rate: Factor on the mean.

@@ -59,7 +59,7 @@ class Results:
                     raise EncodingError(reason)
                 update, weight = result
                 return update, weight
-            if reason:  # this one fell silent
+            if reason:  # this one dropped out
                 self.reject(trained, reason)
         raise LookupError(client_id)
 

@@ -77,7 +77,7 @@ class Schedule(Protocol):
         """Return what `resume` reads: arrays by name."""
 
     def resume(self, saved: Memory, rounds: int, values: Values) -> None:
-        """Go on after so many rounds.
+        """Go on after this many rounds.
 
         Raises:
             ConfigError: This was saved by another kind of schedule.

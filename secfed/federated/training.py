@@ -175,7 +175,7 @@ class Training(ABC):
             seed: Makes the cohorts repeatable, also those of a run that goes on from a state, if it has the clients,
                 sampling and seed of the first one; secrets never come from it. Privacy from sampling needs cohorts that
                 no one can predict: leave `seed` out if the data are real.
-            dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
+            dropouts: `dropouts(round, cohort)`: which clients drop out and the first stage they do not answer
                 (simulation).
             durations: `durations(client_id, round)`: how long a client trains, in any unit (simulation). Reports then
                 have a `time`; a round takes as long as its slowest client.

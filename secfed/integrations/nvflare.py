@@ -152,7 +152,7 @@ class SecureMean:
             The mean of those that stayed until they had sent their masked update.
 
         Raises:
-            ConfigError: Parameters that do not fit so many sites, or no training function.
+            ConfigError: Parameters that do not fit this many sites, or no training function.
             EncodingError: The model is not an update.
             TooFewSurvivorsError: Too many sites dropped out; its notes say why.
         """
@@ -268,11 +268,12 @@ class PrivateUpdates(Filter):
 
     Security:
         The update must be a difference (`DataKind.WEIGHT_DIFF`) of floating-point arrays. Everything else is blocked:
-        NVFlare sends an error without content when a filter raises. The result is made anew, and holds the noisy update
-        and the round's number only: no metrics, and no number of examples, so the server weighs all sites alike. The
-        noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole numbers.
-        A release counts as spent before its noise is drawn. A job's own filters are the job author's to leave out; a
-        site that does not trust the author puts the filter into its own `privacy.json`. Collab calls pass no filter.
+        NVFlare sends an error without content when a filter raises. The result is made again, and holds the noisy
+        update and the round's number only: no metrics, and no number of examples, so the server weighs all sites alike.
+        The noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole
+        numbers. A release counts as spent before its noise is drawn. A job's own filters are the job author's to leave
+        out; a site that does not trust the author puts the filter into its own `privacy.json`. Collab calls pass no
+        filter.
     """
 
     def __init__(self, clip_norm: float, epsilon: float, delta: float, rounds: int, ledger: str | None = None) -> None:

@@ -92,7 +92,7 @@ class Terms:
             The transform and the configuration of the session.
 
         Raises:
-            ConfigError: Parameters that do not fit so many sites.
+            ConfigError: Parameters that do not fit this many sites.
             EncodingError: The model is not an update.
             TooFewSurvivorsError: No private sum can be made of so few sites, or of so many, when they are sampled.
         """

@@ -249,7 +249,7 @@ class Config:
     def vector(
         self, totals: npt.NDArray[np.unsignedinteger[Any]], additions: int
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Return the sum modulo `2**modulus_bits` from the slots' totals of so many vectors."""
+        """Return the sum modulo `2**modulus_bits` from the slots' totals of this many vectors."""
         offset = np.uint64(self.bound * additions % (1 << 64))
         centred = totals.astype(np.uint64) - offset
         return (centred & np.uint64((1 << self.modulus_bits) - 1)).astype(self.dtype)

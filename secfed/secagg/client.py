@@ -51,7 +51,7 @@ class Client:
             mixture of both contents; it stays as secret as before.
 
     Raises:
-        ConfigError: No such client, or identity keys missing or superfluous.
+        ConfigError: No such client, or identity keys missing or unexpected.
         EncodingError: The vector has the wrong shape, type or range. If a function makes it, `receive` raises this, or
             what the function raised, and the client has left the session.
 
@@ -175,7 +175,7 @@ class Client:
             self._erase(Stage.ABORTED)
             return Answer(0, iter(()), self._busy, (Stage.ABORTED, None), lambda: None)
         answer = self._respond(step, expected.from_bytes(whole))
-        if isinstance(answer, FaultyServerError):  # raised anew: the frames of the first traceback hold shares
+        if isinstance(answer, FaultyServerError):  # raised again: the frames of the first traceback hold shares
             raise answer
         self._reading = weakref.ref(answer)
         return answer

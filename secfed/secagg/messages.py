@@ -178,7 +178,7 @@ def column(data: bytes, part_bytes: int, parts: int, what: str) -> Column:
     """Cut a column into its parts.
 
     Raises:
-        MalformedMessageError: C1, the length is not that of so many parts.
+        MalformedMessageError: C1, the length is not that of this many parts.
     """
     if len(data) != part_bytes * parts:
         raise MalformedMessageError(

@@ -84,7 +84,7 @@ def parameters(
             one bit. Unused on the complete graph.
         correctness_bits: eta > 0; the random dropouts of a session leave some client without t holders with
             probability at most 2^-eta. Unused on the complete graph.
-        minimum_honest_inputs: at least so many honest holders of each opened client are in the same sum. On the
+        minimum_honest_inputs: at least this many honest holders of each opened client are in the same sum. On the
             complete graph the client itself is one of them.
         indivisible: also demand 2t > k + 2 t1 of a k-regular graph, so that a server that chooses the dropouts after it
             has seen the graph cannot cut the sum into smaller ones (`Policy.indivisible` lets a client insist on it).

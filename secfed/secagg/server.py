@@ -45,7 +45,7 @@ class Server:
         threads: Threads that expand masks, by default one for each usable core.
 
     Raises:
-        ConfigError: The directory is missing or superfluous.
+        ConfigError: The directory is missing or unexpected.
 
     Attributes:
         stage: The stage whose responses it collects; None before `open()`.

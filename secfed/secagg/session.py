@@ -68,7 +68,7 @@ def run_session(
         vectors: Each client's vector by id; see `Client`. Or a function of the id, called once for each client that
             still answers when inputs are collected, by ascending id, so that one vector is held at a time; a client
             for which it returns None drops out.
-        dropouts: Clients that fall silent, and the first stage that they do not answer.
+        dropouts: Clients that drop out, and the first stage that they do not answer.
         policy: The policy of every client.
         observer: Called with every message, as the server sees it: stage, direction, client id, bytes.
         entropies: Source of secrets of each party by id, 0 for the server; None is the operating system's.

@@ -327,7 +327,7 @@ class _Link:
 
 
 class _TryAgainError(Exception):
-    """The server cannot take this now, and wishes to be asked again after so many seconds."""
+    """The server cannot take this now; ask it again after this many seconds."""
 
     def __init__(self, reason: str, seconds: float) -> None:
         super().__init__(reason)

@@ -58,7 +58,7 @@ class Driver:
         store: Where the session is kept. If it holds one already, that one is resumed.
         directory: The public identity keys of the cohort, 32 bytes by client id (adversary `"malicious_server"` only).
         timeouts: Seconds that each stage waits for answers, for all stages or by stage (60 where a stage is missing).
-            After a restart they start anew.
+            After a restart they start again.
         clock: Returns seconds that never go back.
         threads: Threads that expand masks, by default one for each usable core.
 

@@ -63,7 +63,7 @@ class Uploads:
 
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
-        """Keep room for so many bytes while the body runs.
+        """Keep room for this many bytes while the body runs.
 
         Raises:
             FullError: There is no room, and another upload is in progress.

@@ -30,7 +30,7 @@ _HEADS = {
 }
 # Lines that the table's head, its foot, the notes and the progress bars take.
 _OTHER_LINES = 14
-# With so many clients a round takes long enough for a bar of its own.
+# With this many clients a round takes long enough for a bar of its own.
 _MANY_CLIENTS = 1_000
 # How often that bar moves in a stage.
 _MOVES = 200
@@ -77,7 +77,7 @@ def live_table(
 
 @dataclass
 class _View:
-    """The table and the bar below it, drawn anew at each refresh."""
+    """The table and the bar below it, drawn again at each refresh."""
 
     settings: Settings
     console: "Console"
@@ -177,7 +177,7 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
     silent = ", ".join(f"{count} at {stage.name}" for stage, count in counts.items())
     if settings.aggregator != "secagg":
         silent = str(sum(counts.values()))
-    lines.append(f"clients that fell silent: {silent}")
+    lines.append(f"clients that dropped out: {silent}")
     if settings.deadline is not None:
         lines.append(f"clients that were late: {sum(record.late for record in records)}")
     if settings.aggregator == "plain":

@@ -90,7 +90,7 @@ def simulate(
 
 
 def draw_dropouts(settings: Settings, number: int, cohort: tuple[int, ...]) -> dict[int, Stage]:
-    """Decide who falls silent in a round, and at which stage; the same whenever it is asked."""
+    """Decide who drops out in a round, and at which stage; the same whenever it is asked."""
     random = generator(settings.seed, "dropouts", number)
     silent = random.random(len(cohort)) < settings.dropout
     stages = random.integers(len(settings.stages), size=len(cohort))

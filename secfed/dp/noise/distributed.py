@@ -118,7 +118,7 @@ class Layers:
         )
 
     def kept(self, honest: int) -> int:
-        """Return how many layers, from the first, stay in a sum with so many honest survivors.
+        """Return how many layers, from the first, stay in a sum with this many honest survivors.
 
         Raises:
             TooFewSurvivorsError: All layers together are too little noise for so few.
@@ -214,7 +214,7 @@ class NoisePlan:
         return math.isqrt(self.largest_square) + math.ceil(66 + 14 * math.sqrt(self.noise_variance))
 
     def event(self, survivors: int) -> DiscreteGaussianSum | SkellamSum:
-        """Return what is released if so many clients are in the sum (and surplus layers are removed).
+        """Return what is released if this many clients are in the sum (and surplus layers are removed).
 
         Raises:
             TooFewSurvivorsError: They are fewer than the threshold: nothing may be released.
