@@ -35,7 +35,7 @@ NO_MODEL = bytes(HASH_BYTES)
 
 
 class Aggregator(ABC):
-    """What a federated algorithm sees of any protection.
+    """The interface that every protection offers to a federated algorithm.
 
     Attributes:
         compression: The maps that make updates shorter, or None.
@@ -68,10 +68,10 @@ class Aggregator(ABC):
             weights: The weights, where `needs_weights`.
             privacy: `CentralGaussian` or `DistributedGaussian`; None adds no noise.
             round: The training round.
-            model_hash: 32 bytes that stand for the model being trained.
+            model_hash: 32 bytes that identify the model being trained.
 
         Returns:
-            The aggregation: its `worst_event` is what a budget must have room for, and `run` aggregates.
+            The aggregation. A budget must have room for its `worst_event`; `run` aggregates.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.
@@ -148,16 +148,17 @@ class Aggregator(ABC):
 
         Args:
             updates: One update per client: a list (ids from 1) or a dictionary by client id, a whole number from 1 to
-                2^63. An update is an array, or a list or dictionary of arrays, of any float dtype; all alike.
+                2^63. An update is an array, or a list or dictionary of arrays, of any float dtype. All
+                updates have the same form.
             weights: One positive weight per client (its number of examples), in the same form; by default all 1.
             dropouts: Clients that drop out, and the first stage that they do not answer.
             round: The training round.
-            model_hash: 32 bytes that stand for the model being trained.
+            model_hash: 32 bytes that identify the model being trained.
             record: Whether to keep a transcript of what the server saw.
-            privacy: `CentralGaussian` or `DistributedGaussian`: what the aggregate is then good for is in its `event`,
-                to be composed in a `dp.Accountant`; training does that by itself.
-            example: What an update looks like; by default the first one. A private sum in the clear needs no update
-                then: noise alone is released.
+            privacy: `CentralGaussian` or `DistributedGaussian`. The aggregate's `event` then says what was released:
+                compose it in a `dp.Accountant`. Training does that by itself.
+            example: What an update looks like; by default the first one. With an example, a private sum in the clear
+                needs no update: then only noise is released.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.
@@ -171,14 +172,14 @@ class Aggregator(ABC):
 
 
 class IntegerAggregator(Aggregator):
-    """An aggregator whose channel adds integers: what it has in common with others of its kind.
+    """What all aggregators whose channel adds integers have in common.
 
     Attributes:
         clip: Values are clipped to [-clip, clip]; one number, or one for each array of an update.
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
         rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations.
-        scale_weights: Whether values are weighed before they are rounded, see `ScaledMean`; needs `bits`.
+        scale_weights: Whether values are multiplied by weights before rounding, see `ScaledMean`; needs `bits`.
     """
 
     clip: Clip
@@ -211,7 +212,7 @@ class IntegerAggregator(Aggregator):
         """Choose bits and noise; for the parameters see `Aggregator.prepare`.
 
         Raises:
-            ConfigError: The noise is the clients', and how many of them must arrive is not said; or `max_weight` is
+            ConfigError: The clients add the noise and it is not given how many of them must survive; or `max_weight` is
                 None and there are no weights.
         """
         if privacy is not None:

@@ -71,7 +71,7 @@ def parameters(
       demand almost all clients as neighbors, does not apply, nor do the bits. t1 = A; t > A, 2t > n (2t > n + A if
       `malicious_server`) and t <= S, exactly. At most 4096 clients: above, its cost rules a complete graph out.
 
-    Always 2 <= t <= k (n on the complete graph), as a configuration demands, and t - t1 >= `minimum_honest_inputs`
+    Always 2 <= t <= k (n on the complete graph), as a configuration requires, and t - t1 >= `minimum_honest_inputs`
     (2t - k - t1 on a k-regular graph against a malicious server, unless `indivisible`).
 
     Args:
@@ -145,7 +145,8 @@ def least_against_corruption(
 
     Returns:
         The fewest neighbors with which the honest survivors stay connected (0 on the complete graph), and the most
-        corrupt clients among one client's holders, both but with the probability that `parameters` allows by default.
+        corrupt clients among one client's holders, both except with the probability that `parameters` allows by
+        default.
 
     Raises:
         ConfigError: An argument is out of its range.
