@@ -37,18 +37,18 @@ class Client:
     Args:
         config: The session's parameters, from the application.
         client_id: This client's id in `config.client_ids`.
-        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. Or a function that
-            returns it, called when the client masks its input: a device may train until then.
-        policy: What this client insists on, whatever the configuration says.
+        vector: Its contribution: unsigned integers below `2**modulus_bits`, shape `(length,)`. Or a function that
+            returns it, called when the client masks its input, so a device can train until then.
+        policy: What this client requires, whatever the configuration says.
         signing_key: Its identity key (adversary `"malicious_server"` only).
         directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"`
             only).
         entropy: Source of secrets; by default the operating system's.
         threads: Threads that expand masks, by default one for each usable core.
         copy: Whether the vector is copied, so that the caller may change its array. With False, an array (also a
-            memory-mapped one) of the dtype `config.dtype` is read where it lies, once, when the client masks its input,
-            and is never written to. Until that answer has been made its owner must not change it, or the sum gets a
-            mixture of both contents; it stays as secret as before.
+            memory-mapped one) of the dtype `config.dtype` is read in place, once, when the client masks its input, and
+            is never written to. Do not change it until that answer has been made, or the sum gets a mixture of old
+            and new values; it stays secret either way.
 
     Raises:
         ConfigError: No such client, or identity keys missing or unexpected.
@@ -60,8 +60,8 @@ class Client:
 
     Security:
         The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors'
-        vectors and nothing else about this one's. Against a server that breaks the protocol this takes the adversary
-        `"malicious_server"`. One object is one session: there is no way back and no reuse.
+        vectors and nothing else about this one's. Against a server that breaks the protocol this needs the adversary
+        `"malicious_server"`. Use one object for one session: it cannot go back or be used again.
         Each stage is answered at most once, also when several threads use the object: while one call runs, every other
         one raises `StageError` (C2). Two answers to one request could differ by one copy of the masks, which would
         reveal the vector.

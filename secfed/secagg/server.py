@@ -29,7 +29,7 @@ from secfed.wire import Set, kind_of, set_to_bytes, view
 Outbox = dict[int, bytes]
 During = TypeVar("During", bound=Seen)
 Found = TypeVar("Found")
-MAXIMUM_FAULTS = 10_000  # listed; more are refused all the same
+MAXIMUM_FAULTS = 10_000  # in the list; messages beyond it are refused too
 
 
 class Server:
