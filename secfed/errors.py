@@ -66,7 +66,7 @@ class ProtocolError(SecFedError):
 
 
 class MalformedMessageError(ProtocolError):
-    """These bytes are no message; whoever sent them, or the network, is at fault.
+    """These bytes are not a valid message; the sender or the network is at fault.
 
     Attributes:
         offset: Byte at which reading stopped.
@@ -80,8 +80,8 @@ class MalformedMessageError(ProtocolError):
 class FaultyClientError(ProtocolError):
     """A client sent what no honest client sends.
 
-    The sender's transport identity is what is blamed: without authenticated transport this proves nothing about the
-    person behind it.
+    The error blames the identity that the transport reported. Without an authenticated transport this proves nothing
+    about who really sent the message.
 
     Attributes:
         client_id: The client to blame.
@@ -93,7 +93,7 @@ class FaultyClientError(ProtocolError):
 
 
 class FaultyServerError(ProtocolError):
-    """The server, or who speaks in its place, sent what no honest server sends; the client has erased its secrets."""
+    """The server, or a party posing as it, sent what no honest server sends. The client has erased its secrets."""
 
 
 class FaultyKeyHolderError(ProtocolError):
@@ -109,14 +109,14 @@ class FaultyKeyHolderError(ProtocolError):
 
 
 class DecryptionError(ProtocolError):
-    """Ciphertexts that do not decrypt to what they should; the text is always the same, so it tells nothing else."""
+    """Ciphertexts that do not decrypt to what they should; the text is always the same, so it reveals nothing else."""
 
     def __init__(self) -> None:
-        super().__init__("the ciphertexts do not decrypt under this key to a sum of so many vectors", "K6")
+        super().__init__("the ciphertexts do not decrypt under this key to a sum of that many vectors", "K6")
 
 
 class TooFewSurvivorsError(ProtocolError):
-    """Fewer clients remain than the threshold; nobody's fault, try again with a new cohort.
+    """Fewer clients remain than the threshold. No one is at fault; try again with a new cohort.
 
     Attributes:
         survivors: How many remain.
@@ -144,7 +144,7 @@ class BudgetExceededError(SecFedError):
 
 
 class UnsupportedEventError(SecFedError):
-    """There is no proved bound for this event under this adjacency or in this engine; nothing is guessed."""
+    """There is no proved bound for this event under this adjacency or in this engine, and secfed does not guess one."""
 
 
 class MissingExtraError(SecFedError, ImportError):

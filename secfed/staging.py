@@ -18,7 +18,7 @@ class FileBytes:
     """Bytes in a file. A slice of them is another place in the file; `bytes(slice)` reads it.
 
     Args:
-        file: The file; nobody else moves in it.
+        file: The file; no other code may move its position.
         start: Where the bytes begin.
         stop: Where they end.
     """

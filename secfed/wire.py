@@ -142,7 +142,7 @@ def view(data: bytes | bytearray | memoryview) -> memoryview:
     """Return the bytes of a message, which a caller handed in, without a copy.
 
     Raises:
-        ConfigError: These are no bytes.
+        ConfigError: These are not bytes.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ConfigError(f"a message is bytes, found {type(data).__name__}")
@@ -159,7 +159,7 @@ def kind_of(data: Whole) -> int:
         MalformedMessageError: Too short, or not of this version of the protocol.
     """
     if len(data) < 2:
-        raise MalformedMessageError(f"{len(data)} bytes are no message, 2 are the least", 0)
+        raise MalformedMessageError(f"{len(data)} bytes are not a valid message, needed at least 2", 0)
     if data[0] != VERSION:
         raise MalformedMessageError(f"protocol version {data[0]}, this is version {VERSION}", 0)
     return data[1]
@@ -185,7 +185,7 @@ def set_from_bytes(data: bytes, clients: int) -> Set:
 
 
 def shared_set(data: bytes, clients: int) -> Set:
-    """Decode a set of clients as one that nobody can write to.
+    """Decode a set of clients as a read-only one.
 
     The parties of one process share it while one of them holds it. Without that, the memory of a simulation would grow
     with the square of the clients, for each keeps sets of all of them.

@@ -37,7 +37,7 @@ EXAMPLES: dict[SecFedError, tuple[str, dict[str, object]]] = {
     FaultyClientError("text", 5, "S9"): ("S9: text", {"check": "S9", "client_id": 5}),
     FaultyKeyHolderError("text", 2, "S10"): ("S10: text", {"check": "S10", "holder_id": 2}),
     DecryptionError(): (
-        "K6: the ciphertexts do not decrypt under this key to a sum of so many vectors",
+        "K6: the ciphertexts do not decrypt under this key to a sum of that many vectors",
         {"check": "K6"},
     ),
     FaultyServerError("text", "C18"): ("C18: text", {"check": "C18"}),

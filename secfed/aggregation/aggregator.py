@@ -35,11 +35,11 @@ NO_MODEL = bytes(HASH_BYTES)
 
 
 class Aggregator(ABC):
-    """What a federated algorithm sees of any protection.
+    """The interface that every protection offers to a federated algorithm.
 
     Attributes:
         compression: The maps that make updates shorter, or None.
-        clip: What values are clipped to, one number or one for each array; of no matter where nothing is clipped.
+        clip: What values are clipped to, one number or one for each array; without effect where nothing is clipped.
     """
 
     clip: Clip = math.inf
@@ -68,14 +68,14 @@ class Aggregator(ABC):
             weights: The weights, where `needs_weights`.
             privacy: `CentralGaussian` or `DistributedGaussian`; None adds no noise.
             round: The training round.
-            model_hash: 32 bytes that stand for the model being trained.
+            model_hash: 32 bytes that identify the model being trained.
 
         Returns:
-            The aggregation: its `worst_event` is what a budget must have room for, and `run` aggregates.
+            The aggregation. A budget must have room for its `worst_event`; `run` aggregates.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         ids = tuple(positions(clients))
         transform = self.transform(example, len(ids), weights, privacy, round)
@@ -84,11 +84,11 @@ class Aggregator(ABC):
     def transform(
         self, example: Update, clients: int, weights: Weights, privacy: Privacy | None, round: int = 0
     ) -> Transform:
-        """Choose how the updates of so many clients become vectors; for the rest see `prepare`.
+        """Choose how the updates of this many clients become vectors; for the rest see `prepare`.
 
         Raises:
             ConfigError: Parameters that do not fit together, or a compression that would have no effect.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         like = structure(example)
         if isinstance(privacy, Privacy) and isinstance(privacy.clip_norm, ArrayClips):
@@ -148,16 +148,17 @@ class Aggregator(ABC):
 
         Args:
             updates: One update per client: a list (ids from 1) or a dictionary by client id, a whole number from 1 to
-                2^63. An update is an array, or a list or dictionary of arrays, of any float dtype; all alike.
+                2^63. An update is an array, or a list or dictionary of arrays, of any float dtype. All
+                updates have the same form.
             weights: One positive weight per client (its number of examples), in the same form; by default all 1.
-            dropouts: Clients that fall silent, and the first stage that they do not answer.
+            dropouts: Clients that drop out, and the first stage that they do not answer.
             round: The training round.
-            model_hash: 32 bytes that stand for the model being trained.
+            model_hash: 32 bytes that identify the model being trained.
             record: Whether to keep a transcript of what the server saw.
-            privacy: `CentralGaussian` or `DistributedGaussian`: what the aggregate is then good for is in its `event`,
-                to be composed in a `dp.Accountant`; training does that by itself.
-            example: What an update looks like; by default the first one. A private sum in the clear needs no update
-                then: noise alone is released.
+            privacy: `CentralGaussian` or `DistributedGaussian`. The aggregate's `event` then says what was released:
+                compose it in a `dp.Accountant`. Training does that by itself.
+            example: What an update looks like; by default the first one. With an example, a private sum in the clear
+                needs no update: then only noise is released.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.
@@ -171,14 +172,14 @@ class Aggregator(ABC):
 
 
 class IntegerAggregator(Aggregator):
-    """An aggregator whose channel adds integers: what it has in common with others of its kind.
+    """What all aggregators whose channel adds integers have in common.
 
     Attributes:
         clip: Values are clipped to [-clip, clip]; one number, or one for each array of an update.
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
         max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
         rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations.
-        scale_weights: Whether values are weighed before they are rounded, see `ScaledMean`; needs `bits`.
+        scale_weights: Whether values are multiplied by weights before rounding, see `ScaledMean`; needs `bits`.
     """
 
     clip: Clip
@@ -211,7 +212,7 @@ class IntegerAggregator(Aggregator):
         """Choose bits and noise; for the parameters see `Aggregator.prepare`.
 
         Raises:
-            ConfigError: The noise is the clients', and how many of them must arrive is not said; or `max_weight` is
+            ConfigError: The clients add the noise and it is not given how many of them must survive; or `max_weight` is
                 None and there are no weights.
         """
         if privacy is not None:
@@ -273,4 +274,4 @@ class IntegerAggregator(Aggregator):
 
     @abstractmethod
     def _refusal(self, clients: int, fewest: int) -> str:
-        """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
+        """Say why a cohort of this many clients cannot run a session, or nothing ("")."""

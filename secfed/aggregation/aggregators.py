@@ -31,7 +31,7 @@ class Plain(Aggregator):
         compression: `RandomK(fraction)` or `LowRank(rank)`, or both in a tuple; None sends every value.
 
     Raises:
-        ConfigError: The compression is none.
+        ConfigError: The compression is not valid.
     """
 
     compression: Compression | Sequence[Compression] | None = None
@@ -43,7 +43,7 @@ class Plain(Aggregator):
         """Choose floats without privacy, else whole steps; for the parameters see `Aggregator.prepare`.
 
         Raises:
-            ConfigError: The privacy is not central: each update would be in the clear but for its share of the noise.
+            ConfigError: The privacy is not central: only its small share of the noise would protect each update.
         """
         if isinstance(privacy, DistributedGaussian):
             raise ConfigError(
@@ -53,7 +53,7 @@ class Plain(Aggregator):
         return FloatMean(structure(example)) if privacy is None else PrivateSum.of(privacy, example, clients=clients)
 
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
-        """Return the channel that hides nothing."""
+        """Return the channel, which hides nothing."""
         return InTheClear(client_ids, transform.length, transform.modulus_bits)
 
 
@@ -62,25 +62,25 @@ class SecAgg(IntegerAggregator):
     """Secure aggregation: the server sees the sum of the survivors' weighted updates, and the sum of their weights.
 
     Args:
-        threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask: a number, or a fraction
-            of them (rounded up, and never below what the adversary demands). 1.0 is all of them, 1 is refused.
-        clip: Values are clipped to [-clip, clip]: one number, or one for each array, in a dictionary or list like an
-            update; each array is then rounded with a step of its own.
+        threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask. A number, or a fraction
+            of them (rounded up, and never below the minimum for the adversary). 1.0 means all of them; 1 is refused.
+        clip: Values are clipped to [-clip, clip]. One number, or one for each array, in a dictionary or list like an
+            update; then each array is rounded with its own step.
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
-        max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
-        neighbors: Clients that share pair masks with one client; None is all (Bonawitz et al. 2017), see
+        max_weight: Largest weight. It is public. None takes the next power of two above each cohort's largest weight.
+        neighbors: How many clients each client shares pair masks with; None means all (Bonawitz et al. 2017). See
             `secagg.parameters`.
         adversary: `"semi_honest"` or `"malicious_server"`.
         colluders: Most clients among one client's holders that may collude with the server.
         session_colluders: Most clients of the whole session that may collude with a malicious server; makes the sum of
             a k-regular graph indivisible, see `secagg.Config`.
-        policy: What every client insists on.
-        rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations; keys and
+        policy: What every client requires of a session.
+        rounding_seed: For simulations: makes the random rounding and the maps of the compression repeatable. Keys and
             masks never come from it.
         compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
-            tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values; a
-            rotation leaves no arrays that could have their own.
-        scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
+            tuple, with a rotation as the last; None sends every value. With compression, `clip` applies to the
+            compressed values; after a rotation there are no arrays left that could have their own clip.
+        scale_weights: Multiply by weights before rounding, not after. An entry takes `log2(max_weight)` bits less, but
             needs two or three more `bits` for the same error.
         progress: Called as in `secagg.run_session`, for a progress bar.
 
@@ -88,7 +88,7 @@ class SecAgg(IntegerAggregator):
         ConfigError: A parameter is out of range.
 
     Security:
-        In this class all parties live in one process: it is for simulation and tests. A deployment puts `secagg.Client`
+        In this class all parties run in one process: use it for simulation and tests. A deployment runs `secagg.Client`
         and `secagg.Server` on its own network and gets the same sum.
     """
 
@@ -154,7 +154,7 @@ class SecAgg(IntegerAggregator):
         )
 
     def graph(self, clients: int) -> tuple[int, int | None]:
-        """Return the threshold of a session of so many clients, and its neighbors: None on the complete graph."""
+        """Return the threshold of a session of this many clients, and its neighbors: None on the complete graph."""
         neighbors = self._regular(clients)
         return self._threshold(clients if neighbors is None else neighbors, neighbors is None), neighbors
 
@@ -183,7 +183,7 @@ class SecAgg(IntegerAggregator):
         return self.neighbors
 
     def _refusal(self, clients: int, fewest: int) -> str:
-        """Say why a cohort of so many clients cannot run a session, or nothing ("")."""
+        """Say why a cohort of this many clients cannot run a session, or nothing ("")."""
         if clients < fewest:
             return f"{clients} clients, needed {fewest}"
         threshold, neighbors = self.graph(clients)

@@ -30,13 +30,13 @@ def read_transform(
         data: What `to_bytes` gave on the server.
         example: What an update looks like on this client, such as its model.
         clip: Of matter only if it is one number for each array: the client insists on them.
-        compression: The maps that the client insists on; None is no compression.
+        compression: The maps that the client insists on; None means no compression.
         privacy: What the client insists on; None is a mean without noise.
         scale_weights: Whether values are weighed before they are rounded (without compression and noise).
 
     Raises:
         ConfigError: The compression or the clip does not fit the example.
-        MalformedMessageError: T1, these bytes are no parameters of such a sum.
+        MalformedMessageError: T1, these bytes are not parameters of such a sum.
         FaultyServerError: T2 to T5, T7 and T8, the server's sum is another one than this client insists on.
     """
     if isinstance(clip if privacy is None else privacy.clip_norm, ArrayClips):

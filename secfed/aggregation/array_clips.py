@@ -23,7 +23,7 @@ class ArrayClips(Mapping[str, float]):
         clips: Numbers in the structure of an update: a list or dictionary, also a nested one.
 
     Raises:
-        ConfigError: There is no clip, or one is no number from 1e-100 to 1e100.
+        ConfigError: There is no clip, or one is not a number from 1e-100 to 1e100.
     """
 
     def __init__(self, name: str, clips: Mapping[Any, Any] | Sequence[Any]) -> None:
@@ -77,7 +77,7 @@ def as_clip(name: str, clip: Any) -> Any:
     """Return the clips of a mapping or a sequence as `ArrayClips`, and anything else as it is.
 
     Raises:
-        ConfigError: The clips are none.
+        ConfigError: The clips are not valid.
     """
     several = isinstance(clip, Mapping | Sequence) and not isinstance(clip, str | bytes | ArrayClips)
     return ArrayClips(name, clip) if several else clip
@@ -96,7 +96,7 @@ def propose_clips(*examples: Update, margin: float = 2.0) -> Any:
     Raises:
         ConfigError: There is no example, the margin is not positive, or an array has no value other than 0: choose its
             clip yourself.
-        EncodingError: The examples are no updates, differ in names or shapes, or hold a value that is not finite.
+        EncodingError: The examples are not updates, differ in names or shapes, or hold a value that is not finite.
 
     Security:
         Every party of a session sees the clips. So the examples must be public too, such as updates from training on

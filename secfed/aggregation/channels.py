@@ -66,7 +66,7 @@ class Channel(Protocol):
 
         Args:
             vector_of: Called once for each client whose input is collected, by ascending id.
-            silent: Clients that fall silent, and the first stage that they do not answer.
+            silent: Clients that drop out, and the first stage that they do not answer.
             observer: Called with every message that the server sees: stage, direction, client id, bytes.
 
         Raises:

@@ -38,7 +38,7 @@ def by_client(
         or_nobody: Whether there may be no client at all.
 
     Raises:
-        EncodingError: There is no update, or weights are missing, superfluous or no positive finite numbers. The text
+        EncodingError: There is no update, or weights are missing, unexpected, or not positive finite numbers. The text
             does not show a weight, for weights are secret.
     """
     by_id = dict(updates) if isinstance(updates, Mapping) else dict(enumerate(updates, start=1))
@@ -75,7 +75,7 @@ def checked_dropouts(client_ids: Collection[int], dropouts: Mapping[int, Stage] 
     """Return a copy of the dropouts.
 
     Raises:
-        ConfigError: A dropout is no client, or its stage is none.
+        ConfigError: A dropout is not a client, or its stage is not a `Stage`.
     """
     silent = dict(as_mapping(dropouts))
     if odd := [stage for stage in silent.values() if not isinstance(stage, Stage)]:
@@ -86,10 +86,10 @@ def checked_dropouts(client_ids: Collection[int], dropouts: Mapping[int, Stage] 
 
 
 def as_mapping(dropouts: Any) -> Mapping[int, Stage]:
-    """Return the dropouts, which may be None for nobody.
+    """Return the dropouts; None means that no client drops out.
 
     Raises:
-        ConfigError: They are no mapping.
+        ConfigError: They are not a mapping.
     """
     if dropouts is not None and not isinstance(dropouts, Mapping):
         raise ConfigError(
@@ -103,7 +103,7 @@ def positions(client_ids: Iterable[int]) -> dict[int, int]:
     """Return where each client stands among all, from 1, by ascending id.
 
     Raises:
-        ConfigError: An id is no whole number from 1 to 2^63, or occurs twice.
+        ConfigError: An id is not a whole number from 1 to 2^63, or occurs twice.
     """
     ids = list(client_ids)  # of a generator too, which gives them only once
     for client_id in ids:

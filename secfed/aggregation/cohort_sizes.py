@@ -27,7 +27,7 @@ def sizes_that_run(
     k-regular graph a larger cohort can wherever a smaller one can.
 
     Args:
-        refusal: Says why a cohort of so many clients cannot run, or nothing ("").
+        refusal: Says why a cohort of this many clients cannot run, or nothing ("").
         population: Clients that cohorts are drawn from.
         expected: Size of the expected cohort.
         neighbors: Clients that share pair masks with one client, where cohorts are large enough; None is all.
@@ -112,6 +112,6 @@ def refusal_of_skips(
 
 
 def _binomial(count: int, rate: float, successes: int) -> float:
-    """Return the probability of so many successes, for a rate below 1."""
+    """Return the probability of this many successes, for a rate below 1."""
     ways = gammaln(count + 1) - gammaln(successes + 1) - gammaln(count - successes + 1)
     return math.exp(ways + successes * math.log(rate) + (count - successes) * math.log1p(-rate))

@@ -117,7 +117,7 @@ class Compressed(Preceded):
             raise ConfigError(f"the inner transform is for shapes {shapes}, needed (({self.maps.size},),)")
 
     @property
-    def structure(self) -> Structure:  # type: ignore[override]  # nobody sets it
+    def structure(self) -> Structure:  # type: ignore[override]  # read-only is enough
         """Names, shapes and dtypes of the mean."""
         return self.maps.structure
 
@@ -150,7 +150,7 @@ class Compressed(Preceded):
 
         Raises:
             ConfigError: The compression does not fit the example.
-            MalformedMessageError: T1, these bytes are no parameters of a compressed sum.
+            MalformedMessageError: T1, these bytes are not parameters of a compressed sum.
             FaultyServerError: T7, the server would compress in another way; T2 to T5, as for the inner transform.
         """
         found = CompressedParameters.from_bytes(data)
@@ -203,7 +203,7 @@ class Compressed(Preceded):
         """Decode the sum to the mean of the compressed values, and expand it.
 
         Raises:
-            EncodingError: This is no sum of encoded vectors.
+            EncodingError: This is not a sum of encoded vectors.
             TooFewSurvivorsError: Too few clients are in it.
         """
         return self.expanded(self.transform.decode(total, survivors))
@@ -216,7 +216,7 @@ class Compressed(Preceded):
 def as_maps(
     compression: Compression | Sequence[Compression] | None, *, rounded: bool = True
 ) -> tuple[Compression, ...]:
-    """Return one map, or several, as a tuple; None is no map.
+    """Return one map, or several, as a tuple; None means no map.
 
     Args:
         compression: One map, several, or None.
@@ -234,7 +234,7 @@ def as_maps(
             "of them in a tuple"
         )
     if not 1 <= len(maps) <= _MOST_MAPS:
-        raise ConfigError(f"compression has {len(maps)} maps, needed 1 to {_MOST_MAPS}; None is no compression")
+        raise ConfigError(f"compression has {len(maps)} maps, needed 1 to {_MOST_MAPS}; None means no compression")
     if isinstance(maps[-1], RandomRotation) and not rounded:
         raise ConfigError(
             "RandomRotation has an effect only where values are rounded to `bits` bits: with SecAgg or Paillier, and "
@@ -249,10 +249,10 @@ def _read_maps(data: bytes) -> list[tuple[int, int]]:
     """Read code and number of each map.
 
     Raises:
-        MalformedMessageError: T1, there are none, too many, or one of an unknown code.
+        MalformedMessageError: T1, there are no maps, too many, or one has an unknown code.
     """
     if not data or len(data) % _MAP_BYTES or len(data) > _MOST_MAPS * _MAP_BYTES:
-        raise MalformedMessageError(f"{len(data)} bytes are no 1 to {_MOST_MAPS} maps of {_MAP_BYTES} bytes", 0)
+        raise MalformedMessageError(f"{len(data)} bytes are not 1 to {_MOST_MAPS} maps of {_MAP_BYTES} bytes", 0)
     places = range(0, len(data), _MAP_BYTES)
     pairs = [(data[place], int.from_bytes(data[place + 1 : place + _MAP_BYTES], "little")) for place in places]
     if unknown := [code for code, _ in pairs if code not in KINDS]:

@@ -40,7 +40,7 @@ class WeightedMeanParameters(Message):
 
         Raises:
             FaultyServerError: T2, the server's update has another number of values.
-            MalformedMessageError: T1, the clip is no number.
+            MalformedMessageError: T1, the clip is not a number.
         """
         if (found := int.from_bytes(self.values, "little")) != values:  # T2
             raise FaultyServerError(f"the server's update has {found} values, this client's {values}", "T2")
@@ -117,8 +117,8 @@ def u32s(data: bytes) -> tuple[int, ...]:
     """Decode a column of u32.
 
     Raises:
-        MalformedMessageError: The bytes are no whole number of them.
+        MalformedMessageError: The bytes are not a whole number of them.
     """
     if len(data) % 4:
-        raise MalformedMessageError(f"{len(data)} bytes are no whole number of u32", 0)
+        raise MalformedMessageError(f"{len(data)} bytes are not a whole number of u32", 0)
     return struct.unpack(f"<{len(data) // 4}I", data)

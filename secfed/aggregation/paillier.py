@@ -72,41 +72,41 @@ class EncryptedSum:
 
 @dataclass(frozen=True)
 class Paillier(IntegerAggregator):
-    """Paillier encryption: the server adds ciphertexts, and a key holder, another party, decrypts the sum.
+    """Paillier encryption: the server adds ciphertexts, and a separate party, the key holder, decrypts the sum.
 
     Args:
         key_bits: Bits of the key, at least 2048; None is 3072. The key pair is made when it is first needed and then
             kept by this object.
-        clip: Values are clipped to [-clip, clip]: one number, or one for each array, in a dictionary or list like an
-            update; each array is then rounded with a step of its own.
+        clip: Values are clipped to [-clip, clip]. One number, or one for each array, in a dictionary or list like an
+            update; then each array is rounded with its own step.
         bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
-        max_weight: Largest weight, public; None takes the next power of two above the largest weight of each cohort.
-            A client multiplies its own weight in, so nobody sees it.
+        max_weight: Largest weight. It is public. None takes the next power of two above each cohort's largest weight.
+            A client multiplies its update by its weight itself, so no one sees the weight.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
-        noise: `"half"`, `"short"` (five times as fast, a stronger assumption) or `"full"` (30 times as slow, none
-            beyond Paillier's own).
+        noise: `"half"`, `"short"` (five times as fast, a stronger assumption) or `"full"` (30 times as slow, no
+            assumption beyond Paillier's own).
         degree: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes in place of 5.1; decryption takes
             longer.
         private_key: The key holder's key, in place of a new one; or a threshold key and the shares of all its holders,
             as `paillier.deal` gives them.
         public_key: The public key alone, or a threshold key, where the key holders are on other machines: such an
-            aggregator configures a deployment's sessions (`integrations.flower`) and cannot run one by itself.
-        rounding_seed: Makes the random rounding, and the maps of the compression, repeatable, for simulations; keys and
+            aggregator configures a deployment's sessions (`integrations.flower`) but cannot run one by itself.
+        rounding_seed: For simulations: makes the random rounding and the maps of the compression repeatable. Keys and
             noise never come from it.
         progress: Called now and then, for a progress bar: stage, id of the client or number of the key holder at work,
             how many plaintexts are encrypted or decrypted, how many there are.
         compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
-            tuple, in which a rotation is the last; None sends every value. `clip` is then for the compressed values; a
-            rotation leaves no arrays that could have their own.
-        scale_weights: Weigh values before they are rounded, not after: an entry takes `log2(max_weight)` bits less, and
+            tuple, with a rotation as the last; None sends every value. With compression, `clip` applies to the
+            compressed values; after a rotation there are no arrays left that could have their own clip.
+        scale_weights: Multiply by weights before rounding, not after. An entry takes `log2(max_weight)` bits less, but
             needs two or three more `bits` for the same error.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a key and `key_bits`.
 
     Security:
-        In this class all parties live in one process, the key holder among them: it is for simulation and tests. A
-        deployment puts `paillier.Client`, `paillier.Server` and `paillier.KeyHolder` on machines of different owners,
+        In this class all parties run in one process, including the key holder: use it for simulation and tests. A
+        deployment runs `paillier.Client`, `paillier.Server` and `paillier.KeyHolder` on machines of different owners,
         and gets the same sum.
     """
 

@@ -96,8 +96,8 @@ class PerArrayClipping(Preceded):
             privacy: What this client insists on, with a `clip_norm` for each array; for a private sum.
 
         Raises:
-            ConfigError: The clips do not fit the example, or there are none.
-            MalformedMessageError: T1, these bytes are no parameters of a sum with such clips.
+            ConfigError: The clips do not fit the example, or there are no clips.
+            MalformedMessageError: T1, the bytes are not parameters of a sum with such clips.
             FaultyServerError: T8, the server's clips are others; T2 to T7, as for the inner transform.
         """
         found, like = ArrayClipsParameters.from_bytes(data), structure(example)
@@ -168,7 +168,7 @@ class PerArrayClipping(Preceded):
         """Decode the sum to the mean; for a mean of divided values, multiply it by the clips.
 
         Raises:
-            EncodingError: This is no sum of encoded vectors.
+            EncodingError: This is not a sum of encoded vectors.
             TooFewSurvivorsError: Too few clients are in it.
         """
         return self._multiplied(self.transform.decode(total, survivors))
@@ -223,10 +223,10 @@ def _read_clips(data: bytes) -> tuple[float, ...]:
     """Read the clips.
 
     Raises:
-        MalformedMessageError: T1, the bytes are no whole number of clips, or one is out of range.
+        MalformedMessageError: T1, the bytes are not a whole number of clips, or one is out of range.
     """
     if not data or len(data) % 8:
-        raise MalformedMessageError(f"{len(data)} bytes are no clips of 8 bytes", 0)
+        raise MalformedMessageError(f"{len(data)} bytes are not clips of 8 bytes", 0)
     clips = tuple(read_f64("clip", data[place : place + 8]) for place in range(0, len(data), 8))
     if odd := [clip for clip in clips if not LEAST <= clip <= LARGEST]:
         raise MalformedMessageError(f"found the clip {odd[0]}, needed {LEAST} to {LARGEST}", 0)

@@ -62,7 +62,7 @@ class Prepared:
 
     @property
     def cohorts(self) -> tuple[int, int]:
-        """The smallest and the largest cohort of which such a sum can be made, whoever is sampled."""
+        """The smallest and the largest cohort that such a sum can have, whichever clients are sampled."""
         return self.private.cohorts if self.private else ANY_COHORT
 
     def check_cohort(self) -> None:
@@ -90,7 +90,7 @@ class Prepared:
         Args:
             updates: One update per client, as in `aggregate`.
             weights: One positive weight per client, as in `aggregate`.
-            dropouts: Clients that fall silent, and the first stage that they do not answer.
+            dropouts: Clients that drop out, and the first stage that they do not answer.
             record: Whether to keep a transcript of what the server saw.
             stacklevel: Whose line a `ClippingWarning` shows, as in `warnings.warn`.
 
@@ -128,7 +128,7 @@ class Prepared:
         Args:
             result_of: `result_of(client_id) -> (update, weight)`, called once for each client whose input is collected,
                 by ascending id.
-            dropouts: Clients that fall silent, and the first stage that they do not answer.
+            dropouts: Clients that drop out, and the first stage that they do not answer.
             record: Whether to keep a transcript of what the server saw.
             reject: Called with the id and the reason of each client whose result does not fit, which then drops out;
                 None ends the session with an error.

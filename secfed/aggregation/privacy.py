@@ -82,20 +82,21 @@ class AdaptiveClipping:
 
 @dataclass(frozen=True)
 class CentralGaussian:
-    """Noise that the server adds to the sum: the server is trusted with the sum, what it publishes is private.
+    """Noise that the server adds to the sum. The server is trusted with the sum; what it publishes is private.
 
-    Under `SecAgg` the server sees the exact sum and no update, under `Paillier` the key holder sees the sum too; under
+    Under `SecAgg` the server sees the exact sum but no update. Under `Paillier` the key holder sees the sum too. Under
     `Plain` the server sees every update.
 
     Args:
         clip_norm: Updates are scaled down to this Euclidean norm, all arrays of an update together. Or one number for
-            each array, in a dictionary or list like an update: each array is scaled down to its own norm, and
-            `clip_norm` stands elsewhere for the root of the sum of their squares, which the update's norm is at most.
-        noise_multiplier: Standard deviation of the noise, divided by `clip_norm`; as from `dp.noise_multiplier`.
-        adaptive: How the clip changes from round to round; None: it stays. It needs one number for `clip_norm`.
-        weight_cap: None: every client counts alike, weights are not used. Otherwise an update is scaled, after it was
-            clipped, by `min(weight, weight_cap) / weight_cap`: its norm only falls, so the sensitivity stays.
-        population: Clients that cohorts are drawn from; None: everybody is in the cohort. Training fills it in.
+            each array, in a dictionary or list like an update: then each array is scaled down to its own norm.
+            Elsewhere `clip_norm` then stands for the root of the sum of their squares, which is the largest norm that
+            an update can have.
+        noise_multiplier: Standard deviation of the noise, divided by `clip_norm`; `dp.noise_multiplier` finds it.
+        adaptive: How the clip changes from round to round; None keeps it. Needs one number for `clip_norm`.
+        weight_cap: With None all clients count alike and weights are not used. Otherwise an update is clipped and then
+            multiplied by `min(weight, weight_cap) / weight_cap`. This never raises its norm, so the sensitivity stays.
+        population: Number of clients that cohorts are drawn from; None if all are in the cohort. Training fills it in.
         sampling_rate: Probability with which each of them joins a cohort, independently (Poisson sampling). Training
             fills it in.
         cohort_size: Clients in a cohort, drawn uniformly among all, instead of `sampling_rate`. Training fills it in.
@@ -105,8 +106,8 @@ class CentralGaussian:
 
     Security:
         The noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole
-        numbers: no floating point is in the release. Privacy from sampling counts only against those who do not know
-        who was in a cohort; seeds of cohorts must then be secret too.
+        numbers: the release contains no floating point. Privacy from sampling counts only against those who do not
+        know who was in a cohort; then the seeds of cohorts must be secret too.
     """
 
     clip_norm: Clip
@@ -130,27 +131,27 @@ class CentralGaussian:
 class DistributedGaussian:
     """Noise that the clients add, each a share, before secure aggregation: the server need not be trusted with the sum.
 
-    The shares of `minimum_survivors` clients (less colluders) are noise enough. Every client insists on so many before
-    it helps to unmask; the event of a round counts those that really arrived.
+    The shares of `minimum_survivors` clients (minus colluders) give enough noise. Every client requires that many
+    survivors before it helps to unmask. The event of a round counts the shares that really arrived.
 
     Args:
         clip_norm: See `CentralGaussian`.
-        noise_multiplier: The guarantee to meet: that of central Gaussian noise of this standard deviation, divided by
-            `clip_norm`. Skellam noise comes out at a slightly larger epsilon, see `dp.noise.distributed.choose`.
-        bits: Bits of an entry of the vector, 2 to 64; None takes the fewest that do.
+        noise_multiplier: The guarantee to meet: that of central Gaussian noise with this standard deviation, divided by
+            `clip_norm`. Skellam noise has a slightly larger epsilon, see `dp.noise.distributed.choose`.
+        bits: Bits of an entry of the vector, 2 to 64; None takes the fewest that are enough.
         mechanism: `"discrete_gaussian"` or `"skellam"`.
-        layers: 1: all noise stays, too much of it if more than the fewest survive. More: noise comes in as many layers,
-            and clients reveal those that are not needed once they know how many survived.
+        layers: With 1 all noise stays, which is too much if more than the fewest clients survive. With more, noise
+            comes in that many layers, and clients reveal those that are not needed once they know how many survived.
         minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold or `minimum_cohort`. Needed with
             `neighbors`, where the threshold counts a client's neighbors only, and with `secret_cohort`.
-        colluders: Survivors, at most, who may leave out their noise or tell it to the server; the aggregator's
-            `colluders` count too, the larger number holds.
+        colluders: How many survivors may leave out their noise or tell it to the server. If the aggregator's
+            `colluders` is larger, that number is used.
         adaptive: See `CentralGaussian`.
         weight_cap: See `CentralGaussian`.
-        secret_cohort: Whether sampling counts as privacy. A server learns with whom it runs a session, so against it
-            sampling hides nothing, and by default nothing is counted. True gives the guarantee against those who see
-            the published models only. With `sampling_rate` it needs `layers` for each number of survivors and no
-            colluders, so that the noise does not tell how many joined, and all survivors must reveal their surplus;
+        secret_cohort: Whether sampling counts as privacy. A server knows who is in its session, so sampling hides
+            nothing from it, and by default sampling is not counted. True gives the guarantee only against those who see
+            nothing but the published models. With `sampling_rate` it needs `layers` for each number of survivors and no
+            colluders, so that the noise does not reveal how many joined, and all survivors must reveal their surplus;
             `cohort_size` needs neither.
         population: See `CentralGaussian`.
         sampling_rate: See `CentralGaussian`.
@@ -160,8 +161,8 @@ class DistributedGaussian:
         ConfigError: A parameter is out of range.
 
     Security:
-        Clients are taken to follow the protocol, but for `colluders`. The guarantee holds for one client against the
-        server and all others outside of the session.
+        All clients except `colluders` are assumed to follow the protocol. The guarantee holds for one client against
+        the server and all others outside of the session.
 
     Source:
         Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
@@ -190,7 +191,7 @@ class DistributedGaussian:
             raise ConfigError(f"minimum_survivors {self.minimum_survivors} must be at least 1")
         if self.secret_cohort and self.sampling_rate < 1 and self.minimum_survivors is None:
             raise ConfigError(
-                "secret_cohort needs minimum_survivors: noise that depended on the cohort's size would tell it"
+                "secret_cohort needs minimum_survivors: noise that depended on the cohort's size would reveal it"
             )
 
     @property
@@ -210,7 +211,7 @@ def check_one_norm(privacy: Privacy) -> None:
     """Refuse norms of arrays, for a transform that takes one for the whole update.
 
     Raises:
-        ConfigError: `clip_norm` is no number.
+        ConfigError: `clip_norm` is not a number.
     """
     if not isinstance(privacy.clip_norm, float):
         raise ConfigError(f"clip_norm {privacy.clip_norm!r:.100} is for PerArrayClipping, needed one number here")

@@ -85,12 +85,12 @@ class PrivateSum(Transform):
             privacy: `CentralGaussian` or `DistributedGaussian`.
             example: Array, or list or dictionary of arrays, that looks like an update.
             clients: Size of the cohort.
-            survivors: Fewest clients whose noise may be in the sum; of no matter for `CentralGaussian`.
-            cohorts: The smallest and the largest cohort of which a sum can be made, whoever is sampled.
+            survivors: Fewest clients whose noise may be in the sum; has no effect with `CentralGaussian`.
+            cohorts: The smallest and the largest cohort that a sum can have, whichever clients are sampled.
 
         Raises:
             ConfigError: The parameters do not fit together.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         if not isinstance(privacy, Privacy):
             raise ConfigError(f"found {privacy!r:.100}, needed secfed.CentralGaussian or secfed.DistributedGaussian")
@@ -223,7 +223,7 @@ class PrivateSum(Transform):
                 colluders and more survivors than asked for are accepted, and fewer layers of noise.
 
         Raises:
-            MalformedMessageError: T1, these bytes are no parameters of a private sum.
+            MalformedMessageError: T1, these bytes are not parameters of a private sum.
             FaultyServerError: T2 to T5, the server would have this client send something else, or with too little
                 noise.
 
@@ -267,7 +267,7 @@ class PrivateSum(Transform):
         return cls(privacy, like, lattice, modulus_bits, scale, divisor, plan, found.rotation_seed)
 
     def event(self, survivors: int) -> events.Event:
-        """Return what is released if so many clients are in the sum.
+        """Return what is released if this many clients are in the sum.
 
         Raises:
             TooFewSurvivorsError: Their noise is too little: nothing may be released.

@@ -79,7 +79,7 @@ class ScaledMean(Transform):
         return self.structure.size + self.digits
 
     @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
+    def modulus_bits(self) -> int:  # type: ignore[override]  # read-only is enough
         """Bits of an entry."""
         return self.fixed_point.modulus_bits
 
@@ -108,7 +108,7 @@ class ScaledMean(Transform):
             example: What an update looks like on this client, such as its model.
 
         Raises:
-            MalformedMessageError: T1, these bytes are no parameters of a scaled mean.
+            MalformedMessageError: T1, these bytes are not parameters of a scaled mean.
             FaultyServerError: T2, the server's update has another number of values.
         """
         found, like = ScaledMeanParameters.from_bytes(data), structure(example)

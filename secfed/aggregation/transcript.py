@@ -176,7 +176,7 @@ class Transcript:
         return len({entry.client_id for entry in self.entries if entry.direction == "to_key_holder"})
 
     def _words(self, config: PaillierConfig, data: bytes) -> npt.NDArray[np.uint16]:
-        """Cut ciphertexts into words; the top one of each is left out, for it is no uniform number."""
+        """Cut ciphertexts into words; the top one of each is left out, because it is not uniform."""
         size = config.public_key.ciphertext_bytes(config.degree)
         column = np.frombuffer(EncryptedInputResponse.from_bytes(data).ciphertexts, np.uint8).reshape(-1, size)
         words = np.ascontiguousarray(column[:, : (size - 2) // 2 * 2]).view("<u2").reshape(-1)

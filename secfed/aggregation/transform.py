@@ -126,7 +126,7 @@ class Transform(ABC):
         """Decode the sum of these clients' vectors.
 
         Raises:
-            EncodingError: This is no sum of encoded vectors.
+            EncodingError: This is not a sum of encoded vectors.
             TooFewSurvivorsError: Too few clients are in it.
         """
 
@@ -158,7 +158,7 @@ class Preceded(Transform):
         return self.transform.inner
 
     @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
+    def modulus_bits(self) -> int:  # type: ignore[override]  # read-only is enough
         """Bits of an entry."""
         return self.transform.modulus_bits
 

@@ -72,7 +72,7 @@ class FloatMean(Transform):
         """Divide the weighted sum by the sum of the weights, its last entry.
 
         Raises:
-            TooFewSurvivorsError: Nobody is in the sum.
+            TooFewSurvivorsError: No client is in the sum.
         """
         if not survivors:
             raise TooFewSurvivorsError("no client is left", 0, 1)
@@ -109,7 +109,7 @@ class WeightedMean(Transform):
 
         Raises:
             ConfigError: The parameters do not fit together.
-            EncodingError: The example is no update.
+            EncodingError: The example is not an update.
         """
         if bits is None:
             return cls(structure(example), FixedPoint.fitting(clip, clients=clients, max_weight=max_weight))
@@ -121,7 +121,7 @@ class WeightedMean(Transform):
         return self.structure.size + 1
 
     @property
-    def modulus_bits(self) -> int:  # type: ignore[override]  # nobody sets it
+    def modulus_bits(self) -> int:  # type: ignore[override]  # read-only is enough
         """Bits of an entry."""
         return self.fixed_point.modulus_bits
 
@@ -151,7 +151,7 @@ class WeightedMean(Transform):
             example: What an update looks like on this client, such as its model.
 
         Raises:
-            MalformedMessageError: T1, these bytes are no parameters of a weighted mean.
+            MalformedMessageError: T1, these bytes are not parameters of a weighted mean.
             FaultyServerError: T2, the server's update has another number of values.
         """
         found, like = WeightedMeanParameters.from_bytes(data), structure(example)

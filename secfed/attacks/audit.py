@@ -1,8 +1,8 @@
 """Lower bounds of epsilon from one run: guess who was in it, and count.
 
-A canary is a contribution that a fair coin puts in or leaves out. Whoever reads the release and tells the coins
-better than the claimed epsilon allows has refuted the claim. The bound stands beside the accountant's upper one; it
-depends on how good the scores are, so a small one shows nothing.
+A canary is a contribution that a fair coin puts in or leaves out. If an attacker can guess the coins from the release
+better than the claimed epsilon allows, the claim is wrong. Compare this lower bound with the accountant's upper bound.
+It depends on how good the scores are, so a small lower bound proves nothing.
 
 Source: Steinke, Nasr, Jagielski: Privacy Auditing with One (1) Training Run, NeurIPS 2023 (`"one_run"`);
 Mahloujifar, Melis, Chaudhuri: Auditing f-Differential Privacy in One Run, ICML 2025 (`"f_dp"`; the proof that is used
@@ -32,7 +32,7 @@ class AuditResult:
     """A lower bound of epsilon.
 
     Attributes:
-        epsilon_lower: Whoever claims less at this delta is refuted, with this confidence; 0 if nothing was shown.
+        epsilon_lower: A smaller claim at this delta is refuted, with this confidence; 0 if nothing was shown.
         mu_lower: The same bound for the mu of Gaussian differential privacy; None for `"one_run"`.
         delta: Delta of the guarantee.
         confidence: Probability, over coins and noise, that a true claim is not refuted, at least.
@@ -124,7 +124,7 @@ def audit(
 
 
 def one_run_tail(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """Bound the probability that at least so many guesses are right, for any (epsilon, delta)-private mechanism.
+    """Bound the probability that at least this many guesses are right, for any (epsilon, delta)-private mechanism.
 
     With W binomial of `guesses` trials of probability e^epsilon / (1 + e^epsilon) and v correct guesses, it is
     P[W >= v] + 2 * canaries * delta * max over i of P[v - i <= W < v] / i.

@@ -50,7 +50,7 @@ class SelfAudit:
         scores: Projection of the release on each canary, in units of `clip_norm`; shape `(canaries,)`.
         included: The coin of each canary; shape `(canaries,)`.
         rounds: How many sums were released, without those of `quiet_release`.
-        noise_resolution: Noise whose standard deviation is too small by this fraction is found, but for at most one
+        noise_resolution: Noise whose standard deviation is too small by this fraction is found, except in at most one
             case in 1,000.
         coordinate_resolution: The same where one coordinate alone has noise that is too small by this fraction.
         clip_resolution: The same for contributions that all have a norm beyond the clip by this fraction; those of
@@ -141,15 +141,15 @@ def self_audit(
     Args:
         release: The real thing, from clip to decoded sum: takes the contributions of all clients, a list of arrays of
             shape `(size,)` (its own to change; zeros where a coin says no under `"add_remove"`) and the round, from
-            0, and returns the noisy sum, shape `(size,)`. It must draw its noise as it does in earnest.
+            0, and returns the noisy sum, shape `(size,)`. It must draw its noise as it does in production.
         clients: Contributions in each sum.
         size: Coordinates, at least four times the clients.
         clip_norm: The claimed clip.
         noise_multiplier: The claimed noise of the sum: standard deviation in each coordinate, divided by `clip_norm`.
         generator: Where coins and directions come from.
-        rounds: How many sums are released, at least 2. By default 8, and without `quiet_release` as many more, up to
-            64, as find a clip that is 20 % too long, but for one case in 1,000. With 10 clients that is 22 rounds at a
-            noise multiplier of 1; at 2, or with 20 clients at 4, 64 rounds do not suffice, and
+        rounds: How many sums are released, at least 2. By default 8, and without `quiet_release` more, up to
+            64: as many as find a clip that is 20 % too long, except in one case in 1,000. With 10 clients that is 22
+            rounds at a noise multiplier of 1; at 2, or with 20 clients at 4, 64 rounds do not suffice, and
             `SelfAudit.clip_resolution` says what they find.
         adjacency: `"add_remove"`: a coin puts a canary in or leaves it out. `"replace"`: in, or its opposite.
         oversize: Norm of the contributions divided by `clip_norm`, at least 1; 1 if `release` does not clip.

@@ -65,7 +65,7 @@ def noise(seen: list[Round], slack: float, share: float) -> tuple[Check, float]:
 
 
 def noise_of_parts(seen: list[Round], parts: int, slack: float, share: float) -> Check:
-    """Hold the variance in each of so many stretches of each round against the claimed one."""
+    """Split each round into this many stretches, and compare the variance in each with the claimed one."""
     halves = np.repeat([each.part_freedom / 2 for each in seen], parts)
     stretches = by_parts(seen, parts)
     found = np.sqrt(np.einsum("ij,ij->i", stretches, stretches) / (2 * halves))

@@ -6,14 +6,14 @@ all coordinates.
 
 Noise on a lattice: where the released values have a smallest distance of g standard deviations, the chance that R
 rounds have at most the norm r is at most (1 + g^2 / 4)^R times that of the normal law for r + g sqrt(R) / 2, because
-each point of the lattice is as likely as its cell, but for that factor. Discrete Gaussian and Skellam noise have an
+each point of the lattice is as likely as its cell, up to that factor. Discrete Gaussian and Skellam noise have an
 excess kurtosis of at most g^2, which widens the sum of n squares as 1 + g^2 / 2 times fewer of them would; this is
 used where a limit is at least one step of the lattice. So the limits are exact for normal noise, and on a coarse
 lattice less is found. A contribution that is longer than expected only adds to the squares, so an error of the clip
 raises no alarm here.
 
-Power, computed from the law for a false alarm of 1e-6 in all. The noise of one coordinate alone is found, but for at
-most one case in 1,000, where what is left of the standard deviation is at most:
+Power, computed from the law for a false alarm of 1e-6 in all. The noise of one coordinate alone is found, except
+in at most one case in 1,000, where what is left of the standard deviation is at most:
 
 =========== ======== ========= ========= =========
 coordinates 8 rounds 22 rounds 40 rounds 64 rounds
@@ -139,7 +139,7 @@ def _limit_of_group(squares: int, chance: float, gap: float) -> float:
 
 
 def _limit(squares: int, chance: float, gap: float) -> float:
-    """Return a limit of the root of the mean of so many squares, undercut with at most this probability."""
+    """Return a limit of the root of the mean of this many squares, undercut with at most this probability."""
     if gap >= 2:
         return 0.0
     log_chance = math.log(chance) - squares * math.log1p(gap**2 / 4)

@@ -1,7 +1,7 @@
 """One client's update from two sums that differ by this client.
 
-Threat model: whoever sees two weighted means over clients that sent the same updates to both, one of them without one
-client: an honest server that repeats a round, or statistics of overlapping groups.
+Threat model: anyone who sees two weighted means over clients that sent the same updates to both, where one mean leaves
+one client out: an honest server that repeats a round, or statistics of overlapping groups.
 
 What defeats it: noise, or never letting one update enter two sums. Secure aggregation and encryption do not: both sums
 are what they are made to show.

@@ -111,10 +111,10 @@ def exact_inputs(
         seed: Decides where searches start.
 
     Returns:
-        Inputs for all records, or none. Failure is no error. Without `weights` the inputs can be wrong, above all on
-        trained networks. With `weights` the attack checks that each input turns on the units in which it left a slope
-        and no others, with up to 15 % of exceptions. It repairs what disagrees, and gives nothing if it cannot. A wrong
-        answer then needs records that turn on almost the same units.
+        Inputs for all records, or none. Failure is not an error. Without `weights` the inputs can be wrong, above all
+        on trained networks. With `weights` the attack checks that each input turns on the units in which it left a
+        slope and no others, with up to 15 % of exceptions. It repairs what disagrees, and gives nothing if it cannot. A
+        wrong answer then needs records that turn on almost the same units.
 
     Raises:
         ConfigError: The shapes do not fit, a value is not finite, the gradient is zero, only one of `weights` and

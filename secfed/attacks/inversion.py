@@ -92,7 +92,7 @@ class CrossEntropy:
         """Return the labels as probabilities, shape `(records, classes)`; None if they are unknown.
 
         Raises:
-            ConfigError: There are not as many labels as records, or a label is no class.
+            ConfigError: There are not as many labels as records, or a label is not a class.
         """
         if self.labels is None:
             return None

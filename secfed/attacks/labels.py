@@ -4,7 +4,7 @@ With softmax and cross-entropy the gradient of class c's bias is the mean of p_c
 minus the label. Of one record only the label's entry is negative. A mean over many is the mixture of what each label
 alone does, which an adversary finds out with the model, which it knows, and records of its own.
 
-Threat model: whoever sees the gradient, or change, of the last layer: of one client, or of a sum, however large.
+Threat model: anyone who sees the gradient, or change, of the last layer: of one client, or of a sum of any size.
 
 What defeats it: noise. A sum over many clients does not: it tells how many of them have which label.
 

@@ -4,7 +4,7 @@ For a layer z = W x + b the gradient of one record is dL/dW = d x^T and dL/db = 
 its entry of the second is the input. A change of the model by any number of steps on the same record is a multiple of
 that. Of several records, or of several clients' sum, each row gives a mixture: weighted means of the inputs.
 
-Threat model: whoever sees the gradient, or change, of a first linear layer with a bias: an honest server without
+Threat model: anyone who sees the gradient, or change, of a first linear layer with a bias: an honest server without
 protection, or with a cohort of one record.
 
 What defeats it: a sum over many records of many clients (the mixture looks like a mean record), and noise. Secure

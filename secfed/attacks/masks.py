@@ -157,7 +157,7 @@ def weak_seed(masked: npt.ArrayLike, expand: Expand, bits: int, like: Like) -> S
         like: What an update looks like.
 
     Returns:
-        The update of the first seed that fits, or that there is none.
+        The update of the first seed that fits, or the result that no seed fits.
 
     Raises:
         ConfigError: The vector is not of this kind, a known entry is not in it, the masks have another shape or dtype,

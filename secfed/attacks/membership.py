@@ -10,10 +10,10 @@ Every score is the larger, the likelier the record is a member. `roc` turns scor
 curve is a mean over all thresholds; what an adversary can be sure of is in the true positive rate at a false positive
 rate of 1 % or 0.1 %. Next to each there is what guessing reaches (`MembershipResult.chance_auc`, `chance_tpr`).
 
-Threat model: for `loss_attack` and `lira` whoever can query the published model (all clients, and everybody it is
-published to) and has the candidate record with its label; for `lira` also other records of the same distribution, to
-train models of its own on. For `update_alignment` whoever sees the update and the model that it started from: an
-honest server, of a client's own update without protection, and of the cohort's sum under secure aggregation too.
+Threat model: for `loss_attack` and `lira`, anyone who can query the published model (all clients, and everyone it is
+published to) and has the candidate record with its label. `lira` also needs other records of the same distribution, to
+train models of its own. For `update_alignment`, anyone who sees an update and the model that it started from: an honest
+server sees each client's update without protection, and also the cohort's sum under secure aggregation.
 
 What defeats it: noise of differential privacy (a release with epsilon and delta allows no true positive rate above
 e^epsilon times the false positive rate plus delta, by any attack); many records for the size of the model; models that
@@ -137,7 +137,7 @@ def roc(scores: npt.ArrayLike, members: npt.ArrayLike) -> MembershipResult:
         members: Which records were trained on, shape `(records,)`: for scoring alone.
 
     Raises:
-        ConfigError: The shapes do not fit, a score is not finite, or there is no member or nobody else.
+        ConfigError: The shapes do not fit, a score is not finite, or all or none of the candidates are members.
     """
     values = _vector(scores, "scores")
     truth = np.asarray(members)
@@ -184,7 +184,7 @@ def confidences(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Array:
         Shape `(..., records)`, without the loss of digits near p = 1.
 
     Raises:
-        ConfigError: The shapes do not fit, a logit is not finite, there is one class only, or a label is none of them.
+        ConfigError: The shapes do not fit, a logit is not finite, there is only one class, or a label is not a class.
     """
     values, classes = np.asarray(logits, np.float64), np.asarray(labels)
     if values.ndim < 2 or values.shape[-1] < 2 or classes.shape != values.shape[-2:-1]:
@@ -308,7 +308,7 @@ def _gaussians(models: Array, chosen: Bools, each: bool, what: str) -> tuple[Arr
 
 
 def _log_density(values: Array, means: Array, variances: Array) -> Array:
-    """Return the logarithm of the normal density, but for a constant."""
+    """Return the logarithm of the normal density, up to a constant."""
     found: Array = -0.5 * ((values - means) ** 2 / variances + np.log(variances))
     return found
 

@@ -78,8 +78,8 @@ def train_shadows(
         start: What training starts from: one model for all, as where a federation publishes its first one, or arrays
             with a leading axis of models. None: each model draws its own.
         seed: Decides the models' weights and orders; never a secret.
-        numbers: Each model's number, from which with the seed all its chance follows; None numbers them from 0. A
-            model trained alone is the one trained among others under the same number, but for rounding.
+        numbers: Each model's number, which with the seed determines all its random choices; None numbers them from 0.
+            A model trained alone equals the one trained among others under the same number, up to rounding.
 
     Returns:
         The models, as arrays with a leading axis of models.

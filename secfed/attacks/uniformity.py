@@ -1,6 +1,6 @@
 """Are masked vectors distinguishable from uniform numbers?
 
-Threat model: whoever sees the masked vectors of one or more sessions: an honest, curious server.
+Threat model: anyone who sees the masked vectors of one or more sessions: an honest but curious server.
 
 What defeats it: masks from a good keystream, fresh in every session. What it cannot see: a mask whose seed can be
 guessed, for the keystream of a weak seed looks as uniform as that of a strong one. So a pass is necessary for secrecy,
@@ -33,7 +33,7 @@ Array = npt.NDArray[np.float64]
 Points = npt.NDArray[np.complex128]
 
 FEWEST_ENTRIES = 64
-# A bin of the chi-square test expects at least so many entries: with these the tail of the distribution is close.
+# A bin of the chi-square test expects at least this many entries: with these the tail of the distribution is close.
 _EXPECTED = 32
 # Entries of each vector that are turned into points at a time.
 _BLOCK = 1 << 14

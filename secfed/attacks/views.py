@@ -117,7 +117,7 @@ class View:
 
         They subtract their own updates from the mean. Secure aggregation on a k-regular graph gives more away if the
         server works with all `neighbors` of a client; `secagg.parameters` chooses the graph so that this happens to
-        nobody, and it is not in this view.
+        no client, and it is not in this view.
 
         Args:
             transcript: Of `aggregate(..., record=True)`.
@@ -127,7 +127,7 @@ class View:
             released: The mean that clients are given; None: the server works with them, so they have what it saw.
 
         Raises:
-            ConfigError: There is no transcript; a client is not in the sum, or nobody else is; weights do not fit.
+            ConfigError: There is no transcript; a client is not in the sum, or is alone in it; weights do not fit.
         """
         server = cls.of_server(transcript)
         recorded = _checked(transcript)

@@ -16,7 +16,7 @@ from secfed.errors import ConfigError, SecFedError
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Up to here epsilon is drawn after each round, above after so many rounds spread evenly.
+# Up to here epsilon is drawn after each round, above after this many rounds spread evenly.
 _EACH_ROUND = 1000
 _POINTS = 200
 # False positive rates at which membership tests are measured, and the smallest one that is drawn.

@@ -91,9 +91,9 @@ def secfed(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Hold the options that come before a command: `simulate` trains, with or without privacy; the others keep budgets.
+    """Take the options that come before a command.
 
-    What `secfed --help` says is `app`'s own help.
+    The text of `secfed --help` is `app`'s own help.
     """
 
 
@@ -102,14 +102,14 @@ def simulate(
     context: typer.Context,
     dataset: Annotated[
         Dataset,
-        typer.Option(help="Data to train on; mnist and faces need the extra data, synthetic is made up."),
+        typer.Option(help="Data to train on; mnist and faces need the extra `data`, synthetic is generated."),
     ] = Dataset.DIGITS,
     clients: Annotated[
         int | None,
         typer.Option(
             min=1,
             show_default="50, with privacy 300",
-            help="Number of clients. Of digits, 13 are its writers; above, each class is dealt out unequally.",
+            help="Number of clients. Up to 13, clients of digits hold whole writers; more share each class unevenly.",
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Number of training rounds.")] = 30,
@@ -127,7 +127,7 @@ def simulate(
         typer.Option(
             callback=positive,
             show_default="1, with fedadagrad, fedadam, fedyogi 0.1",
-            help="Factor on the server's step; not with fedasync.",
+            help="Factor on the server's step; not allowed with fedasync.",
         ),
     ] = None,
     server_momentum: Annotated[
@@ -148,14 +148,18 @@ def simulate(
     ] = None,
     buffer_size: Annotated[
         int | None,
-        typer.Option(min=1, show_default="10", help="With --algorithm fedbuff: ready clients that make a round."),
+        typer.Option(
+            min=1,
+            show_default="10",
+            help="With --algorithm fedbuff: the server steps when this many clients are ready.",
+        ),
     ] = None,
     concurrency: Annotated[
         int | None,
         typer.Option(
             min=1,
             show_default="20, with fedasync 10",
-            help="With --algorithm fedbuff or fedasync: clients that train at the same time.",
+            help="With --algorithm fedbuff or fedasync: how many clients train at the same time.",
         ),
     ] = None,
     staleness_exponent: Annotated[
@@ -163,7 +167,7 @@ def simulate(
         typer.Option(
             callback=positive,
             show_default="0.5",
-            help="With --algorithm fedbuff or fedasync: an update counts (1 + steps missed) to minus this power.",
+            help="With --algorithm fedbuff or fedasync: an update is weighted by (1 + steps missed) ** -exponent.",
         ),
     ] = None,
     mixing: Annotated[
@@ -172,14 +176,14 @@ def simulate(
             max=1,
             callback=positive,
             show_default="0.3",
-            help="With --algorithm fedasync: how far the model moves to what a client trained.",
+            help="With --algorithm fedasync: how far the model moves toward a client's model.",
         ),
     ] = None,
     speed_spread: Annotated[
         float,
         typer.Option(
             callback=not_negative,
-            help="How unequally fast clients train: standard deviation of the logarithm of their times.",
+            help="How much clients differ in speed: standard deviation of the logarithm of their training times.",
         ),
     ] = 0.0,
     deadline: Annotated[
@@ -187,17 +191,15 @@ def simulate(
         typer.Option(
             callback=positive,
             show_default="none",
-            help="How long a round waits for slow clients; the median client trains for 1.",
+            help="How long a round waits for slow clients, in training times of the median client.",
         ),
     ] = None,
     target: Annotated[
-        float, typer.Option(callback=fraction, help="Accuracy of which the run says when it was reached.")
+        float, typer.Option(callback=fraction, help="The run reports when it reached this accuracy.")
     ] = 0.9,
     dropout: Annotated[
         float,
-        typer.Option(
-            callback=probability, help="Probability that a client falls silent in a round, at a random stage."
-        ),
+        typer.Option(callback=probability, help="Probability that a client drops out of a round, at a random stage."),
     ] = 0.1,
     threshold: Threshold = None,
     neighbors: Annotated[
@@ -205,10 +207,12 @@ def simulate(
         typer.Option(
             min=1,
             show_default="all, with privacy and more than 100 clients 28",
-            help="Clients that share masks with one client, even.",
+            help="How many neighbors each client shares masks with (even).",
         ),
     ] = None,
-    adversary: Annotated[AdversaryChoice, typer.Option(help="Whom secagg withstands.")] = AdversaryChoice.SEMI_HONEST,
+    adversary: Annotated[
+        AdversaryChoice, typer.Option(help="The server that secagg protects against.")
+    ] = AdversaryChoice.SEMI_HONEST,
     key_bits: KeyBits = 3072,
     sampling_rate: Annotated[
         float, typer.Option(max=1, callback=positive, help="Probability that a client joins a round's cohort.")
@@ -217,7 +221,7 @@ def simulate(
         float,
         typer.Option(
             callback=positive,
-            help="With more than 13 clients: the smaller, the fewer classes a client has (Dirichlet).",
+            help="With more than 13 clients: smaller values give each client fewer classes (Dirichlet).",
         ),
     ] = 0.5,
     clip: Annotated[
@@ -226,44 +230,49 @@ def simulate(
     ] = 4.0,
     bits: Annotated[
         int | None,
-        typer.Option(min=2, max=32, show_default="16, or 12 to 15", help="Bits of a rounded value; few want a --clip."),
+        typer.Option(
+            min=2,
+            max=32,
+            show_default="16, or 12 to 15",
+            help="Bits of a rounded value. With few bits, also set --clip.",
+        ),
     ] = None,
     scale_weights: Annotated[
-        bool, typer.Option("--scale-weights", help="Weigh values before they are rounded: for few --bits.")
+        bool, typer.Option("--scale-weights", help="Multiply by weights before rounding; useful with few --bits.")
     ] = False,
     compression: Annotated[
         str,
         typer.Option(
             callback=readable_maps,
             show_default="none",
-            help="What makes updates shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
+            help="How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
         ),
     ] = "",
     privacy: Annotated[
-        PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
+        PrivacyChoice, typer.Option(help="Who adds noise to the sum: no one, the server, or each client a share.")
     ] = PrivacyChoice.NONE,
     epsilon: Annotated[
-        float, typer.Option(callback=positive, help="With --privacy: budget of all rounds; the noise follows from it.")
+        float, typer.Option(callback=positive, help="With --privacy: budget of all rounds together; it sets the noise.")
     ] = 3.0,
-    delta: Annotated[float, typer.Option(callback=fraction, help="With --privacy: budget of all rounds.")] = 1e-5,
+    delta: Annotated[float, typer.Option(callback=fraction, help="With --privacy: delta of the budget.")] = 1e-5,
     clip_norm: Annotated[
         float,
         typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm."),
     ] = 1.0,
     seed: Annotated[
-        int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
+        int, typer.Option(min=0, help="Makes the run repeatable. It never determines secrets or noise.")
     ] = 0,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+        bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
     ] = False,
 ) -> None:
-    """Train on a real data set under secure aggregation or Paillier encryption, and in the clear beside it.
+    """Train on a real data set under secure aggregation or Paillier encryption, and again in the clear to compare.
 
-    With --privacy central or distributed all rounds together spend at most --epsilon at --delta. With --privacy
-    distributed there is another run, in which the server adds the noise. Next to any other algorithm there is a run of
-    plain fedavg. The parameters of algorithms were chosen for digits. An option that has no effect in the chosen mode
-    is an error.
+    With --privacy central or distributed, all rounds together spend at most --epsilon at --delta. With --privacy
+    distributed there is a third run, in which the server adds the noise. With an algorithm other than fedavg there is
+    also a run of plain fedavg. The default parameters of the algorithms were chosen for digits. An option that has no
+    effect in the chosen mode is an error.
     """
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console

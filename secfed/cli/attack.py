@@ -69,26 +69,27 @@ def attack(
     every: Annotated[bool, typer.Option("--all", help="Every attack against every protection: the matrix.")] = False,
     aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.PLAIN,
     privacy: Annotated[
-        PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
+        PrivacyChoice, typer.Option(help="Who adds noise to the sum: no one, the server, or each client a share.")
     ] = PrivacyChoice.NONE,
     clients: Annotated[
-        int, typer.Option(min=2, max=100, help="Number of clients; each has one picture. For masks 3 or more.")
+        int,
+        typer.Option(min=2, max=100, help="Number of clients; each has one picture. The attack masks needs 3 or more."),
     ] = 8,
     epsilon: Annotated[
-        float, typer.Option(callback=positive, help="With --privacy: budget of this round; the noise follows from it.")
+        float, typer.Option(callback=positive, help="With --privacy: budget of this round; it sets the noise.")
     ] = 3.0,
-    delta: Annotated[float, typer.Option(callback=fraction, help="With --privacy: budget of this round.")] = 1e-5,
+    delta: Annotated[float, typer.Option(callback=fraction, help="With --privacy: delta of the budget.")] = 1e-5,
     clip_norm: Annotated[
         float, typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm.")
     ] = 1.0,
     key_bits: KeyBits = 3072,
     adversary: Annotated[
         AdversaryName,
-        typer.Option(help="Who attacks; all are honest and curious. An outsider reads a wire that nothing encrypts."),
+        typer.Option(help="Who attacks; all are honest but curious. An outsider reads traffic without TLS."),
     ] = AdversaryName.SERVER,
     colluders: Annotated[
         int | None,
-        typer.Option(min=1, help="With clients that work together: how many; by default all but one."),
+        typer.Option(min=1, help="How many clients work together; by default all but one."),
     ] = None,
     quick: Annotated[
         bool,
@@ -97,17 +98,17 @@ def attack(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Makes the run repeatable; secrets never come from it, nor does noise.")
+        int, typer.Option(min=0, help="Makes the run repeatable. It never determines secrets or noise.")
     ] = 0,
     seed_bits: Annotated[
-        int, typer.Option(min=1, max=32, help="For masks: bits of the weak pair seed; 32 take one to two minutes.")
+        int, typer.Option(min=1, max=32, help="For masks: bits of the weak pair seed; 32 bits take one to two minutes.")
     ] = 26,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+        bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
     ] = False,
 ) -> None:
-    """Attack recorded rounds on real pictures, with what the adversary saw of them and nothing else.
+    """Attack recorded rounds on real pictures, using only what the adversary saw.
 
     The command prints two controls next to each figure: the mean picture, and the same attack on noise.
 

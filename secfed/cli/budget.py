@@ -51,27 +51,33 @@ Noise = Annotated[
     float,
     typer.Option(callback=positive, help="Standard deviation of the noise in the sum, divided by the clip norm."),
 ]
-Epsilon = Annotated[float, typer.Option(callback=positive, help="The most that may be spent.")]
+Epsilon = Annotated[float, typer.Option(callback=positive, help="The largest epsilon that may be spent.")]
 Delta = Annotated[
     float,
-    typer.Option(callback=fraction, help="The chance that epsilon leaves out; far below 1 / clients."),
+    typer.Option(
+        callback=fraction, help="Probability that the epsilon bound does not cover; choose far less than 1 / clients."
+    ),
 ]
 Rounds = Annotated[int, typer.Option(min=1, max=_MOST, help="How many rounds.")]
 Rate = Annotated[
     float | None,
-    typer.Option(callback=_rate, help="Probability that a client joins a round, or the cohort's part of the clients."),
+    typer.Option(
+        callback=_rate, help="Probability that a client joins a round, or the cohort's fraction of all clients."
+    ),
 ]
 SamplingOption = Annotated[
-    SamplingChoice, typer.Option(help="Each client by its own coin, or a cohort of fixed size among all clients.")
+    SamplingChoice, typer.Option(help="Each client joins by its own coin flip, or cohorts have a fixed size.")
 ]
 Cohort = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: clients in a round.")]
 Population = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: all clients.")]
 Relation = Annotated[
     AdjacencyChoice,
-    typer.Option(help="A client's data are there or not, or replaced by any other (moves a sum twice as far)."),
+    typer.Option(
+        help="A client's data are added or removed, or replaced by any other data (moves a sum twice as far)."
+    ),
 ]
 File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 
 
 def epsilon(
@@ -93,7 +99,7 @@ def epsilon(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds, each rounded away from it.
+    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds, each rounded outward.
 
     Also mu of Gaussian privacy, and the true positive rates that membership tests cannot pass.
     """
@@ -171,10 +177,10 @@ def spend(
     sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
-    label: Annotated[str, typer.Option(help="Words for the listing.")] = "",
+    label: Annotated[str, typer.Option(help="A text for the listing.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Record rounds of Gaussian noise, or refuse them if they would overspend: before the noise is drawn."""
+    """Record rounds of Gaussian noise before the noise is drawn, or refuse them if they would overspend."""
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     from secfed.cli import accounting
 
@@ -228,7 +234,7 @@ def remaining(
 
 
 def _opened(file: Path) -> "dp.Ledger":
-    """Open a ledger; a file that is none is no wrong use of the command."""
+    """Open a ledger; if the file is not a ledger, that does not count as wrong use of the command."""
     from secfed import dp
 
     try:

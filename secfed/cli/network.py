@@ -31,8 +31,8 @@ Roster = Annotated[
     Path | None,
     typer.Option(
         dir_okay=False,
-        help="A JSON file with the public identity key of each client by id. The session then withstands a malicious "
-        "server, and every client proves who it is.",
+        help="A JSON file with the public identity key of each client by id. The session is then safe against a "
+        "malicious server, and every client proves who it is.",
     ),
 ]
 Seconds = Annotated[
@@ -51,24 +51,24 @@ Insecure = Annotated[
     bool,
     typer.Option(
         "--insecure",
-        help="Allow plain HTTP between machines, and there sessions without a roster: for closed networks only.",
+        help="Allow plain HTTP, and sessions without a roster, between machines: for closed networks only.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 
 Compression = Annotated[
     str,
     typer.Option(
         callback=readable_maps,
         show_default="none",
-        help="What makes updates shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
+        help="How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
     ),
 ]
 ScaleWeights = Annotated[
-    bool, typer.Option("--scale-weights", help="Weigh values before they are rounded: for few --bits.")
+    bool, typer.Option("--scale-weights", help="Multiply by weights before rounding; useful with few --bits.")
 ]
 PrivacyOption = Annotated[
-    PrivacyChoice, typer.Option(help="Who adds noise to the sum: nobody, the server, or every client a share.")
+    PrivacyChoice, typer.Option(help="Who adds noise to the sum: no one, the server, or each client a share.")
 ]
 ClipNorm = Annotated[
     float | None,
@@ -77,7 +77,8 @@ ClipNorm = Annotated[
 NoiseMultiplier = Annotated[
     float | None,
     typer.Option(
-        callback=positive, help="With --privacy: standard deviation of the noise, divided by --clip-norm; see noise."
+        callback=positive,
+        help="With --privacy: standard deviation of the noise, divided by --clip-norm; `secfed noise` finds it.",
     ),
 ]
 _WITHOUT_EFFECT = (
@@ -114,22 +115,22 @@ def serve(
         Path,
         typer.Option(
             dir_okay=False,
-            help="An .npz file with the names, shapes and float dtypes of an update, such as the model's; its values "
-            "play no part.",
+            help="An .npz file with the names, shapes and float dtypes of an update, such as the model; its values "
+            "are not used.",
         ),
     ],
     clients: Annotated[int | None, typer.Option(help="Without a roster: how many clients, with ids from 1.")] = None,
     roster: Roster = None,
     threshold: Threshold = None,
     neighbors: Annotated[
-        int | None, typer.Option(show_default="all", help="Clients that share masks with one client, even.")
+        int | None, typer.Option(show_default="all", help="How many neighbors each client shares masks with (even).")
     ] = None,
-    colluders: Annotated[int, typer.Option(help="Most holders of one client that may collude.")] = 0,
+    colluders: Annotated[int, typer.Option(help="How many holders of one client may collude.")] = 0,
     session_colluders: Annotated[
         int | None,
         typer.Option(
-            help="With a roster and --neighbors: most clients of the session that may collude. Without it, clients "
-            "refuse the session unless they have --allow-divisible."
+            help="With a roster and --neighbors: how many clients of the session may collude. Without this option, "
+            "clients refuse the session unless they have --allow-divisible."
         ),
     ] = None,
     clip: Annotated[float, typer.Option(callback=positive, help="Values are clipped to [-clip, clip].")] = 4.0,
@@ -145,11 +146,12 @@ def serve(
         typer.Option(
             min=2,
             show_default="--threshold",
-            help="With --privacy distributed: fewest clients in the sum, whose noise suffices.",
+            help="With --privacy distributed: fewest clients in the sum; their noise must be enough.",
         ),
     ] = None,
     delta: Annotated[
-        float, typer.Option(callback=fraction, help="With --privacy and no --ledger: where epsilon is told.")
+        float,
+        typer.Option(callback=fraction, help="With --privacy and no --ledger: the delta at which epsilon is printed."),
     ] = 1e-5,
     ledger: Annotated[
         Path | None,
@@ -161,7 +163,7 @@ def serve(
     ] = None,
     round_: Annotated[int, typer.Option("--round", min=0, help="The number of the training round.")] = 0,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 8765,
     tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, a PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
     insecure: Insecure = False,
@@ -171,7 +173,7 @@ def serve(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="A file that keeps the session. The same command with the same file goes on after a crash.",
+            help="A file that keeps the session. After a crash, the same command with the same file goes on.",
         ),
     ] = None,
     output: Annotated[Path, typer.Option(dir_okay=False, help="Where the mean is written.")] = Path("mean.npz"),
@@ -179,8 +181,8 @@ def serve(
 ) -> None:
     """Serve one session of secure aggregation: the weighted mean of the updates of the clients that join.
 
-    The server sees the mean and the sum of the weights, and no client's update. It ends when the session is over: with
-    exit code 0 and the mean in --output, or with 1 if too few clients were left. With --privacy it tells the epsilon.
+    The server sees the mean and the sum of the weights, but no client's update. It ends when the session is over: with
+    exit code 0 and the mean in --output, or with 1 if too few clients were left. With --privacy it prints the epsilon.
     An option that has no effect in the chosen mode is an error.
 
     Examples:
@@ -247,7 +249,8 @@ def join(
     client_id: Annotated[int, typer.Option("--id", help="This client's id in the session, or in the roster.")],
     weight: Annotated[int, typer.Option(min=1, help="The weight of the update, up to the session's largest.")] = 1,
     identity_file: Annotated[
-        Path | None, typer.Option("--identity", dir_okay=False, help="With --roster: what `secfed identity` made.")
+        Path | None,
+        typer.Option("--identity", dir_okay=False, help="With --roster: the file that `secfed identity` made."),
     ] = None,
     roster: Roster = None,
     threshold: Annotated[int, typer.Option(help="Refuse a session with a smaller threshold.")] = 2,
@@ -275,7 +278,7 @@ def join(
         typer.Option(
             dir_okay=False,
             show_default="the system's",
-            help="A PEM file with the authority, or the server's certificate itself, that is trusted.",
+            help="A PEM file with the authority to trust, or with the server's own certificate.",
         ),
     ] = None,
     insecure: Insecure = False,
@@ -284,16 +287,16 @@ def join(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="A file, with secrets, that keeps this client's part of the session. The same command with the same "
-            "file goes on after a crash. A new one for each session.",
+            help="A secret file that keeps this client's part of the session. After a crash, the same command with the "
+            "same file goes on. Use a new file for each session.",
         ),
     ] = None,
     record: Annotated[
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="A file that says to which session each update went, for all sessions of this client. An update that "
-            "went to another session is refused.",
+            help="A file that says which session each update went to; use one file for all sessions of this client. An "
+            "update that went to another session is refused.",
         ),
     ] = None,
     as_json: AsJson = False,

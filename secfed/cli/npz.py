@@ -14,7 +14,7 @@ def arrays_of(file: Path) -> dict[str, Any]:
     """Read the arrays of an .npz file.
 
     Raises:
-        ConfigError: It cannot be read, or is no .npz file of arrays.
+        ConfigError: It cannot be read, or is not an .npz file of arrays.
     """
     import numpy as np
 
@@ -30,7 +30,7 @@ def shapes_of(file: Path) -> dict[str, Any]:
     """Read names, shapes and dtypes of an .npz file; the arrays are zeros that take no memory.
 
     Raises:
-        ConfigError: It cannot be read, or is no .npz file of arrays.
+        ConfigError: It cannot be read, or is not an .npz file of arrays.
     """
     import numpy as np
 
@@ -71,4 +71,4 @@ def _named_errors(file: Path) -> Iterator[None]:
     except ConfigError:
         raise
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{file} is no .npz file of arrays: {error}") from None
+        raise ConfigError(f"{file} is not an .npz file of arrays: {error}") from None

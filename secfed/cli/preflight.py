@@ -32,16 +32,17 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def preflight(
     context: typer.Context,
-    values: Annotated[int, typer.Option(help="Values of an update: the parameters of the model.")],
+    values: Annotated[int, typer.Option(help="Number of values in an update: the parameters of the model.")],
     clients: Annotated[
-        int | None, typer.Option(help="Clients in a round; with --population they are drawn among that many.")
+        int | None, typer.Option(help="Clients in a round; with --population they are drawn from that many.")
     ] = None,
     population: Annotated[int | None, typer.Option(help="Clients that cohorts are drawn from.")] = None,
     sampling_rate: Annotated[
-        float | None, typer.Option(help="With --population: probability that each joins a round; not with --clients.")
+        float | None,
+        typer.Option(help="With --population, instead of --clients: probability that each client joins a round."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How many rounds.")] = 1,
-    dropout: Annotated[float, typer.Option(help="Probability that a client falls silent in a round.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Probability that a client drops out of a round.")] = 0.0,
     corrupt: Annotated[
         float | None, typer.Option(help="With secagg: fraction of the clients that may collude with the server.")
     ] = None,
@@ -51,16 +52,17 @@ def preflight(
     aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
     threshold: Threshold = None,
     neighbors: Annotated[
-        int | None, typer.Option(show_default="all", help="Clients that share masks with one client, even.")
+        int | None, typer.Option(show_default="all", help="How many neighbors each client shares masks with (even).")
     ] = None,
     adversary: Annotated[
-        AdversaryChoice | None, typer.Option(show_default="semi_honest", help="Whom secagg withstands.")
+        AdversaryChoice | None,
+        typer.Option(show_default="semi_honest", help="The server that secagg protects against."),
     ] = None,
     colluders: Annotated[
-        int | None, typer.Option(show_default="0", help="Most holders of one client that may collude.")
+        int | None, typer.Option(show_default="0", help="How many holders of one client may collude.")
     ] = None,
     session_colluders: Annotated[
-        int | None, typer.Option(help="Most clients of the session that may collude with a malicious server.")
+        int | None, typer.Option(help="How many clients of the session may collude with a malicious server.")
     ] = None,
     key_bits: Annotated[
         int | None, typer.Option(show_default="3072", help="With paillier: bits of the key, a multiple of 16.")
@@ -72,7 +74,9 @@ def preflight(
     clip: Annotated[
         float | None, typer.Option(show_default="4", help="Without privacy: values are clipped to [-clip, clip].")
     ] = None,
-    bits: Annotated[int | None, typer.Option(help="Bits of a rounded value; of an entry with clients' noise.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Bits of a rounded value; with noise from clients, bits of an entry.")
+    ] = None,
     max_weight: Annotated[
         int | None, typer.Option(show_default="1", help="Without privacy: the largest weight of a client.")
     ] = None,
@@ -84,28 +88,29 @@ def preflight(
         float | None, typer.Option(help="With privacy: standard deviation of the noise, divided by the clip norm.")
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="With privacy: budget of all rounds; without a noise multiplier, sets it.")
+        float | None,
+        typer.Option(help="With privacy: budget of all rounds; sets the noise multiplier if none is given."),
     ] = None,
-    delta: Annotated[
-        float | None, typer.Option(show_default="1e-5", help="With privacy: budget of all rounds.")
-    ] = None,
+    delta: Annotated[float | None, typer.Option(show_default="1e-5", help="With privacy: delta of the budget.")] = None,
     adjacency: Annotated[
         AdjacencyChoice | None,
-        typer.Option(show_default="add_remove", help="With privacy: a client's data are there or not, or replaced."),
+        typer.Option(
+            show_default="add_remove", help="With privacy: a client's data are added or removed, or replaced."
+        ),
     ] = None,
     mechanism: Annotated[
         MechanismChoice | None,
-        typer.Option(show_default="discrete_gaussian", help="With privacy distributed."),
+        typer.Option(show_default="discrete_gaussian", help="With privacy distributed: the law of the noise."),
     ] = None,
     minimum_survivors: Annotated[
-        int | None, typer.Option(help="With privacy distributed: fewest clients whose noise is in a sum.")
+        int | None, typer.Option(help="With privacy distributed: fewest clients whose noise may be in a sum.")
     ] = None,
     layers: Annotated[
         int | None, typer.Option(show_default="1", help="With privacy distributed: layers of removable noise.")
     ] = None,
     measure: Annotated[bool, typer.Option(help="Do one client's work here and time it: up to two seconds.")] = True,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+        bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
     ] = False,
 ) -> None:
     """Check a plan before anyone enrolls: what is wrong with it, what would work, and what a round costs.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Release:
     """The result of one session, on its way to a file.
 
-    The server's noise is drawn once: two noisy copies of one sum would tell more than the budget says. So the mean is
-    written to a file beside the output first, then the state says that it was released, then the file gets its name. A
+    The server's noise is drawn once: two noisy copies of one sum would reveal more than the budget says. So the mean
+    is written to a file next to the output first, then the state records the release, then the file gets its name. A
     server that was killed in between goes on from there and draws nothing.
 
     Args:
@@ -31,10 +31,10 @@ class Release:
         ledger: Where a private sum is accounted for.
 
     Raises:
-        BudgetExceededError: The ledger has no room for this sum; nobody has been asked for anything.
+        BudgetExceededError: The ledger has no room for this sum. No client has been asked for anything.
 
     Attributes:
-        found: What is told of the session, once it is over.
+        found: What is reported about the session, once it is over.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ def open_ledger(file: Path) -> "Ledger":
     """Open a ledger that was made before, with `secfed budget limit`.
 
     Raises:
-        ConfigError: There is none, or it was changed.
+        ConfigError: There is no ledger at this path, or it was changed.
     """
     from secfed.dp import Ledger
 

@@ -29,7 +29,7 @@ def keystream(seed: bytes, size: int, start: int = 0) -> bytes:
     """Return `size` bytes of the keystream from byte `start` on (SP 800-38A, section 6.5).
 
     Raises:
-        ValueError: The seed does not have 32 bytes, or `start` is no multiple of 16.
+        ValueError: The seed does not have 32 bytes, or `start` is not a multiple of 16.
     """
     if start % BLOCK_BYTES:
         raise ValueError(f"start {start} must be a multiple of {BLOCK_BYTES}")
@@ -81,7 +81,7 @@ def accumulate(
         start: Where a part begins: the bytes of the vector before it, a multiple of 16.
 
     Raises:
-        ValueError: A seed does not have 32 bytes, or `start` is no multiple of 16.
+        ValueError: A seed does not have 32 bytes, or `start` is not a multiple of 16.
     """
     if start % BLOCK_BYTES:
         raise ValueError(f"start {start} must be a multiple of {BLOCK_BYTES}")
@@ -102,7 +102,7 @@ def accumulate(
         for future in [
             pool.submit(_accumulate_span, vector, added, subtracted, *span, _SHARED_CHUNK_BYTES) for span in spans
         ]:
-            future.result()  # an exception in a thread must not leave half a mask behind in silence
+            future.result()  # an exception in a thread must not leave half a mask behind silently
 
 
 def _accumulate_span(

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def narrowest_dtype(modulus_bits: int) -> np.dtype[np.unsignedinteger[Any]]:
-    """Return the narrowest unsigned dtype that holds numbers of so many bits, up to 64."""
+    """Return the narrowest unsigned dtype that holds numbers of this many bits, up to 64."""
     return np.dtype(f"u{next(width for width in (8, 16, 32, 64) if width >= modulus_bits) // 8}")
 
 

@@ -106,7 +106,7 @@ def to_limbs(secret: bytes) -> Elements:
 
 
 def from_limbs(limbs: Elements) -> bytes | None:
-    """Join 9 limbs to the secret; None where they are no secret's (the shares did not belong together)."""
+    """Join 9 limbs to the secret; None where they are not a secret's (the shares did not belong together)."""
     number = 0
     for i, limb in enumerate(limbs.tolist()):
         if limb >> _LIMB_BITS:
@@ -136,10 +136,10 @@ def find_wrong(points: Elements, shares: Elements, threshold: int) -> npt.NDArra
 
     Returns:
         True where a share is wrong, shape `(holders,)`; None if more than `(holders - threshold) // 2` are wrong, so
-        that nobody can be named.
+        that no holder can be named.
     """
-    # One random combination of the limbs errs where any limb errs, but for a chance of 2^-31 that the final check of
-    # the secret catches.
+    # If any limb is wrong, one random combination of the limbs is wrong too, except with probability 2^-31. The final
+    # check of the secret catches that case.
     mixing = np.array([secrets.randbelow(field.P - 1) + 1 for _ in range(shares.shape[1])], np.uint64)
     values = field.reduce(field.multiply(shares, mixing).sum(axis=1, dtype=np.uint64))
     polynomial = _decode(points, values, threshold)

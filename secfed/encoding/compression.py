@@ -158,7 +158,7 @@ class LowRank(Compression):
         rank: At least 1.
 
     Raises:
-        ConfigError: The rank is no whole number from 1 to 2^32 - 1.
+        ConfigError: The rank is not a whole number from 1 to 2^32 - 1.
 
     Source: Konecny et al.: Federated Learning: Strategies for Improving Communication Efficiency, 2016, section 2
     ("low rank"); Sun et al.: Improving LoRA in Privacy-preserving Federated Learning, ICLR 2024, section 4.

@@ -101,7 +101,8 @@ class FixedPoint:
         """Return a weight as a whole number.
 
         Raises:
-            EncodingError: It is no whole number in [1, max_weight]. The text does not show it, for weights are secret.
+            EncodingError: It is not a whole number in [1, max_weight]. The text does not show the number,
+                because weights are secret.
         """
         try:
             whole = int(weight) if isinstance(weight, int | np.integer) or float(weight).is_integer() else None
@@ -157,7 +158,7 @@ class FixedPoint:
     ) -> Vector:
         """Encode values that lie in several arrays, as `encode` does when they are joined, but without joining them.
 
-        Beside the vector it takes memory for a block of values only.
+        Apart from the vector, it needs memory for only one block of values.
 
         Args:
             parts: Arrays of any shapes, finite, each read in C order; `size` values together.
@@ -225,7 +226,7 @@ class FixedPoint:
         weight = int(signed(total[-1:], self.modulus_bits)[0])
         if not 1 <= weight <= self.clients * self.max_weight:
             needed = f"needed 1 to {self.clients * self.max_weight}"
-            raise EncodingError(f"the weights sum to {weight}, {needed}: this is no sum of encoded vectors")
+            raise EncodingError(f"the weights sum to {weight}, {needed}: this is not a sum of encoded vectors")
         mean: npt.NDArray[np.floating[Any]] = np.empty(len(total) - 1, dtype)
         for start in range(0, len(mean), _CHUNK):
             sums = signed(total[:-1][start : start + _CHUNK], self.modulus_bits)

@@ -70,7 +70,7 @@ def structure(update: Update) -> Structure:
     """Describe an update.
 
     Raises:
-        EncodingError: It holds no arrays, or something that is no array of floating-point numbers.
+        EncodingError: It holds no arrays, or something that is not an array of floating-point numbers.
     """
     leaves = list(_leaves(update, ""))
     if not leaves:
@@ -131,7 +131,7 @@ def combine(function: Callable[..., npt.NDArray[Any]], first: Update, *others: U
         others: Updates with the same names and shapes.
 
     Raises:
-        EncodingError: Names or shapes differ, or something is no array.
+        EncodingError: Names or shapes differ, or something is not an array.
     """
     leaves = [list(_leaves(update, "")) for update in (first, *others)]
     places = [[(path, array.shape) for path, array in found] for found in leaves]

@@ -141,7 +141,7 @@ def walsh_hadamard(values: Array) -> None:
         values: Shape `(2**k,)`, contiguous, float32 or float64.
 
     Raises:
-        EncodingError: The length is no power of two, or the array is not contiguous.
+        EncodingError: The length is not a power of two, or the array is not contiguous.
     """
     size = len(values)
     if size < 1 or size & (size - 1):

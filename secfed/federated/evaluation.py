@@ -32,7 +32,7 @@ def evaluate(
 
     Raises:
         ConfigError: No clients, or parameters that do not fit so many.
-        EncodingError: A client's figures are no finite numbers, or have other names than the first client's.
+        EncodingError: A client's figures are not finite numbers, or have other names than the first client's.
         TooFewSurvivorsError: Too few clients.
     """
     data = dict(clients) if isinstance(clients, Mapping) else dict(enumerate(clients, start=1))

@@ -46,11 +46,11 @@ class Execution:
             number: The round's.
             model: The model as it is now.
             data: What `local_update` is given for each client of the cohort, by id.
-            silent: Clients that fall silent, and the first stage that they do not answer.
+            silent: Clients that drop out, and the first stage that they do not answer.
             rejected: Takes the reasons by client id.
 
         Raises:
-            TooFewSurvivorsError: Nobody is in the cohort, or too few are left.
+            TooFewSurvivorsError: No client is in the cohort, or too few are left.
             FaultyClientError: A client ended the session.
             ConfigError: This cohort cannot run a session.
             EncodingError: No client's result fits.
@@ -79,8 +79,9 @@ class Execution:
             prepared.check_cohort()  # before anybody trains
             aggregate = self._run(prepared, results, silent, rejected)
         except TooFewSurvivorsError:
-            # No sum was unmasked. That is no fact about the data where the size of the cohort is none, for who was
-            # missing is taken as none. But a Poisson cohort's size is, and its guarantee counts every round.
+            # No sum was unmasked. That reveals nothing about the data unless the size of the cohort does, because we
+            # assume that dropouts do not depend on data. A Poisson cohort's size does: its guarantee counts every
+            # round.
             if isinstance(worst, PoissonSampled):
                 spending.commit(worst)
             else:

@@ -21,17 +21,17 @@ class FedAvg(Training):
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
             model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected like one whose update does not fit.
+            `EncodingError`, the client is rejected, as if its update did not fit.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
         server_learning_rate: Factor on the mean; 1 is the paper's.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or up
-            to its `weight_cap`, and the sum is divided by the expected size of the cohort.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
-        adjacency: What `epsilon` is about, `"add_remove"` or `"replace"`; None takes that of the ledger or accountant,
-            else `"add_remove"`.
-        accountant: What was released before: the `accountant` of the last report of a run that is resumed. A ledger
-            knows that by itself.
+        adjacency: Which data sets `epsilon` compares, `"add_remove"` or `"replace"`. None takes that of the ledger or
+            accountant, or else `"add_remove"`.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget, ledger, adjacency or accountant without privacy.

@@ -15,15 +15,15 @@ from secfed.federated.training import TrainingOptions, Values, check_positive
 class FedBuff(Asynchronous):
     """The server steps as soon as `buffer_size` clients are ready, whichever model they trained from.
 
-    Nobody waits for slow clients. The clients of a full buffer are the cohort of one session, so under `secfed.SecAgg`
-    and `secfed.Paillier` the server sees the sum of the buffer only. A client knows from which model it began and which
-    one is there now. It multiplies its own update by the staleness weight before it encodes it: the server could not,
-    for it does not see the update. The sum is divided by the sum of the plain weights, so stale updates also make the
-    step shorter, as in the paper.
+    The server does not wait for slow clients. The clients of a full buffer are the cohort of one session, so under
+    `secfed.SecAgg` and `secfed.Paillier` the server sees the sum of the buffer only. A client knows from which model it
+    began and which one is there now. It multiplies its own update by the staleness weight before it encodes it: the
+    server could not, for it does not see the update. The sum is divided by the sum of the plain weights, so stale
+    updates also make the step shorter, as in the paper.
 
     Args:
         local_update: As for `secfed.FedAvg`; the model is the one that was there when the client began.
-        buffer_size: K of the paper. Under secure aggregation the threshold is a part of so many clients.
+        buffer_size: K of the paper. Under secure aggregation the threshold is a fraction of this many clients.
         concurrency: Clients that train at the same time, as long as there are enough that are neither training nor
             waiting in the buffer.
         server_learning_rate: Factor on the mean.

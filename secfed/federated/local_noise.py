@@ -7,7 +7,7 @@ from secfed.encoding.flatten import Update
 
 
 def local_noise(update: Update, *, clip_norm: float, noise_multiplier: float) -> tuple[Update, Event]:
-    """Clip an update and add noise to it, so that whoever sees it learns little of this client's data.
+    """Clip an update and add noise to it, so that anyone who sees it learns little of this client's data.
 
     It is for algorithms in which the server sees single updates, such as `secfed.FedAsync`, and for clients that trust
     no protocol. The noise is that of one client for itself alone: for the same epsilon the mean of n clients has

@@ -59,12 +59,12 @@ class Results:
                     raise EncodingError(reason)
                 update, weight = result
                 return update, weight
-            if reason:  # this one fell silent
+            if reason:  # this one dropped out
                 self.reject(trained, reason)
         raise LookupError(client_id)
 
     def finish(self) -> None:
-        """Train those that nobody asked for, so that the next round does not depend on who fell silent."""
+        """Train the clients that were not asked for, so that the next round does not depend on who dropped out."""
         for client_id, result in self._waiting:
             if reason := _objection(self._like, result):
                 self.reject(client_id, reason)

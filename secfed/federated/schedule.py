@@ -35,7 +35,7 @@ class Turn:
         cohort: Their ids, ascending.
         late: Those that do not answer before the deadline.
         starts: Where each one's training began; empty: all from the model of the round.
-        time: When all answers were there; None if nobody said how long training takes.
+        time: When all answers were there; None if it is not known how long training takes.
     """
 
     cohort: tuple[int, ...]
@@ -77,7 +77,7 @@ class Schedule(Protocol):
         """Return what `resume` reads: arrays by name."""
 
     def resume(self, saved: Memory, rounds: int, values: Values) -> None:
-        """Go on after so many rounds.
+        """Go on after this many rounds.
 
         Raises:
             ConfigError: This was saved by another kind of schedule.
@@ -88,7 +88,7 @@ def duration(durations: Durations, client_id: int, number: int) -> float:
     """Ask how long a client trains.
 
     Raises:
-        ConfigError: That is no positive finite number.
+        ConfigError: That is not a positive finite number.
     """
     seconds = durations(client_id, number)
     if not (isinstance(seconds, int | float | np.integer | np.floating) and 0 < seconds < math.inf):
@@ -208,7 +208,7 @@ class Arrivals:
             self._begun += 1
 
     def stepped(self, values: Values) -> None:
-        """Take the next model; forget those from which nobody trains any more."""
+        """Take the next model; forget the models from which no client trains any more."""
         self._version += 1
         used = {version for *_, version in self._training}
         self._models = {version: model for version, model in self._models.items() if version in used}

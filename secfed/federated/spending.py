@@ -61,8 +61,8 @@ class Spending:
         """Go on from what `saved` returned in an earlier run; that must not be lost.
 
         Raises:
-            ConfigError: There was a ledger then and is none now, or the other way round; or the adjacency is another
-                one; or this accountant has something else.
+            ConfigError: There was a ledger then and there is no ledger now, or the other way round; or the adjacency is
+                different; or this accountant has something else.
         """
         if self._ledger:
             if before is not None:

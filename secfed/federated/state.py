@@ -89,7 +89,7 @@ class TrainingState:
         """
         joined, digest = saved[:-_DIGEST_BYTES], saved[-_DIGEST_BYTES:]
         if joined[: len(_LAYOUT)] != _LAYOUT:
-            raise EncodingError("these bytes are no saved training state of this version of secfed")
+            raise EncodingError("these bytes are not a saved training state of this version of secfed")
         if hashlib.sha256(joined).digest() != digest:
             raise EncodingError("the saved training state is damaged: its digest is another one")
         try:

@@ -60,13 +60,13 @@ class Training(ABC):
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
         privacy: `CentralGaussian(...)` or `DistributedGaussian(...)`. All clients then count alike, or up to
             `weight_cap`, and the sum is divided by the expected size of the cohort. What rounds spend adds up over all
-            calls of `rounds`; an adaptive clip goes on from where it was. Under `Plain` noise is released also if
-            nobody is in the cohort.
+            calls of `rounds`; an adaptive clip goes on from where it was. Under `Plain` noise is released even if
+            the cohort is empty.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
         adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's or accountant's, or `"add_remove"`.
         accountant: What was released before, as the `accountant` of the last report of a run that is resumed: its
-            budget goes on. With a ledger there is no need: what that says is spent counts, whoever spent it.
+            budget goes on. With a ledger you do not need it: everything that the ledger says is spent counts.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget without privacy.
@@ -174,8 +174,8 @@ class Training(ABC):
                 cohort is then too small for secure aggregation by chance. With neither, all clients take part.
             seed: Makes the cohorts repeatable, also those of a run that goes on from a state, if it has the clients,
                 sampling and seed of the first one; secrets never come from it. Privacy from sampling needs cohorts that
-                nobody can foresee: leave it out where data are real.
-            dropouts: `dropouts(round, cohort)`: which clients fall silent and the first stage they do not answer
+                no one can predict: leave `seed` out if the data are real.
+            dropouts: `dropouts(round, cohort)`: which clients drop out and the first stage they do not answer
                 (simulation).
             durations: `durations(client_id, round)`: how long a client trains, in any unit (simulation). Reports then
                 have a `time`; a round takes as long as its slowest client.
@@ -192,7 +192,7 @@ class Training(ABC):
         Raises:
             TooFewSurvivorsError: Every round failed; raised after the last report.
             ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
-                them, a negative count, dropouts that are no function. A state of another algorithm, or one whose
+                them, a negative count, dropouts that are not a function. A state of another algorithm, or one whose
                 budget this training does not continue. Or too small a Poisson cohort is so likely that
                 it would cost more than a tenth of delta (of the budget, else of the ledger, else 1e-5), see
                 `docs/accountant.md`, section 2.1.

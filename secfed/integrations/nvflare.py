@@ -152,8 +152,8 @@ class SecureMean:
             The mean of those that stayed until they had sent their masked update.
 
         Raises:
-            ConfigError: Parameters that do not fit so many sites, or no training function.
-            EncodingError: The model is no update.
+            ConfigError: Parameters that do not fit this many sites, or no training function.
+            EncodingError: The model is not an update.
             TooFewSurvivorsError: Too many sites dropped out; its notes say why.
         """
         if not self._function:
@@ -233,7 +233,7 @@ class _Calls:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def tell(self, requests: Mapping[int, bytes]) -> None:
-        """Send messages that nobody needs to answer."""
+        """Send messages that need no answer."""
         for client_id, request in requests.items():
             with suppress(Exception):  # the round has failed already, and for another reason
                 getattr(self.proxies[client_id](expect_result=False), self.function)(self.session, request)
@@ -247,10 +247,10 @@ class _Calls:
 class PrivateUpdates(Filter):
     """A filter on a site's result that makes its update private: it clips, adds noise, and keeps a budget.
 
-    The unit of privacy is the site's whole update, and with it all data of the site: whoever sees everything that the
-    site releases can hardly tell its updates from any other updates (adjacency `"replace"`). That is much noise, for
-    there are no other sites for the site to hide among. It goes down in the mean of many sites only. Where the server
-    may see sums, `SecureMean` with `DistributedGaussian` gives far better models for the same epsilon.
+    The unit of privacy is the site's whole update, and with it all data of the site: anyone who sees everything that
+    the site releases can hardly tell its updates from any other updates (adjacency `"replace"`). That is much noise,
+    for there are no other sites for the site to hide among. It goes down in the mean of many sites only. Where the
+    server may see sums, `SecureMean` with `DistributedGaussian` gives far better models for the same epsilon.
 
     Args:
         clip_norm: The update is scaled down to this Euclidean norm, all arrays together.
@@ -268,11 +268,12 @@ class PrivateUpdates(Filter):
 
     Security:
         The update must be a difference (`DataKind.WEIGHT_DIFF`) of floating-point arrays. Everything else is blocked:
-        NVFlare sends an error without content when a filter raises. The result is made anew, and holds the noisy update
-        and the round's number only: no metrics, and no number of examples, so the server weighs all sites alike. The
-        noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole numbers.
-        A release counts as spent before its noise is drawn. A job's own filters are the job author's to leave out; a
-        site that does not trust the author puts the filter into its own `privacy.json`. Collab calls pass no filter.
+        NVFlare sends an error without content when a filter raises. The result is made again, and holds the noisy
+        update and the round's number only: no metrics, and no number of examples, so the server weighs all sites alike.
+        The noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole
+        numbers. A release counts as spent before its noise is drawn. A job's own filters are the job author's to leave
+        out; a site that does not trust the author puts the filter into its own `privacy.json`. Collab calls pass no
+        filter.
     """
 
     def __init__(self, clip_norm: float, epsilon: float, delta: float, rounds: int, ledger: str | None = None) -> None:
@@ -307,7 +308,7 @@ class PrivateUpdates(Filter):
             The noisy update. Of a failed task the return code alone.
 
         Raises:
-            ConfigError: The result is no weight difference, the ledger is for another budget, or this is the server.
+            ConfigError: The result is not a weight difference, the ledger is for another budget, or this is the server.
             EncodingError: A value is not finite, or no floating-point number.
             BudgetExceededError: The budget is spent; no noise was drawn.
         """
@@ -320,7 +321,7 @@ class PrivateUpdates(Filter):
             update = from_shareable(shareable)
         except ValueError:
             raise ConfigError(
-                "the result is no DXO: needed one of kind WEIGHT_DIFF, or no filter on this task"
+                "the result is not a DXO: needed one of kind WEIGHT_DIFF, or no filter on this task"
             ) from None
         if update.data_kind != DataKind.WEIGHT_DIFF:
             kind = getattr(update.data_kind, "value", update.data_kind)

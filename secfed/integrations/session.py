@@ -75,7 +75,7 @@ class Terms:
                 f"with neighbors {aggregator.neighbors} the threshold counts a site's neighbors: needed minimum_cohort"
             )
         policy = aggregator.policy or secagg.Policy()
-        checked = secagg.Policy(minimum_cohort=fewest)  # type: ignore[arg-type]  # it refuses what is no whole number
+        checked = secagg.Policy(minimum_cohort=fewest)  # type: ignore[arg-type]  # it refuses what is not a whole number
         policy = policy.for_cohorts_of(checked.minimum_cohort)
         # In the aggregator, so that private sums of sampled cohorts know which sizes the sites refuse.
         object.__setattr__(self, "aggregator", replace(aggregator, policy=policy))
@@ -92,8 +92,8 @@ class Terms:
             The transform and the configuration of the session.
 
         Raises:
-            ConfigError: Parameters that do not fit so many sites.
-            EncodingError: The model is no update.
+            ConfigError: Parameters that do not fit this many sites.
+            EncodingError: The model is not an update.
             TooFewSurvivorsError: No private sum can be made of so few sites, or of so many, when they are sampled.
         """
         transform = self.aggregator.transform(model, clients, None, self.privacy)
@@ -115,10 +115,10 @@ class Terms:
             config_bytes: What `to_bytes` of the server's configuration gave.
 
         Raises:
-            MalformedMessageError: These bytes are no parameters.
+            MalformedMessageError: These bytes are not parameters.
             FaultyServerError: A parameter is another one than this site insists on.
             ConfigError: So many sites cannot have a round under these terms.
-            EncodingError: The model is no update.
+            EncodingError: The model is not an update.
         """
         config = secagg.Config.from_bytes(config_bytes)
         clients = len(config.client_ids)

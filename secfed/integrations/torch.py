@@ -75,8 +75,8 @@ def load_arrays(
 
     Raises:
         ConfigError: As for `to_arrays`.
-        EncodingError: A name is missing or not expected; an array has another shape, or is no array of floating-point
-            numbers; a value is not finite, or too large for the tensor's dtype. Nothing has been written.
+        EncodingError: A name is missing or not expected; an array has another shape, or is not an array of
+            floating-point numbers; a value is not finite, or too large for its dtype. Nothing has been written.
     """
     _load(_traveling(target, include, buffers), arrays)
 
@@ -298,14 +298,14 @@ def load(module: torch.nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         MissingExtraError: safetensors is not installed.
-        EncodingError: The file is no safetensors file; a name is missing or not expected; a shape or kind of dtype
+        EncodingError: The file is not a safetensors file; a name is missing or not expected; a shape or kind of dtype
             differs; a value is too large for the module's dtype. Nothing has been written.
     """
     safetensors = _safetensors()
     try:
         found = safetensors.torch.load_file(os.fspath(path))
     except safetensors.SafetensorError as error:
-        raise EncodingError(f"{os.fspath(path)} is no safetensors file: {error}") from None
+        raise EncodingError(f"{os.fspath(path)} is not a safetensors file: {error}") from None
     groups = list(_grouped(_state(module)))
     first = {name: names[0] for names, _ in groups for name in names}
     _write({names[0]: tensor for names, tensor in groups}, {first.get(name, name): t for name, t in found.items()})

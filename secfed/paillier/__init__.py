@@ -11,10 +11,10 @@ sum of all clients, so slots add independently of each other (`packing.py`).
 
 A session has two stages. In ENCRYPTED_INPUT_COLLECTION the server sends each client a request; a client packs its
 vector, encrypts it under the public key and answers once; the server checks and multiplies. In DECRYPTION the server
-sends the product and the set of survivors to the key holder, which decrypts the sum; the server unpacks it. Whoever has
-not answered when the server closes a stage has dropped out.
+sends the product and the set of survivors to the key holder, which decrypts the sum; the server unpacks it. A client
+that has not answered when the server closes a stage has dropped out.
 
-The server never holds the private key. With a threshold key nobody does: each of several holders has a share, and
+The server never holds the private key. With a threshold key no party does: each of several holders has a share, and
 enough of them together decrypt. A dealer makes the shares and forgets them. A holder proves that it used its share, so
 the server names one that cheats and goes on with the others.
 

@@ -94,7 +94,7 @@ class Client:
             The response.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: C1; nothing has changed.
             StageError: C2, a second request; or the pool has too little noise or was forked. Nothing has changed.
             FaultyServerError: C3, the server has another configuration; the client has left the session.

@@ -37,8 +37,8 @@ class Config:
         length: Entries of a vector.
         modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
         bound: Largest absolute value of an entry read as a signed number. A slot is then as narrow as the sum allows.
-            0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so whoever decrypts
-            sees also how often their sum passes the modulus.
+            0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so the party
+            that decrypts also sees how often their sum passes the modulus.
         weights: Public whole weights, by client id or in the order of ascending ids, which the server multiplies in.
             None: all 1, and a client that multiplies its own weight in hides it.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
@@ -166,8 +166,8 @@ class Config:
             public_key: The key that this party knows to be the key holder's; never one that came with the bytes.
 
         Raises:
-            MalformedMessageError: These bytes are no configuration.
-            ConfigError: They are one, but for another key, or its parameters cannot work together.
+            MalformedMessageError: These bytes are not a configuration.
+            ConfigError: The configuration is for another key, or its parameters cannot work together.
         """
         if data[:HASH_BYTES] != public_key.id:
             raise ConfigError("the configuration is for another public key than this party's")
@@ -179,7 +179,7 @@ class Config:
                 offset += 4 + 8 * count
             length, modulus_bits, bound, minimum_cohort, round = _NUMBERS.unpack_from(data, offset)
         except struct.error:
-            raise MalformedMessageError(f"{len(data)} bytes are no configuration", len(data)) from None
+            raise MalformedMessageError(f"{len(data)} bytes are not a configuration", len(data)) from None
         offset += _NUMBERS.size
         found = cls(
             public_key,
@@ -249,14 +249,14 @@ class Config:
     def vector(
         self, totals: npt.NDArray[np.unsignedinteger[Any]], additions: int
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Return the sum modulo `2**modulus_bits` from the slots' totals of so many vectors."""
+        """Return the sum modulo `2**modulus_bits` from the slots' totals of this many vectors."""
         offset = np.uint64(self.bound * additions % (1 << 64))
         centred = totals.astype(np.uint64) - offset
         return (centred & np.uint64((1 << self.modulus_bits) - 1)).astype(self.dtype)
 
 
 def _by_client(weights: Any, ids: list[int]) -> dict[int, Any]:
-    """Return weights by ascending id; nothing where there are none.
+    """Return weights by ascending id; empty if there are no weights.
 
     Raises:
         ConfigError: They are not one for each client.

@@ -34,8 +34,8 @@ def deal(key_bits: int = 3072, *, holders: int, threshold: int, degree: int = 1)
         MissingExtraError: gmpy2, which finds the primes, is not installed.
 
     Security:
-        Whoever runs this sees the private key, and must forget it and all shares. Each share goes to its holder over a
-        private channel; everybody gets the same key.
+        The party that runs this sees the private key, and must forget it and all shares. Send each share to its holder
+        over a private channel; all parties get the same public key.
     """
     if not FEWEST_KEY_BITS <= key_bits <= MOST_KEY_BITS or key_bits % 16:
         raise ConfigError(f"key_bits {key_bits} must be a multiple of 16 from {FEWEST_KEY_BITS} to {MOST_KEY_BITS}")
@@ -46,7 +46,7 @@ def deal_insecure(key_bits: int = 1024, *, holders: int, threshold: int, degree:
     """Make a threshold key that others can break: for tests only.
 
     Raises:
-        ConfigError: `key_bits` is no multiple of 16 from 512 on, or another number is out of range.
+        ConfigError: `key_bits` is not a multiple of 16 from 512 on, or another number is out of range.
     """
     if key_bits < _SMALLEST_INSECURE or key_bits % 16:
         raise ConfigError(f"key_bits {key_bits} must be a multiple of 16, at least {_SMALLEST_INSECURE}")

@@ -48,7 +48,7 @@ def generate_insecure_keypair(key_bits: int = 1024, *, subgroup: bool = False) -
     """Make a key pair that others can break: for tests only.
 
     Raises:
-        ConfigError: `key_bits` is no multiple of 16 from 1024 on.
+        ConfigError: `key_bits` is not a multiple of 16 from 1024 on.
     """
     if key_bits < _SMALLEST_INSECURE or key_bits % 16:
         raise ConfigError(f"key_bits {key_bits} must be a multiple of 16, at least {_SMALLEST_INSECURE}")
@@ -93,7 +93,7 @@ def safe_primes(key_bits: int) -> tuple[int, int]:
 
 
 def _safe_prime(bits: int) -> int:
-    """Return 2 k + 1 of so many bits, its two top bits set, for the first prime k after a random one that gives one."""
+    """Return 2 k + 1 of that many bits, two top bits set, for the first prime k after a random one that gives one."""
     _is_prime(3)  # says what is missing before anything is computed
     while True:
         start = 3 << (bits - 3) | _random(bits - 3) | 1
@@ -153,7 +153,7 @@ def _prime_order() -> int:
 
 
 def _prime_above(bits: int, order: int) -> int:
-    """Return a prime p of so many bits, 3 modulo 4, whose p - 1 the order divides; its two top bits are set."""
+    """Return a prime p of this many bits, 3 modulo 4, whose p - 1 the order divides; its two top bits are set."""
     while True:
         high = 3 << (bits - 2) | _random(bits - 2)
         cofactor = high // (2 * order) | 1  # odd, so p is 3 modulo 4

@@ -53,7 +53,7 @@ def inverse(number: int, modulus: int) -> Any:
     """Return the inverse modulo `modulus`.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The number has no inverse.
     """
     return integer(pow(int(number), -1, int(modulus))) if gmpy2 is None else gmpy2.powmod(number, -1, modulus)
 
@@ -78,7 +78,7 @@ def product_of_powers(bases: Sequence[int], exponents: Sequence[int], modulus: i
     together first (Pippenger's buckets).
     """
     bits = max((int(exponent).bit_length() for exponent in exponents), default=0)
-    # Digits of so many bits need the fewest multiplications.
+    # Digits of this many bits need the fewest multiplications.
     width = min(range(1, 17), key=lambda width: -(-bits // width) * (len(bases) + (2 << width)))
     mask = (1 << width) - 1
     product = integer(1)

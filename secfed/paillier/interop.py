@@ -4,7 +4,7 @@ phe is under the GPL version 3, secfed under Apache 2.0: phe is an extra, import
 called. A program that uses both must meet the terms of both.
 
 Two things that differ. phe attaches a public exponent of base 16 to every number, which tells the magnitude of floats;
-ours carry nothing (the exponent is 0). And phe's keys are no keys of Damgard, Jurik and Nielsen, so they take noise
+ours carry nothing (the exponent is 0). And phe's keys are not keys of Damgard, Jurik and Nielsen, so they take noise
 `"full"` only.
 """
 
@@ -29,7 +29,7 @@ def to_phe(key: PublicKey | PrivateKey) -> Any:
     phe decrypts with p - 1 and q - 1, so it opens what subgroup keys encrypt, at the price of an ordinary key.
 
     Raises:
-        ConfigError: This is no key.
+        ConfigError: This is not a key.
         MissingExtraError: phe is not installed.
     """
     phe = _phe()
@@ -48,7 +48,7 @@ def from_phe(key: Any, *, insecure_size: bool = False) -> Any:
         insecure_size: Allows fewer than 2048 bits, for tests.
 
     Raises:
-        ConfigError: This is no such key, or it is too small.
+        ConfigError: This is not a key of this kind, or it is too small.
         MissingExtraError: phe is not installed.
     """
     phe = _phe()
@@ -68,7 +68,7 @@ def to_phe_numbers(public_key: PublicKey, ciphertexts: Sequence[Any], exponent: 
         exponent: phe multiplies what it decrypts by 16 to this power.
 
     Raises:
-        EncodingError: One of them is no ciphertext at degree 1.
+        EncodingError: One of them is not a ciphertext at degree 1.
         MissingExtraError: phe is not installed.
     """
     phe = _phe()
@@ -90,7 +90,7 @@ def from_phe_numbers(public_key: PublicKey, numbers: Sequence[Any]) -> tuple[lis
     phe = _phe()
     for position, number in enumerate(numbers):
         if not isinstance(number, phe.EncryptedNumber) or number.public_key.n != public_key.n:
-            raise EncodingError(f"number {position} is no phe.EncryptedNumber under this key")
+            raise EncodingError(f"number {position} is not a phe.EncryptedNumber under this key")
     ciphertexts = [int(number.ciphertext()) for number in numbers]
     if fault := public_key.find_unsound(ciphertexts):
         raise EncodingError(fault)

@@ -68,7 +68,7 @@ class OpenedSums:
         """Resume a saved memory.
 
         Raises:
-            MalformedMessageError: These bytes are none.
+            MalformedMessageError: These bytes are not a valid memory.
         """
         memory = cls()
         try:
@@ -80,7 +80,7 @@ class OpenedSums:
             if memory.to_bytes() != bytes(data):  # as a second entry for one hash, in whose place the first is lost
                 raise ValueError
         except (ValueError, TypeError, AttributeError, RecursionError):
-            raise MalformedMessageError("these bytes are no saved memory of opened sums", 0) from None
+            raise MalformedMessageError("these bytes are not a saved memory of opened sums", 0) from None
         return memory
 
 
@@ -135,7 +135,7 @@ class Requests:
         try:
             survivors = set_from_bytes(data, len(config.client_ids))
         except MalformedMessageError as error:  # K3
-            raise FaultyServerError(f"the survivors are no set of clients: {error.args[0]}", "K3") from None
+            raise FaultyServerError(f"the survivors are not a set of clients: {error.args[0]}", "K3") from None
         if (count := int(survivors.sum())) < config.minimum_cohort:  # K3
             raise FaultyServerError(f"a sum of {count} clients, needed {config.minimum_cohort}", "K3")
         return survivors
@@ -156,7 +156,7 @@ class KeyHolder(Requests):
 
     Security:
         It learns the sum. It opens only sums of at least `config.minimum_cohort` clients, and under one configuration
-        always that of the same clients. It takes the server's word for who is in a sum. Whoever holds the private key
+        always that of the same clients. It takes the server's word for who is in a sum. Anyone who has the private key
         and sees what clients send can open each vector.
     """
 
@@ -192,7 +192,7 @@ class KeyHolder(Requests):
             The DecryptionResponse.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: K1; nothing is opened.
             FaultyServerError: K2 to K5; nothing is opened.
             DecryptionError: K6, always with the same text.
@@ -211,7 +211,7 @@ def check_sum(request: SumToOpen, plaintexts: Sequence[Any]) -> Any:
     """Return the slots' totals.
 
     Raises:
-        DecryptionError: K6, they are no sum of so many vectors.
+        DecryptionError: K6, they are not a sum of that many vectors.
     """
     totals = request.config.packing.unpack(plaintexts, request.additions)
     if totals is None:  # K6

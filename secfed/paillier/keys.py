@@ -49,11 +49,11 @@ class PublicKey:
 
     Args:
         n: The modulus.
-        h: The base of the noise; 0 if there is none, then all noise is `"full"` (keys of other libraries).
+        h: The base of the noise; 0 if the key has no base (keys of other libraries), then all noise is `"full"`.
         insecure_size: Allows fewer than 2048 bits, for tests.
 
     Raises:
-        ConfigError: P1, this is no such key.
+        ConfigError: P1, this is not such a key.
     """
 
     n: int
@@ -62,7 +62,7 @@ class PublicKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no Paillier public key: {fault}", "P1")
+            raise ConfigError(f"this is not a Paillier public key: {fault}", "P1")
 
     def _fault(self) -> str:
         least = 256 if self.insecure_size else FEWEST_KEY_BITS
@@ -106,7 +106,7 @@ class PublicKey:
         """Read a key.
 
         Raises:
-            ConfigError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are not such a key.
         """
         key_bits = int.from_bytes(data[:_BITS_BYTES], "little")
         size = key_bits // 8
@@ -142,7 +142,7 @@ class PublicKey:
 
         Raises:
             EncodingError: A plaintext is out of range.
-            TypeError: A plaintext is no whole number.
+            TypeError: A plaintext is not a whole number.
             ConfigError: The pool is for another key, noise or degree.
             StageError: The pool is empty.
         """
@@ -228,7 +228,7 @@ class PublicKey:
         return NoisePool(self.n, self.h, _checked_degree(degree), noise, entropy)
 
     def find_unsound(self, ciphertexts: Sequence[Any], degree: int = 1) -> str:
-        """Return what is wrong with the first ciphertext that is no unit modulo `n**(degree + 1)`, or nothing ("")."""
+        """Return what is wrong with the first ciphertext that is not a unit modulo `n**(degree + 1)`, or ""."""
         return self.find_out_of_range(ciphertexts, degree) or self.find_common_factor(ciphertexts)
 
     def find_out_of_range(self, ciphertexts: Sequence[Any], degree: int = 1) -> str:
@@ -264,12 +264,12 @@ class PrivateKey:
         subgroup: The secret prime orders of `h` modulo `p` and `q`; (0, 0) if it is an ordinary key.
 
     Raises:
-        ConfigError: P1, these are no such primes.
+        ConfigError: P1, these are not such primes.
 
     Security:
         Exponentiation with gmpy2 takes the same time whatever the key. What stays variable-time: reduction of the
         ciphertext, the logarithm and the recombination, which meet the plaintext; and all of it without gmpy2. A
-        subgroup key decrypts five times as fast, and assumes that nobody finds primes of 256 bits that divide p - 1
+        subgroup key decrypts five times as fast, and assumes that no one can find primes of 256 bits that divide p - 1
         and q - 1 (Coron et al., PKC 2011: about 2^128 steps).
     """
 
@@ -280,7 +280,7 @@ class PrivateKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no Paillier private key: {fault}", "P1")
+            raise ConfigError(f"this is not a Paillier private key: {fault}", "P1")
 
     def _fault(self) -> str:
         p, q, key_bits = self.p, self.q, self.public_key.key_bits
@@ -301,7 +301,7 @@ class PrivateKey:
         raise TypeError("a PrivateKey is not pickled in passing: see to_bytes")
 
     def to_bytes(self) -> bytes:
-        """Return the key's bytes: secret; whoever has them opens every ciphertext."""
+        """Return the key's bytes. Keep them secret: anyone who has them can open every ciphertext."""
         key_bits = self.public_key.key_bits
         primes = b"".join(to_bytes(prime, key_bits // 16) for prime in (self.p, self.q))
         orders = b"".join(order.to_bytes(SUBGROUP_BYTES, "little") for order in self.subgroup)
@@ -312,7 +312,7 @@ class PrivateKey:
         """Read a key.
 
         Raises:
-            ConfigError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are not such a key.
         """
         key_bits = int.from_bytes(data[:_BITS_BYTES], "little")
         sizes = [key_bits // 16, key_bits // 16, SUBGROUP_BYTES, SUBGROUP_BYTES, key_bits // 8]
@@ -344,7 +344,7 @@ class PrivateKey:
             progress: Called now and then with how many are decrypted, and how many there are.
 
         Raises:
-            DecryptionError: K6, one of them is no ciphertext under this key; the text does not say which, or why.
+            DecryptionError: K6, one of them is not a ciphertext under this key; the text does not say which, or why.
         """
         if self.public_key.find_unsound(ciphertexts, degree):
             raise DecryptionError
@@ -388,6 +388,6 @@ class _Half:
         residue = secret_power(reduced, self.order, self.modulus)
         if residue % self.prime != 1:  # full noise, to which the subgroup's order does nothing
             residue, reciprocal = secret_power(reduced, self.prime - 1, self.modulus), self.slow_reciprocal
-        if residue % self.prime != 1:  # K6: the "prime" is none
+        if residue % self.prime != 1:  # K6: the "prime" is not a prime
             raise DecryptionError
         return logarithm(residue, self.prime, self.degree, self.modulus) // self.prime * reciprocal % self.plaintexts

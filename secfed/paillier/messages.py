@@ -72,7 +72,7 @@ def read_message(data: bytes) -> Message:
     """Decode a message of whatever kind.
 
     Raises:
-        MalformedMessageError: These bytes are no message.
+        MalformedMessageError: These bytes are not a valid message.
     """
     if (kind := kind_of(data)) not in _CLASSES:
         raise MalformedMessageError(f"there is no message of kind {kind}", 1)

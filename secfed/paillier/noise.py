@@ -195,7 +195,7 @@ class NoisePool:
         return bool(self._n == n and self._h == h)
 
     def fill(self, count: int, threads: int | None = None) -> None:
-        """Draw the noise of so many more ciphertexts.
+        """Draw the noise of this many more ciphertexts.
 
         Raises:
             StageError: This process was forked from the pool's.

@@ -17,7 +17,7 @@ Totals = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class RefusedError(Exception):
-    """A message that its receiver refuses; whoever knows the sender names it.
+    """A message that its receiver refuses; the caller, which knows the sender, names it.
 
     Attributes:
         check: The number of the check.
@@ -125,7 +125,7 @@ class OneKeyHolder(OneSession):
             raise RefusedError(f"the plaintexts have {found} bytes, {count} of {size} bytes are needed", "S6")
         totals = config.packing.unpack(read_column(response.plaintexts, size), request.additions)
         if totals is None:  # S9
-            raise RefusedError("the plaintexts are no sum of so many vectors", "S9")
+            raise RefusedError("the plaintexts are not a sum of that many vectors", "S9")
         self._totals = totals
 
     def totals(self, request: SumToOpen) -> Totals:

@@ -20,7 +20,7 @@ MOST_SLOT_BITS = 64
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where entries go; public, with one scale for all and nothing beside the values.
+    """Where entries go. It is public, has one scale for all entries, and packs nothing but the values.
 
     Args:
         length: Entries of a vector.
@@ -98,7 +98,7 @@ class Packing:
         return read_column(packing.pack(rows.reshape(-1), self.slot_bits), self._row_slots * self.slot_bits // 8)
 
     def unpack(self, plaintexts: Sequence[Any], additions: int) -> npt.NDArray[np.unsignedinteger[Any]] | None:
-        """Return the totals of so many vectors, shape `(length,)`; None if no such vectors have this sum."""
+        """Return the totals of this many vectors, shape `(length,)`; None if no such vectors have this sum."""
         used = self.slots * self.slot_bits
         if len(plaintexts) != self.plaintexts or any(plaintext >> used for plaintext in plaintexts):
             return None

@@ -1,6 +1,6 @@
 """Proof that two powers have the same secret exponent: what convinces the server that a holder used its share.
 
-One proof covers a whole column: it is about products of powers with small coefficients that nobody can foresee.
+One proof covers a whole column: it is about products of powers with small coefficients that no one can predict.
 
 Source: Shoup 2000, section 3; Bellare, Garay, Rabin 1998; `protocols/paillier/README.md`, section 9.
 """

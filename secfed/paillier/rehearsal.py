@@ -1,4 +1,4 @@
-"""One client's work under Paillier encryption with a public key that nobody can decrypt: it costs the same."""
+"""One client's work under Paillier encryption with a public key that has no known private key: it costs the same."""
 
 from collections.abc import Callable
 

@@ -166,7 +166,7 @@ class Server:
             FaultyClientError: S1 to S8: refused and listed in `faults`; nothing has changed, the client may still send
                 a proper one.
             FaultyKeyHolderError: S1 to S10: the same for a key holder.
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             StageError: The session is not open.
         """
         if self.stage is None:
@@ -224,7 +224,7 @@ class Server:
 
     @one_at_a_time
     def close_stage(self, stage: Stage | None = None) -> Outbox:
-        """End the stage: whoever has not answered has dropped out.
+        """End the stage: clients that have not answered have dropped out.
 
         Args:
             stage: The stage that the caller means to close; by default the present one. If the session has gone on
@@ -235,7 +235,7 @@ class Server:
 
         Raises:
             TooFewSurvivorsError: Fewer clients than the minimum cohort, or too few key holders; the session is over.
-            DecryptionError: K6, what the holders of shares combine is no sum; the session is over.
+            DecryptionError: K6, what the holders of shares combine is not a sum; the session is over.
             StageError: The session is not open, over, or not in `stage`; nothing has changed.
         """
         if self.stage is None or self.stage in (Stage.DONE, Stage.ABORTED):

@@ -92,11 +92,11 @@ def run_session(
         The sum and what it cost.
 
     Raises:
-        ConfigError: A vector or a share is missing, a dropout is no client, an absent holder is none, or a key does
-            not fit.
+        ConfigError: A vector or a share is missing, a dropout is not a client, an absent holder is not a holder, or a
+            key does not fit.
         EncodingError: A vector does not fit.
         TooFewSurvivorsError: Too many dropouts, or too many absent holders.
-        DecryptionError: What the holders of shares combine is no sum.
+        DecryptionError: What the holders of shares combine is not a sum.
 
     Security:
         All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client`,

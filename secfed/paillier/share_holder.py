@@ -71,7 +71,7 @@ class ShareHolder(Requests):
             The PartialDecryptionResponse: for each ciphertext as many bytes as it has, and one proof for all.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: K1; nothing is opened.
             FaultyServerError: K2 to K5; nothing is opened.
             DecryptionError: K6, a ciphertext is out of range; always with the same text.

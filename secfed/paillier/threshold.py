@@ -1,4 +1,4 @@
-"""Threshold keys: nobody holds the private key; each of several holders has a share, and enough of them decrypt.
+"""Threshold keys: no party has the private key; each of several holders has a share, and enough of them decrypt.
 
 Source: Shoup 2000; Damgard and Jurik 2001, section 4; Feldman 1987; `protocols/paillier/README.md`, section 9.
 """
@@ -86,7 +86,7 @@ class KeyShare:
             key: The key that it is a share of.
 
         Raises:
-            ConfigError: H1, these bytes are no share of this key.
+            ConfigError: H1, these bytes are not a share of this key.
         """
         if len(data) != NUMBER_BYTES + key.number_bytes:  # H1
             raise ConfigError(f"a share has {NUMBER_BYTES + key.number_bytes} bytes, found {len(data)}", "H1")
@@ -108,7 +108,7 @@ class ThresholdKey:
         commitments: Powers of `v` that fix the shares without telling them; as many as the threshold.
 
     Raises:
-        ConfigError: P1, this is no such key.
+        ConfigError: P1, this is not such a key.
 
     Security:
         Fewer holders than the threshold learn nothing about a plaintext. More than half of the holders must be needed,
@@ -124,13 +124,13 @@ class ThresholdKey:
 
     def __post_init__(self) -> None:
         if fault := self._fault():  # P1
-            raise ConfigError(f"this is no threshold key: {fault}", "P1")
+            raise ConfigError(f"this is not a threshold key: {fault}", "P1")
 
     def _fault(self) -> str:
         if fault := numbers_fault(self.degree, self.holders, self.threshold):
             return fault
         if self.public_key.find_unsound([self.v, *self.commitments], self.degree):
-            return f"v or a commitment is no unit modulo n^{self.degree + 1}"
+            return f"v or a commitment is not a unit modulo n^{self.degree + 1}"
         return ""
 
     @property
@@ -187,7 +187,7 @@ class ThresholdKey:
             insecure_size: Allows fewer than 2048 bits, for tests.
 
         Raises:
-            ConfigError: P1, these bytes are no such key.
+            ConfigError: P1, these bytes are not such a key.
         """
         start = _BITS_BYTES + 2 * (int.from_bytes(data[:_BITS_BYTES], "little") // 8)
         public_key = PublicKey.from_bytes(data[:start], insecure_size=insecure_size)
@@ -197,7 +197,7 @@ class ThresholdKey:
         degree = data[start]
         holders, threshold = (int.from_bytes(data[end : end + NUMBER_BYTES], "little") for end in ends[:2])
         if fault := numbers_fault(degree, holders, threshold):  # P1
-            raise ConfigError(f"this is no threshold key: {fault}", "P1")
+            raise ConfigError(f"this is not a threshold key: {fault}", "P1")
         size = public_key.ciphertext_bytes(degree)
         if len(data) != ends[2] + (1 + threshold) * size:  # P1
             needed = ends[2] + (1 + threshold) * size

@@ -60,7 +60,7 @@ class Costs:
         stages: What each stage costs one client, by name, in order; `ENCODING` is what it does before anything is sent.
         clients: How many clients there are.
         key_holder_bytes: What the server sends to key holders and gets back, together; 0 without key holders.
-        measured: What the seconds were measured on; empty if nobody asked for them.
+        measured: What the seconds were measured on; empty if they were not asked for.
         seconds_once: What a client computes once for a key, and not in every round.
         server_seconds: Processor time of the server in a round, estimated from sessions of a few clients; with `secagg`
             only, else None.

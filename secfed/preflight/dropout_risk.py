@@ -1,4 +1,4 @@
-"""How likely it is that a round ends without a sum because too many clients fell silent."""
+"""How likely it is that a round ends without a sum because too many clients dropped out."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Needed:
     holders: int = 0
 
     def failure(self, clients: int, dropout_fraction: float) -> float:
-        """Return the probability, at most, that a round of so many clients gives no sum.
+        """Return the probability, at most, that a round of this many clients gives no sum.
 
         Clients drop out independently of each other. On the complete graph the tail is exact. On a k-regular one it is
         the exact tail of one client's neighbors, times the clients (a union bound): a client that drops out needs
@@ -42,7 +42,7 @@ class Needed:
 
 
 def _fewer(needed: int, clients: int, dropout_fraction: float) -> float:
-    """Return the probability that fewer than needed of so many clients survive."""
+    """Return the probability that fewer than needed of this many clients survive."""
     if needed <= 0:
         return 0.0
     return 1.0 if needed > clients else float(bdtr(needed - 1, clients, 1 - dropout_fraction))

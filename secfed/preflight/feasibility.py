@@ -48,8 +48,8 @@ class Found:
 
     Attributes:
         problems: Every reason against it.
-        prepared: The aggregation of the expected cohort; None if there is none.
-        config: The session's parameters; None in the clear, or if there is none.
+        prepared: The aggregation of the expected cohort; None if it cannot be made.
+        config: The session's parameters; None in the clear, or if they cannot be made.
         round_failure: Probability, at most, that a round has too few survivors; None if that is not known.
         failure: The same for any of the rounds.
         needed: Who must survive a round.
@@ -224,7 +224,7 @@ def _needed(prepared: Prepared, config: Any) -> Needed:
         return _needed_in(config, prepared.transform.fewest)
     if isinstance(prepared.channel, EncryptedSum):
         return Needed(prepared.channel.minimum_cohort)
-    return Needed(0 if prepared.private else 1)  # noise alone is a private sum of nobody
+    return Needed(0 if prepared.private else 1)  # noise alone is a private sum over no clients
 
 
 def _needed_in(config: Config, fewest: int) -> Needed:

@@ -30,7 +30,7 @@ class Plan:
         population: Clients that cohorts are drawn from; None: the same clients take part in every round.
         sampling_rate: Probability that each client of the population joins a cohort, in place of `clients`.
         rounds: How many sums are made.
-        dropout_fraction: Probability that a client falls silent in a round, whatever the others do.
+        dropout_fraction: Probability that a client drops out in a round, whatever the others do.
         corrupt_fraction: Clients that may collude with the server, as a fraction of all; with `secagg` only.
         most_failures: Largest acceptable probability that any of the rounds has too few survivors.
         aggregator: `"secagg"`, `"paillier"` or `"plain"`.

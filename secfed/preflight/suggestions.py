@@ -41,7 +41,8 @@ class Suggestion:
 def suggest(plan: Plan, found: Found) -> tuple[Suggestion, ...]:
     """Return changes, each of which makes a plan without a problem.
 
-    There are none if the plan has no problem, if none was found, or for cohorts so large that checks take too long.
+    The result is empty if the plan has no problem, if no such change was found, or if the cohort is so large that
+    checks take too long.
     """
     sound = any(problem.check != "option" for problem in found.problems)  # then the cohort is a number
     if not found.problems or (sound and plan.cohort > _MOST_CHECKED):
@@ -99,7 +100,7 @@ def _candidates(plan: Plan, found: Found) -> Iterator[Changes]:
         return  # what else is wrong is looked at without them
     kinds = {problem.check for problem in found.problems}
     if "option" in kinds:
-        return  # nobody can guess what was meant
+        return  # there is no telling what was meant
     if "budget" in kinds:
         yield from _within_budget(plan)
     if plan.privacy == "distributed" and plan.aggregator == "plain":
@@ -258,7 +259,7 @@ def _larger_cohort(plan: Plan) -> Iterator[Changes]:
 
 
 def _most_survivors(plan: Plan) -> int:
-    """Return how many clients of the expected cohort survive in all rounds, but for the probability allowed."""
+    """Return how many clients of the expected cohort survive in all rounds, except with the probability allowed."""
 
     def often_enough(survivors: int) -> bool:
         failure = Needed(survivors).failure(plan.cohort, plan.dropout_fraction)

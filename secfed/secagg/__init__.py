@@ -12,7 +12,7 @@ the sum of the survivors' vectors and learns nothing else. Both are objects with
 in, bytes come out, and the caller carries them. `run_session` does that within one process.
 
 In each stage the server sends a request to every client that is still in, collects responses with `receive`, and is
-told by `close_stage` that it is time to go on. Whoever has not answered by then has dropped out.
+told by `close_stage` that it is time to go on. A client that has not answered by then has dropped out.
 
 1. AdvertiseKeys. A client draws two key pairs (for channels and for masks) and a seed, and holds them with its vector.
    The server collects the public keys.

@@ -37,21 +37,21 @@ class Client:
     Args:
         config: The session's parameters, from the application.
         client_id: This client's id in `config.client_ids`.
-        vector: What it contributes: unsigned integers below `2**modulus_bits`, shape `(length,)`. Or a function that
-            returns it, called when the client masks its input: a device may train until then.
-        policy: What this client insists on, whatever the configuration says.
+        vector: Its contribution: unsigned integers below `2**modulus_bits`, shape `(length,)`. Or a function that
+            returns it, called when the client masks its input, so a device can train until then.
+        policy: What this client requires, whatever the configuration says.
         signing_key: Its identity key (adversary `"malicious_server"` only).
         directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"`
             only).
         entropy: Source of secrets; by default the operating system's.
         threads: Threads that expand masks, by default one for each usable core.
         copy: Whether the vector is copied, so that the caller may change its array. With False, an array (also a
-            memory-mapped one) of the dtype `config.dtype` is read where it lies, once, when the client masks its input,
-            and is never written to. Until that answer has been made its owner must not change it, or the sum gets a
-            mixture of both contents; it stays as secret as before.
+            memory-mapped one) of the dtype `config.dtype` is read in place, once, when the client masks its input, and
+            is never written to. Do not change it until that answer has been made, or the sum gets a mixture of old
+            and new values; it stays secret either way.
 
     Raises:
-        ConfigError: No such client, or identity keys missing or superfluous.
+        ConfigError: No such client, or identity keys missing or unexpected.
         EncodingError: The vector has the wrong shape, type or range. If a function makes it, `receive` raises this, or
             what the function raised, and the client has left the session.
 
@@ -60,8 +60,8 @@ class Client:
 
     Security:
         The server, together with at most `config.colluders` of this client's holders, learns the sum of the survivors'
-        vectors and nothing else about this one's. Against a server that breaks the protocol this takes the adversary
-        `"malicious_server"`. One object is one session: there is no way back and no reuse.
+        vectors and nothing else about this one's. Against a server that breaks the protocol this needs the adversary
+        `"malicious_server"`. Use one object for one session: it cannot go back or be used again.
         Each stage is answered at most once, also when several threads use the object: while one call runs, every other
         one raises `StageError` (C2). Two answers to one request could differ by one copy of the masks, which would
         reveal the vector.
@@ -95,7 +95,7 @@ class Client:
         self._signing_key = binding.check_signing_key(config, client_id, signing_key, self._directory)
         self._entropy: Entropy = entropy or SystemEntropy()
         self._threads, self._copy = threads, copy
-        self._reading: weakref.ref[Answer] | None = None  # what is being read; nobody else holds its vector
+        self._reading: weakref.ref[Answer] | None = None  # what is being read; only it holds the vector
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
@@ -107,7 +107,7 @@ class Client:
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Ids of the clients in the sum, once it has helped to unmask it; before that nobody."""
+        """Ids of the clients in the sum, once it has helped to unmask it; before that empty."""
         return () if self._survivors is None else tuple(self._config.ids[self._survivors].tolist())
 
     def __reduce__(self) -> str:
@@ -124,7 +124,7 @@ class Client:
             The response; empty if the message was the server's Abort.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: C1; nothing has changed.
             StageError: C2, a message out of turn or a second time; nothing has changed.
             FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
@@ -140,7 +140,7 @@ class Client:
 
         Until the last chunk has been made, the client's stage is ABORTED and it answers nothing. `to_bytes` saves what
         it will be after the answer, so save it before you send the first chunk. `abort` ends the answer. If the answer
-        is given up (`Answer.close`, an error, or nobody holds it any more), the session is over for this client.
+        is given up (`Answer.close`, an error, or garbage collection), the session is over for this client.
 
         Args:
             data: A whole message.
@@ -149,7 +149,7 @@ class Client:
             The chunks, with their `size` together; none if the message was the server's Abort.
 
         Raises:
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             MalformedMessageError: C1; nothing has changed.
             StageError: C2, a message out of turn or a second time; nothing has changed.
             FaultyServerError: C3 to C22; the client has erased its secrets and will not answer again.
@@ -175,7 +175,7 @@ class Client:
             self._erase(Stage.ABORTED)
             return Answer(0, iter(()), self._busy, (Stage.ABORTED, None), lambda: None)
         answer = self._respond(step, expected.from_bytes(whole))
-        if isinstance(answer, FaultyServerError):  # raised anew: the frames of the first traceback hold shares
+        if isinstance(answer, FaultyServerError):  # raised again: the frames of the first traceback hold shares
             raise answer
         self._reading = weakref.ref(answer)
         return answer
@@ -220,7 +220,7 @@ class Client:
 
     @refused_while_busy
     def to_bytes(self) -> bytes:
-        """Save this client between two stages, secrets included: whoever reads these bytes reads the vector.
+        """Save this client between two stages, secrets included: anyone who reads these bytes can read the vector.
 
         Save **before** sending a response, so that a restarted client cannot answer the same request twice with
         something else. After the last response nothing can be resumed.
@@ -249,7 +249,7 @@ class Client:
 
         Raises:
             StageError: It had released its shares or aborted: a second answer could open somebody's vector.
-            MalformedMessageError: These bytes are no saved client.
+            MalformedMessageError: These bytes are not a saved client.
         """
         config, client_id, saved_policy, stage, state = snapshot.resume_client(data)
         if state is None:
@@ -294,7 +294,7 @@ class Client:
         signed = signing.SIGNATURE_BYTES if config.malicious_server else 0
         signatures = messages.column(request.signatures, signed, len(members), "signatures") if signed else []
         if not signed and request.signatures:
-            raise MalformedMessageError(f"{len(request.signatures)} bytes of signatures that nobody asked for", 0)
+            raise MalformedMessageError(f"{len(request.signatures)} bytes of signatures that were not asked for", 0)
         place = int(np.searchsorted(members, me))
         own = (state.channel.public_bytes, state.mask.public_bytes, state.signature)
         listed = (channel_keys[place], mask_keys[place], signatures[place] if signed else b"") if advertised[me] else ()
@@ -414,7 +414,7 @@ class Client:
         return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
 
     def _sign(self, data: bytes) -> bytes:
-        """Sign with the identity key; nobody has one, or is asked for a signature, where the server is semi-honest."""
+        """Sign with the identity key. With a semi-honest server, no client has one or is asked for a signature."""
         return self._signing_key.sign(data) if self._signing_key else b""
 
     def _erase(self, stage: Stage) -> None:

@@ -32,7 +32,7 @@ _FIELDS = struct.Struct("<IQBIIIBQ32sBI")
 
 @dataclass(frozen=True, init=False)
 class Config:
-    """The parameters of one session; server and clients must hold the same.
+    """The parameters of one session; server and clients must use the same.
 
     Args:
         client_ids: The cohort: distinct whole numbers in [1, 2^31 - 2]. An id is also the coordinate of the client's
@@ -40,18 +40,18 @@ class Config:
         threshold: Fewest clients (on a k-regular graph: fewest of a client's neighbors) that can unmask.
         length: Entries of a vector.
         modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
-        neighbors: Clients that share pair masks with one client; None is everyone (Bonawitz et al. 2017), an even
-            number less than that a k-regular graph (Bell et al. 2020). `parameters` chooses it with the threshold.
-        colluders: Most clients among one client's holders that may collude with the server.
-        session_colluders: Most clients of the whole session that may collude with a malicious server. On a k-regular
+        neighbors: How many clients each client shares pair masks with. None means all (Bonawitz et al. 2017); a smaller
+            even number gives a k-regular graph (Bell et al. 2020). `parameters` chooses it with the threshold.
+        colluders: How many of one client's holders may collude with the server.
+        session_colluders: How many clients of the whole session may collude with a malicious server. On a k-regular
             graph it makes the sum indivisible: a client opens only after more than half of the session's clients and
             colluders have signed the same survivors. None counts signatures among a client's holders only.
         adversary: `"semi_honest"`, or `"malicious_server"` with identity keys and a consistency check.
         round: The training round.
-        model_hash: 32 bytes: the hash of the model being trained. Clients that were given different models cannot be
+        model_hash: 32 bytes: the hash of the model being trained. Clients with different models cannot be
             aggregated.
         masking: The kind of mask.
-        context: The application's own parameters, at most 1024 bytes; bound into every key, not read.
+        context: The application's own parameters, at most 1024 bytes; bound into every key, but not read.
 
     Raises:
         ConfigError: These parameters cannot work together.
@@ -269,7 +269,7 @@ class Config:
         """Decode a configuration, for transports that carry it to the clients (who hold it against their `Policy`).
 
         Raises:
-            MalformedMessageError: These bytes are no configuration.
+            MalformedMessageError: These bytes are not a configuration.
             ConfigError: They are one, but its parameters cannot work together.
         """
         count = int.from_bytes(data[:4], "little")
@@ -277,7 +277,7 @@ class Config:
         context = data[start + _FIELDS.size :]
         fields = _FIELDS.unpack_from(data, start) if len(data) >= start + _FIELDS.size else None
         if fields is None or len(context) != fields[-1]:
-            raise MalformedMessageError(f"{len(data)} bytes are no configuration of {count} clients", len(data))
+            raise MalformedMessageError(f"{len(data)} bytes are not a configuration of {count} clients", len(data))
         threshold, length, bits, neighbors, colluders, session_colluders, adversary, round, model_hash, masking, _ = (
             fields
         )
@@ -314,7 +314,7 @@ def _check_adversary(adversary: str) -> None:
 
 
 def _whole(name: str, value: Any) -> int:
-    """Return a whole number of Python's, whoever's it was."""
+    """Return a whole number, Python's or NumPy's, as one of Python's."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ConfigError(f"{name} {value!r} must be a whole number")
     return int(value)

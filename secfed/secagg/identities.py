@@ -41,7 +41,7 @@ def read_roster(path: str | os.PathLike[str]) -> dict[int, bytes]:
         The public keys, 32 bytes by client id.
 
     Raises:
-        ConfigError: The file cannot be read, or is no such object.
+        ConfigError: The file cannot be read, or is not such an object.
     """
     try:
         found = json.loads(Path(path).read_text())
@@ -49,18 +49,18 @@ def read_roster(path: str | os.PathLike[str]) -> dict[int, bytes]:
     except OSError as error:
         raise ConfigError(f"roster {path} cannot be read: {type(error).__name__}; {RELATIVE}") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no roster of identity keys: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{path} is not a roster of identity keys: {type(error).__name__}: {error}") from None
 
 
 def read_identity(path: str | os.PathLike[str]) -> SigningKey:
     """Read what `create_identity` wrote.
 
     Raises:
-        ConfigError: The file cannot be read, or is no identity key.
+        ConfigError: The file cannot be read, or is not an identity key.
     """
     try:
         return SigningKey(bytes.fromhex(Path(path).read_text()))
     except OSError as error:
         raise ConfigError(f"identity key {path} cannot be read: {type(error).__name__}; {RELATIVE}") from None
     except ValueError as error:  # without its text, which could quote the file
-        raise ConfigError(f"{path} is no identity key: {type(error).__name__}") from None
+        raise ConfigError(f"{path} is not an identity key: {type(error).__name__}") from None

@@ -18,8 +18,8 @@ from secfed.secagg.config import Config
 from secfed.staging import Whole
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
-# Bytes of a vector that are masked at a time: a few such blocks are all that a client holds beside its vector, and each
-# is long enough to hide what it costs to set up the ciphers of all seeds.
+# Bytes of a vector that are masked at a time: a few such blocks are all that a client holds besides its vector, and
+# each is long enough to hide what it costs to set up the ciphers of all seeds.
 BLOCK_BYTES = 1 << 21
 
 

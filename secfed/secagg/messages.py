@@ -134,10 +134,10 @@ class Abort(Message):
         """Return the reason.
 
         Raises:
-            MalformedMessageError: C1, it is no short line of printable ASCII.
+            MalformedMessageError: C1, it is not a short line of printable ASCII.
         """
         if len(self.reason) > MAXIMUM_REASON or not (self.reason.isascii() and self.reason.decode().isprintable()):
-            raise MalformedMessageError("the reason is no short line of printable ASCII", len(self.reason))
+            raise MalformedMessageError("the reason is not a short line of printable ASCII", len(self.reason))
         return self.reason.decode()
 
 
@@ -148,7 +148,7 @@ def whole_parts(data: bytes, part_bytes: int, what: str) -> int:
         MalformedMessageError: C1, the last part is not whole.
     """
     if len(data) % part_bytes:
-        raise MalformedMessageError(f"{len(data)} bytes are no whole {what} of {part_bytes} bytes", len(data))
+        raise MalformedMessageError(f"{len(data)} bytes are not a whole {what} of {part_bytes} bytes", len(data))
     return len(data) // part_bytes
 
 
@@ -178,7 +178,7 @@ def column(data: bytes, part_bytes: int, parts: int, what: str) -> Column:
     """Cut a column into its parts.
 
     Raises:
-        MalformedMessageError: C1, the length is not that of so many parts.
+        MalformedMessageError: C1, the length is not that of this many parts.
     """
     if len(data) != part_bytes * parts:
         raise MalformedMessageError(

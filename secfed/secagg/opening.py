@@ -180,7 +180,7 @@ class Opener:
                 secret = shamir.from_limbs(limbs)
                 if secret is None or not accepts(owner, secret):
                     opened[owner] = self._repair(owner, accepts, check)
-                    break  # the rest of the batch is combined anew, without the liars
+                    break  # the rest of the batch is combined again, without the liars
                 opened[owner] = secret
             pending = pending[done:]
         return opened

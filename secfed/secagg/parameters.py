@@ -71,7 +71,7 @@ def parameters(
       demand almost all clients as neighbors, does not apply, nor do the bits. t1 = A; t > A, 2t > n (2t > n + A if
       `malicious_server`) and t <= S, exactly. At most 4096 clients: above, its cost rules a complete graph out.
 
-    Always 2 <= t <= k (n on the complete graph), as a configuration demands, and t - t1 >= `minimum_honest_inputs`
+    Always 2 <= t <= k (n on the complete graph), as a configuration requires, and t - t1 >= `minimum_honest_inputs`
     (2t - k - t1 on a k-regular graph against a malicious server, unless `indivisible`).
 
     Args:
@@ -84,7 +84,7 @@ def parameters(
             one bit. Unused on the complete graph.
         correctness_bits: eta > 0; the random dropouts of a session leave some client without t holders with
             probability at most 2^-eta. Unused on the complete graph.
-        minimum_honest_inputs: at least so many honest holders of each opened client are in the same sum. On the
+        minimum_honest_inputs: at least this many honest holders of each opened client are in the same sum. On the
             complete graph the client itself is one of them.
         indivisible: also demand 2t > k + 2 t1 of a k-regular graph, so that a server that chooses the dropouts after it
             has seen the graph cannot cut the sum into smaller ones (`Policy.indivisible` lets a client insist on it).
@@ -145,7 +145,8 @@ def least_against_corruption(
 
     Returns:
         The fewest neighbors with which the honest survivors stay connected (0 on the complete graph), and the most
-        corrupt clients among one client's holders, both but with the probability that `parameters` allows by default.
+        corrupt clients among one client's holders, both except with the probability that `parameters` allows by
+        default.
 
     Raises:
         ConfigError: An argument is out of its range.
@@ -180,7 +181,7 @@ class _Request:
         return self.clients - self.dropouts
 
     def smallest_threshold(self, holders: int, colluders: int, *, complete: bool = False) -> int:
-        # A configuration demands t >= 2, also where nobody is corrupt and one share would do.
+        # A configuration demands t >= 2, also where no client is corrupt and one share would do.
         threshold = max(2, colluders + self.honest_inputs)
         if self.malicious:
             # A malicious server asks some holders for the self seed and others for the mask key of one client; the

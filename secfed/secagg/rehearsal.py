@@ -59,7 +59,7 @@ def client_times(config: Config, clock: Callable[[], float]) -> dict[Stage, floa
     mask_keys, signatures = {me: own.mask_key}, {me: own.signature}
     for client_id in ids[1:]:
         key = entropy.draw("mask_key", KEY_BYTES)
-        # Every number below 2^254 will do as a public key, and nobody needs the private one.
+        # Every number below 2^254 will do as a public key, and the private one is not needed.
         mask_keys[client_id] = key[:-1] + bytes([key[-1] & 0x3F])
         if identities:
             keys = channel_keys[client_id], mask_keys[client_id]
@@ -90,8 +90,8 @@ def client_times(config: Config, clock: Callable[[], float]) -> dict[Stage, floa
             signers[graph.holders(0)] = True
         statement = binding.survivors(session, members)
         proofs = b"".join(identities[ids[position]].sign(statement) for position in np.flatnonzero(signers))
-    nobody = set_to_bytes(np.zeros_like(everybody))
-    answer(messages.UnmaskingRequest(members, nobody, set_to_bytes(signers), proofs))
+    empty = set_to_bytes(np.zeros_like(everybody))
+    answer(messages.UnmaskingRequest(members, empty, set_to_bytes(signers), proofs))
     return times
 
 

@@ -29,7 +29,7 @@ from secfed.wire import Set, kind_of, set_to_bytes, view
 Outbox = dict[int, bytes]
 During = TypeVar("During", bound=Seen)
 Found = TypeVar("Found")
-MAXIMUM_FAULTS = 10_000  # listed; more are refused all the same
+MAXIMUM_FAULTS = 10_000  # in the list; messages beyond it are refused too
 
 
 class Server:
@@ -45,7 +45,7 @@ class Server:
         threads: Threads that expand masks, by default one for each usable core.
 
     Raises:
-        ConfigError: The directory is missing or superfluous.
+        ConfigError: The directory is missing or unexpected.
 
     Attributes:
         stage: The stage whose responses it collects; None before `open()`.
@@ -165,7 +165,7 @@ class Server:
         Raises:
             FaultyClientError: S1 to S11: refused and listed in `faults`; nothing has changed, the client may still send
                 a proper one.
-            ConfigError: `data` is no bytes.
+            ConfigError: `data` is not bytes.
             StageError: The session is not open.
             OSError: A file that holds the message cannot be read; the session is over.
         """
@@ -203,7 +203,7 @@ class Server:
 
         Raises:
             FaultyClientError: As for `receive`; where the first bytes or the length suffice, no more chunks are read.
-            ConfigError: A chunk is no bytes.
+            ConfigError: A chunk is not bytes.
             StageError: The session is not open.
         """
         with closing(self.upload(client_id)) as upload:
@@ -282,7 +282,7 @@ class Server:
 
     @one_at_a_time
     def close_stage(self, stage: Stage | None = None) -> Outbox:
-        """End the stage: whoever has not answered has dropped out.
+        """End the stage: clients that have not answered have dropped out.
 
         Args:
             stage: The stage that the caller means to close; by default the present one. If the session has gone on
@@ -349,7 +349,7 @@ class Server:
         """Resume a saved session with the same result; messages accepted before it was saved are not needed again.
 
         Raises:
-            MalformedMessageError: These bytes are no saved server.
+            MalformedMessageError: These bytes are not a saved server.
         """
         config, stage, state, answered, awaited, faults, aborts = snapshot.resume_server(data, threads)
         server = cls(config, directory=directory, threads=threads)

@@ -58,21 +58,21 @@ def run_session(
 ) -> Result:
     """Run one session in memory.
 
-    Clients speak one after the other. Between two stages a client holds its keys and shares, some kilobytes for a few
-    dozen neighbors; a vector, a request or an answer is let go before the next client speaks, and a client after its
-    last answer. So memory is that of the server, the sum, one vector under its masks, and those kilobytes for each
-    client (`docs/scale.md`).
+    Clients take turns. Between two stages a client holds only its keys and shares, some kilobytes for a few dozen
+    neighbors. Its vector, request and answer are freed before the next client's turn, and the client itself after its
+    last answer. So memory holds the server, the sum, one masked vector, and those kilobytes for each client
+    (`docs/scale.md`).
 
     Args:
         config: The session's parameters.
         vectors: Each client's vector by id; see `Client`. Or a function of the id, called once for each client that
             still answers when inputs are collected, by ascending id, so that one vector is held at a time; a client
             for which it returns None drops out.
-        dropouts: Clients that fall silent, and the first stage that they do not answer.
+        dropouts: Clients that drop out, and the first stage that they do not answer.
         policy: The policy of every client.
         observer: Called with every message, as the server sees it: stage, direction, client id, bytes.
         entropies: Source of secrets of each party by id, 0 for the server; None is the operating system's.
-        threads: Threads that expand the masks of one party, by default one for each usable core. They change nothing in
+        threads: Threads that expand the masks of one party, by default one for each usable core. They do not change
             the result.
         progress: `progress(stage, done, asked)`, called when the server has sent a stage's requests and after each
             client, whether it answers or not: how many clients of how many the stage is done with.
@@ -81,12 +81,12 @@ def run_session(
         The sum and what it cost. With adversary `"malicious_server"` identity keys are made for this session alone.
 
     Raises:
-        ConfigError: A vector is missing, a dropout is no client, or `progress` is no function.
+        ConfigError: A vector is missing, a dropout is not a client, or `progress` is not a function.
         EncodingError: A vector does not fit.
         TooFewSurvivorsError: Too many dropouts.
 
     Security:
-        All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client` and
+        All parties are in one process, so this protects nothing. It shows and tests what a deployment of `Client` and
         `Server` does.
     """
     silent = dict(dropouts or {})
@@ -116,7 +116,7 @@ def run_session(
             directory=directory,
             entropy=entropies(client_id),
             threads=threads,
-            copy=False,  # nobody changes a vector while this function runs
+            copy=False,  # no vector changes while this function runs
         )
         for client_id in config.client_ids
         if silent.get(client_id) is not Stage.ADVERTISE_KEYS

@@ -1,4 +1,4 @@
-"""Parties to bytes and back, between two messages: a crash costs nothing, and nobody answers twice.
+"""Parties to bytes and back, between two messages: a crash loses nothing, and no party answers twice.
 
 What a party holds is saved field by field, as the types in `states.py` say. What is resumed must fit together.
 """
@@ -104,7 +104,7 @@ def resume_server(
     """Decode a server to what `save_server` takes; see `Server.from_bytes`.
 
     Raises:
-        MalformedMessageError: These bytes are no saved server.
+        MalformedMessageError: These bytes are not a saved server.
     """
     with _named_errors():
         saved = SavedServer.from_bytes(_whole(data))
@@ -134,7 +134,7 @@ def resume_client(data: bytes | bytearray) -> tuple[Config, int, Policy, Stage, 
     """Decode a client: configuration, id, policy, stage and what it holds, None after the end; see `Client.from_bytes`.
 
     Raises:
-        MalformedMessageError: These bytes are no saved client.
+        MalformedMessageError: These bytes are not a saved client.
     """
     with _named_errors():
         saved = SavedClient.from_bytes(_whole(data))
@@ -155,7 +155,9 @@ def _named_errors() -> Iterator[None]:
     except SecFedError:
         raise
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError):
-        raise MalformedMessageError("these bytes are no saved party: their contents do not fit together", 0) from None
+        raise MalformedMessageError(
+            "these bytes are not a saved party: their contents do not fit together", 0
+        ) from None
 
 
 def _demand(fact: bool) -> None:
@@ -233,7 +235,7 @@ def _whole(data: bytes | bytearray) -> memoryview:
     """Take off the digest: it guards against damage, not against malice (who may write here may read the secrets)."""
     body, digest = memoryview(data)[:-HASH_BYTES], data[-HASH_BYTES:]
     if hashlib.sha256(body).digest() != digest:
-        raise MalformedMessageError(f"these {len(data)} bytes are no saved party, or a damaged one", len(body))
+        raise MalformedMessageError(f"these {len(data)} bytes are not a saved party, or a damaged one", len(body))
     if body[:1] != bytes((_LAYOUT,)):
         raise MalformedMessageError(f"a saved party of layout {body[:1].hex()}, this is layout {_LAYOUT:02x}", 0)
     return body[1:]

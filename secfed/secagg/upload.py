@@ -52,7 +52,7 @@ class Upload:
         Raises:
             FaultyClientError: S1 to S4, as for `Server.receive`, as soon as the first bytes or the length show it. The
                 upload is over, and the client may still send a proper message.
-            ConfigError: The chunk is no bytes.
+            ConfigError: The chunk is not bytes.
             StageError: The upload is over.
             SecFedError: The temporary file cannot be written. The upload is over, and nothing has changed.
         """

@@ -118,7 +118,7 @@ async def join(
             is for something else, or the update went to another session.
         EncodingError: The update or the weight does not fit; nothing has been sent.
         FaultyServerError: The server's parameters or messages are not acceptable; the client has erased its secrets.
-        MalformedMessageError: The server sent what is no message.
+        MalformedMessageError: The server sent bytes that are not a valid message.
         SecFedError: The server could not be reached in time, went on without this client or ended the session.
 
     Security:
@@ -327,7 +327,7 @@ class _Link:
 
 
 class _TryAgainError(Exception):
-    """The server cannot take this now, and wishes to be asked again after so many seconds."""
+    """The server cannot take this now; ask it again after this many seconds."""
 
     def __init__(self, reason: str, seconds: float) -> None:
         super().__init__(reason)
@@ -363,9 +363,9 @@ def _checked(url: str, insecure: bool) -> str:
         found = urlsplit(url)
         host, _ = found.hostname, found.port
     except ValueError as error:
-        raise ConfigError(f"{url!r} is no URL: {error}") from None
+        raise ConfigError(f"{url!r} is not a URL: {error}") from None
     if found.scheme not in ("http", "https") or not host or found.query or found.fragment or found.username:
-        raise ConfigError(f"{url!r} is no URL of a server: needed one such as https://host:8443")
+        raise ConfigError(f"{url!r} is not a URL of a server: needed one such as https://host:8443")
     if found.scheme == "http" and not insecure and not is_loopback(host):
         raise ConfigError(f"plain HTTP to {host}: needed https, a loopback address, or insecure")
     return url.rstrip("/")

@@ -96,11 +96,11 @@ class ClientState:
     they are overwritten; that it took place is kept, so that the file serves no second session.
 
     Args:
-        path: The file, made if there is none.
+        path: The file. It is made if it does not exist.
 
     Raises:
-        ConfigError: The file cannot be made or read, is no state of a client, is readable for others, or is in use by
-            another process.
+        ConfigError: The file cannot be made or read, is not the state of a client, is readable for others, or is in use
+            by another process.
 
     Security:
         Never bring an older copy of the file back: the client would answer again what it has answered.
@@ -122,7 +122,7 @@ class ClientState:
             purpose: A digest of the session, the client, its update and its weight.
 
         Returns:
-            The last answer, which may or may not have reached the server; None if there is none yet.
+            The last answer, which may or may not have reached the server; None if there is no answer yet.
 
         Raises:
             ConfigError: The file is for another purpose, or the session is over for this client.
@@ -199,10 +199,10 @@ class Record:
     Two sums with the same update and different survivors give their difference away: an update goes to one session.
 
     Args:
-        path: The file, made if there is none.
+        path: The file. It is made if it does not exist.
 
     Raises:
-        ConfigError: The file cannot be made or read, is no record, is readable for others, or is in use by another
+        ConfigError: The file cannot be made or read, is not a record, is readable for others, or is in use by another
             process.
     """
 

@@ -1,6 +1,6 @@
 """Moves a `secagg.Server` through its stages: deadlines, repeated messages, and a state that survives a kill.
 
-No HTTP and no task is in here: whoever owns the driver delivers messages with `accept`, hands out what `request`
+There is no HTTP and no task in here: the owner of the driver delivers messages with `accept`, hands out what `request`
 returns, and calls `close_stage` when `due` says so. Every method may be called by several threads; one runs at a time.
 """
 
@@ -58,7 +58,7 @@ class Driver:
         store: Where the session is kept. If it holds one already, that one is resumed.
         directory: The public identity keys of the cohort, 32 bytes by client id (adversary `"malicious_server"` only).
         timeouts: Seconds that each stage waits for answers, for all stages or by stage (60 where a stage is missing).
-            After a restart they start anew.
+            After a restart they start again.
         clock: Returns seconds that never go back.
         threads: Threads that expand masks, by default one for each usable core.
 
@@ -120,7 +120,7 @@ class Driver:
             self._server.receive_chunks(client_id, chunks)
 
     def _still_there(self) -> set[int]:
-        """Return the clients that answered the last stage: nobody waits at the end for those silent before."""
+        """Return the clients that answered the last stage: at the end the server does not wait for earlier dropouts."""
         return self._store.last_answered() - set(self._server.aborts) if self.over else set()
 
     def _set_deadline(self) -> None:
@@ -179,7 +179,7 @@ class Driver:
 
     @property
     def due(self) -> bool:
-        """Whether the stage should close: nobody is awaited, or the time is up."""
+        """Whether the stage should close: no client is awaited, or the time is up."""
         with self._lock:
             return not self.over and (not self._server.awaited or self.seconds_left <= 0)
 

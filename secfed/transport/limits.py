@@ -63,10 +63,10 @@ class Uploads:
 
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
-        """Keep room for so many bytes while the body runs.
+        """Keep room for this many bytes while the body runs.
 
         Raises:
-            FullError: There is none, and another upload is in progress.
+            FullError: There is no room, and another upload is in progress.
         """
         if self._promised and self._promised + size > self._limit:
             raise FullError

@@ -87,7 +87,7 @@ class SessionParameters:
         """Read what `to_bytes` gave.
 
         Raises:
-            MalformedMessageError: These bytes are no parameters of a session, or of another version.
+            MalformedMessageError: These bytes are not parameters of a session, or of another version.
         """
         try:
             found = json.loads(data)
@@ -102,7 +102,7 @@ class SessionParameters:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             # A ConfigError is a ValueError: what cannot work together is the server's fault here, not the caller's.
             reason = str(error) if isinstance(error, SecFedError) else type(error).__name__
-            raise MalformedMessageError(f"these are no parameters of a session: {reason}", 0) from None
+            raise MalformedMessageError(f"these are not parameters of a session: {reason}", 0) from None
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Terms:
         allow_divisible: Accepts, with a roster, graphs on which a malicious server could open sums of few clients.
             Otherwise a roster demands `Policy(indivisible=True)`, whatever the policy says.
         bits: The bits of a rounded value that the client agreed to; None takes the server's. Not with `privacy`.
-        compression: The maps that the client agreed to; None is no compression.
+        compression: The maps that the client agreed to; None means no compression.
         scale_weights: Whether the client agreed to weigh values before they are rounded. Not with `privacy`.
         privacy: The noise that the client agreed to, with one number for `clip_norm`, one layer and no adaptive clip;
             None is a sum without noise. Of `DistributedGaussian` the client insists on its own share of the noise, and
@@ -173,7 +173,7 @@ class Terms:
 
         Raises:
             FaultyServerError: The server's parameters are not what this client agreed to.
-            MalformedMessageError: T1, the transform's parameters are none.
+            MalformedMessageError: T1, the bytes are not parameters of a transform.
             EncodingError: The update or the weight does not fit.
             ConfigError: This client is not in the session, or has a weight that has no effect.
         """

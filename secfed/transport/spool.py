@@ -21,7 +21,7 @@ class Spool:
     Several threads may use it; one at a time reads. The file is for its owner only and is gone with the process.
 
     Args:
-        answer: What `secagg.Client.receive_chunks` gave; nobody else reads it.
+        answer: What `secagg.Client.receive_chunks` returned; no other code may read it.
 
     Attributes:
         size: Bytes of the whole answer.

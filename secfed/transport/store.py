@@ -55,11 +55,11 @@ class Store:
     One thread at a time may use it; the `Driver` sees to that.
 
     Args:
-        path: The file, made if there is none. None keeps the session in memory, and it ends with the process.
+        path: The file. It is made if it does not exist. None keeps the session in memory, and it ends with the process.
 
     Raises:
-        ConfigError: The file cannot be made or read, is no state of a session, is readable for others, or is in use by
-            another process.
+        ConfigError: The file cannot be made or read, is not the state of a session, is readable for others, or is in
+            use by another process.
 
     Attributes:
         durable: Whether there is a file; without one neither messages nor snapshots are kept.
@@ -149,7 +149,7 @@ class Store:
 
     @property
     def parameters(self) -> bytes | None:
-        """`SessionParameters` as bytes of the session that was begun in this store; None if there is none."""
+        """`SessionParameters` as bytes of the session that was begun in this store; None before that."""
         return self._fact("parameters")
 
     @property
@@ -247,7 +247,7 @@ def open_private(path: Path | None, tables: str, layout: bytes) -> sqlite3.Conne
     What is written is on the disk when its transaction ends.
 
     Args:
-        path: The file, made if there is none.
+        path: The file. It is made if it does not exist.
         tables: Statements that make the tables of a new file, a table `facts` (name, value) among them.
         layout: What the file says of itself, in `facts`.
 
@@ -271,14 +271,14 @@ def open_private(path: Path | None, tables: str, layout: bytes) -> sqlite3.Conne
                     database.execute(statement)
                 database.execute("INSERT INTO facts VALUES ('layout', ?)", (layout,))
             elif database.execute("SELECT value FROM facts WHERE name = 'layout'").fetchone() != (layout,):
-                raise sqlite3.DatabaseError("it is no state of a session, or one of another version")
+                raise sqlite3.DatabaseError("it is not the state of a session, or is one of another version")
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"the state {name} cannot be used: {error}") from None
     return database
 
 
 def _make_private(path: Path) -> None:
-    """Make the file with mode 600 where there is none; SQLite gives its journal the same mode."""
+    """Make the file with mode 600 if it does not exist; SQLite gives its journal the same mode."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
@@ -288,4 +288,4 @@ def _make_private(path: Path) -> None:
             raise ConfigError(f"the state {path} has mode {mode}: needed a file of mode 600") from None
         with path.open("rb") as file:  # SQLite would make a database of a very short file; an empty one is new
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
-                raise OSError("it is no SQLite database") from None
+                raise OSError("it is not an SQLite database") from None

@@ -93,7 +93,7 @@ def test_with_privacy_the_epsilon_of_each_round_is_told(secfed: Runner, tmp_path
     assert ("central_accuracy" in found) == (privacy == "distributed")
     if privacy == "distributed":
         assert found["central_accuracy"] == found["rounds"][-1]["central_accuracy"]
-        assert "against the server, and whoever sees the models" in run.stderr
+        assert "against the server, and anyone who sees the models" in run.stderr
     assert f"secagg with {privacy} noise" in run.stderr
     assert f"spent epsilon {up(found['epsilon'], 4)} of 2.5 at delta 1e-06" in run.stderr
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000

@@ -378,7 +378,7 @@ def test_a_ledger_that_is_not_there_or_is_none_is_an_error(secfed: Runner, file:
     assert f"secfed: there is no ledger {file}" in run.stderr and "secfed budget limit" in run.stderr
     file.write_text("something else, of some length. " * 40)
     run = secfed("budget", command, "--ledger", file, *release, "--json")
-    assert run.exit_code == 1 and "is no ledger" in run.stderr
+    assert run.exit_code == 1 and "is not a ledger" in run.stderr
     assert file.read_text().startswith("something else")
 
 

@@ -157,7 +157,7 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
         (("serve", "--like", "model.npz", "--clients", 3, "--host", "0.0.0.0"), "plain HTTP on 0.0.0.0"),
         (("serve", "--like", "model.npz", "--clients", 1), "1 clients"),
         (("serve", "--like", "absent.npz", "--clients", 3), "absent.npz cannot be read"),
-        (("serve", "--like", "broken.npz", "--clients", 3), "broken.npz is no .npz file"),
+        (("serve", "--like", "broken.npz", "--clients", 3), "broken.npz is not an .npz file"),
         (("serve", "--like", "model.npz", "--roster", "absent.json"), "roster absent.json cannot be read"),
         (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "SHARE=3"), "one of ADVERTISE_KEYS, "),
         (("serve", "--like", "model.npz", "--clients", 3, "--stage-timeout", "DONE=3"), "--stage-timeout DONE=3"),

@@ -233,7 +233,7 @@ def test_what_is_committed_or_cancelled_stays_so(ledger: Ledger, first: str, sec
 def test_an_entry_of_another_ledger_is_refused(ledger: Ledger, path: Path) -> None:
     other = Ledger.create(path.with_name("other.sqlite"), epsilon=2.0, delta=DELTA)
     ledger.reserve(ROUND)
-    with pytest.raises(ConfigError, match="is none of this ledger's"):
+    with pytest.raises(ConfigError, match="is not of this ledger"):
         ledger.commit(other.reserve(ROUND))
 
 
@@ -455,7 +455,7 @@ def test_an_existing_file_is_never_overwritten(ledger: Ledger, path: Path) -> No
 
 def test_an_empty_file_may_become_a_ledger(path: Path) -> None:
     path.touch()
-    with pytest.raises(ConfigError, match="is no ledger"):
+    with pytest.raises(ConfigError, match="is not a ledger"):
         Ledger.open(path)
     assert Ledger.create(path, epsilon=1.0, delta=DELTA).entries() == ()
 
@@ -499,7 +499,7 @@ def test_a_relative_path_outlives_a_change_of_folder(path: Path, monkeypatch: py
 )
 def test_a_foreign_file_is_refused_and_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="is no ledger"):
+    with pytest.raises(ConfigError, match="is not a ledger"):
         Ledger.open(path)
     assert path.read_bytes() == content
 
@@ -507,7 +507,7 @@ def test_a_foreign_file_is_refused_and_left_alone(path: Path, content: bytes) ->
 def test_a_foreign_database_is_refused_and_left_alone(path: Path) -> None:
     write(path, "CREATE TABLE budget (epsilon)", "INSERT INTO budget VALUES (1000)")
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match="is no ledger"):
+    with pytest.raises(ConfigError, match="is not a ledger"):
         Ledger.open(path)
     assert path.read_bytes() == before
 

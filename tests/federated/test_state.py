@@ -244,7 +244,7 @@ def test_damaged_bytes_are_refused_whatever_the_damage() -> None:
     whole = saved()
     for place in range(len(whole)):
         for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]):
-            with pytest.raises(EncodingError, match=r"is damaged|no saved training state"):
+            with pytest.raises(EncodingError, match=r"is damaged|not a saved training state"):
                 TrainingState.from_bytes(damaged, example=START)
 
 

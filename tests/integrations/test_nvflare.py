@@ -170,7 +170,7 @@ def site(name: str = "site-1") -> FLContext:
         (result({"w": np.zeros(3)}, DataKind.WEIGHTS), "of kind WEIGHTS, needed WEIGHT_DIFF"),
         (result({"accuracy": 0.9}, DataKind.METRICS), "of kind METRICS, needed WEIGHT_DIFF"),
         (result({"all": DXO(DataKind.WEIGHT_DIFF, {"w": np.zeros(3)})}, DataKind.COLLECTION), "of kind COLLECTION"),
-        (Shareable({"w": [1.0]}), "no DXO"),
+        (Shareable({"w": [1.0]}), "not a DXO"),
         (result({"w": np.array([1.0, np.nan])}), "not finite"),
         (result({"batches": np.array([3])}), "int64"),
         (result({}), "no values|empty|no array"),

@@ -788,7 +788,7 @@ def test_a_module_without_plain_values_is_not_saved(tmp_path: Path, name: str) -
 
 def test_a_pickle_is_no_model(tmp_path: Path) -> None:
     torch.save(perceptron().state_dict(), tmp_path / "model.pt")
-    with pytest.raises(EncodingError, match=r"model.pt is no safetensors file"):
+    with pytest.raises(EncodingError, match=r"model.pt is not a safetensors file"):
         load(perceptron(), tmp_path / "model.pt")
 
 

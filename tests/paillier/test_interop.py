@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused(phe_keys: tuple[Any, Any]) -> None:
         interop.from_phe(3)
     with pytest.raises(ConfigError, match="found int"):
         interop.to_phe(3)  # type: ignore[arg-type]
-    with pytest.raises(EncodingError, match="number 0 is no phe"):
+    with pytest.raises(EncodingError, match="number 0 is not a phe"):
         interop.from_phe_numbers(public_key, [phe_keys[0].encrypt(1)])
     forged = phe.EncryptedNumber(interop.to_phe(public_key), int(public_key.n), 0)
     with pytest.raises(EncodingError, match="common factor"):

@@ -107,5 +107,5 @@ def test_memory_is_saved_and_resumed() -> None:
     ],
 )
 def test_bytes_that_are_no_memory_are_refused(data: bytes) -> None:
-    with pytest.raises(errors.MalformedMessageError, match="no saved memory"):
+    with pytest.raises(errors.MalformedMessageError, match="not a saved memory"):
         paillier.OpenedSums.from_bytes(data)

@@ -29,7 +29,7 @@ def test_roster_is_public_keys_by_client_id(tmp_path: Path) -> None:
 def test_file_that_is_no_roster_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "roster.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"roster\.json is no roster of identity keys"):
+    with pytest.raises(ConfigError, match=r"roster\.json is not a roster of identity keys"):
         read_roster(path)
 
 
@@ -37,7 +37,7 @@ def test_file_that_is_no_roster_is_named(tmp_path: Path, text: str) -> None:
 def test_file_that_is_no_identity_is_named_without_its_text(tmp_path: Path, text: str) -> None:
     path = tmp_path / "identity"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"is no identity key: ValueError$"):
+    with pytest.raises(ConfigError, match=r"is not an identity key: ValueError$"):
         read_identity(path)
 
 

@@ -93,10 +93,10 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     [
         ("http://192.0.2.1:8765", "plain HTTP to 192.0.2.1"),
         ("http://localhost.example.org", "plain HTTP"),
-        ("ftp://127.0.0.1", "no URL of a server"),
-        ("127.0.0.1:8765", "no URL of a server"),
-        ("https://user@host", "no URL of a server"),
-        ("http://127.0.0.1:99999", "no URL"),
+        ("ftp://127.0.0.1", "not a URL of a server"),
+        ("127.0.0.1:8765", "not a URL of a server"),
+        ("https://user@host", "not a URL of a server"),
+        ("http://127.0.0.1:99999", "not a URL"),
     ],
 )
 def test_url_that_cannot_be_used_is_refused_before_anything_is_sent(url: str, message: str) -> None:

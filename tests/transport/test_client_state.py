@@ -96,7 +96,7 @@ def test_two_processes_cannot_use_one_state(tmp_path: Path, monkeypatch: pytest.
 
 def test_files_of_clients_servers_and_records_are_not_taken_for_each_other(tmp_path: Path) -> None:
     ClientState(tmp_path / "client.db").close()
-    with pytest.raises(ConfigError, match="no state of a session, or one of another version"):
+    with pytest.raises(ConfigError, match="not the state of a session, or is one of another version"):
         Record(tmp_path / "client.db")
 
 

@@ -26,7 +26,7 @@ def attack(recorded: RecordedRound) -> Reconstruction:
     """Attack each message by division, and the sum by the exact attack.
 
     Raises:
-        ConfigError: The round is none of MNIST's pictures.
+        ConfigError: The round is not one on MNIST pictures.
     """
     task = recorded.task
     if not isinstance(task, Mnist):

@@ -40,7 +40,7 @@ def attack(recorded: RecordedRound) -> Reconstruction:
     """Attack the messages of up to eight clients, and the sum.
 
     Raises:
-        ConfigError: The round is none of faces.
+        ConfigError: The round is not one on faces.
     """
     task = recorded.task
     if not isinstance(task, Faces):

@@ -91,7 +91,7 @@ class MembershipLeakage:
         lira: Likelihood ratio with shadow federations.
         null: The likelihood ratio against a model of the same training on other records: it saw no candidate.
         accuracy_in: Of the published model on members.
-        accuracy_out: The same on candidates that are no members.
+        accuracy_out: The same on candidates that are not members.
         epsilon: What the training spent of the budget, for a client; None without privacy.
     """
 
@@ -251,7 +251,7 @@ def _along(factors: Array, array: Array) -> Array:
 
 
 def _records(settings: Settings) -> tuple[Array, Labels, tuple[Array, Labels]]:
-    """Return the candidates, and for the control half as many records that are none of them."""
+    """Return the candidates, and half as many other records for the control."""
     federation = LOADERS["digits"](1, 0.5, settings.seed)
     inputs, labels = federation.clients[1]
     order = generator(settings.seed, "candidates").permutation(len(labels))
@@ -268,7 +268,7 @@ def _train(
     most = 1 << (settings.records - 1).bit_length()  # a weight is a number of records
     aggregator = aggregator_of(settings.aggregator, settings.key_bits, most, settings.seed)
     training = FedAvg(perceptron.local_update, aggregator=aggregator, privacy=privacy)
-    with np.errstate(divide="ignore"):  # a model that is all noise gives a label probability 0; nobody reads that loss
+    with np.errstate(divide="ignore"):  # a model that is all noise gives a label probability 0; that loss is not used
         *_, report = training.rounds(start, clients, settings.rounds)
     return report.model, report.accountant.epsilon(settings.delta) if report.accountant else None
 

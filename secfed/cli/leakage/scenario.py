@@ -186,12 +186,12 @@ def aggregator_of(kind: AggregatorKind, key_bits: int, max_weight: int, seed: in
 
 
 def noise_for(privacy: PrivacyKind, epsilon: float, delta: float, rounds: int) -> float:
-    """Return the noise multiplier that spends a budget in so many rounds; 0 without privacy."""
+    """Return the noise multiplier that spends a budget in this many rounds; 0 without privacy."""
     return 0.0 if privacy == "none" else dp.noise_multiplier(epsilon=epsilon, delta=delta, rounds=rounds)
 
 
 def privacy_of(privacy: PrivacyKind, clip_norm: float, noise_multiplier: float, clients: int) -> Privacy | None:
-    """Return what to ask an aggregator for, so that all of so many clients must survive."""
+    """Return what to ask an aggregator for, so that all of these clients must survive."""
     if privacy == "none":
         return None
     if privacy == "central":

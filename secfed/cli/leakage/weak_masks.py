@@ -66,7 +66,7 @@ class Settings:
                 raise ConfigError(f"{name} is {getattr(self, name)}: needed 1 to {_MOST_SEED_BITS}")
 
     def config(self, clients: int) -> Config:
-        """Return the parameters of a session of so many clients, of which one may drop out if there are three."""
+        """Return the parameters of a session of this many clients, of which one may drop out if there are three."""
         return Config(range(1, clients + 1), max(2, clients - 1), self.length, RING_BITS)
 
     def updates(self, clients: int, number: int = 0) -> dict[int, Signed]:

@@ -1,8 +1,9 @@
 """Sessions of secure aggregation with one part of the masks weakened, and what the server computes from their messages.
 
-The library has no switch that weakens it, and none of its code is patched: that would weaken other sessions of the same
-process. `_Weakened` is a client that lets the real client answer. Then it exchanges masks in its own masked vector: it
-takes one off, and puts on the mask of a weak seed, or none. For reused masks all parties draw the same secrets twice.
+The library has no switch that weakens it, and this module does not patch its code: that would weaken other sessions of
+the same process. `_Weakened` is a client that lets the real client answer. Then it exchanges masks in its own masked
+vector: it takes one off, and puts on the mask of a weak seed, or none. For reused masks all parties draw the same
+secrets twice.
 """
 
 from collections.abc import Callable, Mapping

@@ -55,7 +55,7 @@ Loader = Callable[[int, float, int], Federation]
 
 @cache
 def _digits() -> tuple[Any, Any]:
-    """Read the file once in a process; nobody writes to the arrays."""
+    """Read the file once per process; do not write to the arrays."""
     require("scikit-learn")
     from sklearn.datasets import load_digits
 

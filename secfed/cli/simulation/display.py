@@ -30,7 +30,7 @@ _HEADS = {
 }
 # Lines that the table's head, its foot, the notes and the progress bars take.
 _OTHER_LINES = 14
-# With so many clients a round takes long enough for a bar of its own.
+# With this many clients a round takes long enough for a bar of its own.
 _MANY_CLIENTS = 1_000
 # How often that bar moves in a stage.
 _MOVES = 200
@@ -77,7 +77,7 @@ def live_table(
 
 @dataclass
 class _View:
-    """The table and the bar below it, drawn anew at each refresh."""
+    """The table and the bar below it, drawn again at each refresh."""
 
     settings: Settings
     console: "Console"
@@ -124,7 +124,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    # With privacy there is no room for the stages beside it.
+    # With privacy there is no room for the stages as well.
     stages = () if settings.private else settings.timed_stages
     title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
@@ -177,7 +177,7 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
     silent = ", ".join(f"{count} at {stage.name}" for stage, count in counts.items())
     if settings.aggregator != "secagg":
         silent = str(sum(counts.values()))
-    lines.append(f"clients that fell silent: {silent}")
+    lines.append(f"clients that dropped out: {silent}")
     if settings.deadline is not None:
         lines.append(f"clients that were late: {sum(record.late for record in records)}")
     if settings.aggregator == "plain":
@@ -292,9 +292,9 @@ def _spent(outcome: Outcome) -> str:
     settings = outcome.settings
     assert outcome.epsilon is not None
     assert outcome.noise_multiplier is not None
-    against = "whoever sees the models"
+    against = "anyone who sees the models"
     if settings.privacy == "distributed":
-        against = "the server, and whoever sees the models"
+        against = "the server, and anyone who sees the models"
     return (
         f"spent epsilon {up(outcome.epsilon, 4)} of {exact(settings.epsilon)} at delta {exact(settings.delta)}, "
         f"against {against} (noise multiplier {up(outcome.noise_multiplier, 4)}, clip {settings.clip_norm:g}; "

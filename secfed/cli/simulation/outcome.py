@@ -15,13 +15,13 @@ class RoundRecord:
         number: From 1.
         accuracy: On the test rows, after the round.
         plain_accuracy: That of the run without protection.
-        central_accuracy: That of the run in which the server adds the noise, beside one in which the clients do.
+        central_accuracy: That of the run in which the server adds the noise, if in another run the clients do.
         epsilon: Spent up to this round, at the budget's delta; None without privacy.
         delta: The budget's; None without privacy.
         cohort: Clients that were sampled.
         survivors: Clients whose update is in the mean; 0 if the round failed.
         plain_survivors: Those of the run without protection.
-        dropouts: Clients that fell silent, by the first stage they did not answer.
+        dropouts: Clients that dropped out, by the first stage they did not answer.
         bytes_up_per_client: Mean of what a survivor sent; None if the round failed.
         bytes_down_per_client: Mean of what a survivor was sent, the model among it; None if the round failed.
         seconds: Wall time of the round, local training of all clients included.
@@ -155,7 +155,7 @@ class Outcome:
 
     @property
     def dropouts(self) -> dict[Stage, int]:
-        """Clients that fell silent, by stage, over all rounds."""
+        """Clients that dropped out, by stage, over all rounds."""
         return {stage: sum(record.dropouts[stage] for record in self.records) for stage in self.settings.stages}
 
     def to_json(self, files: list[str]) -> dict[str, Any]:

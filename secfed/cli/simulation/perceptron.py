@@ -70,7 +70,7 @@ def local_update(model: Model, data: Examples, mu: float = 0.0) -> tuple[Model, 
     Args:
         model: Left as it is.
         data: The client's examples.
-        mu: FedProx's pull back toward the model; 0 is none.
+        mu: FedProx's pull back toward the model; 0 means no pull.
 
     Returns:
         The change of the model, and the number of examples.

@@ -1,4 +1,4 @@
-"""A federated training run, and the same run with less protection beside it; knows no terminal."""
+"""A federated training run, and the same run with less protection to compare it with; prints nothing."""
 
 import math
 import time
@@ -40,8 +40,8 @@ def simulate(
 ) -> Outcome:
     """Train, and train again in the clear with the same seed, cohorts and silent clients.
 
-    Beside a run in which the clients add noise there is a third, in which the server does, for the same budget. All
-    runs go forward together, so that each record has all accuracies.
+    If the clients add noise, there is a third run in which the server adds it, for the same budget. All runs advance
+    together, so that each record has all accuracies.
 
     Args:
         settings: What to run.
@@ -90,7 +90,7 @@ def simulate(
 
 
 def draw_dropouts(settings: Settings, number: int, cohort: tuple[int, ...]) -> dict[int, Stage]:
-    """Decide who falls silent in a round, and at which stage; the same whenever it is asked."""
+    """Decide who drops out in a round, and at which stage; the same whenever it is asked."""
     random = generator(settings.seed, "dropouts", number)
     silent = random.random(len(cohort)) < settings.dropout
     stages = random.integers(len(settings.stages), size=len(cohort))

@@ -34,7 +34,7 @@ class Settings:
             median client takes 1.
         deadline: How long a round waits for slow clients; None: for all. Of no matter for fedbuff and fedasync.
         target: Accuracy of which the run says when it was reached.
-        dropout: Probability that a client of the cohort falls silent in a round, at a stage drawn among all.
+        dropout: Probability that a client of the cohort drops out in a round, at a stage drawn among all.
         threshold: See `secfed.SecAgg`.
         neighbors: See `secfed.SecAgg`.
         adversary: See `secfed.SecAgg`.
@@ -42,9 +42,9 @@ class Settings:
         cohort_size: See `Training.rounds`; instead of `sampling_rate`.
         alpha: How unequal the clients are; see `datasets`.
         key_bits: See `secfed.Paillier`.
-        clip: See `secfed.SecAgg`; of no matter with privacy.
-        bits: See `secfed.SecAgg`; of no matter with privacy.
-        scale_weights: See `secfed.SecAgg`; of no matter with privacy.
+        clip: See `secfed.SecAgg`; without effect with privacy.
+        bits: See `secfed.SecAgg`; without effect with privacy.
+        scale_weights: See `secfed.SecAgg`; without effect with privacy.
         compression: Maps as `maps_of` reads them; nothing ("") sends every value.
         privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
         epsilon: Budget of all rounds together.
@@ -157,7 +157,7 @@ class Settings:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages in which clients may fall silent; with Paillier there is one, in which inputs are due."""
+        """The stages in which clients may drop out; with Paillier there is one, in which inputs are due."""
         if self.aggregator == "paillier":
             return (Stage.MASKED_INPUT_COLLECTION,)
         stages = (Stage.ADVERTISE_KEYS, Stage.SHARE_KEYS, Stage.MASKED_INPUT_COLLECTION)
@@ -176,7 +176,7 @@ def maps_of(text: str) -> tuple[Compression, ...]:
     """Read a compression: `random-k:FRACTION`, `low-rank:RANK` and `rotation`, joined by `+` in their order.
 
     Raises:
-        ConfigError: It is no such text, or a number is out of range.
+        ConfigError: The text does not name a compression, or a number is out of range.
     """
     maps: list[Compression] = []
     for part in text.split("+"):

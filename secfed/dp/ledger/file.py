@@ -1,7 +1,7 @@
 """A ledger: an SQLite file that records every release and refuses the one that would overspend, before noise is drawn.
 
 A release is *reserved* first, and from then on counts as spent; then noise is drawn and the release leaves; then it is
-*committed*. Whoever dies in between leaves a reservation behind, that is, a spend: a crash never forgets one.
+*committed*. A process that crashes in between leaves its reservation behind, which still counts as spent.
 
 The file holds a budget and a log that only grows; each record's hash covers all records before it. Every operation is
 one transaction over a connection of its own, so a ledger may be used by several processes and threads, also across a
@@ -175,7 +175,7 @@ class Ledger:
                 later ones.
 
         Raises:
-            ConfigError: There is no such file, it is no ledger, of another version, or has been changed; or it lacks
+            ConfigError: There is no such file, it is not a ledger, of another version, or has been changed; or it lacks
                 the record of the expected head, because it was cut or is an older copy.
             SecFedError: The file cannot be read, or another process holds it.
         """
@@ -217,7 +217,7 @@ class Ledger:
 
         Raises:
             BudgetExceededError: It would exceed the budget; the reservation stays as it was.
-            ConfigError: A parameter is wrong, or the entry is none of this ledger's.
+            ConfigError: A parameter is wrong, or the entry is not of this ledger.
             StageError: The entry is no longer reserved.
             SecFedError: The file cannot be written, or another process held it for too long.
         """
@@ -228,7 +228,7 @@ class Ledger:
         """Note that a reservation has been released; it spends what it did before.
 
         Raises:
-            ConfigError: The entry is none of this ledger's.
+            ConfigError: The entry is not of this ledger.
             StageError: The entry is no longer reserved.
             SecFedError: The file cannot be written, or another process held it for too long.
         """
@@ -241,7 +241,7 @@ class Ledger:
         of a model, the cause of a failure), the entry must be committed instead; when in doubt, leave it reserved.
 
         Raises:
-            ConfigError: The entry is none of this ledger's.
+            ConfigError: The entry is not of this ledger.
             StageError: The entry is no longer reserved.
             SecFedError: The file cannot be written, or another process held it for too long.
         """
@@ -282,9 +282,9 @@ class Ledger:
             self.commit(entry)
 
     def head(self) -> str:
-        """Return the hash of the last record (of the budget, where there is none): 64 hexadecimal digits.
+        """Return the hash of the last record (of the budget, if there is no record): 64 hexadecimal digits.
 
-        It covers all records. Kept elsewhere, it tells later whether the file still holds them: `expected_head`.
+        It covers all records. Keep it elsewhere, and `expected_head` can check later that the file still has them.
         """
         return self._refreshed().head
 
@@ -388,7 +388,7 @@ class Ledger:
                 connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
             )
             if application != _APPLICATION_ID:
-                raise ConfigError(f"{self.path} is no ledger")
+                raise ConfigError(f"{self.path} is not a ledger")
             if version != _VERSION:
                 raise ConfigError(f"{self.path} is a ledger of version {version}, this secfed reads {_VERSION}")
             yield connection
@@ -415,4 +415,4 @@ def _connection(path: Path, timeout_seconds: float, mode: str) -> Iterator[sqlit
             ) from None
         if code in _OUTSIDE:
             raise SecFedError(f"the ledger {path} cannot be read or written: {error}") from None
-        raise ConfigError(f"{path} is no ledger, or damaged: {error}") from None
+        raise ConfigError(f"{path} is not a ledger, or damaged: {error}") from None

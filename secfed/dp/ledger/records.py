@@ -67,7 +67,7 @@ class History:
     """What a ledger's file says, up to a record; never changed, so that threads may share it.
 
     Attributes:
-        head: Hash of the last record, or of the budget where there is none.
+        head: Hash of the last record, or of the budget if there is no record.
         length: Number of records.
         entries: The releases by number, in the order in which they began.
         settled: An accountant of the committed ones.
@@ -116,12 +116,12 @@ class History:
         """Return a reservation as it stands now.
 
         Raises:
-            ConfigError: The entry is none of this ledger's.
+            ConfigError: The entry is not of this ledger.
             StageError: It is no longer reserved.
         """
         found = self.entries.get(entry.number)
         if found is None or found.receipt != entry.receipt:
-            raise ConfigError(f"entry {entry.number} ({entry.label!r}) is none of this ledger's")
+            raise ConfigError(f"entry {entry.number} ({entry.label!r}) is not of this ledger")
         if found.state != "reserved":
             raise StageError(f"entry {entry.number} ({entry.label!r}) is {found.state} already")
         return found

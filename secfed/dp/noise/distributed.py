@@ -50,9 +50,9 @@ _GRID = 100
 class Layers:
     """The noise of each client, in layers, some of which the server can remove once it knows the survivors.
 
-    Layer `k` (from 0) is for sums with fewer than `honest[k - 1]` honest survivors; in others it is removed. Whoever
-    drops out, what stays from honest survivors has a variance of at least `variance`, and of exactly that if `honest`
-    holds their number.
+    Layer `k` (from 0) is for sums with fewer than `honest[k - 1]` honest survivors; in others it is removed. Whichever
+    clients drop out, the noise left from honest survivors has a variance of at least `variance`, and of exactly
+    `variance` if `honest` holds their number.
 
     Args:
         variance: What the honest survivors' noise must come to in the sum, per coordinate, in square steps.
@@ -118,7 +118,7 @@ class Layers:
         )
 
     def kept(self, honest: int) -> int:
-        """Return how many layers, from the first, stay in a sum with so many honest survivors.
+        """Return how many layers, from the first, stay in a sum with this many honest survivors.
 
         Raises:
             TooFewSurvivorsError: All layers together are too little noise for so few.
@@ -214,7 +214,7 @@ class NoisePlan:
         return math.isqrt(self.largest_square) + math.ceil(66 + 14 * math.sqrt(self.noise_variance))
 
     def event(self, survivors: int) -> DiscreteGaussianSum | SkellamSum:
-        """Return what is released if so many clients are in the sum (and surplus layers are removed).
+        """Return what is released if this many clients are in the sum (and surplus layers are removed).
 
         Raises:
             TooFewSurvivorsError: They are fewer than the threshold: nothing may be released.
@@ -253,7 +253,7 @@ class NoisePlan:
     def error_ratio(self) -> float:
         """How many times the error of central Gaussian noise the error is, if all clients arrive.
 
-        Beside `overhead` this holds what is brought for clients who might have dropped out, or collude.
+        Besides `overhead`, this includes the noise added for clients that might have dropped out or might collude.
         """
         return self.error(self.clients) / (self.noise_multiplier * self.clip_norm) ** 2
 

@@ -60,8 +60,8 @@ def discrete_gaussian(variance: float | Fraction, size: int, seed: bytes) -> npt
         ConfigError: The variance is not positive or too large, the size negative, or the seed not 32 bytes.
 
     Security:
-        Table look-ups, and how many words a sample takes, depend on the noise: whoever shares the machine's caches may
-        learn about it from timing.
+        Table look-ups, and how many words a sample takes, depend on the noise: anyone who shares the machine's caches
+        may learn about it from timing.
 
     Source:
         The law: Canonne, Kamath, Steinke: The Discrete Gaussian for Differential Privacy, NeurIPS 2020.
@@ -210,7 +210,7 @@ def _split(seed: bytes, count: int) -> list[bytes]:
 
 
 def _checked(variance: float | Fraction, most: int, size: int, seed: bytes) -> Fraction:
-    """Return the variance as a fraction, or refuse what is no request for noise."""
+    """Return the variance as a fraction, or refuse what is not a request for noise."""
     if isinstance(variance, bool) or not isinstance(variance, Real) or not 0 < variance <= most:
         raise ConfigError(f"variance {variance!r} must be a positive number of at most 2^{most.bit_length() - 1}")
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:

@@ -74,7 +74,7 @@ class NoiseShare:
             The SurplusNoiseResponse.
 
         Raises:
-            MalformedMessageError: N1, this is no such request; nothing has changed.
+            MalformedMessageError: N1, this is not such a request; nothing has changed.
             FaultyServerError: N2, it is about another sum; N3, so many survivors need more layers than the server would
                 keep. Nothing is ever revealed.
             StageError: The seeds have been handed out, or refused, before, or another thread is asking.

@@ -1,6 +1,6 @@
-"""The server's half of the stage SURPLUS_NOISE, after the unmasking: it takes off noise that nobody needs.
+"""The server's half of the stage SURPLUS_NOISE, after the unmasking: it removes noise that is not needed.
 
-More clients than the fewest allowed may survive, and each has brought noise for the case that they do not. The server
+More clients than the fewest allowed may survive, yet each has added noise for the case that they do not. The server
 asks every survivor for the seeds of its surplus layers; no socket, no clock.
 """
 
@@ -27,7 +27,7 @@ class SurplusNoise:
         transform_hash: Which sum it is, 32 bytes: `PrivateSum.hash`.
         survivors: Ids of the clients in the sum.
         modulus_bits: The sum is modulo `2**modulus_bits`.
-        secret: Whether nobody may learn from the noise how many survived.
+        secret: Whether the noise must not reveal how many survived.
 
     Raises:
         TooFewSurvivorsError: They are too few for any sum.
@@ -51,8 +51,8 @@ class SurplusNoise:
         """Take one survivor's SurplusNoiseResponse; a second one of the same client replaces the first.
 
         Raises:
-            FaultyClientError: M1, it is no such message; M2, nobody asked this client; M3, it is about another sum, or
-                has not one seed for each surplus layer. Nothing has changed.
+            FaultyClientError: M1, it is not such a message; M2, this client was not asked; M3, it is about another sum,
+                or does not have one seed for each surplus layer. Nothing has changed.
         """
         try:
             response = SurplusNoiseResponse.from_bytes(data)

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from secfed.aggregation import DistributedGaussian, Paillier, Privacy
 from secfed.errors import ConfigError
 
-# These look at each client's reply by itself, which nobody can under secure aggregation; or they add noise that our
+# These look at each client's reply by itself, which is impossible under secure aggregation; or they add noise that our
 # accountant does not know.
 SEES_SINGLE_UPDATES: Final = (
     "Bulyan", "FedMedian", "FedTrimmedAvg", "FedXgbBagging", "FedXgbCyclic", "Krum", "MultiKrum", "QFedAvg",

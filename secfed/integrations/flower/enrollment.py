@@ -25,7 +25,7 @@ class Enrollment:
 
     Args:
         roster: Public identity keys by client id; None: clients have no identity.
-        key_holders: Public identity keys by key holder's number; None: whoever says so first is taken for one.
+        key_holders: Public identity keys by key holder's number; None: the first node that says so is taken for one.
 
     Attributes:
         client_of: Client ids by node id.
@@ -39,7 +39,7 @@ class Enrollment:
         self.holders: dict[int, int] = {}
 
     def ask(self, grid: Grid, nodes: list[int], message_type: str, server_round: int, seconds: float) -> None:
-        """Ask nodes that were not asked before who they are; whoever cannot prove it is logged and left out.
+        """Ask nodes that were not asked before who they are; a node that cannot prove it is logged and left out.
 
         Args:
             grid: Where messages go.
@@ -60,7 +60,7 @@ class Enrollment:
         """Take one node's answer.
 
         Raises:
-            ConfigError: The node does not prove what it says, or is none of the roster.
+            ConfigError: The node does not prove what it says, or is not in the roster.
             MalformedMessageError: Something is missing in its answer.
         """
         if reply.has_error():

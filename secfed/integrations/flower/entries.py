@@ -114,7 +114,7 @@ def own_public_key(context: Context) -> paillier.PublicKey:
 
 
 def key_holder_number(context: Context) -> int:
-    """Return which key holder this node is, from 1; 0 if it is none."""
+    """Return which key holder this node is, from 1; 0 if it is not one."""
     if PRIVATE_KEY in context.node_config:
         return 1
     return _share(context)[1].number if KEY_SHARE in context.node_config else 0

@@ -20,9 +20,9 @@ def enrollment(nonce: bytes, node_id: int, client_id: int, key_holder: int) -> b
 
     Args:
         nonce: The server's, 32 bytes.
-        node_id: Flower's id of the node: nobody can enroll another node with this signature.
+        node_id: Flower's id of the node: the signature cannot enroll another node.
         client_id: Its number in the roster.
-        key_holder: Its number as a key holder, 0 if it is none.
+        key_holder: Its number as a key holder, 0 if it is not one.
     """
     return b"secfed/flower/v1 enroll" + nonce + json.dumps([node_id, client_id, key_holder]).encode()
 
@@ -31,7 +31,7 @@ def own_client_id(context: Context) -> int:
     """Return this node's client id from its configuration.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The node has no client id.
     """
     found = context.node_config.get(CLIENT_ID)
     if type(found) is not int:

@@ -298,7 +298,7 @@ def _only(records: Any, what: str, where: str) -> Any:
     """Return the name of the only record of a kind, and the record.
 
     Raises:
-        ConfigError: There is none, or more than one.
+        ConfigError: There is no such record, or more than one.
     """
     if len(records) != 1:
         raise ConfigError(f"{where} has {len(records)} {what}s, needed one")
@@ -310,7 +310,7 @@ def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Tra
 
     Raises:
         ConfigError: The reply lacks a record, an array or a metric.
-        EncodingError: An array has another shape, or a metric is no number.
+        EncodingError: An array has another shape, or a metric is not a number.
     """
     where = "the reply of the app's train function"
     trained = numpy_arrays(_only(reply.content.array_records, "array record", where)[1])

@@ -50,8 +50,8 @@ def payload_bytes(record: ArrayRecord | None) -> bytes:
     try:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # whatever NumPy makes of bytes that are no array
-        raise MalformedMessageError(f"{PAYLOAD} is no array: {type(error).__name__}", 0) from None
+    except Exception as error:  # whatever NumPy makes of bytes that are not an array
+        raise MalformedMessageError(f"{PAYLOAD} is not an array: {type(error).__name__}", 0) from None
     data = file.read()
     if dtype != np.uint8 or shape != (len(data),):
         raise MalformedMessageError(f"{PAYLOAD} is an array of {dtype}, needed uint8 in one axis, all of them there", 0)
@@ -137,7 +137,7 @@ def response_bytes(reply: Message, stage: str) -> bytes:
 
     Raises:
         ProtocolError: The answer is an error, for which Flower or the client's mod says why.
-        MalformedMessageError: It is no answer to that stage.
+        MalformedMessageError: It is not an answer to that stage.
     """
     if reply.has_error():
         raise ProtocolError(f"error {reply.error.code}: {readable(reply.error.reason)}", "")

@@ -161,7 +161,7 @@ class Round:
         Raises:
             TooFewSurvivorsError: Too few nodes are left.
             FaultyClientError: A node ended the session.
-            EncodingError: The sum is none of encoded vectors.
+            EncodingError: The sum is not one of encoded vectors.
         """
         server, report = self.server, self.report
         while True:
@@ -212,7 +212,7 @@ class Round:
         self.report.seconds[stage] = time.monotonic() - begin
 
     def abort(self) -> None:
-        """Tell the nodes that are still in to forget their secrets; nobody waits for their answer."""
+        """Tell the nodes that are still in to forget their secrets, without waiting for an answer."""
         if not isinstance(self.server, Server):
             return  # under Paillier encryption clients hold nothing
         for client_id, request in self.server.abort("no mean").items():

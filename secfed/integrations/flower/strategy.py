@@ -256,7 +256,7 @@ class SecureStrategy(Strategy):
             TooFewSurvivorsError: Too few nodes are left, for more than `failed_rounds` rounds in a row. Its notes say
                 why nodes dropped out.
             ProtocolError: A node ended the session, likewise.
-            EncodingError: What came out is no sum of encoded vectors, likewise: a node sent something else.
+            EncodingError: What came out is not a sum of encoded vectors, likewise: a node sent something else.
         """
         round, self._round = self._round, None
         if round is None:

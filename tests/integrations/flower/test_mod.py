@@ -389,7 +389,7 @@ def test_identity_files_are_private_and_never_overwritten(tmp_path: Path) -> Non
     with pytest.raises(FileExistsError):
         create_identity(path)
     (tmp_path / "broken.json").write_text('{"1": "zz"}')
-    with pytest.raises(ConfigError, match="no roster"):
+    with pytest.raises(ConfigError, match="is not a roster"):
         read_roster(tmp_path / "broken.json")
     with pytest.raises(ConfigError, match="FileNotFoundError; a relative path starts from the folder where"):
         read_roster(tmp_path / "absent.json")
