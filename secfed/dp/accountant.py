@@ -46,7 +46,7 @@ class Bounds(NamedTuple):
 class Accountant:
     """What has been released, and what it has spent.
 
-    The guarantee is for one client: whoever sees all releases learns little about whether the client took part
+    The guarantee is for one client: anyone who sees all releases learns little about whether the client took part
     (`"add_remove"`), or about what its data were (`"replace"`). Events must be fixed before the first release, or
     chosen without looking at earlier releases: a budget that adapts to them needs a privacy filter, which this is not.
 
@@ -96,7 +96,7 @@ class Accountant:
             This accountant.
 
         Raises:
-            ConfigError: Something is no event, or the count is below 1.
+            ConfigError: Something is not an event, or the count is below 1.
         """
         check_event(event)
         self._events[event] = self._events.get(event, 0) + check_count("count", count)
@@ -369,7 +369,7 @@ class Accountant:
         """Return the accountant that `to_json` described.
 
         Raises:
-            ConfigError: This is no such description.
+            ConfigError: This is not a description of an accountant.
         """
         try:
             accountant = cls(saved["adjacency"])

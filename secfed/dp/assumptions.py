@@ -1,4 +1,4 @@
-"""What a number rests on, in words: a guarantee without its assumptions is none.
+"""What a number rests on, in words: a guarantee means nothing without its assumptions.
 
 The noise that is needed is rounded up. Rates and norms up to which the numbers hold are rounded down.
 """
@@ -83,7 +83,7 @@ def _event(event: Event) -> str:
     if isinstance(event, PoissonSampled):
         rate = as_given_or_down(event.sampling_rate, 6)
         cohort = f"each client joins the cohort independently with probability {rate}"
-        skips = "noise is released also if nobody joined"
+        skips = "noise is released also if no client joined"
         if event.decisive_probability:
             skips = (
                 "noise is released unless the cohort is too small or too large, which depends on one client with "

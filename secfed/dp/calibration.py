@@ -41,7 +41,7 @@ def release(
         population: Number of clients; needed for `"fixed"`.
 
     Raises:
-        ConfigError: The sampling rate is out of range, or no whole number of the population.
+        ConfigError: The sampling rate is out of range, or it does not give a whole number of clients.
     """
     gaussian = Gaussian(noise_multiplier)
     sampling_rate = check_rate(sampling_rate)
@@ -54,7 +54,7 @@ def release(
     population = check_count("population", population)
     cohort = round(sampling_rate * population)
     if cohort < 1 or abs(cohort - sampling_rate * population) > 1e-6:
-        raise ConfigError(f"sampling_rate {sampling_rate} of {population} clients is no whole number of at least 1")
+        raise ConfigError(f"sampling_rate {sampling_rate} of {population} clients is not a whole number of at least 1")
     return FixedSizeSampled(cohort, population, gaussian)
 
 

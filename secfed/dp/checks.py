@@ -13,7 +13,7 @@ def check_number(name: str, number: Any) -> float:
     """Return a real number, also one of NumPy, as a float.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is not a number.
     """
     if isinstance(number, bool) or not isinstance(number, Real):
         raise ConfigError(f"{name} {number!r:.100} must be a number")
@@ -27,7 +27,7 @@ def check_positive(name: str, number: Any) -> float:
     """Return a number as a float.
 
     Raises:
-        ConfigError: It is none, or not positive and finite.
+        ConfigError: It is not a number, or not positive and finite.
     """
     value = check_number(name, number)
     if not 0 < value < math.inf:
@@ -39,7 +39,7 @@ def check_between(name: str, number: Any, least: float, most: float) -> float:
     """Return a number as a float.
 
     Raises:
-        ConfigError: It is none, or out of range.
+        ConfigError: It is not a number, or out of range.
     """
     value = check_number(name, number)
     if not least <= value <= most:
@@ -51,7 +51,7 @@ def check_rate(number: Any) -> float:
     """Return a sampling rate as a float.
 
     Raises:
-        ConfigError: It is none, or out of range.
+        ConfigError: It is not a number, or out of range.
     """
     value = check_number("sampling_rate", number)
     if not 0 < value <= 1:
@@ -65,7 +65,7 @@ def check_count(name: str, number: Any) -> int:
     """Return a whole number of at least 1, also one of NumPy, as an int.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is not a count of at least 1.
     """
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
         raise ConfigError(f"{name} {number!r:.100} must be a whole number of at least 1")
@@ -79,7 +79,7 @@ def keep(event: object, **values: Any) -> None:
 
 
 def check_delta(delta: Any) -> float:
-    """Return a delta as a float; refuse one that is no probability, or that promises nothing.
+    """Return a delta as a float; refuse one that is not a probability, or that promises nothing.
 
     Raises:
         ConfigError: It is out of range.

@@ -163,7 +163,7 @@ class PoissonSampled:
 
     Args:
         sampling_rate: That probability, from 1e-15 to 1.
-        event: What is released from the cohort, also if nobody joined. The result is divided by a public number, never
+        event: What is released from the cohort, also if no client joined. The result is divided by a public number, never
             by how many came. Several Gaussian releases from one and the same cohort are one `Composed`.
         decisive_probability: Where nothing is released of cohorts of some sizes: probability, at most, that the others
             in the cohort are so many that it depends on one client whether there is a release. Each release costs so
@@ -225,7 +225,7 @@ class Composed:
         events: Each event and how often it was released.
 
     Raises:
-        ConfigError: A count is below 1, or something is no event.
+        ConfigError: A count is below 1, or something is not an event.
     """
 
     events: tuple[tuple["Event", int], ...]
@@ -307,10 +307,10 @@ def from_json(parameters: Mapping[str, Any]) -> Event:
 
 
 def check_event(event: object) -> None:
-    """Refuse what is no event.
+    """Refuse anything that is not an event.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is not an event.
     """
     if not isinstance(event, Event):
         raise ConfigError(f"found {event!r:.100}, needed an event such as dp.Gaussian(noise_multiplier=1.0)")

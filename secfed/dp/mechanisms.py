@@ -1,7 +1,7 @@
 """Events of which a theorem says how much they give away, whatever was computed: no sum and no `clip_norm` are needed.
 
 What is promised of such an event must hold for the adjacency that the accountant is asked for; for `"remove"` and
-`"add"` it must hold under `"add_remove"`. Nobody can check that here.
+`"add"` it must hold under `"add_remove"`. The library cannot check that.
 """
 
 from dataclasses import dataclass
@@ -53,8 +53,8 @@ class RandomizedResponse:
     """The answer of one client to a question, randomized by the client itself: a local release.
 
     The client tells the truth with probability e^epsilon / (e^epsilon + outcomes - 1), else one of the other answers,
-    each with the same probability. Under `"replace"` the guarantee holds against anybody who sees which client answered
-    what. Under `"add_remove"` there is none: whether the client answered is seen, and its answer is there or not.
+    each with the same probability. Under `"replace"` the guarantee holds against anyone who sees which client answered
+    what. Under `"add_remove"` there is no guarantee: an observer sees whether the client answered.
 
     Args:
         epsilon: From 0 to 500, in nats.

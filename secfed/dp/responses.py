@@ -65,7 +65,7 @@ class Responses:
 
 
 def responses(event: Event, adjacency: Adjacency) -> Responses | None:
-    """Return the mixture of a release, or nothing where its pair is none.
+    """Return the mixture of a release, or None where its pair is not a mixture.
 
     Raises:
         UnsupportedEventError: The event has no bound under this adjacency.

@@ -207,7 +207,7 @@ def test_a_budget_that_no_noise_keeps_is_refused() -> None:
 
 @pytest.mark.parametrize("rate", [0.104, 0.096, 0.001, 0.10001, 1e-9])
 def test_a_rate_that_is_no_whole_cohort_is_refused(rate: float) -> None:
-    with pytest.raises(ConfigError, match="of 100 clients is no whole number"):
+    with pytest.raises(ConfigError, match="of 100 clients is not a whole number"):
         dp.release(1.0, rate, sampling="fixed", population=100)
 
 

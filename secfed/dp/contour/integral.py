@@ -34,7 +34,7 @@ class Contour:
         frequencies: The values of u, shape `(k,)`.
         factor: exp(K(t + iu) - K(t) - iu mean) / (z (z + 1)), shape `(rows, k)`, the first halved.
         size: Bound of what a relative error of the first order does to each term, same shape.
-        error: Bound of the errors of all terms together, shape `(rows,)`, but for those that depend on epsilon.
+        error: Bound of the errors of all terms together, shape `(rows,)`, except those that depend on epsilon.
         bulk_orders: Orders t' for a bound of what a cut left out; empty without a cut.
         bulk: log E[exp(t' loss)] of it.
         smoothing: Square of mu of a Gaussian release that was composed with the releases: it is taken off again below.

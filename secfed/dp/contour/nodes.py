@@ -91,7 +91,7 @@ class Nodes:
         Args:
             order: t.
             frequency: Largest imaginary part u.
-            stretch: `Cut.stretch` for a part of the law beside a cut.
+            stretch: `Cut.stretch` for the part of a law on one side of a cut.
 
         Returns:
             Shape `(n,)`: 2 N(a) / (exp(2 pi a / step) - 1), with N(a) bounded on the line with imaginary part a.

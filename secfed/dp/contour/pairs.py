@@ -54,7 +54,7 @@ class Pair:
         q: Probabilities without them; the same outcomes in the same order.
 
     Raises:
-        ConfigError: These are no laws on the same outcomes.
+        ConfigError: The two are not probabilities of the same outcomes.
 
     Attributes:
         infinite, certain: Probability of outcomes that only the first law has.

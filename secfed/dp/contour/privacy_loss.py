@@ -90,7 +90,7 @@ def layout(
 
 
 def whole_steps(length: Reals, step: Reals) -> npt.NDArray[np.int64]:
-    """Return how many steps cover each length, at most 10^15, which is more than anybody places."""
+    """Return how many steps cover each length, at most 10^15, which is far more than is ever placed."""
     return np.ceil(np.minimum(length / step, 1e15)).astype(np.int64)
 
 
