@@ -163,8 +163,8 @@ class PoissonSampled:
 
     Args:
         sampling_rate: That probability, from 1e-15 to 1.
-        event: What is released from the cohort, also if no client joined. The result is divided by a public number, never
-            by how many came. Several Gaussian releases from one and the same cohort are one `Composed`.
+        event: What is released from the cohort, also if no client joined. The result is divided by a public number,
+            never by how many came. Several Gaussian releases from one and the same cohort are one `Composed`.
         decisive_probability: Where nothing is released of cohorts of some sizes: probability, at most, that the others
             in the cohort are so many that it depends on one client whether there is a release. Each release costs so
             much more of delta.
