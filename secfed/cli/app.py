@@ -281,7 +281,10 @@ def simulate(
         typer.Option(
             min=2,
             max=32,
-            help=with_default("Bits of a rounded value. With few bits, also set --clip.", "16, or 12 to 15"),
+            help=with_default(
+                "Bits of a rounded value. With few bits, also set --clip.",
+                "16, or as few as 12 to keep the sum within 32 bits",
+            ),
             rich_help_panel=PROTOCOL,
         ),
     ] = None,
@@ -411,8 +414,8 @@ def simulate(
         raise SecFedError(f"cannot make the folder {output}: {error.strerror}") from None
     started = time.perf_counter()
     console = Console(stderr=True)
-    if settings.aggregator == "secagg" and settings.sampling_rate == 1:
-        console.print(display.threshold_line(settings), highlight=False)
+    for line in display.threshold_lines(settings):
+        console.print(line, highlight=False)
     with display.live_table(settings, console) as (watch, step):
         outcome = run(settings, watch, step)
     seconds = time.perf_counter() - started

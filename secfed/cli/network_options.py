@@ -17,7 +17,10 @@ _NEEDED = (
         "--tls-cert and --tls-key, --host 127.0.0.1, or --insecure",
     ),
     ("a roster, a loopback address, or insecure", "--roster, --host 127.0.0.1, or --insecure"),
-    ("https, a loopback address, or insecure", "a URL with https, one such as http://127.0.0.1:8765, or --insecure"),
+    (
+        "https, a loopback address, or insecure",
+        "a URL with https, one of this machine such as http://127.0.0.1:8765, or --insecure",
+    ),
     ("this client needs its identity key and a roster", "this client needs --identity and --roster"),
 )
 

@@ -76,6 +76,12 @@ def test_a_threshold_that_was_raised_is_told_first(
     assert run.stderr.startswith("threshold: 5 of the 8 clients can unmask the sum\n")
 
 
+def test_a_threshold_that_is_too_large_is_an_error_only(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed("simulate", "--clients", 8, "--rounds", 1, "--threshold", 9, "--output", tmp_path)
+    assert run.exit_code == 2 and "can unmask" not in run.stderr
+    assert "threshold 9 must be a whole number from 2 to 8" in run.stderr
+
+
 def test_a_cohort_of_fixed_size_moves_the_sum_twice_as_far_and_it_is_said(secfed: Runner) -> None:
     rest = ("--delta", 1e-5, "--noise-multiplier", 2)
     words = "another client takes the place of an absent one, so the sum moves by up to twice clip_norm"

@@ -191,7 +191,7 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--record", "broken.npz"), "broken.npz"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "belong together"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--allow-divisible"), "only with --roster"),
-        (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "127.0.0.1:8765, or --insecure"),
+        (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "such as http://127.0.0.1:8765, or --insecure"),
         (("join", "https://127.0.0.1:1", "update-1.npz", "--id", 1, "--ca", "absent"), "absent cannot be used"),
     ],
 )

@@ -120,12 +120,16 @@ class _View:
         return Group(table, *notes)
 
 
-def threshold_line(settings: Settings) -> str:
-    """Say how many can unmask a sum in which all clients are asked: a fraction may have been raised."""
+def threshold_lines(settings: Settings) -> list[str]:
+    """Say how many can unmask a sum, where that is one number for all rounds: a fraction may have been raised."""
+    if settings.aggregator != "secagg" or settings.sampling_rate < 1:
+        return []
     aggregator = SecAgg(threshold=settings.threshold, neighbors=settings.neighbors, adversary=settings.adversary)
     threshold, neighbors = aggregator.graph(settings.clients)
+    if threshold > (settings.clients if neighbors is None else neighbors):
+        return []  # an error, which the run names
     holders = f"the {settings.clients} clients" if neighbors is None else f"each client's {neighbors} neighbors"
-    return f"threshold: {threshold} of {holders} can unmask the sum"
+    return [f"threshold: {threshold} of {holders} can unmask the sum"]
 
 
 def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
