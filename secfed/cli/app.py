@@ -37,6 +37,7 @@ from secfed.errors import SecFedError
 
 app = typer.Typer(
     cls=Commands,
+    rich_markup_mode="rich",  # older versions of typer have another default
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -433,7 +434,7 @@ app.command()(preflight.preflight)
 app.command()(attack.attack)
 app.command()(budget.epsilon)
 app.command()(budget.noise)
-app.add_typer(budget.budget, name="budget")
+app.add_typer(budget.budget, name="budget", cls=Commands)
 app.command()(network.serve)
 app.command()(network.join)
 app.command()(network.identity)

@@ -181,6 +181,7 @@ def noise(
 
 
 budget = typer.Typer(
+    rich_markup_mode="rich",  # older versions of typer have another default
     no_args_is_help=True,
     help="Keep a privacy budget in a file, and never spend more.\n\nExample:\n\n"
     "secfed budget limit --ledger budget.db --epsilon 3 --delta 1e-5",

@@ -11,10 +11,16 @@ class Commands(TyperGroup):
     """A group of commands."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command; the lines of a paragraph of its help are joined, so that a terminal breaks them anew."""
+        """Return a command; the lines of a paragraph of its help are joined, so that a terminal breaks them anew.
+
+        Older versions of typer show "[default: None]" for an option without a default, which is left out.
+        """
         command = super().get_command(ctx, cmd_name)
         if command is not None and command.help:
             command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help)
+        for parameter in getattr(command, "params", ()):
+            if parameter.default is None:
+                parameter.show_default = False
         return command
 
     def invoke(self, ctx: Any) -> Any:
