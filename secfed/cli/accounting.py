@@ -124,9 +124,18 @@ def membership_in_words(report: dict[str, Any]) -> list[str]:
         mu = f"Gaussian privacy: no mu is proved {since}"
     else:
         proved = f"(proved to lie from {down(report['mu_lower'], 6)} to {up(report['mu_upper'], 6)})"
-        mu = f"Gaussian privacy: mu {up(report['mu'], 4)} {since} {proved}"
+        mu = f"Gaussian privacy: mu at most {up(report['mu'], 4)} {since} {proved}"
     rates = (f"{up(report[f'tpr_at_fpr_{rate:g}'], 4)} at {100 * rate:g} %" for rate in FALSE_POSITIVE_RATES)
     return [mu, f"membership tests: true positive rate at most {', '.join(rates)} false positive rate"]
+
+
+def assumptions_in_words(report: dict[str, Any]) -> str:
+    """Say what the numbers of Gaussian rounds rest on."""
+    text: str = report["assumptions"]
+    if report["sampling"] == "fixed" and report["adjacency"] == "add_remove":
+        text += " In a cohort of fixed size another client takes the place of an absent one, so the sum moves by up to "
+        text += "twice clip_norm."
+    return text
 
 
 def noise_for(

@@ -10,8 +10,14 @@ import typer
 
 from secfed.cli import attack, budget, network, preflight
 from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS, OF_ALGORITHMS
+from secfed.cli.commands import Commands
 from secfed.cli.extras import require
 from secfed.cli.options import (
+    ALGORITHM,
+    DATA,
+    OUTPUT,
+    PRIVACY,
+    PROTOCOL,
     AdversaryChoice,
     KeyBits,
     PrivacyChoice,
@@ -25,10 +31,13 @@ from secfed.cli.options import (
     readable_maps,
     refuse_without_effect,
     tell,
+    with_default,
 )
 from secfed.errors import SecFedError
 
 app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode="rich",  # older versions of typer have another default
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -102,72 +111,91 @@ def simulate(
     context: typer.Context,
     dataset: Annotated[
         Dataset,
-        typer.Option(help="Data to train on; mnist and faces need the extra `data`, synthetic is generated."),
+        typer.Option(
+            help="Data to train on; mnist and faces need the extra `data`, synthetic is generated.",
+            rich_help_panel=DATA,
+        ),
     ] = Dataset.DIGITS,
     clients: Annotated[
         int | None,
         typer.Option(
             min=1,
-            show_default="50, with privacy 300",
-            help="Number of clients. Up to 13, clients of digits hold whole writers; more share each class unevenly.",
+            help=with_default(
+                "Number of clients. Up to 13, clients of digits hold whole writers; more share each class unevenly.",
+                "50, or 300 with --privacy",
+            ),
+            rich_help_panel=DATA,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of training rounds.")] = 30,
-    aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of training rounds.", rich_help_panel=ALGORITHM)] = 30,
+    aggregator: Annotated[
+        Protection, typer.Option(help="How the server gets the mean.", rich_help_panel=PROTOCOL)
+    ] = Protection.SECAGG,
     algorithm: Annotated[
         Algorithm,
         typer.Option(
             help="How the server steps: by the mean (fedavg), with momentum (fedavgm), with a step size for each "
             "parameter (fedadagrad, fedadam, fedyogi). fedprox is fedavg with a pull on the clients' training. "
-            "fedbuff steps when some clients are ready, fedasync with each one (--aggregator plain only)."
+            "fedbuff steps when some clients are ready, fedasync with each one (--aggregator plain only).",
+            rich_help_panel=ALGORITHM,
         ),
     ] = Algorithm.FEDAVG,
     server_learning_rate: Annotated[
         float | None,
         typer.Option(
             callback=positive,
-            show_default="1, with fedadagrad, fedadam, fedyogi 0.1",
-            help="Factor on the server's step; not allowed with fedasync.",
+            help=with_default(
+                "Factor on the server's step; not allowed with fedasync.",
+                "1, or 0.1 with fedadagrad, fedadam and fedyogi",
+            ),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     server_momentum: Annotated[
         float | None,
         typer.Option(
             callback=fraction,
-            show_default="0.5",
-            help="With --algorithm fedavgm: how much of the last step is kept.",
+            help=with_default("With --algorithm fedavgm: how much of the last step is kept.", "0.5"),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     mu: Annotated[
         float | None,
         typer.Option(
             callback=positive,
-            show_default="0.01",
-            help="With --algorithm fedprox: how strongly clients are pulled back toward the round's model.",
+            help=with_default(
+                "With --algorithm fedprox: how strongly clients are pulled back toward the round's model.", "0.01"
+            ),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     buffer_size: Annotated[
         int | None,
         typer.Option(
             min=1,
-            show_default="10",
-            help="With --algorithm fedbuff: the server steps when this many clients are ready.",
+            help=with_default("With --algorithm fedbuff: the server steps when this many clients are ready.", "10"),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     concurrency: Annotated[
         int | None,
         typer.Option(
             min=1,
-            show_default="20, with fedasync 10",
-            help="With --algorithm fedbuff or fedasync: how many clients train at the same time.",
+            help=with_default(
+                "With --algorithm fedbuff or fedasync: how many clients train at the same time.",
+                "20, or 10 with fedasync",
+            ),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     staleness_exponent: Annotated[
         float | None,
         typer.Option(
             callback=positive,
-            show_default="0.5",
-            help="With --algorithm fedbuff or fedasync: an update is weighted by (1 + steps missed) ** -exponent.",
+            help=with_default(
+                "With --algorithm fedbuff or fedasync: an update is weighted by (1 + steps missed) ** -exponent.", "0.5"
+            ),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     mixing: Annotated[
@@ -175,8 +203,8 @@ def simulate(
         typer.Option(
             max=1,
             callback=positive,
-            show_default="0.3",
-            help="With --algorithm fedasync: how far the model moves toward a client's model.",
+            help=with_default("With --algorithm fedasync: how far the model moves toward a client's model.", "0.3"),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     speed_spread: Annotated[
@@ -184,87 +212,141 @@ def simulate(
         typer.Option(
             callback=not_negative,
             help="How much clients differ in speed: standard deviation of the logarithm of their training times.",
+            rich_help_panel=ALGORITHM,
         ),
     ] = 0.0,
     deadline: Annotated[
         float | None,
         typer.Option(
             callback=positive,
-            show_default="none",
-            help="How long a round waits for slow clients, in training times of the median client.",
+            help=with_default(
+                "How long a round waits for slow clients, in training times of the median client.", "none"
+            ),
+            rich_help_panel=ALGORITHM,
         ),
     ] = None,
     target: Annotated[
-        float, typer.Option(callback=fraction, help="The run reports when it reached this accuracy.")
+        float,
+        typer.Option(
+            callback=fraction, help="The run reports when it reached this accuracy.", rich_help_panel=ALGORITHM
+        ),
     ] = 0.9,
     dropout: Annotated[
         float,
-        typer.Option(callback=probability, help="Probability that a client drops out of a round, at a random stage."),
+        typer.Option(
+            callback=probability,
+            help="Probability that a client drops out of a round, at a random stage.",
+            rich_help_panel=PROTOCOL,
+        ),
     ] = 0.1,
     threshold: Threshold = None,
     neighbors: Annotated[
         int | None,
         typer.Option(
             min=1,
-            show_default="all, with privacy and more than 100 clients 28",
-            help="How many neighbors each client shares masks with (even).",
+            help=with_default(
+                "How many neighbors each client shares masks with (even).",
+                "all, or 28 with --privacy and more than 100 clients",
+            ),
+            rich_help_panel=PROTOCOL,
         ),
     ] = None,
     adversary: Annotated[
-        AdversaryChoice, typer.Option(help="The server that secagg protects against.")
+        AdversaryChoice, typer.Option(help="The server that secagg protects against.", rich_help_panel=PROTOCOL)
     ] = AdversaryChoice.SEMI_HONEST,
     key_bits: KeyBits = 3072,
     sampling_rate: Annotated[
-        float, typer.Option(max=1, callback=positive, help="Probability that a client joins a round's cohort.")
+        float,
+        typer.Option(
+            max=1, callback=positive, help="Probability that a client joins a round's cohort.", rich_help_panel=DATA
+        ),
     ] = 1.0,
     alpha: Annotated[
         float,
         typer.Option(
             callback=positive,
             help="With more than 13 clients: smaller values give each client fewer classes (Dirichlet).",
+            rich_help_panel=DATA,
         ),
     ] = 0.5,
     clip: Annotated[
         float,
-        typer.Option(callback=positive, help="Without --privacy, values of updates are clipped to [-clip, clip]."),
+        typer.Option(
+            callback=positive,
+            help="Without --privacy, values of updates are clipped to [-clip, clip].",
+            rich_help_panel=PROTOCOL,
+        ),
     ] = 4.0,
     bits: Annotated[
         int | None,
         typer.Option(
             min=2,
             max=32,
-            show_default="16, or 12 to 15",
-            help="Bits of a rounded value. With few bits, also set --clip.",
+            help=with_default(
+                "Bits of a rounded value. With few bits, also set --clip.",
+                "16, or as few as 12 to keep the sum within 32 bits",
+            ),
+            rich_help_panel=PROTOCOL,
         ),
     ] = None,
     scale_weights: Annotated[
-        bool, typer.Option("--scale-weights", help="Multiply by weights before rounding; useful with few --bits.")
+        bool,
+        typer.Option(
+            "--scale-weights",
+            help="Multiply by weights before rounding; useful with few --bits.",
+            rich_help_panel=PROTOCOL,
+        ),
     ] = False,
     compression: Annotated[
         str,
         typer.Option(
             callback=readable_maps,
-            show_default="none",
-            help="How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
+            show_default=False,
+            help=with_default(
+                "How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.", "none"
+            ),
+            rich_help_panel=PROTOCOL,
         ),
     ] = "",
     privacy: Annotated[
-        PrivacyChoice, typer.Option(help="Who adds noise to the sum: no one, the server, or each client a share.")
+        PrivacyChoice,
+        typer.Option(
+            help="Who adds noise to the sum: no one, the server, or each client a share.", rich_help_panel=PRIVACY
+        ),
     ] = PrivacyChoice.NONE,
     epsilon: Annotated[
-        float, typer.Option(callback=positive, help="With --privacy: budget of all rounds together; it sets the noise.")
+        float,
+        typer.Option(
+            callback=positive,
+            help="With --privacy: budget of all rounds together; it sets the noise.",
+            rich_help_panel=PRIVACY,
+        ),
     ] = 3.0,
-    delta: Annotated[float, typer.Option(callback=fraction, help="With --privacy: delta of the budget.")] = 1e-5,
+    delta: Annotated[
+        float, typer.Option(callback=fraction, help="With --privacy: delta of the budget.", rich_help_panel=PRIVACY)
+    ] = 1e-5,
     clip_norm: Annotated[
         float,
-        typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm."),
+        typer.Option(
+            callback=positive,
+            help="With --privacy: updates are scaled down to this Euclidean norm.",
+            rich_help_panel=PRIVACY,
+        ),
     ] = 1.0,
     seed: Annotated[
-        int, typer.Option(min=0, help="Makes the run repeatable. It never determines secrets or noise.")
+        int,
+        typer.Option(
+            min=0, help="Makes the run repeatable. It never determines secrets or noise.", rich_help_panel=OUTPUT
+        ),
     ] = 0,
-    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for the picture.", rich_help_panel=OUTPUT)
+    ] = Path("secfed-run"),
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
     """Train on a real data set under secure aggregation or Paillier encryption, and again in the clear to compare.
@@ -273,6 +355,14 @@ def simulate(
     distributed there is a third run, in which the server adds the noise. With an algorithm other than fedavg there is
     also a run of plain fedavg. The default parameters of the algorithms were chosen for digits. An option that has no
     effect in the chosen mode is an error.
+
+    Examples:
+
+    secfed simulate --clients 50 --rounds 30
+
+    secfed simulate --privacy distributed --epsilon 3
+
+    secfed simulate --algorithm fedadam --adversary malicious_server --threshold 0.7
     """
     require("rich", "scikit-learn", "matplotlib")  # now, not after the training
     from rich.console import Console
@@ -324,7 +414,10 @@ def simulate(
     except OSError as error:
         raise SecFedError(f"cannot make the folder {output}: {error.strerror}") from None
     started = time.perf_counter()
-    with display.live_table(settings, Console(stderr=True)) as (watch, step):
+    console = Console(stderr=True)
+    for line in display.threshold_lines(settings):
+        console.print(line, highlight=False)
+    with display.live_table(settings, console) as (watch, step):
         outcome = run(settings, watch, step)
     seconds = time.perf_counter() - started
     file = output / "accuracy.png"
@@ -341,7 +434,7 @@ app.command()(preflight.preflight)
 app.command()(attack.attack)
 app.command()(budget.epsilon)
 app.command()(budget.noise)
-app.add_typer(budget.budget, name="budget")
+app.add_typer(budget.budget, name="budget", cls=Commands)
 app.command()(network.serve)
 app.command()(network.join)
 app.command()(network.identity)

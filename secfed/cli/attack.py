@@ -10,6 +10,11 @@ import typer
 
 from secfed.cli.extras import require
 from secfed.cli.options import (
+    ATTACK,
+    DATA,
+    OUTPUT,
+    PRIVACY,
+    PROTOCOL,
     KeyBits,
     PrivacyChoice,
     Protection,
@@ -66,46 +71,87 @@ _WITHOUT_EFFECT_ON = {
 def attack(
     context: typer.Context,
     name: Annotated[AttackName | None, typer.Argument(help="Which attack.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every attack against every protection: the matrix.")] = False,
-    aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.PLAIN,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every attack against every protection: the matrix.", rich_help_panel=ATTACK)
+    ] = False,
+    aggregator: Annotated[
+        Protection, typer.Option(help="How the server gets the mean.", rich_help_panel=PROTOCOL)
+    ] = Protection.PLAIN,
     privacy: Annotated[
-        PrivacyChoice, typer.Option(help="Who adds noise to the sum: no one, the server, or each client a share.")
+        PrivacyChoice,
+        typer.Option(
+            help="Who adds noise to the sum: no one, the server, or each client a share.", rich_help_panel=PRIVACY
+        ),
     ] = PrivacyChoice.NONE,
     clients: Annotated[
         int,
-        typer.Option(min=2, max=100, help="Number of clients; each has one picture. The attack masks needs 3 or more."),
+        typer.Option(
+            min=2,
+            max=100,
+            help="Number of clients; each has one picture. The attack masks needs 3 or more.",
+            rich_help_panel=DATA,
+        ),
     ] = 8,
     epsilon: Annotated[
-        float, typer.Option(callback=positive, help="With --privacy: budget of this round; it sets the noise.")
+        float,
+        typer.Option(
+            callback=positive, help="With --privacy: budget of this round; it sets the noise.", rich_help_panel=PRIVACY
+        ),
     ] = 3.0,
-    delta: Annotated[float, typer.Option(callback=fraction, help="With --privacy: delta of the budget.")] = 1e-5,
+    delta: Annotated[
+        float, typer.Option(callback=fraction, help="With --privacy: delta of the budget.", rich_help_panel=PRIVACY)
+    ] = 1e-5,
     clip_norm: Annotated[
-        float, typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm.")
+        float,
+        typer.Option(
+            callback=positive,
+            help="With --privacy: updates are scaled down to this Euclidean norm.",
+            rich_help_panel=PRIVACY,
+        ),
     ] = 1.0,
     key_bits: KeyBits = 3072,
     adversary: Annotated[
         AdversaryName,
-        typer.Option(help="Who attacks; all are honest but curious. An outsider reads traffic without TLS."),
+        typer.Option(
+            help="Who attacks; all are honest but curious. An outsider reads traffic without TLS.",
+            rich_help_panel=PROTOCOL,
+        ),
     ] = AdversaryName.SERVER,
     colluders: Annotated[
         int | None,
-        typer.Option(min=1, help="How many clients work together; by default all but one."),
+        typer.Option(min=1, help="How many clients work together; by default all but one.", rich_help_panel=PROTOCOL),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="With --all or membership: less work, so rougher figures; with --all a 2048-bit key."
+            "--quick",
+            help="With --all or membership: less work, so rougher figures; with --all a 2048-bit key.",
+            rich_help_panel=ATTACK,
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Makes the run repeatable. It never determines secrets or noise.")
+        int,
+        typer.Option(
+            min=0, help="Makes the run repeatable. It never determines secrets or noise.", rich_help_panel=OUTPUT
+        ),
     ] = 0,
     seed_bits: Annotated[
-        int, typer.Option(min=1, max=32, help="For masks: bits of the weak pair seed; 32 bits take one to two minutes.")
+        int,
+        typer.Option(
+            min=1,
+            max=32,
+            help="For masks: bits of the weak pair seed; 32 bits take one to two minutes.",
+            rich_help_panel=ATTACK,
+        ),
     ] = 26,
-    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture.")] = Path("secfed-run"),
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for the picture.", rich_help_panel=OUTPUT)
+    ] = Path("secfed-run"),
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
     """Attack recorded rounds on real pictures, using only what the adversary saw.
@@ -115,7 +161,13 @@ def attack(
     With masks it attacks secure aggregation with one part of the masks weakened at a time, and next to it the real
     protocol.
 
-    Examples: secfed attack analytic --aggregator secagg; secfed attack masks; secfed attack --all
+    Examples:
+
+    secfed attack analytic --aggregator secagg
+
+    secfed attack masks
+
+    secfed attack --all
     """
     if every == (name is not None):
         raise typer.BadParameter(f"needed the name of an attack ({', '.join(AttackName)}), or --all")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.options import fraction, positive
+from secfed.cli.options import OUTPUT, PRIVACY, SAMPLING, fraction, positive
 from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
 
@@ -49,35 +49,58 @@ def _picture_file(file: Path | None) -> Path | None:
 
 Noise = Annotated[
     float,
-    typer.Option(callback=positive, help="Standard deviation of the noise in the sum, divided by the clip norm."),
+    typer.Option(
+        callback=positive,
+        help="Standard deviation of the noise in the sum, divided by the clip norm.",
+        rich_help_panel=PRIVACY,
+    ),
 ]
-Epsilon = Annotated[float, typer.Option(callback=positive, help="The largest epsilon that may be spent.")]
+Epsilon = Annotated[
+    float, typer.Option(callback=positive, help="The largest epsilon that may be spent.", rich_help_panel=PRIVACY)
+]
 Delta = Annotated[
     float,
     typer.Option(
-        callback=fraction, help="Probability that the epsilon bound does not cover; choose far less than 1 / clients."
+        callback=fraction,
+        help="The probability with which the epsilon bound may fail; choose far less than 1 / clients.",
+        rich_help_panel=PRIVACY,
     ),
 ]
-Rounds = Annotated[int, typer.Option(min=1, max=_MOST, help="How many rounds.")]
+Rounds = Annotated[int, typer.Option(min=1, max=_MOST, help="How many rounds.", rich_help_panel=SAMPLING)]
 Rate = Annotated[
     float | None,
     typer.Option(
-        callback=_rate, help="Probability that a client joins a round, or the cohort's fraction of all clients."
+        callback=_rate,
+        help="Probability that a client joins a round, or the cohort's fraction of all clients. Without it, all "
+        "clients take part.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 SamplingOption = Annotated[
-    SamplingChoice, typer.Option(help="Each client joins by its own coin flip, or cohorts have a fixed size.")
+    SamplingChoice,
+    typer.Option(
+        help="Each client joins by its own coin flip, or cohorts have a fixed size.", rich_help_panel=SAMPLING
+    ),
 ]
-Cohort = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: clients in a round.")]
-Population = Annotated[int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: all clients.")]
+Cohort = Annotated[
+    int | None,
+    typer.Option(min=1, max=_MOST, help="With --sampling fixed: clients in a round.", rich_help_panel=SAMPLING),
+]
+Population = Annotated[
+    int | None, typer.Option(min=1, max=_MOST, help="With --sampling fixed: all clients.", rich_help_panel=SAMPLING)
+]
 Relation = Annotated[
     AdjacencyChoice,
     typer.Option(
-        help="A client's data are added or removed, or replaced by any other data (moves a sum twice as far)."
+        help="A client's data are added or removed, or replaced by any other data (moves a sum twice as far).",
+        rich_help_panel=PRIVACY,
     ),
 ]
-File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.", rich_help_panel=PRIVACY)]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT),
+]
 
 
 def epsilon(
@@ -95,13 +118,21 @@ def epsilon(
             callback=_picture_file,
             dir_okay=False,
             help="Draw epsilon against rounds, and the best membership tests, to this .pdf, .png or .svg file.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds, each rounded outward.
+    """Compute the epsilon that rounds of Gaussian noise spend, with certified bounds: the lower one rounded down,
+    the upper one up.
 
     Also mu of Gaussian privacy, and the true positive rates that membership tests cannot pass.
+
+    Examples:
+
+    secfed epsilon --noise-multiplier 1.1 --delta 1e-5 --sampling-rate 0.01 --rounds 100
+
+    secfed epsilon --noise-multiplier 2 --delta 1e-5 --sampling fixed --cohort 30 --population 1000
     """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     if plot is not None:
@@ -118,8 +149,8 @@ def epsilon(
     else:
         lower, upper = report["epsilon_lower"], report["epsilon_upper"]
         proved = f"(proved to lie from {down(lower, 12)} to {up(upper, 12)})"
-        lines = [f"epsilon {up(upper, 9)} at delta {exact(delta)} {proved}"]
-    lines += [*accounting.membership_in_words(report), report["assumptions"]]
+        lines = [f"epsilon at most {up(upper, 9)} at delta {exact(delta)} {proved}"]
+    lines += [*accounting.membership_in_words(report), accounting.assumptions_in_words(report)]
     _print(report, [*lines, *(f"picture: {file}" for file in report["files"])], as_json)
 
 
@@ -134,17 +165,27 @@ def noise(
     adjacency: Relation = AdjacencyChoice.ADD_REMOVE,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the least Gaussian noise with which rounds stay within a budget, rounded up."""
+    """Compute the least Gaussian noise with which rounds stay within a budget, rounded up.
+
+    Example:
+
+    secfed noise --epsilon 3 --delta 1e-5 --sampling-rate 0.01 --rounds 100
+    """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     from secfed.cli import accounting
 
     report = accounting.noise_for(epsilon, drawn, rounds, delta, adjacency.value)
     needed = up(report["noise_multiplier"], 9)
     line = f"noise multiplier {needed} for epsilon {exact(epsilon)} at delta {exact(delta)}"
-    _print(report, [line, report["assumptions"]], as_json)
+    _print(report, [line, accounting.assumptions_in_words(report)], as_json)
 
 
-budget = typer.Typer(no_args_is_help=True, help="Keep a privacy budget in a file, and never spend more.")
+budget = typer.Typer(
+    rich_markup_mode="rich",  # older versions of typer have another default
+    no_args_is_help=True,
+    help="Keep a privacy budget in a file, and never spend more.\n\nExample:\n\n"
+    "secfed budget limit --ledger budget.db --epsilon 3 --delta 1e-5",
+)
 
 
 @budget.command()
@@ -155,7 +196,12 @@ def limit(
     adjacency: Relation = AdjacencyChoice.ADD_REMOVE,
     as_json: AsJson = False,
 ) -> None:
-    """Begin a ledger with a limit; a file that exists is never overwritten."""
+    """Begin a ledger with a limit; a file that exists is never overwritten.
+
+    Example:
+
+    secfed budget limit --ledger budget.db --epsilon 3 --delta 1e-5
+    """
     from secfed import dp
     from secfed.cli import accounting
 
@@ -177,10 +223,15 @@ def spend(
     sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
-    label: Annotated[str, typer.Option(help="A text for the listing.")] = "",
+    label: Annotated[str, typer.Option(help="A text for the listing.", rich_help_panel=PRIVACY)] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Record rounds of Gaussian noise before the noise is drawn, or refuse them if they would overspend."""
+    """Record rounds of Gaussian noise before the noise is drawn, or refuse them if they would overspend.
+
+    Example:
+
+    secfed budget spend --ledger budget.db --noise-multiplier 2 --sampling-rate 0.1 --rounds 5 --label "first week"
+    """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     from secfed.cli import accounting
 
@@ -193,7 +244,14 @@ def spend(
 
 @budget.command()
 def show(ledger: File, as_json: AsJson = False) -> None:
-    """List every release, what they spend together, and the head to keep elsewhere; with --json, the whole ledger."""
+    """List every release, what they spend together, and the head to keep elsewhere; with --json, the whole ledger.
+
+    Examples:
+
+    secfed budget show --ledger budget.db
+
+    secfed budget show --ledger budget.db --json
+    """
     from rich.console import Console
 
     from secfed.cli import accounting
@@ -222,7 +280,12 @@ def remaining(
     cohort: Cohort = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many more rounds of Gaussian noise fit."""
+    """Say how many more rounds of Gaussian noise fit.
+
+    Example:
+
+    secfed budget remaining --ledger budget.db --noise-multiplier 2 --sampling-rate 0.1
+    """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     from secfed import dp
     from secfed.cli import accounting

@@ -10,16 +10,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
+from secfed.cli.network_options import (
+    AsJson,
+    ClipNorm,
+    Compression,
+    Insecure,
+    NoiseMultiplier,
+    PrivacyOption,
+    Roster,
+    ScaleWeights,
+    Seconds,
+    StageSeconds,
+    in_options,
+)
 from secfed.cli.npz import arrays_of, shapes_of
 from secfed.cli.options import (
+    DATA,
+    NETWORK,
+    OUTPUT,
+    PRIVACY,
+    PROTOCOL,
     PrivacyChoice,
     Threshold,
     fraction,
     given_options,
     positive,
-    readable_maps,
     refuse_without_effect,
     tell,
+    with_default,
 )
 from secfed.errors import ConfigError, SecFedError
 
@@ -27,60 +45,6 @@ if TYPE_CHECKING:
     from secfed.aggregation import Privacy
     from secfed.secagg import Stage
 
-Roster = Annotated[
-    Path | None,
-    typer.Option(
-        dir_okay=False,
-        help="A JSON file with the public identity key of each client by id. The session is then safe against a "
-        "malicious server, and every client proves who it is.",
-    ),
-]
-Seconds = Annotated[
-    float, typer.Option("--timeout", callback=positive, help="Seconds to wait in each stage of the session.")
-]
-StageSeconds = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--stage-timeout",
-        metavar="STAGE=SECONDS",
-        show_default="--timeout",
-        help="Seconds to wait in one stage, such as SHARE_KEYS=30; may be repeated.",
-    ),
-]
-Insecure = Annotated[
-    bool,
-    typer.Option(
-        "--insecure",
-        help="Allow plain HTTP, and sessions without a roster, between machines: for closed networks only.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
-
-Compression = Annotated[
-    str,
-    typer.Option(
-        callback=readable_maps,
-        show_default="none",
-        help="How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.",
-    ),
-]
-ScaleWeights = Annotated[
-    bool, typer.Option("--scale-weights", help="Multiply by weights before rounding; useful with few --bits.")
-]
-PrivacyOption = Annotated[
-    PrivacyChoice, typer.Option(help="Who adds noise to the sum: no one, the server, or each client a share.")
-]
-ClipNorm = Annotated[
-    float | None,
-    typer.Option(callback=positive, help="With --privacy: updates are scaled down to this Euclidean norm."),
-]
-NoiseMultiplier = Annotated[
-    float | None,
-    typer.Option(
-        callback=positive,
-        help="With --privacy: standard deviation of the noise, divided by --clip-norm; `secfed noise` finds it.",
-    ),
-]
 _WITHOUT_EFFECT = (
     ("privacy", "none", ("clip_norm", "noise_multiplier", "delta", "ledger")),
     *(
@@ -117,25 +81,41 @@ def serve(
             dir_okay=False,
             help="An .npz file with the names, shapes and float dtypes of an update, such as the model; its values "
             "are not used.",
+            rich_help_panel=DATA,
         ),
     ],
-    clients: Annotated[int | None, typer.Option(help="Without a roster: how many clients, with ids from 1.")] = None,
+    clients: Annotated[
+        int | None, typer.Option(help="Without a roster: how many clients, with ids from 1.", rich_help_panel=DATA)
+    ] = None,
     roster: Roster = None,
     threshold: Threshold = None,
     neighbors: Annotated[
-        int | None, typer.Option(show_default="all", help="How many neighbors each client shares masks with (even).")
+        int | None,
+        typer.Option(
+            help=with_default("How many neighbors each client shares masks with (even).", "all"),
+            rich_help_panel=PROTOCOL,
+        ),
     ] = None,
-    colluders: Annotated[int, typer.Option(help="How many holders of one client may collude.")] = 0,
+    colluders: Annotated[
+        int, typer.Option(help="How many holders of one client may collude.", rich_help_panel=PROTOCOL)
+    ] = 0,
     session_colluders: Annotated[
         int | None,
         typer.Option(
             help="With a roster and --neighbors: how many clients of the session may collude. Without this option, "
-            "clients refuse the session unless they have --allow-divisible."
+            "clients refuse the session unless they have --allow-divisible.",
+            rich_help_panel=PROTOCOL,
         ),
     ] = None,
-    clip: Annotated[float, typer.Option(callback=positive, help="Values are clipped to [-clip, clip].")] = 4.0,
-    bits: Annotated[int | None, typer.Option(show_default="16", help="Bits of a rounded value.")] = None,
-    max_weight: Annotated[int, typer.Option(min=1, help="The largest weight of a client.")] = 1,
+    clip: Annotated[
+        float, typer.Option(callback=positive, help="Values are clipped to [-clip, clip].", rich_help_panel=PROTOCOL)
+    ] = 4.0,
+    bits: Annotated[
+        int | None, typer.Option(help=with_default("Bits of a rounded value.", "16"), rich_help_panel=PROTOCOL)
+    ] = None,
+    max_weight: Annotated[
+        int, typer.Option(min=1, help="The largest weight of a client.", rich_help_panel=PROTOCOL)
+    ] = 1,
     compression: Compression = "",
     scale_weights: ScaleWeights = False,
     privacy: PrivacyOption = PrivacyChoice.NONE,
@@ -145,13 +125,20 @@ def serve(
         int | None,
         typer.Option(
             min=2,
-            show_default="--threshold",
-            help="With --privacy distributed: fewest clients in the sum; their noise must be enough.",
+            help=with_default(
+                "With --privacy distributed: fewest clients in the sum; their noise must be enough.",
+                "that of --threshold",
+            ),
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
     delta: Annotated[
         float,
-        typer.Option(callback=fraction, help="With --privacy and no --ledger: the delta at which epsilon is printed."),
+        typer.Option(
+            callback=fraction,
+            help="With --privacy and no --ledger: the delta at which epsilon is printed.",
+            rich_help_panel=PRIVACY,
+        ),
     ] = 1e-5,
     ledger: Annotated[
         Path | None,
@@ -159,13 +146,20 @@ def serve(
             dir_okay=False,
             help="With --privacy: a budget, made by `secfed budget limit`, in which the sum is reserved before the "
             "session and committed after it.",
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
-    round_: Annotated[int, typer.Option("--round", min=0, help="The number of the training round.")] = 0,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 8765,
-    tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, a PEM file.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
+    round_: Annotated[
+        int, typer.Option("--round", min=0, help="The number of the training round.", rich_help_panel=PROTOCOL)
+    ] = 0,
+    host: Annotated[str, typer.Option(help="The address to listen on.", rich_help_panel=NETWORK)] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.", rich_help_panel=NETWORK)
+    ] = 8765,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The server's certificate, a PEM file.", rich_help_panel=NETWORK)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.", rich_help_panel=NETWORK)] = None,
     insecure: Insecure = False,
     timeout: Seconds = 60.0,
     stage_timeout: StageSeconds = None,
@@ -174,9 +168,12 @@ def serve(
         typer.Option(
             dir_okay=False,
             help="A file that keeps the session. After a crash, the same command with the same file goes on.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(dir_okay=False, help="Where the mean is written.")] = Path("mean.npz"),
+    output: Annotated[
+        Path, typer.Option(dir_okay=False, help="Where the mean is written.", rich_help_panel=OUTPUT)
+    ] = Path("mean.npz"),
     as_json: AsJson = False,
 ) -> None:
     """Serve one session of secure aggregation: the weighted mean of the updates of the clients that join.
@@ -234,7 +231,8 @@ def serve(
         config = aggregator.config(ids, transform, round=round_)
         parameters = SessionParameters.of(bytes(32), config, transform)
         driver = Driver(parameters, store, directory=directory, timeouts=timeouts)
-        server = HttpServer(driver, host=host, port=port, tls=tls, insecure=insecure)
+        with in_options():
+            server = HttpServer(driver, host=host, port=port, tls=tls, insecure=insecure)
         release = Release(output, driver, transform, delta=delta, ledger=budget)
         asyncio.run(server.run(finished=release.finish))
         if driver.failure:
@@ -246,39 +244,64 @@ def join(
     context: typer.Context,
     url: Annotated[str, typer.Argument(help="Where the server listens, such as https://host:8765.")],
     update: Annotated[Path, typer.Argument(dir_okay=False, help="An .npz file with this client's update.")],
-    client_id: Annotated[int, typer.Option("--id", help="This client's id in the session, or in the roster.")],
-    weight: Annotated[int, typer.Option(min=1, help="The weight of the update, up to the session's largest.")] = 1,
+    client_id: Annotated[
+        int, typer.Option("--id", help="This client's id in the session, or in the roster.", rich_help_panel=DATA)
+    ],
+    weight: Annotated[
+        int, typer.Option(min=1, help="The weight of the update, up to the session's largest.", rich_help_panel=DATA)
+    ] = 1,
     identity_file: Annotated[
         Path | None,
-        typer.Option("--identity", dir_okay=False, help="With --roster: the file that `secfed identity` made."),
+        typer.Option(
+            "--identity",
+            dir_okay=False,
+            help="With --roster: the file that `secfed identity` made.",
+            rich_help_panel=PROTOCOL,
+        ),
     ] = None,
     roster: Roster = None,
-    threshold: Annotated[int, typer.Option(help="Refuse a session with a smaller threshold.")] = 2,
-    minimum_cohort: Annotated[int, typer.Option(help="Refuse a session, or a sum, of fewer clients.")] = 2,
+    threshold: Annotated[
+        int, typer.Option(help="Refuse a session with a smaller threshold.", rich_help_panel=PROTOCOL)
+    ] = 2,
+    minimum_cohort: Annotated[
+        int, typer.Option(help="Refuse a session, or a sum, of fewer clients.", rich_help_panel=PROTOCOL)
+    ] = 2,
     allow_divisible: Annotated[
         bool,
         typer.Option(
             "--allow-divisible",
             help="With --roster: accept a graph on which a malicious server could open sums of few clients.",
+            rich_help_panel=PROTOCOL,
         ),
     ] = False,
-    clip: Annotated[float | None, typer.Option(callback=positive, help="Refuse a session with another clip.")] = None,
-    max_weight: Annotated[int | None, typer.Option(min=1, help="Refuse a session with another largest weight.")] = None,
-    bits: Annotated[int | None, typer.Option(help="Refuse a session with other bits of a rounded value.")] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option(callback=positive, help="Refuse a session with another clip.", rich_help_panel=PROTOCOL),
+    ] = None,
+    max_weight: Annotated[
+        int | None, typer.Option(min=1, help="Refuse a session with another largest weight.", rich_help_panel=PROTOCOL)
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Refuse a session with other bits of a rounded value.", rich_help_panel=PROTOCOL)
+    ] = None,
     compression: Compression = "",
     scale_weights: ScaleWeights = False,
     privacy: PrivacyOption = PrivacyChoice.NONE,
     clip_norm: ClipNorm = None,
     noise_multiplier: NoiseMultiplier = None,
     round_: Annotated[
-        int | None, typer.Option("--round", min=0, help="Refuse a session of another training round.")
+        int | None,
+        typer.Option("--round", min=0, help="Refuse a session of another training round.", rich_help_panel=PROTOCOL),
     ] = None,
     ca: Annotated[
         Path | None,
         typer.Option(
             dir_okay=False,
-            show_default="the system's",
-            help="A PEM file with the authority to trust, or with the server's own certificate.",
+            help=with_default(
+                "A PEM file with the authority to trust, or with the server's own certificate.",
+                "the authorities of the system",
+            ),
+            rich_help_panel=NETWORK,
         ),
     ] = None,
     insecure: Insecure = False,
@@ -289,6 +312,7 @@ def join(
             dir_okay=False,
             help="A secret file that keeps this client's part of the session. After a crash, the same command with the "
             "same file goes on. Use a new file for each session.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     record: Annotated[
@@ -297,6 +321,7 @@ def join(
             dir_okay=False,
             help="A file that says which session each update went to; use one file for all sessions of this client. An "
             "update that went to another session is refused.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -342,7 +367,7 @@ def join(
         privacy=_privacy(privacy, clip_norm, noise_multiplier, minimum_cohort),
     )
     _log_to_stderr()
-    with ExitStack() as files:
+    with in_options(), ExitStack() as files:
         kept = None if state is None else files.enter_context(closing(ClientState(state)))
         given = None if record is None else files.enter_context(closing(Record(record)))
         joined = asyncio.run(

@@ -7,6 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+# The panels in which --help shows the options.
+ALGORITHM = "Algorithm"
+ATTACK = "Attack"
+DATA = "Data and clients"
+NETWORK = "Network"
+OUTPUT = "Output"
+PRIVACY = "Privacy"
+PROTOCOL = "Protocol"
+SAMPLING = "Rounds and cohorts"
+
 
 class Protection(StrEnum):
     """Aggregators."""
@@ -31,8 +41,19 @@ class AdversaryChoice(StrEnum):
     MALICIOUS_SERVER = "malicious_server"
 
 
+def with_default(text: str, default: str) -> str:
+    """Add the words for a default to an option's help; typer would put its own `show_default` text in parentheses."""
+    return f"{text} [dim]\\[default: {default}][/dim]"
+
+
 KeyBits = Annotated[
-    int, typer.Option(min=2048, max=16384, help="With --aggregator paillier: bits of the key, a multiple of 16.")
+    int,
+    typer.Option(
+        min=2048,
+        max=16384,
+        help="With --aggregator paillier: bits of the key, a multiple of 16.",
+        rich_help_panel=PROTOCOL,
+    ),
 ]
 
 
@@ -94,8 +115,12 @@ Threshold = Annotated[
     typer.Option(
         parser=count_or_fraction,
         metavar="COUNT|FRACTION",
-        show_default="2/3",
-        help="Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum.",
+        help=with_default(
+            "Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum. A fraction is raised "
+            "to what the adversary model demands.",
+            "2/3",
+        ),
+        rich_help_panel=PROTOCOL,
     ),
 ]
 

@@ -10,7 +10,17 @@ import typer
 
 from secfed.cli.budget import AdjacencyChoice
 from secfed.cli.extras import require
-from secfed.cli.options import AdversaryChoice, PrivacyChoice, Protection, Threshold
+from secfed.cli.options import (
+    DATA,
+    OUTPUT,
+    PRIVACY,
+    PROTOCOL,
+    AdversaryChoice,
+    PrivacyChoice,
+    Protection,
+    Threshold,
+    with_default,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,85 +42,157 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def preflight(
     context: typer.Context,
-    values: Annotated[int, typer.Option(help="Number of values in an update: the parameters of the model.")],
+    values: Annotated[
+        int, typer.Option(help="Number of values in an update: the parameters of the model.", rich_help_panel=DATA)
+    ],
     clients: Annotated[
-        int | None, typer.Option(help="Clients in a round; with --population they are drawn from that many.")
+        int | None,
+        typer.Option(help="Clients in a round; with --population they are drawn from that many.", rich_help_panel=DATA),
     ] = None,
-    population: Annotated[int | None, typer.Option(help="Clients that cohorts are drawn from.")] = None,
+    population: Annotated[
+        int | None, typer.Option(help="Clients that cohorts are drawn from.", rich_help_panel=DATA)
+    ] = None,
     sampling_rate: Annotated[
         float | None,
-        typer.Option(help="With --population, instead of --clients: probability that each client joins a round."),
+        typer.Option(
+            help="With --population, instead of --clients: probability that each client joins a round.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="How many rounds.")] = 1,
-    dropout: Annotated[float, typer.Option(help="Probability that a client drops out of a round.")] = 0.0,
+    rounds: Annotated[int, typer.Option(help="How many rounds.", rich_help_panel=DATA)] = 1,
+    dropout: Annotated[
+        float, typer.Option(help="Probability that a client drops out of a round.", rich_help_panel=PROTOCOL)
+    ] = 0.0,
     corrupt: Annotated[
-        float | None, typer.Option(help="With secagg: fraction of the clients that may collude with the server.")
+        float | None,
+        typer.Option(
+            help="With secagg: fraction of the clients that may collude with the server.", rich_help_panel=PROTOCOL
+        ),
     ] = None,
     most_failures: Annotated[
-        float, typer.Option(help="Largest acceptable probability that any round has too few survivors.")
+        float,
+        typer.Option(
+            help="Largest acceptable probability that any round has too few survivors.", rich_help_panel=PROTOCOL
+        ),
     ] = 1e-3,
-    aggregator: Annotated[Protection, typer.Option(help="How the server gets the mean.")] = Protection.SECAGG,
+    aggregator: Annotated[
+        Protection, typer.Option(help="How the server gets the mean.", rich_help_panel=PROTOCOL)
+    ] = Protection.SECAGG,
     threshold: Threshold = None,
     neighbors: Annotated[
-        int | None, typer.Option(show_default="all", help="How many neighbors each client shares masks with (even).")
+        int | None,
+        typer.Option(
+            help=with_default("How many neighbors each client shares masks with (even).", "all"),
+            rich_help_panel=PROTOCOL,
+        ),
     ] = None,
     adversary: Annotated[
         AdversaryChoice | None,
-        typer.Option(show_default="semi_honest", help="The server that secagg protects against."),
+        typer.Option(
+            help=with_default("The server that secagg protects against.", "semi_honest"), rich_help_panel=PROTOCOL
+        ),
     ] = None,
     colluders: Annotated[
-        int | None, typer.Option(show_default="0", help="How many holders of one client may collude.")
+        int | None,
+        typer.Option(help=with_default("How many holders of one client may collude.", "0"), rich_help_panel=PROTOCOL),
     ] = None,
     session_colluders: Annotated[
-        int | None, typer.Option(help="How many clients of the session may collude with a malicious server.")
+        int | None,
+        typer.Option(
+            help="How many clients of the session may collude with a malicious server.", rich_help_panel=PROTOCOL
+        ),
     ] = None,
     key_bits: Annotated[
-        int | None, typer.Option(show_default="3072", help="With paillier: bits of the key, a multiple of 16.")
+        int | None,
+        typer.Option(
+            help=with_default("With paillier: bits of the key, a multiple of 16.", "3072"), rich_help_panel=PROTOCOL
+        ),
     ] = None,
-    degree: Annotated[int | None, typer.Option(show_default="1", help="With paillier: 1 to 7.")] = None,
+    degree: Annotated[
+        int | None, typer.Option(help=with_default("With paillier: 1 to 7.", "1"), rich_help_panel=PROTOCOL)
+    ] = None,
     minimum_cohort: Annotated[
-        int | None, typer.Option(show_default="2", help="With paillier: fewest clients in a sum.")
+        int | None,
+        typer.Option(help=with_default("With paillier: fewest clients in a sum.", "2"), rich_help_panel=PROTOCOL),
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(show_default="4", help="Without privacy: values are clipped to [-clip, clip].")
+        float | None,
+        typer.Option(
+            help=with_default("Without privacy: values are clipped to [-clip, clip].", "4"), rich_help_panel=PROTOCOL
+        ),
     ] = None,
     bits: Annotated[
-        int | None, typer.Option(help="Bits of a rounded value; with noise from clients, bits of an entry.")
+        int | None,
+        typer.Option(
+            help="Bits of a rounded value; with noise from clients, bits of an entry.", rich_help_panel=PROTOCOL
+        ),
     ] = None,
     max_weight: Annotated[
-        int | None, typer.Option(show_default="1", help="Without privacy: the largest weight of a client.")
+        int | None,
+        typer.Option(
+            help=with_default("Without privacy: the largest weight of a client.", "1"), rich_help_panel=PROTOCOL
+        ),
     ] = None,
-    privacy: Annotated[PrivacyChoice, typer.Option(help="Who adds noise to the sum.")] = PrivacyChoice.NONE,
+    privacy: Annotated[
+        PrivacyChoice, typer.Option(help="Who adds noise to the sum.", rich_help_panel=PRIVACY)
+    ] = PrivacyChoice.NONE,
     clip_norm: Annotated[
-        float | None, typer.Option(show_default="1", help="With privacy: the largest Euclidean norm of an update.")
+        float | None,
+        typer.Option(
+            help=with_default("With privacy: the largest Euclidean norm of an update.", "1"), rich_help_panel=PRIVACY
+        ),
     ] = None,
     noise_multiplier: Annotated[
-        float | None, typer.Option(help="With privacy: standard deviation of the noise, divided by the clip norm.")
+        float | None,
+        typer.Option(
+            help="With privacy: standard deviation of the noise, divided by the clip norm.", rich_help_panel=PRIVACY
+        ),
     ] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="With privacy: budget of all rounds; sets the noise multiplier if none is given."),
+        typer.Option(
+            help="With privacy: budget of all rounds; sets the noise multiplier if none is given.",
+            rich_help_panel=PRIVACY,
+        ),
     ] = None,
-    delta: Annotated[float | None, typer.Option(show_default="1e-5", help="With privacy: delta of the budget.")] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(help=with_default("With privacy: delta of the budget.", "1e-5"), rich_help_panel=PRIVACY),
+    ] = None,
     adjacency: Annotated[
         AdjacencyChoice | None,
         typer.Option(
-            show_default="add_remove", help="With privacy: a client's data are added or removed, or replaced."
+            help=with_default("With privacy: a client's data are added or removed, or replaced.", "add_remove"),
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
     mechanism: Annotated[
         MechanismChoice | None,
-        typer.Option(show_default="discrete_gaussian", help="With privacy distributed: the law of the noise."),
+        typer.Option(
+            help=with_default("With privacy distributed: the law of the noise.", "discrete_gaussian"),
+            rich_help_panel=PRIVACY,
+        ),
     ] = None,
     minimum_survivors: Annotated[
-        int | None, typer.Option(help="With privacy distributed: fewest clients whose noise may be in a sum.")
+        int | None,
+        typer.Option(
+            help="With privacy distributed: fewest clients whose noise may be in a sum.", rich_help_panel=PRIVACY
+        ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(show_default="1", help="With privacy distributed: layers of removable noise.")
+        int | None,
+        typer.Option(
+            help=with_default("With privacy distributed: layers of removable noise.", "1"), rich_help_panel=PRIVACY
+        ),
     ] = None,
-    measure: Annotated[bool, typer.Option(help="Do one client's work here and time it: up to two seconds.")] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Do one client's work here and time it: up to two seconds.", rich_help_panel=OUTPUT)
+    ] = True,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
     """Check a plan before anyone enrolls: what is wrong with it, what would work, and what a round costs.

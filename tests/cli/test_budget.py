@@ -82,7 +82,9 @@ def test_epsilon_tells_mu_and_what_membership_tests_can_do(secfed: Runner, adjac
     hits = [result["tpr_at_fpr_0.01"], result["tpr_at_fpr_0.001"]]
     assert hits == [accountant.true_positive_rate(0.01), accountant.true_positive_rate(0.001)]
     assert 0.01 < hits[0] < 0.05 and 0.001 < hits[1] < 0.01
-    assert f"\nGaussian privacy: mu {up(mu.upper, 4)} for every delta from 1e-10 (proved to lie from " in printed
+    assert (
+        f"\nGaussian privacy: mu at most {up(mu.upper, 4)} for every delta from 1e-10 (proved to lie from " in printed
+    )
     rates = f"{up(hits[0], 4)} at 1 %, {up(hits[1], 4)} at 0.1 % false positive rate"
     assert f"\nmembership tests: true positive rate at most {rates}\n" in printed
 
@@ -98,7 +100,7 @@ def test_without_json_the_number_and_its_assumptions_stand_on_stdout(secfed: Run
     run = secfed("epsilon", *ROUNDS, "--delta", DELTA)
     epsilon = dp.Accountant().compose(dp.PoissonSampled(0.01, dp.Gaussian(1.1)), 100).epsilon(DELTA)
     assert run.exit_code == 0 and run.stderr == ""
-    assert run.stdout.startswith(f"epsilon {up(epsilon, 9)} at delta 1e-05 (proved to lie from ")
+    assert run.stdout.startswith(f"epsilon at most {up(epsilon, 9)} at delta 1e-05 (proved to lie from ")
     for word in ("one client", "add_remove", "100 releases", "probability 0.01"):
         assert word in run.stdout
 
@@ -155,7 +157,7 @@ def test_noise_says_its_number_first(secfed: Runner) -> None:
 def test_printed_bounds_of_epsilon_hold_the_certified_ones(secfed: Runner, noise: float) -> None:
     arguments = ("--noise-multiplier", noise, "--rounds", 3, "--delta", DELTA)
     result, printed = found(secfed("epsilon", *arguments, "--json")), secfed("epsilon", *arguments).stdout
-    epsilon, lower, upper = re.findall(r"epsilon (\S+) at .* from (\S+) to (\S+)\)", printed)[0]
+    epsilon, lower, upper = re.findall(r"epsilon at most (\S+) at .* from (\S+) to (\S+)\)", printed)[0]
     assert Decimal(lower) <= Decimal(result["epsilon_lower"]) <= Decimal(result["epsilon_upper"]) <= Decimal(upper)
     assert Decimal(result["epsilon_upper"]) <= Decimal(epsilon)
     assert float(epsilon) == pytest.approx(result["epsilon_upper"], rel=1e-8)

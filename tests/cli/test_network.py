@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from secfed.cli.network_options import _NEEDED, in_options
+from secfed.errors import ConfigError
 from secfed.secagg.identities import read_identity
 from tests.cli.runner import Runner
 
 ROOT = Path(__file__).parent.parent.parent
+SAFE = "--tls-cert and --tls-key, --host 127.0.0.1, or --insecure"
 CENTRAL = ("--privacy", "central", "--clip-norm", 1, "--noise-multiplier", 1)
 
 
@@ -154,7 +157,7 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
         (("serve", "--like", "model.npz"), "needed either --roster, or --clients"),
         (("serve", "--like", "model.npz", "--clients", 3, "--roster", "x"), "needed either --roster, or --clients"),
         (("serve", "--like", "model.npz", "--clients", 3, "--tls-cert", "x"), "belong together"),
-        (("serve", "--like", "model.npz", "--clients", 3, "--host", "0.0.0.0"), "plain HTTP on 0.0.0.0"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--host", "0.0.0.0"), f"other machines reach: needed {SAFE}"),
         (("serve", "--like", "model.npz", "--clients", 1), "1 clients"),
         (("serve", "--like", "absent.npz", "--clients", 3), "absent.npz cannot be read"),
         (("serve", "--like", "broken.npz", "--clients", 3), "broken.npz is not an .npz file"),
@@ -188,7 +191,7 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--record", "broken.npz"), "broken.npz"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "belong together"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--allow-divisible"), "only with --roster"),
-        (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "plain HTTP to 192.0.2.1"),
+        (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "such as http://127.0.0.1:8765, or --insecure"),
         (("join", "https://127.0.0.1:1", "update-1.npz", "--id", 1, "--ca", "absent"), "absent cannot be used"),
     ],
 )
@@ -196,6 +199,18 @@ def test_wrong_usage_is_named(folder: Path, secfed: Runner, arguments: tuple[obj
     Path("broken.npz").write_bytes(b"PK")
     run = secfed(*arguments)
     assert run.exit_code == 2 and message in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "argument"),
+    [("http_server", 0), ("http_server", 1), ("client", 2), ("parameters", 3)],
+)
+def test_words_that_become_options_are_those_of_the_library(module: str, argument: int) -> None:
+    source = (ROOT / "secfed" / "transport" / f"{module}.py").read_text()
+    text, option = _NEEDED[argument]
+    assert text in re.sub(r'"\n\s*f?"', "", source)
+    with pytest.raises(ConfigError, match=f"^found x: needed {re.escape(option)}$"), in_options():
+        raise ConfigError(f"found x: needed {text}")
 
 
 def test_join_without_a_server_says_so(folder: Path, secfed: Runner) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secfed import paillier
+from secfed.aggregation import SecAgg
 from secfed.cli.extras import require
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.settings import Settings
@@ -117,6 +118,18 @@ class _View:
         if self.running:
             return Group(table, *notes[-1:], bars)
         return Group(table, *notes)
+
+
+def threshold_lines(settings: Settings) -> list[str]:
+    """Say how many can unmask a sum, where that is one number for all rounds: a fraction may have been raised."""
+    if settings.aggregator != "secagg" or settings.sampling_rate < 1:
+        return []
+    aggregator = SecAgg(threshold=settings.threshold, neighbors=settings.neighbors, adversary=settings.adversary)
+    threshold, neighbors = aggregator.graph(settings.clients)
+    if threshold > (settings.clients if neighbors is None else neighbors):
+        return []  # an error, which the run names
+    holders = f"the {settings.clients} clients" if neighbors is None else f"each client's {neighbors} neighbors"
+    return [f"threshold: {threshold} of {holders} can unmask the sum"]
 
 
 def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":

@@ -1,0 +1,32 @@
+"""How the commands are called: what differs from typer's own way."""
+
+import re
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class Commands(TyperGroup):
+    """A group of commands."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; the lines of a paragraph of its help are joined, so that a terminal breaks them anew.
+
+        Older versions of typer show "[default: None]" for an option without a default, which is left out.
+        """
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help)
+        for parameter in getattr(command, "params", ()):
+            if parameter.default is None:
+                parameter.show_default = False
+        return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; newer versions of typer begin an error about a wrong choice with another library's words."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
