@@ -189,12 +189,16 @@ def _falling(
     known_values: list[tuple[float, float]] = []
     slope = 1.5
     tries, width = 0, _UNKNOWN
-    starts = (WarmStart(), WarmStart())
+    starts, renewed = (WarmStart(), WarmStart()), False
     while tries < _MOST_TRIES:
         lower, upper = composed(at).epsilon(delta, starts)
         if upper > 0:
             # An epsilon of 0 does not say how near the engines are to each other.
             width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
+        if not renewed and abs(math.log(max(upper, 1e-300) / budget)) < _NEAR and width > 3 * slope * _ACCURACY:
+            # The contour of an earlier query is too far off for nine digits: choose one here.
+            starts, renewed = (WarmStart(), WarmStart()), True
+            continue
         tries += _SLOW if width > _WIDE else 1
         value = math.inf if upper == math.inf else math.log(max(upper, 1e-300) / budget)
         if abs(value) < _FAR:

@@ -60,7 +60,7 @@ class Effort:
 
     def __init__(self, releases: Releases) -> None:
         more = max(0, sum(len(laws) for laws in releases.laws) - 1)
-        self.left = _MOST_WORK + more * _KIND_WORK
+        self.left, self.little = _MOST_WORK + more * _KIND_WORK, _LITTLE_WORK + more * _KIND_WORK
 
     def build(self, releases: Releases, moments: Moments, path: ContourPath, goal: float) -> Contour | None:
         """Build a contour; nothing where it would cost more than is left."""
@@ -159,7 +159,7 @@ def epsilon_bounds(
     # Mostly the first guess is near enough for a contour that says it all, or says where the next one must be.
     found: float | None = None
     fine = choose(releases, moments, guess, log_delta, goal)
-    if work(releases, fine, goal) <= _LITTLE_WORK:
+    if work(releases, fine, goal) <= effort.little:
         contour, tried = effort.build(releases, moments, fine, goal), fine
         low, high, middle = answer(contour, fine, guess)
         best = _meet(best, (low, high))
