@@ -127,7 +127,7 @@ def test_laplace_noise_against_its_trade_off(scale: float) -> None:
         assert miss.lower == pytest.approx(exact, rel=1e-4)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CASES)
 def test_bounds_are_ordered_fall_and_are_convex(name: str) -> None:
     accountant = CASES[name]
@@ -198,7 +198,7 @@ def test_rates_near_the_least_float_are_bounded() -> None:
 # Mu
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("least", [1e-4, 1e-10])
 @pytest.mark.parametrize("name", CASES)
 def test_mu_holds_at_random_epsilons_and_its_lower_bound_does_not(name: str, least: float) -> None:
