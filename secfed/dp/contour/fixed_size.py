@@ -11,7 +11,16 @@ import numpy.typing as npt
 from scipy.special import log_ndtr
 
 from secfed.dp.contour.nodes import Cut, Nodes
-from secfed.dp.contour.privacy_loss import ROUNDOFF, Laws, Reals, far_end, likelihood, right_tail, whole_steps
+from secfed.dp.contour.privacy_loss import (
+    ROUNDOFF,
+    Laws,
+    Reals,
+    far_end,
+    likelihood,
+    log_trapezoid,
+    right_tail,
+    whole_steps,
+)
 from secfed.dp.likelihood import log_mixture
 
 # Imaginary parts of r that are tried.
@@ -51,8 +60,7 @@ class PairNodes(Nodes):
         best = np.full(len(self.laws), np.inf)
         for turn in _TURNS:
             cost = _cost(self.laws, self.scale, self.points[:, -1], order, frequency, turn, stretch)
-            back = 2 * np.pi * turn / self.step
-            best = np.minimum(best, np.log(2) + cost - back - np.log(-np.expm1(-back)))
+            best = np.minimum(best, np.log(2) + cost + log_trapezoid(2 * np.pi * turn / self.step))
         return np.asarray(np.exp(np.minimum(best, 700.0)))
 
     def decay(self, tilted: Reals, order: float, frequency: float, cut: Cut | None = None) -> Reals:
@@ -93,7 +101,7 @@ class PairNodes(Nodes):
         shift = self.scale * turn / noise**2
         cost = ((angle + shift) ** 2 - angle**2) * stiffness / 2
         cost = cost + (stop + order + 1) * self.scale / noise**2 * -np.log(np.cos(turn / 2))
-        return np.asarray(cost - 2 * np.log(np.cos(turn / 2)) - 2 * np.pi * turn / self.step)
+        return np.asarray(cost - 2 * np.log(np.cos(turn / 2)) + log_trapezoid(2 * np.pi * turn / self.step))
 
 
 def layout(

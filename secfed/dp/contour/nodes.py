@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
-from secfed.dp.contour.privacy_loss import ROUNDOFF, Laws, Reals, likelihood, secant_gain, strip_error, tails
+from secfed.dp.contour.privacy_loss import (
+    ROUNDOFF,
+    Laws,
+    Reals,
+    likelihood,
+    log_trapezoid,
+    secant_gain,
+    strip_error,
+    tails,
+)
 
 # Angles tried, relative to what suits a normal law.
 _FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
@@ -212,7 +221,7 @@ class Nodes:
         for most in (np.pi / 2, np.pi - 1e-3):
             again = np.minimum(np.clip(most - angle, 0.0, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
             gained = secant_gain(self.laws, order, angle + again) + again**2 * stiffness / 2
-            best = np.minimum(best, gained - 2 * np.pi * again * noise**2 / self.step)
+            best = np.minimum(best, gained + log_trapezoid(2 * np.pi * again * noise**2 / self.step))
         return best
 
     def _shrink(self, angle: Reals, order: float, frequency: float) -> Reals:

@@ -188,6 +188,14 @@ def strip_error(laws: Laws, order: float, frequency: float, step: Reals, stretch
         angle = np.maximum(np.minimum(angle, 3.0), 1e-9)
         size = stretch * angle**2 * laws.noise**2 / 2 + turns * frequency * angle
         size += secant_gain(laws, order, angle) + np.log(2)
-        turns_back = 2 * np.pi * angle * laws.noise**2 / step
-        best = np.minimum(best, size - turns_back - np.log(-np.expm1(-turns_back)))
+        best = np.minimum(best, size + log_trapezoid(2 * np.pi * angle * laws.noise**2 / step))
     return best
+
+
+def log_trapezoid(turns: Reals) -> Reals:
+    """Return -log(e^turns - 1): the trapezoid rule's error, with turns = 2 pi a / step for a strip of half-width a.
+
+    Infinite for a strip without width.
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(-turns - np.log(-np.expm1(-turns)))
