@@ -122,28 +122,30 @@ def epsilon_bounds(
         goal: The relative error.
         start: The contour to try first; the one that answers is stored in it.
     """
-    if start and (contour := _warm_contour(releases, goal, start)):
-        parts = solve(contour, np.array([log_delta]), np.array([start.epsilon]))
-        low, high, middle = (float(part[0]) for part in parts)
-        if high - low <= _ENOUGH * abs(high) < np.inf:
-            start.epsilon = middle
-            return low, high
 
-    def answer(contour: Contour | None, path: ContourPath, guess: float) -> tuple[float, float, float]:
+    def answer(contour: Contour | None, path: ContourPath | None, guess: float) -> tuple[float, float, float]:
         if contour is None:
             return -np.inf, np.inf, guess
         low, high, middle = (float(part[0]) for part in solve(contour, np.array([log_delta]), np.array([guess])))
-        if start and high - low <= _ENOUGH * abs(high) < np.inf:
+        if start and near((low, high)):
             start.keep(contour, releases, path, middle)
         return low, high, middle
+
+    def near(bounds: tuple[float, float]) -> bool:
+        return bounds[1] - bounds[0] <= _ENOUGH * abs(bounds[1]) < np.inf
+
+    if start and (contour := _warm_contour(releases, goal, start)):
+        low, high, _ = answer(contour, start.path, start.epsilon)
+        if near((low, high)):
+            return low, high
 
     def smooth(gap: float) -> tuple[float, float]:
         pairs = smoothed.from_releases(releases, log_delta)
         if pairs is None:
             return -np.inf, np.inf
         middle = (best[0] + best[1]) / 2
-        near = best[1] - best[0] <= 0.1 * middle
-        return smoothed.epsilon_bounds(pairs, log_delta, gap, middle if near else None)
+        known = best[1] - best[0] <= 0.1 * middle
+        return smoothed.epsilon_bounds(pairs, log_delta, gap, middle if known else None)
 
     def unsampled() -> tuple[float, float]:
         return -np.inf, epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
@@ -163,7 +165,7 @@ def epsilon_bounds(
         contour, tried = effort.build(releases, moments, fine, goal), fine
         low, high, middle = answer(contour, fine, guess)
         best = _meet(best, (low, high))
-        if best[1] - best[0] <= _ENOUGH * abs(best[1]):
+        if near(best):
             return best
         if best[1] - best[0] <= _CLOSE * abs(best[1]):
             found = middle
@@ -179,7 +181,7 @@ def epsilon_bounds(
         if contour is None:
             break
         best = _meet(best, answer(contour, fine, found)[:2])
-        if best[1] - best[0] <= _ENOUGH * abs(best[1]):
+        if near(best):
             break
     if not best[1] - best[0] <= _WIDE * abs(best[1]):
         best = _meet(best, smooth(_FINE_GAP))
@@ -188,8 +190,10 @@ def epsilon_bounds(
 
 def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour | None:
     """Return this composition on the contour of the last query; nothing where that costs much."""
-    if start.path is None or start.subject is releases:
+    if start.subject is releases:
         return start.contour
+    if start.path is None:
+        return None
     if any(most_nodes(laws, float(start.orders[-1])) > MOST_NODES for laws in releases.laws):
         return None
     moments, path = Moments.at(releases, start.orders), adapted(releases, start.path)
