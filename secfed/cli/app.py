@@ -19,16 +19,19 @@ from secfed.cli.options import (
     PRIVACY,
     PROTOCOL,
     AdversaryChoice,
+    AsJson,
+    Compression,
     KeyBits,
     PrivacyChoice,
+    PrivacyOption,
     Protection,
+    ScaleWeights,
     Threshold,
     fraction,
     given_options,
     not_negative,
     positive,
     probability,
-    readable_maps,
     refuse_without_effect,
     tell,
     with_default,
@@ -289,31 +292,9 @@ def simulate(
             rich_help_panel=PROTOCOL,
         ),
     ] = None,
-    scale_weights: Annotated[
-        bool,
-        typer.Option(
-            "--scale-weights",
-            help="Multiply by weights before rounding; useful with few --bits.",
-            rich_help_panel=PROTOCOL,
-        ),
-    ] = False,
-    compression: Annotated[
-        str,
-        typer.Option(
-            callback=readable_maps,
-            show_default=False,
-            help=with_default(
-                "How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.", "none"
-            ),
-            rich_help_panel=PROTOCOL,
-        ),
-    ] = "",
-    privacy: Annotated[
-        PrivacyChoice,
-        typer.Option(
-            help="Who adds noise to the sum: no one, the server, or each client a share.", rich_help_panel=PRIVACY
-        ),
-    ] = PrivacyChoice.NONE,
+    scale_weights: ScaleWeights = False,
+    compression: Compression = "",
+    privacy: PrivacyOption = PrivacyChoice.NONE,
     epsilon: Annotated[
         float,
         typer.Option(
@@ -342,12 +323,7 @@ def simulate(
     output: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for the picture.", rich_help_panel=OUTPUT)
     ] = Path("secfed-run"),
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train on a real data set under secure aggregation or Paillier encryption, and again in the clear to compare.
 

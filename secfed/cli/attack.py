@@ -15,6 +15,7 @@ from secfed.cli.options import (
     OUTPUT,
     PRIVACY,
     PROTOCOL,
+    AsJson,
     KeyBits,
     PrivacyChoice,
     Protection,
@@ -147,12 +148,7 @@ def attack(
     output: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for the picture.", rich_help_panel=OUTPUT)
     ] = Path("secfed-run"),
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Attack recorded rounds on real pictures, using only what the adversary saw.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
-from secfed.cli.options import OUTPUT, PRIVACY, SAMPLING, fraction, positive
+from secfed.cli.options import OUTPUT, PRIVACY, SAMPLING, AsJson, fraction, positive
 from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
 
@@ -97,10 +97,6 @@ Relation = Annotated[
     ),
 ]
 File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.", rich_help_panel=PRIVACY)]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT),
-]
 
 
 def epsilon(

@@ -11,14 +11,10 @@ import typer
 
 from secfed.cli.extras import require
 from secfed.cli.network_options import (
-    AsJson,
     ClipNorm,
-    Compression,
     Insecure,
     NoiseMultiplier,
-    PrivacyOption,
     Roster,
-    ScaleWeights,
     Seconds,
     StageSeconds,
     in_options,
@@ -30,7 +26,11 @@ from secfed.cli.options import (
     OUTPUT,
     PRIVACY,
     PROTOCOL,
+    AsJson,
+    Compression,
     PrivacyChoice,
+    PrivacyOption,
+    ScaleWeights,
     Threshold,
     fraction,
     given_options,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secfed.cli.options import NETWORK, OUTPUT, PRIVACY, PROTOCOL, PrivacyChoice, positive, readable_maps, with_default
+from secfed.cli.options import NETWORK, PRIVACY, PROTOCOL, positive, with_default
 from secfed.errors import ConfigError
 
 # What the library says is needed, and the options that give it.
@@ -73,34 +73,6 @@ Insecure = Annotated[
         "--insecure",
         help="Allow plain HTTP, and sessions without a roster, between machines: for closed networks only.",
         rich_help_panel=NETWORK,
-    ),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT),
-]
-
-Compression = Annotated[
-    str,
-    typer.Option(
-        callback=readable_maps,
-        show_default=False,
-        help=with_default(
-            "How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.", "none"
-        ),
-        rich_help_panel=PROTOCOL,
-    ),
-]
-ScaleWeights = Annotated[
-    bool,
-    typer.Option(
-        "--scale-weights", help="Multiply by weights before rounding; useful with few --bits.", rich_help_panel=PROTOCOL
-    ),
-]
-PrivacyOption = Annotated[
-    PrivacyChoice,
-    typer.Option(
-        help="Who adds noise to the sum: no one, the server, or each client a share.", rich_help_panel=PRIVACY
     ),
 ]
 ClipNorm = Annotated[

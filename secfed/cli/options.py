@@ -125,6 +125,36 @@ Threshold = Annotated[
 ]
 
 
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT),
+]
+
+Compression = Annotated[
+    str,
+    typer.Option(
+        callback=readable_maps,
+        show_default=False,
+        help=with_default(
+            "How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.", "none"
+        ),
+        rich_help_panel=PROTOCOL,
+    ),
+]
+ScaleWeights = Annotated[
+    bool,
+    typer.Option(
+        "--scale-weights", help="Multiply by weights before rounding; useful with few --bits.", rich_help_panel=PROTOCOL
+    ),
+]
+PrivacyOption = Annotated[
+    PrivacyChoice,
+    typer.Option(
+        help="Who adds noise to the sum: no one, the server, or each client a share.", rich_help_panel=PRIVACY
+    ),
+]
+
+
 def given_options(context: typer.Context) -> set[str]:
     """Return the names of the options that the user wrote."""
     sources = {name: context.get_parameter_source(name) for name in context.params}

@@ -16,6 +16,7 @@ from secfed.cli.options import (
     PRIVACY,
     PROTOCOL,
     AdversaryChoice,
+    AsJson,
     PrivacyChoice,
     Protection,
     Threshold,
@@ -188,12 +189,7 @@ def preflight(
     measure: Annotated[
         bool, typer.Option(help="Do one client's work here and time it: up to two seconds.", rich_help_panel=OUTPUT)
     ] = True,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a plan before anyone enrolls: what is wrong with it, what would work, and what a round costs.
 
