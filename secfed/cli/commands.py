@@ -11,7 +11,7 @@ class Commands(TyperGroup):
     """A group of commands."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command; the lines of a paragraph of its help are joined, so that a terminal breaks them anew.
+        """Return a command. The lines of each paragraph of its help are joined, so that they wrap to the terminal.
 
         Older versions of typer show "[default: None]" for an option without a default, which is left out.
         """

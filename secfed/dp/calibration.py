@@ -230,7 +230,8 @@ def _falling(
 def _where_zero(points: list[tuple[float, float]]) -> float:
     """Return where the parabola through the last three (argument, value) pairs, or the line through two, is 0.
 
-    The argument is the parabola's value: inverse interpolation. Infinite where there is none.
+    The parabola gives the argument for each value (inverse interpolation). Infinite with fewer than two points, or
+    where two of them have the same value.
     """
     if len(points) < 2 or len({value for _, value in points}) < len(points):
         return math.inf

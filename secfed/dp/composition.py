@@ -44,7 +44,7 @@ _WIDE = 0.1
 # The kinds of laws in the directions of each adjacency, and what pairs call the directions.
 _KINDS: dict[Adjacency, tuple[LawKind, ...]] = {"add_remove": ("REMOVE", "ADD"), "remove": ("REMOVE",), "add": ("ADD",)}
 _SIDES: dict[LawKind, str] = {"REMOVE": "there", "ADD": "back"}
-# Noise of which losses are listed; less of it has so many that the list takes too much time and memory.
+# The least noise whose losses are listed. Less noise has more losses, and the list takes too much time and memory.
 _LEAST_LAPLACE, _LEAST_GAUSSIAN = 1e-3, 0.01
 # Releases with a largest loss: beyond it their delta is what they may lose.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
