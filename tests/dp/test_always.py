@@ -45,7 +45,7 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def counted(*arguments):  # type: ignore[no-untyped-def]
         made = smooth(*arguments)
-        assert made is None or len(made.frequencies) <= 1.01 * smoothed._MOST_STEPS
+        assert made is None or len(made.waves) <= 1.01 * smoothed._MOST_STEPS
         return made
 
     monkeypatch.setattr(inversion, "build", recorded)

@@ -19,7 +19,7 @@ def test_laplace_noise_takes_contours_of_bounded_length(
 
     def counted(*arguments):  # type: ignore[no-untyped-def]
         contour = build(*arguments)
-        lengths.append(len(contour.frequencies))
+        lengths.append(len(contour.waves))
         return contour
 
     event = dp.PoissonSampled(rate, dp.Laplace(scale))

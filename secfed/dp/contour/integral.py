@@ -8,14 +8,62 @@ The trapezoid rule in u, cut off at U, and quadrature for K are the only approxi
 each of their errors, and the bounds returned here hold all of them, rounding included.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp.contour.cgf import Cgf, CgfRows, Complexes, evaluate
+from secfed.dp.contour.cgf import CgfRows, Complexes, evaluate
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, frequencies
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """Terms of a sum over u of factor * exp(iu x), ready for any x; u is 0, step, 2 step, ...
+
+    exp(iu x) for u = (a * across + b) * step is the product of two of 2 * across numbers. So a sum is two matrix
+    products, in which at most `across` additions follow each other.
+
+    Attributes:
+        factor: The terms, shape `(rows, across, across)`: the second index is a, the third b.
+        step: The step in u.
+        size: Sum of the terms' moduli, shape `(rows,)`.
+        turning: Sum of u times the terms' moduli, same shape.
+    """
+
+    factor: Complexes = field(repr=False)
+    step: float
+    size: Reals
+    turning: Reals
+
+    @classmethod
+    def of(cls, terms: Complexes, moduli: Reals, step: float) -> "Waves":
+        """Arrange terms, `(rows, across**2)`, of which the moduli are at most those given."""
+        across = math.isqrt(terms.shape[1])
+        frequencies = np.arange(float(terms.shape[1])) * step
+        grid = terms.reshape(len(terms), across, across)
+        return cls(grid, step, moduli.sum(axis=1), (moduli * frequencies).sum(axis=1))
+
+    def __len__(self) -> int:
+        return int(self.factor.shape[1]) ** 2
+
+    def sums(self, x: Reals) -> tuple[Reals, Reals]:
+        """Return the real part of the sum at an x for each row, and its slope; shape `(rows,)`."""
+        across = self.factor.shape[1]
+        within = np.arange(float(across)) * self.step
+        between = np.arange(float(across)) * across * self.step
+        inner, outer = (np.exp(1j * np.multiply.outer(x, part)) for part in (within, between))
+        # Not by `@`: it may start threads, which take longer.
+        sums = np.einsum("rab,rb->ra", self.factor, inner)
+        slopes = np.einsum("rab,rb->ra", self.factor, inner * within) + between * sums
+        return (outer * sums).sum(axis=1).real, -(outer * slopes).sum(axis=1).imag
+
+    def rounding(self, x: Reals) -> Reals:
+        """Bound the rounding error of the sum at an x: of each exponential, of the products and of the additions."""
+        across = self.factor.shape[1]
+        return np.asarray((4 * np.abs(x) * self.turning + (40 + 2 * across) * self.size) * ROUNDOFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +79,13 @@ class Contour:
         log_moments: K there, shape `(rows, m)`.
         log: K(t), shape `(rows,)`.
         mean: Mean of the tilted loss, shape `(rows,)`.
-        frequencies: The values of u, shape `(k,)`.
-        factor: exp(K(t + iu) - K(t) - iu mean) / (z (z + 1)), shape `(rows, k)`, the first halved.
-        size: Bound of what a relative error of the first order does to each term, same shape.
+        waves: exp(K(t + iu) - K(t) - iu mean) / (z (z + 1)) for each u, the first halved.
         error: Bound of the errors of all terms together, shape `(rows,)`, except those that depend on epsilon.
         bulk_orders: Orders t' for a bound of what a cut left out; empty without a cut.
-        bulk: log E[exp(t' loss)] of it.
+        bulk: log E[exp(t' loss)] of it, shape `(m,)` or `(rows, m)`.
         smoothing: Square of mu of a Gaussian release that was composed with the releases: it is taken off again below.
-        density_error: Bound of the error of the loss's density in units of exp(K(t) - t epsilon), shape `(rows,)`.
+        density: With smoothing, the waves of the loss's density: without the division by z (z + 1).
+        density_error: Bound of the density's error in units of exp(K(t) - t epsilon), shape `(rows,)`.
     """
 
     order: float
@@ -47,30 +94,27 @@ class Contour:
     log_moments: Reals = field(repr=False)
     log: Reals
     mean: Reals
-    frequencies: Reals = field(repr=False)
-    factor: Complexes = field(repr=False)
-    size: Reals = field(repr=False)
+    waves: Waves
     error: Reals
     bulk_orders: Reals = field(repr=False)
     bulk: Reals = field(repr=False)
     smoothing: float = 0.0
+    density: Waves | None = None
     density_error: Reals = field(default_factory=lambda: np.zeros(1))
 
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return the logarithm of delta as it is computed, and its slope; shape `(rows,)`, as epsilon."""
-        waves = self.factor * np.exp(1j * self.frequencies * (self.mean - epsilon)[:, None])
-        total = waves.real.sum(axis=1)
+        total, slope = self.waves.sums(self.mean - epsilon)
         with np.errstate(divide="ignore", invalid="ignore"):
-            slope = (waves.imag * self.frequencies).sum(axis=1) / total - self.order
             log = self.log - self.order * epsilon + np.log(np.maximum(total, 0.0) * 2 / self.period)
-        return log, np.where(total > 0, slope, -self.order)
+            return log, np.where(total > 0, -slope / total, 0.0) - self.order
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape `(rows,)`."""
         step = 2 / self.period  # over pi
-        turn = self.frequencies * (self.mean - epsilon)[:, None]
-        value = (self.factor * np.exp(1j * turn)).real.sum(axis=1) * step
-        error = self.error + (self.size * (4 * np.abs(turn) + 40)).sum(axis=1) * (step * ROUNDOFF)
+        x = self.mean - epsilon
+        value = self.waves.sums(x)[0] * step
+        error = self.error + self.waves.rounding(x) * step
         scale = self.log - self.order * epsilon
         error += np.abs(value) * 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
         orders, far = self.orders, np.abs(self.orders - self.order) * self.period
@@ -82,15 +126,12 @@ class Contour:
             left = np.minimum(left, -own - np.log(-np.expm1(-own)) - scale)
             right = np.where(orders > self.order, aliases, np.inf).min(axis=1)
             bulk = np.zeros(len(epsilon))
-            if len(self.bulk):
+            if self.bulk.size:
                 log = self.bulk + log_chernoff(self.bulk_orders) - self.bulk_orders * epsilon[:, None]
                 bulk = np.exp(log.min(axis=1) - scale)
             low = value - error - np.exp(left) - np.exp(right)
-            if self.smoothing:
-                z = self.order + 1j * self.frequencies
-                waves = self.factor * z * (z + 1) * np.exp(1j * turn)
-                rounding = (np.abs(waves) * (4 * np.abs(turn) + 40)).sum(axis=1) * ROUNDOFF
-                density = (waves.real.sum(axis=1) + rounding) * step + self.density_error
+            if self.density:
+                density = (self.density.sums(x)[0] + self.density.rounding(x)) * step + self.density_error
                 low -= self.smoothing * np.exp(self.smoothing / 8) * np.maximum(density, 0.0)
             low = np.log(np.maximum(low, 0.0)) + scale
             high = np.log(np.maximum(value + error, 0.0) + bulk) + scale
@@ -128,17 +169,17 @@ def build(releases: Releases, moments: Moments, path: ContourPath, goal: float) 
         releases: The composition.
         moments: Its moments.
         path: Where the contour runs.
-        goal: Error aimed at, relative to exp(K(t) - t epsilon).
+        goal: Error of delta aimed at, relative to it.
 
     Returns:
         The contour, of one row.
     """
-    one, below = evaluate(releases, path, goal / 4)
-    return assemble(one.alone(), below, path, moments.order, moments.log[None])
+    one, below = evaluate(releases, path, path.tolerance(goal))
+    return assemble(one.alone(), below.alone() if below else None, path, moments.order, moments.log[None])
 
 
 def assemble(
-    lines: CgfRows, below: Cgf | None, path: ContourPath, orders: Reals, log_moments: Reals, smoothing: float = 0.0
+    lines: CgfRows, below: CgfRows | None, path: ContourPath, orders: Reals, log_moments: Reals, smoothing: float = 0.0
 ) -> Contour:
     """Turn K along a contour into the integrand and its errors.
 
@@ -163,19 +204,17 @@ def assemble(
     with np.errstate(over="ignore"):
         errors = size * np.expm1(np.minimum(lines.error, 600.0))
     if below is not None:
-        bulk = np.exp(below.exponent + below.log)
+        bulk = np.exp(below.exponent + below.log[:, None])
         values = values - bulk
         size = size + np.abs(bulk)
         errors = errors + np.abs(bulk) * np.expm1(np.minimum(below.error, 600.0))
-    values = values * kernel
     values[:, 0] /= 2
-    density_error = errors.sum(axis=1) * (2 / path.period)
-    size, errors = size * np.abs(kernel), (errors * np.abs(kernel)).sum(axis=1) * (2 / path.period)
+    step = 2 / path.period
     tail = np.exp(np.minimum(lines.tail, 0.0)) / (np.pi * at[-1])
+    density, density_error = None, np.zeros(1)
     if smoothing:
-        density_error = density_error + tail / smoothing
-    rounding = size.sum(axis=1) * (len(at) * ROUNDOFF * 2 / path.period)
-    error = errors + tail + rounding
+        density = Waves.of(values, size, float(at[1]))
+        density_error = errors.sum(axis=1) * step + tail / smoothing
     return Contour(
         path.order,
         path.period,
@@ -183,12 +222,11 @@ def assemble(
         log_moments,
         lines.log,
         lines.mean,
-        at,
-        values,
-        size,
-        error,
+        Waves.of(np.asarray(values * kernel, np.complex128), size * np.abs(kernel), float(at[1])),
+        (errors * np.abs(kernel)).sum(axis=1) * step + tail,
         path.bulk_orders,
         path.bulk,
         smoothing,
+        density,
         density_error,
     )

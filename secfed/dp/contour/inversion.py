@@ -93,7 +93,7 @@ def delta_bounds(releases: Releases, epsilon: float, start: WarmStart | None = N
     guess = min(moments.log_delta_guess(epsilon), chernoff)
     for _ in range(_TRIES):
         path = choose(releases, moments, epsilon, guess, GOAL)
-        contour = effort.build(releases, moments, path, GOAL)
+        contour = effort.build(releases, moments, path, GOAL) if path else None
         if contour is None:
             break
         low, high = (float(bound[0]) for bound in contour.bounds(at))
@@ -160,8 +160,8 @@ def epsilon_bounds(
     effort, tried = Effort(releases), None
     # Mostly the first guess is near enough for a contour that says it all, or says where the next one must be.
     found: float | None = None
-    fine = choose(releases, moments, guess, log_delta, goal)
-    if work(releases, fine, goal) <= effort.little:
+    fine = choose(releases, moments, guess, log_delta, goal, doubtful=True)
+    if fine and work(releases, fine, goal) <= effort.little:
         contour, tried = effort.build(releases, moments, fine, goal), fine
         low, high, middle = answer(contour, fine, guess)
         best = _meet(best, (low, high))
@@ -173,16 +173,18 @@ def epsilon_bounds(
     if found is None:
         best = _meet(best, smooth(_WIDE))
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
-    for steep in (False, True):
-        fine = choose(releases, moments, found, log_delta, goal, steep=steep)
-        if tried and (fine.order, fine.frequency, fine.cut) == (tried.order, tried.frequency, tried.cut):
-            continue
+    most_loss = np.inf
+    for _ in range(_TRIES):
+        fine = choose(releases, moments, found, log_delta, goal, most_loss=most_loss)
+        if not fine or (tried and (fine.order, fine.frequency, fine.cut) == (tried.order, tried.frequency, tried.cut)):
+            break
         contour, tried = effort.build(releases, moments, fine, goal), fine
-        if contour is None:
+        low, high, _ = answer(contour, fine, found)
+        best = _meet(best, (low, high))
+        if near(best) or not high - low < np.inf:
             break
-        best = _meet(best, answer(contour, fine, found)[:2])
-        if near(best):
-            break
+        # Terms must be smaller, as the gap has to be.
+        most_loss = fine.loss - float(np.log((high - low) / (_ENOUGH * high))) - 1.0
     if not best[1] - best[0] <= _WIDE * abs(best[1]):
         best = _meet(best, smooth(_FINE_GAP))
     return best
@@ -303,12 +305,12 @@ def _block(
         guess = float(before[1] ** 2 / before[0]) if 0 < before[0] < before[1] else np.inf
         guess = guess if guess < most else min(moments.epsilon_guess(end), most)
         fine = choose(last, moments, guess, end, _CURVE_GOAL)
-        if fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
+        if fine and fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
             # The shortest composition fades last.
             fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
             one, two = (
-                evaluate(base, fine, _CURVE_GOAL / 4)[0],
-                evaluate(extra, fine, _CURVE_GOAL / 4 / float(counts[-1]))[0],
+                evaluate(base, fine, fine.tolerance(_CURVE_GOAL))[0],
+                evaluate(extra, fine, fine.tolerance(_CURVE_GOAL) / float(counts[-1]))[0],
             )
             log_moments = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
 

@@ -14,12 +14,14 @@ from secfed.dp.contour.quadrature import all_nodes, grids, most_nodes
 # Cuts of width noise / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
 # Nodes of one law that are too many.
-_MOST_NODES = 60_000
+_MOST_NODES = 200_000
 # Nodes in all bounds of tails together, for one path.
 _MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and how many are so few that a cut cannot save work.
 _MOST_STEPS = 2e5
 _FEW_STEPS = 1e4
+# Where terms are so much larger than delta (a logarithm), a guess from moments is mostly far off.
+_DOUBTFUL = 6.4
 # How much shorter a contour is that cannot be long enough.
 _FALLBACK = 4.0
 # How much longer each guess of a contour is, and how many there are.
@@ -38,7 +40,8 @@ class ContourPath:
         cut: Loss at which each law is cut in two, so that what is never large is left out; or nothing.
         stretch: How sharp the cut is (see `Cut`); 1 without a cut.
         bulk_orders: Orders t' for a bound of what is left out.
-        bulk: log E[exp(t' loss)] of it.
+        bulk: log E[exp(t' loss)] of it, shape `(m,)` or `(rows, m)`.
+        loss: Logarithm of how much larger the integrand's terms are than delta, see `losses`.
     """
 
     order: float
@@ -48,11 +51,23 @@ class ContourPath:
     stretch: float = 1.0
     bulk_orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
     bulk: Reals = field(default_factory=lambda: np.empty(0), repr=False)
+    loss: float = 0.0
+
+    def tolerance(self, goal: float) -> float:
+        """Return what error of the terms keeps that of delta at a goal: less where terms are much larger than delta."""
+        return goal / 4 * float(np.exp(-min(max(self.loss - 4.0, 0.0), 16.0)))
 
 
 def choose(
-    releases: Releases, moments: Moments, epsilon: float, log_delta: float, goal: float, *, steep: bool = False
-) -> ContourPath:
+    releases: Releases,
+    moments: Moments,
+    epsilon: float,
+    log_delta: float,
+    goal: float,
+    *,
+    most_loss: float = np.inf,
+    doubtful: bool = False,
+) -> ContourPath | None:
     """Choose a contour for values of delta near a guess.
 
     Args:
@@ -61,25 +76,27 @@ def choose(
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
         goal: Relative error aimed at.
-        steep: Go nearer to where moments explode: less is lost to rounding, and more steps are needed.
+        most_loss: How much may be lost to rounding, see `losses`.
+        doubtful: The guess may be far off: then a long search for a path would be in vain.
 
     Returns:
-        The contour that promises least work among the ladder's orders.
+        The contour that promises least work among the ladder's orders; nothing where none can be
+        exact enough, or where a guess is to be improved first.
     """
-    orders, exponent = moments.order, moments.exponent(epsilon)
-    period = periods(moments, epsilon, log_delta, goal)
+    orders, period = moments.order, periods(moments, epsilon, log_delta, goal)
     # Where moments explode, so does the deviation; U still has to be as long as before.
-    deviation = np.sqrt(np.maximum(moments.variance, 1e-300))
-    if not steep:
-        deviation = np.minimum.accumulate(deviation)
-    loss = exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation)
+    deviation = np.minimum.accumulate(np.sqrt(np.maximum(moments.variance, 1e-300)))
+    loss = losses(moments, epsilon, log_delta)
     work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7
-    best = int(np.argmin(np.where(np.isfinite(work), work, np.inf)))
+    work = np.where(np.isfinite(work) & (loss <= most_loss), work, np.inf)
+    best = int(np.argmin(work))
+    if most_loss < np.inf and not work[best] < np.inf:
+        return None
     order, width = float(orders[best]), float(period[best])
     # The tail is exp(tail) / (pi U) in units of exp(K(t) - t epsilon).
     allowed = log_delta + np.log(goal / 4) - (moments.log[best] - order * epsilon)
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
-    simple = ContourPath(order, width, start)
+    simple = ContourPath(order, width, start, loss=float(loss[best]))
     tail = _Tail(releases, order, 1.0)
     frequency = start
     for _ in range(8):
@@ -91,6 +108,8 @@ def choose(
             return simple
         # A normal law fades with the square of U.
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
+    if doubtful and simple.loss > _DOUBTFUL:
+        return None
     fine = goal < 1e-6
     most = (_MOST_STEPS if fine else _MOST_STEPS / 10) / width
     last = _longest(releases, order, min(start, 10.0 / max(epsilon, 1e-300)), most)
@@ -113,6 +132,13 @@ def choose(
                     return replace(candidate, frequency=float(frequency))
     # No contour is short enough: the bounds will be wide, but they hold. A longer one costs more than it says.
     return replace(simple, frequency=float(min(most / _FALLBACK, frequency)))
+
+
+def losses(moments: Moments, epsilon: float, log_delta: float) -> Reals:
+    """Return by how much the integrand's terms exceed delta at each order, as a logarithm: so much rounding matters."""
+    deviation = np.minimum.accumulate(np.sqrt(np.maximum(moments.variance, 1e-300)))
+    orders, exponent = moments.order, moments.exponent(epsilon)
+    return np.asarray(exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation))
 
 
 def periods(moments: Moments, epsilon: float, log_delta: float, goal: float) -> Reals:
@@ -261,7 +287,7 @@ def work(releases: Releases, path: ContourPath, goal: float) -> float:
     # A contour has three steps at least.
     top = max(path.frequency, 6 * np.pi / path.period)
     laws = sum(len(laws) for laws in releases.laws)
-    nodes = sum(all_nodes(laws, path.order, top, goal / 4, path.stretch) for laws in releases.laws)
+    nodes = sum(all_nodes(laws, path.order, top, path.tolerance(goal), path.stretch) for laws in releases.laws)
     each = (nodes + 100) / max(laws, 1)
     return laws * min((steps + 150) * each, transform_work(each, steps)) * (1 if path.cut is None else 2)
 

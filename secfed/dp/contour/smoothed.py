@@ -75,7 +75,7 @@ def epsilon_bounds(
         contour = build(pairs, moments, guess, log_delta, gap) if 0 < guess < math.inf else None
         if contour is None:
             break
-        spent += len(contour.frequencies) + _MOST_SPENT // _TRIES
+        spent += len(contour.waves) + _MOST_SPENT // _TRIES
         below, above = (float(part[0]) for part in contour.bounds(np.array([guess])))
         low = max(low, guess) if below >= goals[0] else low
         high = min(high, guess) if above <= goals[1] else high

@@ -67,6 +67,7 @@ def case(kind: LawKind, seed: int) -> Case:
         if epsilon <= 0:
             continue
         path = choose(releases, moments, epsilon, log_delta, GOAL)
+        assert path is not None
         top = float(frequencies(path)[0][-1])
         found = Case(Exact(kind, rate, noise), drawn, moments, path, top, epsilon, log_delta)
         # What has more nodes takes long here.
