@@ -9,6 +9,7 @@ import numpy as np
 from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import inversion, smoothed
+from secfed.dp.contour.curve import upper_curve
 from secfed.dp.contour.integral import WarmStart
 from secfed.dp.contour.inversion import Profile
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
@@ -233,7 +234,7 @@ class Composition:
         ]
         best = np.zeros(count)
         for base, extra in pairs:
-            best = np.maximum(best, inversion.curve(base, extra, counts, math.log(delta) - slacks, best, _epsilon))
+            best = np.maximum(best, upper_curve(base, extra, counts, math.log(delta) - slacks, best, _epsilon))
         return best + 2 * slacks
 
     def mu(self) -> float:

@@ -465,7 +465,7 @@ def test_json_of_a_wrong_parameter_is_refused_in_the_words_of_its_event() -> Non
     ("rate", "noise", "rounds"), [(1e-3, 0.8, 300), pytest.param(3e-4, 1.0, 200, marks=pytest.mark.slow)]
 )
 def test_curve_where_losses_are_rare_is_that_of_single_queries(rate: float, noise: float, rounds: int) -> None:
-    """There contours cut off the losses near 0, which rows of a curve must not share."""
+    """There contours cut off the losses near 0; what a cut leaves out is bounded for each row."""
     curve = dp.Accountant().compose(poisson(noise, rate), rounds).curve(1e-5)
     assert (np.diff(curve) >= -1e-9 * curve[1:]).all()
     for count in (2, 5, 9, 20, 45, 100, rounds):

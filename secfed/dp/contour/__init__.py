@@ -14,7 +14,7 @@ How a query is answered, file by file:
 3. `path`: which t, how many steps in u and how far. Where |exp K| falls too slowly, losses near 0 are cut off.
 4. `cgf`: K along the path, with its error; `fourier_sums` where there are many nodes and steps.
 5. `integral`: the sum over the path, and bounds that hold all errors.
-6. `inversion`: epsilon from delta by Newton's steps on one contour; curves of many compositions on one contour.
+6. `inversion`: epsilon from delta by Newton's steps on one contour. `curve`: many compositions on one contour.
 7. `smoothed`: any pairs, made tame by one tiny Gaussian release more.
 
 `docs/accountant.md` proves each step. Source: Zhu, Dong, Wang: Optimal Accounting of Differential Privacy via

@@ -28,7 +28,8 @@ class Cgf:
         mean: Mean of the tilted loss.
         exponent: K(t + iu) - K(t) - iu mean, at each u.
         error: Bound of its error, quadrature and rounding together, at each u.
-        tail: Bound of its real part for all u from the last on.
+        tail: Bound of its real part for all u from the last on; with a cut, of the part of Gaussian releases.
+        beyond: With a cut, the logarithm of what the parts of all laws beyond it add at most for those u.
     """
 
     log: float
@@ -36,21 +37,24 @@ class Cgf:
     exponent: Complexes = field(repr=False)
     error: Reals = field(repr=False)
     tail: float
+    beyond: float | None = None
 
     def alone(self) -> "CgfRows":
         """Return it as the only row."""
-        return CgfRows(
-            np.array([self.log]), np.array([self.mean]), self.exponent[None], self.error[None], np.array([self.tail])
-        )
+        nothing = Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0, None if self.beyond is None else -np.inf)
+        return nothing.plus(self, np.ones(1))
 
     def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
         """Add another composition some number of times, `(rows,)`."""
+        tail = self.tail + times * other.tail
+        if self.beyond is not None and other.beyond is not None:
+            tail += np.logaddexp(self.beyond, np.log(times) + other.beyond)
         return CgfRows(
             self.log + times * other.log,
             self.mean + times * other.mean,
             self.exponent + times[:, None] * other.exponent,
             self.error + times[:, None] * other.error,
-            self.tail + times * other.tail,
+            tail,
         )
 
 
@@ -108,8 +112,8 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
             error_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave)))
     if path.cut is None:
         return Cgf(log, mean, whole, error, tail), None
-    tail += float(np.logaddexp.reduce(beyond))
-    return Cgf(log, mean, whole, error, tail), Cgf(mass_below, 0.0, below, error_below, tail)
+    whole_of = Cgf(log, mean, whole, error, tail, float(np.logaddexp.reduce(beyond)))
+    return whole_of, Cgf(mass_below, 0.0, below, error_below, tail)
 
 
 def _error(found: Nodes, tilted: Reals, top: float, order: float, stretch: float, moment: Reals) -> Reals:

@@ -1,30 +1,19 @@
 """From contours and closed forms to certified values of delta and epsilon, for one direction."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-from numpy.polynomial import Polynomial
 
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import smoothed
-from secfed.dp.contour.cgf import evaluate
-from secfed.dp.contour.integral import Contour, WarmStart, assemble, build
-from secfed.dp.contour.moments import MOST_NODES, Moments, NoOrderError, Releases, log_chernoff
-from secfed.dp.contour.path import ContourPath, adapted, choose, shortest, work
+from secfed.dp.contour.integral import Contour, WarmStart, build
+from secfed.dp.contour.moments import MOST_NODES, Moments, NoOrderError, Releases
+from secfed.dp.contour.path import ContourPath, adapted, choose, work
 from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.contour.quadrature import most_nodes
 
 # Error aimed at, relative to delta; what is reached is in the bounds.
 GOAL = 1e-11
-# For curves, whose many values share contours: the error aimed at, and the gap that must be reached.
-_CURVE_GOAL = 1e-8
-_FINE = 1e-6
-# Counts on one contour: the last over the first.
-_BLOCK = 2.0
-# Rows of a curve that are solved first.
-_KNOTS = 9
 # The gap above which another contour is tried.
 _ENOUGH = 1e-7
 # Contours for one delta, each from the value of the last one.
@@ -40,9 +29,6 @@ _KIND_WORK = 3e5
 _WIDE = 1e-3
 # The relative gap that it aims at then.
 _FINE_GAP = 1e-5
-
-
-Alone = Callable[[Releases, float, float], tuple[float, float]]
 
 
 class Profile(Protocol):
@@ -139,14 +125,6 @@ def epsilon_bounds(
         if near((low, high)):
             return low, high
 
-    def smooth(gap: float) -> tuple[float, float]:
-        pairs = smoothed.from_releases(releases, log_delta)
-        if pairs is None:
-            return -np.inf, np.inf
-        middle = (best[0] + best[1]) / 2
-        known = best[1] - best[0] <= 0.1 * middle
-        return smoothed.epsilon_bounds(pairs, log_delta, gap, middle if known else None)
-
     def unsampled() -> tuple[float, float]:
         return -np.inf, epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
 
@@ -154,7 +132,7 @@ def epsilon_bounds(
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        return _meet(unsampled(), smooth(_FINE_GAP))
+        return _meet(unsampled(), smooth(releases, log_delta, _FINE_GAP))
     best = (-np.inf, moments.epsilon_bound(log_delta))
     guess = min(moments.epsilon_guess(log_delta), best[1])
     effort, tried = Effort(releases), None
@@ -171,7 +149,7 @@ def epsilon_bounds(
             found = middle
     best = _meet(best, unsampled())
     if found is None:
-        best = _meet(best, smooth(_WIDE))
+        best = _meet(best, smooth(releases, log_delta, _WIDE, best))
         found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
     most_loss = np.inf
     for _ in range(_TRIES):
@@ -186,8 +164,27 @@ def epsilon_bounds(
         # Terms must be smaller, as the gap has to be.
         most_loss = fine.loss - float(np.log((high - low) / (_ENOUGH * high))) - 1.0
     if not best[1] - best[0] <= _WIDE * abs(best[1]):
-        best = _meet(best, smooth(_FINE_GAP))
+        best = _meet(best, smooth(releases, log_delta, _FINE_GAP, best))
     return best
+
+
+def smooth(
+    releases: Releases, log_delta: float, gap: float, known: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float]:
+    """Return bounds of epsilon(delta) on smoothed contours, which are short where others are long.
+
+    Args:
+        releases: The composition.
+        log_delta: Logarithm of delta.
+        gap: The relative gap aimed at.
+        known: Bounds, to start from if they are near each other.
+    """
+    pairs = smoothed.from_releases(releases, log_delta)
+    if pairs is None:
+        return -np.inf, np.inf
+    middle = (known[0] + known[1]) / 2
+    near = known[1] - known[0] <= 0.1 * middle
+    return smoothed.epsilon_bounds(pairs, log_delta, gap, middle if near else None)
 
 
 def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour | None:
@@ -259,79 +256,6 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         if np.isfinite(lower).all() and np.isfinite(upper).all():
             break
     return lower, upper, epsilon
-
-
-def curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
-    """Return upper bounds of epsilon after `extra` was released some numbers of times on top of `base`.
-
-    Args:
-        base: What was released before.
-        extra: One more release.
-        counts: How often, ascending, shape `(rows,)`.
-        log_delta: Logarithm of delta for each, same shape.
-        floor: Values below which no bound is needed, same shape.
-        alone: `alone(releases, log_delta, goal)` gives the bounds of one composition.
-
-    Returns:
-        Shape `(rows,)`, at least the floor.
-    """
-    result = np.full(len(counts), np.nan)
-    start = 0
-    while start < len(counts):
-        stop = int(np.searchsorted(counts, counts[start] * _BLOCK, side="right"))
-        rows = slice(start, max(stop, start + 1))
-        # Half as many, and as many.
-        before = result[[(start - 1) // 2, start - 1]] if start else np.zeros(2)
-        result[rows] = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone, before)
-        start = rows.stop
-    return np.asarray(np.maximum(result, floor))
-
-
-def _block(
-    base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone, before: Reals
-) -> Reals:
-    """Treat counts of like size on one contour; those that it does not suit, one by one."""
-    upper = np.full(len(counts), np.inf)
-    last = base.joined(extra, float(counts[-1]))
-    if floor[-1] > 0:
-        orders = Moments.of(last, None, float(floor[-1]), float(log_delta[-1])).order
-        size = Moments.at(base, orders).log + counts[:, None] * Moments.at(extra, orders).log + log_chernoff(orders)
-        lower = (size - orders * floor[:, None]).min(axis=1) <= log_delta
-        upper[lower] = floor[lower]
-    if len(counts) > 2 and not np.isfinite(upper).all():
-        moments = Moments.of(last, float(log_delta[-1]), None)
-        end = float(log_delta[-1])
-        most, effort = moments.epsilon_bound(end), Effort(last)
-        guess = float(before[1] ** 2 / before[0]) if 0 < before[0] < before[1] else np.inf
-        guess = guess if guess < most else min(moments.epsilon_guess(end), most)
-        fine = choose(last, moments, guess, end, _CURVE_GOAL)
-        if fine and fine.cut is None and work(last, fine, _CURVE_GOAL) <= effort.left:
-            # The shortest composition fades last.
-            fine = shortest(base.joined(extra, float(counts[0])), fine, _CURVE_GOAL)
-            one, two = (
-                evaluate(base, fine, fine.tolerance(_CURVE_GOAL))[0],
-                evaluate(extra, fine, fine.tolerance(_CURVE_GOAL) / float(counts[-1]))[0],
-            )
-            log_moments = Moments.at(base, moments.order).log + counts[:, None] * Moments.at(extra, moments.order).log
-
-            def rows(which: npt.NDArray[np.intp]) -> Contour:
-                return assemble(one.plus(two, counts[which]), None, fine, moments.order, log_moments[which])
-
-            # On a logarithmic scale epsilon is nearly a straight line; a few rows show where the others are.
-            growth = float(np.log2(before[1] / before[0])) if 0 < before[0] < before[1] else 1.0
-            left = np.flatnonzero(~np.isfinite(upper))
-            start = guess * (counts[left] / counts[-1]) ** growth
-            if len(left) > _KNOTS:
-                few = np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))
-                known = solve(rows(left[few]), log_delta[left[few]], start[few])[2]
-                fitted = Polynomial.fit(counts[left[few]], known, len(few) - 1)(counts[left])
-                start = np.where(fitted > 0, fitted, guess)
-            low, high, _ = solve(rows(left), log_delta[left], start)
-            found = (high - low <= _FINE * np.abs(high)) | (high <= floor[left])
-            upper[left[found]] = high[found]
-    for i in np.flatnonzero(~np.isfinite(upper)):
-        upper[i] = alone(base.joined(extra, float(counts[i])), float(log_delta[i]), _CURVE_GOAL)[1]
-    return upper
 
 
 def epsilon_of(profile: Profile, log_delta: float) -> tuple[float, float]:

@@ -1,0 +1,128 @@
+"""Epsilon after each round: a curve whose values share contours."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from numpy.polynomial import Polynomial
+
+from secfed.dp.contour.cgf import evaluate
+from secfed.dp.contour.integral import Contour, assemble
+from secfed.dp.contour.inversion import Effort, smooth, solve
+from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
+from secfed.dp.contour.path import ContourPath, adapted, choose, shortest, work
+from secfed.dp.contour.privacy_loss import Reals
+
+Alone = Callable[[Releases, float, float], tuple[float, float]]
+# The error aimed at, relative to delta, and the relative gap that must be reached.
+_GOAL = 1e-8
+_FINE = 1e-6
+# Counts on one contour: the last over the first.
+_BLOCK = 2.0
+# Rows that are solved first.
+_KNOTS = 9
+# The relative gap of a guess where the moments have none.
+_ROUGH = 1e-3
+
+
+def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
+    """Return upper bounds of epsilon after `extra` was released some numbers of times on top of `base`.
+
+    Args:
+        base: What was released before.
+        extra: One more release.
+        counts: How often, ascending, shape `(rows,)`.
+        log_delta: Logarithm of delta for each, same shape.
+        floor: Values below which no bound is needed, same shape.
+        alone: `alone(releases, log_delta, goal)` gives the bounds of one composition.
+
+    Returns:
+        Shape `(rows,)`, at least the floor.
+    """
+    result = np.full(len(counts), np.nan)
+    start = 0
+    while start < len(counts):
+        # A single release has a closed form, and shares no contour.
+        stop = int(np.searchsorted(counts, counts[start] * _BLOCK, side="right")) if start else 1
+        rows = slice(start, max(stop, start + 1))
+        # Half as many, and as many.
+        before = result[[(start - 1) // 2, start - 1]] if start else np.zeros(2)
+        result[rows] = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone, before)
+        start = rows.stop
+    return np.asarray(np.maximum(result, floor))
+
+
+def _block(
+    base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone, before: Reals
+) -> Reals:
+    """Treat counts of like size on one contour; those that it does not suit, one by one."""
+    upper = np.full(len(counts), np.inf)
+    last, end = base.joined(extra, float(counts[-1])), float(log_delta[-1])
+    if floor[-1] > 0:
+        orders = Moments.of(last, None, float(floor[-1]), end).order
+        size = Moments.at(base, orders).log + counts[:, None] * Moments.at(extra, orders).log + log_chernoff(orders)
+        lower = (size - orders * floor[:, None]).min(axis=1) <= log_delta
+        upper[lower] = floor[lower]
+    left = np.flatnonzero(~np.isfinite(upper))
+    if len(counts) > 1 and len(left):
+        # On a logarithmic scale epsilon is nearly a straight line.
+        guess = float(before[1] ** 2 / before[0]) if 0 < before[0] < before[1] else np.inf
+        growth = float(np.log2(before[1] / before[0])) if guess < np.inf else 1.0
+        rows, guess = _rows(base, extra, counts, last, end, guess)
+        if rows:
+            start = guess * (counts[left] / counts[-1]) ** growth
+            if len(left) > _KNOTS:
+                # A few rows show where the others are.
+                few = np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))
+                known = solve(rows(left[few]), log_delta[left[few]], start[few])[2]
+                fitted = Polynomial.fit(counts[left[few]], known, len(few) - 1)(counts[left])
+                start = np.where(fitted > 0, fitted, guess)
+            low, high, _ = solve(rows(left), log_delta[left], start)
+            found = (high - low <= _FINE * np.abs(high)) | (high <= floor[left])
+            upper[left[found]] = high[found]
+    for i in np.flatnonzero(~np.isfinite(upper)):
+        upper[i] = alone(base.joined(extra, float(counts[i])), float(log_delta[i]), _GOAL)[1]
+    return upper
+
+
+def _rows(
+    base: Releases, extra: Releases, counts: Reals, last: Releases, log_delta: float, guess: float
+) -> tuple[Callable[[npt.NDArray[np.intp]], Contour] | None, float]:
+    """Evaluate both compositions on a contour for the last count; the other rows share it.
+
+    Returns:
+        The contour of some of the rows, or nothing where there is none; and a guess of the last epsilon.
+    """
+    try:
+        moments = Moments.of(last, log_delta, None)
+    except NoOrderError:
+        return None, guess
+    most = moments.epsilon_bound(log_delta)
+    known = guess < most
+    guess = guess if known else min(moments.epsilon_guess(log_delta), most)
+    path = choose(last, moments, guess, log_delta, _GOAL, doubtful=not known)
+    if path is None:
+        low, high = smooth(last, log_delta, _ROUGH)
+        guess = (max(low, 0.9 * high) + high) / 2
+        path = choose(last, moments, guess, log_delta, _GOAL) if guess < most else None
+    if path is None or not work(last, path, _GOAL) <= Effort(last).left:
+        return None, guess
+    if path.cut is None:
+        # The shortest composition fades last.
+        path = shortest(base.joined(extra, float(counts[0])), path, _GOAL)
+    tolerance = path.tolerance(_GOAL)
+    (one, below_one), (two, below_two) = (
+        evaluate(base, path, tolerance),
+        evaluate(extra, path, tolerance / float(counts[-1])),
+    )
+    log_base, log_extra = (Moments.at(releases, moments.order).log for releases in (base, extra))
+    bulk_base, bulk_extra = (adapted(releases, path).bulk for releases in (base, extra))
+
+    def rows(which: npt.NDArray[np.intp]) -> Contour:
+        times = counts[which]
+        its: ContourPath = replace(path, bulk=bulk_base + times[:, None] * bulk_extra) if len(bulk_base) else path
+        below = below_one.plus(below_two, times) if below_one and below_two else None
+        return assemble(one.plus(two, times), below, its, moments.order, log_base + times[:, None] * log_extra)
+
+    return rows, guess

@@ -1,0 +1,71 @@
+"""Rows that share a contour are as exact, and as cautious, as contours of their own."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from secfed.dp.contour import curve
+from secfed.dp.contour.integral import build
+from secfed.dp.contour.moments import Moments, Releases
+from secfed.dp.contour.path import ContourPath, adapted, choose
+from secfed.dp.contour.privacy_loss import LawKind
+from tests.dp.contour.cases import laws
+
+NOTHING = Releases((), 0.0)
+BASES = {
+    "nothing": NOTHING,
+    "gaussian": Releases((), 1e-9),
+    "sampled": Releases((laws("REMOVE", 1e-3, 0.85, 1.0),), 1e-9),
+}
+LOG_DELTA = math.log(1e-5)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("kind", "rate", "noise", "cut"),
+    [("REMOVE", 1e-3, 0.8, True), ("SWAP", 1e-3, 0.8, True), ("ADD", 0.05, 1.0, False)],
+)
+def test_rows_give_the_bounds_of_their_own_contours(
+    base: str, kind: LawKind, rate: float, noise: float, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, extra, counts = BASES[base], Releases((laws(kind, rate, noise, 1.0),), 0.0), np.array([3.0, 4.0, 5.0, 6.0])
+    last, paths = before.joined(extra, 6.0), []
+
+    def keep(*arguments: object, **options: object) -> ContourPath | None:
+        paths.append(choose(*arguments, **options))  # type: ignore[arg-type]
+        return paths[-1]
+
+    monkeypatch.setattr(curve, "choose", keep)
+    rows, guess = curve._rows(before, extra, counts, last, LOG_DELTA, math.inf)
+    assert rows is not None
+    if base != "sampled":
+        assert (paths[-1].cut is not None) == cut
+    some = np.array([0, 3])
+    shared = rows(some)
+    for i, count in enumerate(counts[some]):
+        joined = before.joined(extra, float(count))
+        path = replace(paths[-1], frequency=float(2 * math.pi / shared.period * (len(shared.waves) - 1)) * (1 - 1e-9))
+        own = build(joined, Moments.at(joined, shared.orders), adapted(joined, path), curve._GOAL)
+        assert len(own.waves) == len(shared.waves)
+        at = np.array([0.7, 1.0, 1.3]) * guess
+        for epsilon in at:
+            low, high = (part[i] for part in shared.bounds(np.full(2, epsilon)))
+            low_own, high_own = (part[0] for part in own.bounds(np.array([epsilon])))
+            # Both hold, so they overlap; and sharing costs little.
+            assert low <= high_own and low_own <= high
+            assert high == pytest.approx(high_own, abs=1e-3) and low == pytest.approx(low_own, abs=1e-3)
+
+
+def test_no_row_is_below_the_bounds_of_a_query() -> None:
+    """What is beyond a cut adds up over rounds; it is not a product as the rest is."""
+    extra = Releases((laws("REMOVE", 1e-3, 0.8, 1.0),), 0.0)
+    path = choose(
+        extra.joined(extra, 5.0), Moments.of(extra.joined(extra, 5.0), LOG_DELTA, None), 0.05, LOG_DELTA, 1e-8
+    )
+    assert path is not None and path.cut is not None
+    one = curve.evaluate(extra, path, 1e-10)[0]
+    assert one.beyond is not None
+    tails = one.plus(one, np.array([1.0, 9.0])).tail
+    assert tails == pytest.approx([one.tail + one.beyond + math.log(2), one.tail + one.beyond + math.log(10)])
