@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erfcx, log_ndtr, ndtr
 
-from secfed.dp.contour.privacy_loss import ROUNDOFF, LawKind, Reals
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Direction, Reals
 
 _NODES, _WEIGHTS = leggauss(16)
 
@@ -46,12 +46,12 @@ class SingleProfile:
     """One sampled Gaussian release; see `laws` for the pairs.
 
     Attributes:
-        kind: Which pair of distributions.
+        direction: Which pair of distributions.
         rate: Probability that the client takes part.
         noise: Noise in units of the shift.
     """
 
-    kind: LawKind
+    direction: Direction
     rate: float
     noise: float
 
@@ -68,9 +68,9 @@ class SingleProfile:
         rate, noise = self.rate, self.noise
         excess = np.expm1(np.minimum(epsilon, 700.0))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            if self.kind == "SWAP":
+            if self.direction == "replace":
                 return _swap(epsilon, rate, noise)
-            if self.kind == "ADD":
+            if self.direction == "add":
                 # 1 - e^epsilon (1 - rate), without cancellation.
                 left = rate - excess * (1 - rate)
                 inner = np.where(left > 0, np.log(rate) + epsilon - np.log(np.maximum(left, 1e-300)), 0.0)

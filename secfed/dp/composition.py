@@ -1,4 +1,4 @@
-"""Events to pairs of distributions, and each composition to the engine that is exact for it."""
+"""A composition, prepared: each goes to the engine that is exact for it."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,40 +13,28 @@ from secfed.dp.contour.curve import upper_curve
 from secfed.dp.contour.integral import WarmStart
 from secfed.dp.contour.inversion import Profile
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
-from secfed.dp.contour.pairs import Law, MixtureLaw, NoiseLaw, RangeLaw
-from secfed.dp.contour.privacy_loss import LawKind, Laws, Reals
-from secfed.dp.discrete_gaussian import one_coordinate_pair
+from secfed.dp.contour.pairs import Law
+from secfed.dp.contour.privacy_loss import Direction, Laws, Reals
+from secfed.dp.dominating_pairs import gaussian_pair, laws, unsampled
 from secfed.dp.events import (
     Adjacency,
     Composed,
     DiscreteGaussianSum,
     DiscreteLaplace,
     Event,
-    FixedSizeSampled,
-    Gaussian,
     Laplace,
     NonPrivate,
-    PoissonSampled,
     simplified,
 )
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
-from secfed.dp.mixtures import GaussianMixture
-from secfed.dp.responses import responses, sampled
 from secfed.errors import UnsupportedEventError
 
-# Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
-_ROUNDING = 1.5
 # The relative gap above which Renyi moments are asked too.
 _TIGHT = 1e-6
 # Beyond this epsilon, the bound of delta at it is used.
 _FARTHEST = 1e15
 # The relative gap above which a single release may say more about the lower value.
 _WIDE = 0.1
-# The kinds of laws in the directions of each adjacency, and what pairs call the directions.
-_KINDS: dict[Adjacency, tuple[LawKind, ...]] = {"add_remove": ("REMOVE", "ADD"), "remove": ("REMOVE",), "add": ("ADD",)}
-_SIDES: dict[LawKind, str] = {"REMOVE": "there", "ADD": "back"}
-# The least noise whose losses are listed. Less noise has more losses, and the list takes too much time and memory.
-_LEAST_LAPLACE, _LEAST_GAUSSIAN = 1e-3, 0.01
 # Releases with a largest loss: beyond it their delta is what they may lose.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
@@ -80,37 +68,35 @@ class Composition:
         """
         flat: dict[Event, int] = {}
         _flatten(events, 1, flat)
-        groups: dict[tuple[LawKind, ...], list[tuple[float, float, int]]] = {}
+        groups: dict[tuple[Direction, ...], list[tuple[float, float, int]]] = {}
         square_distance, slack, exact, moments_only = 0.0, 0.0, True, False
         for event, count in flat.items():
             if isinstance(event, NonPrivate):
                 continue
-            found = _pair(event, adjacency)
+            found = gaussian_pair(event, adjacency)
             if found is None:
                 moments_only, exact = True, exact and not isinstance(event, ExponentialMechanism)
                 renyi.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
                 continue
-            kinds, rate, noise, loose = found
+            (names, rate, noise), loose = found
             slack += count * loose
             exact = exact and not loose
             if rate == 1.0:
-                shift = 2.0 if kinds[0] == "SWAP" else 1.0
-                square_distance += count * (shift / noise) ** 2
+                square_distance += count / noise**2
             else:
-                groups.setdefault(kinds, []).append((rate, noise, count))
+                groups.setdefault(names, []).append((rate, noise, count))
         lattice = any(isinstance(event, DiscreteGaussianSum) for event in flat)
-        pairs = _pairs(flat, adjacency) if moments_only or lattice else ()
+        pairs = laws(flat, adjacency) if moments_only or lattice else ()
         if lattice and pairs:  # the sums' own laws, not those that bound them
             exact = not any(isinstance(event, ExponentialMechanism) for event in flat)
             moments_only, slack = True, 0.0
         directions: tuple[Releases, ...] = ()
         if not moments_only:
-            two = any(len(kinds) == 2 for kinds in groups)
             directions = tuple(
                 Releases(
-                    tuple(_laws(kinds[side % len(kinds)], rows) for kinds, rows in groups.items()), square_distance
+                    tuple(_laws(names[side % len(names)], rows) for names, rows in groups.items()), square_distance
                 )
-                for side in range(2 if two else 1)
+                for side in range(max(map(len, groups), default=1))
             )
         return cls(adjacency, flat, directions, pairs, slack, exact)
 
@@ -175,7 +161,7 @@ class Composition:
                 smoothed.delta_bounds(pairs, epsilon, start) for pairs, start in zip(self.pairs, both, strict=False)
             ]
             low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
-            bounded = all(isinstance(_unsampled(event), _BOUNDED) for event in self.events)
+            bounded = all(isinstance(unsampled(event), _BOUNDED) for event in self.events)
             return max(0.0, low) if self.exact else 0.0, max(0.0 if bounded else tiny, min(high, moments))
         low, high = -math.inf, -math.inf
         for i, direction in enumerate(self.directions):
@@ -206,7 +192,7 @@ class Composition:
         if self.private and self.exact:
             for laws in (laws for direction in self.directions for laws in direction.laws):
                 for rate, noise in zip(laws.rate[:8], laws.noise[:8], strict=True):
-                    yield SingleProfile(laws.kind, float(rate), float(noise))
+                    yield SingleProfile(laws.direction, float(rate), float(noise))
 
     def nothing(self, delta: float) -> bool:
         """Return whether the releases' total variation shows that epsilon is 0."""
@@ -257,88 +243,9 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
             into[event] = into.get(event, 0) + times * int(count)
 
 
-def _pairs(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
-    """Return the laws of all releases in each direction; nothing where one of them has none."""
-    found: list[list[tuple[Law, int]]] = []
-    # What does not depend on whether a client takes part is the same in both directions.
-    chance = any(isinstance(event, PoissonSampled | FixedSizeSampled | GaussianMixture) for event in events)
-    sides = [_SIDES[kind] for kind in _KINDS.get(adjacency, ("REMOVE",))]
-    for side in sides if chance else ["there"]:
-        laws = [(_law(event, adjacency, side), count) for event, count in events.items()]
-        found.append([(law, count) for law, count in laws if law is not None])
-        if len(found[-1]) < len(laws):
-            return ()
-    return tuple(found)
-
-
-def _law(event: Event, adjacency: Adjacency, direction: str) -> Law | None:
-    if isinstance(event, ExponentialMechanism):
-        return RangeLaw(event.epsilon)
-    if isinstance(event, GaussianMixture):
-        return MixtureLaw(*event.scaled(), "replaced" if adjacency == "replace" else direction)
-    if mixture := responses(event, adjacency):
-        return mixture.pair()
-    if isinstance(event, PoissonSampled | FixedSizeSampled) and (pair := sampled(event, adjacency, direction)):
-        return pair
-    if isinstance(event, DiscreteGaussianSum):
-        return one_coordinate_pair(event, adjacency)
-    release, rate = _unsampled(event), getattr(event, "sampling_rate", 1.0)
-    if not isinstance(release, Gaussian | Laplace):
-        return None
-    replace, laplace = adjacency == "replace", isinstance(release, Laplace)
-    if replace and rate < 1:
-        direction = "swapped" if isinstance(event, FixedSizeSampled) else "replaced"
-        if laplace and direction == "replaced":
-            return None
-    # Two data sets whose sums are twice the norm apart, except for Poisson sampling, where the absent client lies
-    # between.
-    twice = isinstance(event, FixedSizeSampled) or (replace and rate == 1)
-    noise = release.noise_multiplier / (2 if twice else 1)
-    if noise < (_LEAST_LAPLACE if laplace else _LEAST_GAUSSIAN):
-        return None
-    return NoiseLaw(noise, rate, direction, laplace=laplace)
-
-
-def _unsampled(event: Event) -> Event:
-    return event.event if isinstance(event, PoissonSampled | FixedSizeSampled) else event
-
-
-def _pair(event: Event, adjacency: Adjacency) -> tuple[tuple[LawKind, ...], float, float, float] | None:
-    """Return the kinds of each direction, the rate, the noise and the slack; nothing where only moments are known."""
-    release = _unsampled(event)
-    gaussian = _gaussian_noise(release)
-    if gaussian is None:
-        return None
-    noise, slack = gaussian
-    if isinstance(event, PoissonSampled):
-        return _KINDS.get(adjacency, ("SWAP",)), float(event.sampling_rate), noise, slack
-    if isinstance(event, FixedSizeSampled):
-        # The cohort's size is fixed: without the client another stands in its place, twice the shift.
-        return _KINDS.get(adjacency, ("PAIR",)), event.sampling_rate, noise / 2, slack
-    return ("REMOVE",), 1.0, noise / 2 if adjacency == "replace" else noise, slack
-
-
-def _gaussian_noise(release: Event) -> tuple[float, float] | None:
-    """Return the noise multiplier of Gaussian noise that bounds a release, and the slack of the comparison."""
-    if isinstance(release, Gaussian):
-        return float(release.noise_multiplier), 0.0
-    if not isinstance(release, DiscreteGaussianSum):
-        return None
-    variance = release.noise_variance * release.clients - _ROUNDING**2
-    if variance <= 0:
-        return None
-    # Twice the sum over k >= 1 of exp(-2 pi^2 r^2 k^2), as a ratio, for each coordinate; and the sum's own law.
-    uneven = 2.0 * math.exp(-2 * math.pi**2 * _ROUNDING**2) * 1.001
-    k = np.arange(1, min(release.clients, 10_000))
-    terms = np.exp(-2 * math.pi**2 * release.noise_variance * k / (k + 1))
-    added = float(terms.sum()) + max(0, release.clients - 10_000) * float(terms[-1] if len(terms) else 0.0)
-    slack = release.dimension * (2 * math.atanh(uneven) + 5 * added)
-    return math.sqrt(variance) / release.sensitivity, slack
-
-
-def _laws(kind: LawKind, rows: list[tuple[float, float, int]]) -> Laws:
+def _laws(direction: Direction, rows: list[tuple[float, float, int]]) -> Laws:
     rate, noise, count = np.array(rows, np.float64).T
-    return Laws(kind, rate, noise, count)
+    return Laws(direction, rate, noise, count)
 
 
 def _profile(releases: Releases) -> Profile | None:
@@ -348,7 +255,7 @@ def _profile(releases: Releases) -> Profile | None:
     if releases.gaussian == 0 and len(releases.laws) == 1 and len(releases.laws[0]) == 1:
         law = releases.laws[0]
         if law.count[0] == 1:
-            return SingleProfile(law.kind, float(law.rate[0]), float(law.noise[0]))
+            return SingleProfile(law.direction, float(law.rate[0]), float(law.noise[0]))
     return None
 
 

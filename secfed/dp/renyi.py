@@ -187,7 +187,7 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
             laplace = isinstance(release, Laplace)
             found = np.array([pair_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
         elif isinstance(release, DiscreteLaplace):
-            pairs = [sampled(event, adjacency, side) for side in ("there", "back")]
+            pairs = [sampled(event, adjacency, side) for side in ("remove", "add")]
             atoms = [each.atoms(0.0) for each in pairs if each is not None]
             found = np.array([max(finite_bound(*each, float(beta)) for each in atoms) for beta in betas])
         else:

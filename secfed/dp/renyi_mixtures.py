@@ -44,7 +44,7 @@ def mixture_moment(
     told *= 1 + _INFLATION
     if len(shares) == 1:
         return told
-    sides = ["replaced"] if replace else ["there", "back"]
+    sides = ["replace"] if replace else ["remove", "add"]
     return min(told, max(_quadrature(scale, centers, shares, beta, side) for side in sides))
 
 
@@ -58,21 +58,21 @@ def _quadrature(scale: float, centers: Array, shares: Array, beta: float, side: 
     `moved` is the probability of a contribution above 0.
     """
     alpha, bend, wide = 1 + beta, 0.5 / scale**2, math.pi * scale**2
-    if side != "there":  # negative powers of u
+    if side != "remove":  # negative powers of u
         bend, wide = bend + 0.14 * beta / scale**4, 1.5 * scale**2
     wide = min(wide, math.sqrt(_EXPONENT / bend))
     step = 2 * math.pi * wide / (_EXPONENT + bend * wide**2)
     # The ratio's power tilts the noise by at most alpha + beta to the right, or by beta to the left.
-    reach = {"there": (0.0, alpha), "back": (beta, 1.0), "replaced": (1.0, alpha + beta)}[side]
+    reach = {"remove": (0.0, alpha), "add": (beta, 1.0), "replace": (1.0, alpha + beta)}[side]
     start, end = -reach[0] - _SIGMAS * scale, reach[1] + _SIGMAS * scale
     count = int((end - start) / step) + 2
     if not count * len(shares) <= _MOST_TERMS:
         return math.inf
     x = start + step * np.arange(count, dtype=np.float64)
     above = _log_ratio(x, scale, centers, shares)
-    if side == "there":
+    if side == "remove":
         weight, ratio = np.zeros_like(x), above
-    elif side == "back":
+    elif side == "add":
         weight, ratio = above, -above
     else:
         weight = _log_ratio(-x, scale, centers, shares)

@@ -107,7 +107,7 @@ def sampled(event: PoissonSampled | FixedSizeSampled, adjacency: Adjacency, dire
     Args:
         event: The release.
         adjacency: Which data sets are adjacent.
-        direction: "there" or "back"; it matters under `"add_remove"` only.
+        direction: "remove" or "add"; it matters under `"add_remove"` only.
     """
     release, rate = event.event, event.sampling_rate
     if not isinstance(release, DiscreteLaplace):
@@ -135,7 +135,7 @@ def sampled(event: PoissonSampled | FixedSizeSampled, adjacency: Adjacency, dire
         masses = np.concatenate([mixed[more], absent[more]])
         rest = max(0.0, 1 - float(masses.sum()))
         return Pair.of_losses(np.append(masses, rest), np.concatenate([losses[more], -losses[more], [0.0]]))
-    return Pair.of_losses(mixed, losses) if direction == "there" else Pair.of_losses(absent, -losses)
+    return Pair.of_losses(mixed, losses) if direction == "remove" else Pair.of_losses(absent, -losses)
 
 
 def _masses(event: DiscreteLaplace, far: int) -> Array:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import log_ndtr, ndtr
 
 from secfed import dp
-from secfed.dp import composition, events
+from secfed.dp import dominating_pairs, events
 from secfed.dp.composition import Composition
 from secfed.dp.contour import smoothed
 from secfed.errors import ConfigError
@@ -120,7 +120,9 @@ def test_renyi_moments_never_fall_below_and_cost_most_on_federated_rows(
 
 @pytest.mark.parametrize("event", [poisson(0.8, 0.05), poisson(3.0, 0.5), dp.Gaussian(5.0)], ids=str)
 def test_smoothed_contours_agree(event: dp.Event) -> None:
-    found = [smoothed.epsilon_bounds(pairs, math.log(1e-6)) for pairs in composition._pairs({event: 50}, "add_remove")]
+    found = [
+        smoothed.epsilon_bounds(pairs, math.log(1e-6)) for pairs in dominating_pairs.laws({event: 50}, "add_remove")
+    ]
     low, high = max(each[0] for each in found), max(each[1] for each in found)
     contour = bounds(event, 50, 1e-6)
     assert low <= contour.upper

@@ -221,7 +221,7 @@ def test_cuts_without_a_chance_are_not_looked_for(
 
 def test_work_of_a_contour_counts_all_its_steps() -> None:
     # A contour has three steps at least, and its nodes are those of the last one: once 15 GB.
-    law = privacy_loss.Laws("REMOVE", *(np.array([value]) for value in (1e-4, 0.5, 10.0)))
+    law = privacy_loss.Laws("remove", *(np.array([value]) for value in (1e-4, 0.5, 10.0)))
     short = path.ContourPath(1.0, 1e-3, 1.0, None, 1.0, np.empty(0), np.empty(0))
     releases = moments.Releases((law,), 0.0)
     last = path.frequencies(short)[0][-1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from secfed.dp import composition, renyi
+from secfed.dp import composition, dominating_pairs, renyi
 from secfed.dp.accountant import Accountant
 from secfed.dp.contour import smoothed
 from secfed.dp.contour.pairs import NoiseLaw, Pair
@@ -33,7 +33,7 @@ def pairs_epsilon(pairs: smoothed.Pairs, delta: float) -> tuple[float, float]:
 def directions(events: list[tuple[Event, int]], adjacency: Adjacency) -> tuple[smoothed.Pairs, ...]:
     flat: dict[Event, int] = {}
     composition._flatten(events, 1, flat)
-    return composition._pairs(flat, adjacency)
+    return dominating_pairs.laws(flat, adjacency)
 
 
 def bounds_epsilon(events: list[tuple[Event, int]], adjacency: Adjacency, delta: float) -> tuple[float, float]:
@@ -173,7 +173,7 @@ def test_adding_a_client_in_one_sampled_release_equals_its_closed_form() -> None
     edge = 0.5 + noise**2 * math.log((math.exp(-epsilon) - (1 - rate)) / rate)
     absent, present = ndtr(edge / noise), (1 - rate) * ndtr(edge / noise) + rate * ndtr((edge - 1) / noise)
     exact = float(absent - math.exp(epsilon) * present)
-    law = NoiseLaw(noise, rate, "back", laplace=False)
+    law = NoiseLaw(noise, rate, "add", laplace=False)
     lower, upper = smoothed.delta_bounds([(law, 1)], epsilon)
     assert lower <= exact <= upper and upper - lower <= 1e-3 * exact
 

@@ -24,7 +24,7 @@ def poisson(noise: float, rate: float) -> dp.Event:
 CASES: dict[str, dp.Accountant] = {
     "one sampled": dp.Accountant().compose(poisson(0.8, 0.1)),
     "sampled": dp.Accountant().compose(poisson(1.1, 0.01), 1000),
-    "replaced": dp.Accountant("replace").compose(poisson(2.0, 0.05), 300),
+    "replace": dp.Accountant("replace").compose(poisson(2.0, 0.05), 300),
     "fixed": dp.Accountant("replace").compose(dp.FixedSizeSampled(10, 1000, dp.Gaussian(1.1)), 100),
     "laplaces": dp.Accountant().compose(dp.Laplace(20.0), 50),
     "discrete": dp.Accountant().compose(dp.DiscreteGaussianSum(*SUM)),
@@ -148,7 +148,7 @@ def test_bounds_are_ordered_fall_and_are_convex(name: str) -> None:
 
 
 def test_exact_bounds_are_near_each_other() -> None:
-    for name in ("sampled", "replaced", "fixed", "laplaces"):
+    for name in ("sampled", "replace", "fixed", "laplaces"):
         for rate in (0.001, 0.3):
             hit = CASES[name].true_positive_rate(rate, bounds=True)
             assert hit.upper - hit.lower < 5e-5 * hit.upper

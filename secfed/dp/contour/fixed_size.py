@@ -1,4 +1,4 @@
-"""Losses of releases from fixed-size cohorts under replacement (`PAIR`): both signs, and none at all.
+"""Losses of releases from fixed-size cohorts under replacement (`fixed_size`): both signs, and none at all.
 
 The loss is l(x) with density (1 + y) phi on x > 1/2, -l(x) with density phi there, and else 0. The half-line becomes
 a line by x = 1/2 + scale log(1 + e^r), on which the trapezoid rule converges exponentially as in `laws`.

@@ -23,7 +23,7 @@ class Releases:
     """A composition: sampled releases, and the squared distance of all unsampled Gaussian ones.
 
     Attributes:
-        laws: Sampled releases, by kind.
+        laws: Sampled releases, by direction.
         gaussian: Sum of 1 / noise^2.
     """
 
@@ -35,7 +35,7 @@ class Releases:
         """Bound delta(0): the sum of the releases' total variations; above 0."""
         sums = [2 * float(ndtr(np.sqrt(self.gaussian) / 2)) - 1]
         for part in self.laws:
-            shift = 2.0 if part.kind == "SWAP" else 1.0
+            shift = 2.0 if part.direction == "replace" else 1.0
             sums.append(float(part.count @ (part.rate * (2 * ndtr(shift / 2 / part.noise) - 1))))
         return max(sum(sums) * (1 + 1e-12), 1e-300)
 
@@ -48,13 +48,13 @@ class Releases:
         """
         square = self.gaussian
         for part in self.laws:
-            shift = 2.0 if part.kind == "SWAP" else 1.0
+            shift = 2.0 if part.direction == "replace" else 1.0
             square += float(part.count @ (shift / part.noise) ** 2)
         return float(np.sqrt(square)) * (1 + 1e-12)
 
     def joined(self, extra: "Releases", times: float) -> "Releases":
         """Return this composition and another, so many times."""
-        parts = tuple(Laws(part.kind, part.rate, part.noise, part.count * times) for part in extra.laws)
+        parts = tuple(Laws(part.direction, part.rate, part.noise, part.count * times) for part in extra.laws)
         return Releases(self.laws + parts, self.gaussian + extra.gaussian * times)
 
 

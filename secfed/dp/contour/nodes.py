@@ -33,7 +33,7 @@ class Nodes:
         loss: The loss at each node, shape `(n, nodes)`.
         mass: Logarithm of each node's probability under P, same shape.
         part: Posterior probability that the client took part, at each node: how fast the loss changes; same shape.
-        mirror: The same at the mirrored point (`SWAP`), else empty.
+        mirror: The same at the mirrored point (`replace`), else empty.
         points: The nodes on the line, same shape.
         step: Their distance, shape `(n,)`.
         order: Largest real part t of the moments that they serve.
@@ -135,7 +135,7 @@ class Nodes:
         height = (cut.stretch * middle**2 - sharp * place**2 - power) / (2 * noise**2)
         beyond = power * ratio + height - 0.5 * np.log(4 * cut.stretch)
         beyond = beyond + log_ndtr(np.sqrt(cut.stretch) * (middle - stop) / noise)
-        if self.laws.kind == "SWAP":
+        if self.laws.direction == "replace":
             beyond = beyond - orders[:, None] * np.log1p(-self.laws.rate)
         beyond = np.where(place < stop, beyond, np.inf)
         return np.asarray(np.logaddexp(inside, beyond) + 1e-6)
@@ -235,10 +235,10 @@ class Nodes:
             # The divisor is not negative: the angle is at most a right one.
             return np.asarray(np.arctan(part * np.sin(angle) / np.maximum(1 - 2 * part * sine, 1e-300)))
 
-        if self.laws.kind == "ADD":
+        if self.laws.direction == "add":
             return -order * modulus(self.part) - frequency * turn(self.part)
         exponent = (order + 1) * modulus(self.part) - frequency * turn(self.part)
-        if self.laws.kind == "SWAP":
+        if self.laws.direction == "replace":
             exponent += -order * modulus(self.mirror) - frequency * turn(self.mirror)
         return exponent
 
@@ -259,10 +259,10 @@ class Cut:
 
     @classmethod
     def at(cls, found: Nodes, loss: float, stretch: float) -> "Cut":
-        """Cut where the loss has a value above 0; `ADD` has no cut."""
+        """Cut where the loss has a value above 0; `add` has no cut."""
         laws = found.laws
         with np.errstate(over="ignore", divide="ignore"):
-            if laws.kind == "SWAP":
+            if laws.direction == "replace":
                 # A quadratic equation for exp(x / noise^2), in logarithms of its terms.
                 unit = np.log(laws.rate) - 0.5 / laws.noise**2
                 linear = np.log1p(-laws.rate) + loss + np.log(-np.expm1(-loss))
@@ -284,9 +284,9 @@ def place(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nod
     density = -0.5 * (points / noise) ** 2 + np.log(step[:, None] / (noise * np.sqrt(2 * np.pi)))
     gain, part = likelihood(points, rate, noise)
     mirror = np.empty((0, 0))
-    if laws.kind == "ADD":
+    if laws.direction == "add":
         loss, mass = -gain, density
-    elif laws.kind == "REMOVE":
+    elif laws.direction == "remove":
         loss, mass = gain, density + gain
     else:
         other, mirror = likelihood(-points, rate, noise)

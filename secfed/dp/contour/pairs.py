@@ -170,8 +170,8 @@ class NoiseLaw:
     Args:
         scale: The noise's standard deviation or, of Laplace noise, its scale.
         rate: Probability with which the client takes part.
-        direction: "there" is (1 - rate) F(0) + rate F(1) against F(0), "back" the reverse; "replaced" has
-            (1 - rate) F(0) + rate F(-1) as its second law; "swapped" has the delta of "there" in both directions.
+        direction: "remove" is (1 - rate) F(0) + rate F(1) against F(0), "add" the reverse; "replace" has
+            (1 - rate) F(0) + rate F(-1) as its second law; "fixed_size" has the delta of "remove" in both directions.
         laplace: Laplace noise, else Gaussian.
         beyond: Probability of Gaussian noise that may count as a loss without bound; by default that beyond 15 standard
             deviations.
@@ -192,7 +192,7 @@ class NoiseLaw:
         # Under each of the centers at most half of `beyond` lies on either side.
         sigmas = _SIGMAS if beyond is None else 1e-6 - float(ndtri_exp(math.log(beyond / 2)))
         low, high = (0.0, 1.0) if laplace else (-sigmas * scale, 1 + sigmas * scale)
-        low = 0.5 if direction == "swapped" else low - (direction == "replaced")
+        low = 0.5 if direction == "fixed_size" else low - (direction == "replace")
         # Where the client's part in the loss sets in, it does so within scale^2.
         piece = scale / 2 if laplace else min(scale / 2, scale**2)
         self._edges = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
@@ -224,13 +224,13 @@ class NoiseLaw:
         else:
             w = (x - 0.5) / self.scale**2
             log_density -= (x / self.scale) ** 2 / 2 + math.log(self.scale * math.sqrt(2 * math.pi))
-        if self.direction == "swapped":
+        if self.direction == "fixed_size":
             w, log_density = w[w > 0], log_density[w > 0]
         above = self._gain(w)
-        if self.direction == "back":
+        if self.direction == "add":
             return np.exp(log_density), -above
-        losses = above if self.direction != "replaced" else above - self._gain(-w - 1 / self.scale**2)
-        if self.direction != "swapped":
+        losses = above if self.direction != "replace" else above - self._gain(-w - 1 / self.scale**2)
+        if self.direction != "fixed_size":
             return np.exp(log_density + above), losses
         masses = np.exp(np.append(log_density + above, log_density))
         return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([losses, -losses, [0.0]])
@@ -241,12 +241,12 @@ class NoiseLaw:
         One release of Laplace noise gives away most to the test for large sums: 1 - exp((w - 1 / scale) / 2) for an
         unsampled one, and a sampled one reduces to that as one with Gaussian noise does.
         """
-        if not self.laplace or self.direction == "replaced":
+        if not self.laplace or self.direction == "replace":
             return None
         if epsilon >= self.most:
             return 0.0, 0.0
         rate, gain = self.rate, math.expm1(min(epsilon, 700.0))
-        if self.direction == "back":
+        if self.direction == "add":
             factor = rate - gain * (1 - rate)
             w = epsilon + math.log(rate) - math.log(factor) if factor > 0 else math.inf
         else:
@@ -257,11 +257,11 @@ class NoiseLaw:
         return max(0.0, value - error), value + error
 
     def _losses_at(self, x: Array) -> Array:
-        """Return the loss where the noise has these values; of `swapped` the one that is not negative."""
+        """Return the loss where the noise has these values; with a fixed size the one that is not negative."""
         w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2
-        if self.direction == "back":
+        if self.direction == "add":
             return -self._gain(w)
-        if self.direction == "replaced":
+        if self.direction == "replace":
             return self._gain(w) - self._gain(-w - 1 / self.scale**2)
         return self._gain(w)
 
@@ -279,7 +279,7 @@ class MixtureLaw(NoiseLaw):
         scale: The noise's standard deviation; the largest center is 1.
         centers: From 0 to 1.
         shares: Probability of each; they sum to 1.
-        direction: "there", "back", or "replaced": against the same noise around the opposite centers.
+        direction: "remove", "add", or "replace": against the same noise around the opposite centers.
     """
 
     def __init__(self, scale: float, centers: tuple[float, ...], shares: tuple[float, ...], direction: str) -> None:
@@ -307,7 +307,7 @@ class MixtureLaw(NoiseLaw):
         The loss is monotone, so the best test is a half-line. Where its end is a little wrong, delta is lower in second
         order only.
         """
-        back = self.direction == "back"
+        back = self.direction == "add"
         low, high = float(self._edges[0]), float(self._edges[-1])
         for _ in range(100):
             middle = (low + high) / 2
@@ -316,7 +316,7 @@ class MixtureLaw(NoiseLaw):
         end, (centers, shares) = (low + high) / 2, np.array(self._parts).T
         sign = -1.0 if back else 1.0
         mixed = float(logsumexp(np.log(shares) + log_ndtr(sign * (centers - end) / self.scale)))
-        if self.direction == "replaced":
+        if self.direction == "replace":
             other = float(logsumexp(np.log(shares) + log_ndtr((-centers - end) / self.scale)))
         else:
             other = float(log_ndtr(-sign * end / self.scale))

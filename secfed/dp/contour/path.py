@@ -220,7 +220,7 @@ class _Tail:
             laws = found.laws
             beyond = np.log(laws.count * (tilted * (found.loss >= loss)).sum(axis=1) / 2 + 1e-300)
             stiff = np.maximum(stretch * laws.noise**2 - 0.3 * (self._order + 1), 1e-9)
-            push = (2.0 if laws.kind == "SWAP" else 1.0) * frequency[:, None]
+            push = (2.0 if laws.direction == "replace" else 1.0) * frequency[:, None]
             angle = np.minimum(push / stiff, np.pi / 2)
             best = np.maximum(best, (beyond - push * angle + stiff * angle**2 / 2).max(axis=1))
         best -= 0.5 * self._gaussian * frequency**2 + np.log(np.pi * frequency)
@@ -234,7 +234,7 @@ def _cuts(
 
     Most of a path's work is to find them: none is looked for that is of use at no frequency, see `_Tail.since`.
     """
-    if epsilon <= 0 or any(laws.kind == "ADD" for laws in releases.laws):
+    if epsilon <= 0 or any(laws.direction == "add" for laws in releases.laws):
         return
     orders = np.geomspace(0.5, 2000.0, 16) / epsilon
     losses = epsilon * 0.5 ** np.arange(1, 9)

@@ -5,11 +5,11 @@ noise in units of the shift, phi the density of N(0, noise^2), v = (2x - 1) / (2
 
     1 + y(x) = 1 - rate + rate * exp(v)        l(x) = log(1 + y(x))
 
-* `REMOVE`: P = (1 + y(x)) phi, Q = phi; the loss is l(x).
-* `ADD`: P and Q change places; the loss is -l(x).
-* `SWAP`: P = (1 + y(x)) phi, Q = (1 + y(-x)) phi; the loss is l(x) - l(-x).
-* `PAIR`: both profiles are that of `REMOVE` above epsilon = 0: the loss is l(x) with density (1 + y) phi on x > 1/2,
-  -l(x) with density phi on x > 1/2, and else 0.
+* `remove`: P = (1 + y(x)) phi, Q = phi; the loss is l(x).
+* `add`: P and Q change places; the loss is -l(x).
+* `replace`: P = (1 + y(x)) phi, Q = (1 + y(-x)) phi; the loss is l(x) - l(-x).
+* `fixed_size`: both profiles are that of `remove` above epsilon = 0: the loss is l(x) with density (1 + y) phi on
+  x > 1/2, -l(x) with density phi on x > 1/2, and else 0.
 
 All quantities are arrays over many laws at once.
 """
@@ -24,7 +24,7 @@ from scipy.special import log_ndtr
 from secfed.dp.likelihood import log_mixture
 
 Reals = npt.NDArray[np.float64]
-LawKind = Literal["REMOVE", "ADD", "SWAP", "PAIR"]
+Direction = Literal["remove", "add", "replace", "fixed_size"]
 
 ROUNDOFF = 2.0**-53  # of float64
 # Chords that bound a tail.
@@ -39,13 +39,13 @@ class Laws:
     """Single releases, and how often each is composed.
 
     Attributes:
-        kind: Which pair of distributions.
+        direction: Which pair of distributions.
         rate: Probability that the client takes part, shape `(n,)`.
         noise: Noise in units of the shift, shape `(n,)`.
         count: How often each is released, shape `(n,)`.
     """
 
-    kind: LawKind
+    direction: Direction
     rate: Reals
     noise: Reals
     count: Reals
@@ -56,7 +56,7 @@ class Laws:
 
     def part(self, which: Any) -> "Laws":
         """Return some of the laws."""
-        return Laws(self.kind, self.rate[which], self.noise[which], self.count[which])
+        return Laws(self.direction, self.rate[which], self.noise[which], self.count[which])
 
     @property
     def spread_of_loss(self) -> Reals:
@@ -64,7 +64,7 @@ class Laws:
         narrow = np.minimum(1 / self.noise**2, 50.0)
         small = self.rate**2 * np.expm1(narrow)
         large = self.rate * (0.25 / self.noise**4 + 1 / self.noise**2)
-        return np.sqrt(np.minimum(small, large)) * (2.0 if self.kind == "SWAP" else 1.0)
+        return np.sqrt(np.minimum(small, large)) * (2.0 if self.direction == "replace" else 1.0)
 
 
 def likelihood(points: Reals, rate: Reals, noise: Reals) -> tuple[Reals, Reals]:
@@ -81,7 +81,7 @@ def layout(
     start, stop = _range(laws, order)
     noise = laws.noise
     need = np.log(2 * laws.count / tolerance)
-    turns = 2.0 if laws.kind == "SWAP" else 1.0
+    turns = 2.0 if laws.direction == "replace" else 1.0
     widest = np.pi / 2
     angle = np.minimum(np.sqrt(2 * need / stretch) / noise, widest)
     exponent = stretch * angle**2 * noise**2 / 2 + turns * frequency * angle + need + secant_gain(laws, order, angle)
@@ -98,7 +98,7 @@ def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
     """Where the integrand with exp(t loss) has all but exp(-_TAIL) of its mass."""
     near = _REACH * laws.noise
     far = far_end(laws, order)
-    return (-far, near) if laws.kind == "ADD" else (-near, far)
+    return (-far, near) if laws.direction == "add" else (-near, far)
 
 
 def far_end(laws: Laws, order: float) -> Reals:
@@ -110,10 +110,10 @@ def far_end(laws: Laws, order: float) -> Reals:
 
 def _far_end(laws: Laws, order: float) -> Reals:
     near = _REACH * laws.noise
-    shift = {"ADD": order, "SWAP": 2 * order + 1}.get(laws.kind, order + 1)
+    shift = {"add": order, "replace": 2 * order + 1}.get(laws.direction, order + 1)
     # The mass may be at two humps far apart, or at the first alone: the nearest end whose tail is small enough.
     ends = near * (1 + shift / near) ** np.linspace(0.0, 1.0, 7)[:, None]
-    bounds = tails(laws, order, -ends, ends)[0 if laws.kind == "ADD" else 1]
+    bounds = tails(laws, order, -ends, ends)[0 if laws.direction == "add" else 1]
     small = bounds < 4 - _TAIL
     first = np.where(small.any(axis=0), small.argmax(axis=0), len(ends) - 1)
     return np.asarray(ends[first, np.arange(len(laws))])
@@ -132,7 +132,7 @@ def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, R
     noise, rate = laws.noise, laws.rate
     below, below_part = likelihood(start, rate, noise)
     above, _ = likelihood(stop, rate, noise)
-    if laws.kind == "ADD":
+    if laws.direction == "add":
         left = _normal_tail(-order * below, order * below_part / noise**2, -start, noise)
         return left, -order * above + log_ndtr(-stop / noise)
     power = order + 1
@@ -143,7 +143,7 @@ def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, R
     height = power * gain
     slopes = np.concatenate([np.diff(height, axis=0) / np.diff(joints, axis=0), [power / noise**2 + 0 * stop]])
     left = power * below
-    if laws.kind == "SWAP":
+    if laws.direction == "replace":
         left = left - order * likelihood(-start, rate, noise)[0]
         other, part = likelihood(-joints, rate, noise)
         height, slopes = height - order * other, slopes + order * part / noise**2
@@ -165,7 +165,7 @@ def secant_gain(laws: Laws, order: float, angle: Reals) -> Reals:
     |1 + y| is at least cos(angle / 2) (1 + y), and up to a right angle at least 1 - rate. Where the client hardly ever
     took part it shrinks much less; the few points beyond that are bounded by their weight.
     """
-    if laws.kind == "REMOVE":
+    if laws.direction == "remove":
         return np.zeros_like(angle)
     edge = _REACH * laws.noise
     gain, part = likelihood(edge, laws.rate, laws.noise)
@@ -180,7 +180,7 @@ def secant_gain(laws: Laws, order: float, angle: Reals) -> Reals:
 
 def strip_error(laws: Laws, order: float, frequency: float, step: Reals, stretch: float) -> Reals:
     """Logarithm of the trapezoid rule's error, at the best of some angles."""
-    turns = 2.0 if laws.kind == "SWAP" else 1.0
+    turns = 2.0 if laws.direction == "replace" else 1.0
     best = np.full(len(laws), np.inf)
     ideal = np.minimum((2 * np.pi / step - turns * frequency / laws.noise**2) / stretch, np.pi)
     # Up to a right angle, negative powers of 1 + y gain little: one try there.

@@ -28,13 +28,13 @@ def grids(
     Yields:
         Nodes for a group of laws that need about as many.
     """
-    pair = fixed_size if laws.kind == "PAIR" else privacy_loss
+    pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
     start, stop, sizes = pair.layout(laws, order, frequency, tolerance, stretch)
     ranked, first = np.argsort(sizes, kind="stable"), 0
     for i in range(1, len(ranked) + 1):
         if i == len(ranked) or int(sizes[ranked[i]]) * (i + 1 - first) * rows > _ENTRIES:
             some, size = ranked[first:i], int(sizes[ranked[i - 1]])
-            if laws.kind == "PAIR":
+            if laws.direction == "fixed_size":
                 yield fixed_size.place(laws.part(some), start[some], stop[some], size | 1, order, frequency)
             else:
                 yield nodes.place(laws.part(some), start[some], stop[some], size, order)
@@ -43,11 +43,11 @@ def grids(
 
 def most_nodes(laws: Laws, order: float, frequency: float = 0.0) -> int:
     """Return how many nodes moments up to a real and an imaginary part need, at the law that needs most."""
-    pair = fixed_size if laws.kind == "PAIR" else privacy_loss
+    pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
     return int(pair.layout(laws, order, frequency, 1e-8, 1.0)[2].max())
 
 
 def all_nodes(laws: Laws, order: float, frequency: float, tolerance: float, stretch: float) -> int:
     """Return how many nodes `grids` will place for all laws together."""
-    pair = fixed_size if laws.kind == "PAIR" else privacy_loss
+    pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
     return int(np.minimum(pair.layout(laws, order, frequency, tolerance, stretch)[2], 1 << 40).sum())

@@ -30,7 +30,6 @@ _TRIES = 6
 _SAME = 1e-5
 # Values of u of all contours of a query.
 _MOST_SPENT = 300_000
-_SIDES: dict[str, str] = {"REMOVE": "there", "ADD": "back", "SWAP": "replaced", "PAIR": "swapped"}
 
 
 def epsilon_bounds(
@@ -144,12 +143,12 @@ def from_releases(releases: Releases, log_delta: float) -> list[tuple[Law, int]]
     if beyond < 1e-280:
         return None
     rows = [
-        (float(noise), float(rate), _SIDES[part.kind], int(count))
+        (float(noise), float(rate), part.direction, int(count))
         for part in releases.laws
         for rate, noise, count in zip(part.rate, part.noise, part.count, strict=True)
     ]
     if releases.gaussian > 0:
-        rows.append((1 / math.sqrt(releases.gaussian), 1.0, "there", 1))
+        rows.append((1 / math.sqrt(releases.gaussian), 1.0, "remove", 1))
     if any(noise < 1e-3 for noise, *_ in rows):
         return None
     return [(NoiseLaw(noise, rate, side, laplace=False, beyond=beyond), count) for noise, rate, side, count in rows]

@@ -10,16 +10,16 @@ from secfed.dp.contour.inversion import GOAL
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.nodes import Nodes
 from secfed.dp.contour.path import ContourPath, choose, frequencies
-from secfed.dp.contour.privacy_loss import LawKind, Laws
+from secfed.dp.contour.privacy_loss import Direction, Laws
 from secfed.dp.contour.quadrature import grids
 from tests.dp.contour.exact import Exact
 
-KINDS: tuple[LawKind, ...] = ("REMOVE", "ADD", "SWAP", "PAIR")
+DIRECTIONS: tuple[Direction, ...] = ("remove", "add", "replace", "fixed_size")
 
 
-def laws(kind: LawKind, rate: float, noise: float, count: float = 1.0) -> Laws:
+def laws(direction: Direction, rate: float, noise: float, count: float = 1.0) -> Laws:
     """Return one law."""
-    return Laws(kind, np.array([rate]), np.array([noise]), np.array([count]))
+    return Laws(direction, np.array([rate]), np.array([noise]), np.array([count]))
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Case:
 
 
 @lru_cache(maxsize=512)
-def case(kind: LawKind, seed: int) -> Case:
+def case(direction: Direction, seed: int) -> Case:
     """Draw a setting: rate 1e-6 to 1, noise 0.3 to 50, 1 to 1e6 rounds, delta 1e-12 to 1e-3, all logarithmic."""
-    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    rng = np.random.default_rng([seed, DIRECTIONS.index(direction)])
     while True:
         rate, noise = 10 ** rng.uniform(-6, 0), 0.3 * (50 / 0.3) ** rng.uniform()
         count, log_delta = float(int(10 ** rng.uniform(0, 6))), math.log(10) * rng.uniform(-12, -3)
-        drawn = laws(kind, rate, noise, count)
+        drawn = laws(direction, rate, noise, count)
         releases = Releases((drawn,), 0.0)
         moments = Moments.of(releases, log_delta, None)
         epsilon = min(moments.epsilon_guess(log_delta), moments.epsilon_bound(log_delta))
@@ -69,7 +69,7 @@ def case(kind: LawKind, seed: int) -> Case:
         path = choose(releases, moments, epsilon, log_delta, GOAL)
         assert path is not None
         top = float(frequencies(path)[0][-1])
-        found = Case(Exact(kind, rate, noise), drawn, moments, path, top, epsilon, log_delta)
+        found = Case(Exact(direction, rate, noise), drawn, moments, path, top, epsilon, log_delta)
         # What has more nodes takes long here.
         if found.nodes().loss.shape[1] <= 4000:
             return found

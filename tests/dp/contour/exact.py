@@ -1,6 +1,7 @@
 """Moments and deltas of single releases, integrated in ball arithmetic: nothing here is from `secfed.dp.contour`.
 
-A kind, a rate and a noise name a pair of laws, as in the table of `docs/accountant.md`; noise is in units of the shift.
+A direction, a rate and a noise name a pair of laws, as in the table of `docs/accountant.md`. Noise is in units of the
+shift.
 Balls have 200 bits. What a function returns holds the truth, and `narrow` refuses a ball that is too wide to tell.
 """
 
@@ -42,12 +43,12 @@ class Exact:
     """One release.
 
     Attributes:
-        kind: REMOVE, ADD, SWAP or PAIR.
+        direction: "remove", "add", "replace" or "fixed_size".
         rate: Probability that the client takes part.
         noise: Standard deviation of the noise over the shift.
     """
 
-    kind: str
+    direction: str
     rate: float
     noise: float
 
@@ -64,21 +65,21 @@ class Exact:
     def terms(self, x: acb, z: acb, analytic: bool = False) -> list[acb]:
         """Densities under P times exp(z loss), one for each sign of the loss that a point has."""
         log = self.mixture(x).log(analytic=analytic)
-        if self.kind == "ADD":
+        if self.direction == "add":
             return [self.density(x) * (-z * log).exp()]
-        if self.kind == "SWAP":
+        if self.direction == "replace":
             other = self.mixture(-x).log(analytic=analytic)
             return [self.density(x) * ((z + 1) * log - z * other).exp()]
         above = self.density(x) * ((z + 1) * log).exp()
-        return [above, self.density(x) * (-z * log).exp()] if self.kind == "PAIR" else [above]
+        return [above, self.density(x) * (-z * log).exp()] if self.direction == "fixed_size" else [above]
 
     def ends(self, order: float) -> tuple[float, float]:
         """Return between which points all of the mass is."""
         near = _SIGMAS * self.noise
-        far = near + {"ADD": order, "SWAP": 2 * order + 1}.get(self.kind, order + 1)
-        if self.kind == "PAIR":
+        far = near + {"add": order, "replace": 2 * order + 1}.get(self.direction, order + 1)
+        if self.direction == "fixed_size":
             return 0.5, far
-        return (-far, near) if self.kind == "ADD" else (-near, far)
+        return (-far, near) if self.direction == "add" else (-near, far)
 
     def integral(self, function: object, low: float, high: float, scale: arb | float = 1) -> acb:
         """Integrate in pieces of ten standard deviations, to 45 digits of a scale."""
@@ -93,7 +94,7 @@ class Exact:
     def moment(self, z: complex, scale: arb | float = 1) -> acb:
         """Return E[exp(z loss)] under P."""
         at = acb(z.real, z.imag)
-        if self.kind != "PAIR":
+        if self.direction != "fixed_size":
             return self.integral(lambda x, a: self.terms(x, at, a)[0], *self.ends(z.real), scale)
 
         def both(x: acb, analytic: bool) -> acb:
@@ -103,7 +104,7 @@ class Exact:
         return 1 + self.integral(both, *self.ends(z.real), scale)
 
     def beyond_cut(self, z: complex, position: float, width: float, scale: arb | float = 1) -> acb:
-        """Return E[exp(z loss) W] for W(x) = Phi((x - position) / width), of losses above 0 only (`PAIR`)."""
+        """Return E[exp(z loss) W] for W(x) = Phi((x - position) / width), of losses above 0 only (`fixed_size`)."""
         at = acb(z.real, z.imag)
 
         def weighted(x: acb, analytic: bool) -> acb:
@@ -120,10 +121,10 @@ class Exact:
         def weighted(x: acb, analytic: bool) -> acb:
             weight = beyond((x - arb(position)) / arb(width))
             above, *others = self.terms(x, t, analytic)
-            # PAIR: the atom's density, and that of losses below 0, are left out as a whole.
+            # Fixed size: the atom's density, and that of losses below 0, are left out as a whole.
             return above * weight + sum(others, acb(0)) - (self.mixture(x) + 1) * self.density(x) * bool(others)
 
-        return self.integral(weighted, low, high).real + (1 if self.kind == "PAIR" else 0)
+        return self.integral(weighted, low, high).real + (1 if self.direction == "fixed_size" else 0)
 
     def log_moment(self, order: float) -> arb:
         """Return log E[exp(t loss)]."""
@@ -137,14 +138,14 @@ class Exact:
             absent, present, mirrored = shares
             return absent * beyond(x / s) + present * beyond((x - 1) / s) + mirrored * beyond((x + 1) / s)
 
-        if self.kind == "ADD":
+        if self.direction == "add":
             factor = (1 / alpha - 1 + q) / q
             if not factor > 0:
                 return arb(0)
             x = arb(0.5) + s**2 * factor.log()
             whole = above(-x, 1 - alpha * (1 - q), arb(0), arb(0))
             return narrow(whole - alpha * q * beyond((1 - x) / s))
-        if self.kind == "SWAP":
+        if self.direction == "replace":
             # a (1 - q) (alpha - 1) and a quadratic equation for exp(x / s^2).
             unit, linear = q * (-1 / (2 * s**2)).exp(), (1 - q) * (alpha - 1)
             root = (linear + (linear**2 + 4 * alpha * unit**2).sqrt()) / (2 * unit)

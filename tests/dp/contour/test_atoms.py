@@ -56,32 +56,32 @@ def noise_moment(law: NoiseLaw, z: complex) -> acb:
 
     def powers(above: acb, other: acb, at: acb) -> acb:
         """Masses times exp(z loss) over the mass of noise alone; `other` is the logarithm at the mirrored point."""
-        if law.direction == "back":
+        if law.direction == "add":
             return (-at * above).exp()
-        if law.direction == "replaced":
+        if law.direction == "replace":
             return ((at + 1) * above - at * other).exp()
-        if law.direction == "swapped":  # the loss of 0 has what is left
+        if law.direction == "fixed_size":  # the loss of 0 has what is left
             return ((at + 1) * above).exp() + (-at * above).exp() - above.exp() - 1
         return ((at + 1) * above).exp()
 
     def term(x: acb, at: acb, analytic: bool) -> acb:
-        other = gain(-ratio(x) - 1 / s**2, analytic) if law.direction == "replaced" else acb(0)
+        other = gain(-ratio(x) - 1 / s**2, analytic) if law.direction == "replace" else acb(0)
         return density(x) * powers(gain(ratio(x), analytic), other, at)
 
     low, high = float(law._edges[0]), float(law._edges[-1])
     total = integral(term, z, np.linspace(low, high, 2 + round((high - low) / (10 * law.scale))).tolist())
     if law.laplace:  # beyond 0 and 1 the loss is constant
         ends = [(1 / s, (-1 / s).exp() / 2), (-1 / s, arb(0.5))]
-        for w, mass in ends[:1] if law.direction == "swapped" else ends:
+        for w, mass in ends[:1] if law.direction == "fixed_size" else ends:
             total += mass * powers(gain(acb(w), False), acb(0), acb(z.real, z.imag))
-    return total + (1 if law.direction == "swapped" else 0)
+    return total + (1 if law.direction == "fixed_size" else 0)
 
 
 # Laplace noise under Poisson sampling and replacement is accounted by its moments.
 @pytest.mark.parametrize(
     ("direction", "laplace"),
-    [(way, False) for way in ("there", "back", "replaced", "swapped")]
-    + [(way, True) for way in ("there", "back", "swapped")],
+    [(way, False) for way in ("remove", "add", "replace", "fixed_size")]
+    + [(way, True) for way in ("remove", "add", "fixed_size")],
 )
 @pytest.mark.parametrize(
     "seeds", [pytest.param(range(4), id="few"), pytest.param(range(4, 24), id="many", marks=pytest.mark.slow)]
@@ -91,7 +91,7 @@ def test_atoms_of_noise_sum_to_its_moments(direction: str, laplace: bool, seeds:
     for seed in seeds:
         rng = np.random.default_rng([seed, laplace, len(direction)])
         rate, scale = (
-            1.0 if seed % 5 == 4 and direction != "replaced" else 10 ** rng.uniform(-5, 0),
+            1.0 if seed % 5 == 4 and direction != "replace" else 10 ** rng.uniform(-5, 0),
             0.4 * 20 ** rng.uniform(),
         )
         law = NoiseLaw(scale, rate, direction, laplace=laplace, beyond=None if laplace else 1e-40)
@@ -121,7 +121,7 @@ def test_atoms_of_bounded_range_sum_to_its_moments(length: float) -> None:
 
 def test_noise_that_is_left_out_is_no_more_than_stated() -> None:
     for beyond in (1e-6, 1e-12, 1e-30):
-        law = NoiseLaw(0.8, 0.1, "there", laplace=False, beyond=beyond)
+        law = NoiseLaw(0.8, 0.1, "remove", laplace=False, beyond=beyond)
         with many_bits():
             kept = noise_moment(law, 0j).real
             assert arb(beyond) / 20 < 1 - kept <= arb(law.infinite)

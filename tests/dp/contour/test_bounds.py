@@ -10,14 +10,14 @@ from flint import acb, arb
 
 from secfed.dp.contour import fixed_size
 from secfed.dp.contour.nodes import Cut, Nodes, place
-from secfed.dp.contour.privacy_loss import LawKind
+from secfed.dp.contour.privacy_loss import Direction
 from secfed.dp.contour.quadrature import grids
-from tests.dp.contour.cases import KINDS, Case, case
+from tests.dp.contour.cases import DIRECTIONS, Case, case
 from tests.dp.contour.exact import Exact, many_bits
 
 SEEDS = [pytest.param(range(2), id="few"), pytest.param(range(2, 24), id="many", marks=pytest.mark.slow)]
-every_kind = pytest.mark.parametrize("kind", KINDS)
-kinds_with_cuts = pytest.mark.parametrize("kind", ["REMOVE", "SWAP", "PAIR"])
+every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
+directions_with_cuts = pytest.mark.parametrize("direction", ["remove", "replace", "fixed_size"])
 seeds = pytest.mark.parametrize("seeds", SEEDS)
 
 
@@ -46,7 +46,7 @@ class Grid:
     def value(self, i: int, z: acb, weight: object = None) -> acb:
         """The term of one node; its number may be outside."""
         at = self.first + self.step * i
-        if self.exact.kind != "PAIR":
+        if self.exact.direction != "fixed_size":
             x, slope = at, arb(1)
             term = self.exact.terms(acb(x), z)[0]
         else:
@@ -74,7 +74,7 @@ class Grid:
 
     def inside(self, z: acb, weight: object = None) -> acb:
         """The sum over the nodes placed."""
-        atom = acb(1) if self.exact.kind == "PAIR" and weight is None else acb(0)
+        atom = acb(1) if self.exact.direction == "fixed_size" and weight is None else acb(0)
         return sum((self.value(i, z, weight) for i in range(self.count)), atom)
 
 
@@ -92,12 +92,12 @@ def shorter(nodes: Nodes, share: float) -> Nodes:
     return place(law, start, stop, size, order)
 
 
-@every_kind
+@every_direction
 @seeds
-def test_what_lies_beyond_the_nodes_is_bounded(kind: LawKind, seeds: range) -> None:
+def test_what_lies_beyond_the_nodes_is_bounded(direction: Direction, seeds: range) -> None:
     ratios = []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         with many_bits():
             log = one.exact.log_moment(one.order)
             for share in (0.1, 0.2, 0.5, 1.0):
@@ -108,12 +108,12 @@ def test_what_lies_beyond_the_nodes_is_bounded(kind: LawKind, seeds: range) -> N
     assert max(ratios) <= 1 and max(ratios) > 0.1
 
 
-@every_kind
+@every_direction
 @seeds
-def test_the_trapezoid_rule_is_as_exact_as_its_bound_says(kind: LawKind, seeds: range) -> None:
+def test_the_trapezoid_rule_is_as_exact_as_its_bound_says(direction: Direction, seeds: range) -> None:
     ratios = []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         for tolerance, top in ((1.0, one.top), (1e-3, one.top), (1e-12, one.top), (1.0, 0.0), (1e-3, 0.0)):
             [nodes] = grids(one.laws, one.order, top, tolerance * float(one.laws.count[0]))
             bound = float(nodes.discretization(one.order, top)[0])
@@ -135,12 +135,12 @@ def cuts(one: Case) -> list[tuple[float, float]]:
     return [(one.epsilon * 0.5, 17.0), (one.epsilon * 0.02, 257.0)]
 
 
-@kinds_with_cuts
+@directions_with_cuts
 @seeds
-def test_the_trapezoid_rule_is_as_exact_where_a_law_is_cut(kind: LawKind, seeds: range) -> None:
+def test_the_trapezoid_rule_is_as_exact_where_a_law_is_cut(direction: Direction, seeds: range) -> None:
     ratios = []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         for loss, stretch in cuts(one):
             nodes = one.nodes(1e-4 * float(one.laws.count[0]), stretch)
             if nodes.loss.shape[1] > 4000:
@@ -162,12 +162,12 @@ def test_the_trapezoid_rule_is_as_exact_where_a_law_is_cut(kind: LawKind, seeds:
     assert max(ratios) <= 1
 
 
-@every_kind
+@every_direction
 @seeds
-def test_moments_fade_at_least_as_their_bound_says(kind: LawKind, seeds: range) -> None:
+def test_moments_fade_at_least_as_their_bound_says(direction: Direction, seeds: range) -> None:
     gaps, slack = [], []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         nodes = one.nodes()
         moment = nodes.moments(np.array([one.order]))[0][0]
         tilted = np.exp(nodes.mass + one.order * nodes.loss - moment[:, None])
@@ -186,12 +186,12 @@ def test_moments_fade_at_least_as_their_bound_says(kind: LawKind, seeds: range) 
     assert max(gaps) <= 1e-15 and max(slack) > 0.2
 
 
-@kinds_with_cuts
+@directions_with_cuts
 @seeds
-def test_moments_beyond_a_cut_fade_at_least_as_their_bound_says(kind: LawKind, seeds: range) -> None:
+def test_moments_beyond_a_cut_fade_at_least_as_their_bound_says(direction: Direction, seeds: range) -> None:
     gaps = []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         for loss, stretch in cuts(one):
             nodes = one.nodes(stretch=stretch)
             moment = nodes.moments(np.array([one.order]))[0][0]
@@ -211,12 +211,12 @@ def test_moments_beyond_a_cut_fade_at_least_as_their_bound_says(kind: LawKind, s
     assert max(gaps) <= 1e-12 and max(gaps) > (-0.1 if len(seeds) > 1 else -2)
 
 
-@kinds_with_cuts
+@directions_with_cuts
 @seeds
-def test_what_a_cut_leaves_out_is_bounded(kind: LawKind, seeds: range) -> None:
+def test_what_a_cut_leaves_out_is_bounded(direction: Direction, seeds: range) -> None:
     gaps = []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         for loss, stretch in cuts(one):
             # As in `path`: nodes for low orders serve for high ones, for losses below the cut are small.
             [nodes] = grids(one.laws, one.order, 0.0, 1e-8, stretch=stretch)

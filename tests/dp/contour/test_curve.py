@@ -10,27 +10,31 @@ from secfed.dp.contour import curve
 from secfed.dp.contour.integral import build
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.path import ContourPath, adapted, choose
-from secfed.dp.contour.privacy_loss import LawKind
+from secfed.dp.contour.privacy_loss import Direction
 from tests.dp.contour.cases import laws
 
 NOTHING = Releases((), 0.0)
 BASES = {
     "nothing": NOTHING,
     "gaussian": Releases((), 1e-9),
-    "sampled": Releases((laws("REMOVE", 1e-3, 0.85, 1.0),), 1e-9),
+    "sampled": Releases((laws("remove", 1e-3, 0.85, 1.0),), 1e-9),
 }
 LOG_DELTA = math.log(1e-5)
 
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(
-    ("kind", "rate", "noise", "cut"),
-    [("REMOVE", 1e-3, 0.8, True), ("SWAP", 1e-3, 0.8, True), ("ADD", 0.05, 1.0, False)],
+    ("direction", "rate", "noise", "cut"),
+    [("remove", 1e-3, 0.8, True), ("replace", 1e-3, 0.8, True), ("add", 0.05, 1.0, False)],
 )
 def test_rows_give_the_bounds_of_their_own_contours(
-    base: str, kind: LawKind, rate: float, noise: float, cut: bool, monkeypatch: pytest.MonkeyPatch
+    base: str, direction: Direction, rate: float, noise: float, cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, extra, counts = BASES[base], Releases((laws(kind, rate, noise, 1.0),), 0.0), np.array([3.0, 4.0, 5.0, 6.0])
+    before, extra, counts = (
+        BASES[base],
+        Releases((laws(direction, rate, noise, 1.0),), 0.0),
+        np.array([3.0, 4.0, 5.0, 6.0]),
+    )
     last, paths = before.joined(extra, 6.0), []
 
     def keep(*arguments: object, **options: object) -> ContourPath | None:
@@ -60,7 +64,7 @@ def test_rows_give_the_bounds_of_their_own_contours(
 
 def test_no_row_is_below_the_bounds_of_a_query() -> None:
     """What is beyond a cut adds up over rounds; it is not a product as the rest is."""
-    extra = Releases((laws("REMOVE", 1e-3, 0.8, 1.0),), 0.0)
+    extra = Releases((laws("remove", 1e-3, 0.8, 1.0),), 0.0)
     path = choose(
         extra.joined(extra, 5.0), Moments.of(extra.joined(extra, 5.0), LOG_DELTA, None), 0.05, LOG_DELTA, 1e-8
     )

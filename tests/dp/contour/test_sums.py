@@ -14,11 +14,11 @@ from secfed.dp.contour.integral import Contour, build
 from secfed.dp.contour.inversion import GOAL
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.path import ContourPath
-from secfed.dp.contour.privacy_loss import ROUNDOFF, LawKind
-from tests.dp.contour.cases import KINDS, case, laws
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Direction
+from tests.dp.contour.cases import DIRECTIONS, case, laws
 from tests.dp.contour.exact import Exact, gaussian_delta, many_bits
 
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
 seeds = pytest.mark.parametrize(
     "seeds", [pytest.param(range(2), id="few"), pytest.param(range(2, 24), id="many", marks=pytest.mark.slow)]
 )
@@ -32,12 +32,12 @@ def test_small_moments_keep_their_digits() -> None:
     assert log1p(wave).real == pytest.approx(exact, rel=1e-15)
 
 
-@every_kind
+@every_direction
 @seeds
-def test_sums_along_a_contour_are_within_their_error(kind: LawKind, seeds: range) -> None:
+def test_sums_along_a_contour_are_within_their_error(direction: Direction, seeds: range) -> None:
     ratios, sizes = [], []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         count = float(one.laws.count[0])
         path = ContourPath(one.order, one.path.period, one.path.frequency)
         # The error aimed at, and one so large that quadrature is all of it.
@@ -73,11 +73,11 @@ def holds(low: float, high: float, truth: arb) -> None:
     assert arb(low).exp() <= truth <= arb(high).exp(), (low, high, truth)
 
 
-def single(kind: LawKind, seed: int) -> tuple[Releases, Exact, Moments, float]:
+def single(direction: Direction, seed: int) -> tuple[Releases, Exact, Moments, float]:
     """Return one release, its ladder, and an epsilon at which delta is neither near 0 nor near its largest value."""
-    rng = np.random.default_rng([seed, KINDS.index(kind), 9])
+    rng = np.random.default_rng([seed, DIRECTIONS.index(direction), 9])
     rate, noise = 10 ** rng.uniform(-3, 0), 0.3 * 20 ** rng.uniform()
-    exact, released = Exact(kind, rate, noise), Releases((laws(kind, rate, noise),), 0.0)
+    exact, released = Exact(direction, rate, noise), Releases((laws(direction, rate, noise),), 0.0)
     with many_bits():
         none = exact.delta(0.0)
         epsilon = 1.0
@@ -86,10 +86,10 @@ def single(kind: LawKind, seed: int) -> tuple[Releases, Exact, Moments, float]:
     return released, exact, Moments.of(released, None, epsilon), epsilon
 
 
-@every_kind
+@every_direction
 @pytest.mark.parametrize("seed", range(6))
-def test_delta_of_one_release_is_within_bounds_where_one_error_dominates(kind: LawKind, seed: int) -> None:
-    releases, exact, moments, epsilon = single(kind, seed)
+def test_delta_of_one_release_is_within_bounds_where_one_error_dominates(direction: Direction, seed: int) -> None:
+    releases, exact, moments, epsilon = single(direction, seed)
     order = float(moments.order[int(np.argmin(moments.exponent(epsilon)))])
     spread = 1 / math.sqrt(float(np.interp(order, moments.order, moments.variance)))
     gaps = []
@@ -118,7 +118,7 @@ def test_delta_of_one_release_is_within_bounds_where_one_error_dominates(kind: L
 def test_unsampled_releases_have_their_closed_form_within_bounds(rounds: int, sampled: bool) -> None:
     """Also where they are given as sampled ones, with rate 1."""
     noise, epsilon = 2.0 * math.sqrt(rounds), 1.0
-    law = laws("REMOVE", 1.0, noise, float(rounds))
+    law = laws("remove", 1.0, noise, float(rounds))
     releases = Releases((law,), 0.0) if sampled else Releases((), rounds / noise**2)
     moments = Moments.of(Releases((), rounds / noise**2), None, epsilon)
     with many_bits():
@@ -142,12 +142,12 @@ def test_unsampled_releases_have_their_closed_form_within_bounds(rounds: int, sa
     assert max(tails) > 0.1
 
 
-@every_kind
+@every_direction
 @seeds
-def test_moments_at_real_orders_are_as_exact_as_the_inflated_ladder_needs(kind: LawKind, seeds: range) -> None:
+def test_moments_at_real_orders_are_as_exact_as_the_inflated_ladder_needs(direction: Direction, seeds: range) -> None:
     errors = []
     for seed in seeds:
-        one = case(kind, seed)
+        one = case(direction, seed)
         count = float(one.laws.count[0])
         some = np.flatnonzero(one.moments.order <= 1.5 * one.order)
         for i in some[[0, len(some) // 2, -1]]:
@@ -165,15 +165,15 @@ def test_moments_at_real_orders_are_as_exact_as_the_inflated_ladder_needs(kind: 
     assert max(errors) > 1e-18
 
 
-@every_kind
+@every_direction
 @pytest.mark.parametrize("seed", range(12))
-def test_closed_bounds_of_delta_hold_for_one_release(kind: LawKind, seed: int) -> None:
-    releases, exact, _, epsilon = single(kind, seed)
+def test_closed_bounds_of_delta_hold_for_one_release(direction: Direction, seed: int) -> None:
+    releases, exact, _, epsilon = single(direction, seed)
     with many_bits():
         none = exact.delta(0.0)
         assert none <= arb(releases.variation)
         # Of one release it is the total variation itself, but of PAIR, where a loss of 0 has an atom.
-        assert none >= arb(releases.variation) * (1 - arb(1e-9)) * (0 if kind == "SWAP" else 1)
+        assert none >= arb(releases.variation) * (1 - arb(1e-9)) * (0 if direction == "replace" else 1)
         for factor in (0.0, 0.3, 1.0, 3.0):
             unsampled = gaussian_delta(1 / releases.unsampled, 1, epsilon * factor)
             assert exact.delta(epsilon * factor) <= unsampled
@@ -186,8 +186,8 @@ def test_closed_bounds_of_delta_hold_for_many_unsampled_releases(rounds: int) ->
     noise = 1.5 * math.sqrt(rounds)
     for releases in (
         Releases((), rounds / noise**2),
-        Releases((laws("REMOVE", 1.0, noise, float(rounds)),), 0.0),
-        Releases((laws("SWAP", 1.0, 2 * noise, float(rounds)),), 0.0),
+        Releases((laws("remove", 1.0, noise, float(rounds)),), 0.0),
+        Releases((laws("replace", 1.0, 2 * noise, float(rounds)),), 0.0),
     ):
         with many_bits():
             assert gaussian_delta(noise, rounds, 0.0) <= arb(releases.variation)
