@@ -429,7 +429,6 @@ def test_a_missing_package_is_named_with_the_extra_to_install() -> None:
     code = """
 import contextlib, io, json, sys
 import numpy, scipy.special, secfed
-from secfed.cli.__main__ import main
 known = set(sys.modules)
 sys.argv = ["secfed", "simulate", "--rounds", "1"]
 found = {}
@@ -438,6 +437,7 @@ for module in ("typer", "rich", "matplotlib", "sklearn"):
     for name in set(sys.modules) - known:
         del sys.modules[name]
     sys.modules[module] = None
+    from secfed.cli.__main__ import main
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
