@@ -47,3 +47,14 @@ def test_the_oldest_releases_that_are_tested_are_the_oldest_that_are_allowed() -
     }
     assert tested == sorted(tested)
     assert not {name for name, _ in others} & set(declared)
+
+
+def test_the_license_of_each_declared_dependency_is_listed() -> None:
+    """To write the page anew, run `python .ci/licenses.py` where all extras are installed."""
+    extras = ("cli", "paillier", "data", "phe", "torch", "flower", "nvflare", "transport")
+    assert set(extras) | {"test", "engines", "docs"} == set(EXTRAS)  # the last three are for work on secfed itself
+    declared = bounds([*PROJECT["dependencies"], *(each for extra in extras for each in EXTRAS[extra])])
+    page = (ROOT / "docs" / "licenses.md").read_text()
+    rows = dict(re.findall(r"^\| ([\w-]+) \| [\w.]+ \| (.+) \| \w+ \|$", page, re.MULTILINE))
+    assert set(declared) - set(rows) == set()
+    assert "not in its metadata" not in rows.values()
