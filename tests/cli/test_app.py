@@ -449,7 +449,10 @@ print(json.dumps(found))
     run = run_python(code)
     assert run.returncode == 0 and run.stderr == ""
     packages = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
-    install = 'is not installed; it comes with the extra "cli": in a clone of secfed, run pip install ".[cli]"'
+    install = (
+        'is not installed; it comes with the extra "cli": in a clone of secfed, run pip install ".[cli]"; '
+        'with a wheel, pip install "FILE.whl[cli]"'
+    )
     assert json.loads(run.stdout) == {
         module: [1, f"secfed: {package} {install}\n"] for module, package in packages.items()
     }
