@@ -51,16 +51,18 @@ _PACKAGE_OF = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PACKAGE_OF:
-        return getattr(import_module(f"secfed.{_PACKAGE_OF[name]}"), name)
-    if name in _PACKAGES:
-        return import_module(f"secfed.{name}")
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # or a type checker would accept every name
 
-        return version("secfed")
-    raise AttributeError(f"module 'secfed' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _PACKAGE_OF:
+            return getattr(import_module(f"secfed.{_PACKAGE_OF[name]}"), name)
+        if name in _PACKAGES:
+            return import_module(f"secfed.{name}")
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("secfed")
+        raise AttributeError(f"module 'secfed' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

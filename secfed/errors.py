@@ -157,6 +157,6 @@ class MissingExtraError(SecFedError, ImportError):
     def __init__(self, extra: str, package: str) -> None:
         super().__init__(
             f'{package} is not installed; it comes with the extra "{extra}": in a clone of secfed, '
-            f'run pip install ".[{extra}]"'
+            f'run pip install ".[{extra}]"; with a wheel, pip install "FILE.whl[{extra}]"'
         )
         self.extra = extra

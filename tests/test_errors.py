@@ -45,7 +45,8 @@ EXAMPLES: dict[SecFedError, tuple[str, dict[str, object]]] = {
     BudgetExceededError("text", 3.5, 3.0): ("text", {"epsilon": 3.5, "budget": 3.0}),
     UnsupportedEventError("text"): ("text", {}),
     MissingExtraError("cli", "rich"): (
-        'rich is not installed; it comes with the extra "cli": in a clone of secfed, run pip install ".[cli]"',
+        'rich is not installed; it comes with the extra "cli": in a clone of secfed, run pip install ".[cli]"; '
+        'with a wheel, pip install "FILE.whl[cli]"',
         {"extra": "cli"},
     ),
 }

@@ -107,7 +107,10 @@ except secfed.SecFedError as error:
     print(type(error).__name__, error.extra, error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    needed = 'torch is not installed; it comes with the extra "torch": in a clone of secfed, run pip install ".[torch]"'
+    needed = (
+        'torch is not installed; it comes with the extra "torch": in a clone of secfed, run pip install ".[torch]"; '
+        'with a wheel, pip install "FILE.whl[torch]"'
+    )
     assert done.stdout.strip() == f"MissingExtraError torch {needed}"
 
 

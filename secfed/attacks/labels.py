@@ -48,7 +48,7 @@ def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records:
     Raises:
         ConfigError: The shapes do not fit, a value is not finite, or there is no record.
     """
-    from scipy.optimize import nnls
+    from scipy.optimize import lsq_linear  # nnls gives up on one exact mixture of ten before SciPy 1.15
 
     found, known = _checked(change), np.asarray(change_by_label, np.float64)
     if known.ndim != 2 or known.shape[1] != len(found) or not np.isfinite(known).all():
@@ -58,7 +58,8 @@ def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records:
     # The changes of all classes sum to 0, so the mixture in which they cancel would be free. That the shares sum to 1
     # fixes it, at a weight like that of the others.
     weight = float(np.abs(known).max()) or 1.0
-    shares = nnls(np.vstack((known.T, np.full(len(known), weight))), np.append(found, weight))[0]
+    mixtures = np.vstack((known.T, np.full(len(known), weight)))
+    shares = lsq_linear(mixtures, np.append(found, weight), bounds=(0, np.inf), method="bvls").x
     exact = shares * (records / shares.sum())
     counts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
     largest = np.argsort(counts - exact, kind="stable")[: records - int(counts.sum())]

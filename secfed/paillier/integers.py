@@ -138,7 +138,7 @@ def warn_if_slow(stacklevel: int = 3) -> None:
     if gmpy2 is None:
         warnings.warn(
             "gmpy2 is not installed: Paillier is eight to ten times slower; "
-            'in a clone of secfed, run pip install ".[paillier]"',
+            'in a clone of secfed, run pip install ".[paillier]"; with a wheel, pip install "FILE.whl[paillier]"',
             SlowIntegersWarning,
             stacklevel=stacklevel,
         )

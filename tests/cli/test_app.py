@@ -429,7 +429,6 @@ def test_a_missing_package_is_named_with_the_extra_to_install() -> None:
     code = """
 import contextlib, io, json, sys
 import numpy, scipy.special, secfed
-from secfed.cli.__main__ import main
 known = set(sys.modules)
 sys.argv = ["secfed", "simulate", "--rounds", "1"]
 found = {}
@@ -438,6 +437,7 @@ for module in ("typer", "rich", "matplotlib", "sklearn"):
     for name in set(sys.modules) - known:
         del sys.modules[name]
     sys.modules[module] = None
+    from secfed.cli.__main__ import main
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -449,7 +449,10 @@ print(json.dumps(found))
     run = run_python(code)
     assert run.returncode == 0 and run.stderr == ""
     packages = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
-    install = 'is not installed; it comes with the extra "cli": in a clone of secfed, run pip install ".[cli]"'
+    install = (
+        'is not installed; it comes with the extra "cli": in a clone of secfed, run pip install ".[cli]"; '
+        'with a wheel, pip install "FILE.whl[cli]"'
+    )
     assert json.loads(run.stdout) == {
         module: [1, f"secfed: {package} {install}\n"] for module, package in packages.items()
     }

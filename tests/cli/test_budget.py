@@ -292,7 +292,8 @@ def test_a_budget_is_positive_and_finite(secfed: Runner, file: Path, epsilon: st
 def test_what_is_missing_is_named(secfed: Runner) -> None:
     assert "--noise-multiplier" in secfed("epsilon", "--delta", DELTA).stderr
     assert "--epsilon" in secfed("noise", "--delta", DELTA).stderr
-    assert secfed("budget").exit_code == 2
+    bare = secfed("budget")  # which exit code the help has depends on the release of typer
+    assert "limit" in bare.stdout + bare.stderr and "spend" in bare.stdout + bare.stderr
 
 
 # budget

@@ -402,7 +402,7 @@ def _connection(path: Path, timeout_seconds: float, mode: str) -> Iterator[sqlit
         raise ConfigError(f"timeout_seconds {timeout_seconds} must be from 0 to a million")
     try:
         uri = f"{path.as_uri()}?mode={mode}"
-        with closing(sqlite3.connect(uri, timeout_seconds, isolation_level=None, uri=True)) as connection:
+        with closing(sqlite3.connect(uri, timeout=timeout_seconds, isolation_level=None, uri=True)) as connection:
             # EXTRA: else a loss of power just after a commit could bring the old journal back, and forget a spend.
             connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("PRAGMA fullfsync = ON")
