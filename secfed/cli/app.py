@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from secfed.cli import attack, budget, network, preflight
+from secfed.cli import attack, budget, identity, json_output, network, preflight
 from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS, OF_ALGORITHMS
 from secfed.cli.commands import Commands
 from secfed.cli.extras import require
+from secfed.cli.json_output import SchemaName
 from secfed.cli.options import (
     ALGORITHM,
     DATA,
@@ -401,7 +402,8 @@ def simulate(
         display.picture(outcome, file)
     except OSError as error:
         raise SecFedError(f"cannot write {file}: {error.strerror}") from None
-    tell(display.summary(outcome, seconds, [str(file)]), outcome.to_json([str(file)]) if as_json else None)
+    lines, found = display.summary(outcome, seconds, [str(file)]), outcome.to_json([str(file)])
+    tell(SchemaName.SIMULATE, lines, found if as_json else None)
     if not outcome.sums:
         raise SecFedError(f"no round gave a mean; the first: {outcome.records[0].failure}")
 
@@ -413,4 +415,5 @@ app.command()(budget.noise)
 app.add_typer(budget.budget, name="budget", cls=Commands)
 app.command()(network.serve)
 app.command()(network.join)
-app.command()(network.identity)
+app.command()(identity.identity)
+app.command()(json_output.schema)

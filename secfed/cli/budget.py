@@ -1,6 +1,5 @@
 """The commands about budgets: `epsilon`, `noise`, and `budget` with its own. `app` adds them to the command line."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
+from secfed.cli.json_output import SchemaName, print_json
 from secfed.cli.options import OUTPUT, PRIVACY, SAMPLING, AsJson, fraction, positive
 from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
@@ -147,7 +147,7 @@ def epsilon(
         proved = f"(proved to lie from {down(lower, 12)} to {up(upper, 12)})"
         lines = [f"epsilon at most {up(upper, 9)} at delta {exact(delta)} {proved}"]
     lines += [*accounting.membership_in_words(report), accounting.assumptions_in_words(report)]
-    _print(report, [*lines, *(f"picture: {file}" for file in report["files"])], as_json)
+    _print(SchemaName.EPSILON, report, [*lines, *(f"picture: {file}" for file in report["files"])], as_json)
 
 
 def noise(
@@ -173,7 +173,7 @@ def noise(
     report = accounting.noise_for(epsilon, drawn, rounds, delta, adjacency.value)
     needed = up(report["noise_multiplier"], 9)
     line = f"noise multiplier {needed} for epsilon {exact(epsilon)} at delta {exact(delta)}"
-    _print(report, [line, accounting.assumptions_in_words(report)], as_json)
+    _print(SchemaName.NOISE, report, [line, accounting.assumptions_in_words(report)], as_json)
 
 
 budget = typer.Typer(
@@ -207,7 +207,7 @@ def limit(
         raise SecFedError(str(error)) from None
     report = accounting.standing(made)
     line = f"{ledger}: at most epsilon {exact(epsilon)} at delta {exact(delta)}, adjacency {adjacency.value}"
-    _print(report, [line], as_json)
+    _print(SchemaName.BUDGET_LIMIT, report, [line], as_json)
 
 
 @budget.command()
@@ -235,7 +235,7 @@ def spend(
     entry = opened.commit(opened.reserve(release, rounds, label))
     report = accounting.standing(opened, release) | {"entry": entry.to_json()}
     lines = [accounting.in_words(report), f"{report['remaining_rounds']} more such rounds fit", report["assumptions"]]
-    _print(report, lines, as_json)
+    _print(SchemaName.BUDGET_SPEND, report, lines, as_json)
 
 
 @budget.command()
@@ -263,7 +263,7 @@ def show(ledger: File, as_json: AsJson = False) -> None:
     if entries:
         lines.insert(1, f"{report['remaining_rounds']} more releases like the last fit")
     lines.append(f"head {report['head']}")
-    _print(report, lines, as_json)
+    _print(SchemaName.BUDGET_SHOW, report, lines, as_json)
 
 
 @budget.command()
@@ -289,7 +289,7 @@ def remaining(
     release = drawn.release(noise_multiplier)
     report = accounting.standing(_opened(ledger), release) | {"release": dp.events.to_json(release)}
     lines = [f"{report['remaining_rounds']} more such rounds fit", accounting.in_words(report), report["assumptions"]]
-    _print(report, lines, as_json)
+    _print(SchemaName.BUDGET_REMAINING, report, lines, as_json)
 
 
 def _opened(file: Path) -> "dp.Ledger":
@@ -311,5 +311,8 @@ def _sampling(kind: SamplingChoice, rate: float | None, cohort: int | None, popu
         raise typer.BadParameter(str(error)) from None
 
 
-def _print(report: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    typer.echo(json.dumps(report, allow_nan=False) if as_json else "\n".join(lines))
+def _print(command: SchemaName, report: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json(command, report)
+    else:
+        typer.echo("\n".join(lines))

@@ -14,7 +14,7 @@ import pytest
 from secfed.cli.network_options import _NEEDED, in_options
 from secfed.errors import ConfigError
 from secfed.secagg.identities import read_identity
-from tests.cli.runner import Runner
+from tests.cli.runner import Runner, follows_schema
 
 ROOT = Path(__file__).parent.parent.parent
 SAFE = "--tls-cert and --tls-key, --host 127.0.0.1, or --insecure"
@@ -63,9 +63,10 @@ def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Pa
     results = [process.communicate(timeout=60) for process in (*joins, server)]
     assert [process.returncode for process in (*joins, server)] == [0] * 4, results
     assert "secfed.transport resume stage=" in results[3][1]
-    assert all(json.loads(output)["survivors"] == [1, 2, 3] for output, _ in results[:3])
+    assert all(follows_schema(("join",), output)["survivors"] == [1, 2, 3] for output, _ in results[:3])
     found = {"output": "mean.npz", "survivors": [1, 2, 3], "dropouts": [], "weight": 4, "refused": 0}
-    assert json.loads(results[3][0]) == found
+    found |= {"schema": 1, **dict.fromkeys(("epsilon", "delta", "adjacency", "spent", "budget"))}
+    assert follows_schema(("serve",), results[3][0]) == found
     with np.load("mean.npz") as mean:
         assert (mean["w"].dtype, mean["b"].dtype) == (np.float32, np.float64)
         for name in ("w", "b"):
@@ -87,7 +88,7 @@ def test_private_compressed_sum_in_processes_is_in_the_ledger(choice: str, folde
     processes += [start(*join, f"update-{i}.npz", "--id", i, *noise, "--minimum-cohort", 3) for i in (1, 2, 3)]
     results = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, results
-    found = json.loads(results[0][0])
+    found = follows_schema(("serve",), results[0][0])
     assert 3 < found["epsilon"] == found["spent"] < 5 and (found["delta"], found["budget"]) == (1e-5, 5.0)
     shown = json.loads(secfed("budget", "show", "--ledger", "budget.db", "--json").stdout)
     assert [entry["state"] for entry in shown["entries"]] == ["committed"]
