@@ -15,6 +15,7 @@ from secfed.errors import ConfigError, SecFedError
 if TYPE_CHECKING:
     from secfed import dp
     from secfed.cli.accounting import CohortSampling
+    from secfed.dp.ledger.records import Entry
 
 # Beyond, sums of float64 would no longer tell one round from none.
 _MOST = 10**12
@@ -96,7 +97,11 @@ Relation = Annotated[
         rich_help_panel=PRIVACY,
     ),
 ]
-File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.", rich_help_panel=PRIVACY)]
+File = Annotated[Path, typer.Argument(dir_okay=False, help="The ledger's file.")]
+EntryNumber = Annotated[
+    int, typer.Argument(min=1, metavar="ENTRY", help="The number that reserve printed; show lists them.")
+]
+Label = Annotated[str, typer.Option(help="A text for the listing.", rich_help_panel=PRIVACY)]
 
 
 def epsilon(
@@ -180,7 +185,7 @@ budget = typer.Typer(
     rich_markup_mode="rich",  # older versions of typer have another default
     no_args_is_help=True,
     help="Keep a privacy budget in a file, and never spend more.\n\nExample:\n\n"
-    "secfed budget limit --ledger budget.db --epsilon 3 --delta 1e-5",
+    "secfed budget limit budget.db --epsilon 3 --delta 1e-5",
 )
 
 
@@ -196,7 +201,7 @@ def limit(
 
     Example:
 
-    secfed budget limit --ledger budget.db --epsilon 3 --delta 1e-5
+    secfed budget limit budget.db --epsilon 3 --delta 1e-5
     """
     from secfed import dp
     from secfed.cli import accounting
@@ -219,23 +224,79 @@ def spend(
     sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
-    label: Annotated[str, typer.Option(help="A text for the listing.", rich_help_panel=PRIVACY)] = "",
+    label: Label = "",
     as_json: AsJson = False,
 ) -> None:
     """Record rounds of Gaussian noise before the noise is drawn, or refuse them if they would overspend.
 
+    What is spent cannot be given back: reserve is for rounds that may still fail.
+
     Example:
 
-    secfed budget spend --ledger budget.db --noise-multiplier 2 --sampling-rate 0.1 --rounds 5 --label "first week"
+    secfed budget spend budget.db --noise-multiplier 2 --sampling-rate 0.1 --rounds 5 --label "first week"
     """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
-    from secfed.cli import accounting
-
     release, opened = drawn.release(noise_multiplier), _opened(ledger)
     entry = opened.commit(opened.reserve(release, rounds, label))
-    report = accounting.standing(opened, release) | {"entry": entry.to_json()}
-    lines = [accounting.in_words(report), f"{report['remaining_rounds']} more such rounds fit", report["assumptions"]]
-    _print(SchemaName.BUDGET_SPEND, report, lines, as_json)
+    report, lines = _of_entry(opened, entry)
+    _print(SchemaName.BUDGET_SPEND, report, [*lines, report["assumptions"]], as_json)
+
+
+@budget.command()
+def reserve(
+    ledger: File,
+    noise_multiplier: Noise,
+    sampling_rate: Rate = None,
+    rounds: Rounds = 1,
+    sampling: SamplingOption = SamplingChoice.POISSON,
+    population: Population = None,
+    cohort: Cohort = None,
+    label: Label = "",
+    as_json: AsJson = False,
+) -> None:
+    """Set rounds of Gaussian noise aside before the noise is drawn, or refuse them if they would overspend.
+
+    The number of the entry is for commit, once they are released, or for cancel, if nothing was. Until then they count
+    as spent.
+
+    Example:
+
+    secfed budget reserve budget.db --noise-multiplier 2 --sampling-rate 0.1 --label "round 6"
+    """
+    drawn = _sampling(sampling, sampling_rate, cohort, population)
+    opened = _opened(ledger)
+    entry = opened.reserve(drawn.release(noise_multiplier), rounds, label)
+    report, lines = _of_entry(opened, entry)
+    _print(SchemaName.BUDGET_RESERVE, report, [f"reserved as entry {entry.number}", *lines], as_json)
+
+
+@budget.command()
+def commit(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
+    """Note that a reserved entry was released; it spends what it did before.
+
+    Example:
+
+    secfed budget commit budget.db 3
+    """
+    opened = _opened(ledger)
+    report, lines = _of_entry(opened, opened.commit(_entry(opened, number)))
+    _print(SchemaName.BUDGET_COMMIT, report, [f"entry {number} is committed", *lines], as_json)
+
+
+@budget.command()
+def cancel(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
+    """Give back what a reserved entry set aside, because nothing of it was released.
+
+    Do so only if nothing that depends on the clients' data has left: no sum, no model, no score of a model. When in
+    doubt, commit the entry.
+
+    Example:
+
+    secfed budget cancel budget.db 3
+    """
+    opened = _opened(ledger)
+    report, lines = _of_entry(opened, opened.cancel(_entry(opened, number)))
+    _print(SchemaName.BUDGET_CANCEL, report, [f"entry {number} is cancelled", *lines], as_json)
 
 
 @budget.command()
@@ -244,9 +305,9 @@ def show(ledger: File, as_json: AsJson = False) -> None:
 
     Examples:
 
-    secfed budget show --ledger budget.db
+    secfed budget show budget.db
 
-    secfed budget show --ledger budget.db --json
+    secfed budget show budget.db --json
     """
     from rich.console import Console
 
@@ -280,7 +341,7 @@ def remaining(
 
     Example:
 
-    secfed budget remaining --ledger budget.db --noise-multiplier 2 --sampling-rate 0.1
+    secfed budget remaining budget.db --noise-multiplier 2 --sampling-rate 0.1
     """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     from secfed import dp
@@ -300,6 +361,23 @@ def _opened(file: Path) -> "dp.Ledger":
         return dp.Ledger.open(file)
     except ConfigError as error:
         raise SecFedError(str(error)) from None
+
+
+def _entry(ledger: "dp.Ledger", number: int) -> "Entry":
+    """Return an entry of a ledger by its number."""
+    entries = {entry.number: entry for entry in ledger.entries()}
+    if number not in entries:
+        reserved = ", ".join(str(entry.number) for entry in entries.values() if entry.state == "reserved")
+        raise SecFedError(f"{ledger.path} has no entry {number}; reserved are: {reserved or 'no entries'}")
+    return entries[number]
+
+
+def _of_entry(ledger: "dp.Ledger", entry: "Entry") -> tuple[dict[str, Any], list[str]]:
+    """Return where a ledger stands after a change of an entry, as an object and in words."""
+    from secfed.cli import accounting
+
+    report = accounting.standing(ledger, entry.event) | {"entry": entry.to_json()}
+    return report, [accounting.in_words(report), f"{report['remaining_rounds']} more such rounds fit"]
 
 
 def _sampling(kind: SamplingChoice, rate: float | None, cohort: int | None, population: int | None) -> "CohortSampling":

@@ -77,7 +77,7 @@ def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Pa
 @pytest.mark.parametrize("choice", ["central", "distributed"])
 def test_private_compressed_sum_in_processes_is_in_the_ledger(choice: str, folder: Path, secfed: Runner) -> None:
     """A session with noise of its own clients' terms; then one that the budget has no room for, and one refused."""
-    assert secfed("budget", "limit", "--ledger", "budget.db", "--epsilon", 5, "--delta", 1e-5).exit_code == 0
+    assert secfed("budget", "limit", "budget.db", "--epsilon", 5, "--delta", 1e-5).exit_code == 0
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -90,7 +90,7 @@ def test_private_compressed_sum_in_processes_is_in_the_ledger(choice: str, folde
     assert [process.returncode for process in processes] == [0] * 4, results
     found = follows_schema(("serve",), results[0][0])
     assert 3 < found["epsilon"] == found["spent"] < 5 and (found["delta"], found["budget"]) == (1e-5, 5.0)
-    shown = json.loads(secfed("budget", "show", "--ledger", "budget.db", "--json").stdout)
+    shown = json.loads(secfed("budget", "show", "budget.db", "--json").stdout)
     assert [entry["state"] for entry in shown["entries"]] == ["committed"]
     with np.load("mean.npz") as mean:
         assert mean["w"].shape == (2, 3) and np.abs(mean["w"]).max() < 100
