@@ -11,7 +11,7 @@ import pytest
 
 from secfed import dp
 from secfed.cli.algorithm_parameters import DEFAULTS
-from secfed.cli.app import Dataset
+from secfed.cli.simulate import Dataset
 from secfed.cli.simulation.datasets import LOADERS
 from secfed.dp.rounding import up
 from tests.cli.runner import Run, Runner

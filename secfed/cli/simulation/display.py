@@ -139,7 +139,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
 
     # With privacy there is no room for the stages as well.
     stages = () if settings.private else settings.timed_stages
-    title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
+    title = f"{settings.source}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
     heads = ["round", "accu-\nracy\n%"]
     heads += ["cen-\ntral\n%"] if settings.privacy == "distributed" else []
@@ -170,7 +170,12 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
     """Say in a few lines how the run went."""
     settings, records = outcome.settings, outcome.records
     rounds = f"{len(records)} rounds of {settings.algorithm}"
-    lines = [f"accuracy {100 * outcome.accuracy:.2f} % after {rounds} under {settings.protection}, in {seconds:.1f} s"]
+    data = outcome.federation
+    lines = [
+        f"data: {settings.source}, {data.features} features, {data.classes} classes; clients hold {data.training_rows} "
+        f"rows, {len(data.test[1])} rows are held out for the test (every fifth of each class)"
+    ]
+    lines += [f"accuracy {100 * outcome.accuracy:.2f} % after {rounds} under {settings.protection}, in {seconds:.1f} s"]
     if outcome.central_accuracy is not None:
         lines.append(f"with the same budget, noise from the server: {_beside(outcome, outcome.central_accuracy)}")
     if settings.protected:
@@ -241,7 +246,7 @@ def picture(outcome: Outcome, path: Path) -> None:
         accuracies = [100 * record.accuracy for record in records]
         top.plot(numbers, accuracies, color="#1f4e79", linewidth=1.8, marker="o", markersize=3.5, label=label)
     top.set_ylabel("test accuracy (%)")
-    title = f"{settings.dataset}: {settings.algorithm} with {settings.clients} clients"
+    title = f"{settings.source}: {settings.algorithm} with {settings.clients} clients"
     if outcome.epsilon is not None:
         spent_so_far = f"epsilon {up_to_hundredths(outcome.epsilon)} spent of {exact(settings.epsilon)}"
         title += f"\n{spent_so_far}, at delta {exact(settings.delta)}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from secfed.cli.simulation.datasets import Federation
 from secfed.cli.simulation.settings import Settings
 from secfed.secagg import Stage
 
@@ -87,6 +88,7 @@ class Outcome:
 
     Attributes:
         settings: What was run.
+        federation: The data.
         records: Its rounds.
         max_model_difference: Largest absolute difference of any parameter of the two models after the last round.
         threshold: Fewest survivors that can be unmasked or decrypted, where that is one number for all rounds.
@@ -95,6 +97,7 @@ class Outcome:
     """
 
     settings: Settings
+    federation: Federation = field(repr=False)
     records: tuple[RoundRecord, ...] = field(repr=False)
     max_model_difference: float
     threshold: int | None
@@ -166,7 +169,13 @@ class Outcome:
             "aggregator": settings.aggregator,
             "algorithm": settings.algorithm,
             "algorithm_parameters": settings.parameters,
-            "dataset": settings.dataset,
+            "dataset": settings.dataset if settings.data is None else str(settings.data),
+            "model": settings.model,
+            "hidden": settings.units,
+            "classes": self.federation.classes,
+            "features": self.federation.features,
+            "training_rows": self.federation.training_rows,
+            "test_rows": len(self.federation.test[1]),
             "clients": settings.clients,
             "seed": settings.seed,
             "bits": settings.bits,
