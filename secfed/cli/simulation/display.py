@@ -44,8 +44,9 @@ def live_table(
     """Show rounds as they come; yields what to call with each, and what to call with each step of a client.
 
     While the run goes on only the last rounds are shown, as many as the terminal has room for; at the end all are.
-    Where there is no terminal, only the end is printed. With 1,000 clients or more there is a bar for the clients in
-    the present stage too, or, where there is no terminal, a line for each stage that is over.
+    Where there is no terminal, each round gets a line as soon as it is over, and the table comes at the end. With 1,000
+    clients or more there is a bar for the clients in the present stage too, or, where there is no terminal, a line for
+    each stage that is over.
     """
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -91,6 +92,9 @@ class _View:
     def add(self, record: RoundRecord) -> None:
         self.records.append(record)
         self.progress.advance(self.task)
+        if not self.console.is_terminal:
+            line = round_line(self.settings, record)
+            self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)  # flushes
 
     def step(self, what: str, done: int, clients: int) -> None:
         """Move the bar of the clients, or say that all of them are done."""
@@ -118,6 +122,16 @@ class _View:
         if self.running:
             return Group(table, *notes[-1:], bars)
         return Group(table, *notes)
+
+
+def round_line(settings: Settings, record: RoundRecord) -> str:
+    """Say in one line how a round went."""
+    parts = [f"accuracy {100 * record.accuracy:.2f} %"]
+    parts.append(f"survivors {record.survivors} of {record.cohort}" if not record.failure else "failed")
+    if record.epsilon is not None:
+        parts.append(f"epsilon {up(record.epsilon, 4)}")
+    line = f"round {record.number} of {settings.rounds}: {', '.join(parts)}"
+    return f"{line} ({record.failure})" if record.failure else line
 
 
 def threshold_lines(settings: Settings) -> list[str]:
