@@ -12,7 +12,6 @@ from secfed.cli.simulate import simulate
 app = typer.Typer(
     cls=Commands,
     rich_markup_mode="rich",  # older versions of typer have another default
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Secure aggregation for federated learning: the server only ever sees the sum. "
