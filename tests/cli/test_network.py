@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,23 @@ def test_words_that_become_options_are_those_of_the_library(module: str, argumen
     assert text in re.sub(r'"\n\s*f?"', "", source)
     with pytest.raises(ConfigError, match=f"^found x: needed {re.escape(option)}$"), in_options():
         raise ConfigError(f"found x: needed {text}")
+
+
+def test_join_checks_its_key_before_it_asks_the_server(folder: Path, secfed: Runner) -> None:
+    roster = {i: secfed("identity", f"client-{i}.key").stdout.strip() for i in (1, 2)}
+    secfed("identity", "stranger.key")
+    Path("roster.json").write_text(json.dumps(roster))
+    for client, key, message in (
+        (1, "client-2.key", "secfed: the identity key is that of client 2, needed that of client 1"),
+        (1, "stranger.key", "secfed: the identity key is of no client of the roster, needed that of client 1"),
+        (3, "client-1.key", "secfed: client 3 is not among the 2 clients of the roster"),
+        (1, "absent.key", "absent.key cannot be read"),
+    ):
+        join = ("join", "http://127.0.0.1:1", "update-1.npz", "--id", client, "--timeout", 30)
+        started = time.monotonic()
+        run = secfed(*join, "--identity", key, "--roster", "roster.json")
+        assert run.exit_code == 2 and message in run.stderr
+        assert time.monotonic() - started < 10  # no try to reach a server that is not there
 
 
 def test_join_without_a_server_says_so(folder: Path, secfed: Runner) -> None:
