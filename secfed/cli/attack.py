@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from secfed.cli.extras import require
+from secfed.cli.json_output import SchemaName, filled
 from secfed.cli.options import (
     ATTACK,
     DATA,
@@ -201,7 +202,7 @@ def attack(
         result = analytic.attack(record_round(settings, Digits(seed)))
     file = output / f"{result.attack}.png"
     _draw(file, lambda: reconstruction.picture(result, file))
-    tell([*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
+    tell(SchemaName.ATTACK, [*result.summary(), f"picture: {file}"], result.to_json([str(file)]) if as_json else None)
 
 
 def _membership(
@@ -213,7 +214,7 @@ def _membership(
     found = membership.attack(
         membership.Settings(aggregator=aggregator, privacy=privacy, key_bits=key_bits, **options, **less)
     )
-    tell(found.summary(), found.to_json() if as_json else None)
+    tell(SchemaName.ATTACK, found.summary(), found.to_json() | {"files": []} if as_json else None)
 
 
 def _masks(clients: int, seed_bits: int, seed: int, as_json: bool) -> None:
@@ -221,7 +222,7 @@ def _masks(clients: int, seed_bits: int, seed: int, as_json: bool) -> None:
     from secfed.cli.leakage import weak_masks
 
     found = weak_masks.run(weak_masks.Settings(clients, pair_bits=seed_bits, seed=seed))
-    tell(found.summary(), found.to_json() if as_json else None)
+    tell(SchemaName.ATTACK, found.summary(), found.to_json() | {"files": []} if as_json else None)
 
 
 def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) -> None:
@@ -245,7 +246,6 @@ def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) 
     drawn = curves.Curves(tuple(cohorts), tuple(epsilons))
     files = {name: output / f"leakage.{name}" for name in ("png", "html", "json")}
     result = {
-        "schema": 1,
         "attack": "all",
         "seed": seed,
         "quick": quick,
@@ -253,10 +253,11 @@ def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) 
         "curves": drawn.to_json(),
         "files": [str(file) for file in files.values()],
     }
+    result = filled(SchemaName.ATTACK, result)
     _draw(files["png"], lambda: matrix.picture(found, files["png"]))
     _draw(files["html"], lambda: files["html"].write_text(report.page(found, drawn, seed, quick), encoding="utf-8"))
     _draw(files["json"], lambda: files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
-    tell([*matrix.table(found), f"report: {files['html']}"], result if as_json else None)
+    tell(SchemaName.ATTACK, [*matrix.table(found), f"report: {files['html']}"], result if as_json else None)
 
 
 def _draw(file: Path, draw: Callable[[], object]) -> None:

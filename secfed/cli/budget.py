@@ -1,6 +1,5 @@
 """The commands about budgets: `epsilon`, `noise`, and `budget` with its own. `app` adds them to the command line."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
+from secfed.cli.json_output import SchemaName, print_json
 from secfed.cli.options import OUTPUT, PRIVACY, SAMPLING, AsJson, fraction, positive
 from secfed.dp.rounding import down, exact, up
 from secfed.errors import ConfigError, SecFedError
@@ -15,6 +15,7 @@ from secfed.errors import ConfigError, SecFedError
 if TYPE_CHECKING:
     from secfed import dp
     from secfed.cli.accounting import CohortSampling
+    from secfed.dp.ledger.records import Entry
 
 # Beyond, sums of float64 would no longer tell one round from none.
 _MOST = 10**12
@@ -96,7 +97,11 @@ Relation = Annotated[
         rich_help_panel=PRIVACY,
     ),
 ]
-File = Annotated[Path, typer.Option(dir_okay=False, help="The ledger's file.", rich_help_panel=PRIVACY)]
+File = Annotated[Path, typer.Argument(dir_okay=False, help="The ledger's file.")]
+EntryNumber = Annotated[
+    int, typer.Argument(min=1, metavar="ENTRY", help="The number that reserve printed; show lists them.")
+]
+Label = Annotated[str, typer.Option(help="A text for the listing.", rich_help_panel=PRIVACY)]
 
 
 def epsilon(
@@ -147,7 +152,7 @@ def epsilon(
         proved = f"(proved to lie from {down(lower, 12)} to {up(upper, 12)})"
         lines = [f"epsilon at most {up(upper, 9)} at delta {exact(delta)} {proved}"]
     lines += [*accounting.membership_in_words(report), accounting.assumptions_in_words(report)]
-    _print(report, [*lines, *(f"picture: {file}" for file in report["files"])], as_json)
+    _print(SchemaName.EPSILON, report, [*lines, *(f"picture: {file}" for file in report["files"])], as_json)
 
 
 def noise(
@@ -173,14 +178,14 @@ def noise(
     report = accounting.noise_for(epsilon, drawn, rounds, delta, adjacency.value)
     needed = up(report["noise_multiplier"], 9)
     line = f"noise multiplier {needed} for epsilon {exact(epsilon)} at delta {exact(delta)}"
-    _print(report, [line, accounting.assumptions_in_words(report)], as_json)
+    _print(SchemaName.NOISE, report, [line, accounting.assumptions_in_words(report)], as_json)
 
 
 budget = typer.Typer(
     rich_markup_mode="rich",  # older versions of typer have another default
     no_args_is_help=True,
     help="Keep a privacy budget in a file, and never spend more.\n\nExample:\n\n"
-    "secfed budget limit --ledger budget.db --epsilon 3 --delta 1e-5",
+    "secfed budget limit budget.db --epsilon 3 --delta 1e-5",
 )
 
 
@@ -196,7 +201,7 @@ def limit(
 
     Example:
 
-    secfed budget limit --ledger budget.db --epsilon 3 --delta 1e-5
+    secfed budget limit budget.db --epsilon 3 --delta 1e-5
     """
     from secfed import dp
     from secfed.cli import accounting
@@ -207,7 +212,7 @@ def limit(
         raise SecFedError(str(error)) from None
     report = accounting.standing(made)
     line = f"{ledger}: at most epsilon {exact(epsilon)} at delta {exact(delta)}, adjacency {adjacency.value}"
-    _print(report, [line], as_json)
+    _print(SchemaName.BUDGET_LIMIT, report, [line], as_json)
 
 
 @budget.command()
@@ -219,23 +224,79 @@ def spend(
     sampling: SamplingOption = SamplingChoice.POISSON,
     population: Population = None,
     cohort: Cohort = None,
-    label: Annotated[str, typer.Option(help="A text for the listing.", rich_help_panel=PRIVACY)] = "",
+    label: Label = "",
     as_json: AsJson = False,
 ) -> None:
     """Record rounds of Gaussian noise before the noise is drawn, or refuse them if they would overspend.
 
+    What is spent cannot be given back: reserve is for rounds that may still fail.
+
     Example:
 
-    secfed budget spend --ledger budget.db --noise-multiplier 2 --sampling-rate 0.1 --rounds 5 --label "first week"
+    secfed budget spend budget.db --noise-multiplier 2 --sampling-rate 0.1 --rounds 5 --label "first week"
     """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
-    from secfed.cli import accounting
-
     release, opened = drawn.release(noise_multiplier), _opened(ledger)
     entry = opened.commit(opened.reserve(release, rounds, label))
-    report = accounting.standing(opened, release) | {"entry": entry.to_json()}
-    lines = [accounting.in_words(report), f"{report['remaining_rounds']} more such rounds fit", report["assumptions"]]
-    _print(report, lines, as_json)
+    report, lines = _of_entry(opened, entry)
+    _print(SchemaName.BUDGET_SPEND, report, [*lines, report["assumptions"]], as_json)
+
+
+@budget.command()
+def reserve(
+    ledger: File,
+    noise_multiplier: Noise,
+    sampling_rate: Rate = None,
+    rounds: Rounds = 1,
+    sampling: SamplingOption = SamplingChoice.POISSON,
+    population: Population = None,
+    cohort: Cohort = None,
+    label: Label = "",
+    as_json: AsJson = False,
+) -> None:
+    """Set rounds of Gaussian noise aside before the noise is drawn, or refuse them if they would overspend.
+
+    The number of the entry is for commit, once they are released, or for cancel, if nothing was. Until then they count
+    as spent.
+
+    Example:
+
+    secfed budget reserve budget.db --noise-multiplier 2 --sampling-rate 0.1 --label "round 6"
+    """
+    drawn = _sampling(sampling, sampling_rate, cohort, population)
+    opened = _opened(ledger)
+    entry = opened.reserve(drawn.release(noise_multiplier), rounds, label)
+    report, lines = _of_entry(opened, entry)
+    _print(SchemaName.BUDGET_RESERVE, report, [f"reserved as entry {entry.number}", *lines], as_json)
+
+
+@budget.command()
+def commit(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
+    """Note that a reserved entry was released; it spends what it did before.
+
+    Example:
+
+    secfed budget commit budget.db 3
+    """
+    opened = _opened(ledger)
+    report, lines = _of_entry(opened, opened.commit(_entry(opened, number)))
+    _print(SchemaName.BUDGET_COMMIT, report, [f"entry {number} is committed", *lines], as_json)
+
+
+@budget.command()
+def cancel(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
+    """Give back what a reserved entry set aside, because nothing of it was released.
+
+    Do so only if nothing that depends on the clients' data has left: no sum, no model, no score of a model. When in
+    doubt, commit the entry.
+
+    Example:
+
+    secfed budget cancel budget.db 3
+    """
+    opened = _opened(ledger)
+    report, lines = _of_entry(opened, opened.cancel(_entry(opened, number)))
+    _print(SchemaName.BUDGET_CANCEL, report, [f"entry {number} is cancelled", *lines], as_json)
 
 
 @budget.command()
@@ -244,9 +305,9 @@ def show(ledger: File, as_json: AsJson = False) -> None:
 
     Examples:
 
-    secfed budget show --ledger budget.db
+    secfed budget show budget.db
 
-    secfed budget show --ledger budget.db --json
+    secfed budget show budget.db --json
     """
     from rich.console import Console
 
@@ -263,7 +324,7 @@ def show(ledger: File, as_json: AsJson = False) -> None:
     if entries:
         lines.insert(1, f"{report['remaining_rounds']} more releases like the last fit")
     lines.append(f"head {report['head']}")
-    _print(report, lines, as_json)
+    _print(SchemaName.BUDGET_SHOW, report, lines, as_json)
 
 
 @budget.command()
@@ -280,7 +341,7 @@ def remaining(
 
     Example:
 
-    secfed budget remaining --ledger budget.db --noise-multiplier 2 --sampling-rate 0.1
+    secfed budget remaining budget.db --noise-multiplier 2 --sampling-rate 0.1
     """
     drawn = _sampling(sampling, sampling_rate, cohort, population)
     from secfed import dp
@@ -289,7 +350,7 @@ def remaining(
     release = drawn.release(noise_multiplier)
     report = accounting.standing(_opened(ledger), release) | {"release": dp.events.to_json(release)}
     lines = [f"{report['remaining_rounds']} more such rounds fit", accounting.in_words(report), report["assumptions"]]
-    _print(report, lines, as_json)
+    _print(SchemaName.BUDGET_REMAINING, report, lines, as_json)
 
 
 def _opened(file: Path) -> "dp.Ledger":
@@ -302,6 +363,23 @@ def _opened(file: Path) -> "dp.Ledger":
         raise SecFedError(str(error)) from None
 
 
+def _entry(ledger: "dp.Ledger", number: int) -> "Entry":
+    """Return an entry of a ledger by its number."""
+    entries = {entry.number: entry for entry in ledger.entries()}
+    if number not in entries:
+        reserved = ", ".join(str(entry.number) for entry in entries.values() if entry.state == "reserved")
+        raise SecFedError(f"{ledger.path} has no entry {number}; reserved are: {reserved or 'no entries'}")
+    return entries[number]
+
+
+def _of_entry(ledger: "dp.Ledger", entry: "Entry") -> tuple[dict[str, Any], list[str]]:
+    """Return where a ledger stands after a change of an entry, as an object and in words."""
+    from secfed.cli import accounting
+
+    report = accounting.standing(ledger, entry.event) | {"entry": entry.to_json()}
+    return report, [accounting.in_words(report), f"{report['remaining_rounds']} more such rounds fit"]
+
+
 def _sampling(kind: SamplingChoice, rate: float | None, cohort: int | None, population: int | None) -> "CohortSampling":
     from secfed.cli.accounting import CohortSampling
 
@@ -311,5 +389,8 @@ def _sampling(kind: SamplingChoice, rate: float | None, cohort: int | None, popu
         raise typer.BadParameter(str(error)) from None
 
 
-def _print(report: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    typer.echo(json.dumps(report, allow_nan=False) if as_json else "\n".join(lines))
+def _print(command: SchemaName, report: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json(command, report)
+    else:
+        typer.echo("\n".join(lines))

@@ -1,4 +1,4 @@
-"""The commands `serve`, `join` and `identity`: one secure sum between processes or machines. `app` adds them."""
+"""The commands `serve` and `join`: one secure sum between processes or machines. `app` adds them."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secfed.cli.extras import require
+from secfed.cli.json_output import SchemaName
 from secfed.cli.network_options import (
     ClipNorm,
     Insecure,
@@ -52,25 +53,6 @@ _WITHOUT_EFFECT = (
         for choice in ("central", "distributed")
     ),
 )
-
-
-def identity(
-    file: Annotated[Path, typer.Argument(help="A file that does not exist yet.", dir_okay=False)],
-) -> None:
-    """Make a client's identity key, and print its public half for the roster.
-
-    The file is the private key: only its owner may read it, and it never leaves the client's machine.
-
-    Example:
-
-    secfed identity client-1.key
-    """
-    from secfed.secagg.identities import create_identity
-
-    try:
-        typer.echo(create_identity(file))
-    except OSError as error:
-        raise SecFedError(f"cannot make {file}: {error.strerror}") from None
 
 
 def serve(
@@ -237,7 +219,7 @@ def serve(
         asyncio.run(server.run(finished=release.finish))
         if driver.failure:
             raise SecFedError(f"the session gave no mean: {driver.failure}")
-    tell(lines_of(release.found, len(ids)), release.found if as_json else None)
+    tell(SchemaName.SERVE, lines_of(release.found, len(ids)), release.found if as_json else None)
 
 
 def join(
@@ -391,6 +373,7 @@ def join(
         "bytes_received": joined.bytes_down,
     }
     tell(
+        SchemaName.JOIN,
         [f"done: the update of client {client_id} is in the mean of {len(joined.survivors)} clients"],
         found if as_json else None,
     )

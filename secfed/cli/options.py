@@ -1,11 +1,12 @@
 """What commands share: options, their checks (typer's own bounds let "nan" pass), and how they tell what they found."""
 
-import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+from secfed.cli.json_output import SchemaName, print_json
 
 # The panels in which --help shows the options.
 ALGORITHM = "Algorithm"
@@ -178,7 +179,7 @@ def refuse_without_effect(
                 raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect with --{option} {choice}".rstrip())
 
 
-def tell(lines: Iterable[str], found: Mapping[str, Any] | None) -> None:
+def tell(command: SchemaName, lines: Iterable[str], found: Mapping[str, Any] | None) -> None:
     """Print lines; if there is a JSON object, print it alone on stdout and the lines on stderr."""
     from rich.console import Console
 
@@ -186,4 +187,4 @@ def tell(lines: Iterable[str], found: Mapping[str, Any] | None) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)
     if found is not None:
-        typer.echo(json.dumps(found))
+        print_json(command, found)

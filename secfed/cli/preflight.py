@@ -1,6 +1,5 @@
 """The command `preflight`: is a plan consistent, and what will it cost? `app` adds it to the command line."""
 
-import json
 import math
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,6 +9,7 @@ import typer
 
 from secfed.cli.budget import AdjacencyChoice
 from secfed.cli.extras import require
+from secfed.cli.json_output import SchemaName, print_json
 from secfed.cli.options import (
     DATA,
     OUTPUT,
@@ -229,7 +229,7 @@ def preflight(
         console.print(cost_table(report.costs))
         say(cost_lines(report.costs))
     if as_json:
-        typer.echo(json.dumps(report.to_json(), allow_nan=False))
+        print_json(SchemaName.PREFLIGHT, report.to_json())
     raise typer.Exit(1 if report.problems else 0)
 
 

@@ -52,9 +52,8 @@ class Structure:
         """
         if difference := self.difference(structure(update), dtypes=dtypes):
             raise EncodingError(difference)
-        if not is_finite(update):
-            number = int(np.argmin(np.isfinite(flatten(update))))
-            raise EncodingError(f"value {number} of the flattened update is not finite")
+        if odd := not_finite(update):
+            raise EncodingError(odd)
 
     def values(self, update: Update) -> npt.NDArray[np.floating[Any]]:
         """Flatten an update that must have these names and shapes, of any float dtype, to shape `(size,)`.
@@ -97,9 +96,14 @@ def arrays(update: Update) -> list[npt.NDArray[Any]]:
     return [array for _, array in _leaves(update, "")]
 
 
-def is_finite(update: Update) -> bool:
-    """Return whether all values are finite, without a copy of them."""
-    return all(bool(np.isfinite(array).all()) for array in arrays(update))
+def not_finite(update: Update) -> str:
+    """Say which array holds a value that is not finite, and where its first one is; or nothing ("")."""
+    for path, array in _leaves(update, ""):
+        finite = np.isfinite(array)
+        if not finite.all():
+            index = [int(place) for place in np.unravel_index(int(np.argmin(finite)), array.shape)]
+            return f"{path or 'the array'} holds a value that is not finite" + (f", at index {index}" if index else "")
+    return ""
 
 
 def flatten(update: Update) -> npt.NDArray[np.floating[Any]]:

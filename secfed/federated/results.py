@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from secfed.aggregation.prepared import Reject
-from secfed.encoding.flatten import Structure, Update, flatten, is_finite, structure, unflatten
+from secfed.encoding.flatten import Structure, Update, flatten, not_finite, structure, unflatten
 from secfed.errors import EncodingError
 
 Model = Update
@@ -90,15 +90,15 @@ def _objection(like: Structure, result: Any) -> str:
     update, weight = result
     try:
         difference = like.difference(structure(update), dtypes=False)
-        finite = not difference and is_finite(update)
+        odd = "" if difference else not_finite(update)
     except EncodingError as error:
         return f"the update holds something else than arrays: {error}"
     except ValueError:  # numpy's, of a ragged list
         return "the update holds something else than arrays"
     if difference:
         return f"the update is not shaped like the model: {difference}"
-    if not finite:
-        return "the update holds a value that is not finite"
+    if odd:
+        return odd
     if not (isinstance(weight, int | float | np.integer | np.floating) and math.isfinite(weight)):
         return "the weight is not a finite number"
     return "" if weight > 0 else "the weight is not positive: it has no examples"

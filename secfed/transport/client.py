@@ -12,7 +12,7 @@ import io
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -80,6 +80,16 @@ def client_context(authority: str | None = None) -> ssl.SSLContext:
     return context
 
 
+def _check_identity(client_id: int, key: SigningKey, roster: Mapping[int, bytes]) -> None:
+    """Refuse a key that is not the client's in the roster, before the server is asked for anything."""
+    if client_id not in roster:
+        raise ConfigError(f"client {client_id} is not among the {len(roster)} clients of the roster")
+    if key.public_bytes != roster[client_id]:
+        owner = next((other for other, public in roster.items() if public == key.public_bytes), None)
+        whose = "of no client of the roster" if owner is None else f"that of client {owner}"
+        raise ConfigError(f"the identity key is {whose}, needed that of client {client_id}")
+
+
 async def join(
     url: str,
     client_id: int,
@@ -130,6 +140,8 @@ async def join(
     terms = terms or Terms()
     if (terms.roster is None) != (signing_key is None):
         raise ConfigError("a roster and an identity key belong together: found one of them")
+    if terms.roster is not None and signing_key is not None:
+        _check_identity(client_id, signing_key, terms.roster)
     base = _checked(url, insecure)
     limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_ANSWER_SECONDS)
     connector = aiohttp.TCPConnector(

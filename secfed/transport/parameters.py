@@ -178,8 +178,8 @@ class Terms:
             ConfigError: This client is not in the session, or has a weight that has no effect.
         """
         config = found.config
-        if difference := _difference(found.arrays, _arrays(structure(update))):
-            raise EncodingError(f"the session is for another update than this client's: {difference}")
+        if difference := _difference(_arrays(structure(update)), found.arrays):
+            raise EncodingError(f"this client's update does not fit the session: {difference}")
         if self.privacy is not None and self.privacy.weight_cap is None and weight != 1:
             raise ConfigError(f"weight {weight} has no effect on this private sum: needed 1")
         transform = self._read(found.transform, update)
@@ -281,12 +281,12 @@ def _arrays(found: Structure) -> tuple[tuple[str, tuple[int, ...], str], ...]:
 
 
 def _difference(
-    theirs: tuple[tuple[str, tuple[int, ...], str], ...], own: tuple[tuple[str, tuple[int, ...], str], ...]
+    own: tuple[tuple[str, tuple[int, ...], str], ...], needed: tuple[tuple[str, tuple[int, ...], str], ...]
 ) -> str:
-    """Say where two descriptions differ in names or shapes; dtypes may differ, for a vector has none."""
-    for (their_name, their_shape, _), (name, shape, _) in zip(theirs, own, strict=False):
-        if their_name != name:
-            return f"its next array is {their_name!r}, needed {name!r}"
-        if their_shape != shape:
-            return f"{name!r} has shape {their_shape}, needed {shape}"
-    return "" if len(theirs) == len(own) else f"it has {len(theirs)} arrays, needed {len(own)}"
+    """Say where an update differs in names or shapes; dtypes may differ, for a vector has none."""
+    for (name, shape, _), (needed_name, needed_shape, _) in zip(own, needed, strict=False):
+        if name != needed_name:
+            return f"its next array is {name!r}, needed {needed_name!r}"
+        if shape != needed_shape:
+            return f"{name!r} has shape {shape}, needed {needed_shape}"
+    return "" if len(own) == len(needed) else f"it has {len(own)} arrays, needed {len(needed)}"

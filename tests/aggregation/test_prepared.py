@@ -83,9 +83,9 @@ def test_clients_whose_result_does_not_fit_drop_out_or_end_the_aggregation(aggre
     prepared = aggregator.prepare(np.zeros(50), IDS, privacy=privacy)
     rejected: dict[int, str] = {}
     result = prepared.run_each(result_of, reject=rejected.__setitem__)
-    assert rejected == {3: "value 0 of the flattened update is not finite"}
+    assert rejected == {3: "the array holds a value that is not finite, at index [0]"}
     assert result.dropouts == (3,)
-    with pytest.raises(EncodingError, match="client 3: value 0"):
+    with pytest.raises(EncodingError, match="client 3: the array holds a value that is not finite"):
         prepared.run_each(result_of)
 
 

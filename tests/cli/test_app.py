@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from secfed import dp
 from secfed.cli.algorithm_parameters import DEFAULTS
-from secfed.cli.app import Dataset
+from secfed.cli.simulate import Dataset
 from secfed.cli.simulation.datasets import LOADERS
 from secfed.dp.rounding import up
 from tests.cli.runner import Run, Runner
@@ -90,7 +91,7 @@ def test_with_privacy_the_epsilon_of_each_round_is_told(secfed: Runner, tmp_path
     assert found["delta"] == found["rounds"][0]["delta"] == 1e-6
     assert found["privacy"] == privacy and found["epsilon_budget"] == 2.5
     assert found["noise_multiplier"] > 1 and found["clip_norm"] == 1.0
-    assert ("central_accuracy" in found) == (privacy == "distributed")
+    assert (found["central_accuracy"] is not None) == (privacy == "distributed")
     if privacy == "distributed":
         assert found["central_accuracy"] == found["rounds"][-1]["central_accuracy"]
         assert "against the server, and anyone who sees the models" in run.stderr
@@ -113,6 +114,59 @@ def test_with_json_the_table_and_the_summary_go_to_stderr(small: Small) -> None:
     assert run.stdout.count("\n") == 1
     assert "vivors" in run.stderr and "kB" in run.stderr and "ms" in run.stderr
     assert "the server saw 2 sums of" in run.stderr and "no update of any client" in run.stderr
+
+
+def round_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if re.match(r"round \d+ of ", line)]
+
+
+@UNDRAWN
+@pytest.mark.parametrize("options", [(), ("--privacy", "central")], ids=["plain", "private"])
+def test_without_a_terminal_each_round_has_a_line_on_stderr(
+    secfed: Runner, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, *options)
+    expected = []
+    for entry in json.loads(run.stdout)["rounds"]:
+        line = f"round {entry['number']} of 2: accuracy {100 * entry['accuracy']:.2f} %, "
+        line += f"survivors {entry['survivors']} of {entry['cohort']}"
+        expected.append(line + (f", epsilon {up(entry['epsilon'], 4)}" if options else ""))
+    assert round_lines(run.stderr) == expected
+
+
+@UNDRAWN
+def test_the_line_of_a_failed_round_says_why(secfed: Runner, tmp_path: Path) -> None:
+    run = secfed(*SMALL, "--json", "--output", tmp_path, "--dropout", 1)
+    entry = json.loads(run.stdout)["rounds"][0]
+    assert round_lines(run.stderr)[0].endswith(f" %, failed ({entry['failure']})")
+
+
+def test_a_rounds_line_is_there_before_the_next_round_is_over(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "secfed",
+        "simulate",
+        "--rounds",
+        "1000",
+        "--clients",
+        "4",
+        "--aggregator",
+        "plain",
+    ]
+    started = subprocess.Popen(
+        [*command, "--json", "--output", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=SOURCE,
+    )
+    with started:
+        assert started.stderr and started.stdout
+        assert started.stderr.readline().startswith("round 1 of 1000: accuracy ")
+        assert started.poll() is None
+        started.kill()
+        assert started.stdout.read() == ""
 
 
 @UNDRAWN

@@ -179,13 +179,13 @@ def test_printed_spending_of_a_ledger_is_not_below_what_was_spent(
     secfed: Runner, budget: dp.Ledger, noise: float
 ) -> None:
     budget.record(dp.Gaussian(noise))
-    printed = secfed("budget", "show", "--ledger", budget.path).stdout.split()[2]
+    printed = secfed("budget", "show", budget.path).stdout.split()[2]
     assert Decimal(printed) >= Decimal(budget.spent())
     assert float(printed) == pytest.approx(budget.spent(), rel=1e-5)
 
 
 def test_limits_are_printed_as_they_are(secfed: Runner, file: Path) -> None:
-    run = secfed("budget", "limit", "--ledger", file, "--epsilon", "0.123456789", "--delta", "1.23456789e-5")
+    run = secfed("budget", "limit", file, "--epsilon", "0.123456789", "--delta", "1.23456789e-5")
     assert "at most epsilon 0.123456789 at delta 1.23456789e-05" in run.stdout
 
 
@@ -283,7 +283,7 @@ def test_wrong_use_ends_with_exit_code_2_and_says_why(secfed: Runner, options: d
 
 @pytest.mark.parametrize("epsilon", ["0", "-3", "nan", "inf"])
 def test_a_budget_is_positive_and_finite(secfed: Runner, file: Path, epsilon: str) -> None:
-    for command in (("noise",), ("budget", "limit", "--ledger", file)):
+    for command in (("noise",), ("budget", "limit", file)):
         run = secfed(*command, "--epsilon", epsilon, "--delta", DELTA)
         assert run.exit_code == 2 and "must be positive and finite" in run.stderr
     assert not file.exists()
@@ -300,7 +300,7 @@ def test_what_is_missing_is_named(secfed: Runner) -> None:
 
 
 def test_a_budget_from_its_limit_to_its_end(secfed: Runner, file: Path) -> None:
-    of = ("--ledger", file, "--json")
+    of = (file, "--json")
     made = found(secfed("budget", "limit", *of, "--epsilon", 3, "--delta", DELTA, "--adjacency", "replace"))
     assert (made["limit"], made["spent"], made["delta"], made["adjacency"]) == (3.0, 0.0, DELTA, "replace")
     assert made["remaining_rounds"] is None
@@ -331,12 +331,12 @@ def test_a_budget_from_its_limit_to_its_end(secfed: Runner, file: Path) -> None:
 
 
 def test_show_lists_the_releases_on_stderr_and_the_sum_on_stdout(secfed: Runner, budget: dp.Ledger) -> None:
-    empty = secfed("budget", "show", "--ledger", budget.path)
+    empty = secfed("budget", "show", budget.path)
     assert empty.stdout.startswith("spent epsilon 0 of 3 at delta 1e-05\n") and empty.stderr == ""
     assert empty.stdout.endswith(f"\nhead {budget.head()}\n")
     budget.commit(budget.reserve(dp.PoissonSampled(0.1, dp.Gaussian(4.0)), 5, "rounds [1]-5"))
     budget.reserve(dp.Gaussian(30.0), label="crashed")
-    run = secfed("budget", "show", "--ledger", budget.path)
+    run = secfed("budget", "show", budget.path)
     assert run.exit_code == 0
     for text in ("Gaussian 4, Poisson 0.1", "rounds [1]-5", "committed", "crashed", "reserved"):
         assert text in run.stderr
@@ -349,46 +349,91 @@ def test_show_lists_the_releases_on_stderr_and_the_sum_on_stdout(secfed: Runner,
 
 def test_a_ledger_that_guarantees_nothing_any_more_says_so(secfed: Runner, budget: dp.Ledger) -> None:
     budget.record(dp.NonPrivate(), label="the log file")
-    run = secfed("budget", "show", "--ledger", budget.path)
+    run = secfed("budget", "show", budget.path)
     assert "spent everything (no epsilon is guaranteed) of 3" in run.stdout
-    result = found(secfed("budget", "show", "--ledger", budget.path, "--json"))
+    result = found(secfed("budget", "show", budget.path, "--json"))
     assert result["spent"] is None and result["remaining_rounds"] == 0
 
 
 def test_the_other_commands_speak_too(secfed: Runner, file: Path) -> None:
-    made = secfed("budget", "limit", "--ledger", file, "--epsilon", 3, "--delta", DELTA)
+    made = secfed("budget", "limit", file, "--epsilon", 3, "--delta", DELTA)
     assert made.stdout == f"{file}: at most epsilon 3 at delta 1e-05, adjacency add_remove\n"
     release = ("--noise-multiplier", 10)
-    spent = secfed("budget", "spend", "--ledger", file, *release)
+    spent = secfed("budget", "spend", file, *release)
     fits = dp.Ledger.open(file).remaining_rounds(dp.Gaussian(10.0))
     assert spent.stdout.startswith("spent epsilon ") and f"\n{fits} more such rounds fit\n" in spent.stdout
-    left = secfed("budget", "remaining", "--ledger", file, *release)
+    left = secfed("budget", "remaining", file, *release)
     assert left.stdout.startswith(f"{fits} more such rounds fit\nspent epsilon ")
 
 
+def test_a_reservation_counts_as_spent_until_it_is_cancelled(secfed: Runner, budget: dp.Ledger) -> None:
+    release = (budget.path, "--noise-multiplier", 4, "--sampling-rate", 0.1)
+    kept = secfed("budget", "reserve", *release, "--rounds", 3, "--label", "kept")
+    assert kept.exit_code == 0 and kept.stdout.startswith("reserved as entry 1\nspent epsilon ")
+    lost = found(secfed("budget", "reserve", *release, "--json"))
+    assert (lost["entry"]["state"], lost["entry"]["number"], lost["entry"]["count"]) == ("reserved", 2, 1)
+    assert lost["spent"] == budget.spent()
+
+    committed = found(secfed("budget", "commit", budget.path, 1, "--json"))
+    assert (committed["entry"]["state"], committed["entry"]["label"]) == ("committed", "kept")
+    assert committed["spent"] == pytest.approx(lost["spent"], rel=1e-9)
+    cancelled = found(secfed("budget", "cancel", budget.path, lost["entry"]["number"], "--json"))
+    assert cancelled["entry"]["state"] == "cancelled"
+    event = dp.PoissonSampled(0.1, dp.Gaussian(4.0))
+    assert cancelled["spent"] == pytest.approx(dp.Accountant().compose(event, 3).epsilon(DELTA), rel=1e-9)
+    assert cancelled["remaining_rounds"] == lost["remaining_rounds"] + 1
+    assert [entry.state for entry in budget.entries()] == ["committed", "cancelled"]
+
+
+@pytest.mark.parametrize("command", ["commit", "cancel"])
+def test_an_entry_that_is_not_reserved_is_neither_committed_nor_cancelled(
+    secfed: Runner, budget: dp.Ledger, command: str
+) -> None:
+    budget.commit(budget.reserve(dp.Gaussian(9.0), label="done"))
+    entry = budget.reserve(dp.Gaussian(9.0))
+    before = budget.head()
+    again = secfed("budget", command, budget.path, 1, "--json")
+    assert again.exit_code == 1 and again.stdout == ""
+    assert "secfed: entry 1 ('done') is committed already" in again.stderr
+    other = secfed("budget", command, budget.path, 2)
+    assert other.exit_code == 1 and f"has no entry 2; reserved are: {entry.number}\n" in other.stderr
+    assert secfed("budget", command, budget.path, 0).exit_code == 2
+    assert budget.head() == before
+
+
+def test_a_reservation_that_would_overspend_is_refused(secfed: Runner, budget: dp.Ledger) -> None:
+    run = secfed("budget", "reserve", budget.path, "--noise-multiplier", 0.5)
+    assert run.exit_code == 1 and "the budget is 3" in run.stderr and budget.entries() == ()
+
+
+def test_the_option_of_earlier_versions_is_gone(secfed: Runner, budget: dp.Ledger) -> None:
+    run = secfed("budget", "show", "--ledger", budget.path)
+    assert run.exit_code == 2 and "No such option: --ledger" in run.stderr
+
+
 def test_an_existing_ledger_gets_no_other_limit(secfed: Runner, budget: dp.Ledger) -> None:
-    run = secfed("budget", "limit", "--ledger", budget.path, "--epsilon", 100, "--delta", DELTA, "--json")
+    run = secfed("budget", "limit", budget.path, "--epsilon", 100, "--delta", DELTA, "--json")
     assert run.exit_code == 1 and run.stdout == ""
     assert "exists already, and is never overwritten" in run.stderr
     assert dp.Ledger.open(budget.path).epsilon == 3.0
 
 
-@pytest.mark.parametrize("command", ["spend", "show", "remaining"])
+@pytest.mark.parametrize("command", ["spend", "show", "remaining", "reserve", "commit", "cancel"])
 def test_a_ledger_that_is_not_there_or_is_none_is_an_error(secfed: Runner, file: Path, command: str) -> None:
-    release = () if command == "show" else ("--noise-multiplier", 1)
-    run = secfed("budget", command, "--ledger", file, *release, "--json")
+    release = {"show": (), "commit": (1,), "cancel": (1,)}.get(command, ("--noise-multiplier", 1))
+    run = secfed("budget", command, file, *release, "--json")
     assert run.exit_code == 1 and run.stdout == "" and not file.exists()
     assert f"secfed: there is no ledger {file}" in run.stderr and "secfed budget limit" in run.stderr
     file.write_text("something else, of some length. " * 40)
-    run = secfed("budget", command, "--ledger", file, *release, "--json")
+    run = secfed("budget", command, file, *release, "--json")
     assert run.exit_code == 1 and "is not a ledger" in run.stderr
     assert file.read_text().startswith("something else")
 
 
 def test_a_wrong_release_is_wrong_use_and_not_recorded(secfed: Runner, budget: dp.Ledger) -> None:
     for options in (("--noise-multiplier", "nan"), ("--noise-multiplier", 1, "--rounds", 0), (*FIXED, "--cohort", 9)):
-        assert secfed("budget", "spend", "--ledger", budget.path, *options).exit_code == 2
-    assert secfed("budget", "spend", "--ledger", budget.path, "--noise-multiplier", 9, "--label", "a\nb").exit_code == 2
+        assert secfed("budget", "spend", budget.path, *options).exit_code == 2
+    assert secfed("budget", "spend", budget.path, "--noise-multiplier", 9, "--label", "a\nb").exit_code == 2
     assert budget.entries() == ()
 
 

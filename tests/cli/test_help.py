@@ -58,7 +58,10 @@ def test_help_has_panels_and_defaults_without_parentheses(secfed: Runner, path: 
 
 def test_examples_about_budgets_run(secfed: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for path in (("noise",), *(("budget", name) for name in ("limit", "spend", "remaining", "show"))):
+    for path in (
+        ("noise",),
+        *(("budget", name) for name in ("limit", "spend", "reserve", "commit", "remaining", "show")),
+    ):
         for _, *words in examples(path):
             assert secfed(*words).exit_code == 0, words
 

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from secfed.cli.network_options import _NEEDED, in_options
 from secfed.errors import ConfigError
 from secfed.secagg.identities import read_identity
-from tests.cli.runner import Runner
+from tests.cli.runner import Runner, follows_schema
 
 ROOT = Path(__file__).parent.parent.parent
 SAFE = "--tls-cert and --tls-key, --host 127.0.0.1, or --insecure"
@@ -63,9 +64,10 @@ def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Pa
     results = [process.communicate(timeout=60) for process in (*joins, server)]
     assert [process.returncode for process in (*joins, server)] == [0] * 4, results
     assert "secfed.transport resume stage=" in results[3][1]
-    assert all(json.loads(output)["survivors"] == [1, 2, 3] for output, _ in results[:3])
+    assert all(follows_schema(("join",), output)["survivors"] == [1, 2, 3] for output, _ in results[:3])
     found = {"output": "mean.npz", "survivors": [1, 2, 3], "dropouts": [], "weight": 4, "refused": 0}
-    assert json.loads(results[3][0]) == found
+    found |= {"schema": 1, **dict.fromkeys(("epsilon", "delta", "adjacency", "spent", "budget"))}
+    assert follows_schema(("serve",), results[3][0]) == found
     with np.load("mean.npz") as mean:
         assert (mean["w"].dtype, mean["b"].dtype) == (np.float32, np.float64)
         for name in ("w", "b"):
@@ -76,7 +78,7 @@ def test_three_clients_join_a_server_that_is_killed_and_started_again(folder: Pa
 @pytest.mark.parametrize("choice", ["central", "distributed"])
 def test_private_compressed_sum_in_processes_is_in_the_ledger(choice: str, folder: Path, secfed: Runner) -> None:
     """A session with noise of its own clients' terms; then one that the budget has no room for, and one refused."""
-    assert secfed("budget", "limit", "--ledger", "budget.db", "--epsilon", 5, "--delta", 1e-5).exit_code == 0
+    assert secfed("budget", "limit", "budget.db", "--epsilon", 5, "--delta", 1e-5).exit_code == 0
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -87,9 +89,9 @@ def test_private_compressed_sum_in_processes_is_in_the_ledger(choice: str, folde
     processes += [start(*join, f"update-{i}.npz", "--id", i, *noise, "--minimum-cohort", 3) for i in (1, 2, 3)]
     results = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, results
-    found = json.loads(results[0][0])
+    found = follows_schema(("serve",), results[0][0])
     assert 3 < found["epsilon"] == found["spent"] < 5 and (found["delta"], found["budget"]) == (1e-5, 5.0)
-    shown = json.loads(secfed("budget", "show", "--ledger", "budget.db", "--json").stdout)
+    shown = json.loads(secfed("budget", "show", "budget.db", "--json").stdout)
     assert [entry["state"] for entry in shown["entries"]] == ["committed"]
     with np.load("mean.npz") as mean:
         assert mean["w"].shape == (2, 3) and np.abs(mean["w"]).max() < 100
@@ -211,6 +213,23 @@ def test_words_that_become_options_are_those_of_the_library(module: str, argumen
     assert text in re.sub(r'"\n\s*f?"', "", source)
     with pytest.raises(ConfigError, match=f"^found x: needed {re.escape(option)}$"), in_options():
         raise ConfigError(f"found x: needed {text}")
+
+
+def test_join_checks_its_key_before_it_asks_the_server(folder: Path, secfed: Runner) -> None:
+    roster = {i: secfed("identity", f"client-{i}.key").stdout.strip() for i in (1, 2)}
+    secfed("identity", "stranger.key")
+    Path("roster.json").write_text(json.dumps(roster))
+    for client, key, message in (
+        (1, "client-2.key", "secfed: the identity key is that of client 2, needed that of client 1"),
+        (1, "stranger.key", "secfed: the identity key is of no client of the roster, needed that of client 1"),
+        (3, "client-1.key", "secfed: client 3 is not among the 2 clients of the roster"),
+        (1, "absent.key", "absent.key cannot be read"),
+    ):
+        join = ("join", "http://127.0.0.1:1", "update-1.npz", "--id", client, "--timeout", 30)
+        started = time.monotonic()
+        run = secfed(*join, "--identity", key, "--roster", "roster.json")
+        assert run.exit_code == 2 and message in run.stderr
+        assert time.monotonic() - started < 10  # no try to reach a server that is not there
 
 
 def test_join_without_a_server_says_so(folder: Path, secfed: Runner) -> None:

@@ -15,6 +15,7 @@ from tests.cli.runner import Runner
 
 PLAN = ("preflight", "--values", 100, "--clients", 12, "--no-measure")
 KEYS = {
+    "schema",
     "accepted", "problems", "suggestions", "round_failure", "failure", "noise_multiplier", "epsilon", "delta", "stages",
     "bytes_up", "bytes_down", "seconds", "seconds_once",
     "server_bytes", "server_seconds", "key_holder_bytes", "measured",

@@ -31,11 +31,11 @@ def test_update_of_another_float_type_has_the_same_vector() -> None:
 @pytest.mark.parametrize(
     ("update", "weight", "message"),
     [
-        ({"w": np.zeros((3, 2)), "b": np.zeros(2)}, 1, r"'w' has shape \(2, 3\), needed \(3, 2\)"),
-        ({"w": np.zeros((2, 3)), "c": np.zeros(2)}, 1, "its next array is 'b', needed 'c'"),
-        ({"w": np.zeros((2, 3))}, 1, "its next array is 'b', needed 'w'"),
-        ({**EXAMPLE, "x": np.zeros(1)}, 1, "it has 2 arrays, needed 3"),
-        ({**EXAMPLE, "b": np.array([np.nan, 0])}, 1, "not finite"),
+        ({"w": np.zeros((3, 2)), "b": np.zeros(2)}, 1, r"'w' has shape \(3, 2\), needed \(2, 3\)"),
+        ({"w": np.zeros((2, 3)), "c": np.zeros(2)}, 1, "its next array is 'c', needed 'b'"),
+        ({"w": np.zeros((2, 3))}, 1, "its next array is 'w', needed 'b'"),
+        ({**EXAMPLE, "x": np.zeros(1)}, 1, "it has 3 arrays, needed 2"),
+        ({**EXAMPLE, "b": np.array([np.nan, 0])}, 1, r"b holds a value that is not finite, at index \[0\]"),
         (EXAMPLE, 11, "weight"),
         (EXAMPLE, 0, "weight"),
     ],

@@ -112,7 +112,6 @@ class MembershipLeakage:
         """Return the result as the command line prints it."""
         settings = self.settings
         return {
-            "schema": 1,
             "attack": "membership",
             "adversary": "reader of the model",
             "aggregator": settings.aggregator,

@@ -89,7 +89,6 @@ class Reconstruction:
         settings = self.recorded.settings
         private = settings.privacy != "none"
         return {
-            "schema": 1,
             "attack": self.attack,
             "adversary": settings.adversary,
             "colluders": len(self.recorded.colluders) or None,

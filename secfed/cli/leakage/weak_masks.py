@@ -145,7 +145,6 @@ class WeakMasks:
         """Return the result as the command line prints it."""
         found = self.uniformity
         return {
-            "schema": 1,
             "attack": "masks",
             "adversary": "server",
             **asdict(self.settings),

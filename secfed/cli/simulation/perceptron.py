@@ -1,4 +1,4 @@
-"""The model that the command line trains: a perceptron with one hidden layer, in numpy, as a dictionary of arrays."""
+"""The models that the command line trains, in numpy, as dictionaries of arrays: a perceptron, logistic regression."""
 
 from dataclasses import dataclass, field
 
@@ -33,8 +33,13 @@ class Examples:
     generator: np.random.Generator = field(repr=False)
 
 
-def init(seed: int, features: int = 64, hidden: int = 32, classes: int = 10) -> Model:
-    """Draw a model: He's normal weights, biases of 0."""
+def init(seed: int, features: int = 64, hidden: int | None = 32, classes: int = 10) -> Model:
+    """Draw a perceptron with one hidden layer: He's normal weights, biases of 0.
+
+    Without a hidden layer (None) it is logistic regression, which starts at 0.
+    """
+    if hidden is None:
+        return {"output_weight": np.zeros((features, classes)), "output_bias": np.zeros(classes)}
     random = generator(seed, "model")
     return {
         "hidden_weight": random.normal(0.0, np.sqrt(2 / features), (features, hidden)),
@@ -55,12 +60,14 @@ def gradient(model: Model, inputs: Array, labels: npt.NDArray[np.int64]) -> tupl
     error = probabilities
     error[rows, labels] -= 1.0
     error /= len(labels)
+    slope = {"output_weight": hidden.T @ error, "output_bias": error.sum(axis=0)}
+    if "hidden_weight" not in model:
+        return loss, slope
     hidden_error = (error @ model["output_weight"].T) * (hidden > 0)
     return loss, {
         "hidden_weight": inputs.T @ hidden_error,
         "hidden_bias": hidden_error.sum(axis=0),
-        "output_weight": hidden.T @ error,
-        "output_bias": error.sum(axis=0),
+        **slope,
     }
 
 
@@ -93,6 +100,8 @@ def accuracy(model: Model, inputs: Array, labels: npt.NDArray[np.int64]) -> floa
 
 
 def _forward(model: Model, inputs: Array) -> tuple[Array, Array]:
-    """Return the hidden layer and the logits."""
-    hidden = np.maximum(inputs @ model["hidden_weight"] + model["hidden_bias"], 0.0)
+    """Return the last layer's inputs, which are the model's without a hidden layer, and the logits."""
+    hidden = inputs
+    if "hidden_weight" in model:
+        hidden = np.maximum(inputs @ model["hidden_weight"] + model["hidden_bias"], 0.0)
     return hidden, hidden @ model["output_weight"] + model["output_bias"]

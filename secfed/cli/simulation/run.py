@@ -15,7 +15,7 @@ import numpy as np
 from secfed import CentralGaussian, DistributedGaussian, Paillier, Plain, SecAgg, dp
 from secfed.aggregation import Aggregator, ClippingWarning, Privacy
 from secfed.aggregation.cohort_sizes import MOST_OF_DELTA
-from secfed.cli.simulation import algorithms, perceptron
+from secfed.cli.simulation import algorithms, own_data, perceptron
 from secfed.cli.simulation.datasets import LOADERS, Federation
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.random import generator
@@ -37,6 +37,7 @@ def simulate(
     settings: Settings,
     watch: Callable[[RoundRecord], None] = lambda record: None,
     step: Step = lambda what, done, clients: None,
+    federation: Federation | None = None,
 ) -> Outcome:
     """Train, and train again in the clear with the same seed, cohorts and silent clients.
 
@@ -48,6 +49,7 @@ def simulate(
         watch: Called with each round's record as soon as it is there.
         step: `step(what, done, clients)`, called after each client: the stage of the session, or the run in which
             clients train, and how many clients of how many it is done with.
+        federation: What `federation_of` returns for these settings; None: it is called.
 
     Returns:
         The outcome. Rounds that fail for lack of survivors are in it; the run in the clear, which needs no threshold,
@@ -59,8 +61,8 @@ def simulate(
     """
     if settings.rounds < 1:
         raise ConfigError(f"{settings.rounds} rounds: needed at least 1")
-    federation = LOADERS[settings.dataset](settings.clients, settings.alpha, settings.seed)
-    model = perceptron.init(settings.seed, federation.features, classes=federation.classes)
+    federation = federation or federation_of(settings)
+    model = perceptron.init(settings.seed, federation.features, settings.units, federation.classes)
     secured = _secured(settings, federation)
     if isinstance(secured, SecAgg):
         secured = replace(secured, progress=lambda stage, done, asked: step(stage.name, done, asked))
@@ -81,12 +83,26 @@ def simulate(
     difference = max(float(np.abs(final[name] - plain_final[name]).max()) for name in model)
     return Outcome(
         settings,
+        federation,
         tuple(records),
         difference,
         _threshold(settings, secured, privacy, model),
         clipped,
         privacy.noise_multiplier if privacy else None,
     )
+
+
+def federation_of(settings: Settings) -> Federation:
+    """Load the data and deal them out to the clients.
+
+    Raises:
+        ConfigError: The data do not suit the settings, or cannot be read.
+        MissingExtraError: The data set's package is not installed.
+    """
+    if settings.data is None:
+        return LOADERS[settings.dataset](settings.clients, settings.alpha, settings.seed)
+    table = own_data.read(settings.data, settings.label_column)
+    return own_data.federation(table, settings.clients, settings.alpha, settings.seed)
 
 
 def draw_dropouts(settings: Settings, number: int, cohort: tuple[int, ...]) -> dict[int, Stage]:

@@ -1,6 +1,7 @@
 """What a simulation is told to run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from secfed import paillier
@@ -18,7 +19,11 @@ class Settings:
     """What is run.
 
     Attributes:
-        dataset: A name in `datasets.LOADERS`.
+        dataset: A name in `datasets.LOADERS`; without effect with data.
+        data: A file with data to train on, see `own_data`; None: the data set.
+        label_column: Of a CSV file; None: the last one.
+        model: `"mlp"`, a perceptron with one hidden layer, or `"logistic"`, logistic regression.
+        hidden: Units of the hidden layer; without effect with logistic.
         clients: Number of clients.
         rounds: Number of rounds.
         aggregator: `"plain"`, `"secagg"` or `"paillier"`.
@@ -54,6 +59,10 @@ class Settings:
     """
 
     dataset: str = "digits"
+    data: Path | None = None
+    label_column: str | None = None
+    model: Literal["mlp", "logistic"] = "mlp"
+    hidden: int = 32
     clients: int = 50
     rounds: int = 30
     aggregator: Literal["plain", "secagg", "paillier"] = "secagg"
@@ -91,7 +100,7 @@ class Settings:
     @classmethod
     def of(cls, **given: Any) -> "Settings":
         """Fill in what is None; with privacy the clients are more, as noise hides one among few only at a cost."""
-        chosen: dict[str, Any] = {"clients": 50, "threshold": 2 / 3}
+        chosen: dict[str, Any] = {"clients": 50 if given.get("data") is None else 10, "threshold": 2 / 3}
         if given.get("privacy", "none") != "none":
             chosen |= {"clients": 300}
             many = (given.get("clients") or chosen["clients"]) > _COMPLETE
@@ -116,6 +125,16 @@ class Settings:
             if name in found and chosen[name] is None:
                 found[name] = min(int(found[name]), self.clients)
         return found
+
+    @property
+    def source(self) -> str:
+        """What the data are called: the data set, or the name of the file."""
+        return self.dataset if self.data is None else self.data.name
+
+    @property
+    def units(self) -> int | None:
+        """Units of the hidden layer; None without one."""
+        return self.hidden if self.model == "mlp" else None
 
     @property
     def asynchronous(self) -> bool:

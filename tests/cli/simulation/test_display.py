@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from secfed.cli.simulation.display import live_table
+from secfed.cli.simulation.run import simulate
 from secfed.cli.simulation.settings import Settings
 
 
@@ -33,3 +34,14 @@ def test_large_cohort_has_a_bar_that_ends_with_all_clients() -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_small_cohort_has_neither(terminal: bool) -> None:
     assert "share keys" not in shown(20, terminal)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_rounds_have_lines_only_where_there_is_no_terminal(terminal: bool) -> None:
+    file = io.StringIO()
+    settings = Settings(clients=4, rounds=2, aggregator="plain", dropout=0.0)
+    console = Console(file=file, force_terminal=terminal, width=80, color_system=None)
+    with live_table(settings, console) as (watch, _):
+        simulate(settings, watch)
+    assert file.getvalue().count(" of 2: accuracy") == (0 if terminal else 2)
+    assert "vivors" in file.getvalue()  # the table
