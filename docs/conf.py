@@ -25,5 +25,3 @@ autodoc_mock_imports = ["aiohttp", "flwr", "nvflare", "torch", "safetensors"]  #
 add_module_names = False
 default_role = "code"
 exclude_patterns = ["_build"]
-# Pages of the repository that are not part of the site are linked by their path in it.
-suppress_warnings = ["myst.xref_missing"]

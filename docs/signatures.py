@@ -1,4 +1,4 @@
-"""Sphinx extension: signatures with defaults as they are written, and with every keyword that a class takes.
+"""Sphinx extension for the reference: defaults as they are written, and every keyword that a class takes.
 
 Sphinx shows the value of a default of a dataclass, so `2 / 3` would read `0.6666666666666666`. It leaves out the
 keywords of `**options: Unpack[...]`.
@@ -7,6 +7,7 @@ keywords of `**options: Unpack[...]`.
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 from typing import Any, get_args
 
@@ -96,7 +97,26 @@ def process(
     return shown, returned
 
 
+def drop_broken_links(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Drop links from source code to names that the reference documents under another package.
+
+    `sphinx.ext.viewcode` takes all names of a module for those of one package.
+    """
+    if not page.startswith("_modules/") or "body" not in context:
+        return
+    documented = app.env.get_domain("py").objects
+
+    def kept(link: re.Match[str]) -> str:
+        of = documented.get(link["name"])
+        return link[0] if of and link["page"].endswith(f"{of.docname}.html") else ""
+
+    context["body"] = re.sub(
+        r'<a class="viewcode-back" href="(?P<page>[^"#]*)#(?P<name>[^"]*)">.*?</a>', kept, context["body"]
+    )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("autodoc-process-signature", process)
+    app.connect("html-page-context", drop_broken_links)
     return {"parallel_read_safe": True}

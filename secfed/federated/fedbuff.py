@@ -52,7 +52,8 @@ class FedBuff(Asynchronous):
     >>> import numpy as np, secfed
     >>> def local_update(model, data):
     ...     return 0.5 * (data - model), 1
-    >>> training = secfed.FedBuff(local_update, aggregator=secfed.SecAgg(threshold=2), buffer_size=3, concurrency=5)
+    >>> secure = secfed.SecAgg(threshold=2)
+    >>> training = secfed.FedBuff(local_update, aggregator=secure, buffer_size=3, concurrency=5)
     >>> clients = [np.full(2, float(value)) for value in range(6)]
     >>> took = lambda client_id, number: float(client_id)
     >>> reports = list(training.rounds(np.zeros(2), clients, count=3, seed=1, durations=took))
