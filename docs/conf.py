@@ -9,12 +9,22 @@ sys.path.insert(0, str(Path(__file__).parent))  # where this folder's extensions
 project = "secfed"
 copyright = "the secfed authors"
 release = installed("secfed")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mathml", "signatures"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "mathml",
+    "message_flow",
+    "signatures",
+]
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = [
+    "dollarmath",
+]
 myst_heading_anchors = 3
 napoleon_custom_sections = [("Security", "notes_style"), ("Source", "notes_style"), ("Yields", "returns_style")]
 autodoc_member_order = "bysource"

@@ -7,11 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from secfed import federated
 from secfed.federated.training import TrainingOptions
+from secfed.secagg.stages import EXCHANGES
 from tests.every_file import every_file
 from tests.test_docstrings import docstrings, section
 
@@ -126,3 +128,14 @@ def test_algorithms_describe_what_they_share_in_the_same_words() -> None:
         assert {name: found[name] for name in TrainingOptions.__annotations__} == {
             name: whole[name] for name in TrainingOptions.__annotations__
         }
+
+
+def test_the_drawing_of_a_session_has_every_stage_and_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    lines = ElementTree.fromstring(import_module("message_flow").drawing()).itertext()
+    words = " ".join(" ".join(lines).split())
+    for stage, exchange in EXCHANGES.items():
+        assert stage.name in words
+        for message in (exchange.request, exchange.response):
+            first = (inspect.getdoc(message) or "").split("\n\n")[0].removesuffix(".")
+            assert " ".join(first.split()) in words
