@@ -49,7 +49,7 @@ LOOK = r"""
   const walk = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
     const text = walk.currentNode;
-    if (/\\(?:frac|sum|int|le|ge|alpha|sigma|mathbb|hat|big)\b/.test(text.data)
+    if (/\\(?:frac|sum|int|le|ge|alpha|sigma|mathbb|hat|big)(?![a-z])/.test(text.data)
         && !text.parentElement.closest("code, pre, script, style")) found.push(`TeX: ${text.data.trim().slice(0, 60)}`);
   }
   return found;
