@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
 LINKED = sorted({*PAGES, *ROOT.glob("*.md"), *(ROOT / "protocols").rglob("*.md")})
 MOST_UNTESTED = 2
+MOST_COLUMNS = 88
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>[^\n`]*)$")
 NO_TEST = re.compile(r"^\s*<!--\s*no test:\s*\S.*-->\s*$")
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?(?P<target>[^()\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
@@ -72,6 +73,19 @@ def anchors(path: Path) -> set[str]:
             found.add(slug if slug not in found else f"{slug}-1")
         found |= set(re.findall(r"^\(([\w-]+)\)=", line)) | set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", line))
     return found
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.zh.md"], ids=page_name)
+def test_code_has_at_most_88_columns(path: Path) -> None:
+    """So a block is read on a small window without scrolling; directives are not shown as code."""
+    wide = [
+        f"line {first + number} has {len(line)}"
+        for first, language, text, _ in blocks(path)
+        if not language.startswith("{")
+        for number, line in enumerate(text.split("\n"))
+        if len(line) > MOST_COLUMNS
+    ]
+    assert wide == []
 
 
 def test_readme_exists() -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from secfed import errors
+from secfed.federated.training import TrainingOptions
 from tests.every_file import every_file
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef
@@ -101,7 +102,11 @@ def test_errors_that_are_raised_exist(path: Path) -> None:
 def test_arguments_that_docstrings_name_exist(path: Path) -> None:
     for name, node in public(tree(path)):
         described = section(ast.get_docstring(node) or "", "Args:")
-        assert set(described) <= arguments_of(node), name
+        found = arguments_of(node)
+        for base in node.bases if isinstance(node, ast.ClassDef) else []:  # those in the same file
+            bases = [of for other, of in public(tree(path)) if other == ast.unparse(base)]
+            found = found.union(*map(arguments_of, bases))
+        assert set(described) <= found, name
 
 
 @every_file
@@ -139,7 +144,10 @@ def arguments_of(node: Documented) -> set[str]:
         parameters = node.args
         every = [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs]
         every += [argument for argument in (parameters.vararg, parameters.kwarg) if argument]
-        return {argument.arg for argument in every} - {"self", "cls"}
+        found = {argument.arg for argument in every}
+        if parameters.kwarg and "TrainingOptions" in ast.unparse(parameters.kwarg):
+            found |= set(TrainingOptions.__annotations__)
+        return found - {"self", "cls"}
     found = set()
     for child in node.body:
         if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):

@@ -86,6 +86,13 @@ class Aggregator(ABC):
     ) -> Transform:
         """Choose how the updates of this many clients become vectors; for the rest see `prepare`.
 
+        Args:
+            example: What an update looks like, such as the model.
+            clients: How many clients are in the cohort.
+            weights: Their weights, where `needs_weights`; else None.
+            privacy: `CentralGaussian` or `DistributedGaussian`; None adds no noise.
+            round: The training round.
+
         Raises:
             ConfigError: Parameters that do not fit together, or a compression that would have no effect.
             EncodingError: The example is not an update.
@@ -126,10 +133,22 @@ class Aggregator(ABC):
 
     @abstractmethod
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
-        """Choose what adds these clients' vectors."""
+        """Choose what adds these clients' vectors.
+
+        Args:
+            client_ids: Ids of the cohort, ascending.
+            transform: How updates become vectors, from `transform`.
+            round: The training round.
+            model_hash: 32 bytes that identify the model being trained.
+        """
 
     def rounding(self, round: int, client_id: int) -> bytes | None:
-        """Return the 32 bytes that decide a client's rounding in one round; None leaves it to the operating system."""
+        """Return the 32 bytes that decide a client's rounding in one round; None leaves it to the operating system.
+
+        Args:
+            round: The training round.
+            client_id: The client.
+        """
         return None
 
     def aggregate(

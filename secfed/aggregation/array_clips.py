@@ -58,6 +58,9 @@ class ArrayClips(Mapping[str, float]):
     def of(self, like: Structure) -> tuple[float, ...]:
         """Return the clips of the arrays of an update, in the order in which `flatten` joins them.
 
+        Args:
+            like: The structure of the update.
+
         Raises:
             ConfigError: An array has no clip, or a clip no array.
         """

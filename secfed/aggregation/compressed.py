@@ -88,7 +88,11 @@ class Maps:
         return values
 
     def expand(self, values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-        """Return what compressed values, or their mean, stand for: shape `(structure.size,)`."""
+        """Return what compressed values, or their mean, stand for: shape `(structure.size,)`.
+
+        Args:
+            values: What `compress` gave, or a mean of it.
+        """
         for number, each in reversed([*enumerate(self.compression)]):
             values = each.expand(values, self._shapes[number], map_seed(self.seed, number))
         return values
@@ -201,6 +205,10 @@ class Compressed(Preceded):
 
     def decode(self, total: npt.NDArray[Any], survivors: Collection[int]) -> Decoded:
         """Decode the sum to the mean of the compressed values, and expand it.
+
+        Args:
+            total: Sum of the vectors, as the protocol gave it.
+            survivors: Ids of the clients whose vectors are in the sum, ascending.
 
         Raises:
             EncodingError: This is not a sum of encoded vectors.

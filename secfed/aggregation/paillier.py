@@ -31,7 +31,8 @@ class EncryptedSum:
         private_key: Returns the key holder's key, made when it is first needed.
         minimum_cohort: Fewest clients in a sum that the key holder opens.
         noise: The kind of noise of every client.
-        progress: See `paillier.run_session`.
+        progress: Called now and then: stage, id of the client or number of the key holder at work, how many
+            plaintexts are encrypted or decrypted, how many there are.
     """
 
     clients: tuple[int, ...]

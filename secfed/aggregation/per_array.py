@@ -167,6 +167,10 @@ class PerArrayClipping(Preceded):
     def decode(self, total: npt.NDArray[Any], survivors: Collection[int]) -> Decoded:
         """Decode the sum to the mean; for a mean of divided values, multiply it by the clips.
 
+        Args:
+            total: Sum of the vectors, as the protocol gave it.
+            survivors: Ids of the clients whose vectors are in the sum, ascending.
+
         Raises:
             EncodingError: This is not a sum of encoded vectors.
             TooFewSurvivorsError: Too few clients are in it.

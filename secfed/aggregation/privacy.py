@@ -57,7 +57,12 @@ class AdaptiveClipping:
             check_positive("count_noise", self.count_noise)
 
     def next(self, clip_norm: float, within_clip: float) -> float:
-        """Return the clip of the next round from this round's noisy fraction of clients within the clip."""
+        """Return the clip of the next round from this round's noisy fraction of clients within the clip.
+
+        Args:
+            clip_norm: The clip of this round.
+            within_clip: Fraction of the clients whose update was within it, with its noise.
+        """
         moved = clip_norm * math.exp(-self.learning_rate * (within_clip - self.target_quantile))
         return min(max(moved, 1e-100), 1e100)
 
@@ -135,7 +140,10 @@ class DistributedGaussian:
     survivors before it helps to unmask. The event of a round counts the shares that really arrived.
 
     Args:
-        clip_norm: See `CentralGaussian`.
+        clip_norm: Updates are scaled down to this Euclidean norm, all arrays of an update together. Or one number
+            for each array, in a dictionary or list like an update: then each array is scaled down to its own norm.
+            Elsewhere `clip_norm` then stands for the root of the sum of their squares, which is the largest norm that
+            an update can have.
         noise_multiplier: The guarantee to meet: that of central Gaussian noise with this standard deviation, divided by
             `clip_norm`. Skellam noise has a slightly larger epsilon, see `dp.noise.distributed.choose`.
         bits: Bits of an entry of the vector, 2 to 64; None takes the fewest that are enough.
@@ -146,16 +154,21 @@ class DistributedGaussian:
             `neighbors`, where the threshold counts a client's neighbors only, and with `secret_cohort`.
         colluders: How many survivors may leave out their noise or tell it to the server. If the aggregator's
             `colluders` is larger, that number is used.
-        adaptive: See `CentralGaussian`.
-        weight_cap: See `CentralGaussian`.
+        adaptive: How the clip changes from round to round; None keeps it. Needs one number for `clip_norm`.
+        weight_cap: With None all clients count alike and weights are not used. Otherwise an update is clipped and
+            then multiplied by `min(weight, weight_cap) / weight_cap`. This never raises its norm, so the sensitivity
+            stays.
         secret_cohort: Whether sampling counts as privacy. A server knows who is in its session, so sampling hides
             nothing from it, and by default sampling is not counted. True gives the guarantee only against those who see
             nothing but the published models. With `sampling_rate` it needs `layers` for each number of survivors and no
             colluders, so that the noise does not reveal how many joined, and all survivors must reveal their surplus;
             `cohort_size` needs neither.
-        population: See `CentralGaussian`.
-        sampling_rate: See `CentralGaussian`.
-        cohort_size: See `CentralGaussian`.
+        population: Number of clients that cohorts are drawn from; None if all are in the cohort. Training fills it
+            in.
+        sampling_rate: Probability with which each of them joins a cohort, independently (Poisson sampling).
+            Training fills it in.
+        cohort_size: Clients in a cohort, drawn uniformly among all, instead of `sampling_rate`. Training fills it
+            in.
 
     Raises:
         ConfigError: A parameter is out of range.

@@ -269,6 +269,9 @@ class PrivateSum(Transform):
     def event(self, survivors: int) -> events.Event:
         """Return what is released if this many clients are in the sum.
 
+        Args:
+            survivors: How many clients are in the sum.
+
         Raises:
             TooFewSurvivorsError: Their noise is too little: nothing may be released.
         """

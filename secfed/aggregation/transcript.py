@@ -37,7 +37,14 @@ Direction = Literal["to_client", "to_server", "to_key_holder"]
 
 @dataclass(frozen=True, slots=True)
 class RecordedMessage:
-    """One message between the server and a client, or a key holder (then `client_id` is its number)."""
+    """One message between the server and a client, or a key holder (then `client_id` is its number).
+
+    Args:
+        stage: The stage in which it was sent.
+        direction: Which way it went.
+        client_id: The client, or the number of the key holder.
+        data: Its bytes.
+    """
 
     stage: AnyStage
     direction: Direction
@@ -89,11 +96,21 @@ class Transcript:
     survivors: tuple[int, ...] = ()
 
     def record(self, stage: AnyStage, direction: Direction, client_id: int, data: bytes) -> None:
-        """Append one message."""
+        """Append one message.
+
+        Args:
+            stage: The stage in which it was sent.
+            direction: Which way it went.
+            client_id: The client, or the number of the key holder.
+            data: Its bytes.
+        """
         self.entries.append(RecordedMessage(stage, direction, client_id, data))
 
     def contribution(self, client_id: int) -> npt.NDArray[Any]:
         """Return the vector that a client sent, as the server can read it, without the entry of the weight.
+
+        Args:
+            client_id: The client.
 
         Returns:
             Plain: the update's values (with privacy: clipped, in units of the clip). SecAgg: the masked vector. Shape
@@ -133,6 +150,9 @@ class Transcript:
         """Return a client's contribution with the structure of an update, as an adversary would read it.
 
         Under a protection the values are what the message's bits say if they are taken for an update's: noise.
+
+        Args:
+            client_id: The client.
 
         Raises:
             EncodingError: The client sent none.
@@ -186,6 +206,10 @@ class Transcript:
 
     def resemblance(self, client_id: int, update: Update) -> Resemblance:
         """Hold a client's contribution, as the server saw it, against an update.
+
+        Args:
+            client_id: The client.
+            update: The update that it may have sent.
 
         Raises:
             EncodingError: The client sent none, or the update has another structure or fewer than 64 values.

@@ -21,7 +21,7 @@ from secfed.errors import FaultyServerError
 if TYPE_CHECKING:
     from secfed.dp.events import Event
     from secfed.paillier.config import Config as PaillierConfig
-    from secfed.secagg.config import Config
+    from secfed.secagg.config import Config as SecAggConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,20 @@ class Transform(ABC):
     def inside(self, update: Update) -> Update:
         """Return what the inner transform gets of an update.
 
+        Args:
+            update: An update, in the structure of the example.
+
         Raises:
             EncodingError: The update does not fit.
         """
         return update
 
     def expanded(self, decoded: Decoded) -> Decoded:
-        """Return what the inner transform decoded, with its mean as one of updates."""
+        """Return what the inner transform decoded, with its mean as one of updates.
+
+        Args:
+            decoded: What the inner transform decoded.
+        """
         return decoded
 
     @property
@@ -98,8 +105,11 @@ class Transform(ABC):
         """SHA-256 of the public parameters: which sum this is."""
         return hashlib.sha256(self.to_bytes()).digest()
 
-    def check_config(self, config: Config | PaillierConfig) -> None:
+    def check_config(self, config: SecAggConfig | PaillierConfig) -> None:
         """Check on a client that a session is for these vectors.
+
+        Args:
+            config: The session's parameters, as the server announced them.
 
         Raises:
             FaultyServerError: T6, its length, modulus or context are others.
@@ -125,6 +135,10 @@ class Transform(ABC):
     def decode(self, total: npt.NDArray[Any], survivors: Collection[int]) -> Decoded:
         """Decode the sum of these clients' vectors.
 
+        Args:
+            total: Sum of the vectors, as the protocol gave it.
+            survivors: Ids of the clients whose vectors are in the sum, ascending.
+
         Raises:
             EncodingError: This is not a sum of encoded vectors.
             TooFewSurvivorsError: Too few clients are in it.
@@ -133,13 +147,21 @@ class Transform(ABC):
     def check(self, update: Update, weight: float) -> None:
         """Check an update and its weight before anything is sent.
 
+        Args:
+            update: An update, in the structure of the example.
+            weight: Its weight.
+
         Raises:
             EncodingError: The update has not exactly this structure, a value is not finite, or the weight does not fit.
         """
         self.structure.check(update)
 
     def beyond_clip(self, update: Update) -> int:
-        """Count the values that `encode` clips one by one."""
+        """Count the values that `encode` clips one by one.
+
+        Args:
+            update: An update, in the structure of the example.
+        """
         return 0
 
 

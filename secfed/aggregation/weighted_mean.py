@@ -63,6 +63,11 @@ class FloatMean(Transform):
     def encode(self, update: Update, weight: float, *, seed: bytes | None = None) -> WeightedValues:
         """Return the values and the weight as they are.
 
+        Args:
+            update: An update, in the structure of the example.
+            weight: Its weight.
+            seed: Not used: nothing is rounded.
+
         Raises:
             EncodingError: The update does not fit.
         """
@@ -70,6 +75,10 @@ class FloatMean(Transform):
 
     def decode(self, total: npt.NDArray[np.float64], survivors: Collection[int]) -> Decoded:
         """Divide the weighted sum by the sum of the weights, its last entry.
+
+        Args:
+            total: Sum of the vectors, as the protocol gave it.
+            survivors: Ids of the clients whose vectors are in the sum, ascending.
 
         Raises:
             TooFewSurvivorsError: No client is in the sum.

@@ -52,7 +52,11 @@ class AuditResult:
     correct: int | None
 
     def consistent_with(self, epsilon_upper: float) -> bool:
-        """Say whether a claimed epsilon, at the same delta, survives this audit."""
+        """Say whether a claimed epsilon, at the same delta, survives this audit.
+
+        Args:
+            epsilon_upper: The claim: an upper bound of epsilon.
+        """
         return self.epsilon_lower <= epsilon_upper
 
 

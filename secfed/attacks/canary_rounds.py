@@ -59,7 +59,9 @@ def run(
     """Release one sum, and take apart what comes out.
 
     Args:
-        release: See `self_audit`.
+        release: The real thing, from clip to decoded sum: takes the contributions of all clients, a list of arrays
+            of shape `(size,)` (its own to change; zeros where a coin says no under `"add_remove"`) and the round, from
+            0, and returns the noisy sum, shape `(size,)`. It must draw its noise as it does in production.
         setting: What is claimed.
         number: The round.
         generator: Where coins and directions come from.

@@ -91,6 +91,9 @@ class CrossEntropy:
     def targets(self, records: int) -> Array | None:
         """Return the labels as probabilities, shape `(records, classes)`; None if they are unknown.
 
+        Args:
+            records: How many records there are.
+
         Raises:
             ConfigError: There are not as many labels as records, or a label is not a class.
         """

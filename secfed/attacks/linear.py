@@ -45,14 +45,14 @@ def linear_candidates(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLi
     """Return the quotient of each row: in a sum of several records, a unit that one record alone turned on tells it.
 
     Args:
-        weight_gradient: As in `linear_inputs`.
-        bias_gradient: As in `linear_inputs`.
+        weight_gradient: Gradient or change of the weights, shape `(outputs, inputs)`.
+        bias_gradient: That of the biases, shape `(outputs,)`.
 
     Returns:
         Shape `(rows, inputs)`, of the rows whose bias gradient is not zero, those with the largest first.
 
     Raises:
-        ConfigError: As in `linear_inputs`.
+        ConfigError: The shapes do not fit, a value is not finite, or the bias gradient is zero everywhere.
     """
     weights, biases = _checked(weight_gradient, bias_gradient)
     used = np.flatnonzero(biases)

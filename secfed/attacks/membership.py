@@ -67,6 +67,9 @@ class MembershipResult:
     def tpr_at(self, fpr: float) -> float:
         """Return the largest true positive rate of a threshold that calls at most this part of the others members.
 
+        Args:
+            fpr: Largest false positive rate.
+
         Raises:
             ConfigError: The rate is not from 0 to 1.
         """
@@ -76,6 +79,10 @@ class MembershipResult:
 
     def tpr_interval(self, fpr: float, confidence: float = 0.95) -> tuple[float, float]:
         """Return the interval of Clopper and Pearson around `tpr_at(fpr)`: over members, for this threshold.
+
+        Args:
+            fpr: Largest false positive rate.
+            confidence: Confidence of the interval.
 
         Raises:
             ConfigError: A rate or the confidence is out of range.
@@ -94,6 +101,9 @@ class MembershipResult:
         Of a sum of ranks, by the normal approximation, which is good from about 20 members and 20 others; ties make
         the true interval narrower.
 
+        Args:
+            confidence: Probability that the area lies in the interval.
+
         Raises:
             ConfigError: The confidence is out of range.
         """
@@ -109,6 +119,10 @@ class MembershipResult:
 
         In a random order the number of members above a given one of the others is negatively hypergeometric. Equal
         scores only lower what `tpr_at` gives, so beyond the upper end the failure probability still holds.
+
+        Args:
+            fpr: Largest false positive rate.
+            confidence: Probability that the rate lies in the interval.
 
         Raises:
             ConfigError: A rate or the confidence is out of range.

@@ -25,6 +25,10 @@ MOST_PSNR = 320.0
 def mse(guess: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Return the mean squared error of two arrays of the same shape.
 
+    Args:
+        guess: What an attack found.
+        truth: What it looked for.
+
     Raises:
         ConfigError: The shapes differ.
     """
@@ -118,7 +122,13 @@ def identified(guess: npt.ArrayLike, candidates: npt.ArrayLike) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the 95 % interval around it, by Student's t; of one value the interval is unknown (infinite)."""
+    """A mean and the 95 % interval around it, by Student's t; of one value the interval is unknown (infinite).
+
+    Args:
+        mean: The mean.
+        lower: Lower end of the interval.
+        upper: Upper end of the interval.
+    """
 
     mean: float
     lower: float
@@ -126,7 +136,11 @@ class Interval:
 
     @classmethod
     def of(cls, values: Any) -> "Interval":
-        """Summarize measurements, shape `(count,)`."""
+        """Summarize measurements, shape `(count,)`.
+
+        Args:
+            values: The measurements.
+        """
         from scipy import stats
 
         found = np.asarray(values, np.float64)

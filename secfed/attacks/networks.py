@@ -241,7 +241,11 @@ class Network:
         }
 
     def logits(self, inputs: Array) -> Array:
-        """Return the outputs before the softmax, shape `(records, classes)`."""
+        """Return the outputs before the softmax, shape `(records, classes)`.
+
+        Args:
+            inputs: One row for each record.
+        """
         for number, layer in enumerate(self.layers):
             inputs = layer.forward(self._of(number, layer, self.parameters), inputs).output
         return inputs
@@ -271,8 +275,8 @@ class Network:
         """Return the gradients of the loss by the inputs and by the targets at other, real or complex, parameters.
 
         Args:
-            inputs: As for `gradients`.
-            targets: As for `gradients`.
+            inputs: The first layer's, one record a row.
+            targets: Probabilities of the classes, shape `(records, classes)`.
             parameters: By name; they stand in for the network's own.
         """
         passes, slope, of_targets = self._passes(inputs, targets, parameters)

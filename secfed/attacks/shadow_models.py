@@ -37,6 +37,11 @@ _WEIGHTS, _ORDER, _MEMBERS = 1, 2, 3
 def draw_membership(models: int, records: int, seed: int) -> Bools:
     """Draw which shadow model is trained on which record: each record in half of the models, so that none lacks either.
 
+    Args:
+        models: How many shadow models, at least 2.
+        records: How many records.
+        seed: Decides the draw.
+
     Returns:
         Shape `(models, records)`; with an odd number of models each record is in the smaller half.
 
@@ -147,6 +152,10 @@ def logits(models: Mapping[str, npt.ArrayLike], inputs: npt.ArrayLike) -> Array:
 def losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Array:
     """Return the cross-entropy of each record, from logits of shape `(..., records, classes)`.
 
+    Args:
+        logits: Outputs before the softmax.
+        labels: The class of each record, shape `(records,)`.
+
     Raises:
         ConfigError: The shapes do not fit.
     """
@@ -161,6 +170,11 @@ def losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Array:
 
 def record_gradients(model: Mapping[str, npt.ArrayLike], inputs: npt.ArrayLike, labels: npt.ArrayLike) -> Model:
     """Return the gradient of each record's own loss at one model, arrays with a leading axis of records.
+
+    Args:
+        model: The model's arrays.
+        inputs: One row for each record.
+        labels: The class of each record, shape `(records,)`.
 
     Raises:
         ConfigError: The shapes do not fit, or a value is not finite.

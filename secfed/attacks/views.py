@@ -84,6 +84,9 @@ class View:
         That is what the server saw: all that the server computes follows from messages. With TLS on the wire, an
         outsider sees sizes and times only.
 
+        Args:
+            transcript: A `Transcript`, as `record=True` keeps it.
+
         Raises:
             ConfigError: There is no transcript.
         """
@@ -94,6 +97,9 @@ class View:
         """Return what the key holder saw: the sum that it decrypts, and no message of a client.
 
         One of several holders of a threshold key sees ciphertexts only, so `mean` is None.
+
+        Args:
+            transcript: A `Transcript`, as `record=True` keeps it.
 
         Raises:
             ConfigError: There is no transcript, or the session had no key holder.

@@ -55,7 +55,11 @@ class SigningKey:
         return self._private.private_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature of a message."""
+        """Return the 64-byte signature of a message.
+
+        Args:
+            message: What is signed.
+        """
         return self._private.sign(message)
 
 

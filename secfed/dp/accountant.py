@@ -111,9 +111,7 @@ class Accountant:
         return other
 
     @overload
-    def epsilon(self, delta: float) -> float: ...
-    @overload
-    def epsilon(self, delta: float, *, bounds: Literal[False]) -> float: ...
+    def epsilon(self, delta: float, *, bounds: Literal[False] = ...) -> float: ...
     @overload
     def epsilon(self, delta: float, *, bounds: Literal[True]) -> Bounds: ...
     def epsilon(self, delta: float, *, bounds: bool = False) -> float | Bounds:
@@ -140,9 +138,7 @@ class Accountant:
         return found if bounds else found.upper
 
     @overload
-    def delta(self, epsilon: float) -> float: ...
-    @overload
-    def delta(self, epsilon: float, *, bounds: Literal[False]) -> float: ...
+    def delta(self, epsilon: float, *, bounds: Literal[False] = ...) -> float: ...
     @overload
     def delta(self, epsilon: float, *, bounds: Literal[True]) -> Bounds: ...
     def delta(self, epsilon: float, *, bounds: bool = False) -> float | Bounds:
@@ -168,6 +164,9 @@ class Accountant:
     def curve(self, delta: float) -> Reals:
         """Return epsilon after each release, in the order of composition: `(releases,)`, upper values.
 
+        Args:
+            delta: The delta at which epsilon is computed.
+
         Raises:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
@@ -185,6 +184,12 @@ class Accountant:
     def would_exceed(self, event: Event, *, epsilon: float, delta: float, count: int = 1) -> bool:
         """Return whether the budget (epsilon, delta) would be overspent by one more event; nothing is recorded.
 
+        Args:
+            event: What would be released.
+            epsilon: Budget.
+            delta: Budget.
+            count: How often.
+
         Raises:
             ConfigError: The budget, the event or the count is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
@@ -194,6 +199,11 @@ class Accountant:
 
     def remaining_rounds(self, event: Event, *, epsilon: float, delta: float) -> int:
         """Return how often one more event fits into the budget (epsilon, delta), at most 10^9 times.
+
+        Args:
+            event: What would be released each time.
+            epsilon: Budget.
+            delta: Budget.
 
         Raises:
             ConfigError: The budget or the event is out of range.
@@ -205,9 +215,7 @@ class Accountant:
         return most_rounds(self._composed(), event, epsilon, delta)
 
     @overload
-    def mu(self, *, least_delta: float = ...) -> float: ...
-    @overload
-    def mu(self, *, least_delta: float = ..., bounds: Literal[False]) -> float: ...
+    def mu(self, *, least_delta: float = ..., bounds: Literal[False] = ...) -> float: ...
     @overload
     def mu(self, *, least_delta: float = ..., bounds: Literal[True]) -> Bounds: ...
     def mu(self, *, least_delta: float = LEAST_DELTA, bounds: bool = False) -> float | Bounds:
@@ -245,9 +253,7 @@ class Accountant:
         return found if bounds else found.upper
 
     @overload
-    def trade_off(self, false_positive_rate: float) -> float: ...
-    @overload
-    def trade_off(self, false_positive_rate: float, *, bounds: Literal[False]) -> float: ...
+    def trade_off(self, false_positive_rate: float, *, bounds: Literal[False] = ...) -> float: ...
     @overload
     def trade_off(self, false_positive_rate: float, *, bounds: Literal[True]) -> Bounds: ...
     def trade_off(self, false_positive_rate: float, *, bounds: bool = False) -> float | Bounds:
@@ -272,9 +278,7 @@ class Accountant:
         return found if bounds else found.lower
 
     @overload
-    def true_positive_rate(self, false_positive_rate: float) -> float: ...
-    @overload
-    def true_positive_rate(self, false_positive_rate: float, *, bounds: Literal[False]) -> float: ...
+    def true_positive_rate(self, false_positive_rate: float, *, bounds: Literal[False] = ...) -> float: ...
     @overload
     def true_positive_rate(self, false_positive_rate: float, *, bounds: Literal[True]) -> Bounds: ...
     def true_positive_rate(self, false_positive_rate: float, *, bounds: bool = False) -> float | Bounds:
@@ -348,6 +352,9 @@ class Accountant:
     def rdp_epsilon(self, delta: float) -> float:
         """Return epsilon by Renyi moments: a second engine, never below the first one's lower value.
 
+        Args:
+            delta: The delta at which epsilon is computed.
+
         Raises:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved moment bound under this adjacency.
@@ -356,7 +363,11 @@ class Accountant:
         return renyi.epsilon(self.events, self._adjacency, left) if left > 0 else math.inf
 
     def assumptions(self, delta: float | None = None) -> str:
-        """Say in words what the numbers rest on."""
+        """Say in words what the numbers rest on.
+
+        Args:
+            delta: The delta at which epsilon is computed.
+        """
         return assumptions(self.events, self._adjacency, delta)
 
     def to_json(self) -> dict[str, Any]:
@@ -367,6 +378,9 @@ class Accountant:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Accountant":
         """Return the accountant that `to_json` described.
+
+        Args:
+            saved: What `to_json` returned.
 
         Raises:
             ConfigError: This is not a description of an accountant.

@@ -37,7 +37,7 @@ def release(
     Args:
         noise_multiplier: Noise standard deviation over clip_norm.
         sampling_rate: Probability that a client joins (`"poisson"`), or the cohort's fraction of all (`"fixed"`).
-        sampling: How a cohort is drawn.
+        sampling: How a cohort is drawn: `"poisson"`, each client joins by itself, or `"fixed"`, that many among all.
         population: Number of clients; needed for `"fixed"`.
 
     Raises:
@@ -73,10 +73,10 @@ def noise_multiplier(
     Args:
         epsilon: Budget.
         delta: Budget.
-        sampling_rate: See `release`.
+        sampling_rate: Probability that a client joins (`"poisson"`), or the cohort's fraction of all (`"fixed"`).
         rounds: Number of releases.
-        sampling: See `release`.
-        population: See `release`.
+        sampling: How a cohort is drawn: `"poisson"`, each client joins by itself, or `"fixed"`, that many among all.
+        population: Number of clients; needed for `"fixed"`.
         adjacency: `"add_remove"` or `"replace"`.
 
     Returns:
@@ -152,9 +152,9 @@ def rounds(
         epsilon: Budget.
         delta: Budget.
         noise_multiplier: Noise standard deviation over clip_norm.
-        sampling_rate: See `release`.
-        sampling: See `release`.
-        population: See `release`.
+        sampling_rate: Probability that a client joins (`"poisson"`), or the cohort's fraction of all (`"fixed"`).
+        sampling: How a cohort is drawn: `"poisson"`, each client joins by itself, or `"fixed"`, that many among all.
+        population: Number of clients; needed for `"fixed"`.
         adjacency: `"add_remove"` or `"replace"`.
 
     Raises:

@@ -34,7 +34,11 @@ class Compression(ABC):
 
     @abstractmethod
     def parameter(self, shapes: Shapes) -> int:
-        """Return the number that stands for this map in the parameters that clients get."""
+        """Return the number that stands for this map in the parameters that clients get.
+
+        Args:
+            shapes: Shapes of the arrays of an update.
+        """
 
     @abstractmethod
     def shapes(self, shapes: Shapes) -> Shapes:
@@ -62,7 +66,13 @@ class Compression(ABC):
 
     @abstractmethod
     def expand(self, values: Array, shapes: Shapes, seed: bytes) -> Array:
-        """Expand what `compress` gave, or a mean of it, to shape `(size,)`; for the parameters see `compress`."""
+        """Expand what `compress` gave, or a mean of it, to shape `(size,)`; for the parameters see `compress`.
+
+        Args:
+            values: What `compress` gave, or a mean of it.
+            shapes: Shapes of the arrays of an update.
+            seed: 32 bytes, as for `compress`.
+        """
 
 
 @dataclass(frozen=True, slots=True)

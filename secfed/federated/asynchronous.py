@@ -21,12 +21,12 @@ class Asynchronous(Training):
     """What FedBuff and FedAsync have in common.
 
     Args:
-        local_update: As for `secfed.FedAvg`; the model is the one that was there when the client began.
+        local_update: Trains on one client's data from the model that was there when the client began.
         buffer_size: Ready clients that make a round.
         concurrency: Clients that train at the same time.
         staleness_exponent: The staleness weight is `(1 + staleness) ** -staleness_exponent`.
         maximum_staleness: Clients whose training began more server steps ago drop their update; None: none does.
-        options: As for `secfed.FedAvg`.
+        options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`.
     """
 
     def __init__(

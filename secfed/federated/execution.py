@@ -24,8 +24,10 @@ class Execution:
     """What a round needs besides its cohort.
 
     Attributes:
-        local_update: See `secfed.FedAvg`.
-        aggregator: See `secfed.FedAvg`.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
         privacy: That of this round; None without.
         spending: Where the round is reserved and committed; None without privacy.
         population: Clients of the whole training.

@@ -24,13 +24,24 @@ class FedAsync(Asynchronous):
     (`secfed.federated.local_noise`).
 
     Args:
-        local_update: As for `secfed.FedAvg`; the model is the one that was there when the client began. Weights are of
-            no matter, as there is one update in a round.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit. The model is the one that was there
+            when the client began. Weights are of no matter, as there is one update in a round.
         concurrency: Clients that train at the same time.
         mixing: alpha of the paper, above 0 and at most 1; 0.6 is the paper's.
         staleness_exponent: a of the paper's polynomial; 0.5 is the paper's.
         maximum_staleness: A client drops its update if the server took more steps while it trained; None: none does.
-        options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`, as for `secfed.FedBuff`.
+        aggregator: `secfed.Plain()`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: Which data sets `epsilon` compares. With privacy it must be `"replace"`: that of the ledger or
+            accountant, or given here. No privacy from sampling is counted, and the guarantee takes the time at which a
+            client is ready as independent of its data.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
 
     Raises:
         ConfigError: The aggregator is another one than `Plain`, a parameter is out of range, there is a budget, ledger,

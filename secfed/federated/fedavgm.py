@@ -21,10 +21,20 @@ class FedAvgM(Training):
     times the mean: lower `server_learning_rate` when you raise `server_momentum`.
 
     Args:
-        local_update: As for `secfed.FedAvg`.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit.
         server_learning_rate: Factor on the momentum.
         server_momentum: How much of the last momentum is kept, from 0 to below 1; 0 is FedAvg.
-        options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`, as for `secfed.FedAvg`.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: Which data sets `epsilon` compares, `"add_remove"` or `"replace"`. None takes that of the ledger or
+            accountant, or else `"add_remove"`.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget, ledger, adjacency or accountant without privacy.

@@ -22,7 +22,10 @@ class FedBuff(Asynchronous):
     updates also make the step shorter, as in the paper.
 
     Args:
-        local_update: As for `secfed.FedAvg`; the model is the one that was there when the client began.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit. The model is the one that was there
+            when the client began.
         buffer_size: K of the paper. Under secure aggregation the threshold is a fraction of this many clients.
         concurrency: Clients that train at the same time, as long as there are enough that are neither training nor
             waiting in the buffer.
@@ -31,9 +34,16 @@ class FedBuff(Asynchronous):
             the number of steps that the server took while the client trained. 0.5 is the paper's, with 0 all count
             alike.
         maximum_staleness: A client drops its update if the server took more steps; None: no client does.
-        options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`, as for `secfed.FedAvg`.
-            With privacy, `adjacency` must be `"replace"`, and no privacy from sampling is counted. The guarantee takes
-            the time at which a client is ready as independent of its data.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: Which data sets `epsilon` compares. With privacy it must be `"replace"`: that of the ledger or
+            accountant, or given here. No privacy from sampling is counted, and the guarantee takes the time at which a
+            client is ready as independent of its data.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
 
     Raises:
         ConfigError: A parameter is out of range, there is a budget, ledger, adjacency or accountant without privacy, or
@@ -42,7 +52,8 @@ class FedBuff(Asynchronous):
     >>> import numpy as np, secfed
     >>> def local_update(model, data):
     ...     return 0.5 * (data - model), 1
-    >>> training = secfed.FedBuff(local_update, aggregator=secfed.SecAgg(threshold=2), buffer_size=3, concurrency=5)
+    >>> secure = secfed.SecAgg(threshold=2)
+    >>> training = secfed.FedBuff(local_update, aggregator=secure, buffer_size=3, concurrency=5)
     >>> clients = [np.full(2, float(value)) for value in range(6)]
     >>> took = lambda client_id, number: float(client_id)
     >>> reports = list(training.rounds(np.zeros(2), clients, count=3, seed=1, durations=took))

@@ -21,11 +21,21 @@ class FedOpt(Training):
     squares of the means. It starts at `tau**2`, `m` at 0.
 
     Args:
-        local_update: As for `secfed.FedAvg`.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit.
         server_learning_rate: About the largest change of a parameter in a round.
         beta_1: How much of the last `m` is kept, from 0 to below 1.
         tau: The larger, the less step sizes differ between parameters.
-        options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`, as for `secfed.FedAvg`.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: Which data sets `epsilon` compares, `"add_remove"` or `"replace"`. None takes that of the ledger or
+            accountant, or else `"add_remove"`.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget, ledger, adjacency or accountant without privacy.
@@ -63,11 +73,21 @@ class FedAdagrad(FedOpt):
     """FedOpt with `v` the sum of the squares of all means: steps only get shorter.
 
     Args:
-        local_update: As for `secfed.FedAvg`.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit.
         server_learning_rate: About the largest change of a parameter in a round.
         beta_1: How much of the last `m` is kept, from 0 to below 1; the paper's experiments have 0.
         tau: The larger, the less step sizes differ between parameters.
-        options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`, as for `secfed.FedAvg`.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: Which data sets `epsilon` compares, `"add_remove"` or `"replace"`. None takes that of the ledger or
+            accountant, or else `"add_remove"`.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget, ledger, adjacency or accountant without privacy.
@@ -93,12 +113,22 @@ class FedAdam(FedOpt):
     """FedOpt with `v` a running average of the squares of the means.
 
     Args:
-        local_update: As for `secfed.FedAvg`.
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit.
         server_learning_rate: About the largest change of a parameter in a round.
         beta_1: How much of the last `m` is kept, from 0 to below 1.
         beta_2: How much of the last `v` is kept, from 0 to below 1.
         tau: The larger, the less step sizes differ between parameters.
-        options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`, as for `secfed.FedAvg`.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: Which data sets `epsilon` compares, `"add_remove"` or `"replace"`. None takes that of the ledger or
+            accountant, or else `"add_remove"`.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget, ledger, adjacency or accountant without privacy.
@@ -127,7 +157,26 @@ class FedYogi(FedAdam):
 
     Where the means become small at once, FedAdam's steps grow soon after; these grow slowly.
 
-    The parameters, their defaults and errors are those of `secfed.FedAdam`; `1 - beta_2` is the part of the squares.
+    Args:
+        local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
+            the model. The update has the model's structure, the weight is the number of examples. If it raises
+            `EncodingError`, the client is rejected, as if its update did not fit.
+        server_learning_rate: About the largest change of a parameter in a round.
+        beta_1: How much of the last `m` is kept, from 0 to below 1.
+        beta_2: From 0 to below 1: `v` moves by at most `1 - beta_2` of the squares.
+        tau: The larger, the less step sizes differ between parameters.
+        aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+            by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
+        budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
+        ledger: A `dp.Ledger` in which rounds are reserved and committed.
+        adjacency: Which data sets `epsilon` compares, `"add_remove"` or `"replace"`. None takes that of the ledger or
+            accountant, or else `"add_remove"`.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it.
+
+    Raises:
+        ConfigError: A parameter is out of range, or there is a budget, ledger, adjacency or accountant without privacy.
     """
 
     def second_moment(self, v: Values, squares: Values) -> Values:

@@ -31,7 +31,8 @@ def proximal(gradient: Model, local: Model, model: Model, mu: float) -> Model:
         EncodingError: The three do not have the same names and shapes.
 
     >>> import numpy as np
-    >>> proximal(np.array([1.0, 2.0]), local=np.array([0.5, 0.0]), model=np.zeros(2), mu=0.1).round(3).tolist()
+    >>> gradient, local, model = np.array([1.0, 2.0]), np.array([0.5, 0.0]), np.zeros(2)
+    >>> proximal(gradient, local=local, model=model, mu=0.1).round(3).tolist()
     [1.05, 2.0]
     """
     if not 0 <= mu < math.inf:

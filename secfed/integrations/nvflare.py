@@ -292,6 +292,7 @@ class PrivateUpdates(Filter):
         Args:
             job: The `FedJob`.
             ctx: Its context.
+            kwargs: What else NVFlare passes.
         """
         # Else the job would carry a copy of those parts of secfed that this module imports, to sites that have all.
         job.set_app_packages(sorted({*job.job.app_packages, "secfed"}))

@@ -149,7 +149,11 @@ class Terms:
         return own, config
 
     def policy(self, transform: Transform) -> secagg.Policy:
-        """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise."""
+        """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise.
+
+        Args:
+            transform: How updates become vectors.
+        """
         return (self.aggregator.policy or secagg.Policy()).for_cohorts_of(transform.fewest)
 
     def _config(self, model: Update, clients: int, transform: Transform, round: int) -> secagg.Config:

@@ -70,11 +70,11 @@ def load_arrays(
     Args:
         target: The module, or a state dict, whose tensors are written in place.
         arrays: By name, of any float dtype: all that travel, as `to_arrays` with the same options gives them.
-        include: As for `to_arrays`.
-        buffers: As for `to_arrays`.
+        include: Which tensors travel: a pattern of names, several patterns, or a function, as `to_arrays` was given.
+        buffers: Whether floating-point buffers travel too, such as `running_mean` and `running_var` of BatchNorm.
 
     Raises:
-        ConfigError: As for `to_arrays`.
+        ConfigError: Nothing travels, a pattern matches nothing, or `include` or `buffers` does not fit the target.
         EncodingError: A name is missing or not expected; an array has another shape, or is not an array of
             floating-point numbers; a value is not finite, or too large for its dtype. Nothing has been written.
     """
@@ -202,7 +202,7 @@ class LocalTraining:
 
         Args:
             model: Arrays by name, as `model` has them.
-            loader: As for training.
+            loader: Batches of `(inputs, targets)`, such as a `torch.utils.data.DataLoader`.
             metric: `metric(outputs, targets)`: the mean over one batch. None takes the loss.
 
         Raises:

@@ -202,7 +202,11 @@ class Config:
         return self.client_ids, self.weights
 
     def session_id(self, nonce: bytes) -> bytes:
-        """Return what names one session with these parameters."""
+        """Return what names one session with these parameters.
+
+        Args:
+            nonce: The random bytes that the server drew for it.
+        """
         return hashlib.sha256(LABEL + b"session" + self.hash + nonce).digest()
 
     def has(self, client_id: int) -> bool:
@@ -211,6 +215,9 @@ class Config:
 
     def position(self, client_id: int) -> int:
         """Return where a client stands among all, from 0.
+
+        Args:
+            client_id: The client.
 
         Raises:
             KeyError: It is not in the cohort.

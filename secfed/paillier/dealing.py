@@ -45,6 +45,12 @@ def deal(key_bits: int = 3072, *, holders: int, threshold: int, degree: int = 1)
 def deal_insecure(key_bits: int = 1024, *, holders: int, threshold: int, degree: int = 1) -> Dealt:
     """Make a threshold key that others can break: for tests only.
 
+    Args:
+        key_bits: Bits of the key, a multiple of 16, at least 512.
+        holders: How many parties get a share.
+        threshold: How many of them can decrypt.
+        degree: Damgard and Jurik's `s`.
+
     Raises:
         ConfigError: `key_bits` is not a multiple of 16 from 512 on, or another number is out of range.
     """

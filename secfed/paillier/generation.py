@@ -47,6 +47,10 @@ def generate_keypair(key_bits: int = 3072, *, subgroup: bool = False) -> tuple[P
 def generate_insecure_keypair(key_bits: int = 1024, *, subgroup: bool = False) -> tuple[PublicKey, PrivateKey]:
     """Make a key pair that others can break: for tests only.
 
+    Args:
+        key_bits: Bits of the key, a multiple of 16, at least 1024.
+        subgroup: Whether the key has what short noise needs.
+
     Raises:
         ConfigError: `key_bits` is not a multiple of 16 from 1024 on.
     """

@@ -28,6 +28,9 @@ def to_phe(key: PublicKey | PrivateKey) -> Any:
 
     phe decrypts with p - 1 and q - 1, so it opens what subgroup keys encrypt, at the price of an ordinary key.
 
+    Args:
+        key: A public or a private key.
+
     Raises:
         ConfigError: This is not a key.
         MissingExtraError: phe is not installed.
@@ -83,6 +86,10 @@ def from_phe_numbers(public_key: PublicKey, numbers: Sequence[Any]) -> tuple[lis
 
     phe adds noise here to those that came out of its own arithmetic without any.
 
+    Args:
+        public_key: The key under which they are encrypted.
+        numbers: The `EncryptedNumber` objects.
+
     Raises:
         EncodingError: A number is no `EncryptedNumber` under this key, or its ciphertext is unsound.
         MissingExtraError: phe is not installed.
@@ -99,6 +106,11 @@ def from_phe_numbers(public_key: PublicKey, numbers: Sequence[Any]) -> tuple[lis
 
 def decode_phe(public_key: PublicKey, plaintext: int, exponent: int = 0) -> Any:
     """Return the number that phe means by a decrypted plaintext and an exponent: an int or a float, maybe negative.
+
+    Args:
+        public_key: The key under which it was encrypted.
+        plaintext: What decryption gave, from 0 to n - 1.
+        exponent: That of the `EncryptedNumber`.
 
     Raises:
         EncodingError: It is in phe's zone of overflow, between a third and two thirds of n.

@@ -67,6 +67,9 @@ class OpenedSums:
     def from_bytes(cls, data: bytes) -> Self:
         """Resume a saved memory.
 
+        Args:
+            data: What `to_bytes` returned.
+
         Raises:
             MalformedMessageError: These bytes are not a valid memory.
         """

@@ -105,6 +105,10 @@ class PublicKey:
     def from_bytes(cls, data: bytes, *, insecure_size: bool = False) -> Self:
         """Read a key.
 
+        Args:
+            data: What `to_bytes` returned.
+            insecure_size: Whether a key that is too short to be safe is read; for tests only.
+
         Raises:
             ConfigError: P1, these bytes are not such a key.
         """
@@ -169,11 +173,11 @@ class PublicKey:
 
         Args:
             count: For how many ciphertexts.
-            noise: As in `encrypt`.
-            degree: As in `encrypt`.
-            pool: As in `encrypt`.
-            seed: As in `encrypt`.
-            threads: As in `encrypt`.
+            noise: `"half"`, `"short"` or `"full"`.
+            degree: Damgard and Jurik's `s`.
+            pool: Noise drawn ahead of time, of the same kind and degree.
+            seed: 32 bytes that decide the noise; by default fresh from the operating system.
+            threads: How many share the work; by default one for each usable core.
             first: Number of the first ciphertext among those of the seed, a multiple of 16.
 
         Raises:
@@ -220,6 +224,11 @@ class PublicKey:
 
     def noise_pool(self, *, noise: Noise = "half", degree: int = 1, entropy: Entropy | None = None) -> NoisePool:
         """Return an empty pool of noise for this key; see `NoisePool`.
+
+        Args:
+            noise: `"half"`, `"short"` or `"full"`.
+            degree: Damgard and Jurik's `s` of the ciphertexts.
+            entropy: Source of the noise; None is the operating system's.
 
         Raises:
             ConfigError: This key cannot have such noise, or there is no such degree.
@@ -310,6 +319,10 @@ class PrivateKey:
     @classmethod
     def from_bytes(cls, data: bytes, *, insecure_size: bool = False) -> Self:
         """Read a key.
+
+        Args:
+            data: What `to_bytes` returned.
+            insecure_size: Whether a key that is too short to be safe is read; for tests only.
 
         Raises:
             ConfigError: P1, these bytes are not such a key.

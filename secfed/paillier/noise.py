@@ -197,6 +197,10 @@ class NoisePool:
     def fill(self, count: int, threads: int | None = None) -> None:
         """Draw the noise of this many more ciphertexts.
 
+        Args:
+            count: How many ciphertexts.
+            threads: Threads that compute it.
+
         Raises:
             StageError: This process was forked from the pool's.
             ConfigError: The entropy gave the same seed again, whose noise was drawn before.
@@ -214,6 +218,9 @@ class NoisePool:
 
     def take(self, count: int) -> list[Factor]:
         """Take factors out of the pool.
+
+        Args:
+            count: How many factors.
 
         Raises:
             StageError: Fewer are left, or this process was forked from the pool's; nothing is taken.

@@ -60,6 +60,7 @@ def preflight(plan: Plan | None = None, *, measure: bool = True, **options: Any)
     """Check a plan of aggregations before anyone takes part, and compute what it costs.
 
     Args:
+        options: The options of a `Plan`.
         plan: The plan; or leave it out and give the arguments of `Plan` by name.
         measure: Whether to do one client's work and time it, which takes up to two seconds.
 

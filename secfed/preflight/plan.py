@@ -34,14 +34,19 @@ class Plan:
         corrupt_fraction: Clients that may collude with the server, as a fraction of all; with `secagg` only.
         most_failures: Largest acceptable probability that any of the rounds has too few survivors.
         aggregator: `"secagg"`, `"paillier"` or `"plain"`.
-        threshold: See `secfed.SecAgg`.
-        neighbors: See `secfed.SecAgg`.
-        adversary: See `secfed.SecAgg`.
-        colluders: See `secfed.SecAgg`; with `paillier` see `secfed.DistributedGaussian`.
-        session_colluders: See `secfed.SecAgg`.
-        key_bits: See `secfed.Paillier`.
-        degree: See `secfed.Paillier`.
-        minimum_cohort: See `secfed.Paillier`.
+        threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask. A number, or a
+            fraction of them (rounded up, and never below the minimum for the adversary). 1.0 means all of them; 1 is
+            refused.
+        neighbors: How many clients each client shares pair masks with; None means all (Bonawitz et al. 2017).
+        adversary: `"semi_honest"` or `"malicious_server"`.
+        colluders: Most clients among one client's holders that may collude with the server. With `paillier` and the
+            clients' noise: how many survivors may leave out their noise or tell it to the server.
+        session_colluders: Most clients of the whole session that may collude with a malicious server; makes the sum
+            of a k-regular graph indivisible.
+        key_bits: With `paillier`: bits of the key, at least 2048; None is 3072.
+        degree: With `paillier`: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes in place of
+            5.1; decryption takes longer.
+        minimum_cohort: With `paillier`: fewest clients in a sum that the key holder opens, at least 2.
         clip: Without privacy: values are clipped to [-clip, clip].
         bits: Without privacy: bits of a rounded value; with the clients' noise: bits of an entry.
         max_weight: Without privacy: the largest weight; None: all weights are 1.
@@ -52,9 +57,11 @@ class Plan:
         epsilon: With privacy: the budget of all rounds together.
         delta: With privacy: the budget of all rounds together; None is 1e-5.
         adjacency: With privacy: `"add_remove"` (None) or `"replace"`.
-        minimum_survivors: See `secfed.DistributedGaussian`.
-        mechanism: See `secfed.DistributedGaussian`.
-        layers: See `secfed.DistributedGaussian`.
+        minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold or `minimum_cohort`. Needed
+            with `neighbors`, where the threshold counts a client's neighbors only, and with `secret_cohort`.
+        mechanism: `"discrete_gaussian"` or `"skellam"`.
+        layers: With 1 all noise stays, which is too much if more than the fewest clients survive. With more, noise
+            comes in that many layers, and clients reveal those that are not needed once they know how many survived.
     """
 
     update: int | Update
@@ -121,7 +128,11 @@ class Plan:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def changed(self, **options: Any) -> "Plan":
-        """Return this plan with other options."""
+        """Return this plan with other options.
+
+        Args:
+            options: Options of a plan, by name.
+        """
         return replace(self, **options)
 
     @classmethod

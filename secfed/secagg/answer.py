@@ -13,6 +13,12 @@ from secfed.secagg.states import Held
 class Answer:
     """The chunks of one answer, an iterator of bytes; `Client.receive_chunks` makes it.
 
+    Args:
+        chunks: The bytes, made as they are read.
+        busy: Keeps the client from other calls until the answer ends.
+        after: What the client becomes when the last bytes exist.
+        finish: Sets it.
+
     Attributes:
         size: Bytes of the whole answer, known before the first chunk is made.
 

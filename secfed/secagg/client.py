@@ -41,8 +41,7 @@ class Client:
             returns it, called when the client masks its input, so a device can train until then.
         policy: What this client requires, whatever the configuration says.
         signing_key: Its identity key (adversary `"malicious_server"` only).
-        directory: The pinned identity keys of the whole cohort, 32 bytes by client id (adversary `"malicious_server"`
-            only).
+        directory: The pinned identity keys of all clients, 32 bytes by client id (adversary `"malicious_server"` only).
         entropy: Source of secrets; by default the operating system's.
         threads: Threads that expand masks, by default one for each usable core.
         copy: Whether the vector is copied, so that the caller may change its array. With False, an array (also a
@@ -86,9 +85,8 @@ class Client:
         try:
             self._position = config.position(client_id)
         except KeyError:
-            raise ConfigError(
-                f"client {client_id} is not among the {len(config.client_ids)} clients of the configuration"
-            ) from None
+            count = len(config.client_ids)
+            raise ConfigError(f"client {client_id} is not among the {count} clients of the configuration") from None
         self._config = config
         self._policy = policy or Policy()
         self._directory = binding.check_directory(config, directory)
@@ -247,6 +245,13 @@ class Client:
     ) -> Self:
         """Resume a saved client; identity keys come from the caller again, the policy too if it is another one now.
 
+        Args:
+            data: What `to_bytes` returned.
+            signing_key: The client's identity key.
+            directory: The identity keys of the other clients.
+            policy: What the client requires; None takes the one that was saved.
+            threads: Threads that expand masks.
+
         Raises:
             StageError: It had released its shares or aborted: a second answer could open somebody's vector.
             MalformedMessageError: These bytes are not a saved client.
@@ -254,14 +259,9 @@ class Client:
         config, client_id, saved_policy, stage, state = snapshot.resume_client(data)
         if state is None:
             raise StageError("this client has released its shares or left: resuming it could open somebody's vector")
+        chosen = policy or saved_policy  # its vector, if it still has one, is in its state
         client = cls(
-            config,
-            client_id,
-            lambda: (),  # its vector, if it still has one, is in its state
-            policy=policy or saved_policy,
-            signing_key=signing_key,
-            directory=directory,
-            threads=threads,
+            config, client_id, tuple, policy=chosen, signing_key=signing_key, directory=directory, threads=threads
         )
         client.stage, client._state = stage, state
         return client

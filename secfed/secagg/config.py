@@ -238,6 +238,9 @@ class Config:
     def position(self, client_id: int) -> int:
         """Return a client's position in the ascending ids, from 0.
 
+        Args:
+            client_id: The client.
+
         Raises:
             KeyError: It is not in the cohort.
         """
@@ -267,6 +270,9 @@ class Config:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Decode a configuration, for transports that carry it to the clients (who hold it against their `Policy`).
+
+        Args:
+            data: What `to_bytes` returned.
 
         Raises:
             MalformedMessageError: These bytes are not a configuration.
@@ -368,11 +374,19 @@ class Policy:
             raise ConfigError(f"indivisible {self.indivisible!r} must be True or False")
 
     def for_cohorts_of(self, fewest: int) -> Self:
-        """Return this policy with a `minimum_cohort` of at least `fewest`, as clients' noise needs."""
+        """Return this policy with a `minimum_cohort` of at least `fewest`, as clients' noise needs.
+
+        Args:
+            fewest: The fewest clients.
+        """
         return replace(self, minimum_cohort=max(self.minimum_cohort, fewest))
 
     def objection(self, config: Config) -> str:
-        """Say what a configuration lacks, or nothing ("")."""
+        """Say what a configuration lacks, or nothing ("").
+
+        Args:
+            config: The session's parameters.
+        """
         for found, needed, what in (
             (len(config.client_ids), self.minimum_cohort, "clients"),
             (config.threshold, self.minimum_threshold, "as threshold"),

@@ -37,6 +37,9 @@ def create_identity(path: str | os.PathLike[str]) -> str:
 def read_roster(path: str | os.PathLike[str]) -> dict[int, bytes]:
     """Read a roster: a JSON object from client id to public key, such as `{"1": "a3...", "2": "5c..."}`.
 
+    Args:
+        path: The file.
+
     Returns:
         The public keys, 32 bytes by client id.
 
@@ -54,6 +57,9 @@ def read_roster(path: str | os.PathLike[str]) -> dict[int, bytes]:
 
 def read_identity(path: str | os.PathLike[str]) -> SigningKey:
     """Read what `create_identity` wrote.
+
+    Args:
+        path: The file.
 
     Raises:
         ConfigError: The file cannot be read, or is not an identity key.

@@ -119,14 +119,22 @@ class UnmaskingResponse(Message):
 
 @dataclass(frozen=True, slots=True)
 class Abort(Message):
-    """Either side ends its part in the session."""
+    """Either side ends its part in the session.
+
+    Args:
+        reason: Why, in printable ASCII.
+    """
 
     kind: ClassVar[int] = 255
     reason: bytes  # printable ASCII, at most 64 bytes: a check's number or a word, never more
 
     @classmethod
     def because(cls, reason: str) -> Self:
-        """Make the message; what is not printable ASCII becomes a question mark, what is too long is cut."""
+        """Make the message; what is not printable ASCII becomes a question mark, what is too long is cut.
+
+        Args:
+            reason: Why.
+        """
         printable = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in reason)
         return cls(printable[:MAXIMUM_REASON].encode())
 

@@ -138,10 +138,10 @@ def least_against_corruption(
 
     Args:
         clients: n.
-        corrupt_fraction: See `parameters`.
-        dropout_fraction: See `parameters`.
+        corrupt_fraction: gamma in [0, 1), clients that may collude with the server. A = floor(gamma n).
+        dropout_fraction: delta in [0, 1), clients that may drop out in a session. D = floor(delta n).
         neighbors: k of the session, even; None is the complete graph.
-        adversary: See `parameters`.
+        adversary: "semi_honest" or "malicious_server".
 
     Returns:
         The fewest neighbors with which the honest survivors stay connected (0 on the complete graph), and the most

@@ -67,8 +67,7 @@ class Server:
         self._config = config
         self._directory = binding.check_directory(config, directory)
         self._entropy: Entropy = entropy or SystemEntropy()
-        self._threads = threads
-        self._lock = threading.RLock()
+        self._threads, self._lock = threads, threading.RLock()
         self.stage: Stage | None = None
         self.faults: list[FaultyClientError] = []
         self.aborts: dict[int, str] = {}
@@ -98,9 +97,7 @@ class Server:
             StageError: The session is not done.
         """
         if not isinstance(self._state, Done):
-            raise StageError(
-                f"there is no sum yet: the session is in stage {self.stage.name if self.stage else 'none'}"
-            )
+            raise StageError(f"there is no sum yet: the session is in stage {getattr(self.stage, 'name', 'none')}")
         return self._state.sum
 
     @property
@@ -316,6 +313,9 @@ class Server:
     def abort(self, reason: str = "ended") -> Outbox:
         """End the session without a sum.
 
+        Args:
+            reason: Why; the clients are told.
+
         Returns:
             The Abort message for every client that is still in.
         """
@@ -340,13 +340,14 @@ class Server:
 
     @classmethod
     def from_bytes(
-        cls,
-        data: bytes | bytearray,
-        *,
-        directory: Mapping[int, bytes] | None = None,
-        threads: int | None = None,
+        cls, data: bytes | bytearray, *, directory: Mapping[int, bytes] | None = None, threads: int | None = None
     ) -> Self:
         """Resume a saved session with the same result; messages accepted before it was saved are not needed again.
+
+        Args:
+            data: What `to_bytes` returned.
+            directory: The identity keys of the clients.
+            threads: Threads that expand masks.
 
         Raises:
             MalformedMessageError: These bytes are not a saved server.

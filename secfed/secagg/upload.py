@@ -18,6 +18,10 @@ class Upload:
     (`TMPDIR` says where) and added to the sum a block at a time: uploads under way take hardly any memory.
     One thread at a time may use an upload; several uploads may be in several threads.
 
+    Args:
+        room: Tells from the first bytes how long the message may be; False refuses it.
+        receive: Takes the message when it is whole.
+
     Attributes:
         client_id: The sender.
     """
@@ -45,6 +49,9 @@ class Upload:
 
     def write(self, chunk: bytes) -> bool:
         """Take the next chunk.
+
+        Args:
+            chunk: Its bytes.
 
         Returns:
             Whether more is wanted; False if the message is late and will be ignored.

@@ -153,6 +153,9 @@ class ClientState:
     def save(self, found: Answered) -> bytes | SavedAnswer:
         """Write an answer and all that follows from it; when this returns, it is on the disk and may be sent.
 
+        Args:
+            found: The answer, and the client as it is after it.
+
         Returns:
             The message; a long one is read from the disk, until another answer is saved.
 
@@ -172,7 +175,11 @@ class ClientState:
         return message if isinstance(message, bytes) else self._message(size)
 
     def end(self, how: str) -> None:
-        """Erase all but the purpose, and keep how the session ended."""
+        """Erase all but the purpose, and keep how the session ended.
+
+        Args:
+            how: How it ended.
+        """
         with Transaction(self._database):
             self._database.execute("DELETE FROM facts WHERE name NOT IN ('layout', 'purpose')")
             self._database.execute("DELETE FROM parts")
@@ -217,6 +224,10 @@ class Record:
     def check(self, digest: bytes, session: bytes) -> None:
         """Compare an update, before the session, with what was given.
 
+        Args:
+            digest: Hash of the update.
+            session: Id of the session.
+
         Raises:
             ConfigError: It was given to another session.
         """
@@ -229,6 +240,11 @@ class Record:
 
     def add(self, digest: bytes, session: bytes, round_: int) -> None:
         """Write, before it leaves, that an update goes to a session; when this returns, it is on the disk.
+
+        Args:
+            digest: Hash of the update.
+            session: Id of the session.
+            round_: The training round.
 
         Raises:
             ConfigError: It was given to another session.

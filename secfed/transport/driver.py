@@ -44,7 +44,12 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a message, and why; the reason names ids, sizes and checks, never contents."""
+    """What became of a message, and why; the reason names ids, sizes and checks, never contents.
+
+    Args:
+        answer: What became of it.
+        reason: Why.
+    """
 
     answer: Answer
     reason: str = ""
@@ -168,7 +173,11 @@ class Driver:
             return self._store.released
 
     def release(self, note: bytes) -> None:
-        """Note in the store that the result was released: a restarted server must not add other noise to the sum."""
+        """Note in the store that the result was released: a restarted server must not add other noise to the sum.
+
+        Args:
+            note: What `released` says from then on.
+        """
         with self._lock:
             self._store.release(note)
 
@@ -190,7 +199,12 @@ class Driver:
             return tuple(sorted(self._owed)) if self.over else ()
 
     def limit(self, client_id: int, stage: Stage) -> int:
-        """Return the most bytes that a client may send for a stage; 0 if nothing is taken for it now."""
+        """Return the most bytes that a client may send for a stage; 0 if nothing is taken for it now.
+
+        Args:
+            client_id: The client.
+            stage: The stage.
+        """
         with self._lock:
             if found := self._store.accepted(stage, client_id):
                 return found[1]

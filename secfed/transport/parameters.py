@@ -86,6 +86,9 @@ class SessionParameters:
     def from_bytes(cls, data: bytes) -> Self:
         """Read what `to_bytes` gave.
 
+        Args:
+            data: What `to_bytes` returned.
+
         Raises:
             MalformedMessageError: These bytes are not parameters of a session, or of another version.
         """

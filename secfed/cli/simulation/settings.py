@@ -28,33 +28,41 @@ class Settings:
         rounds: Number of rounds.
         aggregator: `"plain"`, `"secagg"` or `"paillier"`.
         algorithm: A name in `algorithm_parameters.DEFAULTS`.
-        server_learning_rate: See the algorithm; None is what suits it here.
-        server_momentum: See `secfed.FedAvgM`; None is what suits it here. Of matter for fedavgm only.
-        mu: See `secfed.federated.proximal`; None is what suits it here. Of matter for fedprox only.
-        buffer_size: See `secfed.FedBuff`; None is what suits it here. Of matter for fedbuff only.
-        concurrency: See `secfed.FedBuff`; None is what suits it here. Of matter for fedbuff and fedasync only.
-        staleness_exponent: The same.
-        mixing: See `secfed.FedAsync`; None is what suits it here. Of matter for fedasync only.
+        server_learning_rate: Factor on the server's step; None is what suits the algorithm here.
+        server_momentum: With fedavgm only: how much of the last momentum is kept, from 0 to below 1. None is what
+            suits it here.
+        mu: With fedprox only: strength of the pull toward the model, at least 0. None is what suits it here.
+        buffer_size: With fedbuff only: updates in one sum. None is what suits it here.
+        concurrency: With fedbuff and fedasync only: clients that train at the same time. None is what suits it
+            here.
+        staleness_exponent: With fedbuff and fedasync only: how fast the weight of a stale update falls. None is
+            what suits it here.
+        mixing: With fedasync only: how far the model moves toward what a client trained, above 0 and at most 1.
+            None is what suits it here.
         speed_spread: How unequally fast clients train: the standard deviation of the logarithm of their times. The
             median client takes 1.
         deadline: How long a round waits for slow clients; None: for all. Of no matter for fedbuff and fedasync.
         target: Accuracy of which the run says when it was reached.
         dropout: Probability that a client of the cohort drops out in a round, at a stage drawn among all.
-        threshold: See `secfed.SecAgg`.
-        neighbors: See `secfed.SecAgg`.
-        adversary: See `secfed.SecAgg`.
+        threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask. A number, or a
+            fraction of them (rounded up, and never below the minimum for the adversary). 1.0 means all of them; 1 is
+            refused.
+        neighbors: How many clients each client shares pair masks with; None means all.
+        adversary: `"semi_honest"` or `"malicious_server"`.
         sampling_rate: Probability that a client joins a round's cohort.
-        cohort_size: See `Training.rounds`; instead of `sampling_rate`.
+        cohort_size: Clients in each round's cohort, drawn uniformly among all, instead of `sampling_rate`.
         alpha: How unequal the clients are; see `datasets`.
-        key_bits: See `secfed.Paillier`.
-        clip: See `secfed.SecAgg`; without effect with privacy.
-        bits: See `secfed.SecAgg`; without effect with privacy.
-        scale_weights: See `secfed.SecAgg`; without effect with privacy.
+        key_bits: Bits of the Paillier key, at least 2048.
+        clip: Values are clipped to [-clip, clip]. Without effect with privacy.
+        bits: Bits of a rounded value; None takes 16, or as few as 12 where that keeps the sum within 32 bits.
+            Without effect with privacy.
+        scale_weights: Multiply by weights before rounding, not after. An entry takes `log2(max_weight)` bits less,
+            but needs two or three more `bits` for the same error. Without effect with privacy.
         compression: Maps as `maps_of` reads them; nothing ("") sends every value.
         privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
         epsilon: Budget of all rounds together.
         delta: Budget of all rounds together.
-        clip_norm: See `secfed.CentralGaussian`.
+        clip_norm: With privacy: updates are scaled down to this Euclidean norm, all arrays of an update together.
         seed: Decides everything but the secrets, noise among them.
     """
 

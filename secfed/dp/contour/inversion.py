@@ -63,7 +63,7 @@ def delta_bounds(releases: Releases, epsilon: float, start: WarmStart | None = N
     Args:
         releases: The composition.
         epsilon: At least 0.
-        start: See `epsilon_bounds`.
+        start: The contour to try first; the one that answers is stored in it.
     """
     at, best = np.array([epsilon]), (-np.inf, 0.0)
     if start and (contour := _warm_contour(releases, GOAL, start)):

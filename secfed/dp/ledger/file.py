@@ -60,6 +60,12 @@ _OUTSIDE = {
 class Ledger:
     """A privacy budget in a file; made by `Ledger.create` or `Ledger.open`.
 
+    Args:
+        path: The file.
+        timeout_seconds: How long to wait for another process that holds the file.
+        expected_head: What `head()` returned earlier: a file that no longer holds that record is refused. None
+            checks nothing.
+
     Attributes:
         path: The file.
         epsilon: The budget.
@@ -98,7 +104,7 @@ class Ledger:
     def __init__(
         self, path: str | PathLike[str], *, timeout_seconds: float = 30.0, expected_head: str | None = None
     ) -> None:
-        """See `Ledger.open`."""
+        """Open a ledger, as `Ledger.open` does."""
         if expected_head is not None and not (isinstance(expected_head, str) and _HASH.fullmatch(expected_head)):
             raise ConfigError(
                 f"expected_head {expected_head!r:.100} must be 64 hexadecimal digits, as from Ledger.head"
@@ -227,6 +233,9 @@ class Ledger:
     def commit(self, entry: Entry) -> Entry:
         """Note that a reservation has been released; it spends what it did before.
 
+        Args:
+            entry: The reservation.
+
         Raises:
             ConfigError: The entry is not of this ledger.
             StageError: The entry is no longer reserved.
@@ -240,6 +249,9 @@ class Ledger:
         Only the caller knows that. If anything that depends on the clients' data has left (a sum, a model, the score
         of a model, the cause of a failure), the entry must be committed instead; when in doubt, leave it reserved.
 
+        Args:
+            entry: The reservation.
+
         Raises:
             ConfigError: The entry is not of this ledger.
             StageError: The entry is no longer reserved.
@@ -251,6 +263,11 @@ class Ledger:
         """Write down what has been released without a reservation; it cannot be refused, only remembered.
 
         It may take the ledger beyond its budget; from then on every reservation is refused.
+
+        Args:
+            event: What was released.
+            count: How often.
+            label: Words for the listing.
 
         Raises:
             UnsupportedEventError: No bound is proved for this event: record `dp.NonPrivate()` in its place.
@@ -266,15 +283,15 @@ class Ledger:
         If the block raises, the reservation stays, and stays spent. The block may `amend` or `cancel` it.
 
         Args:
-            event: As in `reserve`.
-            count: As in `reserve`.
-            label: As in `reserve`.
+            event: What the block will release, at its worst.
+            count: How often.
+            label: Words for the listing.
 
         Yields:
             The reservation.
 
         Raises:
-            BudgetExceededError: As in `reserve`; the block does not run.
+            BudgetExceededError: The budget has no room for it; the block does not run.
         """
         entry = self.reserve(event, count, label)
         yield entry
@@ -301,7 +318,11 @@ class Ledger:
         return float(self.accountant().epsilon(self.delta))
 
     def remaining_rounds(self, event: Event) -> int:
-        """Return how many more releases of an event fit into the budget."""
+        """Return how many more releases of an event fit into the budget.
+
+        Args:
+            event: What would be released each time.
+        """
         return self.accountant().remaining_rounds(event, epsilon=self.epsilon, delta=self.delta)
 
     def to_json(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Layers:
         """Make layers for any number of survivors from `threshold` to `clients`.
 
         Args:
-            variance: As for the class.
+            variance: What the honest survivors' noise must come to in the sum, per coordinate, in square steps.
             clients: Clients in the cohort.
             threshold: Fewest survivors in a sum, colluders among them.
             colluders: Survivors whose noise does not count.

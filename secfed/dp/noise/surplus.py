@@ -50,6 +50,10 @@ class SurplusNoise:
     def receive(self, client_id: int, data: bytes) -> None:
         """Take one survivor's SurplusNoiseResponse; a second one of the same client replaces the first.
 
+        Args:
+            client_id: The survivor.
+            data: Its response.
+
         Raises:
             FaultyClientError: M1, it is not such a message; M2, this client was not asked; M3, it is about another sum,
                 or does not have one seed for each surplus layer. Nothing has changed.
