@@ -1,6 +1,7 @@
 """Epsilon after each round: a curve whose values share contours."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -60,10 +61,11 @@ def _block(
     upper = np.full(len(counts), np.inf)
     last, end = base.joined(extra, float(counts[-1])), float(log_delta[-1])
     if floor[-1] > 0:
-        orders = Moments.of(last, None, float(floor[-1]), end).order
-        size = Moments.at(base, orders).log + counts[:, None] * Moments.at(extra, orders).log + log_chernoff(orders)
-        lower = (size - orders * floor[:, None]).min(axis=1) <= log_delta
-        upper[lower] = floor[lower]
+        with suppress(NoOrderError):
+            orders = Moments.of(last, None, float(floor[-1]), end).order
+            size = Moments.at(base, orders).log + counts[:, None] * Moments.at(extra, orders).log + log_chernoff(orders)
+            lower = (size - orders * floor[:, None]).min(axis=1) <= log_delta
+            upper[lower] = floor[lower]
     left = np.flatnonzero(~np.isfinite(upper))
     if len(counts) > 1 and len(left):
         # On a logarithmic scale epsilon is nearly a straight line.
