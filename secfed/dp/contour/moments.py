@@ -1,5 +1,6 @@
 """A composition's real moments: K(t), from which everything else about a contour is chosen and bounded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,9 @@ from secfed.dp.contour.quadrature import grids, most_nodes
 
 # Nodes of one law that are too many.
 MOST_NODES = 20_000
-# From one order of the ladder to the next.
-_RUNG = 2.0**0.5
+# From one order to the next, and how many of them lie above and below the first.
+_RATIO = 2.0**0.5
+_HIGHEST, _LOWEST = 200, 40
 
 
 class NoOrderError(Exception):
@@ -79,7 +81,7 @@ def chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """K, its slope and its curvature at a ladder of orders, shape `(m,)` each, ascending."""
+    """K, its slope and its curvature at some orders, shape `(m,)` each, ascending."""
 
     order: Reals
     log: Reals
@@ -90,40 +92,63 @@ class Moments:
     def of(
         cls, releases: Releases, log_delta: float | None, epsilon: float | None, enough: float = -np.inf
     ) -> "Moments":
-        """Climb from small orders until Chernoff's bound (of epsilon, or of delta) gets worse again, or is enough.
+        """Evaluate a composition on orders around the best of Chernoff's bounds; see `around_best`.
 
         Raises:
             NoOrderError: No order is cheap enough.
         """
         squares = sum(float((part.count * part.spread_of_loss**2).sum()) for part in releases.laws)
-        start = 0.3 / np.sqrt(squares + releases.gaussian)
-        first, last = 0, 6
-        columns = _ladder(releases, start * _RUNG ** np.arange(first, last))
+        start = 0.3 / float(np.sqrt(squares + releases.gaussian))
+        return cls.around_best(lambda orders: _cheap_columns(releases, orders), start, log_delta, epsilon, enough)
+
+    @classmethod
+    def around_best(
+        cls,
+        columns_at: Callable[[Reals], Reals],
+        start: float,
+        log_delta: float | None,
+        epsilon: float | None,
+        enough: float = -np.inf,
+    ) -> "Moments":
+        """Evaluate a growing range of orders until Chernoff's bound is best in its middle, or good enough.
+
+        Args:
+            columns_at: Returns orders, K, mean and variance, shape `(4, m)`, for ascending orders; it leaves out the
+                largest ones where they are too much work.
+            start: The order to start from.
+            log_delta: Logarithm of delta, where epsilon is asked.
+            epsilon: Used where there is no delta.
+            enough: A bound that is good enough.
+
+        Raises:
+            NoOrderError: No order is cheap enough.
+        """
+        first, last, highest = 0, 6, _HIGHEST
+        columns = columns_at(start * _RATIO ** np.arange(float(first), last))
         while columns.shape[1] == 0:
-            if first < -40:
+            if first < -_LOWEST:
                 raise NoOrderError
             first, last = first - 6, first
-            columns = _ladder(releases, start * _RUNG ** np.arange(first, last))
+            columns = columns_at(start * _RATIO ** np.arange(float(first), last))
         while True:
             orders, bound = columns[0], chernoff(columns, log_delta, epsilon)
             best = int(np.argmin(bound))
             if bound[best] <= enough:
                 return cls(*columns)
-            if len(orders) - best <= 5 and last < 200:
-                rungs = np.arange(last, last + 4)
-                piece = _ladder(releases, start * _RUNG**rungs)
-                last = last + 4 if piece.shape[1] == 4 else 200
+            if len(orders) - best <= 5 and last < highest:
+                piece = columns_at(start * _RATIO ** np.arange(float(last), last + 4))
+                last = last + 4 if piece.shape[1] == 4 else highest
                 columns = np.concatenate([columns, piece], axis=1)
-            elif best < 3 and first > -40:
-                rungs = np.arange(first - 6, first)
+            elif best < 3 and first > -_LOWEST:
+                piece = columns_at(start * _RATIO ** np.arange(first - 6.0, first))
                 first -= 6
-                columns = np.concatenate([_ladder(releases, start * _RUNG**rungs), columns], axis=1)
+                columns = np.concatenate([piece, columns], axis=1)
             else:
                 break
         # Moments explode where a rare participation takes over: look closely around the best order.
         near = orders[max(best - 2, 0) : best + 3]
         close = (near[:-1, None] * (near[1:, None] / near[:-1, None]) ** (np.arange(1, 4) / 4)).ravel()
-        columns = np.concatenate([columns, _ladder(releases, close)], axis=1)
+        columns = np.concatenate([columns, columns_at(close)], axis=1)
         return cls(*columns[:, np.argsort(columns[0])])
 
     @classmethod
@@ -158,7 +183,7 @@ class Moments:
         return float(np.interp(epsilon, means[ranked], logs[ranked]))
 
 
-def _ladder(releases: Releases, orders: Reals) -> Reals:
+def _cheap_columns(releases: Releases, orders: Reals) -> Reals:
     """Return the orders, K, and the tilted loss's mean and variance at each; shape `(4, m)`.
 
     Orders so large that a rare participation makes up the whole moment are left out: they bound nothing.

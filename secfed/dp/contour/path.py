@@ -72,7 +72,7 @@ def choose(
 
     Args:
         releases: The composition.
-        moments: Its ladder.
+        moments: Its moments.
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
         goal: Relative error aimed at.
@@ -80,7 +80,7 @@ def choose(
         doubtful: The guess may be far off: then a long search for a path would be in vain.
 
     Returns:
-        The contour that promises least work among the ladder's orders; nothing where none can be
+        The contour that promises least work among the moments' orders; nothing where none can be
         exact enough, or where a guess is to be improved first.
     """
     orders, period = moments.order, periods(moments, epsilon, log_delta, goal)
@@ -142,7 +142,7 @@ def losses(moments: Moments, epsilon: float, log_delta: float) -> Reals:
 
 
 def periods(moments: Moments, epsilon: float, log_delta: float, goal: float) -> Reals:
-    """Return the least W for each order of a ladder: what wraps around is below the goal, relative to delta."""
+    """Return the least W for each order: what wraps around is below the goal, relative to delta."""
     orders, exponent = moments.order, moments.exponent(epsilon)
     excess = exponent - (log_delta + np.log(goal / 4))
     distance = orders[:, None] - orders[None, :]

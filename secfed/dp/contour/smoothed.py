@@ -13,7 +13,7 @@ import numpy as np
 
 from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, WarmStart, assemble
-from secfed.dp.contour.moments import Moments, Releases, chernoff, log_chernoff
+from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
 from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.path import ContourPath, frequencies, periods
 from secfed.dp.contour.privacy_loss import Reals
@@ -23,8 +23,6 @@ Pairs = Sequence[tuple[Law, int]]
 _GAP, _GOAL = 5e-7, 1e-10
 # Most values of u, and most losses of one law.
 _MOST_STEPS, _MOST_ATOMS = 120_000, 400_000
-# From one order of the ladder to the next, and how many there are.
-_RUNG, _MOST_RUNGS = 2.0**0.5, 90
 _TRIES = 6
 # The gap of the logarithm of delta up to which a contour serves other epsilons.
 _SAME = 1e-5
@@ -53,7 +51,7 @@ def epsilon_bounds(
     goals = np.log([delta - certain + (infinite - certain), max(delta - infinite, 1e-320)])
     if _alone(pairs, 0.0):
         return _invert(pairs, delta)
-    moments = ladder(pairs, goals[1], None)
+    moments = moments_of(pairs, goals[1], None)
     if moments is None:
         loss, mass = _one_loss(pairs)
         ends = [loss + math.log1p(-min(math.exp(goal) / mass, 1 - 1e-16)) for goal in goals]
@@ -107,7 +105,7 @@ def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -
         below, above = (float(bound[0]) for bound in start.contour.bounds(at))
         if above - below <= _SAME:
             return certain + max(0.0, math.exp(below) - lost), min(1.0, math.exp(min(above, 0.0)) + infinite)
-    moments = ladder(pairs, None, epsilon)
+    moments = moments_of(pairs, None, epsilon)
     if moments is None:
         loss, mass = _one_loss(pairs)
         more = mass * max(0.0, -math.expm1(epsilon - loss))
@@ -195,36 +193,22 @@ def _one_loss(pairs: Pairs) -> tuple[float, float]:
     return float(mean), math.exp(log)
 
 
-def ladder(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Moments | None:
-    """Evaluate K on both sides of the order that suits Chernoff's bound; nothing where there is only one loss."""
-    squares = _columns(pairs, np.zeros(1))[2][0]
-    if not squares > 0:
+def moments_of(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Moments | None:
+    """Evaluate K on orders around the one that suits Chernoff's bound; nothing where there is only one loss."""
+    variance = float(_columns(pairs, np.zeros(1))[2][0])
+    if not variance > 0:
         return None
-    start, first, last = 0.1 / math.sqrt(squares), -10, -10
-    columns, best = np.empty((4, 0)), 0
-    while last - first < _MOST_RUNGS:
-        # Upwards while the best order is among the last ones, downwards while it is among the first.
-        up = columns.shape[1] - best < 6
-        rungs = np.arange(last, last + 12) if up else np.arange(first - 12, first)
-        orders = start * _RUNG**rungs
-        if up and any(law.size(float(orders[-1])) > _MOST_ATOMS for law, _ in pairs):
-            break
-        piece = np.array([orders, *_columns(pairs, orders)])
-        columns = np.concatenate([columns, piece] if up else [piece, columns], axis=1)
-        first, last = min(first, int(rungs[0])), max(last, int(rungs[-1]) + 1)
-        best = int(np.argmin(chernoff(columns, log_delta, epsilon)))
-        if 4 <= best < columns.shape[1] - 5:
-            break
-    # Where a rare participation takes over, the best order is between two of them: look there, and once more.
-    for _ in range(2):
-        near = columns[0][max(best - 1, 0) : best + 2]
-        if not len(near):
-            break
-        close = np.geomspace(near[0], near[-1], 18)[1:-1]
-        columns = np.concatenate([columns, np.array([close, *_columns(pairs, close)])], axis=1)
-        columns = columns[:, np.unique(columns[0], return_index=True)[1]]
-        best = int(np.argmin(chernoff(columns, log_delta, epsilon)))
-    return Moments(*columns)
+
+    def columns_at(orders: Reals) -> Reals:
+        # At imaginary parts that are larger than the order, there are more atoms still.
+        while len(orders) and any(law.size(float(orders[-1])) > _MOST_ATOMS / 16 for law, _ in pairs):
+            orders = orders[:-1]
+        return np.array([orders, *_columns(pairs, orders)]) if len(orders) else np.empty((4, 0))
+
+    try:
+        return Moments.around_best(columns_at, 0.1 / math.sqrt(variance), log_delta, epsilon)
+    except NoOrderError:
+        return Moments(*np.empty((4, 0)))
 
 
 def _columns(pairs: Pairs, orders: Reals) -> Reals:
@@ -248,7 +232,7 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
 
     Args:
         pairs: The composition.
-        moments: Its ladder.
+        moments: Its moments.
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
         gap: Relative gap of epsilon that smoothing may cost.
