@@ -1,6 +1,6 @@
-"""Differential privacy: what was released, what it spent, and exact noise.
+"""Differential privacy: events, the accountant, calibration, exact noise, and the ledger.
 
-It knows nothing of learning.
+It knows nothing about learning.
 """
 
 from secfed.dp.accountant import Accountant, Bounds

@@ -27,7 +27,7 @@ from secfed.dp.events import (
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError, UnsupportedEventError
 
-# The least delta for which `Accountant.mu` claims anything, unless another one is asked for.
+# Default least delta of `Accountant.mu`.
 LEAST_DELTA = 1e-10
 
 
@@ -35,8 +35,8 @@ class Bounds(NamedTuple):
     """A number between two certified values.
 
     Attributes:
-        lower: The number is not below this.
-        upper: The number is not above this.
+        lower: The number is at least this.
+        upper: The number is at most this.
     """
 
     lower: float
@@ -44,11 +44,11 @@ class Bounds(NamedTuple):
 
 
 class Accountant:
-    """What has been released, and what it has spent.
+    """Records what was released and computes what it has spent.
 
-    The guarantee is for one client: anyone who sees all releases learns little about whether the client took part
-    (`"add_remove"`), or about what its data were (`"replace"`). Events must be fixed before the first release, or
-    chosen without looking at earlier releases: a budget that adapts to them needs a privacy filter, which this is not.
+    The guarantee is for one client: someone who sees all releases learns little about whether the client took part
+    (`"add_remove"`), or about its data (`"replace"`). Fix the events before the first release, or choose them without
+    looking at earlier releases. A budget that adapts to earlier releases needs a privacy filter, which this is not.
 
     Args:
         adjacency: `"add_remove"` or `"replace"`, or one direction, `"remove"` or `"add"`; see `events`.
@@ -96,7 +96,7 @@ class Accountant:
             This accountant.
 
         Raises:
-            ConfigError: Something is not an event, or the count is below 1.
+            ConfigError: `event` is not an event, or the count is below 1.
         """
         check_event(event)
         self._events[event] = self._events.get(event, 0) + check_count("count", count)
@@ -104,7 +104,7 @@ class Accountant:
         return self
 
     def copy(self) -> "Accountant":
-        """Return an accountant with the same events that changes apart from this one."""
+        """Return an independent accountant with the same events."""
         other = Accountant(self._adjacency)
         other._events = dict(self._events)
         other._composition = self._composition
@@ -123,8 +123,8 @@ class Accountant:
 
         Returns:
             The certified upper value, infinite if there is none; with `bounds` both. The lower value is 0 for sums of
-            discrete Gaussians of several coordinates or from sampled cohorts, where only moments are known (Skellam),
-            and with an exponential mechanism.
+            discrete Gaussians of several coordinates or from sampled cohorts, for Skellam noise (only its moments are
+            known), and with an exponential mechanism.
 
         Raises:
             ConfigError: The delta is out of range.
@@ -152,7 +152,7 @@ class Accountant:
             The certified upper value; with `bounds` both.
 
         Raises:
-            ConfigError: The epsilon is negative or no number.
+            ConfigError: The epsilon is negative or not a number.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
         epsilon = check_number("epsilon", epsilon)
@@ -165,13 +165,13 @@ class Accountant:
         """Return epsilon after each release, in the order of composition: `(releases,)`, upper values.
 
         Args:
-            delta: The delta at which epsilon is computed.
+            delta: Delta at which epsilon is computed.
 
         Raises:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        # What all releases together leave of delta is enough for the first ones.
+        # What remains of delta after all releases is also enough for the first ones.
         delta = self._left(check_delta(delta))
         if not delta > 0:
             return np.full(sum(self._events.values()), math.inf)
@@ -182,7 +182,7 @@ class Accountant:
         return np.concatenate(pieces) if pieces else np.zeros(0)
 
     def would_exceed(self, event: Event, *, epsilon: float, delta: float, count: int = 1) -> bool:
-        """Return whether the budget (epsilon, delta) would be overspent by one more event; nothing is recorded.
+        """Return whether one more event would exceed the budget (epsilon, delta); nothing is recorded.
 
         Args:
             event: What would be released.
@@ -198,7 +198,7 @@ class Accountant:
         return not self.copy().compose(event, count).epsilon(delta) <= epsilon
 
     def remaining_rounds(self, event: Event, *, epsilon: float, delta: float) -> int:
-        """Return how often one more event fits into the budget (epsilon, delta), at most 10^9 times.
+        """Return how many more times an event fits into the budget (epsilon, delta), at most 10^9.
 
         Args:
             event: What would be released each time.
@@ -219,21 +219,20 @@ class Accountant:
     @overload
     def mu(self, *, least_delta: float = ..., bounds: Literal[True]) -> Bounds: ...
     def mu(self, *, least_delta: float = LEAST_DELTA, bounds: bool = False) -> float | Bounds:
-        """Return the least mu for which the releases are mu-Gaussian private for every delta from the least one on.
+        """Return the least mu such that the releases are mu-Gaussian private for every delta of at least `least_delta`.
 
-        That is: for each such delta, their epsilon is not above that of one Gaussian release with noise 1 / mu. Below
-        the least delta nothing is claimed. It cannot be 0 in general: a sampled Gaussian release has the far tail of
-        the unsampled one, so the mu that holds for all delta is that without sampling. Unsampled Gaussian releases have
-        the same mu for every least delta.
+        That is: for each such delta, their epsilon is at most that of one Gaussian release with noise 1 / mu. There is
+        no claim for smaller deltas. In general `least_delta` cannot be 0: a sampled Gaussian release has the far tail
+        of the unsampled one, so a mu for all deltas would gain nothing from sampling. Unsampled Gaussian releases have
+        the same mu for every `least_delta`.
 
         Args:
             least_delta: Above 0 and below 1.
             bounds: Return a lower value as well.
 
         Returns:
-            The certified upper value, infinite if there is none; with `bounds` both. They are at most 1e-3 apart, as a
-            part of mu, where those of `delta` are near each other. For unsampled Gaussian releases both are the exact
-            value, rounded.
+            The certified upper value, infinite if there is none; with `bounds` both. Their relative gap is at most 1e-3
+            where the bounds of `delta` are close. For unsampled Gaussian releases both are the exact value, rounded.
 
         Raises:
             ConfigError: The least delta is out of range.
@@ -282,7 +281,7 @@ class Accountant:
     @overload
     def true_positive_rate(self, false_positive_rate: float, *, bounds: Literal[True]) -> Bounds: ...
     def true_positive_rate(self, false_positive_rate: float, *, bounds: bool = False) -> float | Bounds:
-        """Return the largest true positive rate of any membership test: 1 minus `trade_off`, with all its digits.
+        """Return the largest true positive rate of any membership test: 1 minus `trade_off`, to full precision.
 
         Args:
             false_positive_rate: From 0 to 1.
@@ -299,7 +298,7 @@ class Accountant:
         return found if bounds else found.upper
 
     def roc(self, false_positive_rates: npt.ArrayLike) -> Reals:
-        """Return upper values of the largest true positive rates, for a picture: cheaper than one by one, and looser.
+        """Return upper values of the largest true positive rates for a plot: cheaper than one by one, but looser.
 
         Args:
             false_positive_rates: Above 0 and at most 1, `(count,)`, at least one.
@@ -330,30 +329,30 @@ class Accountant:
             order: Above 1 and finite.
 
         Returns:
-            In nats. Infinite where there is no guarantee, or where one client may decide whether there is a release:
-            what is seen then is bounded by a probability only, and by no moment.
+            In nats. Infinite if there is no guarantee, or if one client may decide whether there is a release: then
+            only a probability is bounded, not a moment.
 
         Raises:
             ConfigError: The order is out of range.
             UnsupportedEventError: An event has no proved moment bound under this adjacency.
 
         Source:
-            Mironov: Renyi Differential Privacy, CSF 2017, Proposition 1; for each event see `rdp`.
+            Mironov: Renyi Differential Privacy, CSF 2017, Proposition 1; for each event see `renyi`.
         """
         order = check_number("order", order)
         if not 1 < order < math.inf:
             raise ConfigError(f"order {order} must be above 1 and finite")
-        # The factor is more than products and sum lose.
+        # The factor exceeds the rounding errors of the products and the sum.
         terms = [
             count * float(renyi.moments(event, self._adjacency, [order])[0]) for event, count in self._events.items()
         ]
         return math.inf if self._decisive else math.fsum(terms) * (1 + 2.0**-45)
 
     def rdp_epsilon(self, delta: float) -> float:
-        """Return epsilon by Renyi moments: a second engine, never below the first one's lower value.
+        """Return epsilon from Renyi moments: a second engine, never below the first one's lower value.
 
         Args:
-            delta: The delta at which epsilon is computed.
+            delta: Delta at which epsilon is computed.
 
         Raises:
             ConfigError: The delta is out of range.
@@ -363,10 +362,10 @@ class Accountant:
         return renyi.epsilon(self.events, self._adjacency, left) if left > 0 else math.inf
 
     def assumptions(self, delta: float | None = None) -> str:
-        """Say in words what the numbers rest on.
+        """Return the assumptions behind the numbers, in words.
 
         Args:
-            delta: The delta at which epsilon is computed.
+            delta: Delta at which epsilon is computed.
         """
         return assumptions(self.events, self._adjacency, delta)
 
@@ -383,7 +382,7 @@ class Accountant:
             saved: What `to_json` returned.
 
         Raises:
-            ConfigError: This is not a description of an accountant.
+            ConfigError: `saved` does not describe an accountant.
         """
         try:
             accountant = cls(saved["adjacency"])
@@ -402,7 +401,7 @@ class Accountant:
             return None
 
     def _tests(self, false_positive_rate: float) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Return bounds of the least false negative rate and of the largest true positive rate."""
+        """Return bounds on the least false negative rate and on the largest true positive rate."""
         rate = check_between("false_positive_rate", false_positive_rate, 0.0, 1.0)
         exact = self._exact_mu()
         if exact is not None:
@@ -418,7 +417,7 @@ class Accountant:
         return found
 
     def _profile(self) -> Callable[[float], tuple[float, float]]:
-        """Return delta as a function of epsilon for a search: each value starts from the contour of the last one.
+        """Return delta as a function of epsilon for a search: each call starts from the last contour.
 
         Raises:
             UnsupportedEventError: The adjacency is one direction only.
@@ -436,7 +435,7 @@ class Accountant:
 
     @property
     def _decisive(self) -> float:
-        """Bound of the probability that one client ever decides whether there is a release."""
+        """Return a bound on the probability that one client ever decides whether there is a release."""
         return math.fsum(
             count * event.decisive_probability
             for event, count in self._composed().events.items()
@@ -444,5 +443,5 @@ class Accountant:
         )
 
     def _left(self, delta: float) -> float:
-        """Return what of delta is left for the releases themselves: see `docs/accountant.md`, section 2.1."""
+        """Return the part of delta left for the releases themselves: see `docs/accountant.md`, section 2.1."""
         return delta - self._decisive

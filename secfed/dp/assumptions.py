@@ -1,6 +1,6 @@
-"""What a number rests on, in words: a guarantee means nothing without its assumptions.
+"""The assumptions behind a guarantee, in words: without them the number means nothing.
 
-The noise that is needed is rounded up. Rates and norms up to which the numbers hold are rounded down.
+The required noise is rounded up. The largest allowed rates and norms are rounded down.
 """
 
 from collections.abc import Iterable
@@ -32,12 +32,12 @@ _ADJACENT = {
 
 
 def assumptions(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: float | None) -> str:
-    """Say what was released, between which data sets, and what must be true for the numbers to hold.
+    """Return what was released, which data sets are compared, and what must be true for the numbers to hold.
 
     Args:
         events: Each event and how often.
         adjacency: Which data sets are adjacent.
-        delta: Named if given.
+        delta: Included in the text if given.
 
     Returns:
         Sentences.

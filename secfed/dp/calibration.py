@@ -13,19 +13,19 @@ from secfed.errors import ConfigError
 
 Sampling = Literal["poisson", "fixed"]
 
-# Relative accuracy of what is found.
+# Relative accuracy of the result.
 _ACCURACY = 1e-9
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e9
-# Where cheap bounds are good enough, as a logarithm, and the most evaluations after them.
+# Log gap at which cheap bounds are good enough, and the most evaluations after them.
 _NEAR = 0.02
 _MOST_TRIES = 60
-# Bounds so far apart, as a logarithm, come from the slowest evaluations, each of which counts as several.
+# Bounds this far apart (log) come from the slowest evaluations, which count as this many each.
 _WIDE, _SLOW = 1e-3, 6
 _MOST_CEILINGS = 5
-# Width of bounds, as a logarithm, where there is no lower one; and the most by which parameters may differ then.
+# Assumed log gap of the bounds if there is no lower one, and the most by which parameters may then differ.
 _UNKNOWN = 0.1
 _LOOSE = 0.003
-# Logarithm of epsilon over the budget beyond which a value says nothing about the slope.
+# Log of epsilon over the budget beyond which a value does not inform the slope.
 _FAR = 3.0
 
 
@@ -37,7 +37,7 @@ def release(
     Args:
         noise_multiplier: Noise standard deviation over clip_norm.
         sampling_rate: Probability that a client joins (`"poisson"`), or the cohort's fraction of all (`"fixed"`).
-        sampling: How a cohort is drawn: `"poisson"`, each client joins by itself, or `"fixed"`, that many among all.
+        sampling: How a cohort is drawn: `"poisson"` (each client joins independently) or `"fixed"` (a set number).
         population: Number of clients; needed for `"fixed"`.
 
     Raises:
@@ -68,14 +68,14 @@ def noise_multiplier(
     population: int | None = None,
     adjacency: Adjacency = "add_remove",
 ) -> float:
-    """Return the least noise multiplier that keeps a budget, to nine digits, never below it.
+    """Return the least noise multiplier within a budget, to nine digits and rounded up.
 
     Args:
         epsilon: Budget.
         delta: Budget.
         sampling_rate: Probability that a client joins (`"poisson"`), or the cohort's fraction of all (`"fixed"`).
         rounds: Number of releases.
-        sampling: How a cohort is drawn: `"poisson"`, each client joins by itself, or `"fixed"`, that many among all.
+        sampling: How a cohort is drawn: `"poisson"` (each client joins independently) or `"fixed"` (a set number).
         population: Number of clients; needed for `"fixed"`.
         adjacency: `"add_remove"` or `"replace"`.
 
@@ -83,14 +83,14 @@ def noise_multiplier(
         The noise multiplier; epsilon at it is at most the budget.
 
     Raises:
-        ConfigError: A parameter is out of range, or no noise keeps the budget.
+        ConfigError: A parameter is out of range, or no noise meets the budget.
 
     >>> round(noise_multiplier(epsilon=3.0, delta=1e-5, sampling_rate=0.01, rounds=1000), 4)
     0.8136
     """
     epsilon, delta = check_budget(epsilon, delta)
     rounds = check_count("rounds", rounds)
-    release(1.0, sampling_rate, sampling, population)  # refuses before the search does
+    release(1.0, sampling_rate, sampling, population)  # reject bad parameters before the search
 
     def composed(logarithm: float) -> Composition:
         event = release(math.exp(logarithm), sampling_rate, sampling, population)
@@ -107,7 +107,7 @@ def noise_multiplier(
 def sampling_rate(
     *, epsilon: float, delta: float, noise_multiplier: float, rounds: int = 1, adjacency: Adjacency = "add_remove"
 ) -> float:
-    """Return the largest rate of Poisson sampling that keeps a budget, to nine digits, never above it.
+    """Return the largest rate of Poisson sampling within a budget, to nine digits and rounded down.
 
     Args:
         epsilon: Budget.
@@ -120,7 +120,7 @@ def sampling_rate(
         The sampling rate, at most 1.
 
     Raises:
-        ConfigError: A parameter is out of range, or no rate from 1e-12 on keeps the budget.
+        ConfigError: A parameter is out of range, or no rate from 1e-12 up meets the budget.
     """
     epsilon, delta = check_budget(epsilon, delta)
     rounds = check_count("rounds", rounds)
@@ -146,14 +146,14 @@ def rounds(
     population: int | None = None,
     adjacency: Adjacency = "add_remove",
 ) -> int:
-    """Return the most rounds that keep a budget, at most 10^9; 0 if not even one does.
+    """Return the most rounds within a budget, at most 10^9; 0 if not even one fits.
 
     Args:
         epsilon: Budget.
         delta: Budget.
         noise_multiplier: Noise standard deviation over clip_norm.
         sampling_rate: Probability that a client joins (`"poisson"`), or the cohort's fraction of all (`"fixed"`).
-        sampling: How a cohort is drawn: `"poisson"`, each client joins by itself, or `"fixed"`, that many among all.
+        sampling: How a cohort is drawn: `"poisson"` (each client joins independently) or `"fixed"` (a set number).
         population: Number of clients; needed for `"fixed"`.
         adjacency: `"add_remove"` or `"replace"`.
 
@@ -168,16 +168,16 @@ def rounds(
 def _falling(
     composed: Callable[[float], Composition], budget: float, delta: float, low: float, high: float
 ) -> float | None:
-    """Return the least argument at which a falling epsilon is at most the budget, from above; or nothing.
+    """Return the least argument at which a falling epsilon is at most the budget, rounded up, or None.
 
-    Cheap bounds first: they say where to start, and where not to look at all. Then secant steps inside a bracket: the
-    logarithm of epsilon is nearly linear in the logarithm of the noise.
+    Cheap bounds come first: they show where to start and what to skip. Secant steps inside a bracket follow, because
+    the logarithm of epsilon is nearly linear in the logarithm of the noise.
     """
     known = _first(lambda x: not composed(x).exceeds(budget, delta), low, high)
     if known is None:
         return None
     left, right, at, step = max(low, known - 2 * _NEAR), high, known, 0.25
-    # Where total variation says that epsilon is 0, nothing else need be asked.
+    # If total variation shows that epsilon is 0, no other engine is needed.
     best = _first(lambda x: composed(x).nothing(delta), left, high)
     right = high if best is None else best
     for _ in range(_MOST_CEILINGS):
@@ -193,7 +193,7 @@ def _falling(
     while tries < _MOST_TRIES:
         lower, upper = composed(at).epsilon(delta, starts)
         if upper > 0:
-            # An epsilon of 0 does not say how near the engines are to each other.
+            # An epsilon of 0 does not show how close the engines are.
             width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
         if not renewed and abs(math.log(max(upper, 1e-300) / budget)) < _NEAR and width > 3 * slope * _ACCURACY:
             # The contour of an earlier query is too far off for nine digits: choose one here.
@@ -214,12 +214,12 @@ def _falling(
                 continue
         else:
             right = best = at
-            # Where the engines differ by more than what is left, nothing is gained by going on.
+            # If the engines differ by more than what is left, going on gains nothing.
             if at <= low or -value <= slope * _ACCURACY / 2 + 0.1 * width:
                 break
         if right - left <= max(_ACCURACY, min(0.03 * width, _LOOSE)):
             break
-        # Aimed a little to the right, so that the budget is kept; where a step leads out of the bracket, it is halved.
+        # Aim a little to the right, to stay within the budget; if a step leaves the bracket, bisect.
         for aimed in (_where_zero(known_values), at + value / slope, (left + right) / 2):
             if left < aimed + _ACCURACY / 4 < right:
                 at = aimed + _ACCURACY / 4
@@ -230,8 +230,8 @@ def _falling(
 def _where_zero(points: list[tuple[float, float]]) -> float:
     """Return where the parabola through the last three (argument, value) pairs, or the line through two, is 0.
 
-    The parabola gives the argument for each value (inverse interpolation). Infinite with fewer than two points, or
-    where two of them have the same value.
+    The parabola gives the argument for each value (inverse interpolation). The result is infinite with fewer than two
+    points, or if two have the same value.
     """
     if len(points) < 2 or len({value for _, value in points}) < len(points):
         return math.inf
@@ -239,7 +239,7 @@ def _where_zero(points: list[tuple[float, float]]) -> float:
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float | None:
-    """Return an argument near the least at which something that stays true holds; nothing if it does not at the end."""
+    """Return an argument near the least at which a condition becomes true for good; None if it fails at the end."""
     if not holds(high):
         return None
     while high - low > _NEAR:

@@ -1,4 +1,4 @@
-"""Checks of the numbers that events hold: each returns the number as a plain float or int, or refuses it."""
+"""Checks of the numbers in events: each returns the number as a plain float or int, or raises an error."""
 
 import math
 from numbers import Integral, Real
@@ -10,7 +10,7 @@ _LEAST_RATE = 1e-15
 
 
 def check_number(name: str, number: Any) -> float:
-    """Return a real number, also one of NumPy, as a float.
+    """Return a real number, including NumPy's, as a float.
 
     Raises:
         ConfigError: It is not a number.
@@ -62,7 +62,7 @@ def check_rate(number: Any) -> float:
 
 
 def check_count(name: str, number: Any) -> int:
-    """Return a whole number of at least 1, also one of NumPy, as an int.
+    """Return a whole number of at least 1, including NumPy's, as an int.
 
     Raises:
         ConfigError: It is not a count of at least 1.
@@ -73,13 +73,13 @@ def check_count(name: str, number: Any) -> int:
 
 
 def keep(event: object, **values: Any) -> None:
-    """Set fields of a frozen event to what a check made of them."""
+    """Set fields of a frozen event to their checked values."""
     for name, value in values.items():
         object.__setattr__(event, name, value)
 
 
 def check_delta(delta: Any) -> float:
-    """Return a delta as a float; refuse one that is not a probability, or that promises nothing.
+    """Return a delta as a float; reject one that is not a probability, or that guarantees nothing.
 
     Raises:
         ConfigError: It is out of range.
@@ -91,7 +91,7 @@ def check_delta(delta: Any) -> float:
 
 
 def check_budget(epsilon: Any, delta: Any) -> tuple[float, float]:
-    """Return a budget as floats; refuse one that nothing can keep.
+    """Return a budget as floats; reject one that nothing can meet.
 
     Raises:
         ConfigError: Epsilon or delta is out of range.

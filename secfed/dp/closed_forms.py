@@ -1,6 +1,6 @@
-"""Profiles that have a closed form: unsampled Gaussian releases together, and one sampled release alone.
+"""Profiles with a closed form: any number of unsampled Gaussian releases, or a single sampled one.
 
-Each returns the logarithm of delta(epsilon) between two bounds that hold the rounding error.
+Each returns bounds on the logarithm of delta(epsilon) that include rounding errors.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class GaussianProfile:
     """Unsampled Gaussian releases, composed.
 
     Attributes:
-        mu: Distance of the two means in standard deviations: the root of the sum of squares of all releases'.
+        mu: Distance of the two means in standard deviations: the root of the summed squares over all releases.
 
     Source:
         Balle, Wang: Improving the Gaussian Mechanism for Differential Privacy, ICML 2018, Theorem 8.
@@ -35,7 +35,7 @@ class GaussianProfile:
         return log, -np.exp(np.minimum(np.nan_to_num(tail), 700.0))
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
-        """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
+        """Return lower and upper bounds on the logarithm of delta, of epsilon's shape."""
         log, error = _gaussian(epsilon, self.mu)
         with np.errstate(invalid="ignore"):
             return log - error, log + error
@@ -43,7 +43,7 @@ class GaussianProfile:
 
 @dataclass(frozen=True, slots=True)
 class SingleProfile:
-    """One sampled Gaussian release; see `laws` for the pairs.
+    """One sampled Gaussian release; see `contour.privacy_loss` for the pairs.
 
     Attributes:
         direction: Which pair of distributions.
@@ -64,7 +64,7 @@ class SingleProfile:
             return middle, np.clip((beyond - middle) / width, -1e300, -1e-300)
 
     def bounds(self, epsilon: Reals) -> tuple[Reals, Reals]:
-        """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape."""
+        """Return lower and upper bounds on the logarithm of delta, of epsilon's shape."""
         rate, noise = self.rate, self.noise
         excess = np.expm1(np.minimum(epsilon, 700.0))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -81,7 +81,7 @@ class SingleProfile:
                 factor = np.full_like(epsilon, np.log(rate))
                 loose = 4 * ROUNDOFF * (1 + np.abs(excess) / (rate + excess))
             log, error = _gaussian(inner, 1 / noise)
-            # An error in the inner epsilon costs at most the slope, and that is below this.
+            # An error in the inner epsilon costs at most the slope times it, and the slope is below this.
             slope = np.maximum(inner, 0.0) * noise**2 + 1.0 + noise
             error = error + (loose + 4 * ROUNDOFF * (np.abs(inner) + 1)) * (slope + 1) + 4 * ROUNDOFF
             return factor + log - error, factor + log + error
@@ -108,7 +108,7 @@ def _gaussian(epsilon: Reals, mu: float) -> tuple[Reals, Reals]:
         error = error + slack * (np.abs(a) + 2) + 4 * ROUNDOFF * (a * a + 4)
         if not left.any():
             return np.asarray(far), np.asarray(error)
-        # Left of the middle there is nothing to cancel.
+        # Left of the middle nothing cancels.
         whole = ndtr(-a) - np.exp(np.minimum(epsilon + log_ndtr(-b), 0.0))
         plain = np.log(whole)
         error_plain = (

@@ -1,4 +1,4 @@
-"""A composition, prepared: each goes to the engine that is exact for it."""
+"""A prepared composition: picks the engine that is exact for it."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,13 +29,13 @@ from secfed.dp.events import (
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 from secfed.errors import UnsupportedEventError
 
-# The relative gap above which Renyi moments are asked too.
+# Relative gap above which Renyi moments are tried too.
 _TIGHT = 1e-6
-# Beyond this epsilon, the bound of delta at it is used.
+# For a larger epsilon, the bound on delta at this one is used.
 _FARTHEST = 1e15
-# The relative gap above which a single release may say more about the lower value.
+# Relative gap above which a single release may give a better lower value.
 _WIDE = 0.1
-# Releases with a largest loss: beyond it their delta is what they may lose.
+# Releases with a largest finite loss; for a larger epsilon, delta is the probability of an infinite loss.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
 
@@ -45,11 +45,11 @@ class Composition:
 
     Attributes:
         adjacency: Which data sets are adjacent.
-        events: What is composed, without `Composed`.
-        directions: The pairs of distributions to compare, one or two; none with other noise than Gaussian.
-        pairs: The same as laws of any kind, where there is another release; none where only moments are known.
-        slack: Bound of |log| of the ratio of the true law's probabilities to those of the law that is accounted.
-        exact: Whether the pairs are what the releases are; else they only bound them.
+        events: What is composed, with `Composed` flattened.
+        directions: The pairs of distributions to compare, one or two; empty with noise other than Gaussian.
+        pairs: The same for any kind of law, used with other releases; empty if only moments are known.
+        slack: Bound on |log ratio| of the true probabilities to those of the law accounted for.
+        exact: Whether the pairs are exactly those of the releases; if not, they only bound them.
     """
 
     adjacency: Adjacency
@@ -76,7 +76,7 @@ class Composition:
             found = gaussian_pair(event, adjacency)
             if found is None:
                 moments_only, exact = True, exact and not isinstance(event, ExponentialMechanism)
-                renyi.moments(event, adjacency, [2.0])  # refuses what has no moment bound either
+                renyi.moments(event, adjacency, [2.0])  # raises if there is no moment bound either
                 continue
             (names, rate, noise), loose = found
             slack += count * loose
@@ -87,7 +87,7 @@ class Composition:
                 groups.setdefault(names, []).append((rate, noise, count))
         lattice = any(isinstance(event, DiscreteGaussianSum) for event in flat)
         pairs = laws(flat, adjacency) if moments_only or lattice else ()
-        if lattice and pairs:  # the sums' own laws, not those that bound them
+        if lattice and pairs:  # the exact laws of the sums, not their bounds
             exact = not any(isinstance(event, ExponentialMechanism) for event in flat)
             moments_only, slack = True, 0.0
         directions: tuple[Releases, ...] = ()
@@ -102,7 +102,7 @@ class Composition:
 
     @property
     def private(self) -> bool:
-        """Whether there is a guarantee at all."""
+        """Whether there is any guarantee."""
         return not any(isinstance(event, NonPrivate) for event in self.events)
 
     def with_event(self, event: Event, count: int) -> "Composition":
@@ -114,11 +114,11 @@ class Composition:
         return Composition.of([*self.events.items(), (event, count)], self.adjacency)
 
     def epsilon(self, delta: float, starts: Sequence[WarmStart] = ()) -> tuple[float, float]:
-        """Return lower and upper bounds of epsilon.
+        """Return lower and upper bounds on epsilon.
 
         Args:
             delta: Above 0 and below 1.
-            starts: In a search, from where to start, one for each direction: see `WarmStart`.
+            starts: In a search, where to start, one per direction: see `WarmStart`.
         """
         if not self.events:
             return 0.0, 0.0
@@ -146,12 +146,12 @@ class Composition:
         return (min(max(low, self.floor(delta)), high) if high - low > _WIDE * high else low), high
 
     def delta(self, epsilon: float, starts: Sequence[WarmStart] = ()) -> tuple[float, float]:
-        """Return lower and upper bounds of delta; for `starts` see `epsilon`."""
+        """Return lower and upper bounds on delta; for `starts` see `epsilon`."""
         if not self.events:
             return 0.0, 0.0
         if not self.private:
             return 1.0, 1.0
-        # The true value is above 0 also where it is too small for a number.
+        # The true value is above 0 even if it underflows.
         tiny = math.ulp(0.0)
         if epsilon > _FARTHEST:
             return 0.0, max(renyi.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
@@ -167,7 +167,7 @@ class Composition:
         for i, direction in enumerate(self.directions):
             at = max(epsilon - 2 * self.slack, 0.0)
             if high >= 0:
-                # No other direction can say less than nothing.
+                # No other direction can be worse.
                 break
             if high > -math.inf and _chernoff(direction, at, low) <= low:
                 continue
@@ -180,7 +180,7 @@ class Composition:
         return least, max(most, tiny)
 
     def floor(self, delta: float) -> float:
-        """Return a cheap lower bound of epsilon: an observer of all releases sees each of them."""
+        """Return a cheap lower bound on epsilon: an observer of all releases sees each of them."""
         return max((inversion.epsilon_of(one, math.log(delta))[0] for one in self._alone()), default=0.0)
 
     def exceeds(self, epsilon: float, delta: float) -> bool:
@@ -201,7 +201,7 @@ class Composition:
         return math.log(max(direction.variation for direction in self.directions)) <= math.log(delta)
 
     def ceiling(self, delta: float, enough: float = 0.0) -> float:
-        """Return a cheap upper bound of epsilon; no better one is looked for below `enough`."""
+        """Return a cheap upper bound on epsilon; the search stops at `enough`."""
         if self.nothing(delta):
             return 0.0
         return renyi.epsilon(self.events.items(), self.adjacency, delta, enough) if self.private else math.inf
@@ -224,10 +224,10 @@ class Composition:
         return best + 2 * slacks
 
     def mu(self) -> float:
-        """Return the distance of the two means in standard deviations, if that is all.
+        """Return mu, the distance of the two means in standard deviations, of unsampled Gaussian releases.
 
         Raises:
-            UnsupportedEventError: There is more than unsampled Gaussian releases.
+            UnsupportedEventError: There are other events.
         """
         if len(self.directions) != 1 or self.directions[0].laws or not self.exact or not self.private:
             raise UnsupportedEventError("mu is exact for unsampled Gaussian releases only, found other events")
@@ -281,7 +281,7 @@ def _delta(releases: Releases, epsilon: float, start: WarmStart | None) -> tuple
 
 
 def _chernoff(releases: Releases, epsilon: float, enough: float) -> float:
-    """Bound the logarithm of delta(epsilon) cheaply, to see that a direction plays no part."""
+    """Bound the logarithm of delta(epsilon) cheaply, to show that a direction does not matter."""
     profile = _profile(releases)
     if profile is not None:
         return float(profile.bounds(np.array([epsilon]))[1][0])

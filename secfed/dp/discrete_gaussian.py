@@ -1,4 +1,4 @@
-"""Sums of discrete Gaussians in one coordinate: few losses, so that the pair of laws is a list."""
+"""Sums of discrete Gaussians in one coordinate: with so few losses, they can be listed."""
 
 import math
 from functools import lru_cache
@@ -9,27 +9,27 @@ import numpy.typing as npt
 from secfed.dp.contour.pairs import Pair
 from secfed.dp.events import Adjacency, DiscreteGaussianSum
 
-# Most losses, and most clients: beyond, rounding of the convolutions might add up to more than is allowed for a mass.
+# Most losses, and most clients: with more, rounding in the convolutions could exceed the error allowed for a mass.
 _MOST_LOSSES, _MOST_CLIENTS = 8192, 10_000
-# Standard deviations of the sum that are listed, and that are kept while sums are made: what is left out then has
-# e^-450 and less of the mass, and the last mass in the list has e^-113.
+# Standard deviations listed, and standard deviations kept while convolving: what is left out has at most e^-450 of the
+# mass, and the last mass listed has e^-113.
 _LISTED, _KEPT = 15.0, 30.0
 _Long = npt.NDArray[np.longdouble]
 
 
 def one_coordinate_pair(event: DiscreteGaussianSum, adjacency: Adjacency) -> Pair | None:
-    """Return the pair of laws of a sum of one coordinate; nothing where it has several, or too many losses.
+    """Return the pair for a sum of one coordinate; None for several coordinates or too many losses.
 
-    The law is log-concave, so the largest shift by whole steps dominates: `docs/accountant.md`, section 7.
+    The distribution is log-concave, so the largest shift in whole steps dominates: `docs/accountant.md`, section 7.
     """
     shift = math.floor(min(event.sensitivity, event.sensitivity_l1)) * (2 if adjacency == "replace" else 1)
     width = _LISTED * math.sqrt(event.noise_variance * event.clients)
     if event.dimension > 1 or not 2 * width + 2 * shift <= _MOST_LOSSES or event.clients > _MOST_CLIENTS:
         return None
     if event.clients > 1 and event.noise_variance < 0.25:
-        return None  # no moments are proved, which every answer asks too
+        return None  # every answer also needs moments, and none are proved here
     if np.finfo(np.longdouble).eps > 2e-19:
-        return None  # doubles would lose too much
+        return None  # float64 would lose too many digits
     return _pair(event.noise_variance, event.clients, shift)
 
 
@@ -53,7 +53,8 @@ def _pair(variance: float, clients: int, shift: int) -> Pair:
 
 
 def _power(masses: _Long, count: int, reach: int) -> _Long:
-    """Return the law of a sum of `count` draws, from -reach to reach; all terms are positive, so no digits cancel."""
+    """Return the distribution of a sum of `count` draws, from -reach to reach; all terms are positive, so none
+    cancel."""
     result: _Long | None = None
     while True:
         if count % 2:

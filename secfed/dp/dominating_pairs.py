@@ -1,8 +1,8 @@
-"""The table from events to dominating pairs: the two laws whose privacy loss bounds that of a release, or is it.
+"""The table of dominating pairs: for each event, two laws whose privacy loss bounds that of the release or equals it.
 
-F(m) is the law of the noise around m, in units of what one client can change, and q is the sampling rate.
+F(m) is the noise centered at m, in units of what one client can change, and q is the sampling rate.
 
-| release | adjacency | direction | with the client's data | without |
+| release | adjacency | direction | with the client's data | without it |
 |---|---|---|---|---|
 | unsampled | `add_remove` | `remove` | F(1) | F(0) |
 | unsampled | `replace` | `remove` | F(2) | F(0) |
@@ -12,9 +12,9 @@ F(m) is the law of the noise around m, in units of what one client can change, a
 | fixed size | `add_remove` | `remove`, `add` | as Poisson, with F(2) for F(1) | |
 | fixed size | `replace` | `fixed_size` | the larger of `remove` and `add`, in both directions | |
 
-Adjacency `remove` or `add` is one direction of `add_remove`. A sum of discrete Gaussians is bounded by Gaussian noise,
-up to a slack; its own law is listed where it has one coordinate (`discrete_gaussian`). Mechanisms without such noise
-(`responses`, `mechanisms`, `mixtures`) have laws of their own. `docs/accountant.md`, section 2, has the proofs.
+Adjacency `remove` or `add` is one direction of `add_remove`. Gaussian noise bounds a sum of discrete Gaussians, up to a
+slack; with one coordinate its exact law is used (`discrete_gaussian`). Mechanisms without such noise (`responses`,
+`mechanisms`, `mixtures`) have their own laws. `docs/accountant.md`, section 2, has the proofs.
 """
 
 import math
@@ -40,7 +40,7 @@ from secfed.dp.responses import responses, sampled
 
 # Width r of the rounding that turns continuous Gaussian noise into discrete noise, in lattice units.
 _ROUNDING = 1.5
-# The least noise whose losses are listed. Less noise has more losses, and the list takes too much time and memory.
+# Least noise whose losses are listed. With less noise, the list would take too much time and memory.
 _LEAST_LAPLACE, _LEAST_GAUSSIAN = 1e-3, 0.01
 _DIRECTIONS: dict[Adjacency, tuple[Direction, ...]] = {
     "add_remove": ("remove", "add"),
@@ -53,7 +53,7 @@ class NoisePair(NamedTuple):
     """A row of the table.
 
     Attributes:
-        directions: One, or two that are both to be compared.
+        directions: One direction, or two that must both be compared.
         rate: q; 1 without sampling.
         noise: The noise in units of the shift.
     """
@@ -64,11 +64,11 @@ class NoisePair(NamedTuple):
 
 
 def gaussian_pair(event: Event, adjacency: Adjacency) -> tuple[NoisePair, float] | None:
-    """Return the pair of Gaussian laws of a release, and the slack of the comparison.
+    """Return the Gaussian pair of a release, and the slack of the comparison.
 
     Returns:
-        The slack bounds |log| of the ratio of the true law's probabilities to those of the pair. Nothing for releases
-        that no Gaussian pair bounds.
+        The slack bounds |log ratio| of the true probabilities to those of the pair. None for releases that no Gaussian
+        pair bounds.
     """
     release = unsampled(event)
     if isinstance(release, Gaussian):
@@ -88,9 +88,9 @@ def gaussian_pair(event: Event, adjacency: Adjacency) -> tuple[NoisePair, float]
 
 
 def laws(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
-    """Return the privacy losses of all releases, and their counts, in each direction; nothing where one has none."""
+    """Return the privacy losses of all releases, and their counts, in each direction; empty if one has none."""
     found: list[list[tuple[Law, int]]] = []
-    # What does not depend on whether a client takes part is the same in both directions.
+    # Without random participation, both directions are the same.
     chance = any(isinstance(event, PoissonSampled | FixedSizeSampled | GaussianMixture) for event in events)
     for direction in _DIRECTIONS.get(adjacency, ("remove",)) if chance else ("remove",):
         listed = [(_law(event, adjacency, direction), count) for event, count in events.items()]
@@ -109,13 +109,13 @@ def _noise_pair(event: Event, adjacency: Adjacency, noise: float) -> NoisePair:
     if isinstance(event, PoissonSampled) and event.sampling_rate < 1:
         return NoisePair(_DIRECTIONS.get(adjacency, ("replace",)), float(event.sampling_rate), noise)
     if isinstance(event, FixedSizeSampled):
-        # The cohort's size is fixed: without the client another stands in its place, twice the shift.
+        # The cohort's size is fixed, so another client takes the missing one's place: twice the shift.
         return NoisePair(_DIRECTIONS.get(adjacency, ("fixed_size",)), event.sampling_rate, noise / 2)
     return NoisePair(("remove",), 1.0, noise / 2 if adjacency == "replace" else noise)
 
 
 def _law(event: Event, adjacency: Adjacency, direction: Direction) -> Law | None:
-    """Return the privacy loss of a release in one direction of its adjacency, or nothing."""
+    """Return the privacy loss of a release in one direction of its adjacency, or None."""
     if isinstance(event, ExponentialMechanism):
         return RangeLaw(event.epsilon)
     if isinstance(event, GaussianMixture):

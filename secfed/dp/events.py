@@ -1,13 +1,13 @@
-"""What was released: events, from which the accountant computes a guarantee.
+"""Events: descriptions of what was released, from which the accountant computes a guarantee.
 
-The unit of privacy is a client: two data sets are adjacent if they differ in all the data of one client. Every event
-is normalized to one client: it says how much noise there is for a contribution whose norm is at most `clip_norm`.
+The unit of privacy is a client: two data sets are adjacent if they differ in the data of one client. Every event states
+the noise relative to one client's contribution, whose norm is at most `clip_norm`.
 
-* `"add_remove"`: one data set has a client that the other has not; the sum then moves by at most `clip_norm`.
-* `"replace"`: one client's data are replaced by any other; the sum then moves by at most **twice** `clip_norm`.
+* `"add_remove"`: one data set has a client that the other lacks, so the sum changes by at most `clip_norm`.
+* `"replace"`: one client's data are replaced by any other, so the sum changes by at most **twice** `clip_norm`.
 
-Two more ask in one order only: how much likelier an output may be with the client's data than without (`"remove"`), or
-without than with (`"add"`). `"add_remove"` is the larger one of both. They are for queries, not for trainings.
+Two more compare in one order only: how much likelier an output may be with the client's data than without (`"remove"`),
+or without than with (`"add"`). `"add_remove"` takes the larger of the two. They are for queries, not for training.
 """
 
 import math
@@ -22,19 +22,19 @@ from secfed.dp.trees import TreeAggregation
 from secfed.errors import ConfigError, UnsupportedEventError
 
 Adjacency = Literal["add_remove", "replace", "remove", "add"]
-# What a guarantee is about, and what only one direction of it is about.
+# Adjacencies of a guarantee; `"remove"` and `"add"` are one direction only.
 ADJACENCIES: tuple[Adjacency, ...] = ("add_remove", "replace")
 ONE_SIDED: tuple[Adjacency, ...] = ("remove", "add")
-# Beyond these ranges squares overflow, or differences are lost to rounding.
+# Outside this range squares overflow or differences are lost to rounding.
 _NOISE = (1e-6, 1e9)
-# Of discrete Laplace noise, below which rare masses are lost to rounding; and the most losses of one release.
+# Least scale of discrete Laplace noise (below it, rounding loses rare masses), and most losses of one release.
 _LEAST_DISCRETE, _MOST_STEPS = 0.01, 4096
 _LENGTH = (1e-30, 1e30)
 
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """A sum of contributions of Euclidean norm at most `clip_norm`, and Gaussian noise, released.
+    """A sum of contributions of Euclidean norm at most `clip_norm`, plus Gaussian noise.
 
     Args:
         noise_multiplier: Standard deviation of the noise in each coordinate, divided by `clip_norm`; from 1e-6 to 1e9.
@@ -51,7 +51,7 @@ class Gaussian:
 
 @dataclass(frozen=True, slots=True)
 class Laplace:
-    """A sum of contributions of 1-norm at most `clip_norm`, and Laplace noise, released.
+    """A sum of contributions of 1-norm at most `clip_norm`, plus Laplace noise.
 
     Args:
         noise_multiplier: Scale of the noise in each coordinate, divided by `clip_norm`; from 1e-6 to 1e9.
@@ -68,9 +68,9 @@ class Laplace:
 
 @dataclass(frozen=True, slots=True)
 class DiscreteLaplace:
-    """A sum of integer vectors and discrete Laplace noise, released; reduction modulo anything costs nothing.
+    """A sum of integer vectors plus discrete Laplace noise; reducing it by a modulus costs nothing.
 
-    The noise is the two-sided geometric law, exp(-abs(x) / scale) up to a factor, in each coordinate.
+    Each coordinate's noise is two-sided geometric: its probabilities are proportional to exp(-abs(x) / scale).
 
     Args:
         noise_multiplier: Its scale in whole steps, divided by `sensitivity`; from 0.01 to 1e9.
@@ -104,7 +104,7 @@ class DiscreteGaussianSum:
 
     Args:
         noise_variance: Parameter sigma squared of the noise that each client adds in each coordinate.
-        clients: Honest clients whose noise really is in the sum: not dropouts, not colluders.
+        clients: Honest clients whose noise is in the sum; dropouts and colluders do not count.
         sensitivity: Largest Euclidean norm of one client's integer vector before its noise.
         sensitivity_l1: Largest 1-norm of it.
         dimension: Number of coordinates.
@@ -135,7 +135,7 @@ class SkellamSum:
 
     Args:
         noise_variance: Variance of the noise that each client adds in each coordinate.
-        clients: Honest clients whose noise really is in the sum.
+        clients: Honest clients whose noise is in the sum.
         sensitivity: Largest Euclidean norm of one client's integer vector before its noise.
         sensitivity_l1: Largest 1-norm of it.
         dimension: Number of coordinates.
@@ -163,11 +163,11 @@ class PoissonSampled:
 
     Args:
         sampling_rate: That probability, from 1e-15 to 1.
-        event: What is released from the cohort, also if no client joined. The result is divided by a public number,
-            never by how many came. Several Gaussian releases from one and the same cohort are one `Composed`.
-        decisive_probability: Where nothing is released of cohorts of some sizes: probability, at most, that the others
-            in the cohort are so many that it depends on one client whether there is a release. Each release costs so
-            much more of delta.
+        event: What is released from the cohort, even if no client joined. The result is divided by a public number,
+            never by the number of clients that joined. Pass several Gaussian releases from the same cohort as one
+            `Composed`.
+        decisive_probability: If cohorts of some sizes release nothing, an upper bound on the probability that the size
+            of the rest of the cohort lets one client decide whether there is a release. Each release adds it to delta.
 
     Raises:
         ConfigError: The sampling rate or the probability is out of range, or the event cannot be sampled.
@@ -191,10 +191,9 @@ class FixedSizeSampled:
     """A release from a cohort of fixed size, drawn uniformly among all clients.
 
     Args:
-        cohort: Clients drawn, m.
-        population: Clients that they are drawn from, n; at least as many.
-        event: What is released from the cohort. Several Gaussian releases from one and the same cohort are one
-            `Composed`.
+        cohort: Number of clients drawn, m.
+        population: Number of clients to draw from, n; at least `cohort`.
+        event: What is released from the cohort. Pass several Gaussian releases from the same cohort as one `Composed`.
 
     Raises:
         ConfigError: The cohort is empty or larger than the population, or the event cannot be sampled.
@@ -213,7 +212,7 @@ class FixedSizeSampled:
 
     @property
     def sampling_rate(self) -> float:
-        """Fraction of the clients that are drawn."""
+        """Fraction of the clients drawn."""
         return self.cohort / self.population
 
 
@@ -242,7 +241,7 @@ class Composed:
 
 @dataclass(frozen=True, slots=True)
 class NonPrivate:
-    """Something released without noise: there is no guarantee any more."""
+    """Something released without noise: there is no longer any guarantee."""
 
 
 Release = Gaussian | Laplace | DiscreteLaplace | DiscreteGaussianSum | SkellamSum
@@ -276,7 +275,7 @@ def to_json(event: Event) -> dict[str, Any]:
     for parameter in fields(event):
         value = getattr(event, parameter.name)
         if parameter.name == "decisive_probability" and not value:
-            continue  # as events were written before there was this parameter
+            continue  # as events were written before this parameter existed
         if parameter.name == "event":
             value = to_json(value)
         elif parameter.name == "events":
@@ -289,7 +288,7 @@ def from_json(parameters: Mapping[str, Any]) -> Event:
     """Return the event that a JSON object describes; the inverse of `to_json`.
 
     Raises:
-        ConfigError: The object describes no event.
+        ConfigError: The object does not describe an event.
     """
     try:
         named = dict(parameters)
@@ -307,7 +306,7 @@ def from_json(parameters: Mapping[str, Any]) -> Event:
 
 
 def check_event(event: object) -> None:
-    """Refuse anything that is not an event.
+    """Raise an error for anything that is not an event.
 
     Raises:
         ConfigError: It is not an event.
@@ -317,10 +316,10 @@ def check_event(event: object) -> None:
 
 
 def check_adjacency(adjacency: str, *, one_sided: bool = False) -> None:
-    """Refuse an unknown adjacency, and one direction only where a guarantee needs both.
+    """Raise an error for an unknown adjacency, or for a single direction if a guarantee needs both.
 
     Raises:
-        ConfigError: It is unknown, or of one direction.
+        ConfigError: It is unknown, or a single direction.
     """
     known = ADJACENCIES + ONE_SIDED if one_sided else ADJACENCIES
     if not isinstance(adjacency, str) or adjacency not in known:
@@ -328,7 +327,7 @@ def check_adjacency(adjacency: str, *, one_sided: bool = False) -> None:
 
 
 def check_both_directions(adjacency: Adjacency) -> None:
-    """Refuse one direction where a question is about both.
+    """Raise an error for a single direction if the question is about both.
 
     Raises:
         UnsupportedEventError: The adjacency is one direction only.
@@ -339,10 +338,10 @@ def check_both_directions(adjacency: Adjacency) -> None:
 
 
 def simplified(event: Event) -> Event:
-    """Return an event with the same pair of laws of which the engines know more: several releases become one.
+    """Return an equivalent event that the engines handle better: several releases become one.
 
-    Gaussian releases from one cohort are one Gaussian release of noise 1 / sqrt(sum 1 / noise^2): each is divided by
-    its noise, and what they are together is a vector of norm sqrt(sum 1 / noise^2), at most, in noise of 1.
+    Gaussian releases from one cohort are one Gaussian release of noise 1 / sqrt(sum 1 / noise^2): divided by their
+    noise, they form one vector of norm at most sqrt(sum 1 / noise^2) in noise of 1.
     `docs/accountant.md`, sections 2.5 and 2.7, has the proofs.
     """
     if isinstance(event, TreeAggregation):

@@ -4,16 +4,16 @@ import numpy as np
 import numpy.typing as npt
 
 Reals = npt.NDArray[np.float64]
-# Beyond it e^w may overflow, and 1 no longer counts.
+# Above this, e^w may overflow, and the 1 no longer matters.
 _FAR = 30.0
 
 
 def log_mixture(rate: float | Reals, log_ratio: Reals) -> Reals:
-    """Return log(1 - rate + rate e^w), exact also where it is near 0.
+    """Return log(1 - rate + rate e^w), accurate even near 0.
 
     Args:
-        rate: Probability that the client takes part, above 0 and at most 1; of a shape that suits `log_ratio`.
-        log_ratio: w, the loss if it does; of any shape.
+        rate: Probability that the client takes part, above 0 and at most 1; broadcasts with `log_ratio`.
+        log_ratio: w, the loss if the client takes part; any shape.
     """
     if np.all(rate == 1):
         return log_ratio.copy()

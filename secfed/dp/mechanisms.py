@@ -1,7 +1,7 @@
-"""Events of which a theorem says how much they give away, whatever was computed: no sum and no `clip_norm` are needed.
+"""Events whose privacy loss a theorem bounds, whatever was computed: no sum and no `clip_norm` is needed.
 
-What is promised of such an event must hold for the adjacency that the accountant is asked for; for `"remove"` and
-`"add"` it must hold under `"add_remove"`. The library cannot check that.
+The bound must hold for the accountant's adjacency; for `"remove"` and `"add"` it must hold under `"add_remove"`. The
+library cannot check that.
 """
 
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from secfed.dp.checks import check_between, check_count, keep
 from secfed.errors import ConfigError
 
-# Beyond it the rarer answer of a randomized response is lost to rounding.
+# Above this, the rarer answer of a randomized response is lost to rounding.
 _MOST_EPSILON = 500.0
-# Below it differences are lost to rounding.
+# Below this, differences are lost to rounding.
 _LEAST_RANGE = 1e-9
-# Beyond these ranges moments overflow, or are lost to rounding.
+# Outside this range moments overflow or are lost to rounding.
 _RHO = (1e-20, 1e6)
-# Whole numbers up to here are exact as floats.
+# Whole numbers up to this are exact as floats.
 _MOST_OUTCOMES = 2**53
 
 
 @dataclass(frozen=True, slots=True)
 class ApproximateDP:
-    """A release that someone proved (epsilon, delta)-private for the adjacency that the accountant is asked for.
+    """A release with a proof of (epsilon, delta)-privacy under the accountant's adjacency.
 
     Args:
         epsilon: From 0 to 500, in nats.
-        delta: From 0 to below 1. With this probability everything about the client may be given away.
+        delta: From 0 to below 1: the probability with which everything about the client may be revealed.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -50,15 +50,15 @@ class ApproximateDP:
 
 @dataclass(frozen=True, slots=True)
 class RandomizedResponse:
-    """The answer of one client to a question, randomized by the client itself: a local release.
+    """One client's answer to a question, randomized by the client itself: a local release.
 
-    The client tells the truth with probability e^epsilon / (e^epsilon + outcomes - 1), else one of the other answers,
-    each with the same probability. Under `"replace"` the guarantee holds against anyone who sees which client answered
-    what. Under `"add_remove"` there is no guarantee: an observer sees whether the client answered.
+    The client gives the true answer with probability e^epsilon / (e^epsilon + outcomes - 1), otherwise one of the other
+    answers at random. Under `"replace"` the guarantee holds even if an observer sees which client gave which answer.
+    Under `"add_remove"` there is no guarantee, because an observer sees whether the client answered.
 
     Args:
         epsilon: From 0 to 500, in nats.
-        outcomes: How many answers there are to choose from; at least 2.
+        outcomes: Number of possible answers; at least 2.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -82,12 +82,12 @@ class RandomizedResponse:
 
 @dataclass(frozen=True, slots=True)
 class ExponentialMechanism:
-    """The choice of one candidate, y, with probability proportional to exp(epsilon u(x, y) / (2 sensitivity)).
+    """The choice of one candidate y with probability proportional to exp(epsilon u(x, y) / (2 sensitivity)).
 
-    The sensitivity is how much the utility u of any one candidate differs, at most, between two data sets x that are
-    adjacent under the adjacency that the accountant is asked for. Where adding a client never lowers a utility, or
-    never raises one, exp(epsilon u / sensitivity) has the same guarantee under `"add_remove"`. All that is used is that
-    the losses lie in an interval of length epsilon; later utilities may depend on earlier choices.
+    The sensitivity is the most that the utility u of any candidate differs between two data sets x that are adjacent
+    under the accountant's adjacency. If adding a client never lowers a utility, or never raises one,
+    exp(epsilon u / sensitivity) has the same guarantee under `"add_remove"`. The accountant uses only that the losses
+    lie in an interval of length epsilon, so later utilities may depend on earlier choices.
 
     Args:
         epsilon: From 1e-9 to 500, in nats.
@@ -109,10 +109,10 @@ class ExponentialMechanism:
 
 @dataclass(frozen=True, slots=True)
 class ZeroConcentrated:
-    """A release that someone proved rho-zCDP for the adjacency that the accountant is asked for.
+    """A release with a proof of rho-zCDP under the accountant's adjacency.
 
-    Its Renyi divergence of each order a above 1 is at most rho a. No more is known of it, so a composition with one
-    such release has upper values from moments only.
+    Its Renyi divergence of each order a above 1 is at most rho a. Nothing more is known, so a composition with such a
+    release gets its upper values from moments only.
 
     Args:
         rho: From 1e-20 to 1e6, in nats.

@@ -1,4 +1,4 @@
-"""A Gaussian release to which a client contributes more or less by chance."""
+"""A Gaussian release to which a client contributes a random amount."""
 
 import math
 from collections.abc import Iterable
@@ -9,18 +9,18 @@ from secfed.dp.checks import check_between, keep
 from secfed.errors import ConfigError
 
 _NOISE = (1e-6, 1e9)
-# Of the noise divided by the largest contribution: below it integration takes too many pieces.
+# Least noise divided by the largest contribution: with less, integration takes too many pieces.
 _LEAST_RELATIVE = 0.01
-# Every loss is a sum over all contributions.
+# Most contributions: every loss is a sum over all of them.
 _MOST_PARTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class GaussianMixture:
-    """Gaussian noise on a sum to which a client contributes a vector whose largest norm is drawn by secret chance.
+    """Gaussian noise on a sum to which a client contributes a vector whose largest norm is drawn at random, in secret.
 
-    It is what a matrix mechanism with sampled clients reduces to. Which contribution is drawn is independent for each
-    release, and of all other clients.
+    A matrix mechanism with sampled clients reduces to this. Each release draws the contribution independently, and
+    independently of all other clients.
 
     Args:
         noise_multiplier: Standard deviation of the noise in each coordinate, divided by `clip_norm`; from 1e-6 to 1e9,
@@ -30,7 +30,7 @@ class GaussianMixture:
         probabilities: Probability of each; they sum to 1 within 1e-9, and are divided by their sum.
 
     Raises:
-        ConfigError: A parameter is out of range, or there are not as many contributions as probabilities.
+        ConfigError: A parameter is out of range, or the numbers of contributions and probabilities differ.
 
     Source:
         Choquette-Choo, Ganesh, Steinke, Thakurta: Privacy Amplification for Matrix Mechanisms, ICLR 2024.
@@ -65,7 +65,7 @@ class GaussianMixture:
     def scaled(self) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
         """Return noise and contributions in units of the largest contribution, and probabilities that sum to 1.
 
-        Contributions of probability 0 are left out, and equal ones are one.
+        Contributions of probability 0 are left out, and equal ones are merged.
         """
         total, merged = math.fsum(self.probabilities), dict[float, float]()
         for each, share in self._parts():

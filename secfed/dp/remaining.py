@@ -1,4 +1,4 @@
-"""How often one more event fits into a budget."""
+"""How many more times an event fits into a budget."""
 
 import math
 
@@ -8,12 +8,12 @@ from secfed.dp.events import Event
 
 
 def most_rounds(before: Composition, event: Event, epsilon: float, delta: float, most: int = 10**9) -> int:
-    """Return how often one more event fits into a budget, at most `most` times."""
+    """Return how many more times an event fits into a budget, at most `most`."""
 
     def after(count: int) -> Composition:
         return before.with_event(event, count) if count else before
 
-    # Cheap bounds first: they say where to start.
+    # Cheap bounds first: they show where to start.
     low, refused = 0, most.bit_length()
     while refused > low.bit_length():
         power = (low.bit_length() + refused) // 2
@@ -24,7 +24,7 @@ def most_rounds(before: Composition, event: Event, epsilon: float, delta: float,
         return 0
     high, above, width, factor = most + 1, math.inf, 0.0, 2
     for tries in range(200):
-        # Where the engines differ by more than what is left, nothing is gained by going on.
+        # If the engines differ by more than what is left, going on gains nothing.
         if high - low <= 1 or math.log(high / max(low, 1)) <= 0.1 * width:
             break
         if above == math.inf:

@@ -1,15 +1,16 @@
-"""Renyi differential privacy: the second engine, and the only one for events of which no more than moments is proved.
+"""Renyi differential privacy: the second engine, and the only one for events with proved moments and nothing more.
 
 The Renyi divergence of order `1 + b` of a release, times b, is the logarithm K(b) of a moment. Moments multiply under
-composition, and every order turns them into an upper bound of epsilon; the smallest counts. Everything here is an upper
-bound of K in both directions, its numerical error included, and shares nothing with the other engines.
+composition, and each order gives an upper bound on epsilon; the smallest one counts. Everything here is an upper bound
+on K in both directions, including numerical errors, and shares no code with the other engines.
 
 * Gaussian and Laplace: closed forms. Sampled: the moment of the dominating pair, by the trapezoid rule on the whole
-  line (an analytic integrand: the error falls exponentially with the number of nodes, and is added) or by
-  Gauss-Legendre on the pieces of a Laplace density. Tiny moments are integrated as `u^a - 1 - a(u - 1)`, which is
-  never negative: nothing cancels.
+  line (the integrand is analytic, so the error falls exponentially with the number of nodes; it is added) or by
+  Gauss-Legendre on the pieces of a Laplace density. Tiny moments are integrated as `u^a - 1 - a(u - 1)`, which is never
+  negative, so nothing cancels.
 * Pairs of few losses and bounded range: closed forms; sampled: finite sums.
-* Sums of integers: published bounds, sampled by a general theorem. Orders between whole numbers use that K is convex.
+* Sums of integers: published bounds; a general theorem covers sampling. K is convex, which gives orders between whole
+  numbers.
 """
 
 import math
@@ -38,21 +39,21 @@ from secfed.dp.renyi_pairs import (
 from secfed.dp.responses import geometric, responses, sampled, take_off
 from secfed.errors import ConfigError, UnsupportedEventError
 
-# Largest order for which a general theorem's sum is written out; above it only convexity is used.
+# Largest order for which the general theorem's sum is computed; above it only convexity is used.
 _MOST_TERMS = 600
 
 
 def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: float, enough: float = 0.0) -> float:
-    """Return an upper bound of epsilon.
+    """Return an upper bound on epsilon.
 
     Args:
         events: Each event and how often it was released.
         adjacency: Which data sets are adjacent.
         delta: Above 0 and below 1.
-        enough: A bound that is small enough: no better one is looked for.
+        enough: The search stops once the bound is at most this.
 
     Returns:
-        At least 0; infinite where there is no guarantee.
+        At least 0; infinite if there is no guarantee.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -75,7 +76,7 @@ def epsilon(events: Iterable[tuple[Event, int]], adjacency: Adjacency, delta: fl
 
 
 def delta(events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: float) -> float:
-    """Return an upper bound of delta; the parameters are those of `epsilon`.
+    """Return an upper bound on delta; the parameters are those of `epsilon`.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -93,7 +94,7 @@ def delta(events: Iterable[tuple[Event, int]], adjacency: Adjacency, epsilon: fl
 
 
 def moments(event: Event, adjacency: Adjacency, orders: npt.ArrayLike) -> Array:
-    """Return upper bounds of the Renyi divergence, the larger of both directions.
+    """Return upper bounds on the Renyi divergence, the larger of both directions.
 
     Args:
         event: What was released, once.
@@ -133,7 +134,7 @@ def _total(parts: dict[Event, int], adjacency: Adjacency, betas: Array) -> Array
 
 
 def _rounded_up(*terms: Array | float) -> Array:
-    """Return an upper bound of a sum of terms, each of which errs by a few units in its last place."""
+    """Return an upper bound on a sum of terms, each of which is off by a few units in its last place."""
     return np.asarray(sum(terms) + 2e-15 * sum(np.abs(term) for term in terms))
 
 
@@ -142,7 +143,7 @@ def _conversion(betas: Array) -> Array:
 
 
 def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
-    """Return the least value seen of a curve with one valley: walk by factors of 4, then look closer."""
+    """Return the least value found on a curve with one minimum: walk by factors of 4, then refine."""
     places = np.arange(-2.0, 3.0)
     values = curve(4.0**places)
     while values.min() > enough:
@@ -163,7 +164,7 @@ def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
         values = curve(4.0**closer)
         if values.min() < least:
             least, place = values.min(), closer[np.argmin(values)]
-    # A bound that no order improves on, as of Laplace noise, is approached far out.
+    # If the bound keeps improving with the order, as for Laplace noise, a huge order comes close to it.
     return float(min(least, curve(np.array([4.0**20]))[0]))
 
 
@@ -176,7 +177,7 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
     if isinstance(event, kinds.PoissonSampled | FixedSizeSampled):
         rate, release, fixed = event.sampling_rate, event.event, isinstance(event, FixedSizeSampled)
         assert not isinstance(release, Composed)
-        # Where the size is fixed, who leaves is replaced by someone else: the sum moves by up to twice the norm.
+        # With a fixed size another client replaces the one that leaves: the sum changes by up to twice the norm.
         shift = 2.0 if replace or fixed else 1.0
         unsampled = _plain(release, shift, betas)
         if rate == 1:
@@ -215,8 +216,8 @@ def _proved(event: Proved, adjacency: Adjacency, betas: Array) -> Array:
 def _bounded_range(length: float, betas: Array) -> Array:
     """Return K of losses in an interval of a given length: `docs/accountant.md`, section 2.3, has the proof.
 
-    The worst losses are the ends t and t - length of the worst interval, of which e^t has a closed form. What rounding
-    may take from it is added: where that counts, Hoeffding's bound is as good.
+    The worst losses are the ends t and t - length of the worst interval, and e^t has a closed form. Possible rounding
+    errors are added; where they matter, Hoeffding's bound is as good.
     """
     spread, top = -np.expm1(-(betas + 1) * length), -math.expm1(-length)
     end = np.log(betas / (1 + betas) * spread) - np.log(-np.expm1(-betas * length))  # t - length
@@ -226,7 +227,7 @@ def _bounded_range(length: float, betas: Array) -> Array:
 
 
 def _plain(release: Release, shift: float, betas: Array) -> Array:
-    """Return K of a release whose sum moves by `shift` times its norm."""
+    """Return K of a release whose sum changes by `shift` times its norm."""
     alphas = 1 + betas
     if isinstance(release, Gaussian):
         return np.asarray(betas * alphas * (shift / release.noise_multiplier) ** 2 / 2)
@@ -246,7 +247,7 @@ def _plain(release: Release, shift: float, betas: Array) -> Array:
     # Kairouz, Liu, Steinke 2021, Proposition 14. Only coordinates that change count, and those are whole numbers.
     if honest > 1 and not variance >= 0.25:
         raise UnsupportedEventError(f"{release} has noise_variance {variance}: no bound is proved below 0.25")
-    first = np.arange(1.0, min(honest, 100.0))  # the terms fall; all others are at most the hundredth
+    first = np.arange(1.0, min(honest, 100.0))  # the terms decrease; all later ones are at most the hundredth
     tau = 10 * float(np.exp(-2 * math.pi**2 * variance * first / (first + 1)).sum())
     tau += 10 * max(0.0, honest - 100) * math.exp(-2 * math.pi**2 * variance * 100 / 101)
     changed = min(float(release.dimension), l1)
@@ -265,7 +266,7 @@ def _laplace(loss: float, betas: Array) -> Array:
 
 
 def _between(whole: Callable[[Array], Array], betas: Array) -> Array:
-    """Return K at real orders from an upper bound at whole ones: K is convex, and 0 at order 1."""
+    """Return K at real orders from upper bounds at whole ones: K is convex, and 0 at order 1."""
     low = np.floor(betas)
     points, places = np.unique([low, np.ceil(betas)], return_inverse=True)
     below, above = np.where(points > 0, whole(np.maximum(points, 1.0)), 0.0)[places.reshape(2, -1)]
@@ -276,13 +277,13 @@ def _general(release: Release, rate: float, betas: Array, *, replace: bool, fixe
     """Return K of a sampled release of which only K is known.
 
     Add_remove: Zhu and Wang 2019, Theorem 5. Replace, fixed size: Wang, Balle, Kasiviswanathan 2019, Theorem 9.
-    Replace, Poisson: the latter's proof, the mixture in the denominator split by convexity: client absent or present.
+    Replace, Poisson: the same proof, with the mixture in the denominator split by convexity (client absent or present).
     """
     degrees = np.arange(2.0, _MOST_TERMS + 1)
     away = _plain(release, 2.0 if replace or fixed else 1.0, degrees - 1)
     if not replace:
         factor = np.where(degrees == 2, 1.0, 3.0)
-        # The binomial weights sum to 1, which is taken off.
+        # Subtract 1, the sum of the binomial weights.
         logs = away + np.log(factor) + np.log1p(-np.exp(-away) / factor)
         logs += degrees * math.log(rate)
         remaining = math.log1p(-rate)

@@ -1,4 +1,4 @@
-"""Moments of a mixture of Gaussians by quadrature, with a bound of what quadrature misses."""
+"""Moments of a mixture of Gaussians by quadrature, with a bound on its error."""
 
 import math
 from functools import lru_cache
@@ -8,12 +8,12 @@ from scipy.special import logsumexp
 
 from secfed.dp.renyi_pairs import Array, log_rest
 
-# Logarithm of what quadrature misses, and the most terms that it takes on.
+# Negative log of the quadrature error, and the most terms.
 _EXPONENT = 70.0
 _MOST_TERMS = 1_000_000
-# Standard deviations beyond which the integrand is too small to count.
+# Standard deviations beyond which the integrand is negligible.
 _SIGMAS = 15.0
-# Relative: what is cut off, and rounding.
+# Relative allowance for what is cut off and for rounding.
 _INFLATION = 1e-11
 
 
@@ -21,21 +21,21 @@ _INFLATION = 1e-11
 def mixture_moment(
     scale: float, contributions: tuple[float, ...], probabilities: tuple[float, ...], beta: float, replace: bool
 ) -> float:
-    """Return an upper bound of K at order 1 + beta, the larger one of both directions.
+    """Return an upper bound on K at order 1 + beta, the larger of both directions.
 
-    With u the mixture's density divided by that of the noise, and r the ratio of both laws, e^K - 1 is the integral of
-    r^a - 1 - a (r - 1) under the second law: nothing cancels.
+    Let u be the mixture's density divided by that of the noise, and r the ratio of the two distributions. Then e^K - 1
+    is the integral of r^a - 1 - a (r - 1) under the second one, in which nothing cancels.
 
     Args:
         scale: Standard deviation of the noise; the largest contribution is 1.
         contributions: From 0 to 1.
         probabilities: Above 0; they sum to 1.
         beta: Above 0.
-        replace: The pair of `replace`: contributions in one direction against the same in the opposite one. Else the
-            mixture against the noise alone.
+        replace: Compare contributions in one direction with the same ones in the opposite direction. Otherwise compare
+            the mixture with the noise alone.
     """
     centers, shares = np.array(contributions), np.array(probabilities)
-    # The moment is jointly convex in both laws, so telling which contribution was drawn makes it larger.
+    # The moment is jointly convex in both distributions, so revealing the drawn contribution makes it larger.
     log_each = beta * (1 + beta) * ((2 if replace else 1) * centers / scale) ** 2 / 2
     if log_each.max() < 30:
         told = math.log1p(float((shares * np.expm1(log_each)).sum()))
@@ -52,10 +52,10 @@ def _quadrature(scale: float, centers: Array, shares: Array, beta: float, side: 
     """Return K of one direction.
 
     The trapezoid rule errs by at most 2 N / (e^{2 pi a / step} - 1) if the integrand is analytic within a of the real
-    line, and there has integrals of size at most N. As all contributions are from 0 to 1, the terms of u at x + i y
-    differ in their argument by t = y / scale^2 at most, so cos(t / 2) u(x) <= |u(x + i y)| <= u(x) where t < pi, and
-    cos(t / 2)^-beta <= e^{0.14 beta t^2} where t <= 1.5. Hence N <= e^{bend a^2} (e^K + 1 + 2 alpha moved), where
-    `moved` is the probability of a contribution above 0.
+    line and its integrals there are at most N. All contributions are from 0 to 1, so the arguments of the terms of u at
+    x + i y differ by at most t = y / scale^2. Therefore cos(t / 2) u(x) <= |u(x + i y)| <= u(x) where t < pi, and cos(t
+    / 2)^-beta <= e^{0.14 beta t^2} where t <= 1.5. Hence N <= e^{bend a^2} (e^K + 1 + 2 alpha moved), where `moved` is
+    the probability of a contribution above 0.
     """
     alpha, bend, wide = 1 + beta, 0.5 / scale**2, math.pi * scale**2
     if side != "remove":  # negative powers of u
@@ -86,7 +86,7 @@ def _quadrature(scale: float, centers: Array, shares: Array, beta: float, side: 
 
 
 def _log_ratio(x: Array, scale: float, centers: Array, shares: Array) -> Array:
-    """Return log u at x, exact also where it is tiny."""
+    """Return log u at x, accurate even where it is tiny."""
     logs = centers[:, None] * (x - centers[:, None] / 2) / scale**2
     rest = (shares[:, None] * np.expm1(np.minimum(logs, 30.0))).sum(axis=0)
     far = (logs.max(axis=0) > 30) | (rest < -0.5)

@@ -1,4 +1,4 @@
-"""Moments of a sampled release by quadrature: pairs of laws, each with a bound of what quadrature misses."""
+"""Moments of a sampled release by quadrature: pairs of distributions, each with a bound on the error."""
 
 import math
 from functools import lru_cache
@@ -10,25 +10,25 @@ from scipy.special import ndtr
 from secfed.dp.likelihood import log_mixture
 
 Array = npt.NDArray[np.float64]
-# Logarithms of what quadrature misses, and the most work that it takes on.
+# Negative log of the quadrature error, and the most work.
 _EXPONENT = 70.0
 _MOST_QUADRATURE_NODES = 400_000
-# Nodes at a time: what the processor's cache holds.
+# Nodes at a time, so that they fit in the processor's cache.
 _CHUNK = 1 << 13
 _MOST_PANELS = 1000
 _PANEL_ERROR = -55.0
-# Relative: what is cut off, and rounding.
+# Relative allowance for what is cut off and for rounding.
 _INFLATION = 1e-11
 
 
 def log_expm1(x: float) -> float:
-    """Return log(e^x - 1) of x above 0."""
+    """Return log(e^x - 1) for x above 0."""
     return float(x + math.log(-math.expm1(-x)))
 
 
 def log_rest(beta: float, log_ratio: Array) -> Array:
     """Return log(u^a - 1 - a(u - 1)) for a = 1 + beta and u = e^log_ratio; with -log_ratio, plus log_ratio, it is the
-    same of a = -beta.
+    same for a = -beta.
     """
     alpha, size = 1 + beta, np.abs(log_ratio)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -50,9 +50,9 @@ def _log_sum(terms: Array) -> float:
 
 
 def finite_bound(masses: npt.NDArray[np.float64], losses: npt.NDArray[np.float64], beta: float) -> float:
-    """Return K of a pair of laws given as probabilities under the first one and losses, both `(losses,)`.
+    """Return K of a pair given as probabilities under the first distribution and losses, both `(losses,)`.
 
-    e^K - 1 is the mean of u^a - 1 - a (u - 1) under the second law, u the ratio: nothing cancels.
+    e^K - 1 is the mean of u^a - 1 - a (u - 1) under the second one, u the ratio: nothing cancels.
     """
     some = (masses > 0) & (losses != 0)
     if not some.any():
@@ -62,7 +62,7 @@ def finite_bound(masses: npt.NDArray[np.float64], losses: npt.NDArray[np.float64
 
 
 def exp_rest(x: Array) -> Array:
-    """Return e^x - 1 - x of x up to 1 in size; larger ones may come out as anything."""
+    """Return e^x - 1 - x for |x| up to 1; for larger x the result is meaningless."""
     x = np.clip(x, -1.0, 1.0)
     rest = np.ones_like(x)
     for k in range(20, 2, -1):
@@ -71,9 +71,9 @@ def exp_rest(x: Array) -> Array:
 
 
 class SampledPair:
-    """P = (1 - rate) F(0) + rate F(1) against Q = F(0), with F(m) the noise's law around m.
+    """P = (1 - rate) F(0) + rate F(1) against Q = F(0), with F(m) the noise centered at m.
 
-    Of the two directions this one has the larger moments (Mironov, Talwar, Zhang 2019, Theorem 5).
+    This direction has the larger moments (Mironov, Talwar, Zhang 2019, Theorem 5).
     """
 
     reach = 1.0
@@ -92,7 +92,7 @@ class SampledPair:
         # No loss is larger than at the ends.
         _, ends = self.logs(np.array([1.0, -1.0]) / self.scale, np.array([-1.0, 1.0]) / self.scale)
         pure = beta * float(np.abs(ends).max())
-        # Panels so short that logarithms change by at most 4 on each: 16 nodes miss less than _PANEL_ERROR.
+        # Panels so short that logarithms change by at most 4 on each: 16 nodes err by less than _PANEL_ERROR.
         panels = math.ceil(max((4 * self.reach * (1 + beta) + 2) / 4, 1 / 0.6) / self.scale)
         if panels > _MOST_PANELS:
             return pure
@@ -104,7 +104,7 @@ class SampledPair:
         """Return log(e^K - 1) for Gaussian noise.
 
         The trapezoid rule errs by at most 2 N / (e^{2 pi a / step} - 1) if the integrand is analytic within a of the
-        real line, and there has integrals of size at most N: here N <= e^{bend a^2} (e^K + 1 + 2 alpha rate).
+        real line and its integrals there are at most N. Here N <= e^{bend a^2} (e^K + 1 + 2 alpha rate).
         """
         alpha, scale, rate = 1 + beta, self.scale, self.rate
         bend, wide = 0.5 / scale**2, math.pi * scale**2
@@ -114,7 +114,7 @@ class SampledPair:
         step = 2 * math.pi * wide / (_EXPONENT + bend * wide**2)
 
         def integrand(x: Array, at: Array) -> Array:
-            """Return the logarithm, with the density at x and the rest at `at`."""
+            """Return the integrand's log, with the density at x and the rest at `at`."""
             weight, ratio = self.logs((x - 0.5) / scale**2, (-x - 0.5) / scale**2)
             if at is not x:
                 _, ratio = self.logs((at - 0.5) / scale**2, (-at - 0.5) / scale**2)
@@ -122,7 +122,7 @@ class SampledPair:
 
         start, end = -self.reach - 13 * scale, 2 * self.reach * alpha + 30 * scale
         if end - start > 400 * step:
-            # Cells: density and weight fall, the rest grows, so that mixed ends bound each cell from both sides.
+            # Cells: density and weight fall and the rest grows, so mixed ends bound each cell from both sides.
             near = 0.5 + scale * np.arange(0.0, 13.5, 0.5)
             further = math.ceil(math.log(max(end / near[-1], 1.0)) / math.log(1.2))
             edges = np.append(near, near[-1] * 1.2 ** np.arange(1.0, further + 1))
@@ -141,7 +141,7 @@ class SampledPair:
         return float(np.logaddexp(total, math.log(2) - _EXPONENT + np.logaddexp(total, math.log(2 + 2 * alpha * rate))))
 
     def laplace_rest(self, density: Array, ratio: Array, beta: float) -> float:
-        """Return log(e^K - 1) for Laplace noise, in the larger of both directions."""
+        """Return log(e^K - 1) for Laplace noise, for the larger of both directions."""
         there = _log_sum(density + log_rest(beta, ratio))
         back = _log_sum(density + ratio + log_rest(beta, -ratio))
         return float(np.logaddexp(max(there, back) + _INFLATION, _PANEL_ERROR))
@@ -161,15 +161,15 @@ class SampledPair:
 
 @lru_cache(maxsize=1024)
 def pair_bound(pair: type[SampledPair], rate: float, scale: float, beta: float, laplace: bool) -> float:
-    """Return K of one release: searches for a number of rounds ask for the same orders again and again."""
+    """Return K of one release, cached because searches ask for the same orders again and again."""
     return pair(rate, scale).bound(beta, laplace=laplace)
 
 
 class ReplacedPair(SampledPair):
     """P = (1 - rate) F(0) + rate F(1) against Q = (1 - rate) F(0) + rate F(-1): Poisson sampling, replace.
 
-    It dominates: whatever test A is taken, a half-line B with F(1)[B] = F(v)[A] has F(0)[B] <= F(0)[A] and
-    F(-1)[B] <= F(v')[A] for all v, v' of norm at most 1 (Neyman and Pearson). Both directions are mirror images.
+    It dominates: for any test A, a half-line B with F(1)[B] = F(v)[A] has F(0)[B] <= F(0)[A] and F(-1)[B] <= F(v')[A]
+    for all v, v' of norm at most 1 (Neyman-Pearson). The two directions are mirror images.
     """
 
     reach = 2.0
@@ -178,7 +178,7 @@ class ReplacedPair(SampledPair):
         """Return log Q / F(0) and log P / Q, given log F(1) / F(0) and log F(-1) / F(0)."""
         weight = log_mixture(self.rate, away)
         ratio = log_mixture(self.rate, towards) - weight
-        near = np.flatnonzero(np.abs(towards - away) < 1)  # the difference of two logarithms would be rounding there
+        near = np.flatnonzero(np.abs(towards - away) < 1)  # there the difference of two logarithms is only rounding
         some = self.rate * np.exp(away[near] - weight[near])
         ratio[near] = np.log1p(some * np.expm1(towards[near] - away[near]))
         return weight, ratio
@@ -194,16 +194,17 @@ class SwappedPair(SampledPair):
     """
 
     def laplace_rest(self, density: Array, ratio: Array, beta: float) -> float:
-        """Return log(e^K - 1) for Laplace noise: both halves of the line have the same part."""
+        """Return log(e^K - 1) for Laplace noise: both halves of the line contribute the same."""
         density, ratio = density[ratio > 0], ratio[ratio > 0]
         both = np.logaddexp(log_rest(beta, ratio), ratio + log_rest(beta, -ratio))
         return float(np.logaddexp(_log_sum(density + both) + _INFLATION, _PANEL_ERROR))
 
     def gaussian_rest(self, beta: float) -> float:
-        """Return log(e^K - 1): the whole line's integral, plus what the two differ by.
+        """Return log(e^K - 1): the whole line's integral, plus the difference between the two.
 
-        That is the mean, over r = F(1)/F(0) > 1, of (1+y)^(1-alpha) - 1 + (alpha-1) y, convex in r and bounded by its
-        chords, minus r (u^alpha - 1 - alpha (u - 1)) at u = 1 - rate + rate/r, concave and bounded by its tangents.
+        The difference is the mean, over r = F(1)/F(0) > 1, of (1+y)^(1-alpha) - 1 + (alpha-1) y, convex in r and
+        bounded by its chords, minus r (u^alpha - 1 - alpha (u - 1)) at u = 1 - rate + rate/r, concave and bounded by
+        its tangents.
         """
         whole = super().gaussian_rest(beta)
         if whole == math.inf:

@@ -1,8 +1,8 @@
-"""Releases whose pair of laws is a mixture of randomized responses: few losses, the same in both directions.
+"""Releases that are mixtures of randomized responses: few losses, the same in both directions.
 
-Both laws share a draw: with some probability everything is given away, else a loss l is drawn, and binary randomized
-response of that loss follows: the truth with probability e^l / (1 + e^l). Every pair of finitely many losses that is
-its own mirror image can be written so. `docs/accountant.md`, section 2.3, has the pairs.
+The two distributions share a draw. With some probability everything is revealed. Otherwise a loss l is drawn, and
+binary randomized response gives the true answer with probability e^l / (1 + e^l). Every pair with finitely many losses
+that is its own mirror image has this form. `docs/accountant.md`, section 2.3, has the pairs.
 """
 
 import math
@@ -19,7 +19,7 @@ from secfed.dp.likelihood import log_mixture
 from secfed.dp.mechanisms import ApproximateDP, RandomizedResponse
 from secfed.errors import UnsupportedEventError
 
-# Relative: more than sums of a few thousand terms and their exponentials lose.
+# Relative allowance: exceeds the rounding of sums of a few thousand exponentials.
 _INFLATION = 1e-12
 
 
@@ -30,7 +30,7 @@ class Responses:
     Attributes:
         losses: Loss of each response, at least 0, `(responses,)`.
         weights: Probability of each, `(responses,)`; with `lost` they sum to 1.
-        lost: Probability that everything is given away.
+        lost: Probability that everything is revealed.
     """
 
     losses: Array
@@ -38,15 +38,15 @@ class Responses:
     lost: float = 0.0
 
     def pair(self) -> Pair:
-        """Return the pair of laws, the same in both directions."""
+        """Return the pair of distributions, the same in both directions."""
         losses = np.concatenate([self.losses, -self.losses])
         return Pair.of_losses(np.tile(self.weights, 2) * expit(losses), losses, self.lost)
 
     def log_moment(self, betas: npt.ArrayLike) -> Array:
-        """Return K, which is b times the Renyi divergence of order 1 + b, of what remains if nothing is lost.
+        """Return K, b times the Renyi divergence of order 1 + b, given that not everything is revealed.
 
-        Of one response it is log(cosh((b + 1/2) l) / cosh(l / 2)). The quotient less 1 is a product, in which nothing
-        cancels: 2 sinh((b + 1) l / 2) sinh(b l / 2) / cosh(l / 2).
+        For one response it is log(cosh((b + 1/2) l) / cosh(l / 2)). The quotient minus 1 is a product without
+        cancellation: 2 sinh((b + 1) l / 2) sinh(b l / 2) / cosh(l / 2).
 
         Args:
             betas: Numbers above 0, `(orders,)`.
@@ -78,7 +78,7 @@ def responses(event: Event, adjacency: Adjacency) -> Responses | None:
                 f"{event} has no bound under adjacency {adjacency!r}: whether the client answered is seen; needed "
                 "adjacency 'replace'"
             )
-        # Two of the answers are true in one of both worlds; all others say nothing. Divided by e^epsilon.
+        # Two answers are each true in one of the two worlds; the others reveal nothing. Divided by e^epsilon.
         lie = math.exp(-event.epsilon)
         total = 1 + (event.outcomes - 1) * lie
         weights = np.array([(1 + lie) / total, (event.outcomes - 2) * lie / total])
@@ -102,7 +102,7 @@ def geometric(event: DiscreteLaplace, shift: int) -> Responses:
 
 
 def sampled(event: PoissonSampled | FixedSizeSampled, adjacency: Adjacency, direction: str) -> Pair | None:
-    """Return the pair of sampled discrete Laplace noise, or nothing for other noise.
+    """Return the pair of sampled discrete Laplace noise, or None for other noise.
 
     Args:
         event: The release.
@@ -116,7 +116,7 @@ def sampled(event: PoissonSampled | FixedSizeSampled, adjacency: Adjacency, dire
         return geometric(release, 2 if adjacency == "replace" or isinstance(event, FixedSizeSampled) else 1).pair()
     step = release.noise_multiplier * release.sensitivity
     if adjacency == "replace" and isinstance(event, PoissonSampled):
-        # Around -far, 0 and far, on the outcomes from -far and below to far and above.
+        # Noise around -far, 0 and far, on outcomes from "-far or below" to "far or above".
         far = release.sensitivity
         x = np.arange(-far, far + 1)
         absent = np.exp(-np.abs(x) / step) * math.tanh(0.5 / step)
@@ -148,13 +148,13 @@ def _masses(event: DiscreteLaplace, far: int) -> Array:
 
 
 def take_off(events: Mapping[Event, int]) -> tuple[float, dict[Event, int]]:
-    """Take the deltas of proved releases off: what remains if none of them gives everything away has moments.
+    """Separate the deltas of `ApproximateDP` events: unless one of them reveals everything, moments exist.
 
     Args:
         events: Each event and how often.
 
     Returns:
-        A bound of the probability that one gives everything away, and the events without that.
+        A bound on the probability that one reveals everything, and the events without that.
     """
     log_kept, left = 0.0, dict[Event, int]()
     for event, count in events.items():

@@ -1,8 +1,8 @@
-"""What a delta for each epsilon says of tests and of Gaussian privacy.
+"""Error rates of tests, and Gaussian privacy, from the delta for each epsilon.
 
-A release is described by its profile: for each epsilon the least delta with which it is (epsilon, delta)-private, the
-larger one of both directions of a pair of adjacent data sets. Nothing else is used here: the profile falls, it is
-convex in exp(epsilon), and it is known between two certified bounds.
+A release is described by its profile: for each epsilon, the least delta for which it is (epsilon, delta)-private, the
+larger of both directions of a pair of adjacent data sets. This module uses only that the profile falls, is convex in
+exp(epsilon), and is known between two certified bounds.
 """
 
 import math
@@ -20,54 +20,54 @@ from secfed.dp.contour.privacy_loss import Reals
 # From a number to a certified lower and upper value.
 Certified = Callable[[float], tuple[float, float]]
 
-# Two sums or products of float64 are error by less than this part.
+# Relative error of two sums or products of float64 is below this.
 _LOOSE = 2.0**-50
-# Slopes between near points lose digits; this part of a value is far more than they cost.
+# Slopes between close points lose digits; this relative allowance is far more than that.
 _CHORD = 1e-9
-# Golden-section search ends where values differ by less than this part, or by their own bounds if those differ by less
-# than the second one, or after so many steps.
+# Golden-section search ends when values differ by less than the first fraction, or by less than their bounds do if that
+# is below the second fraction, or after this many steps.
 _SAME, _BLUR = 1e-8, 1e-6
 _STEPS = 24
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # Smaller false positive rates count as this one: exp(epsilon) up to its inverse is a float64.
 _SMALLEST = 1e-300
-# Lines below a whole curve.
+# Lines used to bound a whole curve.
 _LINES = 96
-# How near mu comes to its lower bound, and how many deltas may be asked for it.
+# How close mu comes to its lower bound, and how many deltas may be computed for it.
 _NEAR = 1e-3
 _FIRST, _MOST = 24, 200
-# No mu above this is looked for.
+# Largest mu considered.
 _LARGEST_MU = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """The least error of any test between two adjacent data sets, from the profile of what was released.
+    """The least error of any test between two adjacent data sets, from a release's profile.
 
     With `delta` the profile, x = exp(epsilon) and a the false positive rate, the least false negative rate is
 
         f(a) = sup over x >= 1 of max(0, 1 - delta(x) - x a, (1 - delta(x) - a) / x).
 
-    Each x gives a line that is nowhere above f, also with an upper value of delta: that is the lower value. The profile
-    is the larger one of both directions, so f is the trade-off made symmetric: f is its own inverse, and no test is
-    better in either order of the two data sets.
+    Each x gives a line that is nowhere above f, even with an upper value of delta: that is the lower value. The profile
+    is the larger of both directions, so f is the symmetric trade-off: f is its own inverse, and no test is better in
+    either order of the two data sets.
 
-    The upper value bounds, for each of the two kinds of lines, the supremum over all x, not over those that were tried.
+    The upper value bounds, for each of the two kinds of lines, the supremum over all x, not only those tried.
     T(x) = delta(x) + a x is convex, and so is -u (1 - a - delta(1/u)) in u = 1/x (the perspective of a convex
-    function). Outside of two of its points, a convex function lies above the line through them. So between two
-    neighbours among the points tried it lies above the lines through pairs of points on either side. Their values are
-    taken from the certified bounds such that the line is as low as it can be. It also lies above what the lower delta
-    of the larger epsilon says, as delta falls. Where the range of epsilon ends, lines are below the best one.
+    function). Outside the interval between two points, a convex function lies above the line through them. So between
+    two neighboring points tried, it lies above the lines through pairs of points on either side. The certified bounds
+    are used so that each line is as low as possible. As delta falls, the function also lies above the value from the
+    lower delta of the larger epsilon. Past the end of the range of epsilon, lines are below the best one.
 
-    One kind is enough except near f(a) = a. Let (P, Q) attain t = delta(1), A = {p > q}, c = (1 - t)/2. Then
+    One kind suffices except near f(a) = a. Let (P, Q) attain t = delta(1), A = {p > q}, c = (1 - t)/2. Then
     P(A) - x Q(A) = t - (x - 1) Q(A), and the other direction has at least t - (x - 1)(1 - t - Q(A)). One of Q(A) and
     1 - t - Q(A) is at most c, so delta(x) >= t - (x - 1) c, which says that both lines of x are at most c at a = c.
     For a < c the second line of x, of slope -1/x, is therefore at most c + (c - a) = 1 - t - a, the first line of
     x = 1; for a > c so is the first line of x, of slope -x.
 
     Args:
-        delta: The profile: from epsilon to the bounds of delta.
-        epsilon: Its inverse: from delta to the bounds of epsilon.
+        delta: The profile: from epsilon to the bounds on delta.
+        epsilon: Its inverse: from delta to the bounds on epsilon.
 
     Source:
         Dong, Roth, Su: Gaussian Differential Privacy, 2022, Proposition 6. Wasserman, Zhou: A Statistical Framework for
@@ -79,7 +79,7 @@ class TradeOff:
     _known: dict[float, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def bounds(self, rate: float) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Return bounds of the false negative rate at a false positive rate, and of 1 minus it, which keeps its digits.
+        """Return bounds on the false negative rate at a false positive rate, and on 1 minus it, to full precision.
 
         Args:
             rate: False positive rate, from 0 to 1.
@@ -103,7 +103,7 @@ class TradeOff:
             hit.append(_above(1 - least))
             miss_above.append(most)
             hit_below.append(_below(1 - most))
-        # A guess without looking does as well as this.
+        # A blind guess does as well as this.
         lower, upper = max(miss), min(max(miss_above), _above(1 - rate))
         least, most = max(min(hit_below), rate), min(1.0, max(min(hit), rate))
         return (min(lower, upper), upper), (least, max(least, most))
@@ -111,7 +111,7 @@ class TradeOff:
     def curve(self, rates: Reals) -> Reals:
         """Return upper values of the largest true positive rate at each false positive rate, `(count,)`.
 
-        One set of lines serves all rates, so this is cheaper than `bounds` for each, and a little looser.
+        One set of lines serves all rates, so this is cheaper than calling `bounds` for each, and slightly looser.
 
         Args:
             rates: False positive rates above 0 and at most 1, `(count,)`.
@@ -133,7 +133,7 @@ class TradeOff:
         return self._known[epsilon]
 
     def _first(self, rate: float) -> tuple[float, float]:
-        """Return bounds of the least delta + exp(epsilon) rate."""
+        """Return bounds on the least delta + exp(epsilon) rate."""
         if rate == 0:
             low, high = self.delta(math.inf)
             return low, high
@@ -153,7 +153,7 @@ class TradeOff:
         return min(_least(axis, lows, highs, floors) * (1 - _CHORD), best), best
 
     def _second(self, rate: float) -> tuple[float, float]:
-        """Return bounds of the largest (1 - delta - rate) / exp(epsilon), at least 0."""
+        """Return bounds on the largest (1 - delta - rate) / exp(epsilon), at least 0."""
 
         def value(epsilon: float, side: int) -> float:
             left = (1 - self._at(epsilon)[side]) - rate
@@ -164,19 +164,19 @@ class TradeOff:
             # Beyond this, exp(-epsilon) (1 - rate) is less than the value at 0.
             farthest = math.log((1 - rate) / start)
         elif rate < 1:
-            # There it is half of (1 - rate) exp(-epsilon) at least, so the best one is not much farther.
+            # There it is at least half of (1 - rate) exp(-epsilon), so the best one is not much farther.
             farthest = self.epsilon((1 - rate) / 2)[1] + math.log(2)
         else:
             farthest = math.inf
         if not farthest < 600:
             return 0.0, 1 - rate
         places = _golden(lambda epsilon, side: -value(epsilon, side), farthest)
-        # The difference of numbers up to 1 is error by two units in the last place of 1.
+        # A difference of numbers up to 1 is off by at most two units in the last place of 1.
         best = max(0.0, *(value(place, 1) - 2 * _LOOSE * math.exp(-place) for place in places))
         axis = np.exp(-np.array(places))[::-1]
         lows, highs = (-np.array([value(place, side) for place in places])[::-1] for side in (0, 1))
         floors = -axis[1:] * (1 - np.array([self._at(place)[0] for place in places[1:]])[::-1] - rate)
-        # Where (1 - delta - rate) is negative, so is the value, and 0 is above it.
+        # Where (1 - delta - rate) is negative, 0 is above the value.
         least = _least(axis, lows, highs, np.minimum(floors, 0.0))
         # Left of the last point the value is below that at 0.
         return best, max(best, -least * (1 + _CHORD) + 2 * _LOOSE)
@@ -195,7 +195,7 @@ def gaussian(mu: float, rate: float) -> tuple[tuple[float, float], tuple[float, 
     if rate in (0.0, 1.0):
         return (1.0 - rate, 1.0 - rate), (rate, rate)
     place = float(ndtri(rate))
-    # The place is error by some units in its last digit; the slope of the logarithm of Phi is at most |place| + 1.
+    # The place is off by a few units in its last digit; the slope of log Phi is at most |place| + 1.
     error = 1e-14 + 1e-15 * (abs(place) + mu) * (abs(place + mu) + 2)
     miss, hit = float(ndtr(-place - mu)), float(ndtr(place + mu))
     return (
@@ -205,25 +205,24 @@ def gaussian(mu: float, rate: float) -> tuple[tuple[float, float], tuple[float, 
 
 
 def least_mu(delta: Certified, epsilon: Certified, least_delta: float) -> tuple[float, float]:
-    """Return bounds of the least mu for which a release is as private as mu-Gaussian privacy says, from a delta on.
+    """Return bounds on the least mu for which a release is mu-Gaussian private for every delta from `least_delta` up.
 
-    That is: for every delta of `least_delta` or more, the release is (e, delta)-private with the e of mu. With E the
-    epsilon of `least_delta` it is enough that the profile is nowhere above that of mu, G, for epsilons from 0 to E: if
-    e is beyond E, delta(e) <= least_delta <= delta; else delta(e) <= G(e) = delta.
+    That is: for each such delta, the release is (e, delta)-private with the e of mu. Let E be the epsilon of
+    `least_delta`, and G the profile of mu. It suffices that the release's profile is at most G for epsilons from 0 to
+    E. If e is beyond E, delta(e) <= least_delta <= delta; else delta(e) <= G(e) = delta.
 
-    Between two epsilons that were tried, delta is at most the line, in x = exp(epsilon), through the two upper values,
-    as it is convex. G is convex too, so the line minus G is largest where G has the line's slope,
-    -Phi(-e/mu - mu/2): one place to look at. It is enough that G is not below the line there. Intervals where that
-    fails are halved.
+    Delta is convex in x = exp(epsilon), so between two epsilons tried it is at most the line through their upper
+    values. G is convex too, so the line minus G is largest where G has the line's slope, -Phi(-e/mu - mu/2). It
+    suffices that G is not below the line at that one place. Intervals where that fails are halved.
 
-    An upper value may be all but 1 where epsilon is small. Since the profile is the larger one of both directions,
+    An upper value may be close to 1 if epsilon is small. Since the profile is the larger of both directions,
     1 - delta(x) >= (1 - delta(y)) (1 + x) / (1 + y) for x <= y: the least trade-off that (log y, delta(y)) allows is
-    symmetric and has its corner at (1 - delta(y)) / (1 + y). So 1 - delta and 1 - G are compared too. Where mu is above
-    15 or so and is decided at small epsilons, float64 has no digits left for 1 - delta, and the upper value is loose.
+    symmetric and has its corner at (1 - delta(y)) / (1 + y). So 1 - delta and 1 - G are compared too. If mu is above
+    about 15 and small epsilons decide it, float64 has no digits left for 1 - delta, and the upper value is loose.
 
     Args:
-        delta: The profile: from epsilon to the bounds of delta.
-        epsilon: Its inverse: from delta to the bounds of epsilon.
+        delta: The profile: from epsilon to the bounds on delta.
+        epsilon: Its inverse: from delta to the bounds on epsilon.
         least_delta: Above 0 and below 1.
 
     Returns:
@@ -238,7 +237,7 @@ def least_mu(delta: Certified, epsilon: Certified, least_delta: float) -> tuple[
         places = np.linspace(0.0, farthest, _FIRST)
     values = np.array([delta(float(place)) for place in places])
     while True:
-        # That epsilon is above `nearest` says that delta there is least_delta or more; above 0, it says nothing.
+        # Epsilon is above `nearest`, so delta there is at least least_delta; a `nearest` of 0 tells nothing.
         lows = np.append(values[:, 0], least_delta if 0 < nearest < math.inf else 0.0)
         at = np.append(places, nearest if nearest < math.inf else 0.0)
         claimed = lows >= least_delta
@@ -246,7 +245,7 @@ def least_mu(delta: Certified, epsilon: Certified, least_delta: float) -> tuple[
         if farthest == math.inf:
             return lower, math.inf
         upper = np.append(values[:-1, 1], min(values[-1, 1], least_delta))
-        # The profile falls: what was found at a smaller epsilon holds here too.
+        # The profile falls, so bounds found at a smaller epsilon hold here too.
         chords = _Chords(places, np.minimum.accumulate(upper))
         reference = _largest(chords.points_below)
         if reference >= _LARGEST_MU:
@@ -262,7 +261,7 @@ def least_mu(delta: Certified, epsilon: Certified, least_delta: float) -> tuple[
 
 
 class _Chords:
-    """Upper bounds of a profile between the epsilons tried.
+    """Upper bounds on a profile between the epsilons tried.
 
     Args:
         places: Epsilons, rising, `(count,)`.
@@ -289,14 +288,14 @@ class _Chords:
         return bool(self.below(mu).all())
 
     def below(self, mu: float) -> npt.NDArray[np.bool_]:
-        """Return whether the profile of mu is above the upper values between neighbours, `(count - 1,)`."""
+        """Return whether the profile of mu is above the upper values between neighbors, `(count - 1,)`."""
         start, width = self.places[:-1], np.diff(self.places)
         delta, kept = np.exp(self.log_delta), np.exp(self.log_kept)
         stretch, ok = _log_expm1(width), np.zeros(len(width), bool)
         for values, falls in ((delta, -np.diff(delta)), (kept, np.diff(kept))):
             with np.errstate(divide="ignore"):
                 slope = np.log(np.maximum(falls, 0.0)) - start - stretch
-            # Where nothing falls, G does: it is lowest at the end.
+            # Where the line does not fall, G still does, so G is lowest at the end.
             tangent = np.where(slope >= 0, 0.0, mu * (-ndtri_exp(np.minimum(slope, -1e-300)) - mu / 2))
             tangent = np.where(slope == -np.inf, np.inf, tangent)
             place = np.clip(tangent, start, self.places[1:])
@@ -317,25 +316,26 @@ def _log_expm1(number: Reals) -> Reals:
 
 
 def _gauss(places: Reals, mu: float) -> tuple[Reals, Reals]:
-    """Return lower and upper values of the logarithm of the delta of mu."""
+    """Return lower and upper values of the log of delta of mu-Gaussian privacy."""
     low, high = GaussianProfile(mu).bounds(places)
     return np.nan_to_num(low, nan=-np.inf, neginf=-np.inf, posinf=0.0), np.nan_to_num(high, nan=0.0, neginf=-np.inf)
 
 
 def _left(places: Reals, mu: float) -> Reals:
-    """Return an upper value of the logarithm of 1 minus the delta of mu: nothing cancels here."""
+    """Return an upper value of the log of 1 minus the delta of mu; nothing cancels here."""
     a, b = places / mu - mu / 2, places / mu + mu / 2
     found = np.logaddexp(log_ndtr(a), places + log_ndtr(-b))
     return np.asarray(found + 1e-14 * (1 + places + a * a + b * b))
 
 
 def _nowhere_above(places: Reals, lows: Reals, mu: float) -> bool:
-    """Return whether no lower delta is surely above the delta of mu."""
+    """Return whether no lower value of delta is surely above the delta of mu."""
     return not (_gauss(places, mu)[1] < np.log(lows)).any()
 
 
 def _largest(holds: Callable[[float], bool], *, above: bool = False) -> float:
-    """Return where a condition begins to hold as mu grows: the last mu where it does not, or with `above` the first."""
+    """Return where a condition starts to hold as mu grows: the last mu where it fails, or with `above` the first
+    after."""
     low, high = 0.0, 1.0
     if holds(high):
         while high > 1e-9 and holds(high / 2):
@@ -355,11 +355,11 @@ def _largest(holds: Callable[[float], bool], *, above: bool = False) -> float:
 
 
 def _golden(value: Callable[[float, int], float], farthest: float) -> list[float]:
-    """Return the places, rising, at which the least value of a function with one valley was looked for.
+    """Search for the least value of a function with one minimum, and return the places tried, ascending.
 
     Args:
         value: The lower (0) or upper (1) value at a place.
-        farthest: Where the range ends that begins at 0.
+        farthest: End of the range, which starts at 0.
     """
     low, high = 0.0, farthest
     if not farthest > 0:
@@ -388,7 +388,7 @@ def _least(axis: Reals, lows: Reals, highs: Reals, floors: Reals) -> float:
         axis: Places, rising, `(count,)`.
         lows: Lower values there, `(count,)`.
         highs: Upper values there, `(count,)`.
-        floors: A lower bound between each two neighbours, `(count - 1,)`.
+        floors: A lower bound between each two neighbors, `(count - 1,)`.
     """
     if len(axis) == 1:
         return float(lows[0])
@@ -408,7 +408,7 @@ def _least(axis: Reals, lows: Reals, highs: Reals, floors: Reals) -> float:
         best = float(floors[k])
         best = max([best, *np.minimum(left_start, left_end).tolist(), *np.minimum(right_start, right_end).tolist()])
         if len(left_start) and len(right_start):
-            # The larger one of two lines is least at an end or where they meet.
+            # The larger of two lines is least at an end or where they cross.
             at_start = left_start[:, None] - right_start
             at_end = left_end[:, None] - right_end
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Sums over all nodes of a binary tree of training steps, as DP-FTRL releases them."""
+"""Sums over all nodes of a binary tree of training steps, as released by DP-FTRL."""
 
 import math
 from dataclasses import dataclass
@@ -12,21 +12,20 @@ _MOST_STEPS = 2**53
 
 @dataclass(frozen=True, slots=True)
 class TreeAggregation:
-    """Noisy sums over the nodes of a binary tree whose leaves are steps of a training.
+    """Noisy sums over the nodes of a binary tree whose leaves are training steps.
 
-    Level 0 has one node for each step. A node of level l stands for 2^l steps in a row, the first of which is a
-    multiple of 2^l from the start; only nodes whose steps are all over are released. Each node's sum gets Gaussian
-    noise of its own. One step of a client is in at most one node of each level. All prefix sums are sums of nodes.
+    Level 0 has one node per step. A node of level l covers 2^l consecutive steps, starting at a multiple of 2^l; a node
+    is released once its steps are over. Each node's sum gets its own Gaussian noise. One step of a client is in at most
+    one node per level. All prefix sums are sums of nodes.
 
-    In which steps a client takes part is fixed beforehand, and no secret. What it contributes may depend on everything
-    that was released before.
+    The steps in which a client takes part are fixed beforehand and not secret. Its contribution may depend on earlier
+    releases.
 
     Args:
         noise_multiplier: Standard deviation of the noise of each node, divided by `clip_norm`, the largest norm of one
             client's contribution to one step; from 1e-6 to 1e9.
-        steps: Steps of the tree. Where there are several trees, and each client takes part in one of them only, those
-            of the largest tree.
-        participations: Steps in which one client takes part, at most.
+        steps: Steps of the tree. With several trees and each client in only one of them, the steps of the largest.
+        participations: Most steps in which one client takes part.
 
     Raises:
         ConfigError: A parameter is out of range, or there are more participations than steps.
@@ -54,9 +53,9 @@ class TreeAggregation:
         check_between("noise_multiplier of all nodes together", self.joint_noise(), *_NOISE)
 
     def joint_noise(self) -> float:
-        """Return the noise multiplier of the one Gaussian release that all nodes are together.
+        """Return the noise multiplier of one Gaussian release equivalent to all nodes.
 
-        The first steps of the tree are the worst ones: they fill as many nodes of each level as there can be.
+        The first steps of the tree are the worst case: they are in as many nodes of each level as possible.
         """
         square_norm = 0
         for level in range(self.steps.bit_length()):

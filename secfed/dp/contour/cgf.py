@@ -15,21 +15,21 @@ from secfed.dp.contour.quadrature import grids
 Complexes = npt.NDArray[np.complex128]
 # Side of the blocks of a matrix product.
 _TILE = 32
-# The least modulus of a release's moment, relative to the real one.
+# Smallest modulus of a release's moment, relative to its moment at u = 0.
 _LEAST = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
 class Cgf:
-    """K along a contour, for some releases; lines of two compositions add up.
+    """K along a contour, for some releases. The values of two compositions add up.
 
     Attributes:
         log: K(t).
         mean: Mean of the tilted loss.
         exponent: K(t + iu) - K(t) - iu mean, at each u.
-        error: Bound of its error, quadrature and rounding together, at each u.
-        tail: Bound of its real part for all u from the last on; with a cut, of the part of Gaussian releases.
-        beyond: With a cut, the logarithm of what the parts of all laws beyond it add at most for those u.
+        error: Bound on its error at each u, from quadrature and rounding.
+        tail: Bound on its real part for every u beyond the last; with a cut, of the Gaussian releases only.
+        beyond: With a cut, log of the most that the parts beyond it add for those u.
     """
 
     log: float
@@ -40,12 +40,12 @@ class Cgf:
     beyond: float | None = None
 
     def alone(self) -> "CgfRows":
-        """Return it as the only row."""
+        """Return it as a single row."""
         nothing = Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0, None if self.beyond is None else -np.inf)
         return nothing.plus(self, np.ones(1))
 
     def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
-        """Add another composition some number of times, `(rows,)`."""
+        """Add another composition `times` times, `(rows,)`."""
         tail = self.tail + times * other.tail
         if self.beyond is not None and other.beyond is not None:
             tail += np.logaddexp(self.beyond, np.log(times) + other.beyond)
@@ -60,7 +60,7 @@ class Cgf:
 
 @dataclass(frozen=True, slots=True)
 class CgfRows:
-    """Several lines on one contour: the fields of `Cgf`, with rows in front."""
+    """K of several compositions on one contour: the fields of `Cgf`, with a leading axis of rows."""
 
     log: Reals
     mean: Reals
@@ -75,10 +75,10 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
     Args:
         releases: The composition.
         path: Where the contour runs.
-        tolerance: Error aimed at in K.
+        tolerance: Target error of K.
 
     Returns:
-        K of the whole, and with a cut that of what lies below it; its K(t) is relative to the whole's.
+        K of the whole, and with a cut K of the part below it, whose K(t) is relative to that of the whole.
     """
     at, across = frequencies(path)
     order, top, step = path.order, float(at[-1]), float(at[1])
@@ -119,7 +119,7 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
 def _error(found: Nodes, tilted: Reals, top: float, order: float, stretch: float, moment: Reals) -> Reals:
     """Bound the error of E[exp((t + iu) loss)] relative to E[exp(t loss)] for u up to the last; shape `(n,)`.
 
-    That of adding up the nodes is in addition, see `waves`.
+    The rounding error of the sum over the nodes comes on top, see `waves`.
     """
     quadrature = found.discretization(order, top, stretch) + found.truncation(order, moment)
     if stretch > 1:
@@ -129,7 +129,7 @@ def _error(found: Nodes, tilted: Reals, top: float, order: float, stretch: float
 
 
 def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, Reals]:
-    """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ..., and a bound of its error.
+    """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ..., and a bound on its error.
 
     Returns:
         Both of shape `(n, across**2)`.
@@ -141,7 +141,7 @@ def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Comp
         rows = [fourier_sums(*row, step, count) for row in zip(tilted, centred, strict=True)]
         sums, inexact = np.array([row for row, _ in rows]), np.array([error for _, error in rows])
         roundings = ROUNDINGS
-    # What is added up, and the exponentials of which it consists, differ from 1 by so much.
+    # The terms, and the exponentials they are made of, differ from 1 by at most this.
     moduli = np.minimum(2.0, np.arange(count) * (step * (tilted * np.abs(centred)).sum(axis=1)[:, None]))
     return sums, inexact[:, None] + moduli * ((roundings + 100) * ROUNDOFF)
 
@@ -149,16 +149,16 @@ def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Comp
 def _products(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, int]:
     """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ...; shape `(n, across**2)`.
 
-    exp(iu loss) - 1 for u = (a * across + b) * step is put together from a few such factors by matrix products, without
-    losing the small differences from 1. Also return how many additions follow each other.
+    exp(iu loss) - 1 for u = (a * across + b) * step is built from a few such factors by matrix products, which keep the
+    small differences from 1. Also return the length of the longest chain of additions.
     """
-    # Products of at most 32 x 32 x 32, which BLAS does in one thread: more threads take longer in sum.
+    # Products of at most 32 x 32 x 32: BLAS uses one thread for these, and more threads cost more CPU time.
     tiles = -(-across // _TILE)
     tile = -(-across // tiles)
     wide, some = tiles * tile, _TILE**3 // tile**2
     mixed = np.zeros((len(tilted), tiles, tiles, tile, tile), np.complex128)
     alone = np.zeros((2, len(tilted), wide), np.complex128)
-    # Memory is taken once: to get it anew for each block takes longer than to fill it.
+    # Allocate once: allocating for each block takes longer than filling it.
     block = min(8 * some, tilted.shape[1])
     turns = np.empty((2, len(tilted), wide, block), np.complex128)
     product = np.empty_like(mixed)
@@ -180,12 +180,12 @@ def _products(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[
 
 
 def log1p(wave: Complexes) -> Complexes:
-    """Return log(1 + wave); numpy's own takes the modulus first, and loses a small real part."""
+    """Return log(1 + wave). NumPy's own takes the modulus first and loses a small real part."""
     x, y = wave.real, wave.imag
     result = np.empty(wave.shape, np.complex128)
-    # A moment of 0 counts as `_LEAST`, and `relative` says what error that may be.
+    # A moment of 0 counts as `_LEAST`; `relative` bounds the error of that.
     result.real = 0.5 * np.log1p(np.maximum(x * (2 + x) + y * y, _LEAST**2 - 1))
-    # The square of a small moment would be a difference of numbers near 1, and lose half of the digits.
+    # The square of a small moment would be a difference of numbers near 1 and lose half the digits.
     small = x < -0.5
     result.real[small] = np.log(np.maximum(np.hypot(1 + x[small], y[small]), _LEAST))
     result.imag = np.arctan2(y, 1 + x)
@@ -193,14 +193,14 @@ def log1p(wave: Complexes) -> Complexes:
 
 
 def relative(each: Reals, wave: Complexes) -> Reals:
-    """Return an error of 1 + wave relative to its size, or to `_LEAST` where it is smaller than that."""
+    """Return the error of 1 + wave relative to its size, or to `_LEAST` if the size is smaller."""
     size = np.abs(1 + wave)
     with np.errstate(over="ignore"):
         return np.asarray((each + 2 * _LEAST * (size < 2 * _LEAST)) / np.maximum(size, _LEAST))
 
 
 def _turns(angle: Reals, result: Complexes) -> Complexes:
-    """Fill in exp(i k angle) - 1 for each k from 0 on by doubling, without cancellation; `(n, count, nodes)`."""
+    """Fill in exp(i k angle) - 1 for k = 0, 1, ... by doubling, without cancellation; `(n, count, nodes)`."""
     count, done = result.shape[1], 1
     result[:, 0] = 0.0
     while done < count:

@@ -1,4 +1,4 @@
-"""Epsilon after each round: a curve whose values share contours."""
+"""Epsilon after each round: a curve whose points share contours."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,24 +16,24 @@ from secfed.dp.contour.path import ContourPath, adapted, choose, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
 
 Alone = Callable[[Releases, float, float], tuple[float, float]]
-# The error aimed at, relative to delta, and the relative gap that must be reached.
+# Target error relative to delta, and the relative gap that must be reached.
 _GOAL = 1e-8
 _FINE = 1e-6
-# Counts on one contour: the last over the first.
+# Counts that share a contour: the last one divided by the first.
 _BLOCK = 2.0
-# Rows that are solved first.
+# Rows solved first.
 _KNOTS = 9
-# The relative gap of a guess where the moments have none.
+# Relative gap of the guess when the moments give none.
 _ROUGH = 1e-3
 
 
 def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
-    """Return upper bounds of epsilon after `extra` was released some numbers of times on top of `base`.
+    """Return upper bounds on epsilon after `base` plus some number of releases of `extra`.
 
     Args:
         base: What was released before.
         extra: One more release.
-        counts: How often, ascending, shape `(rows,)`.
+        counts: How often `extra` was released, ascending, shape `(rows,)`.
         log_delta: Logarithm of delta for each, same shape.
         floor: Values below which no bound is needed, same shape.
         alone: `alone(releases, log_delta, goal)` gives the bounds of one composition.
@@ -44,10 +44,10 @@ def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals
     result = np.full(len(counts), np.nan)
     start = 0
     while start < len(counts):
-        # A single release has a closed form, and shares no contour.
+        # A single release has a closed form and needs no contour.
         stop = int(np.searchsorted(counts, counts[start] * _BLOCK, side="right")) if start else 1
         rows = slice(start, max(stop, start + 1))
-        # Half as many, and as many.
+        # Epsilon at half of the last count, and at the last count.
         before = result[[(start - 1) // 2, start - 1]] if start else np.zeros(2)
         result[rows] = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone, before)
         start = rows.stop
@@ -57,7 +57,7 @@ def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals
 def _block(
     base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone, before: Reals
 ) -> Reals:
-    """Treat counts of like size on one contour; those that it does not suit, one by one."""
+    """Solve counts of similar size on one contour, and those that it does not fit one by one."""
     upper = np.full(len(counts), np.inf)
     last, end = base.joined(extra, float(counts[-1])), float(log_delta[-1])
     if floor[-1] > 0:
@@ -75,7 +75,7 @@ def _block(
         if rows:
             start = guess * (counts[left] / counts[-1]) ** growth
             if len(left) > _KNOTS:
-                # A few rows show where the others are.
+                # Solve a few rows first; interpolate guesses for the others.
                 few = np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))
                 known = solve(rows(left[few]), log_delta[left[few]], start[few])[2]
                 fitted = Polynomial.fit(counts[left[few]], known, len(few) - 1)(counts[left])
@@ -91,10 +91,10 @@ def _block(
 def _rows(
     base: Releases, extra: Releases, counts: Reals, last: Releases, log_delta: float, guess: float
 ) -> tuple[Callable[[npt.NDArray[np.intp]], Contour] | None, float]:
-    """Evaluate both compositions on a contour for the last count; the other rows share it.
+    """Evaluate both compositions on a contour chosen for the last count, which the other rows share.
 
     Returns:
-        The contour of some of the rows, or nothing where there is none; and a guess of the last epsilon.
+        A function from rows to their contour, or None, and a guess of the last epsilon.
     """
     try:
         moments = Moments.of(last, log_delta, None)
@@ -111,7 +111,7 @@ def _rows(
     if path is None or not work(last, path, _GOAL) <= Effort(last).left:
         return None, guess
     if path.cut is None:
-        # The shortest composition fades last.
+        # The smallest composition decays slowest.
         path = shortest(base.joined(extra, float(counts[0])), path, _GOAL)
     tolerance = path.tolerance(_GOAL)
     (one, below_one), (two, below_two) = (

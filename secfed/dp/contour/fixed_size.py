@@ -1,7 +1,7 @@
-"""Losses of releases from fixed-size cohorts under replacement (`fixed_size`): both signs, and none at all.
+"""Losses of releases from fixed-size cohorts under replacement (`fixed_size`): positive, negative, or 0.
 
 The loss is l(x) with density (1 + y) phi on x > 1/2, -l(x) with density phi there, and else 0. The half-line becomes
-a line by x = 1/2 + scale log(1 + e^r), on which the trapezoid rule converges exponentially as in `laws`.
+a line by x = 1/2 + scale log(1 + e^r), on which the trapezoid rule converges exponentially, as in `privacy_loss`.
 """
 
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ from secfed.dp.contour.privacy_loss import (
 )
 from secfed.dp.likelihood import log_mixture
 
-# Imaginary parts of r that are tried.
+# Imaginary parts of r to try.
 _TURNS = (1.6, 1.2, 0.8, 0.5, 0.3, 0.15)
 _EDGE = 1e-21
 
 
 @dataclass(frozen=True, slots=True)
 class PairNodes(Nodes):
-    """The atom at 0, then the negative losses, then the positive ones, by ascending x.
+    """Nodes in this order: the atom at 0, the negative losses, the positive ones by ascending x.
 
     Attributes:
         scale: Of the substitution, shape `(n,)`; `step` is in r.
@@ -43,7 +43,7 @@ class PairNodes(Nodes):
     frequency: float
 
     def truncation(self, order: float, log_moment: Reals) -> Reals:
-        """Bound what the nodes leave out, relative to E[exp(t loss)]; see `Nodes`."""
+        """Bound the mass outside the nodes, relative to E[exp(t loss)]; see `Nodes`."""
         laws, stop = self.laws, self.points[:, -1]
         gain, _ = likelihood(stop, laws.rate, laws.noise)
         right = np.exp(right_tail(laws, order, stop) - log_moment) + np.exp(
@@ -66,13 +66,13 @@ class PairNodes(Nodes):
     def decay(self, tilted: Reals, order: float, frequency: float, cut: Cut | None = None) -> Reals:
         """Bound the modulus of the moment for all u of at least `frequency`; see `Nodes`.
 
-        With a cut, the line of integration is moved as for the other kinds; the piece from 1/2 to it is bounded too.
-        Without one, two copies of the loss are compared: up to some u by the squares of their difference, beyond it by
-        the density's total variation.
+        With a cut, the line of integration is moved as for the other kinds, and the piece from 1/2 to the line is
+        bounded too. Without a cut, two copies of the loss are compared: for small u by the squared difference, for
+        larger u by the density's total variation.
         """
         if cut is not None:
             edge = log_ndtr((0.5 - cut.position) * np.sqrt(cut.stretch - 1) / self.laws.noise)
-            # The chosen angle is below a right one.
+            # The chosen angle is below a right angle.
             height = np.pi**2 / 8 * self.laws.noise**2 * cut.stretch
             piece = np.log(np.pi / 2 * self.laws.noise) + edge + height
             return np.asarray(np.logaddexp(Nodes.decay(self, tilted, order, frequency, cut), piece))
@@ -95,7 +95,7 @@ class PairNodes(Nodes):
         return np.asarray(best)
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
-        """Logarithm of what the trapezoid rule misses of the integral on a moved line; see `Nodes`."""
+        """Return the log of the trapezoid rule's error on a moved line; see `Nodes`."""
         noise, stop = self.laws.noise, self.points[:, -1]
         turn = np.minimum(1.0, angle * noise**2 / self.scale)
         shift = self.scale * turn / noise**2
@@ -123,7 +123,7 @@ def layout(
 
 
 def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequency: float) -> PairNodes:
-    """Place the nodes of laws with a common number."""
+    """Place the nodes of laws that share a number of nodes."""
     half = (size - 1) // 2
     step = (end - start) / (half - 1)
     r = start[:, None] + np.arange(half) * step[:, None]
@@ -132,7 +132,7 @@ def place(laws: Laws, start: Reals, end: Reals, size: int, order: float, frequen
     points = 0.5 + distance
     stretched = np.log(scale * step[:, None]) - np.logaddexp(0.0, -r)
     mass = stretched - 0.5 * (points / noise) ** 2 - np.log(noise * np.sqrt(2 * np.pi))
-    # From the distance itself: near 1/2 the loss is small, and must not lose its digits.
+    # Computed from the distance: near 1/2 the loss is small and would lose digits.
     v = distance / noise**2
     gain = log_mixture(rate, v)
     part = np.minimum(np.exp(np.log(rate) + v - gain), 1.0)
@@ -158,9 +158,9 @@ def _scale(laws: Laws, order: float) -> Reals:
 
 
 def _cost(laws: Laws, scale: Reals, stop: Reals, order: float, frequency: float, turn: float, stretch: float) -> Reals:
-    """Logarithm of what the integrand gains at most on the line of r with an imaginary part.
+    """Bound the log of how much the integrand grows on the line of r with an imaginary part.
 
-    There x moves up by at most scale * turn, and back by at most -scale log cos(turn / 2).
+    On that line, Im x is at most scale * turn, and Re x falls by at most -scale log cos(turn / 2).
     """
     noise = laws.noise
     angle, back = scale * turn / noise**2, -scale * np.log(np.cos(turn / 2))

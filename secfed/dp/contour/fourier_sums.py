@@ -1,11 +1,11 @@
 """Sums of exponentials at many equally spaced frequencies: a nonuniform fast Fourier transform with a proved error.
 
-Points are spread over the cells of a fine grid with a narrow normal density, the grid is transformed, and what the
-density did to each frequency is divided out. Points near 0 are summed as powers: their sum is near its value at
-frequency 0, and the difference must not be lost.
+Each point is spread over the cells of a fine grid with a narrow normal density. The grid is transformed, and the
+density's effect on each frequency is divided out. Points near 0 are summed as a power series instead, because their sum
+hardly differs from its value at frequency 0 and the difference must keep its digits.
 
 Source:
-    Greengard, Lee: Accelerating the Nonuniform Fast Fourier Transform, SIAM Review 2004. The bound of the error is
+    Greengard, Lee: Accelerating the Nonuniform Fast Fourier Transform, SIAM Review 2004. The error bound follows from
     Poisson's summation formula, see `docs/accountant.md`, section 5.5.
 """
 
@@ -17,18 +17,18 @@ import numpy.typing as npt
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 
 Complexes = npt.NDArray[np.complex128]
-# Cells of the grid for each frequency, and how many cells on either side of a point its density reaches.
+# Grid cells per frequency, and how many cells a point's density reaches on either side.
 _OVERSAMPLING = 8
 _REACH = 16
 _SHARPNESS = 0.875 * math.pi / _REACH
-# What rounding in the transform does to a sum, relative to the sum of the weights: see the page.
+# Rounding error of the transform, relative to the sum of the weights; see section 5.5.
 ERROR = 6e-15
-# Points this near to 0, times the largest frequency, are summed as so many powers: what is left is below 1e-20.
+# Points closer to 0 than this, times the largest frequency, are summed with this many powers; the rest is below 1e-20.
 _NEAR = 4.0
 _POWERS = 38
-# Points of one cell that are added one after the other.
+# Points of one cell added in a row.
 _RUN = 16
-# Roundings of a power series: numpy sums in pairs, which takes no more than 16 + log2(n) additions one after the other.
+# Roundings of a power series: NumPy sums in pairs, so at most 16 + log2(n) additions follow each other.
 ROUNDINGS = 100
 
 
@@ -47,7 +47,8 @@ def fourier_sums(weights: Reals, points: Reals, step: float, count: int) -> tupl
         count: How many frequencies.
 
     Returns:
-        The sums, shape `(count,)`, and a bound of their error. `ROUNDINGS` of the sums of the moduli are in addition.
+        The sums, shape `(count,)`, and a bound on their error. `ROUNDINGS` roundings of the sum of the moduli come on
+        top.
     """
     from scipy import fft
 
@@ -66,7 +67,7 @@ def fourier_sums(weights: Reals, points: Reals, step: float, count: int) -> tupl
     factor = np.exp(2 * _SHARPNESS * offset)
     spread = weights * np.exp(-_SHARPNESS * offset * offset - 2 * _SHARPNESS * _REACH * offset)
     cells = cell.astype(np.int64) % size
-    # Points that follow each other on one cell are added first: no long row of additions, and less to distribute.
+    # Consecutive points on one cell are added first: shorter chains of additions, and less to spread.
     starts = np.flatnonzero((np.diff(cells, prepend=-1) != 0) | (np.arange(len(cells)) % _RUN == 0))
     few = len(starts) < 0.7 * len(cells)
     runs = cells[starts] if few else cells
@@ -75,15 +76,15 @@ def fourier_sums(weights: Reals, points: Reals, step: float, count: int) -> tupl
         part = spread * math.exp(-_SHARPNESS * (j - _REACH) ** 2)
         grid += np.bincount(runs + j, np.add.reduceat(part, starts) if few else part, len(grid))
         spread *= factor
-    # The grid is a circle: what is spread beyond its ends belongs to the other end.
+    # The grid is a circle: what is spread past one end belongs to the other.
     circle = grid[_REACH : size + _REACH]
     circle[-_REACH:] += grid[:_REACH]
     circle[:_REACH] += grid[size + _REACH :]
     waves = np.conj(fft.rfft(circle)[:count])
     waves *= np.exp((np.pi / size * np.arange(count)) ** 2 / _SHARPNESS) * math.sqrt(_SHARPNESS / math.pi)
     turned = 4 * float(frequencies[-1] * (weights * np.abs(points)).sum())
-    # Additions to a cell: in a run, as many as runs fall on the same cell, and those of the cells that reach it.
-    # (Not by `@`: of long vectors it starts threads, which take longer.)
+    # Additions to a cell: those in a run, the runs on the same cell, and the cells that reach it.
+    # (Not `@`: for long vectors it starts threads, which takes longer.)
     sums_of_runs = np.add.reduceat(weights, starts) if few else weights
     added = float((np.bincount(runs) * np.bincount(runs, sums_of_runs)).sum()) + (_RUN + 2 * _REACH) * total
     return sums + (waves - total), ERROR * total + (turned + 2 * added) * ROUNDOFF

@@ -4,8 +4,8 @@ With K(z) = sum of log E_P[exp(z loss)] over all releases of a composition and a
 
     delta(epsilon) = 1/pi Re integral_0^inf exp(K(z) - z epsilon) / (z (z + 1)) du,    z = t + iu.
 
-The trapezoid rule in u, cut off at U, and quadrature for K are the only approximations; `docs/accountant.md` bounds
-each of their errors, and the bounds returned here hold all of them, rounding included.
+Only three things are approximate: the trapezoid rule in u, the cutoff at U, and quadrature for K. `docs/accountant.md`
+bounds each error, and the bounds returned here include all of them and rounding.
 """
 
 import math
@@ -23,8 +23,8 @@ from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
 class Waves:
     """Terms of a sum over u of factor * exp(iu x), ready for any x; u is 0, step, 2 step, ...
 
-    exp(iu x) for u = (a * across + b) * step is the product of two of 2 * across numbers. So a sum is two matrix
-    products, in which at most `across` additions follow each other.
+    exp(iu x) for u = (a * across + b) * step is a product of two numbers out of 2 * across. So a sum takes two matrix
+    products, and at most `across` additions in a row.
 
     Attributes:
         factor: The terms, shape `(rows, across, across)`: the second index is a, the third b.
@@ -40,7 +40,7 @@ class Waves:
 
     @classmethod
     def of(cls, terms: Complexes, moduli: Reals, step: float) -> "Waves":
-        """Arrange terms, `(rows, across**2)`, of which the moduli are at most those given."""
+        """Arrange terms, `(rows, across**2)`; `moduli` bounds their moduli."""
         across = math.isqrt(terms.shape[1])
         frequencies = np.arange(float(terms.shape[1])) * step
         grid = terms.reshape(len(terms), across, across)
@@ -55,13 +55,13 @@ class Waves:
         within = np.arange(float(across)) * self.step
         between = np.arange(float(across)) * across * self.step
         inner, outer = (np.exp(1j * np.multiply.outer(x, part)) for part in (within, between))
-        # Not by `@`: it may start threads, which take longer.
+        # Not `@`: it may start threads, which takes longer.
         sums = np.einsum("rab,rb->ra", self.factor, inner)
         slopes = np.einsum("rab,rb->ra", self.factor, inner * within) + between * sums
         return (outer * sums).sum(axis=1).real, -(outer * slopes).sum(axis=1).imag
 
     def rounding(self, x: Reals) -> Reals:
-        """Bound the rounding error of the sum at an x: of each exponential, of the products and of the additions."""
+        """Bound the rounding error of the sum at an x: exponentials, products and additions."""
         across = self.factor.shape[1]
         return np.asarray((4 * np.abs(x) * self.turning + (40 + 2 * across) * self.size) * ROUNDOFF)
 
@@ -70,22 +70,22 @@ class Waves:
 class Contour:
     """The integrand on one contour, ready for any epsilon near the one it was planned for.
 
-    Several compositions may share a contour: they are rows.
+    Several compositions may share a contour, one per row.
 
     Attributes:
         order: t.
         period: W; the step in u is 2 pi / W.
-        orders: Real orders t' at which K is known: they bound what the trapezoid rule adds.
+        orders: Real orders t' at which K is known; they bound the trapezoid rule's error.
         log_moments: K there, shape `(rows, m)`.
         log: K(t), shape `(rows,)`.
         mean: Mean of the tilted loss, shape `(rows,)`.
         waves: exp(K(t + iu) - K(t) - iu mean) / (z (z + 1)) for each u, the first halved.
-        error: Bound of the errors of all terms together, shape `(rows,)`, except those that depend on epsilon.
-        bulk_orders: Orders t' for a bound of what a cut left out; empty without a cut.
+        error: Bound on the summed errors of all terms, shape `(rows,)`, except those that depend on epsilon.
+        bulk_orders: Orders t' that bound what a cut left out; empty without a cut.
         bulk: log E[exp(t' loss)] of it, shape `(m,)` or `(rows, m)`.
-        smoothing: Square of mu of a Gaussian release that was composed with the releases: it is taken off again below.
-        density: With smoothing, the waves of the loss's density: without the division by z (z + 1).
-        density_error: Bound of the density's error in units of exp(K(t) - t epsilon), shape `(rows,)`.
+        smoothing: mu^2 of a Gaussian release added to the composition; the lower bound subtracts its effect.
+        density: With smoothing, the waves of the loss's density, that is, without the division by z (z + 1).
+        density_error: Bound on the density's error in units of exp(K(t) - t epsilon), shape `(rows,)`.
     """
 
     order: float
@@ -103,7 +103,7 @@ class Contour:
     density_error: Reals = field(default_factory=lambda: np.zeros(1))
 
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
-        """Return the logarithm of delta as it is computed, and its slope; shape `(rows,)`, as epsilon."""
+        """Return the computed logarithm of delta, and its slope; shape `(rows,)`, as epsilon."""
         total, slope = self.waves.sums(self.mean - epsilon)
         with np.errstate(divide="ignore", invalid="ignore"):
             log = self.log - self.order * epsilon + np.log(np.maximum(total, 0.0) * 2 / self.period)
@@ -140,14 +140,14 @@ class Contour:
 
 @dataclass(slots=True)
 class WarmStart:
-    """How the last query of a search was answered; the next one, at a nearby place, starts from there.
+    """How the last query of a search was answered, so that the next one, nearby, can start from there.
 
     Attributes:
-        contour: The contour; nothing before the first query.
-        subject: The composition that it was built for. Another one needs a contour of its own, on the same path.
-        path: Where the contour runs; nothing if no other composition can run there.
+        contour: The contour; None before the first query.
+        subject: The composition it was built for. Another composition needs its own contour, on the same path.
+        path: Where the contour runs; None if no other composition can use it.
         orders: Real orders of the moments, shape `(m,)`.
-        epsilon: The answer, where epsilon is searched for.
+        epsilon: The answer, if epsilon is searched for.
     """
 
     contour: Contour | None = None
@@ -169,7 +169,7 @@ def build(releases: Releases, moments: Moments, path: ContourPath, goal: float) 
         releases: The composition.
         moments: Its moments.
         path: Where the contour runs.
-        goal: Error of delta aimed at, relative to it.
+        goal: Target relative error of delta.
 
     Returns:
         The contour, of one row.
@@ -185,11 +185,11 @@ def assemble(
 
     Args:
         lines: K of each row.
-        below: With a cut, what lies below it.
+        below: With a cut, K of the part below it.
         path: Where the contour runs.
         orders: Real orders t'.
         log_moments: K there, shape `(rows, m)`.
-        smoothing: Square of mu of a Gaussian release among them that is to be taken off again.
+        smoothing: mu^2 of the added Gaussian release whose effect the lower bound subtracts.
 
     Returns:
         The contour.

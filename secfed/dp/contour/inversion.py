@@ -1,4 +1,4 @@
-"""From contours and closed forms to certified values of delta and epsilon, for one direction."""
+"""Certified delta and epsilon from contours and closed forms, for one direction."""
 
 from typing import Protocol
 
@@ -12,22 +12,22 @@ from secfed.dp.contour.path import ContourPath, adapted, choose, work
 from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.contour.quadrature import most_nodes
 
-# Error aimed at, relative to delta; what is reached is in the bounds.
+# Target error relative to delta; the bounds include the error actually reached.
 GOAL = 1e-11
-# The gap above which another contour is tried.
+# Gap above which another contour is tried.
 _ENOUGH = 1e-7
-# Contours for one delta, each from the value of the last one.
+# Contours for one delta, each started from the last value.
 _TRIES = 3
-# The work of all contours of one query: see `path.work`.
+# Most work of all contours of one query: see `path.work`.
 _MOST_WORK = 1.5e8
-# The work of a contour that is built at the first guess, and the relative gap below which no better guess is needed.
+# Work of a contour cheap enough to build at the first guess, and the gap below which that guess is good enough.
 _LITTLE_WORK = 3e7
 _CLOSE = 0.01
-# More for each further kind of release: ten thousand take seconds, and no other engine is close to a contour.
+# Extra for each further kind of release: ten thousand take seconds, and no other engine is as tight.
 _KIND_WORK = 3e5
-# The relative gap above which a smoothed contour is asked too.
+# Relative gap above which a smoothed contour is tried too.
 _WIDE = 1e-3
-# The relative gap that it aims at then.
+# Its target relative gap.
 _FINE_GAP = 1e-5
 
 
@@ -42,14 +42,14 @@ class Profile(Protocol):
 
 
 class Effort:
-    """What contours may still cost in one query; see `path.work`."""
+    """The work that contours may still cost in one query; see `path.work`."""
 
     def __init__(self, releases: Releases) -> None:
         more = max(0, sum(len(laws) for laws in releases.laws) - 1)
         self.left, self.little = _MOST_WORK + more * _KIND_WORK, _LITTLE_WORK + more * _KIND_WORK
 
     def build(self, releases: Releases, moments: Moments, path: ContourPath, goal: float) -> Contour | None:
-        """Build a contour; nothing where it would cost more than is left."""
+        """Build a contour, or return None if it would cost more than is left."""
         cost = work(releases, path, goal)
         if not cost <= self.left:
             return None
@@ -58,7 +58,7 @@ class Effort:
 
 
 def delta_bounds(releases: Releases, epsilon: float, start: WarmStart | None = None) -> tuple[float, float]:
-    """Return lower and upper bounds of the logarithm of delta(epsilon).
+    """Return lower and upper bounds on the logarithm of delta(epsilon).
 
     Args:
         releases: The composition.
@@ -100,7 +100,7 @@ def delta_bounds(releases: Releases, epsilon: float, start: WarmStart | None = N
 def epsilon_bounds(
     releases: Releases, log_delta: float, goal: float = GOAL, start: WarmStart | None = None
 ) -> tuple[float, float]:
-    """Return lower and upper bounds of epsilon(delta), aiming at a relative error of delta.
+    """Return lower and upper bounds on epsilon(delta), for a target relative error of delta.
 
     Args:
         releases: The composition.
@@ -136,7 +136,7 @@ def epsilon_bounds(
     best = (-np.inf, moments.epsilon_bound(log_delta))
     guess = min(moments.epsilon_guess(log_delta), best[1])
     effort, tried = Effort(releases), None
-    # Mostly the first guess is near enough for a contour that says it all, or says where the next one must be.
+    # A contour at the first guess usually suffices, or shows where the next one must be.
     found: float | None = None
     fine = choose(releases, moments, guess, log_delta, goal, doubtful=True)
     if fine and work(releases, fine, goal) <= effort.little:
@@ -161,7 +161,7 @@ def epsilon_bounds(
         best = _meet(best, (low, high))
         if near(best) or not high - low < np.inf:
             break
-        # Terms must be smaller, as the gap has to be.
+        # The terms must shrink as much as the gap.
         most_loss = fine.loss - float(np.log((high - low) / (_ENOUGH * high))) - 1.0
     if not best[1] - best[0] <= _WIDE * abs(best[1]):
         best = _meet(best, smooth(releases, log_delta, _FINE_GAP, best))
@@ -171,13 +171,13 @@ def epsilon_bounds(
 def smooth(
     releases: Releases, log_delta: float, gap: float, known: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[float, float]:
-    """Return bounds of epsilon(delta) on smoothed contours, which are short where others are long.
+    """Return bounds on epsilon(delta) from smoothed contours, which stay short where others get long.
 
     Args:
         releases: The composition.
         log_delta: Logarithm of delta.
-        gap: The relative gap aimed at.
-        known: Bounds, to start from if they are near each other.
+        gap: Target relative gap.
+        known: Known bounds; the search starts from them if they are close together.
     """
     pairs = smoothed.from_releases(releases, log_delta)
     if pairs is None:
@@ -188,7 +188,7 @@ def smooth(
 
 
 def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour | None:
-    """Return this composition on the contour of the last query; nothing where that costs much."""
+    """Return this composition on the contour of the last query, or None if that costs much."""
     if start.subject is releases:
         return start.contour
     if start.path is None:
@@ -203,7 +203,7 @@ def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour 
 
 
 def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:
-    """Return bounds of the logarithm of delta on a smoothed contour."""
+    """Return bounds on the logarithm of delta from a smoothed contour."""
     pairs = smoothed.from_releases(releases, log_delta)
     if pairs is None:
         return -np.inf, 0.0
@@ -216,7 +216,7 @@ def _meet(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, fl
 
 
 def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Reals, Reals]:
-    """Find epsilon where delta has a value.
+    """Find the epsilon at which delta has a given value.
 
     Args:
         profile: delta as a function of epsilon.
@@ -224,7 +224,7 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         guess: Where to start, same shape.
 
     Returns:
-        Lower and upper bounds of epsilon (infinite where none was found), and the estimate between them.
+        Lower and upper bounds on epsilon (infinite if none was found), and the estimate between them.
     """
     epsilon, before = guess, np.inf
     for _ in range(40):
@@ -235,7 +235,7 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         change = np.clip(change, -20 / steep, 20 / steep)
         epsilon = epsilon + change
         moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
-        # Steps of Newton's that do not get shorter any more are rounding.
+        # Once Newton's steps stop shrinking, they are only rounding.
         if moved <= 1e-14 or (before < 1e-7 and moved > before / 4):
             break
         before = moved
@@ -259,10 +259,10 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
 
 
 def epsilon_of(profile: Profile, log_delta: float) -> tuple[float, float]:
-    """Return lower and upper bounds of epsilon(delta) of a closed form; epsilon is at least 0."""
+    """Return lower and upper bounds on epsilon(delta) from a closed form; epsilon is at least 0."""
     if profile.bounds(np.zeros(1))[1][0] <= log_delta:
         return 0.0, 0.0
-    # log delta falls and is concave where it matters: bracket by doubling, then halve, before Newton's steps.
+    # log delta falls, and is concave where it matters: double to find a bracket, halve it, then use Newton.
     low, high = 0.0, 1e-12
     while profile.value(np.array([high]))[0][0] > log_delta and high < 1e300:
         low, high = high, high * 4

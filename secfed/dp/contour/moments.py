@@ -1,4 +1,4 @@
-"""A composition's real moments: K(t), from which everything else about a contour is chosen and bounded."""
+"""K(t), the moments of a composition at real orders: they choose the contour and bound what it misses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from scipy.special import erfcx, ndtr
 from secfed.dp.contour.privacy_loss import Laws, Reals
 from secfed.dp.contour.quadrature import grids, most_nodes
 
-# Nodes of one law that are too many.
+# Most nodes of one law.
 MOST_NODES = 20_000
-# From one order to the next, and how many of them lie above and below the first.
+# Ratio of neighboring orders on the grid, and the most orders above and below the first.
 _RATIO = 2.0**0.5
 _HIGHEST, _LOWEST = 200, 40
 
 
 class NoOrderError(Exception):
-    """Moments of every order need too many nodes; the engines that need them have no answer."""
+    """Every order needs too many nodes, so engines that use moments have no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Releases:
-    """A composition: sampled releases, and the squared distance of all unsampled Gaussian ones.
+    """A composition: sampled releases, and the summed mu^2 of all unsampled Gaussian ones.
 
     Attributes:
         laws: Sampled releases, by direction.
@@ -43,10 +43,10 @@ class Releases:
 
     @property
     def unsampled(self) -> float:
-        """The distance mu of unsampled Gaussian releases that give away at least as much; above 0.
+        """Return mu of unsampled Gaussian releases that reveal at least as much; above 0.
 
-        Each law of a sampled pair is a mixture with weight `rate` of the unsampled one and of a law that both share,
-        and delta is jointly convex in the two laws; domination of each release carries over to the composition.
+        Each distribution of a sampled pair mixes the unsampled one (weight `rate`) with one that both share, and delta
+        is jointly convex in the two. If each release is dominated, so is the composition.
         """
         square = self.gaussian
         for part in self.laws:
@@ -55,7 +55,7 @@ class Releases:
         return float(np.sqrt(square)) * (1 + 1e-12)
 
     def joined(self, extra: "Releases", times: float) -> "Releases":
-        """Return this composition and another, so many times."""
+        """Return this composition followed by `times` copies of another."""
         parts = tuple(Laws(part.direction, part.rate, part.noise, part.count * times) for part in extra.laws)
         return Releases(self.laws + parts, self.gaussian + extra.gaussian * times)
 
@@ -66,12 +66,12 @@ def log_chernoff(order: Reals) -> Reals:
 
 
 def chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> Reals:
-    """Return Chernoff's bound of epsilon, or of the logarithm of delta, at each order.
+    """Return Chernoff's bound on epsilon, or on the logarithm of delta, at each order.
 
     Args:
         columns: The orders, and K at each; shape `(2 or more, m)`.
-        log_delta: Logarithm of delta, where epsilon is asked.
-        epsilon: Used where there is no delta.
+        log_delta: Logarithm of delta, to bound epsilon.
+        epsilon: To bound delta, when `log_delta` is None.
     """
     exponent = columns[1] + log_chernoff(columns[0])
     if log_delta is not None:
@@ -81,7 +81,7 @@ def chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """K, its slope and its curvature at some orders, shape `(m,)` each, ascending."""
+    """K, its slope and its curvature on a grid of orders, shape `(m,)` each, ascending."""
 
     order: Reals
     log: Reals
@@ -92,7 +92,7 @@ class Moments:
     def of(
         cls, releases: Releases, log_delta: float | None, epsilon: float | None, enough: float = -np.inf
     ) -> "Moments":
-        """Evaluate a composition on orders around the best of Chernoff's bounds; see `around_best`.
+        """Evaluate a composition on a grid of orders around the best of Chernoff's bounds; see `around_best`.
 
         Raises:
             NoOrderError: No order is cheap enough.
@@ -110,7 +110,7 @@ class Moments:
         epsilon: float | None,
         enough: float = -np.inf,
     ) -> "Moments":
-        """Evaluate a growing range of orders until Chernoff's bound is best in its middle, or good enough.
+        """Extend a grid of orders until Chernoff's bound is best inside it, or good enough.
 
         Args:
             columns_at: Returns orders, K, mean and variance, shape `(4, m)`, for ascending orders; it leaves out the
@@ -145,7 +145,7 @@ class Moments:
                 columns = np.concatenate([piece, columns], axis=1)
             else:
                 break
-        # Moments explode where a rare participation takes over: look closely around the best order.
+        # Moments explode where rare participation dominates: refine the grid around the best order.
         near = orders[max(best - 2, 0) : best + 3]
         close = (near[:-1, None] * (near[1:, None] / near[:-1, None]) ** (np.arange(1, 4) / 4)).ravel()
         columns = np.concatenate([columns, columns_at(close)], axis=1)
@@ -157,27 +157,27 @@ class Moments:
         return cls(*_columns(releases, orders))
 
     def exponent(self, epsilon: float) -> Reals:
-        """Logarithm of Chernoff's bound of delta at each order."""
+        """Return the log of Chernoff's bound on delta at each order."""
         return self.log - self.order * epsilon + log_chernoff(self.order)
 
     def epsilon_bound(self, log_delta: float) -> float:
-        """Chernoff's bound of epsilon: what Renyi differential privacy gives."""
+        """Return Chernoff's bound on epsilon, as in Renyi differential privacy."""
         return float(((self.log + log_chernoff(self.order) - log_delta) / self.order).min())
 
     def saddle(self) -> tuple[Reals, Reals]:
-        """Estimate (epsilon, log delta) pairs, one per order: a normal law tilted back; to start with, no bound."""
+        """Estimate one (epsilon, log delta) pair per order from a tilted normal: a starting point, not a bound."""
         scale = np.sqrt(self.variance / 2)
         size = 0.5 * (erfcx(self.order * scale) - erfcx((self.order + 1) * scale))
         return self.mean, self.log - self.order * self.mean + np.log(np.maximum(size, 1e-300))
 
     def epsilon_guess(self, log_delta: float) -> float:
-        """Estimate epsilon at a delta: to start with, no bound."""
+        """Estimate epsilon at a delta: a starting point, not a bound."""
         means, logs = self.saddle()
         ranked = np.argsort(-logs)
         return float(np.interp(-log_delta, -logs[ranked], means[ranked]))
 
     def log_delta_guess(self, epsilon: float) -> float:
-        """Estimate the logarithm of delta at an epsilon: to start with, no bound."""
+        """Estimate the log of delta at an epsilon: a starting point, not a bound."""
         means, logs = self.saddle()
         ranked = np.argsort(means)
         return float(np.interp(epsilon, means[ranked], logs[ranked]))
@@ -186,7 +186,7 @@ class Moments:
 def _cheap_columns(releases: Releases, orders: Reals) -> Reals:
     """Return the orders, K, and the tilted loss's mean and variance at each; shape `(4, m)`.
 
-    Orders so large that a rare participation makes up the whole moment are left out: they bound nothing.
+    Leave out orders so large that rare participation makes up the whole moment: they give no useful bound.
     """
     while len(orders) and any(most_nodes(laws, float(orders[-1])) > MOST_NODES for laws in releases.laws):
         orders = orders[:-1]

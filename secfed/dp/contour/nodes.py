@@ -1,4 +1,4 @@
-"""The privacy loss of sampled Gaussian releases as masses on few nodes, and proved bounds of what the nodes miss."""
+"""The privacy loss of sampled Gaussian releases as masses on a few nodes, with proved error bounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ from secfed.dp.contour.privacy_loss import (
     tails,
 )
 
-# Angles tried, relative to what suits a normal law.
+# Angles to try, relative to the best one for a normal distribution.
 _FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
-# Numbers at a time: what the processor's cache holds.
+# Numbers at a time, so that they fit in the processor's cache.
 _CACHE = 1 << 15
 
 
@@ -29,14 +29,15 @@ class Nodes:
     """A release's loss as masses on nodes.
 
     Attributes:
-        laws: What they stand for.
+        laws: The releases.
         loss: The loss at each node, shape `(n, nodes)`.
         mass: Logarithm of each node's probability under P, same shape.
-        part: Posterior probability that the client took part, at each node: how fast the loss changes; same shape.
+        part: Posterior probability that the client took part, at each node; it is the loss's rate of change. Same
+        shape.
         mirror: The same at the mirrored point (`replace`), else empty.
         points: The nodes on the line, same shape.
-        step: Their distance, shape `(n,)`.
-        order: Largest real part t of the moments that they serve.
+        step: Distance between nodes, shape `(n,)`.
+        order: Largest real part t for which the moments are accurate.
     """
 
     laws: Laws
@@ -47,7 +48,7 @@ class Nodes:
     points: Reals = field(repr=False)
     step: Reals = field(repr=False)
     order: float
-    # What bounds of many frequencies have in common.
+    # Results that bounds at several frequencies share.
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
@@ -70,7 +71,7 @@ class Nodes:
         tilted = np.exp(weight - top)
         total = tilted.sum(axis=2)
         with np.errstate(over="ignore", invalid="ignore"):
-            # Where the moment is near 1, its distance from 1 is what matters, and must not be lost.
+            # Where the moment is near 1, its distance from 1 must keep its digits.
             near = np.exp(self.mass) * np.expm1(np.minimum(exponent, 1.0))
             far = np.exp(np.minimum(weight, 700.0)) - np.exp(self.mass)
             excess = np.where(exponent > 1, far, near).sum(axis=2)
@@ -81,7 +82,7 @@ class Nodes:
         return log, mean, variance
 
     def truncation(self, order: float, log_moment: Reals) -> Reals:
-        """Bound what the nodes leave out at both ends, relative to E[exp(t loss)], for any imaginary part.
+        """Bound the mass beyond both ends of the nodes, relative to E[exp(t loss)], for any imaginary part.
 
         Args:
             order: t.
@@ -126,7 +127,7 @@ class Nodes:
             peak = exponent.max(axis=2, keepdims=True)
             exponent -= peak
             inside[first : first + some] = np.log(np.exp(exponent, out=exponent).sum(axis=2)) + peak[..., 0]
-        # Beyond the last node what is left of the cut falls like a normal density of its width.
+        # Past the last node, the cut's weight falls like a normal density of its width.
         noise, place, stop = self.laws.noise, cut.position, self.points[:, -1]
         power = orders[:, None] + 1
         ratio = likelihood(stop, self.laws.rate, noise)[0] - (stop - 0.5) / noise**2
@@ -164,10 +165,10 @@ class Nodes:
         angle = np.minimum(np.multiply.outer(_FACTORS, ideal * noise**2 / stiffness), np.pi / 2)
         missed = np.exp(np.minimum(np.log(2) + self.missed(order, angle, stiffness), 700.0))
         sums, some = np.empty_like(angle), max(1, _CACHE // weight.size)
-        # Where masses underflow and factors overflow, this line gives no bound.
+        # Where masses underflow and factors overflow, this line of integration gives no bound.
         with np.errstate(over="ignore", invalid="ignore"):
             if cut is not None:
-                # The part beyond a cut may be as rare as what the nodes leave out.
+                # The part beyond a cut may be as small as the mass outside the nodes.
                 missed = missed + self._left_out(tilted, order, angle, cut)
                 still = self._left_out(tilted, order, np.zeros_like(angle[:1]), cut)[0]
                 missing = self._once(("mass", order, cut.stretch), lambda: self.discretization(order, 0.0, cut.stretch))
@@ -196,7 +197,7 @@ class Nodes:
         log_moment = self._once(("moment", order), moment)
         if not self.mirror.size:
             return np.asarray(self._once(("ends", order), lambda: self.truncation(order, log_moment)) + 0 * angle)
-        # Negative powers of 1 + y(-x) gain as in `secant_gain`: least where the client surely did not take part.
+        # Negative powers of 1 + y(-x) grow as in `secant_gain`, least where the client surely did not take part.
         ends = self.points[:, 0], self.points[:, -1]
         left, right = self._once(("tails", order), lambda: tails(self.laws, order, *ends))
         sine, part = np.sin(angle / 2) ** 2, self.mirror[:, -1]
@@ -206,18 +207,18 @@ class Nodes:
         return np.asarray(np.exp(left - log_moment) + np.exp(right + gain - log_moment))
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
-        """Bound what the trapezoid rule misses of the integral on a moved line: the line is moved once more.
+        """Bound the trapezoid rule's error on a moved line, by moving the line once more.
 
         Args:
             order: t.
             angle: How far the line was moved, over noise^2; shape `(k, n)`.
-            stiffness: What a move costs, shape `(n,)`.
+            stiffness: Cost of a move, shape `(n,)`.
 
         Returns:
-            Half of it relative to E[exp(t loss)], its logarithm, shape `(k, n)`.
+            Log of half the error relative to E[exp(t loss)], shape `(k, n)`.
         """
         noise, best = self.laws.noise, np.full(np.shape(angle), np.inf)
-        # Up to a right angle in all, negative powers of 1 + y gain little; beyond it, the move itself gains more.
+        # Up to a right angle in total, negative powers of 1 + y grow little; beyond it, the move itself gains more.
         for most in (np.pi / 2, np.pi - 1e-3):
             again = np.minimum(np.clip(most - angle, 0.0, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
             gained = secant_gain(self.laws, order, angle + again) + again**2 * stiffness / 2
@@ -225,14 +226,14 @@ class Nodes:
         return best
 
     def _shrink(self, angle: Reals, order: float, frequency: float) -> Reals:
-        """Logarithm of the integrand's modulus on the moved line, relative to that on the real line."""
+        """Return the log of the integrand's modulus on the moved line, relative to the real line."""
         sine = np.sin(angle / 2) ** 2
 
         def modulus(part: Reals) -> Reals:
             return np.asarray(0.5 * np.log1p(-4 * part * (1 - part) * sine))
 
         def turn(part: Reals) -> Reals:
-            # The divisor is not negative: the angle is at most a right one.
+            # The divisor is not negative: the angle is at most a right angle.
             return np.asarray(np.arctan(part * np.sin(angle) / np.maximum(1 - 2 * part * sine, 1e-300)))
 
         if self.laws.direction == "add":
@@ -245,12 +246,12 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A smooth division of laws at a loss: beyond it, and the rest.
+    """A smooth split of laws at a loss: the part beyond it, and the rest.
 
     Attributes:
         position: Point of the line at which each law is cut, shape `(n,)`.
-        weight: Share of each node that lies beyond, Phi((x - position) / width), shape `(n, nodes)`.
-        stretch: 1 + (noise / width)^2: how much a shift of the line of integration by iy costs, in y^2 / 2 noise^2.
+        weight: Share of each node that lies beyond the cut, Phi((x - position) / width), shape `(n, nodes)`.
+        stretch: 1 + (noise / width)^2: cost of shifting the line of integration by iy, in units of y^2 / 2 noise^2.
     """
 
     position: Reals
@@ -259,11 +260,11 @@ class Cut:
 
     @classmethod
     def at(cls, found: Nodes, loss: float, stretch: float) -> "Cut":
-        """Cut where the loss has a value above 0; `add` has no cut."""
+        """Cut where the loss has a given value above 0; `add` has no cut."""
         laws = found.laws
         with np.errstate(over="ignore", divide="ignore"):
             if laws.direction == "replace":
-                # A quadratic equation for exp(x / noise^2), in logarithms of its terms.
+                # Solve a quadratic equation for exp(x / noise^2), in logarithms of its terms.
                 unit = np.log(laws.rate) - 0.5 / laws.noise**2
                 linear = np.log1p(-laws.rate) + loss + np.log(-np.expm1(-loss))
                 half = linear - np.log(2) - unit
@@ -276,9 +277,9 @@ class Cut:
 
 
 def place(laws: Laws, start: Reals, stop: Reals, size: int, order: float) -> Nodes:
-    """Place the nodes of laws with a common number."""
+    """Place the nodes of laws that share a number of nodes."""
     step = (stop - start) / (size - 2)
-    # Whole multiples of the step: a point near 0 must not carry the rounding error of one far off.
+    # Multiples of the step: a point near 0 must not carry the rounding error of a distant one.
     points = (np.floor(start / step)[:, None] + np.arange(size)) * step[:, None]
     noise, rate = laws.noise[:, None], laws.rate[:, None]
     density = -0.5 * (points / noise) ** 2 + np.log(step[:, None] / (noise * np.sqrt(2 * np.pi)))

@@ -1,8 +1,8 @@
-"""Any pair of laws as a list of losses: discrete mechanisms, Laplace noise, and Gaussian noise.
+"""Any pair of distributions as a list of losses: discrete mechanisms, Laplace noise, and Gaussian noise.
 
-A release is a pair of laws: P if a client's data are there, Q if not; its loss is log P/Q. Here a law of losses is a
-list of masses of P, and a loss each. Continuous laws are integrated by Gauss-Legendre in pieces so short that sums of
-exp(z loss) are exact to rounding.
+A release is a pair of distributions, P with a client's data and Q without; its loss is log P/Q. Here the losses are a
+list of masses of P, each with its loss. Continuous distributions are integrated by Gauss-Legendre in pieces so short
+that sums of exp(z loss) are exact up to rounding.
 """
 
 import math
@@ -16,23 +16,23 @@ from secfed.dp.likelihood import log_mixture
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
-# Gaussian noise beyond this many standard deviations counts as a loss without bound; more than its probability.
+# Gaussian noise beyond this many standard deviations counts as an infinite loss, and a bound on its probability.
 _SIGMAS = 15.0
 _BEYOND = 1e-50
-# Nodes and weights of Gauss and Legendre, and the most by which z times the loss may change on a piece.
+# Gauss-Legendre nodes and weights, and the most that z times the loss may change on a piece.
 _GAUSS = np.polynomial.legendre.leggauss(16)
 _TURN = 8.0
-# Relative error of a mass after all: quadrature and exponentials.
+# Relative error of a mass from quadrature and exponentials.
 MASS_ERROR = 4e-14
 
 
 class Law(Protocol):
-    """What a contour needs to know of one release.
+    """What a contour needs to know about one release.
 
     Attributes:
-        infinite: Probability of a loss without bound, at most.
-        certain: Probability of a loss without bound, at least.
-        most: The largest of the other losses, or above it.
+        infinite: Upper bound on the probability of an infinite loss.
+        certain: Lower bound on it.
+        most: Upper bound on the finite losses.
     """
 
     infinite: float
@@ -40,25 +40,25 @@ class Law(Protocol):
     most: float
 
     def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses that serve for all sums of exp(z loss) with |z| up to an order."""
+        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order."""
 
     def size(self, order: float) -> int:
         """Return about how many atoms there are."""
 
 
 class Pair:
-    """An explicit pair of laws on finitely many outcomes.
+    """An explicit pair of distributions on finitely many outcomes.
 
     Args:
         p: Probabilities with the client's data, shape `(outcomes,)`.
-        q: Probabilities without them; the same outcomes in the same order.
+        q: Probabilities without it; the same outcomes in the same order.
 
     Raises:
         ConfigError: The two are not probabilities of the same outcomes.
 
     Attributes:
-        infinite, certain: Probability of outcomes that only the first law has.
-        most: The largest of the other losses.
+        infinite, certain: Probability of outcomes that only `p` has.
+        most: The largest finite loss.
     """
 
     def __init__(self, p: npt.ArrayLike, q: npt.ArrayLike) -> None:
@@ -83,12 +83,12 @@ class Pair:
 
     @classmethod
     def of_losses(cls, masses: Array, losses: Array, infinite: float = 0.0) -> "Pair":
-        """Return the pair of which the losses are known better than a quotient of probabilities gives them.
+        """Return a pair from its losses, when they are known more precisely than a ratio of probabilities.
 
         Args:
-            masses: Probability under the first law of each loss, `(losses,)`; with `infinite` they sum to 1.
+            masses: Probability of each loss under the first distribution, `(losses,)`; with `infinite` they sum to 1.
             losses: Finite, `(losses,)`.
-            infinite: Probability of outcomes that only the first law has.
+            infinite: Probability of outcomes that only the first distribution has.
 
         Raises:
             ConfigError: The probabilities do not sum to 1.
@@ -104,7 +104,7 @@ class Pair:
         return pair
 
     def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses; they serve for all orders."""
+        """Return masses of P and losses; they are exact for all orders."""
         return self._masses, self._losses
 
     def size(self, order: float) -> int:
@@ -112,7 +112,7 @@ class Pair:
         return len(self._masses)
 
     def delta(self, epsilon: float) -> tuple[float, float]:
-        """Return bounds of delta of one release at an epsilon of at least 0: a sum over the losses."""
+        """Return bounds on delta of one release at an epsilon of at least 0: a sum over the losses."""
         larger = self._losses > epsilon
         masses, losses = self._masses[larger], self._losses[larger]
         value = float((-masses * np.expm1(epsilon - losses)).sum()) + self.infinite
@@ -122,14 +122,14 @@ class Pair:
 
 
 class RangeLaw:
-    """Loss of density e^{l/2} on [-length, length]: the worst where losses lie in an interval of that length.
+    """Loss with density e^{l/2} on [-length, length]: the worst case for losses in an interval of that length.
 
     Args:
         length: The interval's length, above 0.
 
     Attributes:
         infinite, certain: 0.
-        most: The length.
+        most: `length`.
     """
 
     def __init__(self, length: float) -> None:
@@ -144,7 +144,7 @@ class RangeLaw:
         return len(_GAUSS[0]) * self._pieces(order)
 
     def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses that serve for all sums of exp(z loss) with |z| up to an order."""
+        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order."""
         pieces = self._pieces(order)
         half = self.most / pieces
         points, weights = _GAUSS
@@ -154,32 +154,33 @@ class RangeLaw:
         return np.tile(half * weights, pieces) * density, losses
 
     def delta(self, epsilon: float) -> tuple[float, float]:
-        """Return bounds of delta of one release at an epsilon of at least 0: a closed form."""
+        """Return bounds on delta of one release at an epsilon of at least 0: a closed form."""
         if epsilon >= self.most:
             return 0.0, 0.0
         whole = -math.expm1(-self.most)
         value = math.expm1((epsilon - self.most) / 2) ** 2 / whole
-        # What rounding of the difference does, and the rest.
+        # Rounding of the difference, and of the rest.
         error = 4e-16 * self.most / whole + 1e-14 * value
         return max(0.0, value - error), min(1.0, value + error)
 
 
 class NoiseLaw:
-    """Loss of sampled noise; F(m) is the noise's law around m, and w is log F(1)/F(0).
+    """Loss of sampled noise; F(m) is the noise centered at m, and w is log F(1)/F(0).
 
     Args:
-        scale: The noise's standard deviation or, of Laplace noise, its scale.
+        scale: Standard deviation of Gaussian noise, or the scale of Laplace noise.
         rate: Probability with which the client takes part.
         direction: "remove" is (1 - rate) F(0) + rate F(1) against F(0), "add" the reverse; "replace" has
-            (1 - rate) F(0) + rate F(-1) as its second law; "fixed_size" has the delta of "remove" in both directions.
+            (1 - rate) F(0) + rate F(-1) as its second distribution; "fixed_size" has the delta of "remove" in both
+            directions.
         laplace: Laplace noise, else Gaussian.
-        beyond: Probability of Gaussian noise that may count as a loss without bound; by default that beyond 15 standard
+        beyond: Probability of Gaussian noise that may count as an infinite loss; by default that beyond 15 standard
             deviations.
 
     Attributes:
-        infinite: Probability of what is left out, at most.
+        infinite: Upper bound on the probability left out.
         certain: 0.
-        most: The largest of the other losses.
+        most: The largest finite loss.
     """
 
     certain = 0.0
@@ -189,17 +190,17 @@ class NoiseLaw:
     ) -> None:
         self.scale, self.rate, self.direction, self.laplace = scale, rate, direction, laplace
         self.infinite = 0.0 if laplace else beyond or _BEYOND
-        # Under each of the centers at most half of `beyond` lies on either side.
+        # For each center, at most half of `beyond` lies on either side.
         sigmas = _SIGMAS if beyond is None else 1e-6 - float(ndtri_exp(math.log(beyond / 2)))
         low, high = (0.0, 1.0) if laplace else (-sigmas * scale, 1 + sigmas * scale)
         low = 0.5 if direction == "fixed_size" else low - (direction == "replace")
-        # Where the client's part in the loss sets in, it does so within scale^2.
+        # The client's effect on the loss sets in within scale^2.
         piece = scale / 2 if laplace else min(scale / 2, scale**2)
         self._edges = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
         self.most = float(self._losses_at(self._edges).max())
 
     def _steps(self, order: float) -> npt.NDArray[np.int64]:
-        """Return into how many parts each piece is cut."""
+        """Return how many parts each piece is cut into."""
         turns = order * np.abs(np.diff(self._losses_at(self._edges))) / _TURN
         return np.asarray(np.maximum(np.ceil(np.minimum(turns, 1e9)), 1), np.int64)
 
@@ -208,7 +209,7 @@ class NoiseLaw:
         return len(_GAUSS[0]) * int(self._steps(order).sum())
 
     def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses that serve for all sums of exp(z loss) with |z| up to an order."""
+        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order."""
         steps = self._steps(order)
         within = np.arange(int(steps.sum())) - np.repeat(np.cumsum(steps) - steps, steps)
         half = np.repeat(np.diff(self._edges) / steps, steps)[:, None] / 2
@@ -236,10 +237,10 @@ class NoiseLaw:
         return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([losses, -losses, [0.0]])
 
     def delta(self, epsilon: float) -> tuple[float, float] | None:
-        """Return bounds of delta of one release at an epsilon of at least 0, where there is a closed form.
+        """Return bounds on delta of one release at an epsilon of at least 0, or None without a closed form.
 
-        One release of Laplace noise gives away most to the test for large sums: 1 - exp((w - 1 / scale) / 2) for an
-        unsampled one, and a sampled one reduces to that as one with Gaussian noise does.
+        For Laplace noise the best test is for large sums. Unsampled, delta is 1 - exp((w - 1 / scale) / 2); a sampled
+        release reduces to that, as with Gaussian noise.
         """
         if not self.laplace or self.direction == "replace":
             return None
@@ -252,12 +253,12 @@ class NoiseLaw:
         else:
             factor, w = rate, math.log1p(gain / rate) if epsilon < 600 else epsilon - math.log(rate)
         value = max(0.0, -factor * math.expm1((w - 1 / self.scale) / 2)) if w < 1 / self.scale else 0.0
-        # An error in w, and in the factor, of some roundings.
+        # Rounding errors in w and in the factor.
         error = 1e-15 * (rate + gain * (1 - rate)) * (8 + 1 / self.scale) + 1e-14 * value
         return max(0.0, value - error), value + error
 
     def _losses_at(self, x: Array) -> Array:
-        """Return the loss where the noise has these values; with a fixed size the one that is not negative."""
+        """Return the loss at these noise values; for `fixed_size`, the nonnegative one."""
         w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2
         if self.direction == "add":
             return -self._gain(w)
@@ -266,14 +267,14 @@ class NoiseLaw:
         return self._gain(w)
 
     def _gain(self, w: Array) -> Array:
-        """Return the logarithm of the law with the client divided by that of the noise alone."""
+        """Return the log of the density with the client divided by the density of the noise alone."""
         return log_mixture(self.rate, w)
 
 
 class MixtureLaw(NoiseLaw):
-    """Loss of Gaussian noise around a center that is drawn, against the same noise around 0.
+    """Loss of Gaussian noise around a random center, against the same noise around 0.
 
-    All sums of e^{c x} with c from 0 to 1 are analytic and not 0 where one e^x is so: pieces are those of `NoiseLaw`.
+    Sums of e^{c x} with c from 0 to 1 have no zeros wherever 1 + e^x has none, so the pieces are those of `NoiseLaw`.
 
     Args:
         scale: The noise's standard deviation; the largest center is 1.
@@ -293,7 +294,7 @@ class MixtureLaw(NoiseLaw):
         for log, share in logs:
             rest += share * np.expm1(np.minimum(log, 30.0))
             np.maximum(top, log, out=top)
-        # Near 0 the logarithm of a sum would lose what differs from 1.
+        # Near 0 the logarithm of a sum would lose the difference from 1.
         far = (top > 30) | (rest < -0.5)
         gain = np.log1p(np.where(far, 0.0, rest))
         if far.any():
@@ -302,10 +303,10 @@ class MixtureLaw(NoiseLaw):
         return np.asarray(gain)
 
     def delta(self, epsilon: float) -> tuple[float, float]:
-        """Return bounds of delta of one release at an epsilon of at least 0.
+        """Return bounds on delta of one release at an epsilon of at least 0.
 
-        The loss is monotone, so the best test is a half-line. Where its end is a little wrong, delta is lower in second
-        order only.
+        The loss is monotone, so the best test is a half-line. An error in its endpoint lowers delta only in second
+        order.
         """
         back = self.direction == "add"
         low, high = float(self._edges[0]), float(self._edges[-1])
@@ -323,6 +324,6 @@ class MixtureLaw(NoiseLaw):
         first, second = (other, mixed) if back else (mixed, other)
         most = math.exp(min(first, 0.0))
         value = max(0.0, -most * math.expm1(min(0.0, second + epsilon - first)))
-        # The logarithms of both tails are at most this large, and so is what they lose.
+        # Both tails' logarithms are at most this large, which bounds their rounding errors.
         error = 1e-15 * most * (8 + abs(first) + abs(second) + 2 * epsilon)
         return max(0.0, value - error), min(1.0, value + error + self.infinite)

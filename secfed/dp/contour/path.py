@@ -1,4 +1,4 @@
-"""Where a contour runs: which t, how fine, how far, and with which laws cut in two."""
+"""Where a contour runs: t, the step in u, the last u, and where laws are cut in two."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,18 +13,18 @@ from secfed.dp.contour.quadrature import all_nodes, grids, most_nodes
 
 # Cuts of width noise / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
-# Nodes of one law that are too many.
+# Most nodes of one law.
 _MOST_NODES = 200_000
-# Nodes in all bounds of tails together, for one path.
+# Most nodes in all tail bounds together, for one path.
 _MOST_EFFORT = 1_000_000
-# Most values of u times 2 pi, and how many are so few that a cut cannot save work.
+# Most values of u times 2 pi, and the number below which a cut cannot save work.
 _MOST_STEPS = 2e5
 _FEW_STEPS = 1e4
-# Where terms are so much larger than delta (a logarithm), a guess from moments is mostly far off.
+# If terms exceed delta by this much (a logarithm), a guess from moments is usually far off.
 _DOUBTFUL = 6.4
-# How much shorter a contour is that cannot be long enough.
+# How much to shorten a contour that cannot be long enough anyway.
 _FALLBACK = 4.0
-# How much longer each guess of a contour is, and how many there are.
+# How much each guess of the length grows, and how many guesses there are.
 _GROWTH = 1.5
 _MOST_GUESSES = 60
 
@@ -37,11 +37,11 @@ class ContourPath:
         order: t.
         period: W; the step in u is 2 pi / W.
         frequency: U, the last u.
-        cut: Loss at which each law is cut in two, so that what is never large is left out; or nothing.
+        cut: Loss at which each law is cut in two so that a part that stays small can be left out; or None.
         stretch: How sharp the cut is (see `Cut`); 1 without a cut.
-        bulk_orders: Orders t' for a bound of what is left out.
+        bulk_orders: Orders t' that bound what is left out.
         bulk: log E[exp(t' loss)] of it, shape `(m,)` or `(rows, m)`.
-        loss: Logarithm of how much larger the integrand's terms are than delta, see `losses`.
+        loss: Log of the integrand's terms over delta, see `losses`.
     """
 
     order: float
@@ -54,7 +54,7 @@ class ContourPath:
     loss: float = 0.0
 
     def tolerance(self, goal: float) -> float:
-        """Return what error of the terms keeps that of delta at a goal: less where terms are much larger than delta."""
+        """Return the error of the terms that keeps delta within a goal: smaller if terms are much larger than delta."""
         return goal / 4 * float(np.exp(-min(max(self.loss - 4.0, 0.0), 16.0)))
 
 
@@ -72,19 +72,19 @@ def choose(
 
     Args:
         releases: The composition.
-        moments: Its moments.
+        moments: Its moments on a grid of orders.
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
-        goal: Relative error aimed at.
+        goal: Target relative error.
         most_loss: How much may be lost to rounding, see `losses`.
-        doubtful: The guess may be far off: then a long search for a path would be in vain.
+        doubtful: The guess may be far off, so a long search for a path may be wasted.
 
     Returns:
-        The contour that promises least work among the moments' orders; nothing where none can be
-        exact enough, or where a guess is to be improved first.
+        The contour with the least predicted work among the grid's orders. None if none can be exact enough, or if the
+        guess must be improved first.
     """
     orders, period = moments.order, periods(moments, epsilon, log_delta, goal)
-    # Where moments explode, so does the deviation; U still has to be as long as before.
+    # Where moments explode, so does the deviation; U must still be as large as before.
     deviation = np.minimum.accumulate(np.sqrt(np.maximum(moments.variance, 1e-300)))
     loss = losses(moments, epsilon, log_delta)
     work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7
@@ -106,7 +106,7 @@ def choose(
         size = tail.log(frequency, None)
         if size <= allowed:
             return simple
-        # A normal law fades with the square of U.
+        # A normal distribution decays with the square of U.
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
     if doubtful and simple.loss > _DOUBTFUL:
         return None
@@ -130,12 +130,12 @@ def choose(
                 left -= its.size
                 if its.log(frequency, candidate.cut) <= allowed:
                     return replace(candidate, frequency=float(frequency))
-    # No contour is short enough: the bounds will be wide, but they hold. A longer one costs more than it says.
+    # No contour is short enough: the bounds will be wide but valid. A longer one costs more than it tells.
     return replace(simple, frequency=float(min(most / _FALLBACK, frequency)))
 
 
 def losses(moments: Moments, epsilon: float, log_delta: float) -> Reals:
-    """Return by how much the integrand's terms exceed delta at each order, as a logarithm: so much rounding matters."""
+    """Return the log of the integrand's terms over delta at each order: the factor by which rounding errors grow."""
     deviation = np.minimum.accumulate(np.sqrt(np.maximum(moments.variance, 1e-300)))
     orders, exponent = moments.order, moments.exponent(epsilon)
     return np.asarray(exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation))
@@ -155,7 +155,7 @@ def periods(moments: Moments, epsilon: float, log_delta: float, goal: float) -> 
 
 
 def _longest(releases: Releases, order: float, first: float, last: float) -> float:
-    """Return the largest U up to the last one for which no law needs too many nodes, or else the first one."""
+    """Return the largest U up to `last` at which no law needs too many nodes, or else `first`."""
 
     def fits(frequency: float) -> bool:
         return all(most_nodes(laws, order, frequency) <= _MOST_NODES for laws in releases.laws)
@@ -169,7 +169,7 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
 
 
 def shortest(releases: Releases, path: ContourPath, goal: float) -> ContourPath:
-    """Return the path with U as long as another composition needs on the same contour, as far as that can be."""
+    """Return the path with U as large as another composition needs on the same contour, if possible."""
     tail = _Tail(releases, path.order, 1.0)
     for frequency in path.frequency * 1.3 ** np.arange(12):
         longer = replace(path, frequency=float(frequency))
@@ -179,7 +179,7 @@ def shortest(releases: Releases, path: ContourPath, goal: float) -> ContourPath:
 
 
 class _Tail:
-    """Bounds of the integral beyond U, in units of exp(K(t) - t epsilon), for one order and sharpness of a cut."""
+    """Bounds on the integral beyond U, in units of exp(K(t) - t epsilon), for one order and sharpness of the cut."""
 
     def __init__(self, releases: Releases, order: float, stretch: float, wanted: float = 0.0) -> None:
         self._gaussian, self._order, self._stretch = releases.gaussian, order, stretch
@@ -192,7 +192,7 @@ class _Tail:
 
     @property
     def size(self) -> int:
-        """Number of nodes, which is what a bound costs."""
+        """Number of nodes, which is the cost of a bound."""
         return sum(tilted.size for _, tilted in self._nodes)
 
     def log(self, frequency: float, cut: float | None) -> float:
@@ -210,9 +210,9 @@ class _Tail:
         return total - float(np.log(np.pi * frequency))
 
     def since(self, stretch: float, loss: float, wanted: float, last: float) -> float:
-        """Return a frequency below which no cut at or below a loss has a bound as small as wanted, or infinity.
+        """Return a frequency below which no cut at or below a loss gives the wanted bound, or infinity.
 
-        `decay` moves the line of integration by no more than a right angle, and a move costs at least this much.
+        `decay` moves the line of integration by at most a right angle, and a move costs at least this much.
         """
         frequency = last * 1.5 ** np.arange(-60.0, 1.0)
         best = np.full(len(frequency), -np.inf)
@@ -230,9 +230,9 @@ class _Tail:
 def _cuts(
     releases: Releases, path: ContourPath, epsilon: float, log_allowed: float, since: Callable[[float, float], float]
 ) -> Iterator[tuple[float, ContourPath]]:
-    """Yield a path for each sharpness with the largest cut below which all can be neglected, and where it starts.
+    """Yield a path for each sharpness, with the largest cut below which all can be neglected, and where it starts.
 
-    Most of a path's work is to find them: none is looked for that is of use at no frequency, see `_Tail.since`.
+    This search is most of the work, so cuts that help at no frequency are skipped, see `_Tail.since`.
     """
     if epsilon <= 0 or any(laws.direction == "add" for laws in releases.laws):
         return
@@ -243,8 +243,8 @@ def _cuts(
         if since(stretch, losses[0]) == np.inf:
             return
         nodes = _cut_nodes(releases, path.order, stretch, len(orders))
-        # The smaller the loss, the less is left out: the largest possible one is found by halving. A sharper cut can
-        # be at a loss that is no smaller.
+        # A cut at a smaller loss leaves out less, so bisect for the largest loss that works. A sharper cut can be at
+        # the same loss or a larger one.
         chosen: ContourPath | None = None
         low, high = -1, least + 1
         while high - low > 1:
@@ -274,7 +274,7 @@ def _left_out(releases: Releases, nodes: list[Nodes], loss: float, stretch: floa
 
 
 def adapted(releases: Releases, path: ContourPath) -> ContourPath:
-    """Return the path of a similar composition, with a bound of what its cut leaves out of this one."""
+    """Return the path of a similar composition, with a bound on what its cut leaves out here."""
     if path.cut is None:
         return path
     nodes = _cut_nodes(releases, path.order, path.stretch, len(path.bulk_orders))
@@ -282,9 +282,9 @@ def adapted(releases: Releases, path: ContourPath) -> ContourPath:
 
 
 def work(releases: Releases, path: ContourPath, goal: float) -> float:
-    """Predict the work of a contour before anything is allocated: nodes of all laws, times the values of u."""
+    """Predict the work of a contour before allocating anything: nodes of all laws times values of u."""
     steps = path.frequency * path.period / (2 * np.pi) + 2
-    # A contour has three steps at least.
+    # A contour has at least three steps.
     top = max(path.frequency, 6 * np.pi / path.period)
     laws = sum(len(laws) for laws in releases.laws)
     nodes = sum(all_nodes(laws, path.order, top, path.tolerance(goal), path.stretch) for laws in releases.laws)
@@ -293,7 +293,7 @@ def work(releases: Releases, path: ContourPath, goal: float) -> float:
 
 
 def frequencies(path: ContourPath) -> tuple[Reals, int]:
-    """Return the values of u, shape `(k,)`, and the root of their number."""
+    """Return the values of u, shape `(k,)`, and the square root of their number."""
     step = 2 * np.pi / path.period
     across = int(np.ceil(np.sqrt(np.ceil(path.frequency / step) + 1)))
     return np.arange(across * across, dtype=np.float64) * step, across

@@ -1,4 +1,4 @@
-"""Privacy losses of sampled Gaussian releases: their moments as sums over few nodes, with proved errors.
+"""Privacy losses of sampled Gaussian releases: moments as sums over a few nodes, with proved error bounds.
 
 One release compares two distributions P and Q on the line (`docs/accountant.md` says why these dominate). With the
 noise in units of the shift, phi the density of N(0, noise^2), v = (2x - 1) / (2 noise^2) and
@@ -6,12 +6,12 @@ noise in units of the shift, phi the density of N(0, noise^2), v = (2x - 1) / (2
     1 + y(x) = 1 - rate + rate * exp(v)        l(x) = log(1 + y(x))
 
 * `remove`: P = (1 + y(x)) phi, Q = phi; the loss is l(x).
-* `add`: P and Q change places; the loss is -l(x).
+* `add`: P and Q are swapped; the loss is -l(x).
 * `replace`: P = (1 + y(x)) phi, Q = (1 + y(-x)) phi; the loss is l(x) - l(-x).
-* `fixed_size`: both profiles are that of `remove` above epsilon = 0: the loss is l(x) with density (1 + y) phi on
-  x > 1/2, -l(x) with density phi on x > 1/2, and else 0.
+* `fixed_size`: in both directions delta(epsilon) is that of `remove` for epsilon > 0. The loss is l(x) with density (1
+  + y) phi on x > 1/2, -l(x) with density phi on x > 1/2, and else 0.
 
-All quantities are arrays over many laws at once.
+All quantities are arrays over several laws.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ Direction = Literal["remove", "add", "replace", "fixed_size"]
 ROUNDOFF = 2.0**-53  # of float64
 # Chords that bound a tail.
 _PIECES = 10
-# Spreads beyond the mean at which a normal tail is below exp(-_TAIL).
+# Exponent of a tail that is small enough: beyond the ends of a range, less than exp(-_TAIL) of the mass.
 _TAIL = 50.0
 _REACH = float(np.sqrt(2 * _TAIL))
 
@@ -60,7 +60,7 @@ class Laws:
 
     @property
     def spread_of_loss(self) -> Reals:
-        """A rough standard deviation of each loss, shape `(n,)`: to start a search, no bound."""
+        """A rough standard deviation of each loss, shape `(n,)`: a starting point, not a bound."""
         narrow = np.minimum(1 / self.noise**2, 50.0)
         small = self.rate**2 * np.expm1(narrow)
         large = self.rate * (0.25 / self.noise**4 + 1 / self.noise**2)
@@ -77,7 +77,7 @@ def likelihood(points: Reals, rate: Reals, noise: Reals) -> tuple[Reals, Reals]:
 def layout(
     laws: Laws, order: float, frequency: float, tolerance: float, stretch: float
 ) -> tuple[Reals, Reals, npt.NDArray[np.int64]]:
-    """Return the first and last point of each law, and how many it needs; each of shape `(n,)`."""
+    """Return the first and last node of each law, and how many it needs; each of shape `(n,)`."""
     start, stop = _range(laws, order)
     noise = laws.noise
     need = np.log(2 * laws.count / tolerance)
@@ -90,19 +90,19 @@ def layout(
 
 
 def whole_steps(length: Reals, step: Reals) -> npt.NDArray[np.int64]:
-    """Return how many steps cover each length, at most 10^15, which is far more than is ever placed."""
+    """Return how many steps cover each length, at most 10^15, far more than are ever placed."""
     return np.ceil(np.minimum(length / step, 1e15)).astype(np.int64)
 
 
 def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
-    """Where the integrand with exp(t loss) has all but exp(-_TAIL) of its mass."""
+    """Return where the integrand with exp(t loss) has all but exp(-_TAIL) of its mass."""
     near = _REACH * laws.noise
     far = far_end(laws, order)
     return (-far, near) if laws.direction == "add" else (-near, far)
 
 
 def far_end(laws: Laws, order: float) -> Reals:
-    """Return where the side of large |loss| ends, shape `(n,)`: beyond it is no more than exp(-_TAIL)."""
+    """Return where the side of large |loss| ends, shape `(n,)`: at most exp(-_TAIL) lies beyond."""
     if order not in laws._ends:
         laws._ends[order] = _far_end(laws, order)
     return laws._ends[order]
@@ -111,7 +111,7 @@ def far_end(laws: Laws, order: float) -> Reals:
 def _far_end(laws: Laws, order: float) -> Reals:
     near = _REACH * laws.noise
     shift = {"add": order, "replace": 2 * order + 1}.get(laws.direction, order + 1)
-    # The mass may be at two humps far apart, or at the first alone: the nearest end whose tail is small enough.
+    # The mass may have two humps far apart, or only the first: take the nearest end whose tail is small enough.
     ends = near * (1 + shift / near) ** np.linspace(0.0, 1.0, 7)[:, None]
     bounds = tails(laws, order, -ends, ends)[0 if laws.direction == "add" else 1]
     small = bounds < 4 - _TAIL
@@ -127,7 +127,7 @@ def right_tail(laws: Laws, order: float, stop: Reals) -> Reals:
 def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, Reals]:
     """Bound the logarithm of the integral of P exp(t loss) left of `start` and right of `stop`.
 
-    l rises, is convex, and rises at most by 1 / noise^2: it lies below its chords and above its tangents.
+    l rises with a slope of at most 1 / noise^2 and is convex, so it lies below its chords and above its tangents.
     """
     noise, rate = laws.noise, laws.rate
     below, below_part = likelihood(start, rate, noise)
@@ -136,7 +136,7 @@ def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, R
         left = _normal_tail(-order * below, order * below_part / noise**2, -start, noise)
         return left, -order * above + log_ndtr(-stop / noise)
     power = order + 1
-    # From `stop` to where the client surely took part, in pieces; the slope is 1 / noise^2 at most beyond.
+    # From `stop` to where the client surely took part, in pieces; beyond, the slope is at most 1 / noise^2.
     middle = np.maximum(0.5 + noise**2 * (6.0 - np.log(rate)), stop * 1.01)
     joints = stop * (middle / stop) ** np.linspace(0.0, 1.0, _PIECES + 1).reshape(-1, *[1] * np.ndim(stop))
     gain, _ = likelihood(joints, rate, noise)
@@ -154,16 +154,16 @@ def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, R
 
 
 def _normal_tail(height: Reals, slope: Reals, start: Reals, noise: Reals) -> Reals:
-    """Logarithm of the integral of phi(x) exp(height + slope (x - start)) over all x beyond `start`."""
+    """Return the log of the integral of phi(x) exp(height + slope (x - start)) over x > start."""
     lifted = slope * noise - start / noise
     return np.asarray(height - slope * start + (slope * noise) ** 2 / 2 + log_ndtr(lifted))
 
 
 def secant_gain(laws: Laws, order: float, angle: Reals) -> Reals:
-    """Bound what negative powers of 1 + y gain on a line moved by an angle: logarithm, relative to the moment.
+    """Bound the log of how much negative powers of 1 + y grow on a line moved by an angle, relative to the moment.
 
-    |1 + y| is at least cos(angle / 2) (1 + y), and up to a right angle at least 1 - rate. Where the client hardly ever
-    took part it shrinks much less; the few points beyond that are bounded by their weight.
+    |1 + y| is at least cos(angle / 2) (1 + y), and up to a right angle at least 1 - rate. Where the client hardly
+    ever took part it shrinks much less; the few other points are bounded by their weight.
     """
     if laws.direction == "remove":
         return np.zeros_like(angle)
@@ -179,11 +179,11 @@ def secant_gain(laws: Laws, order: float, angle: Reals) -> Reals:
 
 
 def strip_error(laws: Laws, order: float, frequency: float, step: Reals, stretch: float) -> Reals:
-    """Logarithm of the trapezoid rule's error, at the best of some angles."""
+    """Return the log of the trapezoid rule's error, at the best of several angles."""
     turns = 2.0 if laws.direction == "replace" else 1.0
     best = np.full(len(laws), np.inf)
     ideal = np.minimum((2 * np.pi / step - turns * frequency / laws.noise**2) / stretch, np.pi)
-    # Up to a right angle, negative powers of 1 + y gain little: one try there.
+    # Up to a right angle, negative powers of 1 + y grow little: one try there.
     for angle in (*(ideal * factor for factor in (1.0, 0.8, 0.6, 0.4, 0.2)), np.minimum(ideal, np.pi / 2)):
         angle = np.maximum(np.minimum(angle, 3.0), 1e-9)
         size = stretch * angle**2 * laws.noise**2 / 2 + turns * frequency * angle

@@ -1,4 +1,4 @@
-"""Nodes for all kinds of laws, in groups whose temporaries stay small."""
+"""Places the nodes of all kinds of laws, in groups small enough that temporary arrays stay small."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from secfed.dp.contour import fixed_size, nodes, privacy_loss
 from secfed.dp.contour.nodes import Nodes
 from secfed.dp.contour.privacy_loss import Laws
 
-# Numbers in one array of temporaries.
+# Numbers in one temporary array.
 _ENTRIES = 1 << 18
 
 
@@ -21,12 +21,12 @@ def grids(
         laws: The releases.
         order: Largest t.
         frequency: Largest u.
-        tolerance: Error aimed at, relative to E[exp(t loss)], all compositions together.
-        stretch: `Cut.stretch` if the laws are going to be cut.
+        tolerance: Target error relative to E[exp(t loss)], for all compositions together.
+        stretch: `Cut.stretch` if the laws will be cut.
         rows: How many numbers for each node the caller wants to hold at a time.
 
     Yields:
-        Nodes for a group of laws that need about as many.
+        Nodes for a group of laws that need about the same number.
     """
     pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
     start, stop, sizes = pair.layout(laws, order, frequency, tolerance, stretch)
@@ -42,7 +42,7 @@ def grids(
 
 
 def most_nodes(laws: Laws, order: float, frequency: float = 0.0) -> int:
-    """Return how many nodes moments up to a real and an imaginary part need, at the law that needs most."""
+    """Return the most nodes that any law needs for moments up to a real and an imaginary part."""
     pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
     return int(pair.layout(laws, order, frequency, 1e-8, 1.0)[2].max())
 

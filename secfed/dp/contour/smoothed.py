@@ -1,9 +1,9 @@
-"""Epsilon and delta of any pairs of laws, on contours that a little Gaussian noise makes short.
+"""Epsilon and delta of any pairs of distributions, on contours that a little Gaussian noise makes short.
 
-The transform of a loss with atoms, or of one that hardly ever differs from 0, falls slowly or never. So the releases
-are composed with one more, a Gaussian release of a tiny mu: its transform falls like exp(-mu^2 u^2 / 2). More releases
-give away more, so the result is an upper bound; what the tiny release adds is bounded by the density of the loss at
-epsilon, which the same contour gives, and taken off below. `docs/accountant.md`, section 4.5, has the proof.
+The transform of a loss with atoms, or of one that is nearly always 0, decays slowly or not at all. So we add one more
+release, a Gaussian one with a tiny mu, whose transform decays like exp(-mu^2 u^2 / 2). More releases reveal more, so
+the result is an upper bound. For the lower bound we subtract what the tiny release adds; the density of the loss at
+epsilon, which the same contour gives, bounds it. `docs/accountant.md`, section 4.5, has the proof.
 """
 
 import math
@@ -19,35 +19,36 @@ from secfed.dp.contour.path import ContourPath, frequencies, periods
 from secfed.dp.contour.privacy_loss import Reals
 
 Pairs = Sequence[tuple[Law, int]]
-# The relative gap aimed at, and the error of a contour in units of delta.
+# Target relative gap, and target error of a contour relative to delta.
 _GAP, _GOAL = 5e-7, 1e-10
 # Most values of u, and most losses of one law.
 _MOST_STEPS, _MOST_ATOMS = 120_000, 400_000
 _TRIES = 6
-# The gap of the logarithm of delta up to which a contour serves other epsilons.
+# Largest gap of log delta at which a contour is reused for another epsilon.
 _SAME = 1e-5
-# Values of u of all contours of a query.
+# Most values of u of all contours of a query.
 _MOST_SPENT = 300_000
 
 
 def epsilon_bounds(
     pairs: Pairs, log_delta: float, gap: float = _GAP, guess: float | None = None
 ) -> tuple[float, float]:
-    """Return a lower and an upper bound of epsilon of a composition, in the direction in which the pairs are given.
+    """Return lower and upper bounds on epsilon of a composition, in the direction of the pairs.
 
     Args:
         pairs: Each law and how often it was released.
         log_delta: Logarithm of delta.
-        gap: The relative gap aimed at.
-        guess: Where to start; by default, where the moments say.
+        gap: Target relative gap.
+        guess: Where to start; by default, an estimate from the moments.
 
     Returns:
-        Both at least 0; the upper one is infinite where there is no guarantee, or none could be found.
+        Both at least 0; the upper one is infinite if there is no guarantee or none was found.
     """
     delta, (certain, infinite) = math.exp(log_delta), _unbounded(pairs)
     if certain >= delta:
         return math.inf, math.inf
-    # Losses without bound are taken off delta. Those that may be, or may be 0, are taken off above and added below.
+    # Subtract infinite losses from delta. Losses that may be infinite or 0 lower the upper goal and raise the lower
+    # one.
     goals = np.log([delta - certain + (infinite - certain), max(delta - infinite, 1e-320)])
     if _alone(pairs, 0.0):
         return _invert(pairs, delta)
@@ -68,7 +69,7 @@ def epsilon_bounds(
         if guess < least:
             if delta > infinite and delta_bounds(pairs, 0.0)[1] <= delta:
                 return 0.0, 0.0
-            least = 0.0  # asked once
+            least = 0.0  # check this only once
         contour = build(pairs, moments, guess, log_delta, gap) if 0 < guess < math.inf else None
         if contour is None:
             break
@@ -87,7 +88,7 @@ def epsilon_bounds(
 
 
 def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -> tuple[float, float]:
-    """Return a lower and an upper bound of delta at an epsilon of at least 0; see `epsilon_bounds`.
+    """Return lower and upper bounds on delta at an epsilon of at least 0; see `epsilon_bounds`.
 
     Args:
         pairs: Each law and how often it was released.
@@ -99,7 +100,7 @@ def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -
         return certain, infinite
     if alone := _alone(pairs, epsilon):
         return alone
-    # What counts as without bound above may be a loss of 0 as well: it is taken off below.
+    # What the upper bound counts as an infinite loss may be a loss of 0: subtract it from the lower bound.
     lost, at = infinite - certain, np.array([epsilon])
     if start and start.contour and start.subject is pairs:
         below, above = (float(bound[0]) for bound in start.contour.bounds(at))
@@ -131,10 +132,10 @@ def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -
 
 
 def from_releases(releases: Releases, log_delta: float) -> list[tuple[Law, int]] | None:
-    """Return the laws of sampled Gaussian releases; what is rarer than 1e-7 of delta is without bound.
+    """Return the laws of sampled Gaussian releases; losses rarer than 1e-7 of delta count as infinite.
 
     Returns:
-        Nothing where probabilities would underflow.
+        None if probabilities would underflow.
     """
     counts = sum(float(part.count.sum()) for part in releases.laws) + float(releases.gaussian > 0)
     beyond = math.exp(max(log_delta, -690.0)) * 1e-7 / counts
@@ -153,7 +154,7 @@ def from_releases(releases: Releases, log_delta: float) -> list[tuple[Law, int]]
 
 
 def _unbounded(pairs: Pairs) -> tuple[float, float]:
-    """Return the probability that some loss is without bound, at least and at most."""
+    """Return lower and upper bounds on the probability that some loss is infinite."""
     least, most = (
         1.0 if any(part >= 1 for part, _ in parts) else -math.expm1(sum(n * math.log1p(-part) for part, n in parts))
         for parts in ([(law.certain, n) for law, n in pairs], [(law.infinite, n) for law, n in pairs])
@@ -162,13 +163,13 @@ def _unbounded(pairs: Pairs) -> tuple[float, float]:
 
 
 def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
-    """Return bounds of delta of a single release with a closed form; nothing for all else."""
+    """Return bounds on delta of a single release with a closed form; None otherwise."""
     (law, count), *others = pairs
     return law.delta(epsilon) if isinstance(law, NoiseLaw | Pair | RangeLaw) and count == 1 and not others else None
 
 
 def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
-    """Return bounds of epsilon from the closed form of delta, by halving."""
+    """Return bounds on epsilon from the closed form of delta, by bisection."""
     ends = []
     for side in (0, 1):
         low, high = 0.0, max(0.0, _most(pairs))
@@ -182,25 +183,25 @@ def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
 
 
 def _most(pairs: Pairs) -> float:
-    """Return the largest loss below infinity, or a little more."""
+    """Return an upper bound on the finite losses."""
     sizes = [count * law.most for law, count in pairs]
     return sum(sizes) + 1e-14 * sum(map(abs, sizes))
 
 
 def _one_loss(pairs: Pairs) -> tuple[float, float]:
-    """Return the only loss there is below infinity, and its probability."""
+    """Return the only finite loss, and its probability."""
     log, mean, _ = _columns(pairs, np.zeros(1))[:, 0]
     return float(mean), math.exp(log)
 
 
 def moments_of(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Moments | None:
-    """Evaluate K on orders around the one that suits Chernoff's bound; nothing where there is only one loss."""
+    """Evaluate K on orders around the best one for Chernoff's bound; None if there is only one loss."""
     variance = float(_columns(pairs, np.zeros(1))[2][0])
     if not variance > 0:
         return None
 
     def columns_at(orders: Reals) -> Reals:
-        # At imaginary parts that are larger than the order, there are more atoms still.
+        # A contour reaches imaginary parts far above its order, and needs more atoms there.
         while len(orders) and any(law.size(float(orders[-1])) > _MOST_ATOMS / 16 for law, _ in pairs):
             orders = orders[:-1]
         return np.array([orders, *_columns(pairs, orders)]) if len(orders) else np.empty((4, 0))
@@ -232,19 +233,19 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
 
     Args:
         pairs: The composition.
-        moments: Its moments.
+        moments: Its moments on a grid of orders.
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
         gap: Relative gap of epsilon that smoothing may cost.
 
     Returns:
-        The contour; nothing where no order suits one.
+        The contour; None if no order gives one.
     """
     orders, exponent = moments.order, moments.exponent(epsilon)
     log_delta = min(log_delta, float(exponent.min()))
     width = periods(moments, epsilon, log_delta, _GOAL)
     loss = np.maximum(exponent - log_chernoff(orders) - log_delta, 0.0)
-    # What smoothing adds to delta is about smoothing * t (t + 1) of it, and moves epsilon by that over t.
+    # Smoothing raises delta by a fraction of about smoothing * t (t + 1), and epsilon by that over t.
     smoothing = gap * max(epsilon, 1e-12) / (orders + 1)
     with np.errstate(over="ignore"):
         last = np.sqrt(2 * (30 + loss) / smoothing)
@@ -256,7 +257,7 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
     frequency = min(float(last[best]), _MOST_STEPS * 2 * math.pi / period)
     while any(law.size(math.hypot(order, frequency)) > _MOST_ATOMS for law, _ in pairs):
         frequency /= 2
-    # A few steps at least, none of them far beyond the last frequency.
+    # At least a few steps, none far beyond the last frequency.
     period = max(period, 32 * math.pi / frequency)
     mu2 = 2 * (30 + float(loss[best])) / frequency**2
     path = ContourPath(order, period, frequency)
@@ -265,7 +266,7 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
 
 
 def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
-    """Evaluate K of the releases and of the tiny one along a contour."""
+    """Evaluate K of the releases and of the tiny Gaussian one along a contour."""
     at, across = frequencies(path)
     order = path.order
     log, mean = mu2 * order * (order + 1) / 2, mu2 * (order + 0.5)
@@ -287,7 +288,7 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
 
 
 def _step(contour: Contour, goal: float, epsilon: float) -> float:
-    """Return a better guess of where delta has a value: a step of Newton's, of bounded length."""
+    """Return a better guess of epsilon for a value of delta: a Newton step of bounded length."""
     log, slope = (float(part[0]) for part in contour.value(np.array([epsilon])))
     if not math.isfinite(log):
         return epsilon
@@ -295,10 +296,10 @@ def _step(contour: Contour, goal: float, epsilon: float) -> float:
 
 
 def _solve(contour: Contour, goals: Reals, guess: float) -> tuple[float, float, float]:
-    """Return bounds of epsilon where delta is known to be above the first goal, and below the second; and a guess."""
+    """Return an epsilon with delta surely above the first goal, one with delta below the second, and a guess."""
     epsilon, least, most = guess, 0.0, math.inf
     for _ in range(60):
-        # Newton's step, within what is known: where delta hardly falls it would lead anywhere.
+        # Keep Newton's step inside the bracket: where delta is nearly flat, it could go anywhere.
         falls = float(contour.value(np.array([epsilon]))[0][0]) > float(goals.mean())
         least, most = (epsilon, most) if falls else (least, epsilon)
         before, epsilon = epsilon, _step(contour, float(goals.mean()), epsilon)
@@ -311,7 +312,7 @@ def _solve(contour: Contour, goals: Reals, guess: float) -> tuple[float, float, 
     bounds, ends = contour.bounds(at), [0.0, math.inf]
     for side, sign in ((0, -1), (1, 1)):
         margin = max(sign * (float(bounds[side][0]) - float(goals[side])) / slope, 0.0) + 1e-15 * epsilon
-        # Where the bound itself is nothing, a start that is nearer than any that helps.
+        # If the bound itself is infinite, start closer than any step that could help.
         step = margin if math.isfinite(margin) else 1e-6 * epsilon
         for factor in (1.001, *1.5 ** np.arange(1.0, 29.0)):
             tried = epsilon + sign * factor * step
