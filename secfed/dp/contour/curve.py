@@ -20,7 +20,7 @@ Alone = Callable[[Releases, float, float], tuple[float, float]]
 _GOAL = 1e-8
 _FINE = 1e-6
 # Counts that share a contour: the last one divided by the first.
-_BLOCK = 2.0
+_BLOCK = 2.5
 # Rows solved first.
 _KNOTS = 9
 # Relative gap of the guess when the moments give none.

@@ -19,7 +19,7 @@ _MOST_NODES = 200_000
 _MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and the number below which a cut cannot save work.
 _MOST_STEPS = 2e5
-_FEW_STEPS = 1e4
+_FEW_STEPS = 4e4
 # If terms exceed delta by this much (a logarithm), a guess from moments is usually far off.
 _DOUBTFUL = 6.4
 # How much to shorten a contour that cannot be long enough anyway.
