@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from secfed.dp.contour import curve
+from secfed.dp.contour import curve, path
 from secfed.dp.contour.integral import build
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.path import ContourPath, adapted, choose
@@ -42,6 +42,7 @@ def test_rows_give_the_bounds_of_their_own_contours(
         return paths[-1]
 
     monkeypatch.setattr(curve, "choose", keep)
+    monkeypatch.setattr(path, "_FEW_STEPS", 1e3)  # so that cuts are worthwhile
     rows, guess = curve._rows(before, extra, counts, last, LOG_DELTA, math.inf)
     assert rows is not None
     if base != "sampled":
@@ -50,8 +51,8 @@ def test_rows_give_the_bounds_of_their_own_contours(
     shared = rows(some)
     for i, count in enumerate(counts[some]):
         joined = before.joined(extra, float(count))
-        path = replace(paths[-1], frequency=float(2 * math.pi / shared.period * (len(shared.waves) - 1)) * (1 - 1e-9))
-        own = build(joined, Moments.at(joined, shared.orders), adapted(joined, path), curve._GOAL)
+        like = replace(paths[-1], frequency=float(2 * math.pi / shared.period * (len(shared.waves) - 1)) * (1 - 1e-9))
+        own = build(joined, Moments.at(joined, shared.orders), adapted(joined, like), curve._GOAL)
         assert len(own.waves) == len(shared.waves)
         at = np.array([0.7, 1.0, 1.3]) * guess
         for epsilon in at:
@@ -65,11 +66,11 @@ def test_rows_give_the_bounds_of_their_own_contours(
 def test_no_row_is_below_the_bounds_of_a_query() -> None:
     """What is beyond a cut adds up over rounds; it is not a product as the rest is."""
     extra = Releases((laws("remove", 1e-3, 0.8, 1.0),), 0.0)
-    path = choose(
+    chosen = choose(
         extra.joined(extra, 5.0), Moments.of(extra.joined(extra, 5.0), LOG_DELTA, None), 0.05, LOG_DELTA, 1e-8
     )
-    assert path is not None and path.cut is not None
-    one = curve.evaluate(extra, path, 1e-10)[0]
+    assert chosen is not None and chosen.cut is not None
+    one = curve.evaluate(extra, chosen, 1e-10)[0]
     assert one.beyond is not None
     tails = one.plus(one, np.array([1.0, 9.0])).tail
     assert tails == pytest.approx([one.tail + one.beyond + math.log(2), one.tail + one.beyond + math.log(10)])
