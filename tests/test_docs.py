@@ -1,16 +1,25 @@
 """The pages: every Python block runs, every link leads somewhere."""
 
+import ast
 import doctest
+import io
 import re
+import shlex
+import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from secfed.cli.__main__ import main
+
 ROOT = Path(__file__).parent.parent
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
 LINKED = sorted({*PAGES, *ROOT.glob("*.md"), *(ROOT / "protocols").rglob("*.md")})
+# Pages whose comments say what the code prints: every block prints, and prints just that.
+HELD = ("audit.md", "budgets.md", "choose.md", "from-dp-accounting.md", "from-phe.md", "quickstart.md")
 MOST_UNTESTED = 2
 MOST_COLUMNS = 88
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>[^\n`]*)$")
@@ -46,9 +55,55 @@ def python_blocks(path: Path) -> list[tuple[int, str]]:
 
 def marked(path: Path) -> object:
     """A page as a parameter: one whose code imports a framework runs with the tests of the frameworks."""
-    marks = [pytest.mark.integrations] * any("secfed.integrations" in text for _, text in python_blocks(path))
+    framework = re.compile(r"secfed\.integrations|dp_accounting")
+    marks = [pytest.mark.integrations] * any(framework.search(text) for _, text in python_blocks(path))
     # Keys of full size take most of the time of its page; README.md has one too.
     return pytest.param(path, marks=[*marks, *[pytest.mark.slow] * (path.name == "paillier.md")])
+
+
+def same(said: str, found: str) -> bool:
+    """Whether text is as announced, where `...` stands for anything and the width of white space does not matter."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    return doctest.OutputChecker().check_output(said.strip() + "\n", found.strip() + "\n", flags)
+
+
+def announced(lines: list[str], last: int) -> str:
+    """Return the comment at the end of a statement's last line, or those on the lines after it."""
+    if inline := re.search(r"\)  # (.*)$", lines[last - 1]):
+        return inline[1]
+    found = []
+    for line in lines[last:]:
+        if not line.startswith("#"):
+            break
+        found.append(line.removeprefix("#").removeprefix(" "))
+    return "\n".join(found)
+
+
+def run_and_compare(text: str, line: int, page: str, names: dict[str, object]) -> None:
+    """Run a block, one statement after the other, and compare what each prints with the comments after it."""
+    lines, printed_any = text.split("\n"), False
+    for statement in ast.parse(text).body:
+        first, last = statement.lineno, statement.end_lineno or statement.lineno
+        source = "\n" * (line + first - 2) + "\n".join(lines[first - 1 : last])
+        with redirect_stdout(io.StringIO()) as output:
+            exec(compile(source, page, "exec", dont_inherit=True), names)
+        if found := output.getvalue():
+            printed_any, said = True, announced(lines, last)
+            assert same(said, found), f"{page}:{line + last - 1} printed\n{found}the page says\n{said}"
+    assert printed_any, f"{page}:{line} prints nothing"
+
+
+def run_commands(text: str, line: int, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each `$ secfed ...` and compare what it prints with the lines after it; if that is nothing, stderr."""
+    for command in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        # A backslash at the end of a line continues the command.
+        called, _, said = re.sub(r"\\\n", " ", command).partition("\n")
+        monkeypatch.setattr(sys, "argv", shlex.split(called, comments=True))
+        output, errors = io.StringIO(), io.StringIO()
+        with redirect_stdout(output), redirect_stderr(errors), pytest.raises(SystemExit):
+            main()
+        found = output.getvalue() or errors.getvalue()
+        assert same(said, found), f"{page}:{line} `{called}` printed\n{found}the page says\n{said}"
 
 
 def prose(path: Path) -> str:
@@ -88,6 +143,38 @@ def test_code_has_at_most_88_columns(path: Path) -> None:
     assert wide == []
 
 
+def test_pages_with_held_comments_exist() -> None:
+    assert [name for name in HELD if not (ROOT / "docs" / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("print(1)  # 1", True),
+        ("print(1)  # 2", False),
+        ("print(1)\n# 1", True),
+        ("print(1)\n# 2", False),
+        ("print(1)", False),
+        ("one = 1", False),
+        ("for i in (1, 2):\n    print(i / 3)\n# 0.333...\n# 0.666...\n\n# then\none = 1", True),
+    ],
+)
+def test_comments_are_held_against_what_is_printed(text: str, right: bool) -> None:
+    if right:
+        run_and_compare(text, 1, "a page", {})
+    else:
+        with pytest.raises(AssertionError):
+            run_and_compare(text, 1, "a page", {})
+
+
+def test_what_commands_print_is_held_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    limit = "$ secfed budget limit b.db \\\n    --epsilon 3 --delta 1e-5\n"
+    with pytest.raises(AssertionError):
+        run_commands(limit + "b.db: at most epsilon 2 ...", 1, "a page", monkeypatch)
+    run_commands(limit + "secfed: ... exists already, and is never overwritten", 1, "a page", monkeypatch)
+
+
 def test_readme_exists() -> None:
     assert (ROOT / "README.md").exists()
 
@@ -106,9 +193,15 @@ def test_every_python_block_runs(
         request.getfixturevalue("known_primes")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
-    for line, text in python_blocks(path):
+    for line, language, text, untested in blocks(path):
         where = f"{page_name(path)}:{line}"
-        if text.lstrip().startswith(">>>"):
+        if language == "console":
+            run_commands(text, line, page_name(path), monkeypatch)
+        elif language != "python" or untested:
+            continue
+        elif path.name in HELD:
+            run_and_compare(text, line, page_name(path), names)
+        elif text.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(text, names, where, page_name(path), line - 1)
             failed, _ = doctest.DocTestRunner().run(test, clear_globs=False)
             assert not failed, where
