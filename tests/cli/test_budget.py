@@ -222,7 +222,7 @@ def test_a_picture_shows_epsilon_and_the_best_tests_in_every_format(secfed: Runn
         assert run.exit_code == 0 and f"picture: {picture}" in run.stdout
         assert picture.read_bytes().startswith(first)
     drawn = (tmp_path / "epsilon.svg").read_text()
-    for words in ("rounds", "epsilon at delta 1e-05", "false positive rate", "true positive rate", "a blind guess"):
+    for words in ("Rounds", "Epsilon at delta 1e-05", "False positive rate", "True positive rate", "A blind guess"):
         assert f"<!-- {words} -->" in drawn
 
 
