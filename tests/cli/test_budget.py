@@ -292,8 +292,11 @@ def test_a_budget_is_positive_and_finite(secfed: Runner, file: Path, epsilon: st
 def test_what_is_missing_is_named(secfed: Runner) -> None:
     assert "--noise-multiplier" in secfed("epsilon", "--delta", DELTA).stderr
     assert "--epsilon" in secfed("noise", "--delta", DELTA).stderr
-    bare = secfed("budget")  # which exit code the help has depends on the release of typer
-    assert "limit" in bare.stdout + bare.stderr and "spend" in bare.stdout + bare.stderr
+    for command, its in (((), ("simulate", "budget")), (("budget",), ("limit", "spend"))):
+        bare = secfed(*command)
+        assert bare.exit_code == 2 and bare.stderr == ""
+        assert "Usage: secfed" in bare.stdout and all(name in bare.stdout for name in its)
+        assert secfed(*command, "--help").exit_code == 0
 
 
 # budget
