@@ -2,26 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from secfed import dp
-from secfed.cli.extras import require
 from secfed.dp.accountant import LEAST_DELTA
 from secfed.dp.rounding import down, exact, up
-from secfed.errors import ConfigError, SecFedError
+from secfed.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Up to here epsilon is drawn after each round, above after this many rounds spread evenly.
-_EACH_ROUND = 1000
-_POINTS = 200
-# False positive rates at which membership tests are measured, and the smallest one that is drawn.
+# False positive rates at which membership tests are measured.
 FALSE_POSITIVE_RATES = (0.01, 0.001)
-_SMALLEST_RATE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,62 +221,3 @@ def describe(event: dp.Event) -> str:
         case dp.Composed(parts):
             return "; ".join(f"{count} x {describe(part)}" for part, count in parts)
     return type(event).__name__
-
-
-def picture(report: dict[str, Any], sampling: CohortSampling, file: Path) -> None:
-    """Draw epsilon against rounds, and what tests can do after the last one, to a file; its ending names the format.
-
-    Args:
-        report: What `epsilon_of` returned.
-        sampling: How cohorts are drawn.
-        file: Ends in .pdf, .png or .svg.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        SecFedError: The file cannot be written.
-    """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    release, rounds, delta = sampling.release(report["noise_multiplier"]), report["rounds"], report["delta"]
-    accountant = dp.Accountant(adjacency=report["adjacency"])
-    if rounds <= _EACH_ROUND:
-        counts = list(range(1, rounds + 1))
-        epsilons = list(accountant.copy().compose(release, rounds).curve(delta))
-    else:
-        counts = sorted({max(1, rounds * point // _POINTS) for point in range(_POINTS + 1)})
-        epsilons = [accountant.copy().compose(release, count).epsilon(delta) for count in counts]
-    figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
-    axes, tests = figure.subplots(1, 2)
-    single = rounds == 1
-    axes.plot(counts, epsilons, color="#1f4e79", linewidth=1.8, marker="o" if single else None)
-    axes.annotate(
-        up(epsilons[-1], 4), (counts[-1], epsilons[-1]), (-6, 4), textcoords="offset points", ha="right", va="bottom"
-    )
-    axes.set_xlabel("rounds")
-    axes.set_ylabel(f"epsilon at delta {exact(delta)}")
-    figure.suptitle(f"{describe(release)}; adjacency {report['adjacency']}", fontsize=10)
-    axes.set_ylim(0, 1.1 * max(epsilons))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-
-    rates = np.geomspace(_SMALLEST_RATE, 1.0, _POINTS)
-    hits = accountant.compose(release, rounds).roc(rates)
-    after = "after 1 round" if single else f"after {rounds:,} rounds"
-    tests.loglog(rates, hits, color="#1f4e79", linewidth=1.8, label=f"no test is better {after}")
-    tests.loglog(rates, rates, color="#8c8c8c", linestyle="--", linewidth=1.2, label="a blind guess")
-    for rate in FALSE_POSITIVE_RATES:
-        tests.axvline(rate, color="#8c8c8c", linestyle=":", linewidth=0.8)
-    tests.set_xlabel("false positive rate")
-    tests.set_ylabel("true positive rate")
-    tests.set_xlim(_SMALLEST_RATE, 1.0)
-    tests.set_ylim(_SMALLEST_RATE, 1.5)
-    tests.legend(loc="lower right")
-    tests.grid(alpha=0.3)
-    try:
-        figure.savefig(file)
-    except OSError as error:
-        raise SecFedError(f"cannot write {file}: {error.strerror}") from None

@@ -19,8 +19,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:  # a shell that completes a line runs no command
         try:
             typer.echo(f"secfed {version('secfed')}")
         except PackageNotFoundError:

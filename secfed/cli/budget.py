@@ -143,7 +143,9 @@ def epsilon(
     report = accounting.epsilon_of(noise_multiplier, drawn, rounds, delta, adjacency.value)
     report |= accounting.membership_of(noise_multiplier, drawn, rounds, adjacency.value)
     if plot is not None:
-        accounting.picture(report, drawn, plot)
+        from secfed.cli import accounting_picture
+
+        accounting_picture.picture(report, drawn, plot)
     report["files"] = [] if plot is None else [str(plot)]
     if report["epsilon"] is None:
         lines = [f"no epsilon holds at delta {exact(delta)}"]

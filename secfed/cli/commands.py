@@ -10,6 +10,17 @@ from typer.core import TyperGroup
 class Commands(TyperGroup):
     """A group of commands."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words after the group's name. Without any it shows its help and exits with 2: a command is missing.
+
+        With some releases of click it would exit with 0.
+        """
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            if text := ctx.get_help():  # with rich it is printed already
+                typer.echo(text, color=ctx.color)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command. The lines of each paragraph of its help are joined, so that they wrap to the terminal.
 

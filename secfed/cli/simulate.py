@@ -352,6 +352,7 @@ def simulate(
 
     from secfed.cli.simulation import display
     from secfed.cli.simulation.datasets import DIGIT_WRITERS
+    from secfed.cli.simulation.picture import picture
     from secfed.cli.simulation.run import federation_of
     from secfed.cli.simulation.run import simulate as run
     from secfed.cli.simulation.settings import Settings
@@ -416,7 +417,7 @@ def simulate(
     seconds = time.perf_counter() - started
     file = output / "accuracy.png"
     try:
-        display.picture(outcome, file)
+        picture(outcome, file)
     except OSError as error:
         raise SecFedError(f"cannot write {file}: {error.strerror}") from None
     lines, found = display.summary(outcome, seconds, [str(file)]), outcome.to_json([str(file)])

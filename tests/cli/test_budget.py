@@ -222,7 +222,7 @@ def test_a_picture_shows_epsilon_and_the_best_tests_in_every_format(secfed: Runn
         assert run.exit_code == 0 and f"picture: {picture}" in run.stdout
         assert picture.read_bytes().startswith(first)
     drawn = (tmp_path / "epsilon.svg").read_text()
-    for words in ("rounds", "epsilon at delta 1e-05", "false positive rate", "true positive rate", "a blind guess"):
+    for words in ("Rounds", "Epsilon at delta 1e-05", "False positive rate", "True positive rate", "A blind guess"):
         assert f"<!-- {words} -->" in drawn
 
 
@@ -292,8 +292,11 @@ def test_a_budget_is_positive_and_finite(secfed: Runner, file: Path, epsilon: st
 def test_what_is_missing_is_named(secfed: Runner) -> None:
     assert "--noise-multiplier" in secfed("epsilon", "--delta", DELTA).stderr
     assert "--epsilon" in secfed("noise", "--delta", DELTA).stderr
-    bare = secfed("budget")  # which exit code the help has depends on the release of typer
-    assert "limit" in bare.stdout + bare.stderr and "spend" in bare.stdout + bare.stderr
+    for command, its in (((), ("simulate", "budget")), (("budget",), ("limit", "spend"))):
+        bare = secfed(*command)
+        assert bare.exit_code == 2 and bare.stderr == ""
+        assert "Usage: secfed" in bare.stdout and all(name in bare.stdout for name in its)
+        assert secfed(*command, "--help").exit_code == 0
 
 
 # budget

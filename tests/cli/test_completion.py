@@ -42,6 +42,8 @@ def test_bash_completes_commands_options_and_choices(program: Path) -> None:
         "secfed simulate --algorithm feda",
         "secfed epsilon --adjacency ",
         "secfed schema budget-s",
+        "secfed --version b",
+        "secfed budget --help c",
     ):
         *before, last = line.split(" ")
         words = " ".join(shlex.quote(word) for word in (*before, last))
@@ -56,6 +58,8 @@ def test_bash_completes_commands_options_and_choices(program: Path) -> None:
         "secfed simulate --algorithm feda": {"fedavg", "fedavgm", "fedadagrad", "fedadam", "fedasync"},
         "secfed epsilon --adjacency ": {"add_remove", "replace"},
         "secfed schema budget-s": {"budget-spend", "budget-show"},
+        "secfed --version b": {"budget"},
+        "secfed budget --help c": {"commit", "cancel"},
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from secfed.attacks import Interval
+from secfed.cli import figures
 from secfed.cli.leakage import matrix, report
 from secfed.cli.leakage.curves import CohortPoint, Curves, EpsilonPoint
 
@@ -123,7 +124,7 @@ def some_cells() -> list[matrix.Cell]:
 
 
 def test_the_page_names_every_cell_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "_DPI", 20)  # drawing takes most of the time
+    monkeypatch.setattr(figures, "_DPI", 20)  # drawing takes most of the time
     curves = Curves(
         (CohortPoint(1, 1.0, 60.0, Interval(0.0, 0.0, 0.02)), CohortPoint(50, 0.01, 12.0, Interval(0.0, 0.0, 0.02))),
         (EpsilonPoint(None, 1.0, 40.0, 0.7, 0.6, 0.8), EpsilonPoint(3.0, 0.0, 8.0, 0.5, 0.6, 0.3)),
@@ -135,4 +136,4 @@ def test_the_page_names_every_cell_and_loads_nothing(monkeypatch: pytest.MonkeyP
     assert ">12<" in page and page.count(">100*<") == len(cells) - 1  # the first is no better than chance
     assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|@import|<script""", page)
     assert "sums of 50 clients" in page and "epsilon 3" in page
-    assert "plain, 8 clients: picture from a message" in page  # where it fails
+    assert "plain average, 8 clients: picture from a message" in page  # where it fails

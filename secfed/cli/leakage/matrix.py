@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from secfed.attacks import Interval, difference, label, label_counts
-from secfed.cli.extras import require
+from secfed.cli.figures import drawing
 from secfed.cli.leakage import analytic, exact, inversion, membership
 from secfed.cli.leakage.reconstruction import chance, named, noise_like, quality
 from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound, Settings, clipped, record_round
@@ -29,6 +30,7 @@ PROTECTIONS: dict[str, dict[str, Any]] = {
     "plain, server's noise": {"clients": 8, "privacy": "central"},
     "secagg, clients' noise": {"clients": 8, "aggregator": "secagg", "privacy": "distributed"},
 }
+_WORDS = {"plain": "plain average", "secagg": "secure aggregation", "paillier": "encrypted (Paillier)"}
 # Clients whose messages are attacked by gradient inversion.
 _FACES_ATTACKED = 3
 # Pictures of each label that the adversary has of its own.
@@ -333,30 +335,35 @@ def _text(cell: Cell) -> str:
     return f"{100 * cell.success:.0f} %{'*' if cell.leaks else ' '}"
 
 
+def in_words(name: str) -> str:
+    """Say a protection's name in words for a reader who does not know the options."""
+    aggregator, _, rest = name.partition(", ")
+    return f"{_WORDS[aggregator]}, {rest}"
+
+
 def picture(found: list[Cell], path: Path) -> None:
     """Draw the matrix to a PNG file: the darker, the more an attack tells beyond chance.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     attacks, names = list(dict.fromkeys(cell.attack for cell in found)), list(PROTECTIONS)
     cell_at = by_place(found)
     shades = np.array([[advantage(cell_at[attack, name]) for name in names] for attack in attacks])
-    figure = Figure(figsize=(9, 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
-    axis = figure.subplots()
-    axis.imshow(shades, cmap="Oranges", vmin=0, vmax=1.3, aspect="auto")
-    for row, attack in enumerate(attacks):
-        for place, name in enumerate(names):
-            axis.text(place, row, _text(cell_at[attack, name]).strip(), ha="center", va="center", fontsize=10)
-    axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8)
-    axis.set_yticks(range(len(attacks)), attacks, fontsize=9)
-    axis.set_title("What an honest server learns of clients with one picture each\n* better than on noise", fontsize=10)
-    figure.savefig(path, format="png")
+    with drawing(path, 10, 5, format="png") as figure:
+        axis = figure.subplots()
+        axis.imshow(shades, cmap="Oranges", vmin=0, vmax=1.6, aspect="auto")
+        for row, attack in enumerate(attacks):
+            for place, name in enumerate(names):
+                axis.text(place, row, _text(cell_at[attack, name]).strip(), ha="center", va="center")
+        parts = [in_words(name).replace(", ", ",|").split("|") for name in names]
+        heads = ["\n".join("\n".join(wrap(part, 14)) for part in of_one) for of_one in parts]
+        axis.set_xticks(range(len(names)), heads, fontsize=9.5)
+        axis.set_yticks(range(len(attacks)), attacks)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        figure.suptitle("What an honest server learns of clients with one picture each")
+        axis.set_xlabel("percent of the clients; * and color: better than on noise", fontsize=10)
 
 
 def advantage(cell: Cell) -> float:

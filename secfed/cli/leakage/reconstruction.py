@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from secfed.attacks import Interval, psnr, ssim
 from secfed.attacks.metrics import identified
-from secfed.cli.extras import require
+from secfed.cli.figures import AGGREGATORS, drawing, show
 from secfed.cli.leakage.scenario import CANDIDATES, RecordedRound
 from secfed.cli.simulation.random import generator
 
@@ -18,6 +18,8 @@ Array = npt.NDArray[np.float64]
 
 # Pictures in a row.
 _MOST_COLUMNS = 10
+# Inches in which the title fits.
+_LEAST_WIDTH = 5.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,30 +227,30 @@ def picture(result: Reconstruction, path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    recorded, side = result.recorded, result.recorded.task.side
+    recorded = result.recorded
     ids = list((result.messages or result.released).best)[:_MOST_COLUMNS]
-    settings = recorded.settings
     whose = "others' sum" if recorded.colluders else "sum"
     scores = (("from its message\n", result.messages), (f"from the {whose}\n", result.sum),
               ("from the released\nmean ", result.released))  # fmt: skip
-    rows = [("the client's picture", recorded.pictures)]
-    rows += [(f"{label}{score.psnr:.0f} dB", score.best) for label, score in scores if score]
-    figure = Figure(figsize=(1.6 + 0.95 * max(len(ids), 3), 0.6 + len(rows)), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
-    axes = figure.subplots(len(rows), len(ids), squeeze=False)
-    for row, (label, images) in zip(axes, rows, strict=True):
-        for axis, client_id in zip(row, ids, strict=True):
-            axis.imshow(images[client_id].reshape(side, side), cmap="gray", vmin=0, vmax=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-    for axis, client_id in zip(axes[0], ids, strict=True):
-        axis.set_title(f"client {client_id}", fontsize=8)
-    noise = "" if settings.privacy == "none" else f", {settings.privacy} noise (epsilon {settings.epsilon:g})"
-    adversary = settings.adversary.replace("-", " ")
-    figure.suptitle(f"What the {adversary} can rebuild: {settings.aggregator}{noise}", fontsize=10)
-    figure.savefig(path, format="png")
+    rows = [("the client's\npicture", recorded.pictures)]
+    rows += [(f"{label}({score.psnr:.0f} dB)", score.best) for label, score in scores if score]
+    width, height = max(_LEAST_WIDTH, 1.9 + 0.95 * len(ids)), 1.1 + len(rows)
+    with drawing(path, width, height, format="png") as figure:
+        axes = figure.subplots(len(rows), len(ids), squeeze=False)
+        for row, (label, images) in zip(axes, rows, strict=True):
+            for axis, client_id in zip(row, ids, strict=True):
+                show(axis, images[client_id])
+            row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+        for axis, client_id in zip(axes[0], ids, strict=True):
+            axis.set_title(f"client {client_id}", fontsize=10, fontweight="normal", loc="center")
+        adversary = recorded.settings.adversary.replace("-", " ")
+        figure.suptitle(f"What the {adversary} can rebuild\n{_protection(result)}", fontsize=11)
+
+
+def _protection(result: Reconstruction) -> str:
+    settings = result.recorded.settings
+    if settings.privacy == "none":
+        return AGGREGATORS[settings.aggregator]
+    whose = {"central": "the server's", "distributed": "the clients'"}[settings.privacy]
+    aggregator = "Plain average" if settings.aggregator == "plain" else AGGREGATORS[settings.aggregator]
+    return f"{aggregator}, {whose} noise (epsilon {settings.epsilon:g})"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secfed.cli.extras import require
+from secfed.cli.figures import BLUE, GRAY, GREEN, VERMILION, drawing, show
 from secfed.cli.leakage.curves import Curves
-from secfed.cli.leakage.matrix import PROTECTIONS, Cell, advantage, by_place
+from secfed.cli.leakage.matrix import PROTECTIONS, Cell, advantage, by_place, in_words
 from secfed.cli.leakage.scenario import CANDIDATES
 
 Array = npt.NDArray[np.float64]
@@ -20,7 +20,6 @@ Array = npt.NDArray[np.float64]
 DRAWN = ("picture from a message", "picture from the sum", "picture from the sum, wide layer", "face from a message",
           "face from the sum")  # fmt: skip
 
-_DPI = 130
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 0 .6rem 3rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -80,12 +79,14 @@ def page(cells: list[Cell], curves: Curves, seed: int, quick: bool) -> str:
 
 def _table(cells: list[Cell]) -> str:
     cell_at = by_place(cells)
-    head = "".join(f'<th scope="col" title="{escape(name)}">[{n}]</th>' for n, name in enumerate(PROTECTIONS, start=1))
+    head = "".join(
+        f'<th scope="col" title="{escape(in_words(name))}">[{n}]</th>' for n, name in enumerate(PROTECTIONS, start=1)
+    )
     rows = []
     for attack in dict.fromkeys(cell.attack for cell in cells):
         row = "".join(_square(cell_at[attack, name]) for name in PROTECTIONS)
         rows.append(f'<tr><th scope="row">{escape(attack)}</th>{row}</tr>')
-    legend = "".join(f"<li>{escape(name)}</li>" for name in PROTECTIONS)
+    legend = "".join(f"<li>{escape(in_words(name))}</li>" for name in PROTECTIONS)
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table><ol>{legend}</ol>"
 
 
@@ -102,7 +103,7 @@ def _failures(cells: list[Cell], curves: Curves) -> str:
     lines = []
     for name in PROTECTIONS:
         failed = [cell.attack for cell in cells if cell.protection == name and not cell.leaks]
-        lines.append(f"{name}: {', '.join(failed) if failed else 'no attack fails'}")
+        lines.append(f"{in_words(name)}: {', '.join(failed) if failed else 'no attack fails'}")
     weak = [point.clients for point in curves.cohorts if point.identified <= point.null.upper]
     lines.append(
         f"the analytic attack is no better than on noise from sums of {_list(weak)} clients"
@@ -132,19 +133,16 @@ def _pictures(cells: list[Cell]) -> bytes:
 
     def draw(figure: Any) -> None:
         figure.set_layout_engine("none")  # the constrained one takes seconds for so many axes
-        room = {"left": 0.07, "right": 0.995, "bottom": 0.01, "top": 0.95, "wspace": 0.06, "hspace": 0.1}
+        room = {"left": 0.07, "right": 0.985, "bottom": 0.02, "top": 0.94, "wspace": 0.06, "hspace": 0.1}
         axes = figure.subplots(len(DRAWN), len(PROTECTIONS) + 1, gridspec_kw=room)
         for row, attack in zip(axes, DRAWN, strict=True):
             found = [np.asarray(cell_at[attack, name].pictures) for name in PROTECTIONS]
             images = [found[0][0, 0], *(pictures[0, 1] for pictures in found)]
-            side = round(len(images[0]) ** 0.5)
             for axis, image in zip(row, images, strict=True):
-                axis.imshow(image.reshape(side, side), cmap="gray", vmin=0, vmax=1)
-                axis.set_xticks([])
-                axis.set_yticks([])
+                show(axis, image)
             row[0].set_ylabel(attack.replace(" from", "\nfrom").replace(", ", ",\n"), fontsize=7)
         for place, axis in enumerate(axes[0]):
-            axis.set_title(f"[{place}]" if place else "original", fontsize=9)
+            axis.set_title(f"[{place}]" if place else "original", fontsize=9, fontweight="normal", loc="center")
 
     return _png(draw, (8, 5.6))
 
@@ -153,16 +151,16 @@ def _cohorts(curves: Curves) -> bytes:
     def draw(figure: Any) -> None:
         axis = figure.subplots()
         sizes = [point.clients for point in curves.cohorts]
-        axis.plot(sizes, [100 * point.identified for point in curves.cohorts], "o-", label="identified")
-        axis.plot(
-            sizes, [100 * point.null.upper for point in curves.cohorts], ":", color="gray", label="on noise, at most"
-        )
-        axis.set(xscale="log", xlabel="clients in the sum", ylabel="percent of the clients", ylim=(-3, 103))
+        axis.plot(sizes, [100 * point.identified for point in curves.cohorts], "o-", color=BLUE, label="Identified")
+        noise = [100 * point.null.upper for point in curves.cohorts]
+        axis.plot(sizes, noise, ":", color=GRAY, label="On noise, at most")
+        axis.set(xscale="log", xlabel="Clients in the sum", ylabel="Percent of the clients", ylim=(-3, 103))
         axis.set_xticks(sizes, map(str, sizes))
         axis.minorticks_off()
-        axis.legend(frameon=False)
+        axis.legend()
+        axis.grid()
 
-    return _png(draw, (6, 3.4))
+    return _png(draw, (7, 3.8))
 
 
 def _epsilons(curves: Curves) -> bytes:
@@ -170,28 +168,23 @@ def _epsilons(curves: Curves) -> bytes:
         axis = figure.subplots()
         points = curves.epsilons
         places = range(len(points))
-        for label, values, style in (
-            ("pictures identified", [point.identified for point in points], "o-"),
-            ("membership, AUC", [point.auc for point in points], "s-"),
-            ("membership by chance, at most", [point.chance_auc for point in points], ":"),
-            ("accuracy of the model", [point.accuracy for point in points], "^--"),
+        for label, values, style, color in (
+            ("Pictures identified", [point.identified for point in points], "o-", VERMILION),
+            ("Membership (AUC)", [point.auc for point in points], "s-", BLUE),
+            ("Membership by chance, at most", [point.chance_auc for point in points], ":", GRAY),
+            ("Accuracy of the model", [point.accuracy for point in points], "^--", GREEN),
         ):
-            axis.plot(places, [100 * value for value in values], style, label=label)
+            axis.plot(places, [100 * value for value in values], style, color=color, label=label)
         axis.set_xticks(places, ["none" if point.epsilon is None else f"{point.epsilon:g}" for point in points])
-        axis.set(xlabel="epsilon (delta 1e-5)", ylabel="percent", ylim=(-3, 103))
-        axis.legend(frameon=False, fontsize=8)
+        axis.set(xlabel="Epsilon (delta 1e-5)", ylabel="Percent", ylim=(-3, 103))
+        axis.grid()
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
-    return _png(draw, (6, 3.6))
+    return _png(draw, (7, 4.4))
 
 
 def _png(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
-    draw(figure)
     image = io.BytesIO()
-    figure.savefig(image, format="png")
+    with drawing(image, *size, format="png") as figure:
+        draw(figure)
     return image.getvalue()

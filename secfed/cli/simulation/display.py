@@ -1,14 +1,12 @@
-"""What a person sees of a run: a table that grows, a progress bar, a summary, a picture."""
+"""What a person reads of a run: a table that grows, a progress bar, a summary."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secfed import paillier
 from secfed.aggregation import SecAgg
-from secfed.cli.extras import require
 from secfed.cli.simulation.outcome import Outcome, RoundRecord
 from secfed.cli.simulation.settings import Settings
 from secfed.dp.rounding import exact, up, up_to_hundredths
@@ -223,76 +221,6 @@ def summary(outcome: Outcome, seconds: float, files: list[str]) -> list[str]:
         rounds = f"{outcome.clipped_rounds} of {len(records)} rounds"
         lines.append(f"values beyond clip {settings.clip:g} were clipped in {rounds}: a larger --clip changes less")
     return lines + [f"picture: {file}" for file in files]
-
-
-def picture(outcome: Outcome, path: Path) -> None:
-    """Draw the accuracies of both runs, and the survivors of each round below them, to a PNG file.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    settings, records = outcome.settings, outcome.records
-    numbers = [record.number for record in records]
-    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # draws to memory: no window system is asked
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    # The curves nearly coincide: a broad pale one below a narrow dark one shows both.
-    label = f"plain: {100 * outcome.plain_accuracy:.1f} %"
-    top.plot(
-        numbers,
-        [100 * record.plain_accuracy for record in records],
-        color="#f2a65a",
-        linewidth=6,
-        alpha=0.7,
-        label=label,
-    )
-    if outcome.central_accuracy is not None:
-        label = f"noise from the server: {100 * outcome.central_accuracy:.1f} %"
-        accuracies = [100 * (record.central_accuracy or 0.0) for record in records]
-        top.plot(numbers, accuracies, color="#5b8c5a", linewidth=1.8, linestyle="--", label=label)
-    if settings.protected:
-        label = f"{settings.protection}: {100 * outcome.accuracy:.1f} %"
-        accuracies = [100 * record.accuracy for record in records]
-        top.plot(numbers, accuracies, color="#1f4e79", linewidth=1.8, marker="o", markersize=3.5, label=label)
-    top.set_ylabel("test accuracy (%)")
-    title = f"{settings.source}: {settings.algorithm} with {settings.clients} clients"
-    if outcome.epsilon is not None:
-        spent_so_far = f"epsilon {up_to_hundredths(outcome.epsilon)} spent of {exact(settings.epsilon)}"
-        title += f"\n{spent_so_far}, at delta {exact(settings.delta)}"
-        spent = top.twinx()
-        spent.fill_between(numbers, [record.epsilon or 0.0 for record in records], color="#8e6bbf", alpha=0.12)
-        spent.axhline(settings.epsilon, color="#8e6bbf", linestyle=":", linewidth=1.2)
-        spent.set_ylim(0, 1.25 * settings.epsilon)
-        spent.set_ylabel("epsilon spent (shaded) and budget (dotted)", color="#8e6bbf")
-    elif settings.protected:
-        title += f"\nlargest difference of the two models {outcome.max_model_difference:.1e}"
-    top.set_title(title)
-    top.legend(loc="lower right")
-    top.grid(alpha=0.3)
-
-    bottom.bar(numbers, [record.cohort for record in records], color="#d9d9d9", label="cohort")
-    bottom.bar(numbers, [record.survivors for record in records], color="#1f4e79", label="survivors")
-    failed = [record.number for record in records if record.failure]
-    if failed:
-        bottom.plot(
-            failed, [0] * len(failed), "x", color="#c0392b", markersize=9, clip_on=False, zorder=3, label="failed round"
-        )
-    if outcome.threshold is not None:
-        bottom.axhline(
-            outcome.threshold, color="#c0392b", linestyle="--", linewidth=1.2, label=f"threshold {outcome.threshold}"
-        )
-    bottom.set_ylabel("clients")
-    bottom.set_xlabel("round")
-    bottom.set_xlim(0.4, len(records) + 0.6)
-    bottom.set_ylim(0, 1.05 * max(1, *(record.cohort for record in records)))
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, format="png")
 
 
 def _reached(outcome: Outcome) -> str:
