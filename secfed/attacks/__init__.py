@@ -1,6 +1,7 @@
-"""What one view gives away: attacks and audits, which know no defence.
+"""Attacks and audits: what an adversary can learn from what it saw.
 
-An attack is given what the adversary saw, never the secret; an audit is given a way to run the real thing.
+An attack gets what the adversary saw, never the secret. An audit gets a way to run the real pipeline. Neither knows
+which defense is in place.
 """
 
 from secfed.attacks.audit import AuditResult, audit

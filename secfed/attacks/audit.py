@@ -1,12 +1,12 @@
-"""Lower bounds of epsilon from one run: guess who was in it, and count.
+"""Lower bounds on epsilon from one run: guess who took part, and count right guesses.
 
-A canary is a contribution that a fair coin puts in or leaves out. If an attacker can guess the coins from the release
+A canary is a contribution that a fair coin includes or leaves out. If an attacker can guess the coins from the release
 better than the claimed epsilon allows, the claim is wrong. Compare this lower bound with the accountant's upper bound.
 It depends on how good the scores are, so a small lower bound proves nothing.
 
 Source: Steinke, Nasr, Jagielski: Privacy Auditing with One (1) Training Run, NeurIPS 2023 (`"one_run"`);
-Mahloujifar, Melis, Chaudhuri: Auditing f-Differential Privacy in One Run, ICML 2025 (`"f_dp"`; the proof that is used
-here stands at `_mu_from_guesses`).
+Mahloujifar, Melis, Chaudhuri: Auditing f-Differential Privacy in One Run, ICML 2025 (`"f_dp"`; the proof used here is
+at `_mu_from_guesses`).
 """
 
 import math
@@ -29,17 +29,17 @@ _FEWEST_GUESSES = 16
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """A lower bound of epsilon.
+    """A lower bound on epsilon.
 
     Attributes:
-        epsilon_lower: A smaller claim at this delta is refuted, with this confidence; 0 if nothing was shown.
+        epsilon_lower: Any smaller claim at this delta is refuted, with this confidence; 0 if nothing was shown.
         mu_lower: The same bound for the mu of Gaussian differential privacy; None for `"one_run"`.
         delta: Delta of the guarantee.
-        confidence: Probability, over coins and noise, that a true claim is not refuted, at least.
+        confidence: Least probability, over coins and noise, that a true claim is not refuted.
         method: How the bound was found.
         canaries: Number of canaries.
-        guesses: How many coins were guessed; None for `"gaussian"`, which uses the scores themselves.
-        correct: How many of the guesses were right; None for `"gaussian"`.
+        guesses: Number of coins guessed; None for `"gaussian"`, which uses the scores themselves.
+        correct: Number of right guesses; None for `"gaussian"`.
     """
 
     epsilon_lower: float
@@ -52,10 +52,10 @@ class AuditResult:
     correct: int | None
 
     def consistent_with(self, epsilon_upper: float) -> bool:
-        """Say whether a claimed epsilon, at the same delta, survives this audit.
+        """Return whether a claimed epsilon, at the same delta, survives this audit.
 
         Args:
-            epsilon_upper: The claim: an upper bound of epsilon.
+            epsilon_upper: The claim: an upper bound on epsilon.
         """
         return self.epsilon_lower <= epsilon_upper
 
@@ -71,27 +71,27 @@ def audit(
 ) -> AuditResult:
     """Bound epsilon from below, from one run with canaries.
 
-    Each canary is the whole contribution of one client (the unit of privacy), put in or left out by a fair coin of
-    its own. Its score is any number computed from the release, larger where inclusion is likelier. The methods assume
-    ever more and find ever more:
+    Each canary is the whole contribution of one client (the unit of privacy), included or left out by its own fair
+    coin. Its score is any number computed from the release, larger if inclusion is likelier. Each method assumes more
+    than the one before and finds more:
 
-    * `"one_run"`: nothing about the mechanism. The bound holds for every mechanism that is (epsilon, delta)-private.
-    * `"f_dp"`: the mechanism is mu-GDP for some mu, as Gaussian noise is. Any scores.
+    * `"one_run"`: assumes nothing. The bound holds for every mechanism that is (epsilon, delta)-private.
+    * `"f_dp"`: the mechanism is mu-GDP for some mu, like Gaussian noise. Scores may be anything.
     * `"gaussian"`: the scores are independent and normal with one variance, as projections of a sum with Gaussian noise
-      on orthogonal canaries are. An exact interval for mu (noncentral t), whatever the variance is.
+      on orthogonal canaries are. The interval for mu is exact (noncentral t) for any variance.
 
     Args:
         scores: Shape `(canaries,)`, finite.
         included: The coins: shape `(canaries,)`, boolean or 0 and 1.
         delta: Delta of the guarantee, above 0 and below 1; 0 is allowed for `"one_run"`.
-        confidence: Probability that a true claim is not refuted, at least; from 0.5.
+        confidence: Least probability that a true claim is not refuted; at least 0.5.
         method: One of the above.
-        guesses: How many coins are guessed: half of them "in" for the highest scores, half of them "out" for the
-            lowest; the rest is abstained from. It must not depend on the coins. Of several numbers the best counts,
-            each at a confidence that makes up for the choice. By default all, a half, a quarter and so on, down to 16.
+        guesses: Number of coins to guess: half of them "in" for the highest scores, half "out" for the lowest. It must
+            not depend on the coins. With several numbers the best bound counts, and the confidence is corrected for the
+            choice. By default all coins, a half, a quarter and so on, down to 16.
 
     Raises:
-        ConfigError: Scores and coins do not fit each other, or a parameter is out of range.
+        ConfigError: Scores and coins do not match, or a parameter is out of range.
 
     Source:
         See the module.
@@ -133,9 +133,9 @@ def one_run_tail(canaries: int, guesses: int, correct: int, epsilon: float, delt
     With W binomial of `guesses` trials of probability e^epsilon / (1 + e^epsilon) and v correct guesses, it is
     P[W >= v] + 2 * canaries * delta * max over i of P[v - i <= W < v] / i.
 
-    Only to be used where P[W >= v] is at most 1/2, as `audit` does: there it is at least twice as careful in delta as
-    what the argument at `_mu_from_guesses` proves. Elsewhere it may be too small: take randomized response of three
-    bits that, when all three would be wrong, turns one.
+    Use it only if P[W >= v] is at most 1/2, as `audit` does. There its allowance for delta is at least twice what the
+    argument at `_mu_from_guesses` proves. Elsewhere it may be too small. An example: randomized response of three bits
+    that flips one bit when all three would be wrong.
 
     Source:
         Steinke, Nasr, Jagielski 2023, section 5 and appendix D.
@@ -154,18 +154,18 @@ def _one_run_epsilon(canaries: int, guesses: int, correct: int, delta: float, er
 
 
 def _mu_from_guesses(canaries: int, guesses: int, correct: int, error: float) -> float:
-    """Return the largest mu for which so many correct guesses have a probability below `error` under mu-GDP.
+    """Return the largest mu for which this many correct guesses have a probability below `error` under mu-GDP.
 
     Let p_j be the probability of exactly j correct guesses of r, among m canaries, and F(x) = Phi(mu + Phi^-1(x)) the
-    most that mu-GDP lets the probability x of an event become when one coin is turned. Fix a coin and all others; the
-    event "this guess is right, and i or more are" turns, with the coin, into "this guess is wrong, and i - 1 or more
-    are right". Averaged over coins and canaries (F is concave), with Q_i = sum of p_j over j >= i:
+    most that the probability x of an event can become under mu-GDP when one coin is flipped. Fix a coin and all others;
+    the event "this guess is right, and i or more are" turns, with the coin, into "this guess is wrong, and i - 1 or
+    more are right". Averaged over coins and canaries (F is concave), with Q_i = sum of p_j over j >= i:
 
         A_i / m <= F((r Q_{i-1} - A_{i-1}) / m),  A_i = sum of j p_j over j >= i = (i - 1) Q_i + sum of Q_j over j >= i.
 
     Solved for Q_{i-1}: (r - i + 1) Q_{i-1} >= sum of Q_j over j >= i, plus m F^-1(A_i / m); the right side grows with
-    each Q_j. So from Q_v >= error, downwards, follow lower bounds of all Q; where that of Q_0 is above 1 there is no
-    such law.
+    each Q_j. So Q_v >= error gives lower bounds on all Q below it. If the bound on Q_0 is above 1, there is no such
+    distribution.
     """
 
     def refuted(mu: float) -> bool:
@@ -225,7 +225,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def _largest(holds: Callable[[float], bool]) -> float:
-    """Return a number for which it holds, by bisection next to one for which it does not; 0 if it does not at 0."""
+    """Return, by bisection, about the largest number for which a condition holds; 0 if it fails at 0."""
     if not holds(0.0):
         return 0.0
     low, high = 0.0, 1.0

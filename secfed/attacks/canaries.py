@@ -1,16 +1,16 @@
-"""Does the noise hold what is claimed? A pipeline is run with canaries, and what it releases is held against the law.
+"""Is the noise as claimed? Run a pipeline with canaries and compare its releases with the expected distribution.
 
-A lower bound of epsilon moves by less than its own uncertainty when the noise is 10 % too small, or one client of
-many forgets its share. The variance of the noise over all coordinates and rounds does not: with the contributions
-known, what is left of a release has an exactly known law. A few coordinates without noise do not move that variance:
-each coordinate is looked at by itself, across rounds (`coordinate_checks`).
+If the noise is 10 % too small, or one client of many forgets its share, a lower bound on epsilon changes by less than
+its own uncertainty. The variance of the noise over all coordinates and rounds shows such errors, because without the
+known contributions a release has an exactly known distribution. A few coordinates without noise hardly change that
+variance, so each coordinate is also checked by itself, across rounds (`coordinate_checks`).
 
-Threat model: the strongest reader of the release. It chooses every contribution, knows all but the coins, and sees
-the released sum; against a pipeline without errors no reader does better than the claim.
+Threat model: the strongest reader of the release. It chooses every contribution, knows everything except the coins, and
+sees the released sum. Against a correct pipeline no reader does better than the claim.
 
-What this does not see: noise of the right law that can be foreseen (a weak or leaked seed); a pipeline that behaves
-only while it is audited; noise known to colluding clients; how clients are sampled and rounds compose, which no
-single release shows; leaks outside of the sum. Passing is evidence, not proof: `SelfAudit.noise_resolution`,
+What this does not find: noise that has the right distribution but is predictable (a weak or leaked seed); a pipeline
+that is correct only while it is audited; noise known to colluding clients; errors of sampling and composition, which no
+single release shows; leaks outside the sum. Passing is evidence, not proof: `SelfAudit.noise_resolution`,
 `SelfAudit.coordinate_resolution` and `SelfAudit.clip_resolution` say how small an error would have been found.
 
 Source: canaries in the released sum as in Nasr et al.: Tight Auditing of Differentially Private Machine Learning,
@@ -31,9 +31,9 @@ from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
 
-# The chance of a false alarm is shared out evenly.
+# The probability of a false alarm is split evenly among the checks.
 _CHECKS, _QUIET_CHECKS = 11, 2
-# Without a quiet release there are as many rounds as find a clip that is wrong by this much, within these limits.
+# Without a quiet release, run as many rounds as are needed to find a clip that is wrong by this much, within limits.
 _CLIP_RESOLUTION = 0.2
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 64
 _QUIET_ROUNDS = 4
@@ -45,16 +45,16 @@ class SelfAudit:
 
     Attributes:
         checks: All checks.
-        epsilon: Lower bound of epsilon for one release, by the method `"gaussian"`. It is the number that the check
-            `"epsilon"` judges, at the same confidence: where that check passes it is not above the claim.
+        epsilon: Lower bound on epsilon for one release, by the method `"gaussian"`. The check `"epsilon"` uses this
+            number at the same confidence, so if that check passes, the bound is not above the claim.
         scores: Projection of the release on each canary, in units of `clip_norm`; shape `(canaries,)`.
         included: The coin of each canary; shape `(canaries,)`.
-        rounds: How many sums were released, without those of `quiet_release`.
-        noise_resolution: Noise whose standard deviation is too small by this fraction is found, except in at most one
-            case in 1,000.
-        coordinate_resolution: The same where one coordinate alone has noise that is too small by this fraction.
-        clip_resolution: The same for contributions that all have a norm beyond the clip by this fraction; those of
-            `quiet_release` if that tells more.
+        rounds: Number of sums released, not counting those of `quiet_release`.
+        noise_resolution: If the noise's standard deviation is too small by this fraction, the audit misses it in at
+            most one case in 1,000.
+        coordinate_resolution: The same if only one coordinate has noise that is too small by this fraction.
+        clip_resolution: The same if all contributions exceed the clip by this fraction; from `quiet_release` if that is
+            more precise.
     """
 
     checks: tuple[Check, ...]
@@ -77,7 +77,8 @@ class SelfAudit:
         return tuple(check.name for check in self.checks if not check.passed)
 
     def describe(self) -> str:
-        """Return the outcome in words: a line for each check, then the bound and what would have been found."""
+        """Return the outcome in words: a line for each check, the bound, and the smallest errors it would have
+        found."""
         lines = [
             f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.meaning} is {check.found:.4g}, "
             f"allowed {check.low:.4g} to {check.high:.4g}"
@@ -118,59 +119,58 @@ def self_audit(
     delta: float = 1e-5,
     false_alarm: float = 1e-6,
 ) -> SelfAudit:
-    """Run a pipeline with canaries and hold what it releases against the claimed law.
+    """Run a pipeline with canaries and compare its releases with the claimed distribution.
 
-    Every contribution is `oversize` times too long, so that the clip has to act. In even rounds the clients' canaries
-    are orthogonal and coins decide who contributes; in odd rounds, and in those that are added by default, all clients
-    push the same way, where a norm beyond the clip (or a sum that wraps around) shows most: the signal is that of all
-    clients, the noise that of one release. A release less its clipped sum must be normal noise:
+    Every contribution is `oversize` times too long, so that the clip must act. In even rounds the clients' canaries are
+    orthogonal, and coins decide who contributes. In odd rounds, and in those added by default, all clients push the
+    same way. There a norm beyond the clip (or a sum that wraps around) shows most, because the clients' signals add up
+    and the noise is that of one release. A release minus its clipped sum must be normal noise:
 
-    * `"noise"`: its variance is the claimed one, neither less nor more (by the exact law, chi-squared). More may be
-      two clients with the same noise;
-    * `"noise_of_parts"`: so it is in each of up to 16 stretches of coordinates of each round;
+    * `"noise"`: its variance is the claimed one, neither less nor more (exactly, by chi-squared). More can mean that
+      two clients have the same noise;
+    * `"noise_of_parts"`: the same for each of up to 16 stretches of coordinates of each round;
     * `"noise_of_each_coordinate"`: over all rounds, no coordinate has too little;
-    * `"noise_of_scattered_coordinates"`: not too many coordinates have little, wherever they are;
-    * `"noise_of_blocks"`, `"noise_of_combs"`: neither has a stretch of 2, 4, 8, ... coordinates too little over all
-      rounds, nor every k-th coordinate, for k up to 64;
+    * `"noise_of_scattered_coordinates"`: not too many coordinates have too little, wherever they are;
+    * `"noise_of_blocks"`, `"noise_of_combs"`: over all rounds, no stretch of 2, 4, 8, ... coordinates has too little,
+      and neither has every k-th coordinate, for k up to 64;
     * `"fresh_rounds"`, `"fresh_parts"`: no two rounds, and no two such stretches, share noise;
-    * `"clip"`, `"clip_of_each_client"`: contributions are in the sum with the norm `clip_norm`, neither more nor less
-      (less would make the rest of the audit blind);
+    * `"clip"`, `"clip_of_each_client"`: contributions in the sum have the norm `clip_norm`, neither more nor less (with
+      less, the other checks would miss errors);
     * `"clip_when_quiet"`, `"clip_of_each_client_when_quiet"`: the same for `quiet_release`, if it is given;
-    * `"epsilon"`: the lower bound of epsilon, at a confidence of one false alarm's share, is not above the claim.
+    * `"epsilon"`: the lower bound on epsilon, at this check's share of `false_alarm`, is not above the claim.
 
     Args:
-        release: The real thing, from clip to decoded sum: takes the contributions of all clients, a list of arrays of
-            shape `(size,)` (its own to change; zeros where a coin says no under `"add_remove"`) and the round, from
-            0, and returns the noisy sum, shape `(size,)`. It must draw its noise as it does in production.
+        release: The real pipeline, from clip to decoded sum. It takes the contributions of all clients, a list of
+            arrays of shape `(size,)` that it may change (zeros for clients left out under `"add_remove"`), and the
+            round, from 0. It returns the noisy sum, shape `(size,)`. It must draw its noise as in production.
         clients: Contributions in each sum.
         size: Coordinates, at least four times the clients.
         clip_norm: The claimed clip.
         noise_multiplier: The claimed noise of the sum: standard deviation in each coordinate, divided by `clip_norm`.
         generator: Where coins and directions come from.
-        rounds: How many sums are released, at least 2. By default 8, and without `quiet_release` more, up to
-            64: as many as find a clip that is 20 % too long, except in one case in 1,000. With 10 clients that is 22
-            rounds at a noise multiplier of 1; at 2, or with 20 clients at 4, 64 rounds do not suffice, and
-            `SelfAudit.clip_resolution` says what they find.
-        adjacency: `"add_remove"`: a coin puts a canary in or leaves it out. `"replace"`: in, or its opposite.
+        rounds: Number of sums released, at least 2. By default 8; without `quiet_release` up to 64, as many as are
+            needed to find a clip that is 20 % too long in all but one case in 1,000. With 10 clients that is 22 rounds
+            at a noise multiplier of 1. At 2, or with 20 clients at 4, 64 rounds are not enough, and
+            `SelfAudit.clip_resolution` gives what they find.
+        adjacency: `"add_remove"`: a coin includes a canary or leaves it out. `"replace"`: includes it, or its opposite.
         oversize: Norm of the contributions divided by `clip_norm`, at least 1; 1 if `release` does not clip.
-        rounding_std: Standard deviation that rounding adds to each coordinate of the sum, at most.
-        quiet_release: The same pipeline with little noise, where a clip that is slightly wrong shows, and also that
-            of one client alone; called in 4 rounds, from 0, with contributions of all clients. Its noise is not
-            judged.
-        quiet_noise_multiplier: The noise of `quiet_release`, at most; as `noise_multiplier`.
-        epsilon_upper: The accountant's epsilon at `delta` for one such release, under `adjacency`. By default
-            that of normal noise with `noise_multiplier`.
+        rounding_std: Upper bound on the standard deviation that rounding adds to each coordinate of the sum.
+        quiet_release: The same pipeline with little noise, which shows small errors of the clip and errors of a single
+            client. It is called for 4 rounds, from 0, with contributions of all clients. Its noise is not checked.
+        quiet_noise_multiplier: Upper bound on the noise of `quiet_release`, in the units of `noise_multiplier`.
+        epsilon_upper: The accountant's epsilon at `delta` for one such release, under `adjacency`. By default the
+            epsilon of normal noise with `noise_multiplier`.
         delta: Delta of that guarantee.
-        false_alarm: Probability that a correct pipeline fails any check, at most; each of the 11 checks (13 with
-            `quiet_release`) has an equal share, divided again among all that it compares. It holds for normal noise;
-            discrete Gaussian and Skellam noise of a few lattice units or more is as good as normal here, and where
-            few units matter (one coordinate alone) the limits count the lattice.
+        false_alarm: Upper bound on the probability that a correct pipeline fails any check. Each of the 11 checks (13
+            with `quiet_release`) gets an equal share, divided again among its comparisons. This is for normal noise.
+            Discrete Gaussian and Skellam noise of a few lattice units or more behaves like it, and for single
+            coordinates the limits allow for the lattice.
 
     Returns:
-        All checks, and how small an error would have been found.
+        All checks, and the smallest errors that they would have found.
 
     Raises:
-        ConfigError: A parameter is out of range, or `release` returned another shape or something not finite.
+        ConfigError: A parameter is out of range, or `release` returned a wrong shape or a value that is not finite.
 
     Security:
         See the module for what this does not see.
@@ -206,7 +206,7 @@ def self_audit(
         raise ConfigError(f"epsilon_upper {epsilon_upper} must be at least 0")
     excluded = 0.0 if adjacency == "add_remove" else -1.0
     setting = Setting(clients, size, clip_norm, noise_multiplier * clip_norm, oversize, excluded)
-    # The most that rounding may add to a standard deviation.
+    # The most that rounding may multiply a standard deviation by.
     slack = math.hypot(1.0, rounding_std / setting.noise_std)
     share = false_alarm / (_CHECKS if quiet_release is None else _CHECKS + _QUIET_CHECKS)
     canary = 1 / noise_multiplier
@@ -261,6 +261,6 @@ def self_audit(
 
 
 def _epsilon(scores: Array, included: npt.NDArray[np.bool_], delta: float, confidence: float) -> AuditResult:
-    if len(scores) < 3 or included.all() or not included.any():  # rare and harmless: nothing can be told
+    if len(scores) < 3 or included.all() or not included.any():  # rare and harmless: there is nothing to compare
         return AuditResult(0.0, 0.0, delta, confidence, "gaussian", len(scores), None, None)
     return audit(scores, included, delta=delta, confidence=confidence, method="gaussian")

@@ -1,4 +1,4 @@
-"""One round with canaries: contributions that are known, and what the release holds beyond them."""
+"""One round with canaries: known contributions, and what else is in the release."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Array = npt.NDArray[np.float64]
 Release = Callable[[list[Array], int], npt.ArrayLike]
 
 _MOST_PARTS = 16
-# Values that differ by less, in units of the noise, may be the same one.
+# Values that differ by less than this, in units of the noise, may be equal.
 _ARITHMETIC = 1e-6
 
 
@@ -26,11 +26,11 @@ class Setting:
     clip_norm: float
     noise_std: float
     oversize: float
-    excluded: float  # what a client contributes whose coin says no, in units of its canary: 0 or -1
+    excluded: float  # contribution of a client whose coin says no, in units of its canary: 0 or -1
 
     @property
     def parts(self) -> int:
-        """In how many stretches each round is looked at."""
+        """Number of stretches into which each round is divided."""
         return min(_MOST_PARTS, self.size // (4 * self.clients))
 
 
@@ -56,12 +56,12 @@ def run(
     aligned: bool,
     coins: bool = True,
 ) -> Round:
-    """Release one sum, and take apart what comes out.
+    """Release one sum, and separate the noise from the canaries.
 
     Args:
-        release: The real thing, from clip to decoded sum: takes the contributions of all clients, a list of arrays
-            of shape `(size,)` (its own to change; zeros where a coin says no under `"add_remove"`) and the round, from
-            0, and returns the noisy sum, shape `(size,)`. It must draw its noise as it does in production.
+        release: The real pipeline, from clip to decoded sum. It takes the contributions of all clients, a list of
+            arrays of shape `(size,)` that it may change (zeros for clients left out under `"add_remove"`), and the
+            round, from 0. It returns the noisy sum, shape `(size,)`. It must draw its noise as in production.
         setting: What is claimed.
         number: The round.
         generator: Where coins and directions come from.
@@ -69,7 +69,7 @@ def run(
         coins: Whether coins decide who contributes if the canaries are orthogonal; otherwise all do.
 
     Raises:
-        ConfigError: `release` returned another shape or something not finite.
+        ConfigError: `release` returned a wrong shape or a value that is not finite.
     """
     size, clients = setting.size, setting.clients
     signs = generator.integers(0, 2, size) * 2.0 - 1.0
@@ -105,9 +105,9 @@ def run(
 
 
 def step(seen: list[Round]) -> float:
-    """Return a distance in units of the claimed noise: no less than the step, if release or noise is on a lattice.
+    """Return a distance in units of the claimed noise that is at least the lattice step of the release or the noise.
 
-    Values without a lattice come so close to each other that it is next to nothing.
+    Without a lattice, values come so close to each other that it is almost 0.
     """
     return max(min(each.gaps[kind] for each in seen) for kind in (0, 1))
 

@@ -11,17 +11,17 @@ from secfed.attacks.canary_rounds import Round
 
 Array = npt.NDArray[np.float64]
 
-# An error of the size that is called the resolution is missed at most this often.
+# An error as large as the resolution is missed at most this often.
 MISSED = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was held against the claim.
+    """One number compared with the claim.
 
     Attributes:
         name: What was checked; see `self_audit`.
-        found: The number found; where several were compared, the one farthest out.
+        found: The number found; of several, the most extreme one.
         low: Its lower limit.
         high: Its upper limit.
         meaning: What the number is.
@@ -46,11 +46,11 @@ def by_parts(seen: list[Round], parts: int) -> Array:
 
 
 def noise(seen: list[Round], slack: float, share: float) -> tuple[Check, float]:
-    """Hold the variance over all coordinates and rounds against the claimed one.
+    """Compare the variance over all coordinates and rounds with the claimed one.
 
     Args:
         seen: All rounds.
-        slack: What rounding may multiply the standard deviation by, at most.
+        slack: Most by which rounding may multiply the standard deviation.
         share: Probability of a false alarm.
 
     Returns:
@@ -94,10 +94,10 @@ def clip(name: str, seen: list[Round], canary: float, slack: float, share: float
     """Fit the norm of all contributions at once.
 
     Args:
-        name: What the check is called.
+        name: Name of the check.
         seen: All rounds.
         canary: The claimed norm in units of the noise.
-        slack: What rounding may multiply the standard deviation of the noise by, at most.
+        slack: Most by which rounding may multiply the standard deviation of the noise.
         share: Probability of a false alarm, at most.
 
     Returns:
@@ -112,10 +112,10 @@ def clip(name: str, seen: list[Round], canary: float, slack: float, share: float
 
 
 def aligned_rounds(clients: int, canary: float, slack: float, share: float, resolution: float) -> int:
-    """Return how many rounds, in which all clients push the same way, find a clip that is wrong by so much.
+    """Return how many rounds with all clients pushing the same way find a clip that is wrong by this much.
 
-    In such a round the signal is that of all clients, the noise that of one release; over rounds the signal grows
-    with their number, the noise with its root.
+    In such a round the clients' signals add up and the noise is that of one release. Over rounds the signal grows with
+    their number, the noise with its square root.
     """
     deviations = -float(special.ndtri(share / 2) + special.ndtri(MISSED))
     return math.ceil((deviations * slack / (resolution * canary * clients)) ** 2)

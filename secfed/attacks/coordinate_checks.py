@@ -1,19 +1,18 @@
-"""Does every coordinate have its noise? Each is looked at across rounds: alone, in blocks, in combs, and by counting.
+"""Does every coordinate have its noise? Check each across rounds: alone, in blocks, in combs, and by counting.
 
 The sum over R rounds of the squares of a coordinate's noise, in units of the claimed variance, is chi-squared with R
-degrees of freedom. Only too little is looked for: more noise breaks no promise of privacy, and is found in sums over
-all coordinates.
+degrees of freedom. These checks look only for too little noise. More noise breaks no promise of privacy, and sums over
+all coordinates show it.
 
-Noise on a lattice: where the released values have a smallest distance of g standard deviations, the chance that R
-rounds have at most the norm r is at most (1 + g^2 / 4)^R times that of the normal law for r + g sqrt(R) / 2, because
-each point of the lattice is as likely as its cell, up to that factor. Discrete Gaussian and Skellam noise have an
-excess kurtosis of at most g^2, which widens the sum of n squares as 1 + g^2 / 2 times fewer of them would; this is
-used where a limit is at least one step of the lattice. So the limits are exact for normal noise, and on a coarse
-lattice less is found. A contribution that is longer than expected only adds to the squares, so an error of the clip
-raises no alarm here.
+Noise on a lattice: let g be the smallest distance of released values in standard deviations. The probability that R
+rounds have a norm of at most r is at most (1 + g^2 / 4)^R times the normal probability for r + g sqrt(R) / 2, because
+each lattice point is as likely as its cell, up to that factor. Discrete Gaussian and Skellam noise have an excess
+kurtosis of at most g^2, which widens the sum of n squares like that of 1 + g^2 / 2 times fewer squares; this is used if
+a limit is at least one lattice step. So the limits are exact for normal noise, and on a coarse lattice the checks find
+less. A contribution that is too long only adds to the squares, so an error of the clip raises no alarm here.
 
-Power, computed from the law for a false alarm of 1e-6 in all. The noise of one coordinate alone is found, except
-in at most one case in 1,000, where what is left of the standard deviation is at most:
+Power, computed from the distribution for a total false alarm of 1e-6. Too little noise on one coordinate is missed in
+at most one case in 1,000 if this fraction of the standard deviation, or less, is left:
 
 =========== ======== ========= ========= =========
 coordinates 8 rounds 22 rounds 40 rounds 64 rounds
@@ -23,9 +22,9 @@ coordinates 8 rounds 22 rounds 40 rounds 64 rounds
 1,000,000   0.009    0.11      0.23      0.33
 =========== ======== ========= ========= =========
 
-So no noise at all is found from four rounds on, if there are a hundred coordinates or more; half the noise on one of
-them takes more than 64 rounds. Of 20,000 coordinates, 100 neighbors (they hold a block of 64) or 12 (a block of 8) are
-found where what is left is at most:
+So with a hundred coordinates or more, four rounds find a coordinate without any noise; half the noise on one of them
+takes more than 64 rounds. Of 20,000 coordinates, 100 neighboring ones (they contain a block of 64) or 12 (a block of 8)
+are found if this fraction, or less, is left:
 
 ========== ======== ========= ========= =========
 neighbors  8 rounds 22 rounds 40 rounds 64 rounds
@@ -53,16 +52,16 @@ _COUNTED = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 def each_coordinate(squares: Array, rounds: int, gap: float, share: float) -> tuple[Check, float]:
-    """Look at the coordinate with the least noise.
+    """Check the coordinate with the least noise.
 
     Args:
-        squares: Of each coordinate: the sum over rounds of its squared noise, in units of the claimed variance.
+        squares: For each coordinate, the sum over rounds of its squared noise, in units of the claimed variance.
         rounds: How many rounds were summed.
-        gap: Step of the lattice that the noise is on, in units of the claimed standard deviation, at most.
+        gap: Upper bound on the noise's lattice step, in units of the claimed standard deviation.
         share: Probability of a false alarm, at most.
 
     Returns:
-        The check, and the resolution: one coordinate with noise that is too small by this fraction is found.
+        The check, and the resolution: it finds one coordinate whose noise is too small by this fraction.
     """
     low = _limit(rounds, share / len(squares), gap)
     found = math.sqrt(float(squares.min()) / rounds)
@@ -74,7 +73,7 @@ def each_coordinate(squares: Array, rounds: int, gap: float, share: float) -> tu
 def scattered(squares: Array, rounds: int, gap: float, share: float) -> Check:
     """Count the coordinates with little noise, wherever they are; the parameters are those of `each_coordinate`.
 
-    The count is at most binomial. It takes coordinates with independent noise.
+    The count is at most binomial. This assumes that coordinates have independent noise.
     """
     checks = []
     for chance in _COUNTED:
@@ -87,7 +86,7 @@ def scattered(squares: Array, rounds: int, gap: float, share: float) -> Check:
 
 
 def blocks(squares: Array, rounds: int, gap: float, share: float) -> Check:
-    """Look at stretches of 2, 4, 8, ... coordinates, each half over the one before; as `each_coordinate`."""
+    """Check stretches of 2, 4, 8, ... coordinates, each overlapping half of the previous one; see `each_coordinate`."""
     size = len(squares)
     widths = [1 << power for power in range(1, size.bit_length()) if 1 << power <= size // 2]
     until = np.concatenate([[0.0], np.cumsum(squares)])
@@ -99,7 +98,7 @@ def blocks(squares: Array, rounds: int, gap: float, share: float) -> Check:
 
 
 def combs(squares: Array, rounds: int, gap: float, share: float) -> Check:
-    """Look at every second coordinate, every third, and so on up to every 64th; as `each_coordinate`."""
+    """Check every second coordinate, every third, and so on up to every 64th; see `each_coordinate`."""
     size = len(squares)
     groups = []
     for step in range(2, min(_WIDEST_COMB, size // 2) + 1):
@@ -113,7 +112,7 @@ def combs(squares: Array, rounds: int, gap: float, share: float) -> Check:
 def _groups(
     name: str, what: str, groups: list[tuple[Array, npt.NDArray[np.int64]]], rounds: int, gap: float, share: float
 ) -> Check:
-    """Hold sums over groups of coordinates against their law; each list of groups has the same part of the share."""
+    """Check sums over groups of coordinates against their distribution; each list of groups gets an equal share."""
     worst = Check(name, 1.0, 0.0, math.inf, f"standard deviation of the noise in a {what} / claimed")
     for sums, widths in groups:
         found = np.sqrt(np.maximum(sums, 0.0) / (rounds * widths))
@@ -129,9 +128,9 @@ def _groups(
 
 
 def _limit_of_group(squares: int, chance: float, gap: float) -> float:
-    """Return a limit as `_limit` does; by the kurtosis where it is a step of the lattice or more, which is sharper.
+    """Return a limit like `_limit`; if it is at least a lattice step, use the kurtosis, which is sharper.
 
-    Exact sums for small numbers of squares were above such a chance by at most 0.2 %, if it was 1e-3 or less.
+    In exact sums for small numbers of squares, probabilities of 1e-3 or less were exceeded by at most 0.2 %.
     """
     half = squares / (1 + gap**2 / 2) / 2
     low = math.sqrt(special.gammaincinv(half, chance / 1.01) / half)
@@ -139,7 +138,7 @@ def _limit_of_group(squares: int, chance: float, gap: float) -> float:
 
 
 def _limit(squares: int, chance: float, gap: float) -> float:
-    """Return a limit of the root of the mean of this many squares, undercut with at most this probability."""
+    """Return a limit for the root mean square of this many values, undercut with at most this probability."""
     if gap >= 2:
         return 0.0
     log_chance = math.log(chance) - squares * math.log1p(gap**2 / 4)

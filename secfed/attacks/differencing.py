@@ -1,10 +1,10 @@
 """One client's update from two sums that differ by this client.
 
-Threat model: anyone who sees two weighted means over clients that sent the same updates to both, where one mean leaves
-one client out: an honest server that repeats a round, or statistics of overlapping groups.
+Threat model: anyone who sees two weighted means of the same updates, one of them without one client: an honest server
+that repeats a round, or statistics of overlapping groups.
 
-What defeats it: noise, or never letting one update enter two sums. Secure aggregation and encryption do not: both sums
-are what they are made to show.
+What defeats it: noise, or never using an update in two sums. Secure aggregation and encryption do not help, because
+they are meant to reveal both sums.
 
 Source: Denning, *Secure Statistical Databases with Random Sample Queries*, ACM TODS 1980 (trackers).
 """
@@ -17,7 +17,7 @@ from secfed.errors import ConfigError
 
 
 def difference(mean: Any, weight: float, mean_without: Any, weight_without: float) -> dict[str, Any]:
-    """Return the update of the one client that is in the first mean only.
+    """Return the update of the one client that is only in the first mean.
 
     Args:
         mean: Weighted mean with the client: a dictionary of arrays.

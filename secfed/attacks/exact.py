@@ -1,32 +1,31 @@
-"""Every client's input from the sum of their gradients: exact, although nothing but the sum is seen.
+"""Every client's inputs from the sum of their gradients: exact, although only the sum is seen.
 
 For a layer z = W x + b before a ReLU, the sum of n records' gradients is [dL/dW | dL/db] = Z^T [X | 1]: row i of X is
 record i, row i of Z the slope of its loss by z. That product has rank n, so singular vectors give it as A B, and Z^T
-is A Q for some matrix Q of n x n. A record leaves no slope where its unit was off, in about half of the units of an
-untrained network, so the columns of A Q are far sparser than any other combination of A's columns. The attack searches
-for combinations that are zero in more rows than n - 1, which any direction reaches. With n independent ones Z is
-known up to a factor for each record, and least squares give [X | 1], whose last column tells the factor.
+is A Q for some matrix Q of n x n. A record leaves no slope where its unit was off (about half of the units of an
+untrained network), so the columns of A Q are far sparser than any other combination of A's columns. Any direction can
+be made zero in n - 1 rows; the attack searches for combinations that are zero in more. With n independent ones, Z is
+known up to a factor for each record. Least squares then give [X | 1], and its last column gives the factor.
 
-How a sparse combination is found. The mean absolute value over the rows, of combinations of one length, has its minima
-at the sparse ones. Many random starts go down a smooth version of it together, then by reweighted least squares, and
-what they find is solved again from its zero rows alone, which is exact. Later starts are orthogonal to what was found.
+How a sparse combination is found: among combinations of one length, the mean absolute value over the rows is least at
+the sparse ones. Many random starts descend a smooth version of it together, followed by reweighted least squares. Each
+result is then solved again from its zero rows alone, which is exact. Later starts are orthogonal to what was found.
 
-The noise that the weights' fixed-point rounding left is told by the singular values beyond the n largest, and decides
-what counts as zero.
+The singular values beyond the n largest show the noise left by fixed-point rounding, which decides what counts as zero.
 
 A change of the model by several small steps on the same records is Z^T [X | 1] too; Z is zero where a unit was off in
 all steps. So the sum of clients' updates after local training gives all records of all clients.
 
-Threat model: anyone who sees the sum, or mean, of the gradients or changes of a first linear layer with a bias before a
-ReLU: an honest server under secure aggregation or encryption too. It need not know the model.
+Threat model: anyone who sees the sum or mean of the gradients or changes of a first linear layer with a bias before a
+ReLU, including an honest server under secure aggregation or encryption. It need not know the model.
 
 What defeats it: noise of the size of a gradient's entries; more records than about a tenth of the layer's units;
-convolutions; a network in which most units are on for most records; large steps. With a head of one output, or two,
-every slope is the same vector wherever its unit is on, so differences of records are as sparse as records: the attack
-sees that several explanations fit, and gives none.
+convolutions; a network in which most units are on for most records; large steps. With one or two outputs, every slope
+is the same vector wherever its unit is on, so differences of records are as sparse as records. The attack then sees
+that several explanations fit, and returns none.
 
 Source: Dimitrov, Baader, Müller, Vechev, *SPEAR: Exact Gradient Inversion of Batches in Federated Learning*, NeurIPS
-2024, which samples rows in place of the descent, so that its cost doubles with each record; Sun, Qu, Wright, *Complete
+2024, which samples rows instead of descending, so its cost doubles with each record; Sun, Qu, Wright, *Complete
 Dictionary Recovery over the Sphere*, IEEE Transactions on Information Theory 2017 (the descent).
 """
 
@@ -41,18 +40,18 @@ from secfed.errors import ConfigError
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-# Of records that are tried at all: beyond, no setting was seen to succeed, and a start costs a second.
+# Most records tried: with more, no setting succeeded in our tests, and a start costs a second.
 _MOST_RECORDS = 64
-_BATCH = 64  # starts that go down together
+_BATCH = 64  # starts that descend together
 # The smooth descent: its steps, and how the smoothing, relative to a row's typical value, shrinks with each.
 _STEPS, _SHRINKING = 100, 0.98
 # Reweighted least squares: how often, the first smoothing, and how it shrinks.
 _SOLUTIONS, _SMOOTHING, _FASTER = 20, 0.2, 0.6
 # An entry is zero if it is below this many standard deviations of the noise.
 _DEVIATIONS = 5.0
-# A row with a leverage above this fixes some part of a direction alone, or with one other.
+# A row with a leverage above this fixes some part of a direction alone, or with one other row.
 _MOST_LEVERAGE = 0.45
-# The least share of the other zero rows' mean square that each direction but one must have.
+# Least share of the other zero rows' mean square that every direction except one must have.
 _LEAST_SPREAD = 0.02
 # The largest share of a layer's units for which an input and its slopes may disagree: further local steps turn units on
 # or off (up to 12 % in three epochs), and rounding hides small slopes. In wrong answers, some record had 45 % or more.
@@ -68,11 +67,11 @@ class ExactInputs:
     """What was found.
 
     Attributes:
-        inputs: Shape `(records, inputs)`, in no particular order; no row if the attack failed.
-        residual: How far the gradient of these inputs is from the one seen, relative to it; 1 if the attack failed. If
-            the attack succeeded it is the rounding in what was seen.
-        records: How many records the attack took the sum for.
-        attempts: Random starts that it took.
+        inputs: Shape `(records, inputs)`, in no particular order; no rows if the attack failed.
+        residual: Relative distance of the gradient of these inputs from the one seen; 1 if the attack failed. After a
+            success it is the rounding in what was seen.
+        records: Number of records that the attack assumed.
+        attempts: Random starts used.
     """
 
     inputs: Array = field(repr=False)
@@ -102,22 +101,22 @@ def exact_inputs(
     Args:
         weight_gradient: Gradient or change of the weights, any multiple of the sum, shape `(outputs, inputs)`.
         bias_gradient: That of the biases, shape `(outputs,)`.
-        weights: The layer's weights before the gradient was taken, shape `(outputs, inputs)`; None: unknown. The server
-            of a federation knows them.
+        weights: The layer's weights before the gradient was taken, shape `(outputs, inputs)`; None if unknown. The
+            server of a federation knows them.
         biases: Its biases, shape `(outputs,)`; needed if `weights` is given.
-        records: How many records are in the sum; None: the largest gap of the singular values tells.
-        noise: Standard deviation of the rounding in an entry; None: the singular values beyond the records' tell.
-        attempts: Random starts until the attack gives up.
-        seed: Decides where searches start.
+        records: Number of records in the sum; None: estimated from the largest gap of the singular values.
+        noise: Standard deviation of the rounding in an entry; None: estimated from the smaller singular values.
+        attempts: Random starts before the attack gives up.
+        seed: Seed of the random starts.
 
     Returns:
-        Inputs for all records, or none. Failure is not an error. Without `weights` the inputs can be wrong, above all
-        on trained networks. With `weights` the attack checks that each input turns on the units in which it left a
-        slope and no others, with up to 15 % of exceptions. It repairs what disagrees, and gives nothing if it cannot. A
-        wrong answer then needs records that turn on almost the same units.
+        Inputs for all records, or none. Failure is not an error. Without `weights` the inputs can be wrong, especially
+        on trained networks. With `weights` the attack checks that each input turns on exactly the units in which it
+        left a slope, with up to 15 % exceptions. It repairs inputs that fail, and returns none if it cannot. Then the
+        answer is wrong only if records turn on almost the same units.
 
     Raises:
-        ConfigError: The shapes do not fit, a value is not finite, the gradient is zero, only one of `weights` and
+        ConfigError: The shapes do not match, a value is not finite, the gradient is zero, only one of `weights` and
             `biases` is given, or a parameter is out of range.
     """
     seen = _checked(weight_gradient, bias_gradient)
@@ -129,7 +128,7 @@ def exact_inputs(
     if noise is not None and not 0 <= noise < np.inf:
         raise ConfigError(f"noise {noise} must be a finite number, at least 0")
     empty = np.zeros((0, seen.shape[1] - 1))
-    # Units that no record turned on and inputs that are zero in all records tell nothing, and have no rounding either.
+    # Units that no record turned on and inputs that are zero in all records carry no information and no rounding.
     units = np.abs(seen).max(axis=1) > 0
     columns = np.abs(seen).max(axis=0) > 0
     product = seen[np.ix_(units, columns)]
@@ -141,14 +140,14 @@ def exact_inputs(
     if noise is None:
         rest = (product.shape[0] - count) * (product.shape[1] - count)
         noise = float(np.sqrt((values[count:] ** 2).sum() / max(rest, 1)))
-    # A record that is weaker than the strongest direction of the rounding cannot be told from it.
+    # A record weaker than the strongest direction of the rounding cannot be distinguished from it.
     if values[count - 1] < _LEAST_STRENGTH * noise * (np.sqrt(product.shape[0]) + np.sqrt(product.shape[1])):
         return ExactInputs(empty, 1.0, count, 0)
     search = _Search(product @ right[:count].T, max(noise, least), np.random.default_rng(seed))
     slopes = search.run(attempts)
     expected = max(noise, least) * np.sqrt(product.size) / float(np.linalg.norm(product))
     best, fewest = ExactInputs(empty, 1.0, count, search.attempts), np.inf
-    for _ in range(count + 1):  # a repair mends one record or more
+    for _ in range(count + 1):  # each repair fixes at least one record
         if slopes is None:
             break
         if noise > least:
@@ -172,18 +171,18 @@ class _Search:
     """The search for sparse combinations of columns.
 
     Args:
-        rows: The matrix A, shape `(outputs, records)`, in coordinates in which rounding is alike in all directions.
+        rows: The matrix A, shape `(outputs, records)`, in coordinates where rounding is the same in all directions.
         noise: Standard deviation of an entry.
-        random: Where searches start: no secret.
+        random: Source of the starts: not a secret.
     """
 
     def __init__(self, rows: Array, noise: float, random: np.random.Generator) -> None:
         self._rows, self._random = rows, random
         self.attempts = 0
-        # Rows of one length, so that few units with large weights do not decide, and orthonormal columns.
+        # Rows of equal length, so that a few units with large weights do not dominate, and orthonormal columns.
         self._lengths = np.sqrt((rows**2).sum(axis=1) + rows.shape[1] * noise**2)
         self._even, self._back = np.linalg.qr(rows / self._lengths[:, None])
-        self._limit = _DEVIATIONS * noise  # below it, an entry is zero
+        self._limit = _DEVIATIONS * noise  # smaller entries are zero
         self._directions = np.zeros((0, rows.shape[1]))  # found, in coordinates of the even rows, of length 1
         self._slopes: list[Array] = []
 
@@ -192,7 +191,7 @@ class _Search:
         count = self._rows.shape[1]
         if count == 1:
             return self._rows
-        if np.linalg.cond(self._back) > 1e12:  # fewer records than the caller says
+        if np.linalg.cond(self._back) > 1e12:  # fewer records than the caller stated
             return None
         batch = 0
         while self.attempts < attempts:
@@ -213,10 +212,10 @@ class _Search:
         return None
 
     def repaired(self, slopes: Array, on: Bools, wrong: Array) -> Array | None:
-        """Return the slopes with those of wrong records solved from the units that these turn off; None if none fits.
+        """Return the slopes, with those of wrong records solved from the units that they turn off; None if none fits.
 
-        If one slope is a mixture of two, its own input is right and the other's is wrong: the units that its input
-        turns off tell the slope that is not mixed.
+        If one slope is a mixture of two, its own input is right and the other's is wrong. The units that its input
+        turns off then give the slope that is not mixed.
         """
         slopes, changed = slopes.copy(), False
         for record in np.flatnonzero(wrong):
@@ -240,10 +239,10 @@ class _Search:
         return _distinct(_descended(self._even, guess), self._directions, 0.9999)
 
     def _without_one(self, starts: int) -> Array:
-        """Return where searches end that go by the rows alone in which a found record is off.
+        """Return where searches end that use only the rows in which a found record is off.
 
-        It has no part in them, so the minima between it and others of its label are gone. The ends are determined up to
-        a multiple of it: `_pair` finds which.
+        The record has no part in them, so the minima between it and others of its label are gone. The ends are known up
+        to a multiple of it: `_pair` finds which.
         """
         one = int(self._random.integers(len(self._slopes)))
         known = self._directions[one]
@@ -258,10 +257,10 @@ class _Search:
         return _unit(np.linalg.solve(back, ends.T).T @ complement.T)
 
     def _pair(self, direction: Array) -> list[Array]:
-        """Return the two records' directions that a combination of two hides; empty if it hides none.
+        """Return the two records' directions behind a combination of two; empty if it is not one.
 
         Records of one label have minima between them, which are zero where both are off. The rows that are off for both
-        leave a plane open; the rows that one of them alone turned on are multiples of one vector there, seen from it.
+        leave a plane; in it, the rows that only one of them turned on are multiples of one vector.
         """
         size = np.abs(self._even @ direction)
         zero = np.flatnonzero(size < 1e-3 * size.mean())
@@ -272,7 +271,7 @@ class _Search:
             if values[1] < 1e-9:
                 break
             along = np.abs(self._even[zero] @ vectors[:, 1])
-            if along.max() ** 2 < 0.2 * values[1]:  # no one row decides
+            if along.max() ** 2 < 0.2 * values[1]:  # no single row dominates
                 return []
             zero = np.delete(zero, along.argmax())
         else:
@@ -292,7 +291,7 @@ class _Search:
         return found
 
     def _hidden(self) -> bool:
-        """Return whether a combination of two that were found is as sparse as one of them: several explanations fit."""
+        """Return whether a combination of two results is as sparse as one of them, so that several explanations fit."""
         for first, one in enumerate(self._slopes):
             for second, other in enumerate(self._slopes):
                 both = (one != 0) & (other != 0)
@@ -307,28 +306,29 @@ class _Search:
         return False
 
     def _solved(self, direction: Array) -> Array | None:
-        """Return the combination that is solved from its zero rows, with exact zeros there; None if not sparse."""
+        """Return the combination solved from its zero rows, with exact zeros there; None if it is not sparse."""
         size = np.abs(self._even @ direction)
         combination = np.linalg.solve(self._back, direction)
         limit = self._limit * float(np.linalg.norm(combination))
         near = np.flatnonzero((size < 1e-3 * size.mean()) | (np.abs(self._rows @ combination) < limit))
-        # The nearest two thirds: the others may be near zero by chance.
+        # Keep the closest two thirds: the others may be close to zero by chance.
         near = near[np.argsort(size[near], kind="stable")][: max(2 * len(near) // 3, len(combination) - 1)]
         zero = np.zeros(len(size), bool)
         zero[near] = True
         for _ in range(3):
             if zero.sum() < len(combination) - 1:
                 return None
-            few = bool(zero.sum() < len(combination))  # else all right vectors come without all left ones, which cost
+            few = bool(zero.sum() < len(combination))  # full only if needed: all left vectors are costly
             combination = np.linalg.svd(self._rows[zero], full_matrices=few)[2][-1]
             slope = self._rows @ combination
             zero = np.abs(slope) < self._limit
-        # How many entries of a direction that is nothing special are zero by chance, next to the n - 1 of any vertex.
+        # Expected number of entries of an arbitrary direction that are zero by chance, on top of the n - 1 of any
+        # vertex.
         chance = len(slope) * self._limit / float(np.sqrt((slope**2).mean()))
         if zero.sum() < len(combination) + 2 + chance + 5 * np.sqrt(chance):
             return None
-        # A combination of two records is zero where both are off, and can be made zero in any one row more. So the zero
-        # rows must fix the direction without those few that alone fix some part of it.
+        # A combination of two records is zero where both are off, and can be made zero in any one further row. So the
+        # zero rows must fix the direction even without the few that alone fix some part of it.
         rows = self._even[zero]
         for _ in range(2):
             left = np.linalg.svd(rows, full_matrices=False)[0][:, :-1]
@@ -342,7 +342,7 @@ class _Search:
         return np.asarray(slope, np.float64)
 
     def _added(self, slope: Array) -> bool:
-        """Keep a new combination; return whether those found are still independent."""
+        """Add a combination; return whether all are still independent."""
         direction = _unit((slope / self._lengths) @ self._even)
         if len(self._directions):
             if np.abs(self._directions @ direction).max() > 0.999:
@@ -360,7 +360,7 @@ def _descended(even: Array, guess: Array) -> Array:
 
     Args:
         even: The rows, with orthonormal columns.
-        guess: Where they start, shape `(starts, records)`.
+        guess: The starts, shape `(starts, records)`.
     """
     guess = _unit(guess)
     smoothing = 1 / np.sqrt(len(even))  # a typical entry of a column of length 1
@@ -384,7 +384,7 @@ def _descended(even: Array, guess: Array) -> Array:
 
 
 def _refined(product: Array, slopes: Array) -> Array:
-    """Return the slopes that explain the product best, with the same zeros: rounding then counts least."""
+    """Return the slopes that explain the product best, with the same zeros, which reduces the effect of rounding."""
     used = slopes != 0
     for _ in range(3):
         found = np.linalg.lstsq(slopes, product, rcond=None)[0]
@@ -417,7 +417,7 @@ def _unit(vectors: Array) -> Array:
 
 
 def _distinct(directions: Array, known: Array, most: float) -> Array:
-    """Return the directions that are not like another, nor like a known one, up to the sign."""
+    """Return the directions that differ from each other and from the known ones, up to the sign."""
     alike = np.abs(directions @ np.vstack((known, directions)).T) > most
     earlier = np.tri(len(directions), k=-1, dtype=bool)
     repeated = alike[:, : len(known)].any(axis=1) | (alike[:, len(known) :] & earlier).any(axis=1)
@@ -428,7 +428,7 @@ def _checked(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) -> Ar
     """Return both as one matrix, the biases last."""
     weights, biases = layer_gradient(weight_gradient, bias_gradient)
     if not weights.size:
-        raise ConfigError(f"the weights' gradient has shape {weights.shape}, needed an output and an input at least")
+        raise ConfigError(f"the weights' gradient has shape {weights.shape}, needed at least one output and one input")
     seen = np.hstack((weights, biases[:, None]))
     if not seen.any():
         raise ConfigError("the gradient is zero everywhere: no unit was on, so the inputs left no trace")

@@ -1,8 +1,8 @@
-"""Gradient inversion: search for the inputs whose gradient is the one that was seen.
+"""Gradient inversion: search for inputs with the observed gradient.
 
 Both searches compare the gradient of a guess with the gradient seen and improve the guess. `"dlg"` minimizes the
 squared distance with L-BFGS; it suits smooth activations, and finds the labels too. `"cosine"` maximizes the cosine
-similarity less a penalty on total variation, by Adam on the signs of the slope; it suits ReLU networks.
+similarity minus a penalty on total variation, by Adam on the signs of the slope; it suits ReLU networks.
 
 How the guess's slope is found without second derivatives. Let g(x; p) be the gradient of the loss by the parameters p,
 and D a distance between g and the gradient seen, with D' its derivative by g. Then dD/dx is the derivative of
@@ -17,10 +17,10 @@ adjoint): the direction r starts as D' by the sum of the gradients, each step ad
 becomes r - eta H r, where H is the matrix of second derivatives of the loss by p. H r is the derivative of g(x; p) in
 the direction r, so the same pass at p + i h r gives both terms.
 
-Threat model: anyone who sees the gradient of one record or a small batch, or the change by some steps on it, and knows
-the model: an honest server without protection, or with a small cohort.
+Threat model: anyone who knows the model and sees the gradient of one record or a small batch, or the change by some
+steps on it: an honest server without protection, or with a small cohort.
 
-What defeats it: noise; large batches and cohorts, of which it finds mixtures. Secure aggregation alone only enlarges
+What defeats it: noise; large batches and cohorts, where it finds only mixtures. Secure aggregation alone only enlarges
 the batch.
 
 Source: Zhu, Liu, Han, *Deep Leakage from Gradients*, NeurIPS 2019 (`"dlg"`); Geiping, Bauermeister, Droege, Moeller,
@@ -43,19 +43,19 @@ from secfed.errors import ConfigError
 Array = npt.NDArray[np.float64]
 Method = Literal["dlg", "cosine"]
 
-# So small that nothing of second order is left, and far from underflow.
+# Small enough that second-order terms vanish, and far from underflow.
 _COMPLEX_STEP = 1e-30
-# Length of the step along the parameters. It is longer than a derivative needs, so that it sees across the nearest
-# kinks of ReLUs: searches with 1e-6 end 5 dB lower, those with 1e-2 fail.
+# Length of the step along the parameters. It is longer than a derivative needs, to step across the nearest kinks of
+# ReLUs: searches with 1e-6 end 5 dB lower, those with 1e-2 fail.
 _REAL_STEP = 1e-3
 # Adam's usual decay rates.
 _FIRST, _SECOND = 0.9, 0.999
-# The step length falls to a tenth at each of these parts of the search.
+# The step length falls to a tenth at each of these fractions of the search.
 _DECAYS = (3 / 8, 5 / 8, 7 / 8)
 
 
 class Model(Protocol):
-    """What the attack needs of a model; `Network` has it."""
+    """What the attack needs from a model; `Network` provides it."""
 
     @property
     def parameters(self) -> Parameters:
@@ -69,7 +69,8 @@ class Model(Protocol):
         Args:
             inputs: One record a row.
             targets: Probabilities of the classes, shape `(records, classes)`.
-            parameters: Real or complex, in place of the model's own; the attack gives them if `local_steps` exceeds 1.
+            parameters: Real or complex, used instead of the model's own; the attack passes them if `local_steps`
+                exceeds 1.
         """
 
     def input_gradients(self, inputs: Any, targets: Any, parameters: Parameters) -> tuple[Any, Any]:
@@ -82,7 +83,8 @@ class CrossEntropy:
 
     Attributes:
         classes: Number of classes.
-        labels: The records' labels, if the adversary knows them, shape `(records,)`; None: the attack looks for them.
+        labels: The records' labels, if the adversary knows them, shape `(records,)`; None: the attack searches for
+            them.
     """
 
     classes: int
@@ -92,10 +94,10 @@ class CrossEntropy:
         """Return the labels as probabilities, shape `(records, classes)`; None if they are unknown.
 
         Args:
-            records: How many records there are.
+            records: Number of records.
 
         Raises:
-            ConfigError: There are not as many labels as records, or a label is not a class.
+            ConfigError: The numbers of labels and records differ, or a label is not a class.
         """
         if self.labels is None:
             return None
@@ -113,11 +115,11 @@ class Inversion:
     """What was found.
 
     Attributes:
-        inputs: The inputs, of the shape that was asked for.
+        inputs: The inputs, of the requested shape.
         targets: Probabilities of the labels, shape `(records, classes)`.
-        distance: Of the two gradients or changes: squared, relative to the one seen (`"dlg"`), or 1 less their cosine
-            similarity.
-        evaluations: Passes through the model, forward and backward, that the search took.
+        distance: Distance of the two gradients or changes: squared and relative to the one seen (`"dlg"`), or 1 minus
+            the cosine similarity.
+        evaluations: Forward and backward passes through the model.
     """
 
     inputs: Array = field(repr=False)
@@ -151,23 +153,24 @@ def inversion(
 
     Args:
         model: The model, which the adversary knows.
-        loss: Its loss, with the labels if they are known. `"cosine"` needs them; `label` finds that of one record.
+        loss: Its loss, with the labels if they are known. `"cosine"` needs them; `label` finds the label of one record.
         update: What was seen, by the names of the model's parameters: the gradient or, if a learning rate is given, the
-            change of the model (after training, less before). Of a gradient `"cosine"` needs the direction only.
+            change of the model (after training minus before). For a gradient `"cosine"` needs only the direction.
         shape: Shape of the inputs, records first, such as `(1, 1, 28, 28)`.
         method: `"dlg"` for smooth activations, `"cosine"` for ReLU networks.
-        steps: Of L-BFGS, or of Adam.
-        restarts: Searches from different starts; the one that ends with the smallest distance counts.
-        total_variation: Weight of the penalty on total variation; `"cosine"` only, by default 0.006 for inputs of
-            pictures (four dimensions), else 0.
+        steps: Steps of L-BFGS or Adam.
+        restarts: Searches from different starts; the one with the smallest final distance is returned.
+        total_variation: Weight of the penalty on total variation; `"cosine"` only, by default 0.006 for pictures (four
+            dimensions), else 0.
         bounds: Least and largest value of an input.
-        seed: Decides where searches start.
-        local_steps: Steps of gradient descent that the client took, each on all its records. To try a guess takes
-            as many times as long.
-        learning_rate: The client's, which the adversary knows; the model's own parameters are those before training.
+        seed: Seed of the random starts.
+        local_steps: Steps of gradient descent that the client took, each on all its records. The search takes that many
+            times as long.
+        learning_rate: The client's learning rate, which the adversary knows; the model's own parameters are those
+            before training.
 
     Raises:
-        ConfigError: The update does not fit the model, is zero or not finite, a parameter is out of range, there are
+        ConfigError: The update does not match the model, is zero or not finite, a parameter is out of range, there are
             several local steps and no learning rate, or training at that rate diverges.
     """
     if not (len(shape) >= 2 and all(size >= 1 for size in shape)):
@@ -218,14 +221,14 @@ def inversion(
 
 
 class _Matching:
-    """The distance of a guess's gradient, or change of the model, from the one seen, and its slope.
+    """The distance between a guess's gradient (or change of the model) and the one seen, and its slope.
 
     Args:
         model: The model.
         update: The gradient seen, or the change if there is a learning rate.
-        squared: Whether the distance is the squared one; else it is 1 less the cosine similarity.
+        squared: Whether to use the squared distance; else 1 minus the cosine similarity.
         local_steps: Steps behind the change.
-        learning_rate: Of these steps; None: the update is a gradient.
+        learning_rate: Learning rate of these steps; None if the update is a gradient.
     """
 
     def __init__(
@@ -269,7 +272,8 @@ class _Matching:
         return value, *self._slope(inputs, targets, passes, scale * direction)
 
     def _trained(self, inputs: Array, targets: Array) -> list[tuple[Array, Array, Any, Any]]:
-        """Return of each local step the parameters before it, and the gradients by these, the inputs, the targets."""
+        """Return, for each local step, the parameters before it and the gradients by them, the inputs and the
+        targets."""
         passes: list[tuple[Array, Array, Any, Any]] = []
         parameters = self._parameters
         with np.errstate(over="ignore", invalid="ignore"):  # `distance` refuses what is not finite
@@ -287,7 +291,7 @@ class _Matching:
         Args:
             inputs: The guess.
             targets: Its labels' probabilities.
-            passes: The local steps that the guess leads to.
+            passes: The local steps for this guess.
             direction: The derivative of the distance by the sum of these steps' gradients.
         """
         by_inputs, by_targets = np.zeros(np.shape(inputs)), np.zeros(np.shape(targets))
@@ -306,8 +310,8 @@ class _Matching:
         return by_inputs, by_targets
 
     def _ahead(self, inputs: Array, targets: Array, parameters: Parameters, *, first: bool) -> tuple[Any, ...]:
-        """Return the gradients by the parameters, the inputs and the targets; for the first step not by parameters."""
-        if first:  # nothing comes before it that would need them
+        """Return the gradients by the parameters (except for the first step), the inputs and the targets."""
+        if first:  # no earlier step needs them
             return self._model.input_gradients(inputs, targets, parameters)
         by_parameters, *others = self._model.gradients(inputs, targets, parameters)
         return _flat(by_parameters, self._names), *others

@@ -1,12 +1,12 @@
 """The labels of a classifier's training records, from the gradient of its last layer's biases.
 
 With softmax and cross-entropy the gradient of class c's bias is the mean of p_c - y_c over the records: its prediction
-minus the label. Of one record only the label's entry is negative. A mean over many is the mixture of what each label
-alone does, which an adversary finds out with the model, which it knows, and records of its own.
+minus the label. For one record only the label's entry is negative. A mean over many records is a mixture of the changes
+that each label causes. An adversary can compute those, because it knows the model and has its own records.
 
-Threat model: anyone who sees the gradient, or change, of the last layer: of one client, or of a sum of any size.
+Threat model: anyone who sees the gradient or change of the last layer, from one client or from a sum of any size.
 
-What defeats it: noise. A sum over many clients does not: it tells how many of them have which label.
+What defeats it: noise. A sum over many clients does not help: it shows how many records have each label.
 
 Source: Zhao, Mopuri, Bilen, *iDLG*, 2020; Wainakh et al., *User-Level Label Leakage from Gradients in Federated
 Learning*, PoPETs 2022.
@@ -24,7 +24,7 @@ def label(bias_gradient: npt.ArrayLike) -> int:
     """Return the label of the one record behind a gradient of the last layer's biases.
 
     Args:
-        bias_gradient: Shape `(classes,)`; of a change of the model, its negative.
+        bias_gradient: Shape `(classes,)`; for a change of the model, pass its negative.
 
     Raises:
         ConfigError: The shape does not fit, or a value is not finite.
@@ -33,13 +33,13 @@ def label(bias_gradient: npt.ArrayLike) -> int:
 
 
 def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records: int) -> npt.NDArray[np.int64]:
-    """Estimate how many records have which label.
+    """Estimate how many records have each label.
 
     Args:
         change: Gradient, or change of the biases, of a mean over the records, shape `(classes,)`.
-        change_by_label: The same of records of each label alone, which the adversary computes with the model and
-            records of its own, shape `(labels, classes)`.
-        records: How many records are in the mean.
+        change_by_label: The same for records of each label alone, which the adversary computes from the model and its
+            own records, shape `(labels, classes)`.
+        records: Number of records in the mean.
 
     Returns:
         Counts that sum to `records`, shape `(labels,)`: the non-negative least-squares solution whose shares sum to 1,
@@ -48,15 +48,15 @@ def label_counts(change: npt.ArrayLike, change_by_label: npt.ArrayLike, records:
     Raises:
         ConfigError: The shapes do not fit, a value is not finite, or there is no record.
     """
-    from scipy.optimize import lsq_linear  # nnls gives up on one exact mixture of ten before SciPy 1.15
+    from scipy.optimize import lsq_linear  # before SciPy 1.15, nnls fails on one exact mixture in ten
 
     found, known = _checked(change), np.asarray(change_by_label, np.float64)
     if known.ndim != 2 or known.shape[1] != len(found) or not np.isfinite(known).all():
         raise ConfigError(f"changes by label have shape {known.shape}, needed finite values of {len(found)} classes")
     if records < 1:
         raise ConfigError(f"{records} records: needed at least 1")
-    # The changes of all classes sum to 0, so the mixture in which they cancel would be free. That the shares sum to 1
-    # fixes it, at a weight like that of the others.
+    # The changes of all classes sum to 0, so a mixture in which they cancel would be undetermined. Requiring that the
+    # shares sum to 1 fixes it; this equation has a weight like the others.
     weight = float(np.abs(known).max()) or 1.0
     mixtures = np.vstack((known.T, np.full(len(known), weight)))
     shares = lsq_linear(mixtures, np.append(found, weight), bounds=(0, np.inf), method="bvls").x

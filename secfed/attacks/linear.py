@@ -1,13 +1,13 @@
-"""The inputs of a linear layer from its gradient: exact, and without any search.
+"""The inputs of a linear layer from its gradient: exact, without a search.
 
-For a layer z = W x + b the gradient of one record is dL/dW = d x^T and dL/db = d, so every row of the first divided by
-its entry of the second is the input. A change of the model by any number of steps on the same record is a multiple of
-that. Of several records, or of several clients' sum, each row gives a mixture: weighted means of the inputs.
+For a layer z = W x + b the gradient of one record is dL/dW = d x^T and dL/db = d, so each row of the first, divided by
+its entry of the second, is the input. A change of the model by any number of steps on the same record is a multiple of
+that. For several records, or a sum of several clients, each row gives a mixture: a weighted mean of the inputs.
 
-Threat model: anyone who sees the gradient, or change, of a first linear layer with a bias: an honest server without
+Threat model: anyone who sees the gradient or change of a first linear layer with a bias: an honest server without
 protection, or with a cohort of one record.
 
-What defeats it: a sum over many records of many clients (the mixture looks like a mean record), and noise. Secure
+What defeats it: a sum over many records of many clients (the mixture looks like an average record), and noise. Secure
 aggregation alone helps only as far as its sum is a mixture.
 
 Source: Phong et al., *Privacy-Preserving Deep Learning via Additively Homomorphic Encryption*, IEEE TIFS 2018, section
@@ -30,8 +30,8 @@ def linear_inputs(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) 
         bias_gradient: That of the biases, shape `(outputs,)`.
 
     Returns:
-        Shape `(inputs,)`: the mean of the rows' quotients, weighted by the squares of the bias gradient, so that rows
-        in which noise drowns the signal count little. Exact for one record.
+        Shape `(inputs,)`: the mean of the rows' quotients, weighted by the squared bias gradient, so that rows with
+        much noise count little. Exact for one record.
 
     Raises:
         ConfigError: The shapes do not fit, a value is not finite, or the bias gradient is zero everywhere.
@@ -42,14 +42,14 @@ def linear_inputs(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) 
 
 
 def linear_candidates(weight_gradient: npt.ArrayLike, bias_gradient: npt.ArrayLike) -> Array:
-    """Return the quotient of each row: in a sum of several records, a unit that one record alone turned on tells it.
+    """Return the quotient of each row: in a sum of several records, a unit turned on by one record alone reveals it.
 
     Args:
         weight_gradient: Gradient or change of the weights, shape `(outputs, inputs)`.
         bias_gradient: That of the biases, shape `(outputs,)`.
 
     Returns:
-        Shape `(rows, inputs)`, of the rows whose bias gradient is not zero, those with the largest first.
+        Shape `(rows, inputs)`, of the rows whose bias gradient is not zero, largest first.
 
     Raises:
         ConfigError: The shapes do not fit, a value is not finite, or the bias gradient is zero everywhere.

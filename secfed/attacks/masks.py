@@ -1,11 +1,11 @@
-"""What a server reads when one part of a mask is weak: a mask used twice, a missing self mask, a seed of few bits.
+"""Attacks on weak masks: a mask used twice, a missing self mask, or a seed of few bits.
 
-Threat model: an honest, curious server that has the masked vectors and the secrets that clients opened to it.
+Threat model: an honest but curious server that has the masked vectors and the secrets that clients revealed to it.
 
-What defeats it: fresh masks in every session, a self mask on every vector, and seeds that are too long to try.
+What defeats it: fresh masks in every session, a self mask on every vector, and seeds too long to try.
 
-All three attacks rest on one fact. The values of an update are small next to the ring, so that the sum of many clients
-fits; the rest that a secret mask leaves is uniform over the whole ring.
+All three attacks use one fact: the values of an update are small compared with the ring, so that the sum of many
+clients fits, but under a secret mask they look uniform over the whole ring.
 
 Source: Bonawitz et al., *Practical Secure Aggregation for Privacy-Preserving Machine Learning*, CCS 2017, section 4
 (why a vector has two masks). Fisher's method: Fisher, *Statistical Methods for Research Workers*, 1932, section 21.1.
@@ -26,24 +26,24 @@ Vector = npt.NDArray[np.unsignedinteger[Any]]
 Signed = npt.NDArray[np.int64]
 Expand = Callable[[npt.NDArray[np.uint64], int], Vector]
 
-# Noise passes as an update at most this often.
+# Noise is taken for an update with at most this probability.
 LEVEL = 1e-9
 MOST_SEED_BITS = 40
-# Smaller probabilities are given as this one: 0 would be no upper bound.
+# Smaller probabilities are reported as this one: 0 would not be an upper bound.
 _LEAST = 1e-300
-# Bytes of masks that are made at a time: a chunk stays in the second-level cache.
+# Bytes of masks made at a time: a chunk stays in the second-level cache.
 _CHUNK_BYTES = 1 << 18
-# A first look at a few entries of each mask leaves about one seed in 2^20 for the look at all entries.
+# A first check of a few entries leaves about one seed in 2^20 for the check of all entries.
 _FIRST_LOOK_BITS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Unmasked:
-    """What is left of masked vectors after masks were taken off.
+    """What is left of masked vectors after masks were removed.
 
     Attributes:
-        found: Whether the values are an update's, not noise: `false_alarm` is at most 1e-9.
-        values: The rest of each entry as a signed number, from `-2**(ring_bits - 1)` on; int64, shape `(length,)`.
+        found: Whether the values are an update, not noise: `false_alarm` is at most 1e-9.
+        values: What remains of each entry as a signed number, from `-2**(ring_bits - 1)` on; int64, shape `(length,)`.
         false_alarm: Probability that uniform noise has values as small as these.
     """
 
@@ -54,13 +54,13 @@ class Unmasked:
 
 @dataclass(frozen=True, slots=True)
 class Like:
-    """What an update looks like in the ring; the adversary knows it from the public encoding.
+    """What an update looks like in the ring; the adversary knows this from the public encoding.
 
     Args:
         ring_bits: Entries are modulo `2**ring_bits`; 2 to 64.
-        equal_bits: The first so many bits of an entry are all equal: a value, of either sign, is small next to the
-            ring. 2 to `ring_bits`.
-        known: Values of the entries that are known, by index; such as a weight of 1 in the last entry.
+        equal_bits: Number of leading bits of an entry that are all equal, because a value of either sign is small
+            compared with the ring; 2 to `ring_bits`.
+        known: Known values by index, such as a weight of 1 in the last entry.
 
     Raises:
         ConfigError: A number is out of range.
@@ -85,7 +85,7 @@ class SeedSearch:
         found: Whether a seed leaves something that looks like an update.
         values: The update as signed numbers, int64, shape `(length,)`; None if no seed does.
         tries: Seeds tried, the right one included.
-        luck: Probability that some seed passes on noise, at most.
+        luck: Upper bound on the probability that some seed fits noise.
     """
 
     found: bool
@@ -95,15 +95,15 @@ class SeedSearch:
 
 
 def reused_mask(first: npt.ArrayLike, second: npt.ArrayLike, ring_bits: int) -> Unmasked:
-    """Subtract two masked vectors of one client: if the mask is the same, this leaves the difference of two updates.
+    """Subtract two masked vectors of one client: with the same mask, this leaves the difference of two updates.
 
     Args:
         first: Unsigned integers below `2**ring_bits`, shape `(length,)`.
-        second: The same of another session.
+        second: The same client's vector of another session.
         ring_bits: Entries are modulo `2**ring_bits`; 2 to 64.
 
     Returns:
-        First minus second, and whether it can be noise.
+        First minus second, and whether it could be noise.
 
     Raises:
         ConfigError: The vectors are not of this kind, or have different shapes.
@@ -117,10 +117,10 @@ def reused_mask(first: npt.ArrayLike, second: npt.ArrayLike, ring_bits: int) -> 
 def without_self_mask(
     masked: npt.ArrayLike, added: Sequence[npt.ArrayLike], subtracted: Sequence[npt.ArrayLike], ring_bits: int
 ) -> Unmasked:
-    """Take the pair masks off a masked vector: without a self mask, this leaves the update.
+    """Remove the pair masks from a masked vector: without a self mask, this leaves the update.
 
-    A server gets a client's pair masks when it asks the others for the mask key of a client that it takes for a
-    dropout, whose vector then comes late after all.
+    A server gets a client's pair masks if it takes the client for a dropout and asks the others for its mask key, and
+    the client's vector arrives late after all.
 
     Args:
         masked: Unsigned integers below `2**ring_bits`, shape `(length,)`.
@@ -129,7 +129,7 @@ def without_self_mask(
         ring_bits: Entries are modulo `2**ring_bits`; 2 to 64.
 
     Returns:
-        The rest, and whether it can be noise.
+        What is left, and whether it could be noise.
 
     Raises:
         ConfigError: The vectors are not of this kind, or have different shapes.
@@ -145,14 +145,14 @@ def without_self_mask(
 
 
 def weak_seed(masked: npt.ArrayLike, expand: Expand, bits: int, like: Like) -> SeedSearch:
-    """Try the seeds of a mask in order, until one leaves something that looks like an update.
+    """Try the seeds of a mask in order until one leaves something that looks like an update.
 
     Args:
         masked: A vector under one added mask: unsigned integers below `2**like.ring_bits`, shape `(length,)`. If the
             mask was subtracted, give the negative of the vector and of the known values.
-        expand: Makes masks. From seeds, uint64, shape `(seeds,)`, always a range `a, a + 1, ...`, and a number of
-            entries it makes an array of shape `(seeds, entries)` of the dtype of `masked`. Bits from `like.ring_bits`
-            on do not matter.
+        expand: Makes masks: from seeds (uint64, shape `(seeds,)`, always a range `a, a + 1, ...`) and a number of
+            entries, an array of shape `(seeds, entries)` with the dtype of `masked`. Bits from `like.ring_bits` on do
+            not matter.
         bits: The seed is from 0 to `2**bits - 1`; 1 to 40 bits.
         like: What an update looks like.
 
@@ -161,7 +161,7 @@ def weak_seed(masked: npt.ArrayLike, expand: Expand, bits: int, like: Like) -> S
 
     Raises:
         ConfigError: The vector is not of this kind, a known entry is not in it, the masks have another shape or dtype,
-            or the vector is so short that noise might pass: more often than 1e-9.
+            or the vector is so short that noise could fit with a probability above 1e-9.
     """
     vector = _vector(masked, like.ring_bits, "the masked vector", keep=True)
     length, one = len(vector), vector.dtype.type
@@ -182,7 +182,7 @@ def weak_seed(masked: npt.ArrayLike, expand: Expand, bits: int, like: Like) -> S
             f"{length} entries show {checked} bits, so noise passes {1 << bits} tries with a probability of up to "
             f"{luck:.1g}: needed {math.ceil(bits - math.log2(LEVEL))} bits, from more entries or equal bits"
         )
-    # What is above the ring is shifted out, so that the dtype's own arithmetic is that of the ring.
+    # Shift out the bits above the ring, so that the dtype's own arithmetic is that of the ring.
     shift = one(8 * vector.dtype.itemsize - like.ring_bits)
     starts, limits = vector - lows.astype(vector.dtype), spans.astype(vector.dtype) << shift
     look = min(length, max(16 // vector.dtype.itemsize, math.ceil(_FIRST_LOOK_BITS / (like.equal_bits - 1))))
@@ -198,7 +198,7 @@ def weak_seed(masked: npt.ArrayLike, expand: Expand, bits: int, like: Like) -> S
 
 
 def _fitting(masks: Vector, starts: Vector, limits: Vector, shift: Any) -> npt.NDArray[np.intp]:
-    """Return which rows of masks leave entries within the limits; only rows that are left are looked at further."""
+    """Return which rows of masks leave entries within the limits; rows are dropped as soon as they fail."""
     left: Any = slice(None)
     for j in range(masks.shape[1]):
         rest = starts[j] - masks[left, j]
@@ -221,7 +221,7 @@ def _masks(expand: Expand, seeds: npt.NDArray[np.uint64], entries: int, dtype: n
 
 
 def _judged(rest: Vector, ring_bits: int) -> Unmasked:
-    """Combine how small the entries are, by Fisher's method; integers make the probability an upper bound."""
+    """Test how small the entries are, by Fisher's method; for integers the probability is an upper bound."""
     values = _signed(rest, ring_bits)
     as_small = np.minimum(1.0, (2.0 * np.abs(values.astype(np.float64)) + 1) / 2.0**ring_bits)
     false_alarm = max(float(special.gammaincc(len(values), -np.log(as_small).sum())), _LEAST)

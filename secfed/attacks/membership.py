@@ -1,24 +1,24 @@
-"""Membership inference: was this record among those that a model was trained on?
+"""Membership inference: was a model trained on this record?
 
-A model that overfits is surer of the records it was trained on. `loss_attack` (Yeom et al.) calls those of small loss
-members: one threshold for all records. But some records are easy whether they were trained on or not. `lira` (Carlini
-et al.) asks of each record how sure models are that were trained with it, and models that were trained without it, and
-compares the target with both. It finds fewer members than a threshold would guess, and errs far less about them.
+A model that overfits is more confident about the records it was trained on. `loss_attack` (Yeom et al.) calls records
+with a small loss members, with one threshold for all. But some records are easy whether they were trained on or not.
+For each record, `lira` (Carlini et al.) compares the target's confidence with that of models trained with the record
+and models trained without it. It names fewer members than a threshold would, and is wrong about far fewer of them.
 `update_alignment` needs one update, not a model: a step on a batch goes against the gradient of each of its records.
 
-Every score is the larger, the likelier the record is a member. `roc` turns scores into figures. The area under the
-curve is a mean over all thresholds; what an adversary can be sure of is in the true positive rate at a false positive
-rate of 1 % or 0.1 %. Next to each there is what guessing reaches (`MembershipResult.chance_auc`, `chance_tpr`).
+A larger score means that the record is more likely a member. `roc` turns scores into figures. The area under the curve
+is a mean over all thresholds; the true positive rate at a false positive rate of 1 % or 0.1 % shows what an adversary
+can be sure of. For comparison there is what guessing reaches (`MembershipResult.chance_auc`, `chance_tpr`).
 
-Threat model: for `loss_attack` and `lira`, anyone who can query the published model (all clients, and everyone it is
-published to) and has the candidate record with its label. `lira` also needs other records of the same distribution, to
-train models of its own. For `update_alignment`, anyone who sees an update and the model that it started from: an honest
-server sees each client's update without protection, and also the cohort's sum under secure aggregation.
+Threat model: for `loss_attack` and `lira`, anyone who can query the published model and has the candidate record with
+its label. `lira` also needs other records of the same distribution, to train its own models. For `update_alignment`,
+anyone who sees an update and the model that it started from: an honest server sees each client's update without
+protection, and also the cohort's sum under secure aggregation.
 
-What defeats it: noise of differential privacy (a release with epsilon and delta allows no true positive rate above
-e^epsilon times the false positive rate plus delta, by any attack); many records for the size of the model; models that
-do not overfit; for `update_alignment` sums over many records. Secure aggregation does not: the model that is published
-is the same, and so is the sum. A low result is evidence for this attack and these shadow models, not a guarantee.
+What defeats it: the noise of differential privacy (with epsilon and delta, no attack has a true positive rate above
+e^epsilon times the false positive rate plus delta); many records for the size of the model; models that do not overfit;
+for `update_alignment`, sums over many records. Secure aggregation does not help: the published model and the sum are
+the same. A low result is evidence about this attack and these shadow models, not a guarantee.
 
 Source: Yeom, Giacomelli, Fredrikson, Jha, *Privacy Risk in Machine Learning*, CSF 2018; Carlini, Chien, Nasr, Song,
 Terzis, Tramer, *Membership Inference Attacks From First Principles*, IEEE S&P 2022; Nasr, Shokri, Houmansadr,
@@ -40,18 +40,18 @@ Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Variance = Literal["auto", "record", "global"]
 
-# With fewer shadow models the variance of a record's confidence is known too badly (Carlini et al., section VI.C).
+# With fewer shadow models, a record's own variance is too uncertain (Carlini et al., section VI.C).
 _MODELS_FOR_A_VARIANCE_EACH = 64
-# Models that all agree would have no variance; far below that of any two trainings.
+# Floor for models that all agree; far below the variance of any two trainings.
 _LEAST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MembershipResult:
-    """How well scores tell members from others.
+    """How well scores separate members from others.
 
     Attributes:
-        auc: Area under the curve: the probability that a member scores above another record, ties counted half.
+        auc: Area under the curve: the probability that a member scores above a nonmember, ties counting half.
         members: Number of members.
         others: Number of other records.
         false_positive_rates: Of each threshold, ascending from 0 to 1.
@@ -65,7 +65,7 @@ class MembershipResult:
     true_positive_rates: Array = field(repr=False)
 
     def tpr_at(self, fpr: float) -> float:
-        """Return the largest true positive rate of a threshold that calls at most this part of the others members.
+        """Return the largest true positive rate of a threshold that calls at most this fraction of the others members.
 
         Args:
             fpr: Largest false positive rate.
@@ -78,7 +78,7 @@ class MembershipResult:
         return float(self.true_positive_rates[self.false_positive_rates <= allowed + 1e-12].max())
 
     def tpr_interval(self, fpr: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the interval of Clopper and Pearson around `tpr_at(fpr)`: over members, for this threshold.
+        """Return the Clopper-Pearson interval around `tpr_at(fpr)`: over members, for this threshold.
 
         Args:
             fpr: Largest false positive rate.
@@ -96,10 +96,10 @@ class MembershipResult:
         return float(found.low), float(found.high)
 
     def chance_auc(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the interval in which the area lies with this probability if scores know nothing of membership.
+        """Return the interval in which the area lies with this probability if scores are independent of membership.
 
-        Of a sum of ranks, by the normal approximation, which is good from about 20 members and 20 others; ties make
-        the true interval narrower.
+        It uses the normal approximation for a sum of ranks, which is good from about 20 members and 20 others. Ties
+        make the true interval narrower.
 
         Args:
             confidence: Probability that the area lies in the interval.
@@ -118,7 +118,7 @@ class MembershipResult:
         """Return the same interval for `tpr_at(fpr)`, exactly.
 
         In a random order the number of members above a given one of the others is negatively hypergeometric. Equal
-        scores only lower what `tpr_at` gives, so beyond the upper end the failure probability still holds.
+        scores only lower `tpr_at`, so the probability of exceeding the upper end is still valid.
 
         Args:
             fpr: Largest false positive rate.
@@ -144,14 +144,14 @@ class MembershipResult:
 
 
 def roc(scores: npt.ArrayLike, members: npt.ArrayLike) -> MembershipResult:
-    """Return how well scores tell members from others, over all thresholds.
+    """Return how well scores separate members from others, over all thresholds.
 
     Args:
-        scores: The larger, the likelier a member; shape `(records,)`. All alike is allowed: it tells nothing.
-        members: Which records were trained on, shape `(records,)`: for scoring alone.
+        scores: Larger if the record is more likely a member; shape `(records,)`. They may all be equal.
+        members: Which records were trained on, shape `(records,)`; used only to count.
 
     Raises:
-        ConfigError: The shapes do not fit, a score is not finite, or all or none of the candidates are members.
+        ConfigError: The shapes do not match, a score is not finite, or all or none of the candidates are members.
     """
     values = _vector(scores, "scores")
     truth = np.asarray(members)
@@ -161,7 +161,7 @@ def roc(scores: npt.ArrayLike, members: npt.ArrayLike) -> MembershipResult:
     if not count or not others:
         raise ConfigError(f"found {count} members and {others} others, needed at least one of each")
     order = np.argsort(-values, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # records of one score go together
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # records with equal scores go together
     hits, misses = np.cumsum(truth[order])[ends], np.cumsum(~truth[order])[ends]
     true_rates, false_rates = np.append(0.0, hits / count), np.append(0.0, misses / others)
     auc = float(np.sum(np.diff(false_rates) * (true_rates[1:] + true_rates[:-1]) / 2))
@@ -169,7 +169,7 @@ def roc(scores: npt.ArrayLike, members: npt.ArrayLike) -> MembershipResult:
 
 
 def loss_attack(losses: npt.ArrayLike) -> Array:
-    """Score records by the target's loss alone: the smaller, the likelier a member.
+    """Score records by the target's loss alone: a smaller loss means a likelier member.
 
     Args:
         losses: The target model's loss of each record, shape `(records,)`.
@@ -181,24 +181,24 @@ def loss_attack(losses: npt.ArrayLike) -> Array:
         ConfigError: The shape does not fit, or a loss is not finite.
 
     Source:
-        Yeom et al. 2018. Their threshold is the mean loss of the training; `roc` tries all of them.
+        Yeom et al. 2018. Their threshold is the mean training loss; `roc` tries all thresholds.
     """
     scores: Array = -_vector(losses, "losses")
     return scores
 
 
 def confidences(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Array:
-    """Return log(p / (1 - p)) of the probability p that a softmax gives to the true label: nearly normal over models.
+    """Return log(p / (1 - p)) for the softmax probability p of the true label; it is nearly normal over models.
 
     Args:
-        logits: Shape `(..., records, classes)`: of one model or of many.
+        logits: Shape `(..., records, classes)`, from one model or many.
         labels: Each record's class, shape `(records,)`.
 
     Returns:
-        Shape `(..., records)`, without the loss of digits near p = 1.
+        Shape `(..., records)`, accurate even near p = 1.
 
     Raises:
-        ConfigError: The shapes do not fit, a logit is not finite, there is only one class, or a label is not a class.
+        ConfigError: The shapes do not match, a logit is not finite, there is only one class, or a label is not a class.
     """
     values, classes = np.asarray(logits, np.float64), np.asarray(labels)
     if values.ndim < 2 or values.shape[-1] < 2 or classes.shape != values.shape[-2:-1]:
@@ -226,23 +226,23 @@ def lira(
 
     Args:
         target: The target model's confidence in each record's label, as from `confidences`, shape `(records,)`.
-        shadows: The same of each shadow model, shape `(models, records)`.
+        shadows: The same for each shadow model, shape `(models, records)`.
         membership: Which shadow model was trained on which record, same shape. If no model was trained on any record,
-            the offline variant only asks how unusual the target's confidence is for a model without the record.
+            the offline variant only measures how unusual the target's confidence is for a model without the record.
         variance: `"record"` fits one to each record; `"global"` one to all records, for few shadow models; `"auto"`
-            the second below 64 models.
+            uses `"global"` below 64 models.
 
     Returns:
         Scores, shape `(records,)`: the logarithm of the likelihood ratio; offline, standard deviations above the mean
         of the models without the record.
 
     Raises:
-        ConfigError: The shapes do not fit, a confidence is not finite, there are fewer than two shadow models, a record
-            lacks models with it (unless all do) or without it, or there are too few for a variance.
+        ConfigError: The shapes do not match, a confidence is not finite, there are fewer than two shadow models, a
+            record lacks models with it (unless all do) or without it, or there are too few for a variance.
 
     Source:
-        Carlini et al. 2022, algorithm 1 and section VI.A (offline). They take the probability where this gives
-        standard deviations: the order is the same.
+        Carlini et al. 2022, algorithm 1 and section VI.A (offline). They use the probability where this uses standard
+        deviations; the order is the same.
     """
     seen, models = _vector(target, "target confidences"), np.asarray(shadows, np.float64)
     inside = np.asarray(membership)
@@ -268,11 +268,11 @@ def lira(
 
 
 def update_alignment(update: Mapping[str, npt.ArrayLike], record_gradients: Mapping[str, npt.ArrayLike]) -> Array:
-    """Score records by how far an update goes against each one's own gradient.
+    """Score records by how far an update goes against each record's own gradient.
 
     Args:
-        update: Change of the model in a round: a client's, or the mean or sum over a cohort; arrays by name. Of a
-            gradient give the negative.
+        update: Change of the model in a round: a client's, or the mean or sum over a cohort; arrays by name. For a
+            gradient pass its negative.
         record_gradients: Gradient of each record's loss at the model that the round started from, arrays by the same
             names with a leading axis of records; `shadow_models.record_gradients` computes those of a perceptron.
 

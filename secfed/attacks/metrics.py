@@ -1,7 +1,7 @@
-"""How good a reconstruction is, and how good one without any information would be.
+"""How good a reconstruction is, compared with one made without any information.
 
-PSNR alone misleads (a reconstruction below the mean picture's PSNR may still tell the person), so it goes with
-re-identification, the baseline of no information, and the same attack on noise.
+PSNR alone misleads: a reconstruction with a lower PSNR than the mean picture may still reveal the person. So report it
+with re-identification, the baseline without information, and the same attack on noise.
 """
 
 import math
@@ -26,8 +26,8 @@ def mse(guess: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Return the mean squared error of two arrays of the same shape.
 
     Args:
-        guess: What an attack found.
-        truth: What it looked for.
+        guess: The reconstruction.
+        truth: The original.
 
     Raises:
         ConfigError: The shapes differ.
@@ -42,7 +42,7 @@ def psnr(guess: npt.ArrayLike, truth: npt.ArrayLike, peak: float = 1.0) -> float
     """Return the peak signal-to-noise ratio in decibels, at most 320.
 
     Args:
-        guess: The reconstruction; values beyond 0 and `peak` count as they are.
+        guess: The reconstruction; values outside 0 to `peak` are used as they are.
         truth: The original, of the same shape, with values from 0 to `peak`.
         peak: Largest value of the original.
 
@@ -60,12 +60,12 @@ def psnr(guess: npt.ArrayLike, truth: npt.ArrayLike, peak: float = 1.0) -> float
 def ssim(guess: npt.ArrayLike, truth: npt.ArrayLike, peak: float = 1.0) -> float:
     """Return the structural similarity of two pictures, from -1 to 1: the mean over all windows of 7 x 7 pixels.
 
-    It compares means, variances and covariance inside each window, so it sees shapes where a PSNR sees distances. All
-    pixels of a window count alike, and (co)variances are those of a sample (divided by 48, not 49).
+    It compares means, variances and covariance inside each window, so it responds to shapes where PSNR responds to
+    distances. All pixels of a window have equal weight, and (co)variances are sample ones (divided by 48, not 49).
 
     Args:
         guess: The reconstruction, shape `(height, width)`, one channel. A guess with values that are not finite, or
-            whose squares overflow, is as bad as it can be: -1.
+            whose squares overflow, gets the worst score, -1.
         truth: The original, of the same shape, with values from 0 to `peak`.
         peak: Largest value of the original.
 
@@ -102,7 +102,7 @@ def ssim(guess: npt.ArrayLike, truth: npt.ArrayLike, peak: float = 1.0) -> float
 
 
 def identified(guess: npt.ArrayLike, candidates: npt.ArrayLike) -> int:
-    """Return the number of the candidate that correlates most with a guess: whom an adversary would name.
+    """Return the index of the candidate that correlates most with a guess: the one an adversary would name.
 
     Args:
         guess: Shape `(values,)`.
@@ -122,7 +122,7 @@ def identified(guess: npt.ArrayLike, candidates: npt.ArrayLike) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the 95 % interval around it, by Student's t; of one value the interval is unknown (infinite).
+    """A mean and its 95 % interval, by Student's t; with one value the interval is infinite.
 
     Args:
         mean: The mean.

@@ -3,8 +3,8 @@
 Names and layouts of the parameters are those of a `torch.nn.Sequential` of the same layers: `"0.weight"` of shape
 `(outputs, inputs)` or `(outputs, inputs, height, width)`, `"0.bias"` of shape `(outputs,)`.
 
-Gradients are first-order only. The parameters may be complex, which turns a gradient into a directional derivative of
-itself (`inversion.py`). A ReLU then goes by the sign of the real part.
+Gradients are first-order only. The parameters may be complex, which yields the directional derivative of a gradient
+(`inversion.py`). A ReLU then uses the sign of the real part.
 """
 
 import math
@@ -22,7 +22,7 @@ Parameters = Mapping[str, Array]
 
 
 class Pass(NamedTuple):
-    """What a layer gives for an input.
+    """What a layer returns for an input.
 
     Attributes:
         output: Its output.
@@ -97,14 +97,14 @@ class Conv2d:
                 f"of at least {kernel} x {kernel} with the padding of {pad}"
             )
         padded = np.ascontiguousarray(inputs)
-        if pad:  # np.pad takes several times as long
+        if pad:  # np.pad is several times slower
             size, channels, *sides = inputs.shape
             padded = np.zeros((size, channels, *(side + 2 * pad for side in sides)), inputs.dtype)
             padded[:, :, pad:-pad, pad:-pad] = inputs
         records = len(padded)
         height, width = ((side - kernel) // stride + 1 for side in padded.shape[2:])
-        # One column for each place, so that the whole convolution is one matrix product. Neighboring places are next
-        # to each other in memory, as in the inputs: with one row for each place, attacks take an eighth longer.
+        # One column for each place, so that the whole convolution is one matrix product. Neighboring places are
+        # adjacent in memory, as in the inputs; with one row per place, attacks take an eighth longer.
         by_record, by_channel, by_row, by_value = padded.strides
         steps = (by_channel, by_row, by_value, by_record, stride * by_row, stride * by_value)
         windows = np.ndarray((self.inputs, kernel, kernel, records, height, width), padded.dtype, padded, 0, steps)
@@ -157,7 +157,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class AvgPool2d:
-    """Means of squares of `size` by `size`, which do not overlap; a rest at the right and the bottom is left out."""
+    """Means over disjoint squares of `size` by `size`; leftover rows and columns at the end are dropped."""
 
     size: int
 
@@ -197,14 +197,14 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Network:
-    """Layers in a row and their parameters; the loss is the cross-entropy of the softmax, averaged over the records.
+    """A sequence of layers and their parameters; the loss is the softmax cross-entropy, averaged over the records.
 
     Args:
         layers: In order.
         parameters: By name, as `names` lists them.
 
     Raises:
-        ConfigError: A parameter is missing, left over, not finite, or of another shape than its layer needs.
+        ConfigError: A parameter is missing, unknown, not finite, or of the wrong shape.
     """
 
     layers: tuple[Layer, ...]
@@ -277,7 +277,7 @@ class Network:
         Args:
             inputs: The first layer's, one record a row.
             targets: Probabilities of the classes, shape `(records, classes)`.
-            parameters: By name; they stand in for the network's own.
+            parameters: By name; used instead of the network's own.
         """
         passes, slope, of_targets = self._passes(inputs, targets, parameters)
         for one in reversed(passes):
@@ -312,10 +312,10 @@ def checked_arrays(arrays: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tup
     """Return arrays in float64, by the names and in the order of `shapes`.
 
     Raises:
-        ConfigError: One is missing, left over, not finite, or of another shape.
+        ConfigError: One is missing, unknown, not finite, or of the wrong shape.
     """
     if odd := sorted(set(arrays) ^ set(shapes)):
-        raise ConfigError(f"{what}s {odd[:4]} are missing or left over: needed {list(shapes)[:4]} and so on")
+        raise ConfigError(f"{what}s {odd[:4]} are missing or unknown: needed {list(shapes)[:4]} and so on")
     found = {}
     for name, shape in shapes.items():
         array = np.asarray(arrays[name], np.float64)

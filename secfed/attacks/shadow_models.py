@@ -1,16 +1,17 @@
-"""Shadow models: many small networks, trained at once, each on records of its own choice.
+"""Shadow models: many small networks, trained at once, each on its own records.
 
-An adversary that wants to know what a model looks like that was trained with a record, or without it, trains both. The
-models differ in nothing but their records and the order of these, so all of them are trained by the same matrix
-products over arrays with a leading axis of models: one call for a step of all, not one for each.
+An adversary trains models with a record and without it, to learn how the two differ. The models differ only in their
+records and the order of these, so the same matrix products train all of them, over arrays with a leading axis of
+models: one call per step for all.
 
 The network is a perceptron with one hidden layer of ReLUs and a softmax, with arrays `hidden_weight`, `hidden_bias`,
 `output_weight` and `output_bias`. Training is gradient descent on small batches.
 
-Threat model: the adversary knows the network's shape, about how it was trained, and records of the same distribution
-as the target's, candidates among them. It needs no contact with the federation. See `attacks.membership`.
+Threat model: the adversary knows the network's shape and roughly how it was trained, and has records of the same
+distribution as the target's, including the candidates. It needs no contact with the federation.
 
-What defeats it: see there. Shadow models that were trained otherwise than the target make the attack weaker, not wrong.
+What defeats it: see `attacks.membership`. Shadow models trained differently from the target make the attack weaker,
+not wrong.
 
 Source: Shokri, Stronati, Song, Shmatikov, *Membership Inference Attacks Against Machine Learning Models*, IEEE S&P
 2017.
@@ -30,17 +31,17 @@ Rows = npt.NDArray[np.int64]
 Model = dict[str, Array]
 
 _NAMES = ("hidden_weight", "hidden_bias", "output_weight", "output_bias")
-# What is drawn from one model's seed.
+# What is drawn with one model's seed.
 _WEIGHTS, _ORDER, _MEMBERS = 1, 2, 3
 
 
 def draw_membership(models: int, records: int, seed: int) -> Bools:
-    """Draw which shadow model is trained on which record: each record in half of the models, so that none lacks either.
+    """Draw which shadow model is trained on which record: each record is in half of the models.
 
     Args:
-        models: How many shadow models, at least 2.
-        records: How many records.
-        seed: Decides the draw.
+        models: Number of shadow models, at least 2.
+        records: Number of records.
+        seed: Seed of the draw.
 
     Returns:
         Shape `(models, records)`; with an odd number of models each record is in the smaller half.
@@ -76,15 +77,15 @@ def train_shadows(
         labels: Their classes, shape `(records,)`.
         membership: Which model is trained on which record, shape `(models, records)`.
         classes: Number of classes.
-        hidden: Units of the hidden layer; with `start` it says.
+        hidden: Units of the hidden layer; `start` overrides it.
         epochs: Passes over a model's records.
-        batch: Records of a step; None takes all records of a model.
+        batch: Records per step; None takes all records of a model.
         learning_rate: Length of a step.
-        start: What training starts from: one model for all, as where a federation publishes its first one, or arrays
-            with a leading axis of models. None: each model draws its own.
-        seed: Decides the models' weights and orders; never a secret.
+        start: Initial model: one for all, such as the first one that a federation publishes, or arrays with a leading
+            axis of models. None: each model draws its own.
+        seed: Seed of the models' weights and orders; not a secret.
         numbers: Each model's number, which with the seed determines all its random choices; None numbers them from 0.
-            A model trained alone equals the one trained among others under the same number, up to rounding.
+            A model trained alone equals the one with the same number trained among others, up to rounding.
 
     Returns:
         The models, as arrays with a leading axis of models.
@@ -200,7 +201,7 @@ def _step(models: Model, inputs: Array, targets: Array, weights: Array, learning
         models: Arrays with a leading axis of models.
         inputs: Shape `(models, batch, features)`.
         targets: Shape `(models, batch, classes)`.
-        weights: Of each record of the batch: they sum to 1, or to 0 where a model is through; shape `(models, batch)`.
+        weights: Of each record of the batch: they sum to 1, or to 0 if a model is done; shape `(models, batch)`.
         learning_rate: Length of the step.
     """
     inner = np.maximum(inputs @ models["hidden_weight"] + models["hidden_bias"][:, None], 0.0)
@@ -252,7 +253,7 @@ def _shapes(features: int, units: tuple[int, ...], classes: int) -> dict[str, tu
 
 
 def _copies(arrays: Mapping[str, npt.ArrayLike], models: int, features: int, classes: int) -> Model:
-    """Return models of their own to train, from one for all or from one for each."""
+    """Return copies to train, from one model for all or one for each."""
     if np.ndim(arrays.get("hidden_bias", ())) < 2:
         return {
             name: np.repeat(array[None], models, axis=0) for name, array in _model(arrays, features, classes).items()

@@ -1,10 +1,10 @@
-"""Are masked vectors distinguishable from uniform numbers?
+"""Can masked vectors be distinguished from uniform numbers?
 
 Threat model: anyone who sees the masked vectors of one or more sessions: an honest but curious server.
 
-What defeats it: masks from a good keystream, fresh in every session. What it cannot see: a mask whose seed can be
-guessed, for the keystream of a weak seed looks as uniform as that of a strong one. So a pass is necessary for secrecy,
-and not sufficient.
+What defeats it: masks from a good keystream, fresh in every session. What it cannot find: a mask whose seed can be
+guessed, because the keystream of a weak seed looks as uniform as that of a strong one. So passing is necessary for
+secrecy, but not sufficient.
 
 Most tests need no approximation. If entries are uniform and independent, so are the differences, and the sums, of two
 vectors, and those of a vector and its shifted self. An entry x becomes a point on the unit circle, at the angle
@@ -33,11 +33,11 @@ Array = npt.NDArray[np.float64]
 Points = npt.NDArray[np.complex128]
 
 FEWEST_ENTRIES = 64
-# A bin of the chi-square test expects at least this many entries: with these the tail of the distribution is close.
+# Least expected entries per bin of the chi-square test: with these the tail of the distribution is accurate.
 _EXPECTED = 32
 # Entries of each vector that are turned into points at a time.
 _BLOCK = 1 << 14
-# Smaller probabilities are given as this one: 0 would be no upper bound.
+# Smaller probabilities are reported as this one: 0 would not be an upper bound.
 _LEAST = 1e-300
 
 
@@ -47,10 +47,10 @@ class UniformityTest:
 
     Attributes:
         name: What was tested; see `uniformity`.
-        p_value: Probability that uniform entries look as odd as these or more, at most; corrected for the number of
-            comparisons within the test.
-        comparisons: How many numbers were compared with what uniform entries give.
-        worst: Where the oddest of them is; vectors are counted from 0 over all rounds.
+        p_value: Upper bound on the probability that uniform entries look at least as unusual as these; corrected for
+            the number of comparisons within the test.
+        comparisons: Number of values compared with what uniform entries give.
+        worst: Where the most unusual one is; vectors are counted from 0 over all rounds.
     """
 
     name: str
@@ -61,13 +61,13 @@ class UniformityTest:
 
 @dataclass(frozen=True, slots=True)
 class Uniformity:
-    """Whether masked vectors can be told from uniform ones.
+    """Whether masked vectors can be distinguished from uniform ones.
 
     Attributes:
         tests: Each test.
-        vectors: How many vectors were given.
+        vectors: Number of vectors.
         entries: Entries of all vectors together.
-        false_alarm: Probability that uniform vectors do not pass, at most.
+        false_alarm: Upper bound on the probability that uniform vectors fail.
     """
 
     tests: tuple[UniformityTest, ...]
@@ -82,12 +82,12 @@ class Uniformity:
 
     @property
     def passed(self) -> bool:
-        """Whether no test tells the vectors from uniform ones."""
+        """Whether every test passed: none distinguishes the vectors from uniform ones."""
         return self.p_value > self.false_alarm
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Names of the tests that tell the vectors from uniform ones."""
+        """Names of the tests that distinguish the vectors from uniform ones."""
         limit = self.false_alarm / len(self.tests)
         return tuple(test.name for test in self.tests if test.p_value <= limit)
 
@@ -102,18 +102,18 @@ def uniformity(rounds: Sequence[npt.ArrayLike], ring_bits: int, false_alarm: flo
     * `bits`: how often each bit is 1, over all vectors and in each.
     * `neighbors`: each entry against the one after it, over all vectors.
     * `period`: each vector against itself, shifted by 1 up to half of its length.
-    * `clients`: each two vectors of one round: their differences and their sums, entry by entry.
-    * `rounds`: the same of each two vectors of different rounds.
-    * `repeated entries`: how often a number comes again, in all vectors together.
+    * `clients`: every two vectors of one round: their differences and sums, entry by entry.
+    * `rounds`: the same for every two vectors of different rounds.
+    * `repeated entries`: how often a number repeats, in all vectors together.
 
     Args:
         rounds: Each round's masked vectors: unsigned integers below `2**ring_bits`, shape `(clients, length)`. All
-            vectors have one length, at least 64; rounds may have different clients. An array of shape
-            `(rounds, clients, length)` will do.
+            vectors have one length, at least 64; rounds may have different clients. An array of shape `(rounds,
+            clients, length)` works too.
         ring_bits: Entries are modulo `2**ring_bits`; 8 to 64.
-        false_alarm: How often uniform vectors may be called distinguishable, above 0 and below 1. The p-values are
-            corrected for their number (Bonferroni). The two chi-square tests use the limit of many entries: with 32
-            entries a bin, simulations had p-values of 1e-4 at most 1.3 times as often as they say.
+        false_alarm: Largest probability of calling uniform vectors distinguishable, above 0 and below 1. The p-values
+            are corrected for their number (Bonferroni). The two chi-square tests use the limit of many entries: with 32
+            entries per bin, p-values of 1e-4 occurred in simulations at most 1.3 times as often as they should.
 
     Returns:
         Each test's p-value, and whether all of them pass.
@@ -136,7 +136,7 @@ def uniformity(rounds: Sequence[npt.ArrayLike], ring_bits: int, false_alarm: flo
 
 
 def _bytes(name: str, values: Vector) -> UniformityTest:
-    """Chi-square of 8 bits, or of the first of them that enough entries are there for."""
+    """Chi-square of 8 bits, or of as many as there are enough entries for."""
     found = [_chi_square(values.ravel())] + [_chi_square(row) for row in values]
     return _worst(name, np.log(found), _place)
 
@@ -201,7 +201,7 @@ def _pair(pairs: npt.NDArray[np.intp], at: int) -> str:
 
 
 def _repeated(vectors: Vector, ring_bits: int) -> UniformityTest:
-    """Bound how many entries are repeated: each is with at most the probability that the earlier ones leave it."""
+    """Bound how many entries are repeated, given the earlier ones."""
     count = vectors.size
     repeated = count - len(np.unique(vectors))
     mean = count * (count - 1) / 2 / 2.0**ring_bits
@@ -220,7 +220,7 @@ def _farther(sums: Points) -> Array:
 
 
 def _place(at: int) -> str:
-    """Name the place of a number where the first one is of all vectors, and the others are of one each."""
+    """Name the place of a number: the first is for all vectors, each of the others for one vector."""
     return f"vector {at - 1}" if at else "all vectors"
 
 

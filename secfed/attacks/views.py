@@ -1,6 +1,6 @@
-"""What an adversary saw of one session, and nothing else: what attacks are given.
+"""What an adversary saw of one session, and nothing else: the input of attacks.
 
-A view is made from a recorded transcript. It holds copies, no reference to a client, a key or the data.
+A view is made from a recorded transcript. It holds copies, with no reference to a client, a key or the data.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ Adversary = Literal["server", "outsider", "key_holder", "clients", "server_and_c
 
 
 class Recorded(Protocol):
-    """What a view needs of a transcript; `secfed.aggregation.Transcript` has it."""
+    """What a view needs from a transcript; `secfed.aggregation.Transcript` provides it."""
 
     @property
     def protection(self) -> str:
-        """What lay between the server and the updates."""
+        """What protected the updates from the server."""
 
     @property
     def survivors(self) -> tuple[int, ...]:
@@ -36,24 +36,24 @@ class Recorded(Protocol):
         """What the sum is divided by to give the mean."""
 
     def readable(self, client_id: int) -> Any:
-        """Return a client's input as the server reads it, with the structure of an update."""
+        """Return a client's input as the server can read it, with the structure of an update."""
 
     def readable_mean(self) -> Any:
-        """Return the mean that the server ends with, before it adds noise of its own."""
+        """Return the mean that the server gets, before it adds its own noise."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What one adversary saw. All adversaries are honest: they follow the protocol, and are curious.
+    """What one adversary saw. All adversaries are honest but curious: they follow the protocol.
 
     Attributes:
-        adversary: `"server"`; `"outsider"`: who reads the wire between the server and all others; `"key_holder"`: who
-            decrypts the sum; `"clients"`: some that work together; or `"server_and_clients"`.
+        adversary: `"server"`; `"outsider"`, who reads the traffic between the server and all others; `"key_holder"`,
+            who decrypts the sum; `"clients"`, some that work together; or `"server_and_clients"`.
         protection: `"plain"`, `"secagg"` or `"paillier"`.
         clients: Ids of the clients in the mean.
-        inputs: Clients' inputs by id as the adversary reads them, with the structure of an update; under a protection,
-            what looks like noise. Clients that work together know their own.
-        mean: The mean that the adversary ends with; None if it sees none. For clients that work together, that of the
+        inputs: Clients' inputs by id as the adversary can read them, with the structure of an update; with protection
+            they look like noise. Clients that work together know their own.
+        mean: The mean that the adversary gets; None if it sees none. For clients that work together, the mean of the
             others.
     """
 
@@ -79,10 +79,10 @@ class View:
 
     @classmethod
     def of_outsider(cls, transcript: Recorded | None) -> "View":
-        """Return what somebody saw who reads the wire, if nothing encrypts it.
+        """Return what someone saw who reads unencrypted traffic.
 
-        That is what the server saw: all that the server computes follows from messages. With TLS on the wire, an
-        outsider sees sizes and times only.
+        That is what the server saw, because everything that the server computes follows from messages. With TLS, an
+        outsider sees only sizes and times.
 
         Args:
             transcript: A `Transcript`, as `record=True` keeps it.
@@ -96,7 +96,7 @@ class View:
     def of_key_holder(cls, transcript: Recorded | None) -> "View":
         """Return what the key holder saw: the sum that it decrypts, and no message of a client.
 
-        One of several holders of a threshold key sees ciphertexts only, so `mean` is None.
+        One of several holders of a threshold key sees only ciphertexts, so `mean` is None.
 
         Args:
             transcript: A `Transcript`, as `record=True` keeps it.
@@ -119,21 +119,21 @@ class View:
         *,
         released: Any = None,
     ) -> "View":
-        """Return what clients see that work together, by themselves or with the server.
+        """Return what colluding clients see, alone or with the server.
 
-        They subtract their own updates from the mean. Secure aggregation on a k-regular graph gives more away if the
-        server works with all `neighbors` of a client; `secagg.parameters` chooses the graph so that this happens to
-        no client, and it is not in this view.
+        They subtract their own updates from the mean. Secure aggregation on a k-regular graph reveals more if the
+        server works with all `neighbors` of a client; `secagg.parameters` chooses the graph so that this happens to no
+        client, and this view does not include it.
 
         Args:
             transcript: Of `aggregate(..., record=True)`.
-            updates: Their own updates by id, dictionaries of arrays, as they sent them: with privacy, clipped. Their
+            updates: Their own updates by id, dictionaries of arrays, as they sent them (clipped, with privacy). Their
                 shares of the noise are not subtracted.
             weights: Their weights by id; None: 1 each, as with privacy.
-            released: The mean that clients are given; None: the server works with them, so they have what it saw.
+            released: The mean that clients receive; None: the server works with them, so they see what it saw.
 
         Raises:
-            ConfigError: There is no transcript; a client is not in the sum, or is alone in it; weights do not fit.
+            ConfigError: There is no transcript, a client is not in the sum or is alone in it, or weights do not match.
         """
         server = cls.of_server(transcript)
         recorded = _checked(transcript)
@@ -144,7 +144,7 @@ class View:
             raise ConfigError(f"clients {sorted(own.keys() ^ updates.keys())[:5]} have an update or a weight, not both")
         others = tuple(client_id for client_id in server.clients if client_id not in updates)
         if not others:
-            raise ConfigError("all clients of the sum work together: needed one at least that does not")
+            raise ConfigError("all clients of the sum work together: needed at least one that does not")
         seen, weight = server.mean if released is None else released, sum(own.values())
         for client_id, update in updates.items():
             if not isinstance(update, Mapping) or update.keys() != seen.keys():

@@ -1,13 +1,13 @@
 """Sums under an additively homomorphic key: Paillier 1999, Damgard and Jurik 2001, noise of Damgard, Jurik and Nielsen.
 
-These are the parts, for those who own transport and keys; `secfed.Paillier` is the ready-made aggregator.
+These are the parts, for users with their own transport and keys; `secfed.Paillier` is the ready-made aggregator.
 
 Theory of operation
 -------------------
 
 A ciphertext of m is `exp(n m) * rho` modulo `n^(s+1)`, where `rho` is random noise. The product of two ciphertexts
-holds the sum of their plaintexts. Many vector entries share one plaintext: each has a slot that is wide enough for the
-sum of all clients, so slots add independently of each other (`packing.py`).
+holds the sum of their plaintexts. Many vector entries share one plaintext: each has a slot wide enough for the sum of
+all clients, so slots add independently (`packing.py`).
 
 A session has two stages. In ENCRYPTED_INPUT_COLLECTION the server sends each client a request; a client packs its
 vector, encrypts it under the public key and answers once; the server checks and multiplies. In DECRYPTION the server
@@ -15,10 +15,10 @@ sends the product and the set of survivors to the key holder, which decrypts the
 that has not answered when the server closes a stage has dropped out.
 
 The server never holds the private key. With a threshold key no party does: each of several holders has a share, and
-enough of them together decrypt. A dealer makes the shares and forgets them. A holder proves that it used its share, so
-the server names one that cheats and goes on with the others.
+enough of them can decrypt together. A dealer makes the shares and forgets them. A holder proves that it used its share,
+so the server can name a holder that cheats and continue with the others.
 
-Where to find what: `config.py` has what all agree on; `client.py`, `server.py`, `key_holder.py` and
+Files: `config.py` has what all agree on; `client.py`, `server.py`, `key_holder.py` and
 `share_holder.py` the parties; `keys.py`, `noise.py` and `residues.py` the arithmetic; `threshold.py`, `dealing.py` and
 `proofs.py` threshold keys; `opening.py` and `partial_decryption.py` what the server does with answers; `integers.py`
 the engine (gmpy2, or Python's integers). The checks C1 to C3, S1 to S10, K1 to K6, P1 and H1 are numbered as in

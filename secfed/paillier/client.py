@@ -32,20 +32,20 @@ class Client:
             returns it, called when the client encrypts.
         noise: The kind of noise; what each assumes is in `docs/paillier.md`.
         pool: Noise drawn ahead of time, of the same kind and degree.
-        entropy: Source of secrets, new ones at every draw: two vectors with the same noise show their difference. By
+        entropy: Source of secrets, new ones at every draw: two vectors with the same noise reveal their difference. By
             default the operating system's.
         threads: Threads that encrypt, by default one for each usable core.
-        progress: Called now and then with how many plaintexts are encrypted, and how many there are.
+        progress: Called from time to time with the number of plaintexts encrypted so far and the total.
 
     Raises:
         ConfigError: No such client or noise, or the pool is for another key, noise or degree.
         EncodingError: The vector has the wrong shape, type or range. If a function makes it, `receive` raises this, or
-            what the function raised, and the client has left the session.
+            the function's own error, and the client has left the session.
 
     Security:
         The server sees ciphertexts, and cannot decrypt. A key holder that works with the server opens this client's
-        vector; fewer holders than the threshold of a threshold key cannot. One object answers once: while one call
-        runs every other one raises `StageError`.
+        vector; fewer holders than the threshold of a threshold key cannot. An object answers only once: while a call
+        runs, every other call raises `StageError`.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Client:
             self.stage, self._input = Stage.ABORTED, None
             raise FaultyServerError("the server's configuration is not this client's", "C3")
         drawn = None
-        if self._pool is not None:  # before anything changes: it may have too few
+        if self._pool is not None:  # before anything changes, because it may have too few
             drawn = self._pool.take(config.packing.plaintexts)
         self.stage, self._input = Stage.ABORTED, None  # there is no second try
         column = self._encrypt(config.entries(vector()) if callable(vector) else vector, drawn)

@@ -32,17 +32,17 @@ class Config:
     """The parameters of one session; clients, server and key holder must hold the same.
 
     Args:
-        public_key: The key under which everybody encrypts.
+        public_key: The key under which everyone encrypts.
         client_ids: The cohort: distinct whole numbers from 1 to 2^63.
         length: Entries of a vector.
         modulus_bits: The sum is modulo `2**modulus_bits`, 1 to 64.
         bound: Largest absolute value of an entry read as a signed number. A slot is then as narrow as the sum allows.
-            0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so the party
-            that decrypts also sees how often their sum passes the modulus.
-        weights: Public whole weights, by client id or in the order of ascending ids, which the server multiplies in.
-            None: all 1, and a client that multiplies its own weight in hides it.
+            0: entries may be any number modulo `2**modulus_bits`; slots add them as whole numbers, so the party that
+            decrypts also sees how often the sum passes the modulus.
+        weights: Public whole weights, by client id or in the order of ascending ids, by which the server multiplies.
+            None: all 1; a client can hide its weight by multiplying its vector itself.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
-        degree: Damgard and Jurik's `s`, 1 to 7: above 1 a ciphertext holds more values for its bytes, and is slower.
+        degree: Damgard and Jurik's `s`, 1 to 7: above 1 a ciphertext holds more values per byte, but is slower.
         round: The training round.
         model_hash: 32 bytes: the hash of the model being trained.
         context: The application's own parameters, at most 1024 bytes; bound into every message, not read.
@@ -117,7 +117,7 @@ class Config:
 
     @property
     def additions(self) -> int:
-        """How many vectors a sum of all clients counts: the sum of the weights."""
+        """Number of vectors in a sum of all clients, counted by weight: the sum of the weights."""
         return sum(self.weights) or len(self.client_ids)
 
     @cached_property
@@ -142,7 +142,7 @@ class Config:
         return hashlib.sha256(LABEL + b"config" + self.to_bytes()).digest()
 
     def to_bytes(self) -> bytes:
-        """Encode every field in the order of the specification; of the public key its id only."""
+        """Encode every field in the order of the specification, with only the id of the public key."""
         ids, weights = (struct.pack(f"<I{len(numbers)}Q", len(numbers), *numbers) for numbers in self._lists())
         return b"".join(
             (
@@ -163,7 +163,7 @@ class Config:
 
         Args:
             data: What `to_bytes` gave.
-            public_key: The key that this party knows to be the key holder's; never one that came with the bytes.
+            public_key: The key that this party knows to be the key holder's; never a key that came with the bytes.
 
         Raises:
             MalformedMessageError: These bytes are not a configuration.
@@ -202,10 +202,10 @@ class Config:
         return self.client_ids, self.weights
 
     def session_id(self, nonce: bytes) -> bytes:
-        """Return what names one session with these parameters.
+        """Return the id of one session with these parameters.
 
         Args:
-            nonce: The random bytes that the server drew for it.
+            nonce: Random bytes that the server drew for the session.
         """
         return hashlib.sha256(LABEL + b"session" + self.hash + nonce).digest()
 
@@ -214,7 +214,7 @@ class Config:
         return client_id in self._positions
 
     def position(self, client_id: int) -> int:
-        """Return where a client stands among all, from 0.
+        """Return a client's position among all, from 0.
 
         Args:
             client_id: The client.

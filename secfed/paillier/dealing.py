@@ -1,4 +1,4 @@
-"""The dealer, who makes a threshold key and its shares once, hands them out and forgets them.
+"""The dealer makes a threshold key and its shares once, hands them out and forgets them.
 
 Source: Shoup 2000, section 3; Damgard and Jurik 2001, section 4.1; `protocols/paillier/README.md`, section 9.
 """
@@ -18,13 +18,13 @@ Dealt = tuple[ThresholdKey, tuple[KeyShare, ...]]
 def deal(key_bits: int = 3072, *, holders: int, threshold: int, degree: int = 1) -> Dealt:
     """Make a threshold key and a share for each holder.
 
-    Primes of its form are rare: at 3072 bits the search takes from a few seconds to a minute.
+    Primes of this form are rare: at 3072 bits the search takes a few seconds to a minute.
 
     Args:
         key_bits: Bits of the modulus, a multiple of 16, at least 2048.
-        holders: How many get a share, at most 64.
-        threshold: How many decrypt together, at least 2 and more than half of the holders.
-        degree: Damgard and Jurik's `s`, 1 to 7; all sessions under the key have it.
+        holders: Number of holders of a share, at most 64.
+        threshold: Number of holders needed to decrypt, at least 2 and more than half of them.
+        degree: Damgard and Jurik's `s`, 1 to 7, for all sessions under the key.
 
     Returns:
         The key, for everyone, and the shares in order of the holders' numbers, each for its holder alone.
@@ -34,7 +34,7 @@ def deal(key_bits: int = 3072, *, holders: int, threshold: int, degree: int = 1)
         MissingExtraError: gmpy2, which finds the primes, is not installed.
 
     Security:
-        The party that runs this sees the private key, and must forget it and all shares. Send each share to its holder
+        The party that runs this sees the private key. It must forget it and all shares. Send each share to its holder
         over a private channel; all parties get the same public key.
     """
     if not FEWEST_KEY_BITS <= key_bits <= MOST_KEY_BITS or key_bits % 16:

@@ -1,4 +1,4 @@
-"""New key pairs. Prime numbers come from OpenSSL; those of subgroup and threshold keys, which have a form, from gmpy2.
+"""New key pairs. Primes come from OpenSSL; for subgroup and threshold keys, which need a special form, from gmpy2.
 
 Source: Damgard, Jurik, Nielsen 2010, section 4.1; `protocols/paillier/README.md`, section 3.
 """
@@ -16,11 +16,11 @@ from secfed.errors import ConfigError, MissingExtraError
 from secfed.paillier import integers
 from secfed.paillier.keys import FEWEST_KEY_BITS, MOST_KEY_BITS, SUBGROUP_BYTES, PrivateKey, PublicKey
 
-# Rounds of Miller-Rabin; a composite passes with probability below 2^-80 at the latest.
+# Rounds of Miller-Rabin: a composite passes with probability at most 2^-80.
 _ROUNDS = 40
 # OpenSSL makes no smaller ones.
 _SMALLEST_INSECURE = 1024
-# Odd numbers that one search for a safe prime looks at, and the bound of the primes that are tried on them first.
+# Odd numbers that one search for a safe prime checks, and the bound on the primes of the sieve.
 _SPAN, _SIEVE_BOUND = 1 << 18, 1 << 18
 
 
@@ -29,8 +29,8 @@ def generate_keypair(key_bits: int = 3072, *, subgroup: bool = False) -> tuple[P
 
     Args:
         key_bits: Bits of the modulus, a multiple of 16, at least 2048.
-        subgroup: Makes a key that decrypts five times as fast, because `h` generates a small subgroup of secret order
-            (a further assumption, see `PrivateKey`); needs gmpy2.
+        subgroup: Make a key that decrypts five times as fast, because `h` generates a small subgroup of secret order
+            (an additional assumption, see `PrivateKey`); needs gmpy2.
 
     Returns:
         The public key, for everyone, and the private key, for the key holder alone.
@@ -85,7 +85,7 @@ def noise_base(n: int) -> int:
 
 
 def safe_primes(key_bits: int) -> tuple[int, int]:
-    """Return two primes that a key may have and for which (p - 1) / 2 is prime too.
+    """Return two primes for a key for which (p - 1) / 2 is prime too.
 
     Raises:
         MissingExtraError: gmpy2 is not installed.
@@ -97,8 +97,9 @@ def safe_primes(key_bits: int) -> tuple[int, int]:
 
 
 def _safe_prime(bits: int) -> int:
-    """Return 2 k + 1 of that many bits, two top bits set, for the first prime k after a random one that gives one."""
-    _is_prime(3)  # says what is missing before anything is computed
+    """Return a safe prime 2 k + 1 of this many bits, with its two top bits set; k is the first one after a random
+    start."""
+    _is_prime(3)  # raises the error for a missing gmpy2 before the search
     while True:
         start = 3 << (bits - 3) | _random(bits - 3) | 1
         possible = np.ones(_SPAN, np.bool_)  # whether start + 2 j and twice that + 1 have no small factor
@@ -130,7 +131,7 @@ def _rsa_primes(key_bits: int) -> tuple[int, int]:
 
 
 def uniform(limit: int) -> int:
-    """Return a fresh number below `limit`, as good as uniform."""
+    """Return a fresh number below `limit`, nearly uniform."""
     return _random(limit.bit_length() + 128) % limit
 
 
@@ -139,7 +140,7 @@ def _random(bits: int) -> int:
 
 
 def uniform_unit(n: int) -> int:
-    """Return a number from 2 to n - 2; that it shares a factor with n happens once in 2^1000 times."""
+    """Return a number from 2 to n - 2; it shares a factor with n with probability about 2^-1000."""
     return 2 + uniform(n - 3)
 
 

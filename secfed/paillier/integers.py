@@ -1,6 +1,6 @@
-"""Big integers: those of gmpy2 where it is installed, else Python's own: the same results, eight to ten times slower.
+"""Big integers: gmpy2's if it is installed, otherwise Python's: the same results, eight to ten times slower.
 
-What is variable-time: everything but `secret_power` of gmpy2, and all of Python's own arithmetic.
+Variable-time: everything except `secret_power` with gmpy2, and all of Python's own arithmetic.
 """
 
 import math
@@ -17,16 +17,16 @@ try:
 except ImportError:
     _gmpy2 = None
 
-# None where it is not installed.
+# None if it is not installed.
 gmpy2: Any = _gmpy2
 
 T = TypeVar("T")
 R = TypeVar("R")
-# How many items are done, of how many.
+# Called with the number of items done and the total.
 Progress = Callable[[int, int], None]
-# Items of a thread between two calls of a progress function.
+# Items per thread between two calls of a progress function.
 _BLOCK = 64
-# Below so many items a second thread costs more than it brings.
+# With fewer items a second thread costs more than it saves.
 _FEWEST_FOR_THREADS = 16
 
 
@@ -45,7 +45,7 @@ def power(base: int, exponent: int, modulus: int) -> Any:
 
 
 def secret_power(base: int, exponent: int, modulus: int) -> Any:
-    """Return `base**exponent % modulus` in a time that tells nothing about a positive exponent (with gmpy2)."""
+    """Return `base**exponent % modulus` in a time independent of a positive exponent (with gmpy2)."""
     return pow(base, exponent, modulus) if gmpy2 is None else gmpy2.powmod_sec(base, exponent, modulus)
 
 
@@ -59,7 +59,7 @@ def inverse(number: int, modulus: int) -> Any:
 
 
 def inverses(numbers: Sequence[int], modulus: int) -> list[Any]:
-    """Return the inverses of many numbers for one inversion and three multiplications each (Montgomery)."""
+    """Return the inverses of many numbers with one inversion and three multiplications each (Montgomery)."""
     products = [integer(1)]
     for number in numbers:
         products.append(products[-1] * number % modulus)
@@ -74,8 +74,8 @@ def inverses(numbers: Sequence[int], modulus: int) -> list[Any]:
 def product_of_powers(bases: Sequence[int], exponents: Sequence[int], modulus: int) -> Any:
     """Return the product of `base**exponent` modulo `modulus` for public exponents from 0 on.
 
-    All share their squarings: from the highest digit of the exponents down, bases with the same digit are multiplied
-    together first (Pippenger's buckets).
+    All share their squarings: for each digit of the exponents, from the highest down, bases with the same digit are
+    multiplied first (Pippenger's buckets).
     """
     bits = max((int(exponent).bit_length() for exponent in exponents), default=0)
     # Digits of this many bits need the fewest multiplications.
@@ -119,12 +119,12 @@ def column(numbers: Sequence[Any], size: int) -> bytes:
 
 
 def read_column(data: bytes | memoryview, size: int) -> list[Any]:
-    """Read what `column` writes; the length must fit."""
+    """Read what `column` writes; the length must match."""
     return [from_bytes(data[start : start + size]) for start in range(0, len(data), size)]
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that does no work.
+    """Raise an error for a number of threads below 1.
 
     Raises:
         ConfigError: It is below 1.
@@ -134,7 +134,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def warn_if_slow(stacklevel: int = 3) -> None:
-    """Say once for each calling line that gmpy2 is not there."""
+    """Warn, once for each calling line, that gmpy2 is missing."""
     if gmpy2 is None:
         warnings.warn(
             "gmpy2 is not installed: Paillier is eight to ten times slower; "
@@ -160,9 +160,9 @@ def in_threads(
     Args:
         function: Takes a part, returns one result for each of its items.
         items: What to cut.
-        threads: How many; by default one for each usable core (one without gmpy2, whose work holds the interpreter
-            lock).
-        progress: Called now and then with how many are done, and how many there are.
+        threads: Number of threads; by default one for each usable core, or one without gmpy2, because Python's own
+            integers hold the interpreter lock.
+        progress: Called from time to time with the number done and the total.
 
     Raises:
         ConfigError: `threads` is below 1.
@@ -174,7 +174,7 @@ def in_threads(
         threads = usable_cores()
     block = max(1, _BLOCK * threads if progress else len(items))
     done: list[R] = []
-    with ThreadPoolExecutor(threads) as pool:  # starts a thread only when it gets work
+    with ThreadPoolExecutor(threads) as pool:  # starts a thread only when there is work
         for start in range(0, len(items), block):
             piece = items[start : start + block]
             if threads == 1:
@@ -189,7 +189,7 @@ def in_threads(
 
 
 def _unlocked(function: Callable[[Sequence[T]], list[R]]) -> Callable[[Sequence[T]], list[R]]:
-    """Let gmpy2 release the interpreter lock while it computes, which each thread must ask for itself."""
+    """Let gmpy2 release the interpreter lock while it computes; each thread must request this itself."""
 
     def work(part: Sequence[T]) -> list[R]:
         gmpy2.get_context().allow_release_gil = True

@@ -3,9 +3,9 @@
 phe is under the GPL version 3, secfed under Apache 2.0: phe is an extra, imported here and only when a function is
 called. A program that uses both must meet the terms of both.
 
-Two things that differ. phe attaches a public exponent of base 16 to every number, which tells the magnitude of floats;
-ours carry nothing (the exponent is 0). And phe's keys are not keys of Damgard, Jurik and Nielsen, so they take noise
-`"full"` only.
+Two differences: phe attaches a public exponent of base 16 to every number, which reveals the magnitude of floats; our
+numbers have none (the exponent is 0). And phe's keys are not keys of Damgard, Jurik and Nielsen, so they work only with
+noise `"full"`.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ def _phe() -> Any:
 def to_phe(key: PublicKey | PrivateKey) -> Any:
     """Return a key as phe's `PaillierPublicKey` or `PaillierPrivateKey`.
 
-    phe decrypts with p - 1 and q - 1, so it opens what subgroup keys encrypt, at the price of an ordinary key.
+    phe decrypts with p - 1 and q - 1, so it can use subgroup keys, at the speed of an ordinary key.
 
     Args:
         key: A public or a private key.
 
     Raises:
-        ConfigError: This is not a key.
+        ConfigError: `key` is not a key.
         MissingExtraError: phe is not installed.
     """
     phe = _phe()
@@ -63,12 +63,12 @@ def from_phe(key: Any, *, insecure_size: bool = False) -> Any:
 
 
 def to_phe_numbers(public_key: PublicKey, ciphertexts: Sequence[Any], exponent: int = 0) -> list[Any]:
-    """Return ciphertexts as phe's `EncryptedNumber` objects, which phe opens and adds to its own.
+    """Return ciphertexts as phe's `EncryptedNumber` objects, which phe can decrypt and add to its own.
 
     Args:
         public_key: The key under which they are encrypted.
         ciphertexts: At degree 1. phe reads a plaintext above two thirds of n as negative: encrypt `number % n`.
-        exponent: phe multiplies what it decrypts by 16 to this power.
+        exponent: phe multiplies a decrypted number by 16 to this power.
 
     Raises:
         EncodingError: One of them is not a ciphertext at degree 1.
@@ -84,14 +84,14 @@ def to_phe_numbers(public_key: PublicKey, ciphertexts: Sequence[Any], exponent: 
 def from_phe_numbers(public_key: PublicKey, numbers: Sequence[Any]) -> tuple[list[int], list[int]]:
     """Return the ciphertexts and the exponents of phe's `EncryptedNumber` objects.
 
-    phe adds noise here to those that came out of its own arithmetic without any.
+    phe adds noise here to results of its own arithmetic that have none.
 
     Args:
         public_key: The key under which they are encrypted.
         numbers: The `EncryptedNumber` objects.
 
     Raises:
-        EncodingError: A number is no `EncryptedNumber` under this key, or its ciphertext is unsound.
+        EncodingError: A number is not an `EncryptedNumber` under this key, or its ciphertext is unsound.
         MissingExtraError: phe is not installed.
     """
     phe = _phe()
@@ -105,15 +105,15 @@ def from_phe_numbers(public_key: PublicKey, numbers: Sequence[Any]) -> tuple[lis
 
 
 def decode_phe(public_key: PublicKey, plaintext: int, exponent: int = 0) -> Any:
-    """Return the number that phe means by a decrypted plaintext and an exponent: an int or a float, maybe negative.
+    """Return the number that a decrypted plaintext and an exponent mean in phe: an int or a float, maybe negative.
 
     Args:
         public_key: The key under which it was encrypted.
-        plaintext: What decryption gave, from 0 to n - 1.
-        exponent: That of the `EncryptedNumber`.
+        plaintext: The result of decryption, from 0 to n - 1.
+        exponent: The exponent of the `EncryptedNumber`.
 
     Raises:
-        EncodingError: It is in phe's zone of overflow, between a third and two thirds of n.
+        EncodingError: It is in phe's overflow range, between a third and two thirds of n.
         MissingExtraError: phe is not installed.
     """
     phe = _phe()

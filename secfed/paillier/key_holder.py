@@ -1,4 +1,4 @@
-"""Who decrypts, and which sums it agrees to open."""
+"""The key holder, which decrypts sums, and the rules for which sums it opens."""
 
 import json
 import threading
@@ -21,8 +21,8 @@ from secfed.wire import HASH_BYTES, Set, set_from_bytes, view
 class OpenedSums:
     """A key holder's memory of the sums that it has opened, for all its sessions.
 
-    Under one configuration (one round of one model) it opens the sum of one set of clients, and no other: differences
-    of several sums can leave few clients, or one.
+    Under one configuration (one round of one model) it opens the sum of only one set of clients: the difference of two
+    sums can reveal the sum of a few clients, or of one.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class OpenedSums:
 
     @one_at_a_time
     def check(self, config: Config, client_ids: frozenset[int]) -> None:
-        """Refuse a second sum.
+        """Raise an error for a second sum.
 
         Raises:
             FaultyServerError: K4, the sum of other clients was opened under this configuration.
@@ -53,7 +53,7 @@ class OpenedSums:
         if client_ids != earlier:  # K4
             raise FaultyServerError(
                 f"the sum of other clients ({len(earlier ^ client_ids)} differ) was opened in this round: the "
-                "difference of both would show what few have sent",
+                "difference of the two would show what a few clients sent",
                 "K4",
             )
 
@@ -80,7 +80,7 @@ class OpenedSums:
                 if len(bytes.fromhex(key)) != HASH_BYTES or not known:
                     raise ValueError
                 memory._opened[bytes.fromhex(key)] = frozenset(members)
-            if memory.to_bytes() != bytes(data):  # as a second entry for one hash, in whose place the first is lost
+            if memory.to_bytes() != bytes(data):  # such as two entries for one hash, of which one would be lost
                 raise ValueError
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise MalformedMessageError("these bytes are not a saved memory of opened sums", 0) from None
@@ -88,11 +88,11 @@ class OpenedSums:
 
 
 class Requests:
-    """What holders of a key and of a share have in common: they check a request before they compute anything.
+    """Common to holders of a key and of a share: they check a request before they compute anything.
 
     Args:
         config: The session's parameters, from the application.
-        opened: The sums opened before; keep it for as long as the key is used.
+        opened: The sums opened before; keep it as long as the key is used.
     """
 
     def __init__(self, config: Config, opened: OpenedSums | None) -> None:
@@ -102,7 +102,7 @@ class Requests:
         self._lock = threading.RLock()
 
     def _checked(self, data: bytes) -> tuple[SumToOpen, list[Any]]:
-        """Return the sum that a request asks for, and its ciphertexts; the sum is then recorded as opened.
+        """Return the sum that a request asks for and its ciphertexts, and record the sum as opened.
 
         Raises:
             MalformedMessageError: K1.
@@ -130,7 +130,7 @@ class Requests:
         ciphertexts = read_column(request.ciphertexts, size)
         if config.public_key.find_unsound(ciphertexts, config.degree):  # K6
             raise DecryptionError
-        self._opened.add(config, members)  # K4 again: another session may have opened a sum since
+        self._opened.add(config, members)  # K4 again: another session may have opened a sum meanwhile
         return SumToOpen(config, config.session_id(request.nonce), survivors), ciphertexts
 
     def _survivors(self, data: bytes) -> Set:
@@ -150,17 +150,17 @@ class KeyHolder(Requests):
     Args:
         config: The session's parameters, from the application.
         private_key: The private half of `config.public_key`.
-        opened: The sums opened before; keep it for as long as the key is used.
+        opened: The sums opened before; keep it as long as the key is used.
         threads: Threads that decrypt, by default one for each usable core.
-        progress: Called now and then with how many plaintexts are decrypted, and how many there are.
+        progress: Called from time to time with the number of plaintexts decrypted so far and the total.
 
     Raises:
-        ConfigError: The key is another one's.
+        ConfigError: The private key belongs to another public key.
 
     Security:
         It learns the sum. It opens only sums of at least `config.minimum_cohort` clients, and under one configuration
-        always that of the same clients. It takes the server's word for who is in a sum. Anyone who has the private key
-        and sees what clients send can open each vector.
+        only sums of the same clients. It trusts the server about who is in a sum. Anyone with the private key who sees
+        what clients send can open every vector.
     """
 
     def __init__(

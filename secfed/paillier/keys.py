@@ -33,7 +33,7 @@ LARGEST_DEGREE = 7
 SUBGROUP_BYTES = 32
 _BITS_BYTES = 4
 _SMALL_PRIMES = math.prod(k for k in range(3, 1000) if all(k % d for d in range(2, math.isqrt(k) + 1)))
-# Ciphertexts whose common factor with n is looked for at once.
+# Ciphertexts whose common factor with n is tested at once.
 _BATCH = 64
 
 
@@ -45,11 +45,11 @@ def _checked_degree(degree: int) -> int:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """What encrypts, and what the server works with.
+    """The key for encryption and for the server's work.
 
     Args:
         n: The modulus.
-        h: The base of the noise; 0 if the key has no base (keys of other libraries), then all noise is `"full"`.
+        h: The base of the noise; 0 if the key has none (keys of other libraries), and then all noise is `"full"`.
         insecure_size: Allows fewer than 2048 bits, for tests.
 
     Raises:
@@ -81,7 +81,7 @@ class PublicKey:
 
     @cached_property
     def id(self) -> bytes:
-        """32 bytes that stand for this key."""
+        """32 bytes that identify this key."""
         return hashlib.sha256(LABEL + b"public key" + self.to_bytes()).digest()
 
     def modulus(self, degree: int) -> Any:
@@ -107,7 +107,7 @@ class PublicKey:
 
         Args:
             data: What `to_bytes` returned.
-            insecure_size: Whether a key that is too short to be safe is read; for tests only.
+            insecure_size: Accept keys that are too short to be safe; for tests only.
 
         Raises:
             ConfigError: P1, these bytes are not such a key.
@@ -138,8 +138,8 @@ class PublicKey:
             noise: `"half"`, `"short"` or `"full"`; what each assumes is in `docs/paillier.md`.
             degree: Damgard and Jurik's `s`: a plaintext has `s` times as many bits as the key, a ciphertext `s + 1`.
             pool: Noise drawn ahead of time, of the same kind and degree; each factor is used once.
-            seed: 32 bytes that decide the noise; by default fresh from the operating system.
-            threads: How many share the work; by default one for each usable core.
+            seed: 32 bytes that determine the noise; by default fresh from the operating system.
+            threads: Number of threads; by default one for each usable core.
 
         Returns:
             Ciphertexts, from 1 to `n**(degree + 1) - 1`.
@@ -172,13 +172,13 @@ class PublicKey:
         """Draw noise, or take it from a pool.
 
         Args:
-            count: For how many ciphertexts.
+            count: Number of ciphertexts.
             noise: `"half"`, `"short"` or `"full"`.
             degree: Damgard and Jurik's `s`.
             pool: Noise drawn ahead of time, of the same kind and degree.
             seed: 32 bytes that decide the noise; by default fresh from the operating system.
-            threads: How many share the work; by default one for each usable core.
-            first: Number of the first ciphertext among those of the seed, a multiple of 16.
+            threads: Number of threads; by default one for each usable core.
+            first: Index of the first ciphertext among those of the seed, a multiple of 16.
 
         Raises:
             ConfigError: The pool is for another key, noise or degree.
@@ -194,24 +194,24 @@ class PublicKey:
         return pool.take(count)
 
     def hide(self, plaintexts: Sequence[int], factors: Sequence[Factor], degree: int = 1) -> list[Any]:
-        """Return the ciphertexts of plaintexts in range; each factor must be used once, here."""
+        """Return the ciphertexts of plaintexts in range; use each factor only once."""
         n, modulus = integer(self.n), self.modulus(degree)
         return [
             factor.hide(plaintext, n, degree, modulus) for factor, plaintext in zip(factors, plaintexts, strict=True)
         ]
 
     def check_noise(self, noise: Noise) -> None:
-        """Refuse noise that this key cannot have.
+        """Raise an error for noise that this key does not support.
 
         Raises:
-            ConfigError: There is no such noise, or the key has no `h` and so takes `"full"` only.
+            ConfigError: There is no such noise, or the key has no `h` and so supports only `"full"`.
         """
         exponent_bytes(noise, self.key_bits)
         if not self.h and noise != "full":
             raise ConfigError(f'this key has no h, so it takes noise "full" only, found {noise!r}')
 
     def check_pool(self, pool: NoisePool, noise: Noise, degree: int) -> None:
-        """Refuse a pool of other noise.
+        """Raise an error for a pool of other noise.
 
         Raises:
             ConfigError: It is for another key, noise or degree.
@@ -241,9 +241,9 @@ class PublicKey:
         return self.find_out_of_range(ciphertexts, degree) or self.find_common_factor(ciphertexts)
 
     def find_out_of_range(self, ciphertexts: Sequence[Any], degree: int = 1) -> str:
-        """Return which ciphertext is not from 1 to `n**(degree + 1) - 1`, or nothing ("")."""
+        """Return which ciphertext is not from 1 to `n**(degree + 1) - 1`, or ""."""
         modulus = self.modulus(degree)
-        if min(ciphertexts, default=1) > 0 and max(ciphertexts, default=1) < modulus:  # the usual case, looked at fast
+        if min(ciphertexts, default=1) > 0 and max(ciphertexts, default=1) < modulus:  # the usual case, checked fast
             return ""
         for number, ciphertext in enumerate(ciphertexts):
             if not 0 < ciphertext < modulus:
@@ -251,7 +251,7 @@ class PublicKey:
         return ""
 
     def find_common_factor(self, ciphertexts: Sequence[Any]) -> str:
-        """Return where a ciphertext has a common factor with `n`, or nothing (""): tested in products of many."""
+        """Return where a ciphertext has a common factor with `n`, or ""; products of many are tested at once."""
         n = integer(self.n)
         for start in range(0, len(ciphertexts), _BATCH):
             product, part = integer(1), ciphertexts[start : start + _BATCH]
@@ -264,22 +264,22 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """What decrypts: the key holder's alone, never the server's.
+    """The key for decryption: only the key holder has it, never the server.
 
     Args:
         public_key: Its public half.
         p: One prime factor of `n`.
         q: The other.
-        subgroup: The secret prime orders of `h` modulo `p` and `q`; (0, 0) if it is an ordinary key.
+        subgroup: The secret prime orders of `h` modulo `p` and `q`; (0, 0) for an ordinary key.
 
     Raises:
         ConfigError: P1, these are not such primes.
 
     Security:
-        Exponentiation with gmpy2 takes the same time whatever the key. What stays variable-time: reduction of the
-        ciphertext, the logarithm and the recombination, which meet the plaintext; and all of it without gmpy2. A
-        subgroup key decrypts five times as fast, and assumes that no one can find primes of 256 bits that divide p - 1
-        and q - 1 (Coron et al., PKC 2011: about 2^128 steps).
+        Exponentiation with gmpy2 takes the same time for every key. Variable-time are the reduction of the ciphertext,
+        the logarithm and the recombination, which use the plaintext, and without gmpy2 everything. A subgroup key
+        decrypts five times as fast. It assumes that no one can find primes of 256 bits that divide p - 1 and q - 1
+        (Coron et al., PKC 2011: about 2^128 steps).
     """
 
     public_key: PublicKey
@@ -307,10 +307,10 @@ class PrivateKey:
         return ""
 
     def __reduce__(self) -> str:
-        raise TypeError("a PrivateKey is not pickled in passing: see to_bytes")
+        raise TypeError("a PrivateKey cannot be pickled: use to_bytes")
 
     def to_bytes(self) -> bytes:
-        """Return the key's bytes. Keep them secret: anyone who has them can open every ciphertext."""
+        """Return the key's bytes. Keep them secret: anyone with them can open every ciphertext."""
         key_bits = self.public_key.key_bits
         primes = b"".join(to_bytes(prime, key_bits // 16) for prime in (self.p, self.q))
         orders = b"".join(order.to_bytes(SUBGROUP_BYTES, "little") for order in self.subgroup)
@@ -322,7 +322,7 @@ class PrivateKey:
 
         Args:
             data: What `to_bytes` returned.
-            insecure_size: Whether a key that is too short to be safe is read; for tests only.
+            insecure_size: Accept keys that are too short to be safe; for tests only.
 
         Raises:
             ConfigError: P1, these bytes are not such a key.
@@ -351,10 +351,10 @@ class PrivateKey:
         """Decrypt to integers from 0 to `n**degree - 1`.
 
         Args:
-            ciphertexts: What `PublicKey.encrypt` gave, or products of such.
+            ciphertexts: Results of `PublicKey.encrypt`, or products of them.
             degree: The degree at which they were encrypted.
-            threads: How many share the work; by default one for each usable core.
-            progress: Called now and then with how many are decrypted, and how many there are.
+            threads: Number of threads; by default one for each usable core.
+            progress: Called from time to time with the number decrypted so far and the total.
 
         Raises:
             DecryptionError: K6, one of them is not a ciphertext under this key; the text does not say which, or why.
@@ -399,7 +399,7 @@ class _Half:
         """Return the plaintext modulo `prime**degree`."""
         reduced, reciprocal = ciphertext % self.modulus, self.reciprocal
         residue = secret_power(reduced, self.order, self.modulus)
-        if residue % self.prime != 1:  # full noise, to which the subgroup's order does nothing
+        if residue % self.prime != 1:  # full noise, which the subgroup's order does not remove
             residue, reciprocal = secret_power(reduced, self.prime - 1, self.modulus), self.slow_reciprocal
         if residue % self.prime != 1:  # K6: the "prime" is not a prime
             raise DecryptionError

@@ -47,7 +47,7 @@ class DecryptionResponse(Message):
 
 @dataclass(frozen=True, slots=True)
 class PartialDecryptionResponse(Message):
-    """What one holder of a threshold key's share makes of the sum, with a proof that its share did."""
+    """One share holder's part of the decryption, with a proof that it used its share."""
 
     kind: ClassVar[int] = 69
     session_id: Annotated[bytes, 32]
@@ -69,7 +69,7 @@ _CLASSES: dict[int, type[Message]] = {
 
 
 def read_message(data: bytes) -> Message:
-    """Decode a message of whatever kind.
+    """Decode a message of any kind.
 
     Raises:
         MalformedMessageError: These bytes are not a valid message.

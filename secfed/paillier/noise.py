@@ -1,12 +1,12 @@
-"""The noise of a ciphertext: a random residue of the subgroup in which plaintexts leave no trace.
+"""The noise of a ciphertext: a random residue of the subgroup that does not depend on plaintexts.
 
 Powers of a fixed `h` are computed from a table: one factor for each byte of the exponent. Entries are stored in split
-form, `b * exp(n t)` with `b < n`, because the short `b` multiply faster and the `t` are merely added: the factor
-`exp(n t)` is applied once, together with the plaintext.
+form, `b * exp(n t)` with `b < n`: the short `b` multiply faster and the `t` are only added. The factor `exp(n t)` is
+applied once, together with the plaintext.
 
 Security:
-    The bytes of a secret exponent choose the table's entries, so the processor's cache may show them to another program
-    on the same machine. What each kind of noise assumes is in `NOISES`.
+    The bytes of a secret exponent choose the table's entries, so the processor's cache may reveal them to another
+    program on the same machine. `NOISES` lists what each kind of noise assumes.
 
 Source: Damgard, Jurik, Nielsen 2010, section 4.1 (powers of `h`); `protocols/paillier/README.md`, section 4.
 """
@@ -63,7 +63,7 @@ def exponent_bytes(noise: Noise, key_bits: int) -> int:
 
 
 class NoiseTable:
-    """All powers of `h_s` that one byte of an exponent can ask for.
+    """All powers of `h_s` that one byte of an exponent can need.
 
     Args:
         n: The modulus.
@@ -123,7 +123,7 @@ def _row(base: Any, n: Any, degree: int, modulus: Any) -> tuple[list[Any], list[
 
 @lru_cache(2)
 def noise_table(n: int, h: int, degree: int, size: int) -> NoiseTable:
-    """Return a table; the last two are kept, for the clients of one process share them."""
+    """Return a table; the last two are kept, because the clients of one process share them."""
     return NoiseTable(integer(n), integer(h), degree, size)
 
 
@@ -137,10 +137,10 @@ def draw_factors(
         h: The public base.
         degree: Damgard and Jurik's `s`.
         noise: The kind.
-        count: How many.
+        count: Number of ciphertexts.
         seed: 32 fresh secret bytes.
         threads: How many share the work; by default one for each usable core.
-        first: Number of the first one among those of the seed, a multiple of 16.
+        first: Index of the first one among those of the seed, a multiple of 16.
     """
     size = exponent_bytes(noise, int(n).bit_length())
     stream = keystream(seed, count * size, first * size)
@@ -159,10 +159,10 @@ def draw_factors(
 
 
 class NoisePool:
-    """Noise drawn ahead of time, so that encryption later takes a fraction of the time; each factor is used once.
+    """Noise drawn ahead of time, so that encryption is much faster; each factor is used once.
 
-    It is never written to disk, cannot be pickled, and is refused after a fork: two processes with the same noise would
-    send ciphertexts whose quotient shows the difference of their plaintexts.
+    It is never written to disk, cannot be pickled, and is refused after a fork: if two processes used the same noise,
+    the quotient of their ciphertexts would reveal the difference of the plaintexts.
 
     Args:
         n: The modulus.
@@ -195,22 +195,22 @@ class NoisePool:
         return bool(self._n == n and self._h == h)
 
     def fill(self, count: int, threads: int | None = None) -> None:
-        """Draw the noise of this many more ciphertexts.
+        """Draw noise for this many more ciphertexts.
 
         Args:
-            count: How many ciphertexts.
-            threads: Threads that compute it.
+            count: Number of ciphertexts.
+            threads: Number of threads.
 
         Raises:
             StageError: This process was forked from the pool's.
-            ConfigError: The entropy gave the same seed again, whose noise was drawn before.
+            ConfigError: The entropy repeated a seed.
         """
         self._check_owner()
         seed = self._entropy.draw("noise pool", SEED_BYTES)
         known = hashlib.sha256(seed).digest()
         with self._lock:
             if known in self._drawn:
-                raise ConfigError("the entropy gave a seed that it gave before, and noise may be used once only")
+                raise ConfigError("the entropy repeated a seed, and noise may be used only once")
             self._drawn.add(known)
         factors = draw_factors(self._n, self._h, self.degree, self.noise, count, seed, threads)
         with self._lock:
@@ -223,7 +223,7 @@ class NoisePool:
             count: How many factors.
 
         Raises:
-            StageError: Fewer are left, or this process was forked from the pool's; nothing is taken.
+            StageError: Too few are left, or this process was forked from the pool's; nothing is taken.
         """
         self._check_owner()
         with self._lock:

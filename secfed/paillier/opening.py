@@ -1,4 +1,4 @@
-"""What a server does with the answers of those who can decrypt: one key holder, or holders of a threshold key."""
+"""How the server handles answers of those who decrypt: one key holder, or holders of a threshold key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Totals = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class RefusedError(Exception):
-    """A message that its receiver refuses; the caller, which knows the sender, names it.
+    """A refused message; the caller, which knows the sender, adds its name.
 
     Attributes:
         check: The number of the check.
@@ -38,19 +38,19 @@ class SumToOpen:
 
     @property
     def additions(self) -> int:
-        """How many vectors it counts: the sum of the survivors' weights."""
+        """Number of vectors in it, counted by weight: the sum of the survivors' weights."""
         return sum(self.config.weight(position) for position in np.flatnonzero(self.survivors).tolist())
 
 
 class Opening(Protocol):
-    """Who decrypts, as the server sees them."""
+    """Those who decrypt, as the server sees them."""
 
     @property
     def holders(self) -> tuple[int, ...]:
-        """The numbers of those who are asked, from 1."""
+        """The numbers of the holders to ask, from 1."""
 
     def check(self, config: Config) -> None:
-        """Check that they can decrypt in this session, the only one that this object is for.
+        """Check that they can decrypt in this session, the only one for this object.
 
         Raises:
             ConfigError: Their key has another public key or degree, or the object has served another session.
@@ -60,7 +60,7 @@ class Opening(Protocol):
         """Return the length of the longest response."""
 
     def receive(self, request: SumToOpen, ciphertexts: Sequence[Any], holder_id: int, response: Message) -> None:
-        """Take a response: a message of whatever kind, from one of the holders.
+        """Take a response: a message of any kind, from one of the holders.
 
         Raises:
             RefusedError: S3 to S10; nothing has changed.
@@ -71,12 +71,12 @@ class Opening(Protocol):
 
         Raises:
             TooFewSurvivorsError: Too few holders have answered.
-            DecryptionError: Their answers do not make a sum.
+            DecryptionError: Their answers do not combine to a sum.
         """
 
 
 class OneSession:
-    """Refuses a second session: its sum would be that of the first."""
+    """Refuses a second session, which would return the sum of the first."""
 
     _taken = False
 
@@ -84,15 +84,15 @@ class OneSession:
         """Begin the session.
 
         Raises:
-            ConfigError: There was one before.
+            ConfigError: There was an earlier one.
         """
         if self._taken:
-            raise ConfigError("an opening serves one session, and keeps its answers: needed a new one for this session")
+            raise ConfigError("an opening serves only one session: needed a new one for this session")
         self._taken = True
 
 
 class OneKeyHolder(OneSession):
-    """One key holder, number 1, that holds the whole private key."""
+    """One key holder, number 1, with the whole private key."""
 
     def __init__(self) -> None:
         self._totals: Totals | None = None
@@ -103,7 +103,7 @@ class OneKeyHolder(OneSession):
         return (1,)
 
     def check(self, config: Config) -> None:
-        """Accept one session, whatever its degree: the private key serves all of them; see `Opening`."""
+        """Accept one session of any degree: the private key works for all of them; see `Opening`."""
         self.take()
 
     def message_bytes(self, config: Config) -> int:
@@ -136,12 +136,12 @@ class OneKeyHolder(OneSession):
 
 
 def checked_column(config: Config, data: bytes, name: str = "ciphertext") -> list[Any]:
-    """Read a vector's ciphertexts, or the partial decryptions of such.
+    """Read a vector's ciphertexts, or their partial decryptions.
 
     Args:
         config: The session's parameters.
         data: Their column.
-        name: What an error calls one of them.
+        name: Name of one of them in errors.
 
     Raises:
         RefusedError: S6 to S8: their number, a range, or a common factor with the modulus.

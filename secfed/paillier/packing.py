@@ -1,4 +1,4 @@
-"""Many entries in one plaintext: slots that no sum of as many vectors as declared can overflow.
+"""Many entries in one plaintext: slots that a sum of the declared number of vectors cannot overflow.
 
 Source: `protocols/paillier/README.md`, section 5.
 """
@@ -20,12 +20,12 @@ MOST_SLOT_BITS = 64
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where entries go. It is public, has one scale for all entries, and packs nothing but the values.
+    """How entries are placed in plaintexts. It is public, has one scale for all entries, and packs only the values.
 
     Args:
         length: Entries of a vector.
         entry_max: Largest entry.
-        additions: Most vectors in a sum, each counted as often as its weight.
+        additions: Most vectors in a sum, counted by weight.
         plaintext_bits: Bits that any plaintext may use: `degree * (key_bits - 1)`.
 
     Raises:
@@ -50,7 +50,7 @@ class Packing:
 
     @property
     def slot_bits(self) -> int:
-        """Bits of a slot: those of an entry and just enough for the sum."""
+        """Bits of a slot: enough for the sum of entries, and no more."""
         return (self.entry_max * self.additions).bit_length()
 
     @property
@@ -75,16 +75,16 @@ class Packing:
             entries: Shape `(length,)`, each from 0 to `entry_max`.
 
         Raises:
-            EncodingError: An entry is larger, or the shape is another.
+            EncodingError: An entry is larger, or the shape is wrong.
         """
         return [plaintext for piece in self.slices(entries, self.plaintexts) for plaintext in piece]
 
     def slices(self, entries: npt.NDArray[np.unsignedinteger[Any]], size: int) -> Iterator[list[Any]]:
-        """Yield the plaintexts of a vector, checked, so many at a time; for the rest see `pack`."""
+        """Yield the checked plaintexts of a vector, `size` at a time; see `pack`."""
         if entries.shape != (self.length,):
             raise EncodingError(f"the vector has shape {entries.shape}, needed ({self.length},)")
         for start in range(0, self.length, size * self.slots):
-            piece = entries[start : start + size * self.slots].copy()  # the owner may write into the vector meanwhile
+            piece = entries[start : start + size * self.slots].copy()  # the owner may change the vector meanwhile
             if piece.max() > self.entry_max:
                 raise EncodingError(f"an entry is above the largest, {self.entry_max}: a slot could overflow")
             yield self._rows(piece)

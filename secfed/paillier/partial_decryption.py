@@ -1,4 +1,4 @@
-"""What a server does with the answers of those who hold shares of a threshold key.
+"""How the server handles answers of the holders of shares of a threshold key.
 
 Source: `protocols/paillier/README.md`, sections 8 and 9.
 """
@@ -32,7 +32,7 @@ class PartialDecryptions(OneSession):
 
     @property
     def holders(self) -> tuple[int, ...]:
-        """The numbers of all holders: each is asked."""
+        """The numbers of all holders, each of which is asked."""
         return tuple(range(1, self._key.holders + 1))
 
     def check(self, config: Config) -> None:

@@ -1,6 +1,6 @@
-"""Proof that two powers have the same secret exponent: what convinces the server that a holder used its share.
+"""Proof that two powers have the same secret exponent, which shows that a holder used its share.
 
-One proof covers a whole column: it is about products of powers with small coefficients that no one can predict.
+One proof covers a whole column: it is about products of powers with small, unpredictable coefficients.
 
 Source: Shoup 2000, section 3; Bellare, Garay, Rabin 1998; `protocols/paillier/README.md`, section 9.
 """
@@ -52,7 +52,7 @@ class Statement:
         return challenge, nonce + from_bytes(challenge) * secret
 
     def holds(self, challenge: bytes, response: Any) -> bool:
-        """Return whether challenge and response prove it."""
+        """Return whether challenge and response prove the statement."""
         exponent, modulus = from_bytes(challenge), self.modulus
         commitments = (
             power(base, response, modulus) * power(result, -exponent, modulus) % modulus
@@ -68,13 +68,13 @@ class Statement:
 def batch(
     session_id: bytes, number: int, ciphertexts: Sequence[Any], partials: Sequence[Any], modulus: Any, size: int
 ) -> tuple[Any, Any]:
-    """Return what one proof about a whole column is about: a product of its ciphertexts, and of their partials.
+    """Return what a proof for a whole column covers: a product of its ciphertexts, and of their partials.
 
     Args:
         session_id: The session.
         number: The holder's.
         ciphertexts: The column.
-        partials: What the holder says that they become.
+        partials: The partial decryptions that the holder claims.
         modulus: `n**(degree + 1)`.
         size: Bytes of a number.
     """
@@ -82,7 +82,7 @@ def batch(
     context = session_id + number.to_bytes(NUMBER_BYTES, "little")
     seed = hashlib.sha256(LABEL + b"batch" + context + columns).digest()
     coefficients = read_column(keystream(seed, _COEFFICIENT_BYTES * len(ciphertexts)), _COEFFICIENT_BYTES)
-    # Squares only: they leave no room for a partial decryption with another sign.
+    # Squares only, so that the sign of a partial decryption does not matter.
     return (
         power(product_of_powers(ciphertexts, coefficients, modulus), 4, modulus),
         power(product_of_powers(partials, coefficients, modulus), 2, modulus),

@@ -1,4 +1,4 @@
-"""One client's work under Paillier encryption with a public key that has no known private key: it costs the same."""
+"""Times one client's Paillier work with a public key that has no known private key; it costs the same."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ from secfed.paillier.keys import FEWEST_KEY_BITS, MOST_KEY_BITS, PublicKey
 from secfed.paillier.noise import NoiseTable, exponent_bytes
 
 _BASE = 1009  # any unit will do; the modulus has no smaller prime factor
-# A whole table takes seconds: so many of its rows are made, of smaller keys more.
+# A whole table takes seconds, so only some rows are made, more of them for smaller keys.
 _ROW_BITS, _FEWEST_ROWS = 40_000, 4
-# Bits of a plaintext above which even these rows would take too long.
+# With more bits in a plaintext, even these rows would take too long.
 _MOST_BITS = 10_000
 _MOST_FACTORS = 16
 
@@ -37,17 +37,17 @@ def stand_in_key(key_bits: int) -> PublicKey:
 
 
 def client_times(config: Config, clock: Callable[[], float]) -> tuple[float, float] | None:
-    """Time a client's encryption of one plaintext, and what it computes once for a key.
+    """Time a client's encryption of one plaintext, and its one-time work for a key.
 
-    The noise is `"half"`. Both times grow with the bytes of its exponent, of which a few are tried.
+    The noise is `"half"`. Both times grow with the bytes of its exponent, of which a few are timed.
 
     Args:
         config: The session's parameters.
         clock: Returns a time, such as `time.process_time`.
 
     Returns:
-        The time for one plaintext and the time for the table of noise, in the clock's unit. None for keys of more than
-        10,000 bits times `degree`: to try them takes too long.
+        The time for one plaintext and the time for the table of noise, in the clock's unit. None if the key's bits
+        times `degree` exceed 10,000: timing would take too long.
     """
     key, degree = config.public_key, config.degree
     if key.key_bits * degree > _MOST_BITS:

@@ -1,7 +1,7 @@
-"""The exponential and the logarithm modulo `n^(s+1)`: how plaintexts become exponents and come back.
+"""The exponential and the logarithm modulo `n^(s+1)`, which turn plaintexts into exponents and back.
 
-Damgard and Jurik's generator is `1 + n`; ours is `exp(n)`, which is `1 + n` where `s` is 1 and needs no binomials where
-it is more. Both generate the same group of order `n^s`, so security is the same.
+Damgard and Jurik's generator is `1 + n`. Ours is `exp(n)`, which equals `1 + n` for `s` = 1 and needs no binomials for
+larger `s`. Both generate the same group of order `n^s`, so security is the same.
 
 Source: Damgard and Jurik 2001, section 3; `protocols/paillier/README.md`, section 4.
 """
@@ -12,7 +12,7 @@ from secfed.paillier.integers import integer
 
 
 def _inverses(degree: int, modulus: Any) -> list[Any]:
-    """Return those of 1 to `degree`. Nothing is kept: the modulus may be a power of a secret prime."""
+    """Return the inverses of 1 to `degree`, without caching: the modulus may be a power of a secret prime."""
     # (1 + modulus * x) / k is whole for x = -1 / modulus modulo k: no inversion of a large number.
     return [(1 + modulus * (-pow(int(modulus % k), -1, k) % k)) // k for k in range(1, degree + 1)]
 

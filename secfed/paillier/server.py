@@ -1,4 +1,4 @@
-"""The server: multiplies ciphertexts, which adds vectors; it never holds a private key."""
+"""The server multiplies ciphertexts, which adds vectors. It never holds a private key."""
 
 import threading
 from typing import Any
@@ -43,21 +43,21 @@ class Server:
     Args:
         config: The session's parameters.
         opening: Who decrypts: one key holder, or the holders of a `ThresholdKey`'s shares (`PartialDecryptions`).
-        noise: The kind of noise with which a weighted sum is rerandomized, by default `"half"`, or `"full"` where the
-            key has no `h`; no effect without public weights, so it is refused there.
+        noise: The kind of noise that rerandomizes a weighted sum, by default `"half"`, or `"full"` if the key has no
+            `h`. Without public weights it would have no effect and is refused.
         entropy: Source of the nonce and of that noise, new ones at every draw; by default the operating system's.
         threads: Threads that compute, by default one for each usable core.
 
     Raises:
-        ConfigError: `noise` without weights or that the key cannot have, a threshold key that has another public key or
-            degree, or an `opening` that has served another session.
+        ConfigError: `noise` was given without weights or is not supported by the key, a threshold key has another
+            public key or degree, or `opening` has served another session.
 
     Attributes:
         stage: The stage whose responses it collects; None before `open`.
         faults: Every message refused and who sent it, up to 1,000.
 
     Security:
-        It sees ciphertexts and the sum. Several threads may use the object: one call works at a time.
+        It sees ciphertexts and the sum. Several threads may use the object; one call runs at a time.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Server:
 
     @property
     def done(self) -> bool:
-        """Whether the sum is there."""
+        """Whether the sum is available."""
         return self.stage is Stage.DONE
 
     @property
@@ -117,19 +117,19 @@ class Server:
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Ids of the clients in the sum; none before their inputs are collected."""
+        """Ids of the clients in the sum; empty before their inputs are collected."""
         collected = self.stage not in (None, Stage.ENCRYPTED_INPUT_COLLECTION)
         return self._ids(self._survivors) if collected else ()
 
     @property
     def dropouts(self) -> tuple[int, ...]:
-        """Ids of the clients that are not in the sum; none before their inputs are collected."""
+        """Ids of the clients that are not in the sum; empty before their inputs are collected."""
         collected = self.stage not in (None, Stage.ENCRYPTED_INPUT_COLLECTION)
         return self._ids(~self._survivors) if collected else ()
 
     @property
     def message_bytes(self) -> int:
-        """The longest message that this stage accepts: what a transport should allow."""
+        """The longest message that this stage accepts, which a transport should allow."""
         if self.stage is Stage.ENCRYPTED_INPUT_COLLECTION:
             return EncryptedInputResponse.size(self._config.column_bytes)
         return self._opening.message_bytes(self._config) if self.stage is Stage.DECRYPTION else 0
@@ -142,7 +142,7 @@ class Server:
             The EncryptedInputRequest for every client.
 
         Raises:
-            StageError: It is open already.
+            StageError: It is already open.
         """
         if self.stage is not None:
             raise StageError("the session is open already; a new session needs a new Server")
@@ -153,7 +153,7 @@ class Server:
 
     @one_at_a_time
     def receive(self, sender_id: int, data: bytes) -> bool:
-        """Take one message; the transport vouches for who sent it.
+        """Take one message; the transport must have authenticated the sender.
 
         Args:
             sender_id: The client; in stage DECRYPTION the key holder (1, or the number of its share).
@@ -163,8 +163,8 @@ class Server:
             True if it counts; False if it came late and was ignored.
 
         Raises:
-            FaultyClientError: S1 to S8: refused and listed in `faults`; nothing has changed, the client may still send
-                a proper one.
+            FaultyClientError: S1 to S8: refused and listed in `faults`; nothing has changed, and the client may still
+                send a correct one.
             FaultyKeyHolderError: S1 to S10: the same for a key holder.
             ConfigError: `data` is not bytes.
             StageError: The session is not open.
@@ -172,7 +172,7 @@ class Server:
         if self.stage is None:
             raise StageError(f"a message from {sender_id}, but the session is not open")
         whole = view(data)
-        if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
+        if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: any message is late now
             return False
         collecting = self.stage is Stage.ENCRYPTED_INPUT_COLLECTION
         if not collecting and whole[:2] == _LATE:  # S3: it belongs to the stage before
@@ -194,7 +194,7 @@ class Server:
             text, check = f"{sender}: {error.args[0]}", "S2"
         except RefusedError as error:
             text, check = f"{sender}: {error.args[0]}", error.check
-        # What is kept is not what is raised: that has a traceback, whose frames hold the refused message.
+        # Keep a copy, not the raised error: its traceback's frames hold the refused message.
         if len(self.faults) < MOST_FAULTS:
             self.faults.append(fault(text, sender_id, check))
         raise fault(text, sender_id, check)
@@ -227,22 +227,22 @@ class Server:
         """End the stage: clients that have not answered have dropped out.
 
         Args:
-            stage: The stage that the caller means to close; by default the present one. If the session has gone on
-                since, nothing changes and StageError is raised.
+            stage: The stage to close; by default the current one. If the session has moved on, nothing changes and
+                StageError is raised.
 
         Returns:
             The DecryptionRequest for each key holder; empty when the sum is there.
 
         Raises:
             TooFewSurvivorsError: Fewer clients than the minimum cohort, or too few key holders; the session is over.
-            DecryptionError: K6, what the holders of shares combine is not a sum; the session is over.
+            DecryptionError: K6, the holders' answers do not combine to a sum; the session is over.
             StageError: The session is not open, over, or not in `stage`; nothing has changed.
         """
         if self.stage is None or self.stage in (Stage.DONE, Stage.ABORTED):
             raise StageError(f"no stage to close: the session is {self.stage.name if self.stage else 'not open'}")
         if stage is not None and stage is not self.stage:
             raise StageError(f"the session is in stage {self.stage.name}, asked to close {Stage(stage).name}")
-        closed, self.stage = self.stage, Stage.ABORTED  # whatever happens now, there is no second try
+        closed, self.stage = self.stage, Stage.ABORTED  # there is no second try from here on
         if closed is Stage.DECRYPTION:
             request = self._request()
             self._sum = self._config.vector(self._opening.totals(request), request.additions)
@@ -261,7 +261,8 @@ class Server:
         return dict.fromkeys(self._opening.holders, request_bytes)
 
     def _weighted(self) -> list[Any]:
-        """Return the weighted products, with fresh noise: a bare power shows its exponent to who knows its base."""
+        """Return the weighted products, with fresh noise: a bare power reveals its exponent to anyone who knows its
+        base."""
         config = self._config
         weights = [config.weight(position) for position in self._columns]
         products = weighted_products(list(self._columns.values()), weights, self._modulus, self._threads)

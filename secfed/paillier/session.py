@@ -1,4 +1,4 @@
-"""The whole protocol in one process: a server, all clients and those who decrypt, with dropouts."""
+"""The whole protocol in one process: a server, all clients and the key holders, with dropouts."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,15 +32,15 @@ Progress = Callable[[Stage, int, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a session gave.
+    """The result of a session.
 
     Attributes:
         sum: The survivors' weighted sum modulo `2**modulus_bits`, shape `(length,)`.
         survivors: Ids of the clients in the sum.
         dropouts: Ids of the others.
         faults: Every message refused.
-        bytes_up: What each client sent, by id.
-        bytes_down: What each client was sent, by id.
+        bytes_up: Bytes that each client sent, by id.
+        bytes_down: Bytes sent to each client, by id.
         seconds: Wall time of each stage, all parties together.
     """
 
@@ -73,34 +73,34 @@ def run_session(
     Args:
         config: The session's parameters.
         vectors: Each client's vector by id; see `Client`. Or a function of the id, called once for each client that
-            answers, by ascending id, so that one vector is held at a time; a client for which it returns None drops
-            out.
-        private_key: The key holder's; or a threshold key and the shares of all its holders.
+            answers, by ascending id, so that only one vector is held at a time; a client for which it returns None
+            drops out.
+        private_key: The key holder's key, or a threshold key and the shares of all its holders.
         dropouts: Ids of the clients that do not answer.
         absent: Numbers of the key holders that do not answer.
         noise: The kind of noise of every client.
         pool: Noise drawn ahead of time, for all clients.
         opened: The memory of opened sums; all key holders share it.
         observer: Called with every message: stage, direction, id of the client or number of the key holder, bytes.
-        entropies: Source of secrets of each party by id, 0 for the server, -1 and so on down for the holders of
-            shares 1 and so on up; None is the operating system's.
+        entropies: Source of secrets of each party by id: 0 for the server, -1, -2, ... for the holders of shares 1, 2,
+            ...; None is the operating system's.
         threads: Threads that compute, by default one for each usable core.
-        progress: Called now and then: stage, id of the client or number of the key holder at work, how many
-            plaintexts are encrypted or decrypted, how many there are.
+        progress: Called from time to time with the stage, the id of the client or number of the key holder at work, the
+            number of plaintexts encrypted or decrypted so far, and the total.
 
     Returns:
         The sum and what it cost.
 
     Raises:
         ConfigError: A vector or a share is missing, a dropout is not a client, an absent holder is not a holder, or a
-            key does not fit.
-        EncodingError: A vector does not fit.
+            key does not match.
+        EncodingError: A vector has the wrong shape, type or range.
         TooFewSurvivorsError: Too many dropouts, or too many absent holders.
-        DecryptionError: What the holders of shares combine is not a sum.
+        DecryptionError: The holders' answers do not combine to a sum.
 
     Security:
-        All parties are in one process: this protects nothing, it shows and tests what a deployment of `Client`,
-        `Server`, and `KeyHolder` or `ShareHolder`, does.
+        All parties are in one process, so nothing is protected. Use this to test what a deployment of `Client`,
+        `Server`, and `KeyHolder` or `ShareHolder` does.
     """
     known = set(config.client_ids)
     if isinstance(vectors, Mapping) and (odd := known ^ set(vectors)):
@@ -162,7 +162,7 @@ def _who_decrypts(
     threads: int | None,
     progress: Progress | None,
 ) -> tuple[Opening, Mapping[int, KeyHolder | ShareHolder]]:
-    """Return those who decrypt by their numbers, and what the server does with their answers."""
+    """Return the key holders by their numbers, and the object that handles their answers."""
 
     def watch(number: int) -> Callable[[int, int], None] | None:
         return progress and partial(progress, Stage.DECRYPTION, number)

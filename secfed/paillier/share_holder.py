@@ -1,4 +1,4 @@
-"""One of those who decrypt together: it holds a share of a threshold key."""
+"""A holder of a share of a threshold key: several decrypt together."""
 
 from secfed.concurrency import one_at_a_time
 from secfed.crypto.entropy import Entropy, SystemEntropy
@@ -15,20 +15,20 @@ class ShareHolder(Requests):
         config: The session's parameters, from the application.
         key: The threshold key; its public key is the configuration's.
         share: This holder's share.
-        opened: The sums that it has helped to open before; keep it for as long as the key is used.
-        entropy: Source of secrets, new ones at every draw: two proofs with the same nonce show the share. By default
+        opened: The sums that it has helped to open; keep it as long as the key is used.
+        entropy: Source of secrets, new ones at every draw: two proofs with the same nonce reveal the share. By default
             the operating system's.
         threads: Threads that decrypt, by default one for each usable core.
-        progress: Called now and then with how many ciphertexts are done, and how many there are.
+        progress: Called from time to time with the number of ciphertexts done and the total.
 
     Raises:
-        ConfigError: H1, the share does not fit the key; or the key has another public key or degree.
+        ConfigError: H1, the share does not belong to the key; or the key has another public key or degree.
 
     Security:
-        Alone it learns nothing: it sees the product of the clients' ciphertexts. It helps to open only sums of at least
-        `config.minimum_cohort` clients, and under one configuration always that of the same clients. It takes the
-        server's word for who is in a sum: the server and as many holders as the threshold together can open every
-        single vector, the server and fewer cannot. Exponentiation with gmpy2 takes the same time whatever the share.
+        Alone it learns nothing: it sees only the product of the clients' ciphertexts. It helps to open only sums of at
+        least `config.minimum_cohort` clients, and under one configuration only sums of the same clients. It trusts the
+        server about who is in a sum: the server and `threshold` holders together can open every vector, the server and
+        fewer cannot. Exponentiation with gmpy2 takes the same time for every share.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from enum import Enum
 
 
 class Stage(Enum):
-    """Where a party stands: the server's stage is the one whose responses it collects."""
+    """The stage of a party: for the server, the one whose responses it collects."""
 
     ENCRYPTED_INPUT_COLLECTION = 1
     DECRYPTION = 2

@@ -1,4 +1,4 @@
-"""Threshold keys: no party has the private key; each of several holders has a share, and enough of them decrypt.
+"""Threshold keys: no party has the private key; each holder has a share, and enough holders can decrypt.
 
 Source: Shoup 2000; Damgard and Jurik 2001, section 4; Feldman 1987; `protocols/paillier/README.md`, section 9.
 """
@@ -32,13 +32,13 @@ from secfed.paillier.proofs import NUMBER_BYTES, Statement, batch
 from secfed.paillier.residues import logarithm
 
 FEWEST_HOLDERS, MOST_HOLDERS = 2, 64
-# Beyond the bits of the exponent: 256 of the challenge and 128 that hide their product, and in a response 16 to spare.
+# Bits added to those of the exponent: 256 for the challenge and 128 to hide the product; 16 more in a response.
 _NONCE_BITS, _RESPONSE_BITS = 384, 400
 _BITS_BYTES, _DEGREE_BYTES = 4, 1
 
 
 def numbers_fault(degree: int, holders: int, threshold: int) -> str:
-    """Return what is wrong with the numbers of a threshold key, or nothing ("")."""
+    """Return what is wrong with the numbers of a threshold key, or ""."""
     if not 1 <= degree <= LARGEST_DEGREE:
         return f"degree {degree} is not from 1 to {LARGEST_DEGREE}"
     if not FEWEST_HOLDERS <= threshold <= holders <= MOST_HOLDERS:
@@ -50,40 +50,40 @@ def numbers_fault(degree: int, holders: int, threshold: int) -> str:
 
 @dataclass(frozen=True)
 class KeyShare:
-    """What one holder of a threshold key keeps secret.
+    """The secret share of one holder of a threshold key.
 
     Args:
-        number: The holder's, from 1.
+        number: The holder's number, from 1.
         value: The share.
 
     Security:
-        As many shares as the threshold open every ciphertext under the key.
+        `threshold` shares together open every ciphertext under the key.
     """
 
     number: int
     value: int = field(repr=False)
 
     def __reduce__(self) -> str:
-        raise TypeError("a KeyShare is not pickled in passing: see to_bytes")
+        raise TypeError("a KeyShare cannot be pickled: use to_bytes")
 
     def to_bytes(self, key: "ThresholdKey") -> bytes:
         """Return the share's bytes: secret.
 
         Args:
-            key: The key that it is a share of.
+            key: The key that the share belongs to.
 
         Returns:
-            4 bytes of the number, then the value in as many bytes as a ciphertext.
+            4 bytes for the number, then the value in as many bytes as a ciphertext has.
         """
         return self.number.to_bytes(NUMBER_BYTES, "little") + to_bytes(self.value, key.number_bytes)
 
     @classmethod
     def from_bytes(cls, data: bytes, key: "ThresholdKey") -> Self:
-        """Read a share, and check that it is one of this key.
+        """Read a share, and check that it belongs to this key.
 
         Args:
             data: What `to_bytes` gave.
-            key: The key that it is a share of.
+            key: The key that the share belongs to.
 
         Raises:
             ConfigError: H1, these bytes are not a share of this key.
@@ -101,19 +101,19 @@ class ThresholdKey:
     """The public half of a key whose private half is shared among holders, numbered from 1.
 
     Args:
-        public_key: What encrypts.
+        public_key: The key for encryption.
         degree: Damgard and Jurik's `s`; fixed by the key.
-        holders: How many hold a share, at most 64.
+        holders: Number of holders of a share, at most 64.
         v: A square modulo `n**(degree + 1)`.
-        commitments: Powers of `v` that fix the shares without telling them; as many as the threshold.
+        commitments: Powers of `v` that fix the shares without revealing them; `threshold` of them.
 
     Raises:
         ConfigError: P1, this is not such a key.
 
     Security:
-        Fewer holders than the threshold learn nothing about a plaintext. More than half of the holders must be needed,
-        so that no two groups without a common holder can open two different sums. The dealer who made the key could
-        have kept the private half: take one who is trusted to forget it.
+        Fewer holders than the threshold learn nothing about a plaintext. The threshold must be more than half of the
+        holders, so that two disjoint groups cannot open two different sums. The dealer who made the key could have kept
+        the private half: choose one that you trust to forget it.
     """
 
     public_key: PublicKey
@@ -135,12 +135,12 @@ class ThresholdKey:
 
     @property
     def threshold(self) -> int:
-        """How many holders decrypt together."""
+        """Number of holders needed to decrypt."""
         return len(self.commitments)
 
     @cached_property
     def modulus(self) -> Any:
-        """What ciphertexts are below: `n**(degree + 1)`."""
+        """The modulus of ciphertexts, `n**(degree + 1)`."""
         return self.public_key.modulus(self.degree)
 
     @property
@@ -165,7 +165,7 @@ class ThresholdKey:
 
     @property
     def response_bytes(self) -> int:
-        """Bytes in which a proof's response is written."""
+        """Bytes of a proof's response."""
         return -(-self.response_bits // 8)
 
     @property
@@ -206,7 +206,7 @@ class ThresholdKey:
         return cls(public_key, degree, holders, v, tuple(commitments))
 
     def check_config(self, config: Config) -> None:
-        """Check that a session is under this key.
+        """Check that a session uses this key.
 
         Raises:
             ConfigError: It has another public key or degree.
@@ -217,10 +217,10 @@ class ThresholdKey:
             raise ConfigError(f"the threshold key has degree {self.degree}, the configuration {config.degree}")
 
     def check_share(self, share: KeyShare) -> None:
-        """Check that a share is one of this key.
+        """Check that a share belongs to this key.
 
         Raises:
-            ConfigError: H1, it is not.
+            ConfigError: H1, it does not.
         """
         if not 1 <= share.number <= self.holders:  # H1
             raise ConfigError(f"holder {share.number} is not among the holders 1 to {self.holders}", "H1")
@@ -249,7 +249,7 @@ class ThresholdKey:
 
         Args:
             share: The holder's share, checked before.
-            session_id: 32 bytes; the proof is good in this session alone.
+            session_id: 32 bytes; the proof is valid only in this session.
             ciphertexts: Units modulo `modulus`.
             entropy: Source of the proof's nonce.
             threads: How many share the work; by default one for each usable core.
@@ -278,7 +278,7 @@ class ThresholdKey:
         challenge: bytes,
         response: bytes,
     ) -> bool:
-        """Return whether partial decryptions are right: those that the holder's share gives, up to their sign."""
+        """Return whether partial decryptions are the ones that the holder's share gives, up to their sign."""
         exponent = from_bytes(response)
         if len(response) != self.response_bytes or exponent.bit_length() > self.response_bits:
             return False
@@ -304,7 +304,7 @@ class ThresholdKey:
 
         Raises:
             TooFewSurvivorsError: There are fewer holders than the threshold.
-            DecryptionError: K6, they do not make plaintexts.
+            DecryptionError: K6, they do not combine to plaintexts.
         """
         if (count := len(columns)) < self.threshold:
             raise TooFewSurvivorsError(

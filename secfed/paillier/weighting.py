@@ -1,7 +1,7 @@
-"""Public weights: the product of powers of ciphertexts, by one addition chain for all rows.
+"""Public weights: the product of powers of ciphertexts, with one addition chain for all rows.
 
 Source: Bos and Coster, *Addition Chain Heuristics*, CRYPTO 1989: the two largest exponents a >= b of x^a y^b become
-x^(a - b) (x y)^b; with a quotient in place of repeated subtraction.
+x^(a - b) (x y)^b; with a quotient instead of repeated subtraction.
 """
 
 import heapq
@@ -21,7 +21,7 @@ def addition_chain(weights: Sequence[int]) -> tuple[Chain, int, int]:
         weights: Positive exponents, one for each factor.
 
     Returns:
-        The steps, the number of the factor that is left, and its exponent.
+        The steps, the index of the remaining factor, and its exponent.
     """
     heap = [(-weight, factor) for factor, weight in enumerate(weights)]
     heapq.heapify(heap)

@@ -1,9 +1,9 @@
 """One session of secure aggregation between processes or machines, over HTTP: `secfed serve` and `secfed join`.
 
-A server process and a process for each client run one session, which gives one weighted mean. The parts are kept apart
-so that each can be tested alone: `parameters.py` says what the server announces and what a client holds against it,
-`driver.py` moves a `secagg.Server` through its stages with deadlines, `store.py` keeps it in a file, `http_server.py`
-puts it behind HTTP, and `client.py` is the other side. Requires the extra "transport".
+A server process and a process for each client run one session, which gives one weighted mean. The parts are separate so
+that each can be tested alone: `parameters.py` has what the server announces and what a client requires, `driver.py`
+runs a `secagg.Server` through its stages with deadlines, `store.py` keeps it in a file, `http_server.py` serves it over
+HTTP, and `client.py` is the other side. Requires the extra "transport".
 """
 
 from secfed.secagg.identities import create_identity, read_identity, read_roster

@@ -1,7 +1,7 @@
 """One client's side of a session over HTTP: it asks, answers, and asks again until the session is done.
 
-The client keeps no connection: after a cut one, or while the server is restarted, it sends the same bytes again. The
-server takes the same bytes as often as they come.
+The client does not depend on a connection: if one breaks, or the server restarts, it sends the same bytes again. The
+server accepts the same bytes any number of times.
 """
 
 from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
@@ -38,9 +38,9 @@ except ImportError:
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
-_LONGEST_WISH: Final = 60.0  # of a server that says how long to wait
-_IDLE_SECONDS: Final = 5.0  # less than a server keeps a connection on which nothing is asked
-_ANSWER_SECONDS: Final = POLL_SECONDS + 40.0  # without a byte from the server for so long, the connection is cut
+_LONGEST_WISH: Final = 60.0  # most that a server may tell a client to wait
+_IDLE_SECONDS: Final = 5.0  # less than a server keeps an idle connection
+_ANSWER_SECONDS: Final = POLL_SECONDS + 40.0  # after this long without a byte from the server, the connection is cut
 _CHUNK: Final = 1 << 16
 _TRY_AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
 _log = logging.getLogger("secfed.transport")
@@ -49,12 +49,12 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a session was for one client.
+    """The result of a session for one client.
 
     Attributes:
         survivors: Ids of the clients in the sum, as this client helped to unmask it.
         bytes_up: Bytes of the messages that it sent, each counted once.
-        bytes_down: Bytes of the messages that it was sent, each counted once.
+        bytes_down: Bytes of the messages that it received, each counted once.
     """
 
     survivors: tuple[int, ...]
@@ -63,11 +63,11 @@ class Joined:
 
 
 def client_context(authority: str | None = None) -> ssl.SSLContext:
-    """Return the TLS settings of a client: TLS 1.3, and a server whose certificate an authority vouches for.
+    """Return the TLS settings of a client: TLS 1.3, with a server certificate signed by an authority.
 
     Args:
-        authority: A PEM file with the one authority that is trusted, which may be the server's own certificate. None
-            trusts the authorities of the system.
+        authority: A PEM file with the only trusted authority, which may be the server's own certificate. None trusts
+            the system's authorities.
 
     Raises:
         ConfigError: The file cannot be read or holds no certificate.
@@ -81,7 +81,7 @@ def client_context(authority: str | None = None) -> ssl.SSLContext:
 
 
 def _check_identity(client_id: int, key: SigningKey, roster: Mapping[int, bytes]) -> None:
-    """Refuse a key that is not the client's in the roster, before the server is asked for anything."""
+    """Check that the key is the client's in the roster, before contacting the server."""
     if client_id not in roster:
         raise ConfigError(f"client {client_id} is not among the {len(roster)} clients of the roster")
     if key.public_bytes != roster[client_id]:
@@ -112,28 +112,28 @@ async def join(
         update: Array, or list or dictionary of arrays, of any float dtype, with the names and shapes that the server
             announces.
         weight: Whole number from 1 to the session's largest weight.
-        terms: What this client insists on.
+        terms: What this client requires.
         signing_key: Its identity key (with a roster in `terms`).
-        tls: TLS settings; by default those of the system's authorities.
+        tls: TLS settings; by default with the system's authorities.
         insecure: Allows plain HTTP to other machines.
-        timeout: Seconds that the client waits for the server in each stage, whether the server can be reached or not.
-        state: Keeps the client's part of the session. The same call with the same state goes on after a kill.
-        record: Says to which session each update went; an update that went to another one is refused.
+        timeout: Seconds that the client waits for the server in each stage, even if the server cannot be reached.
+        state: Keeps the client's part of the session. After a kill, the same call with the same state continues.
+        record: Keeps which session each update went to; an update that went to another one is refused.
 
     Returns:
         Who is in the sum, and the bytes of the messages.
 
     Raises:
         ConfigError: The URL, the identity or the timeout cannot be used, the client is not in the session, the state
-            is for something else, or the update went to another session.
-        EncodingError: The update or the weight does not fit; nothing has been sent.
+            belongs to something else, or the update went to another session.
+        EncodingError: The update or the weight does not fit the session; nothing has been sent.
         FaultyServerError: The server's parameters or messages are not acceptable; the client has erased its secrets.
         MalformedMessageError: The server sent bytes that are not a valid message.
-        SecFedError: The server could not be reached in time, went on without this client or ended the session.
+        SecFedError: The server could not be reached in time, continued without this client or ended the session.
 
     Security:
-        The client believes nothing that the server announces: see `Terms`. One update should be given to one session
-        only: two sums with the same update and different survivors give their difference away.
+        The client checks everything that the server announces: see `Terms`. Give an update to only one session: two
+        sums with the same update and different survivors reveal their difference.
     """
     if not 0 < timeout < float("inf"):
         raise ConfigError(f"the timeout is {timeout} seconds, needed a positive finite number")
@@ -147,7 +147,7 @@ async def join(
     connector = aiohttp.TCPConnector(
         ssl=tls or (client_context() if base.startswith("https") else True), limit=2, keepalive_timeout=_IDLE_SECONDS
     )
-    # No redirects, proxies or compression: the token goes to this address only, and bodies are as long as they look.
+    # No redirects, proxies or compression: the token goes only to this address, and bodies are as long as they look.
     async with aiohttp.ClientSession(connector=connector, timeout=limits, auto_decompress=False) as http:
         link = _Link(http, base, timeout)
         announced = await link.parameters()
@@ -172,7 +172,7 @@ async def join(
         elif last.snapshot:
             client = Client.from_bytes(last.snapshot, **identity)
             last = replace(last, snapshot=b"")
-        del update, transform  # the vector is made: of a large model nothing else is needed
+        del update, transform  # the vector exists: free the rest of a large model
         give = partial(record.add, digest, found.session, found.config.round) if record else None
         return await _session(client, link, found.config, last, state, give)
 
@@ -191,13 +191,13 @@ async def _session(
         client: None if its last answer is in `last`.
         link: The server.
         config: The session's parameters.
-        last: The answer that is on the disk, and may not have been sent.
+        last: The answer on disk, which may not have been sent yet.
         state: Where answers are written before they are sent.
         give: Called before the first message that depends on the update is sent.
     """
     if last:
         _log.info("resume stage=%s", last.stage.name, extra={"event": "resume", "stage": last.stage.name})
-        assert not isinstance(last.message, Answer)  # one that is read from the disk is whole
+        assert not isinstance(last.message, Answer)  # an answer read from disk is complete
         await link.answer(last.stage, last.message)
     while client and (stage := client.stage) is not Stage.DONE:
         request = await link.request(stage, longest_request(stage, config))
@@ -249,7 +249,7 @@ def _reason(message: bytes) -> str:
 
 
 class _Link:
-    """Requests to one server, repeated until they are answered or the time of a stage is up."""
+    """Requests to one server, repeated until they are answered or the stage's time is up."""
 
     def __init__(self, http: aiohttp.ClientSession, base: str, timeout: float) -> None:
         self._http, self.base, self._timeout = http, base, timeout
@@ -281,7 +281,7 @@ class _Link:
             while start < size:
                 try:
                     piece = await asyncio.to_thread(message.read, start)
-                except SecFedError as error:  # aiohttp would take it for a broken connection
+                except SecFedError as error:  # aiohttp would treat it as a broken connection
                     failed.append(error)
                     raise
                 yield piece
@@ -304,7 +304,7 @@ class _Link:
         await self._until(f"the answer to {stage.name}", once)
 
     async def leave(self, stage: Stage, message: bytes) -> None:
-        """Tell the server, once, that this client is gone; if that fails the client is simply silent."""
+        """Tell the server, once, that this client is leaving; if that fails, the client is just silent."""
         try:
             url = f"{self.base}/{stage.name}"
             async with self._http.post(url, data=message, headers=self.headers, allow_redirects=False):
@@ -321,7 +321,7 @@ class _Link:
                     if (found := await once()) is not None:
                         return found
                 pause, last = _FIRST_PAUSE, "the stage has not come"
-                # The server lets a client wait; one that does not is not asked more often for it.
+                # The server usually makes a client wait; if it does not, do not ask more often.
                 await asyncio.sleep(_FIRST_PAUSE)
                 continue
             except aiohttp.ClientConnectorCertificateError as error:
@@ -331,11 +331,11 @@ class _Link:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 last = f"{type(error).__name__}: {error}"
             _log.info("again what=%s reason=%s", what, last, extra={"event": "again", "reason": last})
-            # Half to one and a half times the pause: clients that were turned away together do not return together.
+            # Half to one and a half times the pause, so that clients turned away together do not return together.
             wait = wish + pause * (0.5 + int.from_bytes(SystemEntropy().draw("pause", 4)) / 2**32)
             await asyncio.sleep(min(wait, max(deadline - time.monotonic(), 0)))
             pause = min(2 * pause, _LONGEST_PAUSE)
-        raise SecFedError(f"{what}: no luck with the server within {self._timeout:g} seconds; the last try: {last}")
+        raise SecFedError(f"{what}: no success within {self._timeout:g} seconds; the last try: {last}")
 
 
 class _TryAgainError(Exception):
@@ -370,7 +370,7 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
 
 
 def _checked(url: str, insecure: bool) -> str:
-    """Return a URL without a slash at its end, if it can be used."""
+    """Check a URL and return it without a trailing slash."""
     try:
         found = urlsplit(url)
         host, _ = found.hostname, found.port

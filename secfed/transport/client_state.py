@@ -1,8 +1,8 @@
-"""What a client keeps in files: its part of a session, to go on after it was killed, and what it has given away.
+"""What a client keeps in files: its part of a session, to continue after a kill, and which session got which update.
 
-A client that answered one request with two different messages could give its update away. So each answer is on the disk
-before it leaves, with all that follows from it; a client that goes on sends the same bytes again. What is not on the
-disk has never left.
+A client that answered one request with two different messages could reveal its update. So each answer, with the state
+after it, is on disk before it leaves, and a client that continues sends the same bytes again. Nothing leaves before it
+is on disk.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from secfed.secagg import Answer, Stage
 from secfed.transport.spool import LONG
 from secfed.transport.store import PART_BYTES, Transaction, open_private, read_parts, write_parts
 
-_BLOCK: Final = 1 << 18  # values whose digest is taken at a time
+_BLOCK: Final = 1 << 18  # values hashed at a time
 _STATE_LAYOUT: Final = b"secfed transport client 2"
 _STATE_TABLES: Final = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -34,7 +34,7 @@ CREATE TABLE given (digest BLOB PRIMARY KEY, session BLOB NOT NULL, round INTEGE
 
 
 def update_digest(update: Update) -> bytes:
-    """Return a SHA-256 of an update: of its names, shapes and values, whatever their float dtypes."""
+    """Return a SHA-256 of an update's names, shapes and values, independent of their float dtypes."""
     found = structure(update)
     values = found.values(update)
     digest = hashlib.sha256(repr((found.paths, [tuple(map(int, shape)) for shape in found.shapes])).encode())
@@ -44,7 +44,7 @@ def update_digest(update: Update) -> bytes:
 
 
 class SavedAnswer:
-    """A long answer that is read from the file of a `ClientState`.
+    """A long answer, read from the file of a `ClientState`.
 
     Attributes:
         size: Bytes of the whole answer.
@@ -54,10 +54,10 @@ class SavedAnswer:
         self._database, self.size = database, size
 
     def read(self, start: int) -> bytes:
-        """Return some bytes from a place on, at least one.
+        """Return some bytes, at least one, from a position on.
 
         Args:
-            start: The place, below `size`.
+            start: The position, below `size`.
         """
         number, skipped = divmod(start, PART_BYTES)
         query = "SELECT body FROM parts WHERE owner = ? AND number = ?"
@@ -70,12 +70,12 @@ class SavedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Where a client stands once it has an answer.
+    """A client's state once it has an answer.
 
     Attributes:
         stage: The stage that it answers.
-        message: The answer: its bytes; a long one as what makes it, or what reads it from the disk.
-        snapshot: What `secagg.Client.to_bytes` gave after it; empty after the last answer.
+        message: The answer: its bytes, or for a long one an object that makes it or reads it from disk.
+        snapshot: Result of `secagg.Client.to_bytes` after it; empty after the last answer.
         survivors: Ids of the clients in the sum, after the last answer.
         bytes_up: Bytes of all answers so far, this one included.
         bytes_down: Bytes of all requests so far.
@@ -92,18 +92,18 @@ class Answered:
 class ClientState:
     """One client's part of one session, in a file that only its owner may read.
 
-    The file holds secrets, and the client's vector until its answer to MASKED_INPUT_COLLECTION. When the session ends
-    they are overwritten; that it took place is kept, so that the file serves no second session.
+    The file holds secrets, and the client's vector until its answer to MASKED_INPUT_COLLECTION. They are overwritten
+    when the session ends. A note that the session took place remains, so the file cannot serve a second one.
 
     Args:
         path: The file. It is made if it does not exist.
 
     Raises:
-        ConfigError: The file cannot be made or read, is not the state of a client, is readable for others, or is in use
-            by another process.
+        ConfigError: The file cannot be created or read, is not the state of a client, is readable by others, or is in
+            use by another process.
 
     Security:
-        Never bring an older copy of the file back: the client would answer again what it has answered.
+        Never restore an older copy of the file: the client would answer a request a second time.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -116,7 +116,7 @@ class ClientState:
         self._database.close()
 
     def begin(self, purpose: bytes) -> Answered | None:
-        """Start, or find where the client stands.
+        """Start, or load the client's state.
 
         Args:
             purpose: A digest of the session, the client, its update and its weight.
@@ -125,7 +125,7 @@ class ClientState:
             The last answer, which may or may not have reached the server; None if there is no answer yet.
 
         Raises:
-            ConfigError: The file is for another purpose, or the session is over for this client.
+            ConfigError: The file belongs to another purpose, or the session is over for this client.
         """
         facts = dict(self._database.execute("SELECT name, value FROM facts"))
         if (found := facts.get("purpose")) is None:
@@ -151,16 +151,16 @@ class ClientState:
         return SavedAnswer(self._database, size) if size > LONG else b"".join(read_parts(self._database, _MESSAGE))
 
     def save(self, found: Answered) -> bytes | SavedAnswer:
-        """Write an answer and all that follows from it; when this returns, it is on the disk and may be sent.
+        """Write an answer and the state after it; when this returns, they are on disk and the answer may be sent.
 
         Args:
-            found: The answer, and the client as it is after it.
+            found: The answer, and the client's state after it.
 
         Returns:
-            The message; a long one is read from the disk, until another answer is saved.
+            The message; a long one is read from disk until another answer is saved.
 
         Raises:
-            SecFedError: It cannot be written, and must not be sent.
+            SecFedError: It could not be written and must not be sent.
         """
         numbers = (found.bytes_up, found.bytes_down, *found.survivors)
         message = found.message
@@ -175,7 +175,7 @@ class ClientState:
         return message if isinstance(message, bytes) else self._message(size)
 
     def end(self, how: str) -> None:
-        """Erase all but the purpose, and keep how the session ended.
+        """Erase everything except the purpose, and store how the session ended.
 
         Args:
             how: How it ended.
@@ -184,7 +184,7 @@ class ClientState:
             self._database.execute("DELETE FROM facts WHERE name NOT IN ('layout', 'purpose')")
             self._database.execute("DELETE FROM parts")
             self._write_facts(end=how.encode())
-        # The journal still has what was erased, until its pages move to the file and it is emptied.
+        # The journal holds the erased data until its pages move to the file and it is emptied.
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _write(self, facts: dict[str, bytes], parts: Mapping[int, Iterable[bytes | bytearray]]) -> None:
@@ -201,15 +201,15 @@ class ClientState:
 
 
 class Record:
-    """Which update went to which session, in a file that only its owner may read; no update is in it, only digests.
+    """Which update went to which session, as digests, in a file that only its owner may read.
 
-    Two sums with the same update and different survivors give their difference away: an update goes to one session.
+    An update goes to only one session: two sums with the same update and different survivors reveal their difference.
 
     Args:
         path: The file. It is made if it does not exist.
 
     Raises:
-        ConfigError: The file cannot be made or read, is not a record, is readable for others, or is in use by another
+        ConfigError: The file cannot be created or read, is not a record, is readable by others, or is in use by another
             process.
     """
 
@@ -222,7 +222,7 @@ class Record:
         self._database.close()
 
     def check(self, digest: bytes, session: bytes) -> None:
-        """Compare an update, before the session, with what was given.
+        """Check, before a session, that an update was not given to another one.
 
         Args:
             digest: Hash of the update.
@@ -234,12 +234,12 @@ class Record:
         found = self._database.execute("SELECT session, round FROM given WHERE digest = ?", (digest,)).fetchone()
         if found and found[0] != session:
             raise ConfigError(
-                f"this update went to another session, of round {found[1]}, says the record {self._name}: needed an "
+                f"the record {self._name} has this update in another session, of round {found[1]}: needed an "
                 "update that no session was given"
             )
 
     def add(self, digest: bytes, session: bytes, round_: int) -> None:
-        """Write, before it leaves, that an update goes to a session; when this returns, it is on the disk.
+        """Write that an update goes to a session, before it leaves; when this returns, it is on disk.
 
         Args:
             digest: Hash of the update.
@@ -248,7 +248,7 @@ class Record:
 
         Raises:
             ConfigError: It was given to another session.
-            SecFedError: It cannot be written, and the update must not be sent.
+            SecFedError: It could not be written, and the update must not be sent.
         """
         self.check(digest, session)
         try:

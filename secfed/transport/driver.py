@@ -1,7 +1,7 @@
-"""Moves a `secagg.Server` through its stages: deadlines, repeated messages, and a state that survives a kill.
+"""Runs a `secagg.Server` through its stages: deadlines, repeated messages, and a state that survives a kill.
 
-There is no HTTP and no task in here: the owner of the driver delivers messages with `accept`, hands out what `request`
-returns, and calls `close_stage` when `due` says so. Every method may be called by several threads; one runs at a time.
+There is no HTTP here and no background task: the owner of the driver delivers messages with `accept`, sends out what
+`request` returns, and calls `close_stage` when `due` is true. Several threads may call any method; one runs at a time.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ _log = logging.getLogger("secfed.transport")
 
 
 class Answer(Enum):
-    """What became of a message."""
+    """The outcome of a message."""
 
     ACCEPTED = "accepted"
-    REFUSED = "refused"  # not a proper message: the client may send another one
+    REFUSED = "refused"  # not a valid message: the client may send another one
     CONFLICT = "conflict"  # the client has answered this stage with other bytes
     LATE = "late"
     EARLY = "early"
@@ -44,10 +44,10 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a message, and why; the reason names ids, sizes and checks, never contents.
+    """The outcome of a message, and why; the reason names ids, sizes and checks, never contents.
 
     Args:
-        answer: What became of it.
+        answer: The outcome.
         reason: Why.
     """
 
@@ -56,24 +56,24 @@ class Verdict:
 
 
 class Driver:
-    """One session of a `secagg.Server`, begun or resumed.
+    """One session of a `secagg.Server`, new or resumed.
 
     Args:
-        parameters: What is announced; its `session` is replaced by a fresh one, or by that of the store.
-        store: Where the session is kept. If it holds one already, that one is resumed.
+        parameters: What to announce; its `session` is replaced by a fresh one, or by that of the store.
+        store: Where the session is kept. If it already holds a session, that one is resumed.
         directory: The public identity keys of the cohort, 32 bytes by client id (adversary `"malicious_server"` only).
-        timeouts: Seconds that each stage waits for answers, for all stages or by stage (60 where a stage is missing).
-            After a restart they start again.
-        clock: Returns seconds that never go back.
+        timeouts: Seconds that each stage waits for answers, for all stages or by stage (60 for missing stages). They
+            start again after a restart.
+        clock: A monotonic clock, in seconds.
         threads: Threads that expand masks, by default one for each usable core.
 
     Raises:
-        ConfigError: A timeout is not positive, the directory does not fit, or the store holds another session.
+        ConfigError: A timeout is not positive, the directory does not match, or the store holds another session.
         MalformedMessageError: The store's snapshot is damaged.
 
     Attributes:
         parameters: What clients are told.
-        directory: The identity keys that clients prove to have; None where clients have none.
+        directory: The identity keys that clients prove to have; None if clients have none.
         failure: Why the session ended without a sum; empty if it did not.
     """
 
@@ -92,7 +92,7 @@ class Driver:
         self._store = store
         self._lock = threading.RLock()
         self.directory = None if directory is None else dict(directory)
-        self._owed: set[int] = set()  # who has yet to be told how the session ended
+        self._owed: set[int] = set()  # clients that have not yet been told how the session ended
         self.failure = ""
         identities = hashlib.sha256(repr(sorted((directory or {}).items())).encode()).digest()
         saved = store.load()
@@ -113,14 +113,14 @@ class Driver:
                 )
             self.failure = saved.failure
             self._server = Server.from_bytes(saved.snapshot, directory=directory, threads=threads)
-            saved = None  # the server has a copy, and the messages need the memory
+            saved = None  # the server has a copy; free the memory for messages
             self._replay()
             self._owed = self._still_there()
         self._set_deadline()
         _event("resume" if resumed else "session", stage=self.stage.name, clients=len(parameters.config.ids))
 
     def _replay(self) -> None:
-        """Give the server every message that was accepted since the snapshot."""
+        """Replay every message accepted since the snapshot."""
         for client_id, chunks in self._store.messages(self.stage):
             self._server.receive_chunks(client_id, chunks)
 
@@ -133,7 +133,7 @@ class Driver:
 
     @property
     def stage(self) -> Stage:
-        """The stage whose answers it collects."""
+        """The stage whose answers are collected."""
         stage = self._server.stage
         return Stage.ABORTED if stage is None else stage  # never None: the constructor opens the server
 
@@ -163,20 +163,20 @@ class Driver:
 
     @property
     def faults(self) -> tuple[FaultyClientError, ...]:
-        """Each message refused and each wrong share found, since the session began or its last saved stage."""
+        """Each refused message and wrong share, since the session began or its last saved stage."""
         return tuple(self._server.faults)
 
     @property
     def released(self) -> bytes | None:
-        """What `release` was given, also before a restart; None if nothing was."""
+        """The note passed to `release`, even before a restart; None if there is none."""
         with self._lock:
             return self._store.released
 
     def release(self, note: bytes) -> None:
-        """Note in the store that the result was released: a restarted server must not add other noise to the sum.
+        """Note in the store that the result was released, so that a restarted server adds no other noise to the sum.
 
         Args:
-            note: What `released` says from then on.
+            note: What `released` returns from then on.
         """
         with self._lock:
             self._store.release(note)
@@ -194,12 +194,12 @@ class Driver:
 
     @property
     def uncollected(self) -> tuple[int, ...]:
-        """Ids of the clients that are owed the end of the session and have not asked for it."""
+        """Ids of the clients that should learn how the session ended and have not asked yet."""
         with self._lock:
             return tuple(sorted(self._owed)) if self.over else ()
 
     def limit(self, client_id: int, stage: Stage) -> int:
-        """Return the most bytes that a client may send for a stage; 0 if nothing is taken for it now.
+        """Return the most bytes that a client may send for a stage; 0 if it accepts nothing now.
 
         Args:
             client_id: The client.
@@ -213,35 +213,35 @@ class Driver:
     def accept(self, client_id: int, stage: Stage, message: Whole) -> Verdict:
         """Take one message; when this returns ACCEPTED, the message survives a kill of this process.
 
-        The same bytes are accepted any number of times, also after the stage has closed.
+        The same bytes are accepted any number of times, even after the stage has closed.
 
         Args:
-            client_id: The sender; the transport vouches for it.
+            client_id: The sender, authenticated by the transport.
             stage: The stage that it answers.
             message: The whole message.
 
         Raises:
-            SecFedError: The message cannot be written: the process has to be started again, from the state.
+            SecFedError: The message cannot be written: restart the process from its state.
         """
         return self.accept_all([(client_id, stage, message)])[0]
 
     def accept_all(self, messages: Sequence[tuple[int, Stage, Whole]]) -> list[Verdict]:
-        """Take many messages and write them to the disk together, which takes hardly longer than to write one.
+        """Take many messages and write them to disk together, which takes hardly longer than writing one.
 
         Args:
             messages: Sender, stage and bytes of each, as for `accept`.
 
         Returns:
-            What became of each, in their order. Those ACCEPTED survive a kill of this process.
+            The outcome of each, in order. Those ACCEPTED survive a kill of this process.
 
         Raises:
-            SecFedError: They cannot be written: the process has to be started again, from the state.
+            SecFedError: They cannot be written: restart the process from its state.
         """
         try:
             with self._lock, self._store.together():
                 verdicts = [self._accept(*message) for message in messages]
         except (sqlite3.Error, OSError) as error:
-            # The server in memory knows messages that the disk does not: only a restart makes them one again.
+            # The server in memory has messages that are not on disk; only a restart makes the two agree again.
             raise SecFedError(f"the state cannot be written: {error}; start the server again") from None
         for (client_id, stage, message), verdict in zip(messages, verdicts, strict=True):
             size, reason = len(message), verdict.reason
@@ -265,18 +265,18 @@ class Driver:
         return Verdict(Answer.ACCEPTED)
 
     def request(self, client_id: int, stage: Stage) -> bytes | None:
-        """Return what a client is sent for a stage.
+        """Return the message to a client for a stage.
 
         Args:
             client_id: The client.
             stage: The stage that it awaits; DONE for the end of the session.
 
         Returns:
-            The request, or the server's Abort if the session ended without a sum; nothing (`b""`) for a client in the
-            sum when the session is done. None if the stage has not come.
+            The request, or the server's Abort if the session ended without a sum; `b""` for a client in the sum when
+            the session is done. None if the stage has not started.
 
         Raises:
-            SecFedError: The session has gone on without this client.
+            SecFedError: The session continued without this client.
         """
         with self._lock:
             if self.stage is Stage.ABORTED:
@@ -293,12 +293,12 @@ class Driver:
             raise SecFedError(f"the session went on without client {client_id}: it is in stage {self.stage.name}")
 
     def close_stage(self, stage: Stage) -> None:
-        """Close a stage and save what follows, before anybody is sent anything of it.
+        """Close a stage and save the next one before anything of it is sent.
 
-        A stage that cannot go on ends the session: `failure` says why, and clients are sent an Abort.
+        If the session cannot continue, it ends: `failure` has the reason, and clients are sent an Abort.
 
         Args:
-            stage: The stage that the caller means to close.
+            stage: The stage to close.
 
         Raises:
             StageError: The session is not in that stage.

@@ -1,6 +1,6 @@
-"""A `Driver` behind HTTP: one route that announces the session, one to send an answer, one to wait for a request.
+"""A `Driver` behind HTTP: one route announces the session, one takes an answer, one waits for a request.
 
-A client that is not who it says it is gets 401 before anything else of its message is read.
+A client that cannot prove its identity gets 401 before the rest of its message is read.
 """
 
 from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
@@ -31,12 +31,12 @@ try:
 except ImportError:
     raise MissingExtraError("transport", "aiohttp") from None
 
-POLL_SECONDS: Final = 20.0  # a client that waits longer for a request asks again
+POLL_SECONDS: Final = 20.0  # after this long a waiting client asks again
 _HANDSHAKE_SECONDS: Final = 10.0  # for TLS
-_AFTER_THE_STAGE: Final = 1.0  # how long an upload may outlast the deadline of its stage, to hear that it is late
-_LINGERING_SECONDS: Final = 1.0  # how long the rest of a refused upload is thrown away before the connection closes
+_AFTER_THE_STAGE: Final = 1.0  # how long an upload may outlast its stage, to be told that it is late
+_LINGERING_SECONDS: Final = 1.0  # how long to discard the rest of a refused upload before closing
 _CHUNK: Final = 1 << 16
-_AT_ONCE: Final = 8  # requests that are looked up
+_AT_ONCE: Final = 8  # requests looked up at once
 _STATUS: Final = {
     Answer.ACCEPTED: 204,
     Answer.REFUSED: 422,
@@ -50,7 +50,7 @@ _Found = TypeVar("_Found")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine: `localhost`, or an address that never leaves it."""
+    """Return whether a host is this machine: `localhost`, or an address that never leaves it."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -60,11 +60,11 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     """Return the TLS settings of a server: TLS 1.3, and this certificate.
 
     Args:
-        certificate: A PEM file with the certificate and those between it and the authority's.
+        certificate: A PEM file with the certificate and the intermediate ones.
         key: A PEM file with its private key.
 
     Raises:
-        ConfigError: A file cannot be read, or the two do not fit.
+        ConfigError: A file cannot be read, or the two do not match.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -83,12 +83,12 @@ class HttpServer:
         host: The address to listen on.
         port: The port; 0 takes a free one.
         tls: TLS settings; None is plain HTTP.
-        insecure: Allows, on addresses that other machines reach, what is otherwise for loopback addresses only: plain
-            HTTP, and sessions without identity keys, in which anybody can speak for any client.
+        insecure: Allows two things on addresses that other machines can reach, which are otherwise only for loopback
+            addresses: plain HTTP, and sessions without identity keys, in which anyone can act as any client.
         limits: Bounds on connections, memory and slowness.
 
     Raises:
-        ConfigError: Plain HTTP, or no identity keys, on an address that other machines reach.
+        ConfigError: Plain HTTP, or no identity keys, on an address that other machines can reach.
     """
 
     def __init__(
@@ -107,26 +107,27 @@ class HttpServer:
                 raise ConfigError(f"{found}: needed a certificate and its key, a loopback address, or insecure")
             if driver.directory is None:
                 raise ConfigError(
-                    f"without a roster anybody who reaches {host} can speak for any client: needed a roster, a "
+                    f"without a roster anyone who reaches {host} can act as any client: needed a roster, a "
                     "loopback address, or insecure"
                 )
         self._driver = driver
         self._host, self._port, self._tls = host, port, tls
-        self._known: dict[int, str] = {}  # tokens that were verified
+        self._known: dict[int, str] = {}  # verified tokens
         self._uploading: set[int] = set()
         self._limits = limits or Limits()
         self._uploads = Uploads(self._limits.upload_bytes)
         clients = len(driver.parameters.config.ids)
         self._rate = Rate(2.0 * clients + 100, clients / 10 + 10)
         self._most = self._limits.connections or 3 * clients + 100
-        # One thread has the driver: the disk and the end of a stage never hold up the event loop.
+        # The driver has its own thread, so the disk and the end of a stage never block the event loop.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="secfed-driver")
-        # When a stage opens everybody asks at once: in small groups, so that others are answered in between.
+        # When a stage opens, all clients ask at once: serve them in small groups, so that others are answered in
+        # between.
         self._asking = asyncio.Semaphore(_AT_ONCE)
         self._inbox = Inbox(lambda messages: self._call(driver.accept_all, messages))
         self._announced = driver.parameters.to_bytes()
         self._changed = asyncio.Event()  # set once a stage has closed, then replaced
-        self._answered = asyncio.Event()  # something came that may end the stage
+        self._answered = asyncio.Event()  # a message came that may end the stage
         self._broken: SecFedError | None = None
         self.url = ""
 
@@ -157,7 +158,7 @@ class HttpServer:
             access_log=None,
             lingering_time=_LINGERING_SECONDS,
             shutdown_timeout=2.0,
-            handler_cancellation=True,  # a client that is gone waits for nothing
+            handler_cancellation=True,  # stop when the client is gone
             auto_decompress=False,  # a small body must not become a large one
         )
         await runner.setup()
@@ -198,7 +199,7 @@ class HttpServer:
                 _log.info("connections beyond %d: %d turned away", self._most, turned_away, extra=fields)
 
     async def _call(self, function: Callable[_Given, _Found], *given: _Given.args, **named: _Given.kwargs) -> _Found:
-        """Run a function of the driver in the thread that has it."""
+        """Run a function of the driver in its thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *given, **named))
 
     @web.middleware
@@ -229,7 +230,7 @@ class HttpServer:
                     await self._answered.wait()
 
     def _wake(self) -> None:
-        """Let everybody who waits for a stage look again."""
+        """Wake all requests that wait for a stage."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -239,7 +240,7 @@ class HttpServer:
         return await self._send(request, self._announced, "application/json")
 
     def _who(self, request: web.Request) -> tuple[int, Stage]:
-        """Return who asks about which stage, once it has proved to be that client."""
+        """Return the client and the stage of a request, after the client has proved its identity."""
         if request.match_info["session"] != self._driver.parameters.session.hex():
             raise _refusal(web.HTTPNotFound, request, "this server runs another session")
         try:
@@ -325,7 +326,7 @@ class HttpServer:
             await changed.wait()
 
     async def _send(self, request: web.Request, body: bytes, content_type: str) -> web.StreamResponse:
-        """Send a body in pieces, each when the one before has left; a client that takes too long is cut off."""
+        """Send a body in pieces, each after the previous one has left; a client that is too slow is cut off."""
         response = web.StreamResponse(headers={"Content-Type": content_type})
         response.content_length = len(body)
         try:
@@ -341,7 +342,7 @@ class HttpServer:
         return response
 
     async def _read(self, request: web.Request, limit: int, staging: Staging) -> None:
-        """Read a body of at most `limit` bytes; a longer, broken or too slow one is never delivered."""
+        """Read a body of at most `limit` bytes; one that is longer, broken or too slow is never delivered."""
         limits, start = self._limits, time.monotonic()
         end_of_stage = start + self._driver.seconds_left + _AFTER_THE_STAGE
         while True:

@@ -1,7 +1,7 @@
-"""Messages on their way to the driver: those that come while the disk is busy are written together.
+"""Messages on their way to the driver: those that arrive while the disk is busy are written together.
 
-To wait until bytes are on the disk takes milliseconds, for one message as for a hundred. Each message is acknowledged
-after the write that it was part of.
+Waiting until bytes are on disk takes milliseconds, for one message or a hundred. Each message is acknowledged after the
+write that included it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from secfed.secagg import Stage
 from secfed.staging import Whole
 from secfed.transport.driver import Verdict
 
-_MOST = 64  # written together: the first of them does not wait for all the others
+_MOST = 64  # most messages written together, so that the first does not wait too long
 Message = tuple[int, Stage, Whole]
 
 
@@ -20,7 +20,7 @@ class Inbox:
     """One queue of messages, and one task that empties it.
 
     Args:
-        accept: Takes messages, client id, stage and bytes of each; returns a verdict on each once they are written.
+        accept: Takes messages (client id, stage and bytes of each) and returns a verdict on each once they are written.
     """
 
     def __init__(self, accept: Callable[[Sequence[Message]], Awaitable[list[Verdict]]]) -> None:
@@ -29,7 +29,7 @@ class Inbox:
         self._task: asyncio.Task[None] | None = None
 
     async def put(self, client_id: int, stage: Stage, message: Whole) -> Verdict:
-        """Deliver a message; return what became of it.
+        """Deliver a message and return its outcome.
 
         Raises:
             SecFedError: It cannot be written.
@@ -51,5 +51,5 @@ class Inbox:
                         waiting.set_exception(error)
                 continue
             for (_, waiting), verdict in zip(batch, verdicts, strict=True):
-                if not waiting.done():  # the client may have gone meanwhile; its message counts all the same
+                if not waiting.done():  # the client may be gone meanwhile; its message still counts
                     waiting.set_result(verdict)

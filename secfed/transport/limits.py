@@ -1,4 +1,4 @@
-"""What one server takes on at a time: neither many clients nor hostile ones use up its memory or its connections."""
+"""Limits of one server, so that neither many clients nor hostile ones exhaust its memory or connections."""
 
 from __future__ import annotations  # the documentation is built without aiohttp, whose types are then no types
 
@@ -14,23 +14,23 @@ from secfed.errors import ConfigError
 if TYPE_CHECKING:
     from aiohttp import web
 
-RETRY_SECONDS: Final = 1  # what a client that is turned away is told to wait
+RETRY_SECONDS: Final = 1  # how long a client that is turned away should wait
 _MOST_ADDRESSES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what a `HttpServer` takes on.
+    """Limits of an `HttpServer`.
 
     Args:
-        connections: Most open connections; more are closed as soon as they are made. None takes three for each client
-            of the session, and 100.
-        upload_bytes: Most bytes of messages that are being read or written to the disk, all clients together. Beyond
-            it a client is told to try again later. One message is always taken, however long.
-        idle_seconds: A connection that has not sent a whole request header for so long is closed.
-        silent_seconds: An upload without a single byte for so long is broken off.
-        bytes_per_second: The slowest transfer: after `silent_seconds`, an upload or download that has been slower on
-            average is broken off.
+        connections: Most open connections; further ones are closed at once. None means three for each client of the
+            session, plus 100.
+        upload_bytes: Most bytes of messages being read or written to disk, all clients together. Above it a client is
+            told to try again later. One message is always accepted, however long.
+        idle_seconds: A connection without a complete request header for this long is closed.
+        silent_seconds: An upload without a single byte for this long is cut off.
+        bytes_per_second: The slowest transfer: after `silent_seconds`, an upload or download that is slower on average
+            is cut off.
 
     Raises:
         ConfigError: A bound is not positive.
@@ -49,13 +49,13 @@ class Limits:
 
 
 class FullError(Exception):
-    """There is no room for another upload now."""
+    """There is no space for another upload now."""
 
 
 class Uploads:
-    """The room, in memory or in temporary files, that uploads in progress have been promised.
+    """The space, in memory or in temporary files, reserved for uploads in progress.
 
-    It is promised before the body is read, so that an upload that has begun can always end.
+    It is reserved before the body is read, so that an upload that has started can always finish.
     """
 
     def __init__(self, limit: int) -> None:
@@ -63,10 +63,10 @@ class Uploads:
 
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
-        """Keep room for this many bytes while the body runs.
+        """Reserve space for this many bytes while the body runs.
 
         Raises:
-            FullError: There is no room, and another upload is in progress.
+            FullError: There is no space, and another upload is in progress.
         """
         if self._promised and self._promised + size > self._limit:
             raise FullError
@@ -78,19 +78,19 @@ class Uploads:
 
 
 class Rate:
-    """How often an address may ask for what needs no token.
+    """How often an address may make requests that need no token.
 
     Args:
-        burst: Requests at once: as many as there are clients, who may all share one address.
+        burst: Requests at once: as many as there are clients, because all may share one address.
         per_second: Requests per second after that.
     """
 
     def __init__(self, burst: float, per_second: float) -> None:
         self._burst, self._per_second = burst, per_second
-        self._left: dict[str, tuple[float, float]] = {}  # requests left, and when that was
+        self._left: dict[str, tuple[float, float]] = {}  # requests left, and when this was computed
 
     def allows(self, address: str) -> bool:
-        """Count one request of an address, and tell whether it may be answered."""
+        """Count one request of an address, and return whether it may be answered."""
         now = time.monotonic()
         if address not in self._left and len(self._left) >= _MOST_ADDRESSES:
             self._left.clear()
@@ -101,14 +101,14 @@ class Rate:
 
 
 class Connections:
-    """The open connections: not too many, and none that neither asks nor awaits anything.
+    """Limits the number of open connections, and closes idle ones.
 
-    aiohttp has neither bound: a client that sends half a header keeps its connection forever.
+    aiohttp has neither limit: a client that sends half a header would keep its connection forever.
 
     Args:
         server: The protocols of aiohttp.
         most: Most open connections.
-        idle_seconds: How long one may be open without a request in progress.
+        idle_seconds: How long a connection may be open without a request in progress.
     """
 
     def __init__(self, server: web.Server, most: int, idle_seconds: float) -> None:
@@ -117,7 +117,7 @@ class Connections:
         self.turned_away = 0
 
     def __call__(self) -> asyncio.Protocol:
-        """Return what speaks with a new connection."""
+        """Return the protocol for a new connection."""
         if len(self._server.connections) >= self._most:
             self.turned_away += 1
             return _Closing()
@@ -125,7 +125,7 @@ class Connections:
 
     @contextmanager
     def busy(self, protocol: Any) -> Iterator[None]:
-        """Mark a connection as one with a request in progress."""
+        """Mark a connection as busy with a request."""
         self._busy[protocol] = self._busy.get(protocol, 0) + 1
         try:
             yield
@@ -135,7 +135,7 @@ class Connections:
                 del self._busy[protocol]
 
     async def close_idle(self) -> None:
-        """Look at all connections again and again, and close those that have been idle for too long."""
+        """Check all connections regularly, and close those that have been idle too long."""
         since: dict[Any, float] = {}
         while True:
             await asyncio.sleep(min(1.0, self._idle_seconds / 4))

@@ -1,7 +1,6 @@
-"""What the server announces before a session, what a client holds against it, and the token that says who a client is.
+"""What the server announces before a session, what a client requires, and the token that identifies a client.
 
-Everything that is announced is public. A client uses none of it before it has compared it with its own update, its own
-roster and its own terms.
+Everything announced is public. Before a client uses it, the client compares it with its own update, roster and terms.
 """
 
 import json
@@ -27,10 +26,10 @@ from secfed.errors import ConfigError, EncodingError, FaultyServerError, Malform
 from secfed.secagg import Config, Policy
 from secfed.wire import HASH_BYTES, kind_of
 
-# Another label than those of secagg and of the integrations: a token is never taken for one of their signatures.
+# Differs from the labels of secagg and the integrations, so that a token is never mistaken for one of their signatures.
 TOKEN_LABEL: Final = b"secfed/transport/v1 token"
 VERSION: Final = 1
-MAXIMUM_BYTES: Final = 1 << 26  # of announced parameters: room for eight million clients
+MAXIMUM_BYTES: Final = 1 << 26  # of announced parameters: enough for eight million clients
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class SessionParameters:
     """What every party of a session knows.
 
     Args:
-        session: 32 bytes that name the session, fresh from the server.
+        session: 32 bytes that identify the session, fresh from the server.
         config: The configuration of the secagg session.
-        transform: What `to_bytes` of the sum's transform gave.
+        transform: Result of `to_bytes` of the sum's transform.
         arrays: Name, shape and dtype of each array of an update, as `Structure` orders them.
     """
 
@@ -59,7 +58,7 @@ class SessionParameters:
             transform: A `WeightedMean`, `ScaledMean` or `PrivateSum`, or one of these behind a `Compressed`.
 
         Raises:
-            ConfigError: The transform is another one, has clients' noise in layers, or has an adaptive clip.
+            ConfigError: The transform is of another kind, has clients' noise in layers, or has an adaptive clip.
         """
         inner = transform.inner if isinstance(transform, Compressed) else transform
         if not isinstance(inner, WeightedMean | ScaledMean | PrivateSum):
@@ -84,7 +83,7 @@ class SessionParameters:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read what `to_bytes` gave.
+        """Read the result of `to_bytes`.
 
         Args:
             data: What `to_bytes` returned.
@@ -103,33 +102,35 @@ class SessionParameters:
             config = Config.from_bytes(bytes.fromhex(found["config"]))
             return cls(session, config, bytes.fromhex(found["transform"]), arrays)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            # A ConfigError is a ValueError: what cannot work together is the server's fault here, not the caller's.
+            # A ConfigError is a ValueError: here, parameters that cannot work together are the server's fault, not the
+            # caller's.
             reason = str(error) if isinstance(error, SecFedError) else type(error).__name__
             raise MalformedMessageError(f"these are not parameters of a session: {reason}", 0) from None
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What one client insists on, whatever the server announces.
+    """What one client requires, whatever the server announces.
 
     Args:
         policy: Thresholds and cohorts, checked before the session and in each stage of it.
         roster: The public identity keys of all clients of the session, 32 bytes by client id, from this client's own
-            copy. None is a session without identities, against a semi-honest server only.
-        clip: The clip that the client agreed to; None takes the server's. Not with `privacy`.
-        max_weight: The largest weight that the client agreed to; None takes the server's. Not with `privacy`.
-        round: The training round that the client's update is for; None takes the server's.
+            copy. None means a session without identities, which protects only against a semi-honest server.
+        clip: The clip that the client agreed to; None accepts the server's. Not with `privacy`.
+        max_weight: The largest weight that the client agreed to; None accepts the server's. Not with `privacy`.
+        round: The training round that the client's update is for; None accepts the server's.
         allow_divisible: Accepts, with a roster, graphs on which a malicious server could open sums of few clients.
-            Otherwise a roster demands `Policy(indivisible=True)`, whatever the policy says.
-        bits: The bits of a rounded value that the client agreed to; None takes the server's. Not with `privacy`.
+            Otherwise a roster requires `Policy(indivisible=True)`, whatever the policy says.
+        bits: The bits of a rounded value that the client agreed to; None accepts the server's. Not with `privacy`.
         compression: The maps that the client agreed to; None means no compression.
         scale_weights: Whether the client agreed to weigh values before they are rounded. Not with `privacy`.
         privacy: The noise that the client agreed to, with one number for `clip_norm`, one layer and no adaptive clip;
-            None is a sum without noise. Of `DistributedGaussian` the client insists on its own share of the noise, and
-            on as many survivors as the noise is for; of `CentralGaussian` on the clip, for the server adds the noise.
+            None means a sum without noise. With `DistributedGaussian` the client requires its own share of the noise
+            and as many survivors as the noise is for; with `CentralGaussian` only the clip, because the server adds the
+            noise.
 
     Raises:
-        ConfigError: The terms contradict each other, or ask for what this transport does not carry.
+        ConfigError: The terms contradict each other, or this transport does not support them.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -154,13 +155,13 @@ class Terms:
             raise ConfigError("scale_weights has no effect on a private sum: needed False")
 
     def session_policy(self, transform: Transform) -> Policy:
-        """Return what the client's `secagg.Client` insists on.
+        """Return what the client's `secagg.Client` requires.
 
         Args:
-            transform: What `agree` returned.
+            transform: The result of `agree`.
 
         Returns:
-            The policy, with as many survivors as the clients' noise is for; with a roster for an indivisible sum only.
+            The policy, with as many survivors as the clients' noise is for; with a roster, only for indivisible sums.
         """
         policy = self.policy.for_cohorts_of(transform.fewest)
         return policy if self.roster is None or self.allow_divisible else replace(policy, indivisible=True)
@@ -195,7 +196,7 @@ class Terms:
                 "",
             )
         if self.roster is not None and not config.malicious_server:
-            raise FaultyServerError("the session has no identity keys, this client's roster demands them", "")
+            raise FaultyServerError("the session has no identity keys, this client's roster requires them", "")
         if self.roster is None and config.malicious_server:
             raise ConfigError("the session uses identity keys: this client needs its identity key and a roster")
         if client_id not in config.client_ids:
@@ -227,7 +228,7 @@ class Terms:
         )
 
     def _compare(self, transform: Transform, config: Config) -> None:
-        """Compare numbers with those that this client agreed to."""
+        """Compare the numbers with those that this client agreed to."""
         inner = transform.inner
         numbers: list[tuple[str, float, float | None]] = [("round", config.round, self.round)]
         if isinstance(inner, PrivateSum):  # its own parameters were compared when they were read
@@ -249,26 +250,26 @@ class Terms:
 
 
 def check_privacy(privacy: Privacy) -> None:
-    """Refuse kinds of noise that this transport does not carry.
+    """Raise an error for kinds of noise that this transport does not support.
 
     Raises:
         ConfigError: `clip_norm` is one for each array, the clip is adaptive, or clients' noise comes in layers.
     """
     if not isinstance(privacy.clip_norm, float):
-        raise ConfigError("clip_norm is one for each array: needed one number, this transport carries no other")
+        raise ConfigError("found a clip_norm for each array: needed one number, this transport supports no other")
     if privacy.adaptive is not None:
-        raise ConfigError("found adaptive clipping, needed a fixed clip_norm: clients insist on it")
+        raise ConfigError("found adaptive clipping, needed a fixed clip_norm: clients require it")
     if isinstance(privacy, DistributedGaussian) and privacy.layers != 1:
         raise ConfigError(
             f"noise in {privacy.layers} layers needs another message after the unmasking, which this transport does "
-            "not carry: needed layers=1"
+            "not support: needed layers=1"
         )
 
 
 def token(session: bytes, config: Config, client_id: int) -> bytes:
-    """Return what a client's identity key signs to say who it is to the server of one session.
+    """Return what a client's identity key signs to identify itself to the server of one session.
 
-    The signature is deterministic (RFC 8032), so that it is the same after a restart of either side.
+    The signature is deterministic (RFC 8032), so it is the same after a restart of either side.
     """
     return TOKEN_LABEL + session + config.hash + client_id.to_bytes(4, "little")
 
@@ -286,7 +287,7 @@ def _arrays(found: Structure) -> tuple[tuple[str, tuple[int, ...], str], ...]:
 def _difference(
     own: tuple[tuple[str, tuple[int, ...], str], ...], needed: tuple[tuple[str, tuple[int, ...], str], ...]
 ) -> str:
-    """Say where an update differs in names or shapes; dtypes may differ, for a vector has none."""
+    """Describe where an update differs in names or shapes; dtypes may differ, because vectors do not depend on them."""
     for (name, shape, _), (needed_name, needed_shape, _) in zip(own, needed, strict=False):
         if name != needed_name:
             return f"its next array is {name!r}, needed {needed_name!r}"

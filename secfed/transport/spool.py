@@ -1,7 +1,7 @@
 """A long answer on its way to the server, kept so that the same bytes can be sent again.
 
-A client makes each chunk of an answer once: a second masked vector could differ from the first by one copy of the
-masks. So what is made is written to a file before it leaves, and if the connection breaks, the file is sent again.
+A client makes each chunk of an answer only once: a second masked vector could differ from the first by one copy of the
+masks. So each chunk is written to a file before it leaves, and if the connection breaks, the file is sent again.
 """
 
 import tempfile
@@ -11,14 +11,15 @@ from typing import Final
 from secfed.errors import SecFedError
 from secfed.secagg import Answer
 
-LONG: Final = 1 << 21  # bytes; a longer answer is not held in memory as a whole
+LONG: Final = 1 << 21  # bytes; a longer answer is never fully in memory
 _MOST: Final = 1 << 20
 
 
 class Spool:
     """The bytes of one answer, made when they are first read, and kept in a temporary file that has no name.
 
-    Several threads may use it; one at a time reads. The file is for its owner only and is gone with the process.
+    Several threads may use it; one at a time reads. Only its owner can read the file, and it disappears with the
+    process.
 
     Args:
         answer: What `secagg.Client.receive_chunks` returned; no other code may read it.
@@ -27,7 +28,7 @@ class Spool:
         size: Bytes of the whole answer.
 
     Security:
-        The file holds what is sent to the server, and no secret.
+        The file holds only what is sent to the server, no secret.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -43,9 +44,9 @@ class Spool:
             start: The place, below `size`.
 
         Raises:
-            SecFedError: The file cannot be written: the answer is given up.
+            SecFedError: The file cannot be written: the answer is abandoned.
         """
-        with self._lock:  # also against a reader that was canceled, and whose thread is still at work
+        with self._lock:  # also against a canceled reader whose thread is still running
             try:
                 while self._made <= start:
                     chunk = next(self._answer)
@@ -62,6 +63,6 @@ class Spool:
                 ) from None
 
     def close(self) -> None:
-        """Give the file back."""
+        """Delete the file."""
         with self._lock:
             self._file.close()

@@ -1,8 +1,8 @@
-"""One session in a SQLite file: what a server needs to go on after it was killed at any moment.
+"""One session in an SQLite file: what a server needs to continue after a kill at any moment.
 
-A message is written before it is acknowledged. A stage's end is one transaction: the snapshot of the server, the
-requests of the next stage and the end of the log. What a crash leaves is therefore always a snapshot and the messages
-accepted since. Snapshots and messages are written and read in parts: a masked vector is not copied as a whole.
+A message is written before it is acknowledged. The end of a stage is one transaction: the snapshot of the server, the
+requests of the next stage and the end of the log. So a crash always leaves a snapshot and the messages accepted since.
+Snapshots and messages are written and read in parts: a masked vector is not copied as a whole.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ class Saved:
 
     Attributes:
         parameters: `SessionParameters` as bytes.
-        identities: A digest of the roster that the session was begun with.
-        snapshot: What `secagg.Server.to_bytes` gave at the start of the stage.
+        identities: A digest of the roster with which the session began.
+        snapshot: Result of `secagg.Server.to_bytes` at the start of the stage.
         failure: Why the session ended without a sum; empty if it did not.
     """
 
@@ -52,13 +52,14 @@ class Saved:
 class Store:
     """The state of one session, in a file that only its owner may read, or in memory.
 
-    One thread at a time may use it; the `Driver` sees to that.
+    Only one thread may use it at a time; the `Driver` ensures that.
 
     Args:
-        path: The file. It is made if it does not exist. None keeps the session in memory, and it ends with the process.
+        path: The file. It is created if it does not exist. None keeps the session in memory, and it ends with the
+            process.
 
     Raises:
-        ConfigError: The file cannot be made or read, is not the state of a session, is readable for others, or is in
+        ConfigError: The file cannot be created or read, is not the state of a session, is readable by others, or is in
             use by another process.
 
     Attributes:
@@ -93,14 +94,14 @@ class Store:
             self._replace_requests(outbox)
 
     def log(self, stage: Stage, client_id: int, message: Whole) -> None:
-        """Write an accepted message; when this returns, or the transaction around it ends, it is on the disk."""
+        """Write an accepted message; it is on disk when this returns or the transaction around it ends."""
         row = (int(stage), client_id, digest(message), len(message))
         self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?)", row)
-        if self.durable:  # without a file there is no restart that would read it
+        if self.durable:  # without a file, no restart can read it
             write_parts(self._database, client_id, parts(message))
 
     def together(self) -> "Transaction":
-        """Return a context in which everything that is written reaches the disk at its end, all of it or nothing."""
+        """Return a context whose writes reach the disk at its end, all of them or none."""
         return self._transaction()
 
     def accepted(self, stage: Stage, client_id: int) -> tuple[bytes, int] | None:
@@ -115,7 +116,7 @@ class Store:
         return {int(client_id) for (client_id,) in self._database.execute(query)}
 
     def messages(self, stage: Stage) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """Yield the accepted messages of the present stage: client id and chunks, in the order they came."""
+        """Yield the accepted messages of the current stage: client id and chunks, in order of arrival."""
         query = "SELECT client_id FROM messages WHERE stage = ? ORDER BY rowid"
         for (client_id,) in self._database.execute(query, (int(stage),)).fetchall():
             yield client_id, read_parts(self._database, client_id)
@@ -135,9 +136,9 @@ class Store:
             self._replace_requests(outbox)
 
     def request(self, client_id: int) -> bytes | None:
-        """Return the present stage's request for a client, or None if it is not asked.
+        """Return the current stage's request for a client, or None if it is not asked.
 
-        Clients that are sent the same bytes get one object: a thousand downloads at a time need them once.
+        Clients that are sent the same bytes share one object, so a thousand downloads need them only once.
         """
         query = "SELECT digest FROM requests WHERE client_id = ?"
         if not (found := self._database.execute(query, (client_id,)).fetchone()):
@@ -154,7 +155,7 @@ class Store:
 
     @property
     def released(self) -> bytes | None:
-        """What `release` was given; None before."""
+        """The note passed to `release`; None before."""
         return self._fact("released")
 
     def release(self, note: bytes) -> None:
@@ -168,7 +169,7 @@ class Store:
     def _replace_requests(self, outbox: Mapping[int, bytes]) -> None:
         self._database.execute("DELETE FROM requests")
         self._database.execute("DELETE FROM bodies")
-        digests: dict[int, bytes] = {}  # by object: most stages send one object to everybody
+        digests: dict[int, bytes] = {}  # by object: most stages send one object to all clients
         for client_id, body in outbox.items():
             if id(body) not in digests:
                 digests[id(body)] = hashlib.sha256(body).digest()
@@ -187,7 +188,7 @@ class Store:
 
 
 class Transaction:
-    """All of the statements inside, or none."""
+    """Runs all of the statements inside, or none."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -208,7 +209,7 @@ def digest(message: Whole) -> bytes:
 
 
 def write_parts(database: sqlite3.Connection, owner: int, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
-    """Write bytes in place of those that an owner has, in parts of the same size; only the last may be shorter.
+    """Replace an owner's bytes, in parts of the same size; only the last may be shorter.
 
     Args:
         database: One with a table `parts` (owner, number, body), within a transaction.
@@ -242,17 +243,17 @@ def read_parts(database: sqlite3.Connection, owner: int) -> Iterator[bytes]:
 
 
 def open_private(path: Path | None, tables: str, layout: bytes) -> sqlite3.Connection:
-    """Open a database that only its owner may read and only this process may use; None is one in memory.
+    """Open a database that only its owner may read and only this process may use; None means in memory.
 
-    What is written is on the disk when its transaction ends.
+    Data are on disk when their transaction ends.
 
     Args:
-        path: The file. It is made if it does not exist.
+        path: The file. It is created if it does not exist.
         tables: Statements that make the tables of a new file, a table `facts` (name, value) among them.
-        layout: What the file says of itself, in `facts`.
+        layout: The file's layout, as stored in `facts`.
 
     Raises:
-        ConfigError: The file cannot be made or read, has another layout, is readable for others, or is in use by
+        ConfigError: The file cannot be created or read, has another layout, is readable by others, or is in use by
             another process.
     """
     name = ":memory:" if path is None else str(path)
@@ -260,8 +261,8 @@ def open_private(path: Path | None, tables: str, layout: bytes) -> sqlite3.Conne
         if path is not None:
             _make_private(path)
         database = sqlite3.connect(name, isolation_level=None, check_same_thread=False, timeout=1.0)
-        # One process only: two servers of one session would announce two sets of survivors, and two clients answer
-        # one request twice.
+        # One process only: two servers of one session could announce two sets of survivors, and two clients could
+        # answer one request twice.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -286,6 +287,6 @@ def _make_private(path: Path) -> None:
         if not stat.S_ISREG(found.st_mode) or (os.name == "posix" and found.st_mode & 0o077):
             mode = f"{stat.S_IMODE(found.st_mode):o}"
             raise ConfigError(f"the state {path} has mode {mode}: needed a file of mode 600") from None
-        with path.open("rb") as file:  # SQLite would make a database of a very short file; an empty one is new
+        with path.open("rb") as file:  # SQLite would accept a very short file as a database; an empty one is new
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise OSError("it is not an SQLite database") from None

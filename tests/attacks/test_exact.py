@@ -224,7 +224,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
     [
         (np.ones(3), np.ones(3), {}, "shapes"),
         (np.ones((3, 2)), np.ones(2), {}, "shapes"),
-        (np.zeros((0, 2)), np.ones(0), {}, "needed an output"),
+        (np.zeros((0, 2)), np.ones(0), {}, "needed at least one output"),
         (np.full((3, 2), np.nan), np.ones(3), {}, "not finite"),
         (np.ones((3, 2)), np.array([1, np.inf, 1]), {}, "not finite"),
         (np.zeros((3, 2)), np.zeros(3), {}, "zero everywhere"),

@@ -108,7 +108,7 @@ def test_guesses_stay_within_the_bounds() -> None:
         ({"method": "cosine", "loss": CrossEntropy(10)}, 'method "cosine" needs the labels'),
         ({"loss": CrossEntropy(10, [1, 2])}, "needed 1 whole numbers, one for each record"),
         ({"loss": CrossEntropy(10, [10])}, "labels [10] must be from 0 to 9"),
-        ({"update": {}}, "gradients ['0.bias', '0.weight', '2.bias', '2.weight'] are missing or left over"),
+        ({"update": {}}, "gradients ['0.bias', '0.weight', '2.bias', '2.weight'] are missing or unknown"),
         ({"shape": (1, 1, 6, 8)}, "inputs of shape (1, 1, 6, 8) do not fit the model"),
         ({"loss": CrossEntropy(9, [1])}, "do not fit the model"),
     ],

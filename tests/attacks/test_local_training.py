@@ -168,7 +168,7 @@ def test_a_model_with_gradients_at_its_own_parameters_only_does_for_one_step() -
         ({"learning_rate": np.inf}, "learning_rate inf must be"),
         ({"learning_rate": "0.1"}, "learning_rate '0.1' must be"),
         ({"learning_rate": 1e200}, "training a guess diverges: 5 local steps at learning_rate 1e+200"),
-        ({"update": {}}, "changes ['1.bias', '1.weight', '3.bias', '3.weight'] are missing or left over"),
+        ({"update": {}}, "changes ['1.bias', '1.weight', '3.bias', '3.weight'] are missing or unknown"),
     ],
 )
 def test_settings_of_local_training_that_cannot_be_are_refused(options: dict[str, Any], text: str) -> None:

@@ -225,6 +225,6 @@ def test_logits_and_updates_that_do_not_fit_are_refused() -> None:
     refused("whole numbers from 0 to 1", confidences, np.zeros((1, 2)), [0.0])
     refused("found 0 arrays", update_alignment, {}, {})
     refused("leading axis of records", update_alignment, {"w": 1.0}, {"w": 2.0})
-    refused("missing or left over", update_alignment, {"w": np.ones(2)}, {"v": np.ones((3, 2))})
+    refused("missing or unknown", update_alignment, {"w": np.ones(2)}, {"v": np.ones((3, 2))})
     refused("gradient w has shape", update_alignment, {"w": np.ones(2)}, {"w": np.ones((3, 4))})
     refused("update w has a value", update_alignment, {"w": [np.nan, 1]}, {"w": np.ones((3, 2))})

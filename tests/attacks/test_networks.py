@@ -113,8 +113,8 @@ def test_inputs_that_do_not_fit_a_convolution_are_refused(shape: tuple[int, ...]
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda p: p.pop("2.bias"), "parameters ['2.bias'] are missing or left over"),
-        (lambda p: p.update(other=np.zeros(1)), "parameters ['other'] are missing or left over"),
+        (lambda p: p.pop("2.bias"), "parameters ['2.bias'] are missing or unknown"),
+        (lambda p: p.update(other=np.zeros(1)), "parameters ['other'] are missing or unknown"),
         (lambda p: p.update({"0.bias": np.zeros(6)}), "parameter 0.bias has shape (6,), needed (5,)"),
         (lambda p: p.update({"0.bias": np.full(5, np.nan)}), "parameter 0.bias has a value that is not finite"),
     ],

@@ -117,8 +117,8 @@ def test_what_does_not_fit_is_refused() -> None:
     for name, value in [("epochs", -1), ("batch", 0), ("hidden", 0), ("learning_rate", 0.0), ("learning_rate", np.nan)]:
         refused("epochs -?[0-9]", **{name: value})
     refused("found 3 numbers", numbers=range(3))
-    refused("missing or left over", start=start | {"more": np.zeros(2)})
-    refused("missing or left over", start={})
+    refused("missing or unknown", start=start | {"more": np.zeros(2)})
+    refused("missing or unknown", start={})
     refused("hidden_bias has shape", start={"hidden_bias": 1.0})
     refused("array hidden_weight has shape", start=start, inputs=inputs[:, 1:])
     refused("array hidden_weight has shape", start={name: np.stack([array] * 3) for name, array in start.items()})

@@ -159,6 +159,6 @@ def test_weighted_sum_gets_noise_of_its_own(noise: paillier.Noise) -> None:
 def test_pool_refuses_a_seed_that_it_has_drawn_from() -> None:
     pool = keypair()[0].noise_pool(noise="short", entropy=DerivedEntropy(bytes(32)))
     pool.fill(2)
-    with pytest.raises(errors.ConfigError, match="the entropy gave a seed that it gave before"):
+    with pytest.raises(errors.ConfigError, match="the entropy repeated a seed"):
         pool.fill(2)
     assert len(pool) == 2

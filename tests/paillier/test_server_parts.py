@@ -26,7 +26,7 @@ def test_answers_of_one_session_are_no_sum_of_another() -> None:
     cohort = paillier.Config(key.public_key, [1, 2, 3], LENGTH, 16)
     for opening in (OneKeyHolder(), paillier.PartialDecryptions(key)):
         paillier.Server(cohort, opening=opening)
-        with pytest.raises(ConfigError, match="an opening serves one session"):
+        with pytest.raises(ConfigError, match="an opening serves only one session"):
             paillier.Server(cohort, opening=opening)
 
 

@@ -166,5 +166,5 @@ def test_no_threads_at_all_are_refused_before_anything_is_done() -> None:
 def test_secret_keys_are_not_pickled_in_passing() -> None:
     _, [share, *_] = paillier.deal_insecure(512, holders=3, threshold=2)
     for secret in (keypair()[1], share, secfed.Paillier(private_key=keypair()[1])):
-        with pytest.raises(TypeError, match="not pickled in passing"):
+        with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(secret)

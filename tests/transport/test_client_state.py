@@ -106,7 +106,7 @@ def test_update_that_went_to_one_session_is_refused_by_another(tmp_path: Path) -
         with closing(Record(tmp_path / "record.db")) as record:
             async with serving(driver) as url:
                 if not update_goes:
-                    with pytest.raises(ConfigError, match="went to another session, of round 0"):
+                    with pytest.raises(ConfigError, match="in another session, of round 0"):
                         await joining(url, 2, record=record)
                 await asyncio.gather(
                     joining(url, 2, record=record if update_goes else None), *map(others(url), IDS[1:])

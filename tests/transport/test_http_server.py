@@ -258,7 +258,7 @@ def test_too_few_clients_are_told_that_the_session_is_over() -> None:
     [
         ({"host": "0.0.0.0"}, "plain HTTP on 0.0.0.0"),
         ({"host": "192.0.2.1"}, "plain HTTP"),
-        ({"host": "0.0.0.0", "tls": object()}, "anybody who reaches 0.0.0.0"),
+        ({"host": "0.0.0.0", "tls": object()}, "anyone who reaches 0.0.0.0"),
     ],
 )
 def test_address_that_others_reach_needs_tls_and_a_roster(options: dict[str, Any], message: str) -> None:

@@ -55,7 +55,7 @@ FIVE = {**ROSTER, 11: ROSTER[2]}
         (replace(TERMS, clip=4.0), announced(), "announced clip 16.0, this client agreed to 4.0"),
         (replace(TERMS, max_weight=1), announced(), "largest weight 10, this client agreed to 1"),
         (replace(TERMS, round=2), announced(round=1), "round 1, this client agreed to 2"),
-        (TERMS, announced(SEMI_HONEST), "no identity keys, this client's roster demands them"),
+        (TERMS, announced(SEMI_HONEST), "no identity keys, this client's roster requires them"),
         (replace(TERMS, policy=Policy(minimum_threshold=4)), announced(), "3 as threshold, .* needs 4"),
         (replace(TERMS, policy=Policy(minimum_cohort=5)), announced(), "4 clients, .* needs 5"),
     ],

@@ -167,7 +167,7 @@ def test_noise_that_is_not_carried_is_refused_on_both_sides(privacy: Any, messag
 
 
 def test_terms_that_have_no_effect_on_a_private_sum_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one for each array"):
+    with pytest.raises(ConfigError, match="a clip_norm for each array"):
         Terms(privacy=CentralGaussian(clip_norm={"w": 1.0, "b": 1.0}, noise_multiplier=1.0))
     for name, value in (("clip", 4.0), ("bits", 8), ("max_weight", 2), ("scale_weights", True)):
         with pytest.raises(ConfigError, match=f"{name}.* has no effect on a private sum"):
