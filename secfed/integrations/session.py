@@ -1,4 +1,4 @@
-"""A round between a server and sites that each hold their own copy of its parameters, whatever carries the messages.
+"""A round between a server and sites that each have their own copy of its parameters, over any transport.
 
 The server's parameters are worth nothing to a site: it computes all of them again from its own `Terms` and refuses
 every difference. What is left to the server is how many sites there are, which round it is, and the seed of a public
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Terms:
-    """What the sites insist on, and the server works by: part of the application, the same on all machines.
+    """What the sites require and the server follows: part of the application, the same on all machines.
 
     Args:
         aggregator: Clip, largest weight, threshold and neighbors.

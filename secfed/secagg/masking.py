@@ -1,4 +1,4 @@
-"""The seam between the protocol and its masks: seeds and vectors in, payload bytes out, and back to the sum.
+"""The interface between the protocol and its masks: seeds and vectors in, payload bytes out, and back to the sum.
 
 Client and server agree on seeds and know nothing of what is done with them. A second kind of masking is a class like
 `AesCtr` and a line in `_KINDS` (and a code in `config`).

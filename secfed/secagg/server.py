@@ -150,7 +150,7 @@ class Server:
 
     @one_at_a_time
     def receive(self, client_id: int, data: Whole) -> bool:
-        """Take one message from a client; the transport vouches for who it is.
+        """Take one message from a client, which the transport must have authenticated.
 
         Args:
             client_id: The sender.
