@@ -116,7 +116,7 @@ class Terms:
 
         Raises:
             MalformedMessageError: These bytes are not parameters.
-            FaultyServerError: A parameter is another one than this site insists on.
+            FaultyServerError: A parameter is not the one that this site requires.
             ConfigError: So many sites cannot have a round under these terms.
             EncodingError: The model is not an update.
         """
@@ -175,7 +175,7 @@ class Site:
     """One site's part: it trains, joins a session with the result, and answers the server's requests.
 
     Args:
-        terms: What the site insists on.
+        terms: What the site requires.
         train: `train(model, round) -> (update, weight)`; the update has the names and shapes of the model.
 
     Security:
@@ -208,7 +208,7 @@ class Site:
             The AdvertiseKeysResponse.
 
         Raises:
-            FaultyServerError: The server asks for something else than this site insists on.
+            FaultyServerError: The server asks for something other than what this site requires.
             StageError: The round is not later than the last one, or another round has begun while this site trained.
             SecFedError: The training failed, or its result does not fit.
         """

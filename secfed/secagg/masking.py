@@ -121,7 +121,7 @@ class AesCtr:
 
 
 class _AesCtrSum:
-    """One vector, whatever the number of clients."""
+    """One vector, for any number of clients."""
 
     def __init__(
         self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | memoryview | None
