@@ -1,9 +1,9 @@
-"""The hall: the only place where floats meet protocols.
+"""The only package that connects floats with protocols.
 
-A transform makes updates vectors and their sum a mean; a channel adds vectors; an aggregator names both. `aggregate` is
-`prepare`, where every decision is made, and `run`.
+A transform turns updates into vectors and their sum into a mean; a channel adds vectors; an aggregator chooses both.
+`aggregate` is `prepare`, which makes every decision, followed by `run`.
 
-Names are loaded when they are first used: a client that only encodes its update loads neither SciPy nor noise.
+Names are loaded when first used: a client that only encodes its update loads neither SciPy nor noise.
 """
 
 from importlib import import_module

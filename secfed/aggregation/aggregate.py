@@ -1,4 +1,4 @@
-"""What an aggregation gives."""
+"""The outcome of an aggregation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ class Aggregate:
         bytes_up: What each client sent, by id.
         bytes_down: What each client was sent, by id (without the model).
         seconds: Wall time of each stage, all parties together.
-        transcript: What the server saw, if that was asked for.
-        event: What was released, if that was private.
+        transcript: What the server saw, if requested.
+        event: What was released, if the aggregation was private.
         within_clip: The noisy fraction of clients whose update was within the clip, if the clip is adaptive.
     """
 

@@ -177,7 +177,7 @@ class Aggregator(ABC):
             privacy: `CentralGaussian` or `DistributedGaussian`. The aggregate's `event` then says what was released:
                 compose it in a `dp.Accountant`. Training does that by itself.
             example: What an update looks like; by default the first one. With an example, a private sum in the clear
-                needs no update: then only noise is released.
+                needs no update; then only noise is released.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.

@@ -159,7 +159,7 @@ class SecAgg(IntegerAggregator):
         return self._threshold(clients if neighbors is None else neighbors, neighbors is None), neighbors
 
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
-        """Return a session among these clients; each insists on enough survivors for the noise."""
+        """Return a session among these clients; each requires enough survivors for the noise."""
         make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
         return SecureAggregation(client_ids, make_config, self.policy or Policy(), transform.fewest, self.progress)
 

@@ -1,4 +1,4 @@
-"""What a client does with the parameters of a sum that a server announces, whatever carries them."""
+"""How a client checks the parameters of a sum that a server announces, over any transport."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,20 +24,20 @@ def read_transform(
     privacy: Privacy | None = None,
     scale_weights: bool = False,
 ) -> Transform:
-    """Take the parameters of a sum on a client, which says itself what kind of sum it takes part in.
+    """Read the parameters of a sum on a client, which decides itself what kind of sum it takes part in.
 
     Args:
         data: What `to_bytes` gave on the server.
         example: What an update looks like on this client, such as its model.
-        clip: Of matter only if it is one number for each array: the client insists on them.
-        compression: The maps that the client insists on; None means no compression.
-        privacy: What the client insists on; None is a mean without noise.
+        clip: Used only if it is one number for each array, which the client then requires.
+        compression: The maps that the client requires; None means no compression.
+        privacy: What the client requires; None means a mean without noise.
         scale_weights: Whether values are weighed before they are rounded (without compression and noise).
 
     Raises:
         ConfigError: The compression or the clip does not fit the example.
         MalformedMessageError: T1, these bytes are not parameters of such a sum.
-        FaultyServerError: T2 to T5, T7 and T8, the server's sum is another one than this client insists on.
+        FaultyServerError: T2 to T5, T7 and T8, the server's sum is not the one that this client requires.
     """
     if isinstance(clip if privacy is None else privacy.clip_norm, ArrayClips):
         return PerArrayClipping.from_bytes(data, example=example, clip=clip, compression=compression, privacy=privacy)
@@ -51,7 +51,8 @@ def read_transform(
 
 
 def with_seeds_of(own: Transform, sent: Transform) -> Transform:
-    """Take over the public seeds of rotation and compression: the one part of a sum that only the server can choose.
+    """Use the server's public seeds of rotation and compression, the only part of a sum that only the server can
+    choose.
 
     Args:
         own: What this party's own parameters give.

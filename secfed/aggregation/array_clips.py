@@ -1,4 +1,4 @@
-"""One clip for each array of an update: what `clip=` and `clip_norm=` may be in place of one number."""
+"""One clip for each array of an update: an alternative to one number for `clip=` and `clip_norm=`."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,7 +103,7 @@ def propose_clips(*examples: Update, margin: float = 2.0) -> Any:
 
     Security:
         Every party of a session sees the clips. So the examples must be public too, such as updates from training on
-        public data: the largest values of a client's own update tell something about its data, and no noise hides it.
+        public data: the largest values of a client's own update reveal something about its data, and no noise hides it.
 
     >>> import numpy as np
     >>> propose_clips({"weight": np.array([0.25, -1.5]), "bias": np.array([0.01])}, margin=2)

@@ -1,4 +1,4 @@
-"""What adds vectors: in the clear, or by secure aggregation. A channel asks for one vector at a time and keeps none."""
+"""Channels add vectors, in the clear or by secure aggregation. They ask for one vector at a time and keep none."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +21,7 @@ from secfed.secagg.stages import Stage
 Protection = Literal["plain", "secagg", "paillier"]
 # Called with every message that the server sees: stage, direction, client id (or number of a key holder), bytes.
 Observer = Callable[[Any, Any, int, bytes], None]
-# Returns a client's vector; None if it has none to give, and so drops out.
+# Returns a client's vector, or None if it has none and so drops out.
 VectorOf = Callable[[int], Any]
 
 
@@ -47,11 +47,11 @@ class Total:
 
 
 class Channel(Protocol):
-    """Vectors in, their sum out, with the survivors: the one contract of every protection."""
+    """The contract of every protection: vectors go in, and their sum comes out with the survivors."""
 
     @property
     def protection(self) -> Protection:
-        """What it is called in a transcript."""
+        """Its name in a transcript."""
 
     @property
     def config(self) -> Config | PaillierConfig | None:
@@ -129,13 +129,14 @@ def _to_bytes(vector: Any) -> bytes:
 class SecureAggregation:
     """A session of secure aggregation in one process: the server sees masked vectors and their sum.
 
-    The session knows clients by their positions from 1, by ascending id, for its ids are coordinates of a small field.
+    The session knows clients by their positions from 1, by ascending id, because its ids are coordinates of a small
+    field.
 
     Args:
         clients: Ids, ascending.
         make_config: Returns the session's parameters for the clients' positions.
-        policy: What every client insists on.
-        fewest: Every client also insists on so many survivors before it helps to unmask: fewer bring too little noise.
+        policy: What every client requires.
+        fewest: Fewest survivors that every client requires before it helps to unmask: fewer bring too little noise.
         progress: Called as in `secagg.run_session`.
     """
 

@@ -1,4 +1,4 @@
-"""What the callers of an aggregator may write, brought to one form and checked."""
+"""Converts the arguments of an aggregator's callers to one form and checks them."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which cohorts can run a session of secure aggregation, when their size is a matter of chance."""
+"""Which cohorts can run a session of secure aggregation, if their size is random."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from secfed.dp.events import Event, PoissonSampled
 from secfed.dp.rounding import as_given_or_down, exact, up
 from secfed.errors import ConfigError
 
-# The part of delta that cohorts that cannot be aggregated may cost.
+# Largest fraction of delta that cohorts that cannot be aggregated may cost.
 MOST_OF_DELTA = 0.1
 # More than the relative error of the binomial law in double precision.
 _BINOMIAL_MARGIN = 1 + 1e-6

@@ -1,4 +1,4 @@
-"""The transform that sends fewer values, or fits them to fewer bits: compress, hand on to another transform, expand."""
+"""A transform that sends fewer values or fewer bits: it compresses, applies another transform, and expands."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,7 +100,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class Compressed(Preceded):
-    """Compress by public linear maps, then do as another transform does; expand the mean.
+    """Compress by public linear maps, apply another transform, and expand the mean.
 
     Clip, clip norm and rounding of the other transform are for the compressed values. What it releases of an update is
     what it would release of any other vector, so privacy is as without compression.
@@ -144,13 +144,13 @@ class Compressed(Preceded):
         compression: Compression | Sequence[Compression],
         privacy: Privacy | None = None,
     ) -> "Compressed":
-        """Take the parameters of a sum on a client, which believes nothing that it can check.
+        """Read the parameters of a sum on a client, which checks everything that it can.
 
         Args:
             data: What `to_bytes` gave on the server.
             example: What an update looks like on this client, such as its model.
-            compression: The maps that this client insists on, from the application.
-            privacy: What this client insists on; None for a mean without noise.
+            compression: The maps that this client requires, from the application.
+            privacy: What this client requires; None for a mean without noise.
 
         Raises:
             ConfigError: The compression does not fit the example.

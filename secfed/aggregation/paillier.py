@@ -86,9 +86,9 @@ class Paillier(IntegerAggregator):
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
         noise: `"half"`, `"short"` (five times as fast, a stronger assumption) or `"full"` (30 times as slow, no
             assumption beyond Paillier's own).
-        degree: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes in place of 5.1; decryption takes
+        degree: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes instead of 5.1; decryption takes
             longer.
-        private_key: The key holder's key, in place of a new one; or a threshold key and the shares of all its holders,
+        private_key: The key holder's key, instead of a new one; or a threshold key and the shares of all its holders,
             as `paillier.deal` gives them.
         public_key: The public key alone, or a threshold key, where the key holders are on other machines: such an
             aggregator configures a deployment's sessions (`integrations.flower`) but cannot run one by itself.
@@ -191,7 +191,7 @@ class Paillier(IntegerAggregator):
         )
 
     def channel(self, client_ids: tuple[int, ...], transform: Transform, round: int, model_hash: bytes) -> Channel:
-        """Return a session among these clients; the key holder insists on enough survivors for the noise."""
+        """Return a session among these clients; the key holder requires enough survivors for the noise."""
         make_config = partial(self.config, transform=transform, round=round, model_hash=model_hash)
         return EncryptedSum(
             client_ids, make_config, lambda: self._key, self._minimum(transform), self.noise, self.progress

@@ -1,4 +1,4 @@
-"""The transform that gives each array of an update its own clip, and hands on to another transform."""
+"""A transform that clips each array of an update by itself and then applies another transform."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -30,7 +30,7 @@ from secfed.wire import kind_of
 
 @dataclass(frozen=True)
 class PerArrayClipping(Preceded):
-    """Clip each array by itself, then do as another transform does.
+    """Clip each array by itself, then apply another transform.
 
     * For a mean, each value is divided by the clip of its array, and the inner transform has the clip 1. So a value is
       rounded with a step that fits its array, and the server multiplies the mean by the clips.
@@ -86,14 +86,14 @@ class PerArrayClipping(Preceded):
         compression: Compression | Sequence[Compression] | None = None,
         privacy: Privacy | None = None,
     ) -> "PerArrayClipping":
-        """Take the parameters of a sum on a client, which believes nothing that it can check.
+        """Read the parameters of a sum on a client, which checks everything that it can.
 
         Args:
             data: What `to_bytes` gave on the server.
             example: What an update looks like on this client, such as its model.
-            clip: The clips that this client insists on, in the structure of the example; for a mean.
-            compression: The maps that this client insists on; for a mean.
-            privacy: What this client insists on, with a `clip_norm` for each array; for a private sum.
+            clip: The clips that this client requires, in the structure of the example; for a mean.
+            compression: The maps that this client requires; for a mean.
+            privacy: What this client requires, with a `clip_norm` for each array; for a private sum.
 
         Raises:
             ConfigError: The clips do not fit the example, or there are no clips.

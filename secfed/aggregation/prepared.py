@@ -1,4 +1,4 @@
-"""The story of one aggregation, told once: encode, send, sum, decode; every decision was made before."""
+"""Runs one aggregation: encode, send, sum, decode. All decisions were made before."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -69,7 +69,7 @@ class Prepared:
         """Check the size of the cohort.
 
         Raises:
-            TooFewSurvivorsError: No private sum can be made of so few, or so many, clients.
+            TooFewSurvivorsError: There are too few or too many clients for a private sum.
         """
         (smallest, largest), found = self.cohorts, len(self.clients)
         if not smallest <= found <= largest:
@@ -196,7 +196,7 @@ class Prepared:
         silent: Mapping[int, Stage],
         transcript: Transcript | None,
     ) -> Total:
-        """Ask the survivors for the layers of noise that so many do not need, and subtract them."""
+        """Ask the survivors for the layers of noise that are not needed, and subtract them."""
         for client_id in total.survivors if surplus.request else ():
             total.bytes_down[client_id] += len(surplus.request)
             if transcript:

@@ -1,16 +1,15 @@
-"""Who adds the noise, and how much: what a training run or one aggregation is given as `privacy=`.
+"""Who adds the noise, and how much: the argument `privacy=` of training and aggregation.
 
-The unit of privacy is a client. Its update is clipped to the Euclidean norm `clip_norm` as a whole, so the sum moves
-by at most that (twice that under `"replace"`, see `dp.events`), whatever the client's weight; the sum is divided by a
-public number, `sampling_rate * population` or `cohort_size`, never by how many came, which is itself a fact about
-clients.
+The unit of privacy is a client. Its whole update is clipped to the Euclidean norm `clip_norm`, so the sum changes by at
+most that (twice that under `"replace"`, see `dp.events`), for any weight. The sum is divided by a public number,
+`sampling_rate * population` or `cohort_size`, never by the number of clients that came, which depends on clients.
 
-Under `"add_remove"` the other data set may be read as the same clients with one that contributes zeros. Who is sampled,
-and who drops out, is taken as independent of the data.
+Under `"add_remove"` the other data set can be seen as the same clients, one of which contributes zeros. We assume that
+sampling and dropouts do not depend on the data.
 
-With Poisson sampling the size of a cohort is a fact about clients too. `Plain` therefore releases noise also for an
-empty cohort. A session of secure aggregation cannot: the probability that it depends on one client whether a cohort is
-large enough for one is in the event (`decisive_probability`), and costs delta.
+With Poisson sampling the size of a cohort depends on clients too. `Plain` therefore releases noise even for an empty
+cohort. A session of secure aggregation cannot run with too few clients. The event includes the probability that one
+client decides whether the cohort is large enough (`decisive_probability`), and it costs delta.
 """
 
 import math

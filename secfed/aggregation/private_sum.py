@@ -214,12 +214,12 @@ class PrivateSum(Transform):
 
     @classmethod
     def from_bytes(cls, data: bytes, *, example: Update, privacy: Privacy) -> "PrivateSum":
-        """Take the parameters of a sum on a client, which believes nothing that it can check.
+        """Read the parameters of a sum on a client, which checks everything that it can.
 
         Args:
             data: What `to_bytes` gave on the server.
             example: What an update looks like on this client, such as its model.
-            privacy: What this client insists on, from the application. The clip may differ if it is adaptive; more
+            privacy: What this client requires, from the application. The clip may differ if it is adaptive; more
                 colluders and more survivors than asked for are accepted, and fewer layers of noise.
 
         Raises:
@@ -228,7 +228,7 @@ class PrivateSum(Transform):
                 noise.
 
         Security:
-            The client must also insist on enough survivors before it helps to unmask: give its `secagg.Client` a
+            The client must also require enough survivors before it helps to unmask: give its `secagg.Client` a
             `Policy(minimum_cohort=transform.plan.threshold)`.
         """
         check_one_norm(privacy)
@@ -374,7 +374,7 @@ class PrivateSum(Transform):
         return self.read(self.add_noise(total), event)
 
     def read(self, steps: npt.NDArray[np.int64], event: events.Event | None = None) -> Decoded:
-        """Turn a sum in steps into what it says, without adding noise."""
+        """Decode a sum in steps without adding noise."""
         values = self._unrotated(steps)
         size = self.structure.size
         within = float(values[size]) / (self.count_scale * self.expected) + 0.5 if self.count_scale else None
@@ -396,7 +396,7 @@ class PrivateSum(Transform):
 
 
 def _check_promised(privacy: DistributedGaussian, plan: NoisePlan | None) -> None:
-    """Check that the clients' noise is what one of them insists on.
+    """Check that the clients' noise is what a client requires.
 
     Raises:
         FaultyServerError: T4, the noise is another one; T5, it is too little.

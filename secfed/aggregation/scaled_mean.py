@@ -1,4 +1,4 @@
-"""A weighted mean for few bits: weigh each value before it is rounded, and send the weight in entries of its own."""
+"""A weighted mean for few bits: weigh each value before rounding, and send the weight in separate entries."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -170,7 +170,7 @@ class ScaledMean(Transform):
             survivors: Ids of the clients in it.
 
         Raises:
-            EncodingError: The sum of the weights is not one that so many clients can have.
+            EncodingError: The sum of the weights is impossible for this number of clients.
         """
         sums, size = signed(total, self.modulus_bits), self.structure.size
         weight = sum(int(digit) << (self.digit_bits * place) for place, digit in enumerate(sums[size:]))

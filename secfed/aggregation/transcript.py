@@ -1,4 +1,4 @@
-"""Everything the server saw in a session, byte for byte: what attacks and audits are given, and nothing else."""
+"""Everything the server saw in a session, byte for byte: the only input of attacks and audits."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -166,7 +166,7 @@ class Transcript:
         return self.transform.expanded(Decoded(unflatten(seen, inner.structure), 1.0)).mean
 
     def readable_mean(self) -> Update:
-        """Return the mean that the server ends with, before it adds noise of its own.
+        """Return the mean that the server gets, before it adds its own noise.
 
         Raises:
             EncodingError: There is no sum.
@@ -205,7 +205,7 @@ class Transcript:
         return np.resize(words, length).astype(np.uint16)
 
     def resemblance(self, client_id: int, update: Update) -> Resemblance:
-        """Hold a client's contribution, as the server saw it, against an update.
+        """Compare a client's contribution, as the server saw it, with an update.
 
         Args:
             client_id: The client.

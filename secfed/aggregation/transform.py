@@ -1,4 +1,4 @@
-"""What every transform does: the client's half makes an update a vector, the server's half makes the sum a mean.
+"""What every transform does: the client's half turns an update into a vector, the server's half the sum into a mean.
 
 Both halves are one object, public and the same for all parties of a sum. Between them stands a channel, which only
 adds.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a sum says.
+    """A decoded sum.
 
     Attributes:
         mean: With the structure of one update.
@@ -166,7 +166,7 @@ class Transform(ABC):
 
 
 class Preceded(Transform):
-    """A transform that changes an update first, and then does as another transform does.
+    """A transform that changes an update first, and then applies another transform.
 
     Attributes:
         transform: The other one.

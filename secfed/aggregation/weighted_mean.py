@@ -213,7 +213,7 @@ class WeightedMean(Transform):
             survivors: Ids of the clients in it.
 
         Raises:
-            EncodingError: The sum of the weights is not one that so many clients can have.
+            EncodingError: The sum of the weights is impossible for this number of clients.
         """
         narrow = all(dtype == np.float32 for dtype in self.structure.dtypes)
         values, weight = self.fixed_point.decode(total, np.float32 if narrow else np.float64)

@@ -163,7 +163,7 @@ def open_ledger(file: Path) -> "Ledger":
 
 
 def lines_of(found: dict[str, Any], clients: int) -> list[str]:
-    """Return what is told of a session, in words."""
+    """Return a description of a session, in words."""
     from secfed.dp.rounding import exact, up
 
     lines = [f"the mean of {len(found['survivors'])} of {clients} clients is in {found['output']}"]

@@ -1,7 +1,7 @@
 """Linear maps that make an update shorter, or its values even, before rounding: public, the same for all clients.
 
 The mean of compressed updates is the compressed mean, so a map goes with every protocol: clients compress, the protocol
-adds, and the server expands once. A map is drawn from a 32-byte seed that everybody may know.
+adds, and the server expands once. A map is drawn from a public 32-byte seed.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What a caller is told while a training goes on."""
+"""Callbacks during training."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Progress = Callable[[int, int, int], object]
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the caller wants to be told while training goes on."""
+    """The callbacks of one training run."""
 
     evaluate: Evaluate | None
     callbacks: tuple[Callback, ...]

@@ -1,6 +1,6 @@
 """Whose updates each round is made of, and when: cohorts that are sampled, or clients that answer in their own time.
 
-Time is simulated. It counts local training only, in whatever unit `durations` has; messages take none.
+Time is simulated. It counts only local training, in the unit of `durations`; messages take no time.
 """
 
 import heapq

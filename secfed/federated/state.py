@@ -25,7 +25,7 @@ Memory = dict[str, npt.NDArray[np.float64]]  # what an algorithm keeps from roun
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingState:
-    """A training run after a round; `Training.rounds` goes on from it.
+    """A training run after a round; `Training.rounds` continues from it.
 
     Who has the state has the model and what the server's optimizer knows of the means of all rounds. Under secure
     aggregation the server has both anyway; with privacy both follow from what was released. Neither cohorts nor seeds

@@ -1,4 +1,4 @@
-"""The training round, whatever the algorithm: sample a cohort, train locally, aggregate, step."""
+"""Training rounds of any algorithm: sample a cohort, train locally, aggregate, step."""
 
 import math
 from abc import ABC, abstractmethod

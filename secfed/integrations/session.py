@@ -1,4 +1,4 @@
-"""A round between a server and sites that each hold their own copy of its parameters, whatever carries the messages.
+"""A round between a server and sites that each have their own copy of its parameters, over any transport.
 
 The server's parameters are worth nothing to a site: it computes all of them again from its own `Terms` and refuses
 every difference. What is left to the server is how many sites there are, which round it is, and the seed of a public
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Terms:
-    """What the sites insist on, and the server works by: part of the application, the same on all machines.
+    """What the sites require and the server follows: part of the application, the same on all machines.
 
     Args:
         aggregator: Clip, largest weight, threshold and neighbors.
@@ -116,7 +116,7 @@ class Terms:
 
         Raises:
             MalformedMessageError: These bytes are not parameters.
-            FaultyServerError: A parameter is another one than this site insists on.
+            FaultyServerError: A parameter is not the one that this site requires.
             ConfigError: So many sites cannot have a round under these terms.
             EncodingError: The model is not an update.
         """
@@ -175,7 +175,7 @@ class Site:
     """One site's part: it trains, joins a session with the result, and answers the server's requests.
 
     Args:
-        terms: What the site insists on.
+        terms: What the site requires.
         train: `train(model, round) -> (update, weight)`; the update has the names and shapes of the model.
 
     Security:
@@ -208,7 +208,7 @@ class Site:
             The AdvertiseKeysResponse.
 
         Raises:
-            FaultyServerError: The server asks for something else than this site insists on.
+            FaultyServerError: The server asks for something other than what this site requires.
             StageError: The round is not later than the last one, or another round has begun while this site trained.
             SecFedError: The training failed, or its result does not fit.
         """

@@ -1,4 +1,4 @@
-"""A plan of aggregations before anybody takes part: what was asked for, in the words of a caller."""
+"""A plan of aggregations, before anyone takes part: what the caller asked for."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, replace

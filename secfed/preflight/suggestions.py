@@ -1,4 +1,4 @@
-"""What would work in place of a refused plan: changes after which the same checks find no problem."""
+"""What would work instead of a refused plan: changes after which the same checks find no problem."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

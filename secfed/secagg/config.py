@@ -1,4 +1,4 @@
-"""What every party must agree on before a session, and what a client insists on whatever the server says."""
+"""What all parties must agree on before a session, and what a client requires whatever the server says."""
 
 import hashlib
 import struct
@@ -328,7 +328,7 @@ def _whole(name: str, value: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a client insists on; nothing that a server sends can lower it.
+    """What a client requires; nothing that a server sends can lower it.
 
     Args:
         minimum_cohort: Fewest clients in the cohort, and in every later set that is announced. If the sum is

@@ -1,4 +1,4 @@
-"""The seam between the protocol and its masks: seeds and vectors in, payload bytes out, and back to the sum.
+"""The interface between the protocol and its masks: seeds and vectors in, payload bytes out, and back to the sum.
 
 Client and server agree on seeds and know nothing of what is done with them. A second kind of masking is a class like
 `AesCtr` and a line in `_KINDS` (and a code in `config`).
@@ -121,7 +121,7 @@ class AesCtr:
 
 
 class _AesCtrSum:
-    """One vector, whatever the number of clients."""
+    """One vector, for any number of clients."""
 
     def __init__(
         self, length: int, bits: int, dtype: np.dtype[Any], threads: int | None, saved: bytes | memoryview | None

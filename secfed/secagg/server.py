@@ -150,7 +150,7 @@ class Server:
 
     @one_at_a_time
     def receive(self, client_id: int, data: Whole) -> bool:
-        """Take one message from a client; the transport vouches for who it is.
+        """Take one message from a client, which the transport must have authenticated.
 
         Args:
             client_id: The sender.
@@ -210,7 +210,7 @@ class Server:
         """Look at a message in the present stage, unless it is late; list the client's fault."""
         if self.stage is None:
             raise StageError(f"a message from client {client_id}, but the session is not open")
-        if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: whatever it is, it is late
+        if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: any message is late now
             return False
         try:
             return call(self.stage)

@@ -27,7 +27,7 @@ SharePairs = Annotated[dict[int, bytes], 2 * SHARE_BYTES]  # mask key's share, s
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Held:
-    """What a client holds; each stage has a type of its own."""
+    """What a client holds; each stage has its own type."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(redacted)"
@@ -98,7 +98,7 @@ class Signed(Masked):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Seen:
-    """What the server holds; each stage has a type of its own."""
+    """What the server holds; each stage has its own type."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -60,7 +60,7 @@ class SecureMod:
     """A mod for `ClientApp(mods=[SecureMod()])`: the server sees the sum of all clients' updates, never this one's.
 
     Args:
-        policy: What this client insists on, whatever the server says: fewest clients, least threshold, and so on.
+        policy: What this client requires, whatever the server says: fewest clients, least threshold, and so on.
         privacy: What this client insists on: the server's parameters must be for this `CentralGaussian` or
             `DistributedGaussian`. With the latter this client adds its share of the noise. None: without noise.
         metrics: Names of the app's training metrics that may be averaged; they are part of the secure sum, weighted
