@@ -148,6 +148,7 @@ def test_a_mixture_and_other_releases_are_composed() -> None:
     assert with_sums.epsilon(1e-6) == with_sums.rdp_epsilon(1e-6) < math.inf
 
 
+@pytest.mark.slow
 def test_extreme_mixtures_have_finite_bounds() -> None:
     for event in (
         dp.GaussianMixture(0.01, (0.0, 1.0, 0.5), (0.5, 1e-9, 0.5 - 1e-9)),

@@ -25,6 +25,8 @@ _BLOCK = 2.5
 _KNOTS = 9
 # Relative gap of the guess when the moments give none.
 _ROUGH = 1e-3
+# The most work of a shared contour for each row: beyond it, contours of their own are cheaper. See `path.work`.
+_WORK_PER_ROW = 2e7
 
 
 def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
@@ -108,11 +110,11 @@ def _rows(
         low, high = smooth(last, log_delta, _ROUGH)
         guess = (max(low, 0.9 * high) + high) / 2
         path = choose(last, moments, guess, log_delta, _GOAL) if guess < most else None
-    if path is None or not work(last, path, _GOAL) <= Effort(last).left:
-        return None, guess
-    if path.cut is None:
+    if path and path.cut is None:
         # The smallest composition decays slowest.
         path = shortest(base.joined(extra, float(counts[0])), path, _GOAL)
+    if path is None or not work(last, path, _GOAL) <= min(Effort(last).left, _WORK_PER_ROW * len(counts)):
+        return None, guess
     tolerance = path.tolerance(_GOAL)
     (one, below_one), (two, below_two) = (
         evaluate(base, path, tolerance),
