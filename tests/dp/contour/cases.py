@@ -29,7 +29,7 @@ class Case:
     Attributes:
         exact: One release.
         laws: The same, for the library.
-        moments: Its ladder.
+        moments: Its moments on a grid of orders.
         path: The contour.
         top: The last value of u on it.
         epsilon, log_delta: What it was chosen for.

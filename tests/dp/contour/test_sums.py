@@ -74,7 +74,7 @@ def holds(low: float, high: float, truth: arb) -> None:
 
 
 def single(direction: Direction, seed: int) -> tuple[Releases, Exact, Moments, float]:
-    """Return one release, its ladder, and an epsilon at which delta is neither near 0 nor near its largest value."""
+    """Return one release, its moments, and an epsilon where delta is neither near 0 nor near its largest value."""
     rng = np.random.default_rng([seed, DIRECTIONS.index(direction), 9])
     rate, noise = 10 ** rng.uniform(-3, 0), 0.3 * 20 ** rng.uniform()
     exact, released = Exact(direction, rate, noise), Releases((laws(direction, rate, noise),), 0.0)
@@ -144,7 +144,7 @@ def test_unsampled_releases_have_their_closed_form_within_bounds(rounds: int, sa
 
 @every_direction
 @seeds
-def test_moments_at_real_orders_are_as_exact_as_the_inflated_ladder_needs(direction: Direction, seeds: range) -> None:
+def test_moments_at_real_orders_are_as_exact_as_the_inflated_grid_needs(direction: Direction, seeds: range) -> None:
     errors = []
     for seed in seeds:
         one = case(direction, seed)
