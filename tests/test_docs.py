@@ -210,6 +210,21 @@ def test_every_python_block_runs(
             exec(compile("\n" * (line - 1) + text, page_name(path), "exec", dont_inherit=True), names)
 
 
+@pytest.mark.parametrize("path", LINKED, ids=page_name)
+def test_tables_are_whole(path: Path) -> None:
+    """A blank line cuts a table in two, and a line break cuts a row: the rest is shown as text."""
+    lines = ["", *prose(path).splitlines(), ""]
+    headless = [
+        f"line {number}"
+        for number, line in enumerate(lines)
+        if line.startswith("|")
+        and not lines[number - 1].startswith("|")
+        and not re.match(r"^\|[ :|-]+$", lines[number + 1])
+    ]
+    unended = [f"line {number}" for number, line in enumerate(lines) if re.match(r"\|.*[^|\s]\s*$", line)]
+    assert (headless, unended) == ([], [])
+
+
 def test_hardly_any_python_block_is_left_out() -> None:
     left_out = [
         f"{page_name(path)}:{line}"

@@ -174,6 +174,7 @@ def serve(
     require("aiohttp", extra="transport")
     from secfed.aggregation import SecAgg
     from secfed.cli.release import Release, lines_of, open_ledger, resumed
+    from secfed.secagg import Stage
     from secfed.secagg.identities import read_roster
     from secfed.transport import Driver, HttpServer, SessionParameters, Store
     from secfed.transport.http_server import server_context
@@ -215,11 +216,18 @@ def serve(
         driver = Driver(parameters, store, directory=directory, timeouts=timeouts)
         with in_options():
             server = HttpServer(driver, host=host, port=port, tls=tls, insecure=insecure)
+        was_over = driver.stage is Stage.DONE
         release = Release(output, driver, transform, delta=delta, ledger=budget)
         asyncio.run(server.run(finished=release.finish))
         if driver.failure:
             raise SecFedError(f"the session gave no mean: {driver.failure}")
-    tell(SchemaName.SERVE, lines_of(release.found, len(ids)), release.found if as_json else None)
+    lines = lines_of(release.found, len(ids))
+    if was_over:
+        lines.append(
+            "this session was over before the command started, and no client was asked: "
+            f"for new updates delete {state}, or name another file with --state"
+        )
+    tell(SchemaName.SERVE, lines, release.found if as_json else None)
 
 
 def join(

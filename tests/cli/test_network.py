@@ -136,7 +136,10 @@ def test_commands_of_the_deploy_page_work_as_written(tmp_path: Path) -> None:
     model, keys, serve, first, second, third, show, certificate, tls_serve, tls_join = blocks
     wait(model)
     wait(keys)
-    assert "the mean of 3 of 3 clients is in mean.npz" in wait(serve, first, second, third)[0]
+    session = wait(serve, first, second, third)[0]
+    assert "the mean of 3 of 3 clients is in mean.npz" in session and "was over" not in session
+    [again] = wait(serve)
+    assert "this session was over before the command started" in again and "delete session.db" in again
     [mean] = wait(show)
     assert "'w'" in mean and "float32" in mean
     wait(certificate)

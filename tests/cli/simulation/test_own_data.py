@@ -1,6 +1,10 @@
 """`secfed simulate --data`: files of a user, what is refused in them, and how well real ones are learned."""
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from secfed.cli.simulation.datasets import hold_out
 from secfed.errors import ConfigError
 from tests.cli.runner import Runner
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("undrawn")
 # Clients with the same share of each class, so that the federation learns what one place would.
 EQUAL = ("--rounds", 20, "--alpha", 100, "--dropout", 0)
@@ -203,3 +208,19 @@ def test_rows_with_many_columns_are_scaled_to_the_norm_of_few(tmp_path: Path) ->
     rows = np.concatenate([inputs for inputs, _ in dealt.clients.values()])
     assert rows.shape[1] == 64
     assert (rows**2).sum(axis=1).mean() == pytest.approx(32)
+
+
+def test_the_page_makes_tables_that_its_commands_take(tmp_path: Path, secfed: Runner) -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text().partition("## Own data")[2]
+    make, train = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[:2]
+    [program] = re.findall(r'^python -c "\n(.*)"$', make, re.MULTILINE | re.DOTALL)
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path).returncode == 0
+    commands = [shlex.split(line) for line in train.replace("\\\n", " ").splitlines()]
+    for command, features, rounds in zip(commands, (30, 64), (10, 1), strict=True):
+        file = tmp_path / command[command.index("--data") + 1]
+        options = [str(file) if option == file.name else option for option in command[1:]]
+        run = secfed(*options, "--rounds", rounds, "--json", "--output", tmp_path / "run")
+        assert run.exit_code == 0, run.stderr
+        assert json.loads(run.stdout)["features"] == features
+        if "--privacy" not in options:
+            assert json.loads(run.stdout)["accuracy"] > 0.9
