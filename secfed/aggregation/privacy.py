@@ -256,7 +256,7 @@ def _check(privacy: Privacy) -> None:
         return
     if privacy.sampling_rate != 1:
         raise ConfigError(
-            f"found sampling_rate {privacy.sampling_rate} and cohort_size {privacy.cohort_size}, needed one of both"
+            f"found sampling_rate {privacy.sampling_rate} and cohort_size {privacy.cohort_size}, needed only one"
         )
     check_count("cohort_size", privacy.cohort_size)
     if privacy.population is None or privacy.cohort_size > privacy.population:
