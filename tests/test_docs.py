@@ -172,7 +172,7 @@ def test_what_commands_print_is_held_too(tmp_path: Path, monkeypatch: pytest.Mon
     limit = "$ secfed budget limit b.db \\\n    --epsilon 3 --delta 1e-5\n"
     with pytest.raises(AssertionError):
         run_commands(limit + "b.db: at most epsilon 2 ...", 1, "a page", monkeypatch)
-    run_commands(limit + "secfed: ... exists already, and is never overwritten", 1, "a page", monkeypatch)
+    run_commands(limit + "secfed: ... already exists and is never overwritten", 1, "a page", monkeypatch)
 
 
 def test_readme_exists() -> None:

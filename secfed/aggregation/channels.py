@@ -33,8 +33,8 @@ class Total:
         vector: The survivors' sum.
         survivors: Ids of the clients in the sum.
         dropouts: Ids of the others.
-        bytes_up: What each client sent, by id.
-        bytes_down: What each client was sent, by id.
+        bytes_up: Bytes that each client sent, by id.
+        bytes_down: Bytes that each client received, by id.
         seconds: Wall time of each stage, all parties together.
     """
 

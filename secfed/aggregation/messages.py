@@ -1,6 +1,6 @@
 """The messages that tell clients the public parameters of a transform.
 
-`protocols/aggregation/README.md` says the same, and `protocols/aggregation/messages.json` lists the fields. Numbers are
+`protocols/aggregation/README.md` specifies them; `protocols/aggregation/messages.json` lists the fields. Numbers are
 little-endian: `u8`, `u32`, `u64`, and `f64` in IEEE 754.
 """
 

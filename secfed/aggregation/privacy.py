@@ -147,8 +147,8 @@ class DistributedGaussian:
             `clip_norm`. Skellam noise has a slightly larger epsilon, see `dp.noise.distributed.choose`.
         bits: Bits of an entry of the vector, 2 to 64; None takes the fewest that are enough.
         mechanism: `"discrete_gaussian"` or `"skellam"`.
-        layers: With 1 all noise stays, which is too much if more than the fewest clients survive. With more, noise
-            comes in that many layers, and clients reveal those that are not needed once they know how many survived.
+        layers: With 1 all noise stays, which is too much if more than the fewest clients survive. With more, the noise
+            has that many layers. Once clients know how many survived, they reveal the layers that are not needed.
         minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold or `minimum_cohort`. Needed with
             `neighbors`, where the threshold counts a client's neighbors only, and with `secret_cohort`.
         colluders: How many survivors may leave out their noise or tell it to the server. If the aggregator's
@@ -256,7 +256,7 @@ def _check(privacy: Privacy) -> None:
         return
     if privacy.sampling_rate != 1:
         raise ConfigError(
-            f"found sampling_rate {privacy.sampling_rate} and cohort_size {privacy.cohort_size}, needed one of both"
+            f"found sampling_rate {privacy.sampling_rate} and cohort_size {privacy.cohort_size}, needed only one"
         )
     check_count("cohort_size", privacy.cohort_size)
     if privacy.population is None or privacy.cohort_size > privacy.population:

@@ -1,4 +1,4 @@
-"""What the commands about budgets compute, as JSON objects and in words; nothing here prints."""
+"""Compute the results of the commands about budgets, as JSON objects and in words; nothing here prints."""
 
 import math
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class CohortSampling:
 
     @classmethod
     def chosen(cls, kind: str, rate: float | None, cohort: int | None, population: int | None) -> "CohortSampling":
-        """Make sense of the options.
+        """Check and combine the options.
 
         Raises:
             ConfigError: They do not fit each other.
@@ -45,13 +45,13 @@ class CohortSampling:
         if population is None:
             raise ConfigError("--sampling fixed needs --population, and --cohort or --sampling-rate")
         if (rate is None) == (cohort is None):
-            raise ConfigError("--sampling fixed needs either --cohort or --sampling-rate, and not both")
+            raise ConfigError("--sampling fixed needs either --cohort or --sampling-rate, not both")
         if cohort is None:
             assert rate is not None
             cohort = round(rate * population)
             if not math.isclose(cohort, rate * population, rel_tol=1e-9) or cohort < 1:
                 found = f"sampling rate {rate:g} of {population} clients is {rate * population:g} clients"
-                raise ConfigError(f"{found}, needed a whole number: say --cohort instead")
+                raise ConfigError(f"{found}, needed a whole number: use --cohort instead")
         if cohort > population:
             raise ConfigError(f"cohort {cohort} is larger than the population {population}")
         return cls(cohort / population, cohort, population)
@@ -97,7 +97,7 @@ def epsilon_of(
 def membership_of(
     noise_multiplier: float, sampling: CohortSampling, rounds: int, adjacency: dp.events.Adjacency
 ) -> dict[str, Any]:
-    """Return what rounds of Gaussian noise leave to tests of membership: mu, and the largest true positive rates."""
+    """Return the bounds on membership tests after rounds of Gaussian noise: mu, and the largest true positive rates."""
     accountant = dp.Accountant(adjacency=adjacency).compose(sampling.release(noise_multiplier), rounds)
     mu = accountant.mu(least_delta=LEAST_DELTA, bounds=True)
     return {
@@ -110,7 +110,7 @@ def membership_of(
 
 
 def membership_in_words(report: dict[str, Any]) -> list[str]:
-    """Say what `membership_of` returned, in lines."""
+    """Put the result of `membership_of` into words, in lines."""
     since = f"for every delta from {exact(report['mu_least_delta'])}"
     if report["mu"] is None:
         mu = f"Gaussian privacy: no mu is proved {since}"
@@ -122,7 +122,7 @@ def membership_in_words(report: dict[str, Any]) -> list[str]:
 
 
 def assumptions_in_words(report: dict[str, Any]) -> str:
-    """Say what the numbers of Gaussian rounds rest on."""
+    """Return the assumptions behind the numbers of Gaussian rounds."""
     text: str = report["assumptions"]
     if report["sampling"] == "fixed" and report["adjacency"] == "add_remove":
         text += " In a cohort of fixed size another client takes the place of an absent one, so the sum moves by up to "
@@ -148,7 +148,7 @@ def noise_for(
 
 
 def standing(ledger: dp.Ledger, release: dp.Event | None = None) -> dict[str, Any]:
-    """Return where a ledger stands, and how many more rounds of a release fit."""
+    """Return what a ledger has spent, and how many more rounds of a release fit."""
     accountant = ledger.accountant()
     budget = {"epsilon": ledger.epsilon, "delta": ledger.delta}
     return {
@@ -163,7 +163,7 @@ def standing(ledger: dp.Ledger, release: dp.Event | None = None) -> dict[str, An
 
 
 def in_words(standing: dict[str, Any]) -> str:
-    """Say where a ledger stands."""
+    """Return in words what a ledger has spent."""
     spent = "everything (no epsilon is guaranteed)"
     if standing["spent"] is not None:
         spent = f"epsilon {up(standing['spent'], 6)}"
@@ -171,12 +171,12 @@ def in_words(standing: dict[str, Any]) -> str:
 
 
 def finite(number: float) -> float | None:
-    """Return a number as JSON can hold it: None for infinity."""
+    """Return a number that JSON can hold: None for infinity."""
     return float(number) if math.isfinite(number) else None
 
 
 def entry_table(ledger: dp.Ledger) -> "Table":
-    """Lay the releases of a ledger out as a table."""
+    """Return the releases of a ledger as a table."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table

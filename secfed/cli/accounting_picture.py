@@ -1,4 +1,4 @@
-"""The picture of `secfed epsilon --plot`: epsilon against rounds, and what tests of membership can do at the end."""
+"""The picture of `secfed epsilon --plot`: epsilon by round, and the best membership tests at the end."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from secfed.cli.figures import BLUE, GRAY, drawing, round_ticks
 from secfed.dp.rounding import exact, up
 from secfed.errors import SecFedError
 
-# Up to here epsilon is drawn after each round, above after this many rounds spread evenly.
+# Up to this many rounds, epsilon is drawn after each; above, after this many evenly spread rounds.
 _EACH_ROUND = 1000
 _POINTS = 200
 # The smallest false positive rate that is drawn.
@@ -20,7 +20,7 @@ _ADJACENCY = {"add_remove": "a client's data are there or not", "replace": "a cl
 
 
 def picture(report: dict[str, Any], sampling: CohortSampling, file: Path) -> None:
-    """Draw epsilon against rounds, and what tests can do after the last one, to a file; its ending names the format.
+    """Draw epsilon by round, and the best tests after the last round, to a file whose ending names the format.
 
     Args:
         report: What `accounting.epsilon_of` returned.

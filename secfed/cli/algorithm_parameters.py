@@ -1,8 +1,8 @@
 """The parameters of the algorithms that a simulation can run, with defaults that suit its data."""
 
-# Chosen on digits in the hands of 50 clients, alpha 0.1 and 0.5, a fifth of them in each round: fewest rounds to 90 %
-# over seeds 10 and 11, and among equals the higher accuracy after 40 rounds. FedBuff and FedAsync have the papers'
-# staleness exponent; their rates were chosen with a speed spread of 0.7, and among like rounds by accuracy.
+# Chosen on digits with 50 clients, alpha 0.1 and 0.5, a fifth of them in each round: fewest rounds to 90 % over seeds
+# 10 and 11, then the higher accuracy after 40 rounds. FedBuff and FedAsync have the papers' staleness exponent; their
+# rates were chosen with a speed spread of 0.7, and for similar numbers of rounds by accuracy.
 DEFAULTS: dict[str, dict[str, float]] = {
     "fedavg": {"server_learning_rate": 1.0},
     "fedavgm": {"server_learning_rate": 1.0, "server_momentum": 0.5},

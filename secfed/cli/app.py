@@ -1,4 +1,4 @@
-"""The command line: its commands, each from a module of its own."""
+"""The command line: its commands, each from its own module."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated

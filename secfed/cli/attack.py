@@ -72,7 +72,7 @@ _WITHOUT_EFFECT_ON = {
 
 def attack(
     context: typer.Context,
-    name: Annotated[AttackName | None, typer.Argument(help="Which attack.")] = None,
+    name: Annotated[AttackName | None, typer.Argument(help="The attack to run.")] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every attack against every protection: the matrix.", rich_help_panel=ATTACK)
     ] = False,
@@ -121,13 +121,13 @@ def attack(
     ] = AdversaryName.SERVER,
     colluders: Annotated[
         int | None,
-        typer.Option(min=1, help="How many clients work together; by default all but one.", rich_help_panel=PROTOCOL),
+        typer.Option(min=1, help="How many clients collude; by default all but one.", rich_help_panel=PROTOCOL),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
-            help="With --all or membership: less work, so rougher figures; with --all a 2048-bit key.",
+            help="With --all or membership: less work, so rougher results; with --all a 2048-bit key.",
             rich_help_panel=ATTACK,
         ),
     ] = False,
@@ -177,7 +177,7 @@ def attack(
     require("rich", "scikit-learn", "matplotlib")
     from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
-    threadpool_limits(1)  # matrices are small here: threads would wait for each other, and take several times as long
+    threadpool_limits(1)  # matrices are small: waiting for each other, threads would take several times as long
     from secfed.cli.leakage import analytic, exact, inversion, reconstruction
     from secfed.cli.leakage.scenario import Settings, record_round
     from secfed.cli.leakage.tasks import Digits, Faces, Mnist

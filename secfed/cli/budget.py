@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from secfed.cli.accounting import CohortSampling
     from secfed.dp.ledger.records import Entry
 
-# Beyond, sums of float64 would no longer tell one round from none.
+# Above this, adding one round no longer changes a float64 sum.
 _MOST = 10**12
 _PICTURE_FORMATS = (".pdf", ".png", ".svg")
 
@@ -63,7 +63,7 @@ Delta = Annotated[
     float,
     typer.Option(
         callback=fraction,
-        help="The probability with which the epsilon bound may fail; choose far less than 1 / clients.",
+        help="The probability with which the epsilon bound may fail; choose it far below 1 / clients.",
         rich_help_panel=PRIVACY,
     ),
 ]
@@ -80,7 +80,7 @@ Rate = Annotated[
 SamplingOption = Annotated[
     SamplingChoice,
     typer.Option(
-        help="Each client joins by its own coin flip, or cohorts have a fixed size.", rich_help_panel=SAMPLING
+        help="Each client joins independently at random, or cohorts have a fixed size.", rich_help_panel=SAMPLING
     ),
 ]
 Cohort = Annotated[
@@ -93,7 +93,7 @@ Population = Annotated[
 Relation = Annotated[
     AdjacencyChoice,
     typer.Option(
-        help="A client's data are added or removed, or replaced by any other data (moves a sum twice as far).",
+        help="Neighboring data sets: one client's data added or removed, or replaced (which moves a sum twice as far).",
         rich_help_panel=PRIVACY,
     ),
 ]
@@ -101,7 +101,7 @@ File = Annotated[Path, typer.Argument(dir_okay=False, help="The ledger's file.")
 EntryNumber = Annotated[
     int, typer.Argument(min=1, metavar="ENTRY", help="The number that reserve printed; show lists them.")
 ]
-Label = Annotated[str, typer.Option(help="A text for the listing.", rich_help_panel=PRIVACY)]
+Label = Annotated[str, typer.Option(help="A label that show lists.", rich_help_panel=PRIVACY)]
 
 
 def epsilon(
@@ -118,7 +118,7 @@ def epsilon(
         typer.Option(
             callback=_picture_file,
             dir_okay=False,
-            help="Draw epsilon against rounds, and the best membership tests, to this .pdf, .png or .svg file.",
+            help="Save a plot of epsilon by round and of the best membership tests to this .pdf, .png or .svg file.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -199,7 +199,7 @@ def limit(
     adjacency: Relation = AdjacencyChoice.ADD_REMOVE,
     as_json: AsJson = False,
 ) -> None:
-    """Begin a ledger with a limit; a file that exists is never overwritten.
+    """Create a ledger with a limit. An existing file is never overwritten.
 
     Example:
 
@@ -210,7 +210,7 @@ def limit(
 
     try:
         made = dp.Ledger.create(ledger, epsilon=epsilon, delta=delta, adjacency=adjacency.value)
-    except ConfigError as error:  # the options are checked: it is the file
+    except ConfigError as error:  # the options were checked, so the file is at fault
         raise SecFedError(str(error)) from None
     report = accounting.standing(made)
     line = f"{ledger}: at most epsilon {exact(epsilon)} at delta {exact(delta)}, adjacency {adjacency.value}"
@@ -256,7 +256,7 @@ def reserve(
     label: Label = "",
     as_json: AsJson = False,
 ) -> None:
-    """Set rounds of Gaussian noise aside before the noise is drawn, or refuse them if they would overspend.
+    """Reserve rounds of Gaussian noise before the noise is drawn, or refuse them if they would overspend.
 
     The number of the entry is for commit, once they are released, or for cancel, if nothing was. Until then they count
     as spent.
@@ -274,7 +274,7 @@ def reserve(
 
 @budget.command()
 def commit(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
-    """Note that a reserved entry was released; it spends what it did before.
+    """Record that a reserved entry was released; what it spends does not change.
 
     Example:
 
@@ -287,7 +287,7 @@ def commit(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
 
 @budget.command()
 def cancel(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
-    """Give back what a reserved entry set aside, because nothing of it was released.
+    """Cancel a reserved entry, because nothing of it was released: it no longer counts as spent.
 
     Do so only if nothing that depends on the clients' data has left: no sum, no model, no score of a model. When in
     doubt, commit the entry.
@@ -303,7 +303,7 @@ def cancel(ledger: File, number: EntryNumber, as_json: AsJson = False) -> None:
 
 @budget.command()
 def show(ledger: File, as_json: AsJson = False) -> None:
-    """List every release, what they spend together, and the head to keep elsewhere; with --json, the whole ledger.
+    """List every release, the total spent, and the head to keep elsewhere; with --json, the whole ledger.
 
     Examples:
 
@@ -339,7 +339,7 @@ def remaining(
     cohort: Cohort = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many more rounds of Gaussian noise fit.
+    """Compute how many more rounds of Gaussian noise fit.
 
     Example:
 
@@ -356,7 +356,7 @@ def remaining(
 
 
 def _opened(file: Path) -> "dp.Ledger":
-    """Open a ledger; if the file is not a ledger, that does not count as wrong use of the command."""
+    """Open a ledger. A file that is not a ledger is not a usage error."""
     from secfed import dp
 
     try:
@@ -375,7 +375,7 @@ def _entry(ledger: "dp.Ledger", number: int) -> "Entry":
 
 
 def _of_entry(ledger: "dp.Ledger", entry: "Entry") -> tuple[dict[str, Any], list[str]]:
-    """Return where a ledger stands after a change of an entry, as an object and in words."""
+    """Return what a ledger has spent after an entry changed, as an object and in words."""
     from secfed.cli import accounting
 
     report = accounting.standing(ledger, entry.event) | {"entry": entry.to_json()}

@@ -1,4 +1,4 @@
-"""How the commands are called: what differs from typer's own way."""
+"""How commands are called, where that differs from typer's defaults."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ class Commands(TyperGroup):
     """A group of commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words after the group's name. Without any it shows its help and exits with 2: a command is missing.
+        """Read the words after the group's name. Without any, show the help and exit with 2: a command is missing.
 
         With some releases of click it would exit with 0.
         """
@@ -35,7 +35,7 @@ class Commands(TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; newer versions of typer begin an error about a wrong choice with another library's words."""
+        """Run the command. Newer versions of typer word the error about a wrong choice differently."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:

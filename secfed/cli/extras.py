@@ -1,15 +1,15 @@
-"""The packages of the extras that the command line needs: is each of them there?"""
+"""Check that the packages that the command line needs are installed."""
 
 from importlib.util import find_spec
 
 from secfed.errors import MissingExtraError
 
-# Import names, where they are not the names that pip knows.
+# Import names that differ from pip's names.
 _IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage"}
 
 
 def require(*packages: str, extra: str = "cli") -> None:
-    """Check that packages of an extra are installed, without the time that importing them takes.
+    """Check that packages of an extra are installed, without importing them, which takes time.
 
     Raises:
         MissingExtraError: One is not.

@@ -1,4 +1,4 @@
-"""The one style of all pictures: size of the text, colors, the card that a picture is drawn on, saving."""
+"""The style of all pictures: text size, colors, the card that a picture is drawn on, saving."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,17 +7,17 @@ from typing import IO, Any
 
 from secfed.cli.extras import require
 
-# Colors that color-blind people tell apart (Okabe and Ito 2008).
+# Colors that color-blind people can distinguish (Okabe and Ito 2008).
 BLUE = "#0072b2"
 ORANGE = "#e69f00"
 GREEN = "#009e73"
 VERMILION = "#d55e00"
 PURPLE = "#cc79a7"
-# What is there for comparison only.
+# For comparison only.
 GRAY = "#6e6e6e"
 PALE = "#cfcfcf"
 
-# What stands between the clients and the server, in words.
+# The protection between clients and server, in words.
 AGGREGATORS = {
     "secagg": "Secure aggregation",
     "paillier": "Encrypted sums (Paillier)",
@@ -71,7 +71,7 @@ def drawing(file: Path | IO[bytes], width: float, height: float, **options: Any)
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="none")
-        FigureCanvasAgg(figure)  # draws to memory: no window system is asked
+        FigureCanvasAgg(figure)  # draws to memory, without a window system
         engine: Any = figure.get_layout_engine()
         engine.set(w_pad=_MARGIN, h_pad=_MARGIN, hspace=0.02, wspace=0.02)
         card = FancyBboxPatch(
@@ -92,7 +92,7 @@ def drawing(file: Path | IO[bytes], width: float, height: float, **options: Any)
 
 
 def round_ticks(axis: Any, most: int = 7, whole: bool = True) -> None:
-    """Put at most so many ticks at multiples of 1, 2 or 5 times a power of ten, at whole numbers or not."""
+    """Put at most this many ticks at multiples of 1, 2 or 5 times a power of ten, if asked at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(most, integer=whole, steps=[1, 2, 5, 10], min_n_ticks=1))

@@ -1,4 +1,4 @@
-"""The command `identity`, which makes the key that a client of `join` proves itself with; `app` adds it."""
+"""The command `identity`, which makes the key with which a client of `join` proves its identity; `app` adds it."""
 
 from pathlib import Path
 from typing import Annotated

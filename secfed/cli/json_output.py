@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-# Grows when a key changes its meaning or is removed; the schemas have it as a constant.
+# Increase this when a key changes its meaning or is removed; the schemas have it as a constant.
 _VERSION = 1
 
 
@@ -49,7 +49,7 @@ def schema(
 
 
 def filled(command: SchemaName, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an object with all keys of a command: those that were not found are None, as are infinite numbers."""
+    """Return an object with all keys of a command. Missing values and infinite numbers are None."""
     keys: list[str] = json.loads(_text(command))["required"]
     values: dict[str, Any] = _finite(found)
     return dict.fromkeys(keys) | {"schema": _VERSION} | values

@@ -108,7 +108,7 @@ def serve(
         typer.Option(
             min=2,
             help=with_default(
-                "With --privacy distributed: fewest clients in the sum; their noise must be enough.",
+                "With --privacy distributed: fewest clients in the sum; their noise alone must be enough.",
                 "that of --threshold",
             ),
             rich_help_panel=PRIVACY,
@@ -126,7 +126,7 @@ def serve(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="With --privacy: a budget, made by `secfed budget limit`, in which the sum is reserved before the "
+            help="With --privacy: a ledger, made by `secfed budget limit`. The sum is reserved in it before the "
             "session and committed after it.",
             rich_help_panel=PRIVACY,
         ),
@@ -149,7 +149,7 @@ def serve(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="A file that keeps the session. After a crash, the same command with the same file goes on.",
+            help="A file that stores the session. After a crash, run the same command with it to continue.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -187,7 +187,7 @@ def serve(
     if (clients is None) == (roster is None):
         raise ConfigError("needed either --roster, or --clients for a session without identity keys")
     if (tls_cert is None) != (tls_key is None):
-        raise ConfigError("--tls-cert and --tls-key belong together: found one of them")
+        raise ConfigError("--tls-cert and --tls-key must be given together: found one of them")
     timeouts = _timeouts(timeout, stage_timeout or [])
     directory = None if roster is None else read_roster(roster)
     ids = range(1, (clients or 0) + 1) if directory is None else sorted(directory)
@@ -220,7 +220,7 @@ def serve(
         release = Release(output, driver, transform, delta=delta, ledger=budget)
         asyncio.run(server.run(finished=release.finish))
         if driver.failure:
-            raise SecFedError(f"the session gave no mean: {driver.failure}")
+            raise SecFedError(f"the session ended without a mean: {driver.failure}")
     lines = lines_of(release.found, len(ids))
     if was_over:
         lines.append(
@@ -300,8 +300,8 @@ def join(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="A secret file that keeps this client's part of the session. After a crash, the same command with the "
-            "same file goes on. Use a new file for each session.",
+            help="A secret file that stores this client's part of the session. After a crash, run the same command "
+            "with it to continue. Use a new file for each session.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -309,8 +309,8 @@ def join(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="A file that says which session each update went to; use one file for all sessions of this client. An "
-            "update that went to another session is refused.",
+            help="A file that records which session each update went to; use one file for all sessions of this client. "
+            "An update that went to another session is refused.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -336,7 +336,7 @@ def join(
 
     refuse_without_effect(context, _WITHOUT_EFFECT, {"privacy": privacy.value})
     if (identity_file is None) != (roster is None):
-        raise ConfigError("--identity and --roster belong together: found one of them")
+        raise ConfigError("--identity and --roster must be given together: found one of them")
     if allow_divisible and roster is None:
         raise ConfigError("--allow-divisible has an effect only with --roster")
     policy = Policy(
@@ -388,7 +388,7 @@ def join(
 
 
 def _maps(text: str) -> Any:
-    """Return the compression that an option names; None if it names none."""
+    """Return the compression that an option names, or None."""
     from secfed.cli.simulation.settings import maps_of
 
     return maps_of(text) if text else None
@@ -397,7 +397,7 @@ def _maps(text: str) -> Any:
 def _privacy(
     choice: PrivacyChoice, clip_norm: float | None, noise_multiplier: float | None, minimum_cohort: int | None
 ) -> "Privacy | None":
-    """Return the noise that options ask for; None if they ask for none."""
+    """Return the noise that the options ask for, or None."""
     from secfed.aggregation import CentralGaussian, DistributedGaussian
 
     if choice is PrivacyChoice.NONE:

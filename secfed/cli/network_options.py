@@ -1,4 +1,4 @@
-"""Options that `serve` and `join` share, and errors of the library in the words of options."""
+"""Options that `serve` and `join` share; and library errors reworded to name options."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import typer
 from secfed.cli.options import NETWORK, PRIVACY, PROTOCOL, positive, with_default
 from secfed.errors import ConfigError
 
-# What the library says is needed, and the options that give it.
+# What the library's errors ask for, and the options to use instead.
 _NEEDED = (
     (
         "a certificate and its key, a loopback address, or insecure",
@@ -27,7 +27,7 @@ _NEEDED = (
 
 @contextmanager
 def in_options() -> Iterator[None]:
-    """Let an error name options where the library names its own arguments.
+    """Reword an error so that it names options in place of the library's arguments.
 
     Raises:
         ConfigError: The same error in other words.
@@ -48,7 +48,7 @@ Roster = Annotated[
     typer.Option(
         dir_okay=False,
         help="A JSON file with the public identity key of each client by id. The session is then safe against a "
-        "malicious server, and every client proves who it is.",
+        "malicious server, and every client proves its identity.",
         rich_help_panel=PROTOCOL,
     ),
 ]

@@ -46,7 +46,7 @@ def shapes_of(file: Path) -> dict[str, Any]:
 
 
 def write_arrays(file: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays as an .npz file that is on the disk when this returns.
+    """Write arrays to an .npz file, which is on the disk when this returns.
 
     Raises:
         OSError: It cannot be written.

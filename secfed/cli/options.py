@@ -1,4 +1,4 @@
-"""What commands share: options, their checks (typer's own bounds let "nan" pass), and how they tell what they found."""
+"""What commands share: options, their checks (typer's own bounds let "nan" pass), and printing results."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -36,7 +36,7 @@ class PrivacyChoice(StrEnum):
 
 
 class AdversaryChoice(StrEnum):
-    """Whom secure aggregation withstands."""
+    """The server that secure aggregation protects against."""
 
     SEMI_HONEST = "semi_honest"
     MALICIOUS_SERVER = "malicious_server"
@@ -59,28 +59,28 @@ KeyBits = Annotated[
 
 
 def positive(number: float | None) -> float | None:
-    """Return a positive finite number, or None where none was given; another one is wrong usage."""
+    """Return a positive finite number, or None if none was given; any other number is a usage error."""
     if number is not None and not 0 < number < float("inf"):
         raise typer.BadParameter(f"{number} must be positive and finite")
     return number
 
 
 def not_negative(number: float) -> float:
-    """Return a finite number from 0; another one is wrong usage."""
+    """Return a finite number from 0; any other number is a usage error."""
     if not 0 <= number < float("inf"):
         raise typer.BadParameter(f"{number} must be a finite number from 0")
     return number
 
 
 def fraction(number: float | None) -> float | None:
-    """Return a number above 0 and below 1, or None where none was given; another one is wrong usage."""
+    """Return a number above 0 and below 1, or None if none was given; any other number is a usage error."""
     if number is not None and not 0 < number < 1:
         raise typer.BadParameter(f"{number} must be above 0 and below 1")
     return number
 
 
 def readable_maps(text: str) -> str:
-    """Return a compression that can be read, or nothing (""); another one is wrong usage."""
+    """Return a valid compression, or ""; any other text is a usage error."""
     from secfed.cli.simulation.settings import maps_of
     from secfed.errors import ConfigError
 
@@ -91,14 +91,14 @@ def readable_maps(text: str) -> str:
 
 
 def probability(number: float) -> float:
-    """Return a number from 0 to 1; another one is wrong usage."""
+    """Return a number from 0 to 1; any other number is a usage error."""
     if not 0 <= number <= 1:
         raise typer.BadParameter(f"{number} must be from 0 to 1")
     return number
 
 
 def count_or_fraction(text: str) -> float:
-    """Read a count ("30") or a fraction ("0.6", "2/3"); another text is wrong usage."""
+    """Read a count ("30") or a fraction ("0.6", "2/3"); any other text is a usage error."""
     above, slash, below = text.partition("/")
     try:
         number = int(above) / int(below) if slash else float(text) if "." in text else int(text)
@@ -118,7 +118,7 @@ Threshold = Annotated[
         metavar="COUNT|FRACTION",
         help=with_default(
             "Fewest clients (with --neighbors: of a client's neighbors) that can unmask the sum. A fraction is raised "
-            "to what the adversary model demands.",
+            "to the minimum for the adversary.",
             "2/3",
         ),
         rich_help_panel=PROTOCOL,
@@ -137,7 +137,7 @@ Compression = Annotated[
         callback=readable_maps,
         show_default=False,
         help=with_default(
-            "How updates are made shorter: random-k:0.1, low-rank:8, rotation, or several joined by +.", "none"
+            "How updates are compressed: random-k:0.1, low-rank:8, rotation, or several joined by +.", "none"
         ),
         rich_help_panel=PROTOCOL,
     ),
@@ -145,7 +145,7 @@ Compression = Annotated[
 ScaleWeights = Annotated[
     bool,
     typer.Option(
-        "--scale-weights", help="Multiply by weights before rounding; useful with few --bits.", rich_help_panel=PROTOCOL
+        "--scale-weights", help="Multiply by weights before rounding; use it with few --bits.", rich_help_panel=PROTOCOL
     ),
 ]
 PrivacyOption = Annotated[
@@ -157,7 +157,7 @@ PrivacyOption = Annotated[
 
 
 def given_options(context: typer.Context) -> set[str]:
-    """Return the names of the options that the user wrote."""
+    """Return the names of the options that the user gave."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
@@ -165,7 +165,7 @@ def given_options(context: typer.Context) -> set[str]:
 def refuse_without_effect(
     context: typer.Context, rules: Iterable[tuple[str, str, tuple[str, ...]]], chosen: Mapping[str, str]
 ) -> None:
-    """Refuse options that were given and change nothing, as wrong usage: who gives one expects something of it.
+    """Refuse options that were given but have no effect: the user expects one. It is a usage error.
 
     Args:
         context: Of the command.

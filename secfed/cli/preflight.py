@@ -1,4 +1,4 @@
-"""The command `preflight`: is a plan consistent, and what will it cost? `app` adds it to the command line."""
+"""The command `preflight`: can a plan work, and what will it cost? `app` adds it to the command line."""
 
 import math
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class MechanismChoice(StrEnum):
     SKELLAM = "skellam"
 
 
-# Options of the command that are called otherwise in a plan.
+# Options of the command that have another name in a plan.
 _PLAN_NAMES = {"values": "update", "dropout": "dropout_fraction", "corrupt": "corrupt_fraction"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -48,7 +48,7 @@ def preflight(
     ],
     clients: Annotated[
         int | None,
-        typer.Option(help="Clients in a round; with --population they are drawn from that many.", rich_help_panel=DATA),
+        typer.Option(help="Clients in a round; with --population, drawn from that many.", rich_help_panel=DATA),
     ] = None,
     population: Annotated[
         int | None, typer.Option(help="Clients that cohorts are drawn from.", rich_help_panel=DATA)
@@ -234,7 +234,7 @@ def preflight(
 
 
 def lines_of(report: "Preflight") -> list[str]:
-    """Say what was found, in words."""
+    """Return the result in words."""
     from secfed.dp.rounding import exact, up
 
     lines = [f"refused: {problem.text}" for problem in report.problems]
@@ -255,7 +255,7 @@ def lines_of(report: "Preflight") -> list[str]:
 
 
 def _as_options(changes: Mapping[str, Any]) -> str:
-    """Write changes of a plan as options of this command."""
+    """Return changes of a plan as options of this command."""
     named = {option: name for name, option in _PLAN_NAMES.items()}
     words = []
     for option, value in changes.items():
@@ -265,7 +265,7 @@ def _as_options(changes: Mapping[str, Any]) -> str:
 
 
 def cost_table(costs: "Costs") -> "Table":
-    """Lay out what a round costs."""
+    """Return the costs of a round as a table."""
     from rich import box
     from rich.table import Table
 
@@ -280,7 +280,7 @@ def cost_table(costs: "Costs") -> "Table":
 
 
 def cost_lines(costs: "Costs") -> list[str]:
-    """Say what the table's figures are."""
+    """Explain the table's figures."""
     lines = [f"bytes are exact, without dropouts; the server sends and gets {in_bytes(costs.server_bytes)} in a round"]
     if costs.measured:
         lines.append(f"seconds are processor time of one thread, {costs.measured}")
@@ -297,7 +297,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def in_bytes(count: float) -> str:
-    """Write a number of bytes with three digits and a unit."""
+    """Return a number of bytes with three digits and a unit."""
     for unit in _UNITS:
         if count < 999.5 or unit == _UNITS[-1]:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"

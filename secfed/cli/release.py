@@ -1,4 +1,4 @@
-"""What `secfed serve` does with the sum: write the mean once, and account for its noise."""
+"""What `secfed serve` does with the sum: it writes the mean once and accounts for its noise."""
 
 import json
 import os
@@ -65,8 +65,8 @@ class Release:
             self.found = json.loads(note)
             if not self._part.exists() and not self._file.exists():
                 raise SecFedError(
-                    f"the mean of this session was released to {self.found['output']} and is not there: noise is drawn "
-                    "once only"
+                    f"the mean of this session was released to {self.found['output']}, but is not there: noise is "
+                    "drawn only once"
                 )
         else:
             self._write(private)
@@ -99,7 +99,7 @@ class Release:
             driver.release(json.dumps(self.found).encode())
 
     def _told(self, event: "Event") -> dict[str, Any]:
-        """Return what a release spends, and with a ledger what all have spent."""
+        """Return what a release spends, and with a ledger the total spent."""
         from secfed.dp import Accountant
 
         ledger = self._ledger
@@ -110,7 +110,7 @@ class Release:
         return {**told, "spent": ledger.spent(), "budget": ledger.epsilon} if ledger else told
 
     def _entry(self) -> "Entry | None":
-        """Return what the ledger has of this session."""
+        """Return the ledger's entry for this session."""
         entries = self._ledger.entries() if self._ledger else ()
         return next((entry for entry in entries if entry.label == self._label), None)
 
@@ -119,7 +119,7 @@ class Release:
             self._ledger.commit(self._ledger.amend(entry, event))
 
     def _give_back(self) -> None:
-        """Cancel what was reserved if no masked sum was ever there; else keep it spent."""
+        """Cancel the reservation if there never was a masked sum; otherwise it stays spent."""
         if self._ledger and (entry := self._entry()) and entry.state == "reserved":
             if self._driver.survivors:
                 self._ledger.commit(entry)
@@ -128,7 +128,7 @@ class Release:
 
 
 def resumed(store: "Store", aggregator: "SecAgg", transform: "Transform", privacy: "Privacy | None") -> "Transform":
-    """Return the transform with the public seeds of the session that a state file holds, if it holds one.
+    """Return the transform with the public seeds of the session in a state file, if it has one.
 
     Seeds of rotation and compression are fresh in each process: a server that goes on needs those that clients have.
     """
@@ -150,7 +150,7 @@ def resumed(store: "Store", aggregator: "SecAgg", transform: "Transform", privac
 
 
 def open_ledger(file: Path) -> "Ledger":
-    """Open a ledger that was made before, with `secfed budget limit`.
+    """Open a ledger that `secfed budget limit` made.
 
     Raises:
         ConfigError: There is no ledger at this path, or it was changed.

@@ -1,4 +1,4 @@
-"""The command `simulate`; `app` adds it. Heavy packages are imported in functions, so that `secfed --help` is quick."""
+"""The command `simulate`; `app` adds it. Functions import heavy packages, so that `secfed --help` is fast."""
 
 import time
 from enum import StrEnum
@@ -97,8 +97,8 @@ def simulate(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="Own data in place of --dataset: a .csv file with one row for each example, or an .npz file with the "
-            "arrays features (a row for each example) and labels.",
+            help="Your own data instead of --dataset: a .csv file with one row for each example, or an .npz file with "
+            "the arrays features (a row for each example) and labels.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -140,7 +140,7 @@ def simulate(
         Algorithm,
         typer.Option(
             help="How the server steps: by the mean (fedavg), with momentum (fedavgm), with a step size for each "
-            "parameter (fedadagrad, fedadam, fedyogi). fedprox is fedavg with a pull on the clients' training. "
+            "parameter (fedadagrad, fedadam, fedyogi). fedprox is fedavg with clients pulled back toward the model. "
             "fedbuff steps when some clients are ready, fedasync with each one (--aggregator plain only).",
             rich_help_panel=ALGORITHM,
         ),
@@ -347,7 +347,7 @@ def simulate(
 
     secfed simulate --algorithm fedadam --adversary malicious_server --threshold 0.7
     """
-    require("rich", "scikit-learn", "matplotlib")  # now, not after the training
+    require("rich", "scikit-learn", "matplotlib")  # before the training
     from rich.console import Console
 
     from secfed.cli.simulation import display
@@ -403,7 +403,7 @@ def simulate(
         raise typer.BadParameter("--label-column has an effect only with --data and a .csv file")
     if settings.source == "digits" and settings.clients <= DIGIT_WRITERS and "alpha" in given:
         raise typer.BadParameter(f"--alpha has no effect with --clients {settings.clients}")
-    federation = federation_of(settings) if data else None  # first of all: a user's data may be unfit
+    federation = federation_of(settings) if data else None  # first: a user's data may be invalid
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -423,4 +423,4 @@ def simulate(
     lines, found = display.summary(outcome, seconds, [str(file)]), outcome.to_json([str(file)])
     tell(SchemaName.SIMULATE, lines, found if as_json else None)
     if not outcome.sums:
-        raise SecFedError(f"no round gave a mean; the first: {outcome.records[0].failure}")
+        raise SecFedError(f"no round gave a mean; reason of the first: {outcome.records[0].failure}")

@@ -99,7 +99,7 @@ def noise_multiplier(
     found = _falling(composed, epsilon, delta, math.log(_LEAST_NOISE), math.log(_MOST_NOISE))
     if found is None:
         raise ConfigError(
-            f"no noise multiplier up to {_MOST_NOISE:g} keeps epsilon {epsilon} at delta {delta} for {rounds} rounds"
+            f"no noise multiplier up to {_MOST_NOISE:g} meets epsilon {epsilon} at delta {delta} for {rounds} rounds"
         )
     return math.exp(found)
 
@@ -132,7 +132,7 @@ def sampling_rate(
         return 1.0
     found = _falling(composed, epsilon, delta, 0.0, math.log(1e12))
     if found is None:
-        raise ConfigError(f"no sampling rate from 1e-12 on keeps epsilon {epsilon} at delta {delta}")
+        raise ConfigError(f"no sampling rate of at least 1e-12 meets epsilon {epsilon} at delta {delta}")
     return math.exp(-found)
 
 
@@ -239,7 +239,7 @@ def _where_zero(points: list[tuple[float, float]]) -> float:
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float | None:
-    """Return an argument near the least at which a condition becomes true for good; None if it fails at the end."""
+    """Return an argument near the least from which on a condition stays true; None if it fails at the end."""
     if not holds(high):
         return None
     while high - low > _NEAR:

@@ -1,4 +1,4 @@
-"""Linear maps that make an update shorter, or its values even, before rounding: public, the same for all clients.
+"""Linear maps that make an update shorter, or its values more even, before rounding. Public, the same for all clients.
 
 The mean of compressed updates is the compressed mean, so a map goes with every protocol: clients compress, the protocol
 adds, and the server expands once. A map is drawn from a public 32-byte seed.
@@ -42,7 +42,7 @@ class Compression(ABC):
 
     @abstractmethod
     def shapes(self, shapes: Shapes) -> Shapes:
-        """Return the shapes of the arrays that come out.
+        """Return the shapes of the compressed arrays.
 
         Args:
             shapes: Shapes of the arrays that go in, one after the other in one flat array.
@@ -66,7 +66,7 @@ class Compression(ABC):
 
     @abstractmethod
     def expand(self, values: Array, shapes: Shapes, seed: bytes) -> Array:
-        """Expand what `compress` gave, or a mean of it, to shape `(size,)`; for the parameters see `compress`.
+        """Expand the output of `compress`, or a mean of it, to shape `(size,)`; for the parameters see `compress`.
 
         Args:
             values: What `compress` gave, or a mean of it.
@@ -123,7 +123,7 @@ class RandomK(Compression):
 
 @dataclass(frozen=True, slots=True)
 class RandomRotation(Compression):
-    """A random rotation, so that few bits will do for each value: it makes all values about equally large.
+    """A random rotation that makes all values about equally large, so that each value needs few bits.
 
     It sends as many values as before, or up to a quarter more to fill a power of two. Rounding to a few bits then does
     the saving: after the rotation of an update of Euclidean norm s nearly all values are within `3 * s / sqrt(size)`,
@@ -135,7 +135,7 @@ class RandomRotation(Compression):
     code: ClassVar[int] = 2
 
     def parameter(self, shapes: Shapes) -> int:
-        """Return 0: there is nothing to choose."""
+        """Return 0: this map has no parameter."""
         return 0
 
     def shapes(self, shapes: Shapes) -> Shapes:
@@ -153,7 +153,7 @@ class RandomRotation(Compression):
 
 @dataclass(frozen=True, slots=True)
 class LowRank(Compression):
-    """The update of each matrix times a random matrix of orthonormal rows, which leaves `rank` rows or columns.
+    """Multiply each matrix of the update by a random matrix of orthonormal rows, which leaves `rank` rows or columns.
 
     Of a matrix of shape `(m, n)` with `n >= m`, clients send `update @ A.T` with a random `A` of shape `(rank, n)`;
     with `m > n` they send `A @ update`, where `A` has the shape `(rank, m)`. The server multiplies the mean by `A`

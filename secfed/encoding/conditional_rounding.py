@@ -1,7 +1,7 @@
-"""Clipped vectors to integer vectors of bounded Euclidean norm: what noise on whole numbers is calibrated to.
+"""Clipped vectors to integer vectors of bounded Euclidean norm, the bound that noise on whole numbers is calibrated to.
 
-Rounding each value at random lengthens a vector. Here rounding is repeated until the length is below a bound that few
-roundings exceed, and the bound holds always: it is the sensitivity of a sum of such vectors.
+Rounding each value at random lengthens a vector. Rounding is therefore repeated until the length is below a bound that
+few roundings exceed. The bound then always holds: it is the sensitivity of a sum of such vectors.
 
 Source: Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation, ICML 2021, section 4.
@@ -17,14 +17,14 @@ import numpy.typing as npt
 from secfed.crypto import prg
 from secfed.errors import ConfigError, EncodingError
 
-# Values treated at a time: temporaries stay in the cache.
+# Values processed at a time, so that temporaries stay in the cache.
 _CHUNK = 1 << 15
 _RANDOM_STEPS = 2.0**32
 # Each try succeeds with a chance above 0.39, so all fail once in 10^13 vectors.
 _TRIES = 64
-# sqrt(2 ln(1/beta)) for the beta = exp(-1/2) that the authors take.
+# sqrt(2 ln(1/beta)) for the authors' beta = exp(-1/2).
 _SLACK = 1.0
-# Norms below 2^26 steps: sums of squares stay below 2^53 and are exact in float64, whatever the order of adding.
+# Norms below 2^26 steps: sums of squares stay below 2^53 and are exact in float64, in any order of adding.
 _LONGEST = 2.0**26
 # Beyond these, squares of values that matter leave the range of float64.
 _LEAST_NORM, _LARGEST_NORM = 1e-100, 1e100
@@ -38,8 +38,8 @@ def clip_by_norm(values: npt.NDArray[np.floating[Any]], clip_norm: float) -> npt
         clip_norm: From 1e-100 to 1e100.
 
     Returns:
-        A new array of shape `(size,)`. Its norm, computed without error, does not exceed `clip_norm`: to be sure, a
-        vector may become shorter by a relative `(size + 8) * 2**-50` than needed.
+        A new array of shape `(size,)`. Its exact norm does not exceed `clip_norm`. To ensure this, a vector may become
+        shorter than needed, by a relative `(size + 8) * 2**-50`.
 
     Raises:
         ConfigError: `clip_norm` is out of range.
@@ -83,9 +83,9 @@ class Lattice:
         ConfigError: A parameter is out of range, or `clip_norm / step + sqrt(dimension)` exceeds 2^26.
 
     Security:
-        A release's privacy rests on `largest_square` alone, which every returned vector keeps: that is checked on the
-        whole numbers, without error. How evenly the 32-bit random words round matters for accuracy only. How often a
-        vector is rounded shows in the time that it takes.
+        A release's privacy depends only on `largest_square`. No returned vector exceeds it: this is checked exactly, on
+        whole numbers. How evenly the 32-bit random words round affects only accuracy. The time taken shows how often a
+        vector was rounded.
 
     >>> lattice = Lattice(step=0.001, clip_norm=1.0, dimension=4)
     >>> lattice.largest_square, round(lattice.sensitivity, 3)  # 1000^2 + 4/4 + 1000 + 1, and its root
@@ -112,7 +112,7 @@ class Lattice:
     @property
     def largest_square(self) -> int:
         """Largest squared Euclidean norm of a rounded vector, in square steps; a whole number, at least 1."""
-        # dp.noise.distributed calibrates with the same bound; the wings do not know each other, a test compares them.
+        # dp.noise.distributed calibrates with the same bound. Neither package imports the other; a test compares them.
         norm, root = self.clip_norm / self.step, math.sqrt(self.dimension)
         bound = min(norm**2 + self.dimension / 4 + _SLACK * (norm + root / 2), (norm + root) ** 2)
         return max(1, math.floor(bound))

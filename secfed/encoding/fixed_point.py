@@ -16,7 +16,7 @@ from secfed.crypto.ring import narrowest_dtype, signed
 from secfed.errors import ConfigError, EncodingError
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
-# Values treated at a time: temporaries stay in the cache.
+# Values processed at a time, so that temporaries stay in the cache.
 _CHUNK = 1 << 15
 _RANDOM_STEPS = 2.0**32
 
@@ -52,8 +52,8 @@ class FixedPoint:
 
     @classmethod
     def fitting(cls, clip: float, *, clients: int, max_weight: int) -> "FixedPoint":
-        """Choose `bits`: 16, or as few as 12 if that keeps the sum within 32 bits, where masks cost half of what 64
-        bits cost.
+        """Choose `bits`: 16, or as few as 12 if the sum then fits into 32 bits, where masks cost half as much as with
+        64 bits.
 
         Raises:
             ConfigError: As for the class.
@@ -215,13 +215,13 @@ class FixedPoint:
 
         Args:
             total: The sum modulo `2**modulus_bits`, shape `(size + 1,)`.
-            dtype: Of the mean; it is computed in float64 and rounded to this at the end.
+            dtype: The dtype of the mean, which is computed in float64 and rounded at the end.
 
         Returns:
             The weighted mean, shape `(size,)`, and the sum of the weights.
 
         Raises:
-            EncodingError: The weights' sum is not one that such vectors can have.
+            EncodingError: The sum of the weights is out of range.
         """
         weight = int(signed(total[-1:], self.modulus_bits)[0])
         if not 1 <= weight <= self.clients * self.max_weight:
@@ -237,9 +237,9 @@ class FixedPoint:
 def _blocks(
     parts: Sequence[npt.NDArray[np.floating[Any]]], divisors: Sequence[float] | None
 ) -> Iterator[tuple[npt.NDArray[np.float64], float]]:
-    """Yield the values of several arrays, one after the other, in blocks with their divisor.
+    """Yield the values of several arrays in order, in blocks with their divisor.
 
-    All blocks share one buffer. Values of different divisors are in different blocks.
+    All blocks share one buffer. Values with different divisors are in different blocks.
     """
     block, filled, last = np.empty(_CHUNK), 0, 1.0
     for array, divisor in zip(parts, divisors or [1.0] * len(parts), strict=True):

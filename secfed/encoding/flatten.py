@@ -32,7 +32,7 @@ class Structure:
         return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes)
 
     def difference(self, other: "Structure", *, dtypes: bool = True) -> str:
-        """Say where another update differs, or nothing (""); dtypes may be left out of it."""
+        """Return where another update differs, or ""; `dtypes` says whether dtypes are compared."""
         if self.paths != other.paths:
             odd = sorted(set(self.paths) ^ set(other.paths))
             return f"arrays {odd[:3]} are in one but not in the other" if odd else "the arrays come in another order"
@@ -45,7 +45,7 @@ class Structure:
         return ""
 
     def check(self, update: Update, *, dtypes: bool = True) -> None:
-        """Check that an update has this structure; dtypes may be left out of it.
+        """Check that an update has this structure; `dtypes` says whether dtypes are compared.
 
         Raises:
             EncodingError: Names, shapes or dtypes differ, or a value is not finite.
@@ -97,7 +97,7 @@ def arrays(update: Update) -> list[npt.NDArray[Any]]:
 
 
 def not_finite(update: Update) -> str:
-    """Say which array holds a value that is not finite, and where its first one is; or nothing ("")."""
+    """Return the first array that holds a value that is not finite, and where; or ""."""
     for path, array in _leaves(update, ""):
         finite = np.isfinite(array)
         if not finite.all():
@@ -127,11 +127,11 @@ def unflatten(values: npt.NDArray[np.floating[Any]], like: Structure, *, copy: b
 
 
 def combine(function: Callable[..., npt.NDArray[Any]], first: Update, *others: Update) -> Update:
-    """Apply a function to the arrays of several updates at each place; cheap enough for every step of a training.
+    """Apply a function to the matching arrays of several updates; cheap enough for every training step.
 
     Args:
         function: Takes one array of each update, and returns one.
-        first: Its structure is that of the result.
+        first: The result has its structure.
         others: Updates with the same names and shapes.
 
     Raises:

@@ -18,10 +18,10 @@ from secfed.crypto import prg
 from secfed.errors import ConfigError, EncodingError
 
 Array = npt.NDArray[np.floating[Any]]
-# Factors of the transform, and columns treated at a time: the two buffers stay in the second-level cache.
+# Factors of the transform, and columns processed at a time, so that the two buffers stay in the second-level cache.
 _RADIX = 128
 _BLOCK = 1 << 14
-# Padding is the better choice while it makes the vector at most a quarter longer.
+# Pad if that makes the vector at most a quarter longer.
 _MOST_PADDING = 0.25
 _SIGN_CHUNK = 1 << 16
 
@@ -31,10 +31,9 @@ class Rotation:
     """A random rotation of vectors of one size; public, and the same for all clients of a sum.
 
     A block is rotated by flipping the sign of each value at random and taking the orthonormal Walsh-Hadamard transform,
-    which needs a power of two. If a quarter more zeros make the size a power of two, they are added, and the vector is
-    one block. Otherwise nothing is added: the first block is the longest power of two that fits, counted from the
-    vector's start, and the second is as long, counted from its end; the blocks overlap and are rotated one after the
-    other.
+    which needs a power of two. If at most a quarter more values make the size a power of two, zeros are added and the
+    vector is one block. Otherwise nothing is added and there are two blocks: each is the longest power of two that
+    fits; the first begins at the vector's start, the second ends at its end. They overlap and are rotated in turn.
 
     Over the choice of the seed, each coordinate of a rotated vector of norm s is a sum of values with random signs, of
     variance at most `s**2 / spread`: its tails are those of a normal law with that variance, up to a factor of 3.2.
@@ -64,7 +63,7 @@ class Rotation:
 
     @property
     def spread(self) -> int:
-        """Over how many coordinates a single value is spread at least: the length of a block."""
+        """The fewest coordinates over which a single value is spread: the length of a block."""
         return 1 << (self.length.bit_length() - 1)
 
     def rotate(self, values: Array) -> Array:
@@ -77,7 +76,7 @@ class Rotation:
             A new array of shape `(length,)` and of the same Euclidean norm; float32 for float32, otherwise float64.
 
         Raises:
-            EncodingError: The shape is another.
+            EncodingError: The shape is wrong.
         """
         rotated = self._copy(values, self.size)
         for start in self._starts():
@@ -96,7 +95,7 @@ class Rotation:
             A new array of shape `(size,)`; float32 for float32, otherwise float64.
 
         Raises:
-            EncodingError: The shape is another.
+            EncodingError: The shape is wrong.
         """
         values = self._copy(rotated, self.length)
         for start in reversed(self._starts()):

@@ -1,4 +1,4 @@
-"""Federated algorithms; they see nothing of a protection but `aggregate(updates, weights)`."""
+"""Federated algorithms. They call `aggregate(updates, weights)` and do not depend on how updates are protected."""
 
 from secfed.federated.evaluation import evaluate
 from secfed.federated.fedasync import FedAsync

@@ -25,7 +25,7 @@ class Asynchronous(Training):
         buffer_size: Ready clients that make a round.
         concurrency: Clients that train at the same time.
         staleness_exponent: The staleness weight is `(1 + staleness) ** -staleness_exponent`.
-        maximum_staleness: Clients whose training began more server steps ago drop their update; None: none does.
+        maximum_staleness: A client drops its update if the server took more steps while it trained; None: no limit.
         options: `aggregator`, `privacy`, `budget`, `ledger`, `adjacency` and `accountant`.
     """
 
@@ -50,30 +50,30 @@ class Asynchronous(Training):
         self._exponent, self._most = staleness_exponent, maximum_staleness
         if self._spending and (adjacency := self._spending.accountant().adjacency) != "replace":
             raise ConfigError(
-                f'{type(self).__name__} with privacy needs adjacency="replace", found {adjacency!r}: without a client, '
-                "others would be ready in its place, and the difference of two sums would be more than one update"
+                f'{type(self).__name__} with privacy needs adjacency="replace", found {adjacency!r}: if a client is '
+                "missing, others take its place, so two sums can differ by more than one update"
             )
 
     @abstractmethod
     def fold(self, update: Values, start: Values, values: Values, weight: float) -> Values:
-        """Make a client's update fit the model as it is now.
+        """Adapt a client's update to the current model.
 
         Args:
-            update: Of the client, float64 of shape `(size,)` like all that follows.
-            start: Values of the model from which it began to train.
-            values: Values of the model now.
+            update: The client's update, a float64 array of shape `(size,)`, like `start` and `values`.
+            start: Values of the model from which the client began to train.
+            values: Values of the current model.
             weight: The staleness weight, at most 1.
         """
 
     def _privacy_among(self, privacy: Privacy, population: int, asked: Attendance) -> Privacy:
-        """Count no privacy from sampling: who is ready is no secret."""
+        """Count no privacy from sampling: the server knows which clients are ready."""
         return replace(privacy, population=None, sampling_rate=1.0, cohort_size=None)
 
     def _schedule_of(self, ids: Sequence[int], values: npt.NDArray[Any], asked: Attendance) -> Schedule:
-        """Let clients arrive.
+        """Take clients in the order in which they are ready.
 
         Raises:
-            ConfigError: There are fewer clients than the buffer takes, or an option has no effect here.
+            ConfigError: There are fewer clients than the buffer holds, or an option has no effect here.
         """
         name = type(self).__name__
         for option in ("sampling_rate", "cohort_size", "deadline"):
@@ -92,7 +92,7 @@ class Asynchronous(Training):
             begun, like = turn.starts[client_id], structure(model)
             result: Any = self._local_update(unflatten(begun.values, like), data)
             if not (isinstance(result, tuple) and len(result) == 2):
-                return result  # the caller is told
+                return result  # `Results` rejects it
             try:
                 if like.difference(structure(result[0]), dtypes=False):
                     return result

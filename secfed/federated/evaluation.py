@@ -1,4 +1,4 @@
-"""Evaluation on the clients' own data: the server sees the mean of their figures only."""
+"""Evaluation on the clients' own data. The server sees only the mean of their figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ Evaluation = Callable[[Model, Any], tuple[Mapping[str, float], float]]
 def evaluate(
     evaluation: Evaluation, model: Model, clients: Sequence[Any] | Mapping[int, Any], *, aggregator: Aggregator
 ) -> tuple[dict[str, float], Aggregate]:
-    """Let every client evaluate a model, and return the weighted mean of what they find.
+    """Let every client evaluate a model, and return the weighted mean of their figures.
 
     Args:
         evaluation: `evaluation(model, data) -> (figures, weight)`: figures by name, such as `{"accuracy": 0.9}`, the
@@ -31,7 +31,7 @@ def evaluate(
         The means by name, and the aggregate they come from, with the survivors.
 
     Raises:
-        ConfigError: No clients, or parameters that do not fit so many.
+        ConfigError: There are no clients, or the parameters do not work for this number of clients.
         EncodingError: A client's figures are not finite numbers, or have other names than the first client's.
         TooFewSurvivorsError: Too few clients.
     """

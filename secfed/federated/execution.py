@@ -1,4 +1,4 @@
-"""One round: local training of a cohort, aggregation, and what that spends."""
+"""One round: local training of a cohort, aggregation, and the privacy it spends."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class Execution:
     Attributes:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
             the model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit.
+            `EncodingError`, the client is rejected.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
-        privacy: That of this round; None without.
+        privacy: The privacy of this round, or None.
         spending: Where the round is reserved and committed; None without privacy.
-        population: Clients of the whole training.
+        population: How many clients the training has.
     """
 
     local_update: LocalUpdate
@@ -42,20 +42,20 @@ class Execution:
     def aggregate(
         self, number: int, model: Model, data: Mapping[int, Any], silent: Mapping[int, Stage], rejected: dict[int, str]
     ) -> Aggregate:
-        """Train locally and aggregate; a client whose result does not fit is rejected, and counts as a dropout.
+        """Train locally and aggregate. A client whose result is invalid is rejected and counts as a dropout.
 
         Args:
-            number: The round's.
-            model: The model as it is now.
-            data: What `local_update` is given for each client of the cohort, by id.
+            number: The round's number.
+            model: The current model.
+            data: What `local_update` gets for each client of the cohort, by id.
             silent: Clients that drop out, and the first stage that they do not answer.
-            rejected: Takes the reasons by client id.
+            rejected: The method adds each rejected client's id and the reason.
 
         Raises:
-            TooFewSurvivorsError: No client is in the cohort, or too few are left.
+            TooFewSurvivorsError: The cohort is empty, or too few clients are left.
             FaultyClientError: A client ended the session.
             ConfigError: This cohort cannot run a session.
-            EncodingError: No client's result fits.
+            EncodingError: No client returned a valid result.
             BudgetExceededError: The round could overspend; nothing was drawn or sent.
         """
         privacy, spending = self.privacy, self.spending
@@ -64,7 +64,7 @@ class Execution:
 
         def reject(client_id: int, reason: str) -> None:
             rejected[client_id] = reason
-            if len(rejected) == len(data) == self.population:  # all alike: that is the caller's mistake
+            if len(rejected) == len(data) == self.population:  # all of them: the caller's mistake
                 client_id, reason = next(iter(rejected.items()))
                 raise EncodingError(f"client {client_id}: {reason}")
 
@@ -95,7 +95,7 @@ class Execution:
             else:
                 spending.commit(worst)
             raise
-        except (ConfigError, EncodingError):  # there is no sum
+        except (ConfigError, EncodingError):  # no sum was computed
             spending.cancel()
             raise
         spending.commit(aggregate.event or worst)
@@ -104,12 +104,12 @@ class Execution:
     def _run(
         self, prepared: Prepared, results: Results, silent: Mapping[int, Stage], rejected: Mapping[int, str]
     ) -> Aggregate:
-        """Run the aggregation; once more if a client ended the session, without that client."""
+        """Run the aggregation. If a client ends the session, run it once more without that client."""
         try:
             return self._run_once(prepared, results, silent, rejected)
         except FaultyClientError as error:
-            # Not if others had opened their shares (S12, S13) in a private round: that client could help the server to
-            # the sum, so it counts as released.
+            # No second run of a private round if others had opened their shares (S12, S13): that client could help the
+            # server get the sum, so the sum counts as released.
             if prepared.worst_event and error.check != BEFORE_OPENING:
                 raise
             results.reject(error.client_id, f"its shares ended the session ({error.check})")

@@ -21,10 +21,10 @@ class FedAvg(Training):
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
             model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit.
+            `EncodingError`, the client is rejected.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
         server_learning_rate: Factor on the mean; 1 is the paper's.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count equally, or
             by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.

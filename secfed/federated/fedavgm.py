@@ -14,20 +14,20 @@ from secfed.federated.training import Training, TrainingOptions, Values, check_p
 
 
 class FedAvgM(Training):
-    """The server keeps a running sum of the means, which fades, and adds that to the model.
+    """The server keeps a decaying sum of the means and adds it to the model.
 
     In each round `momentum = server_momentum * momentum + mean`, and the model grows by
-    `server_learning_rate * momentum`. If all means were alike, a step would in the end be `1 / (1 - server_momentum)`
-    times the mean: lower `server_learning_rate` when you raise `server_momentum`.
+    `server_learning_rate * momentum`. If all means were equal, steps would grow to `1 / (1 - server_momentum)` times
+    the mean: lower `server_learning_rate` when you raise `server_momentum`.
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
             the model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit.
+            `EncodingError`, the client is rejected.
         server_learning_rate: Factor on the momentum.
         server_momentum: How much of the last momentum is kept, from 0 to below 1; 0 is FedAvg.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count equally, or
             by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.

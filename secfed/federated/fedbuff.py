@@ -16,32 +16,31 @@ class FedBuff(Asynchronous):
     """The server steps as soon as `buffer_size` clients are ready, whichever model they trained from.
 
     The server does not wait for slow clients. The clients of a full buffer are the cohort of one session, so under
-    `secfed.SecAgg` and `secfed.Paillier` the server sees the sum of the buffer only. A client knows from which model it
-    began and which one is there now. It multiplies its own update by the staleness weight before it encodes it: the
-    server could not, for it does not see the update. The sum is divided by the sum of the plain weights, so stale
-    updates also make the step shorter, as in the paper.
+    `secfed.SecAgg` and `secfed.Paillier` the server sees only the sum of the buffer. A client knows which model it
+    started from and which one is current. It multiplies its update by the staleness weight before it encodes it,
+    because the server does not see the update. The sum is divided by the sum of the unscaled weights, so stale updates
+    also make the step shorter, as in the paper.
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
             the model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit. The model is the one that was there
-            when the client began.
-        buffer_size: K of the paper. Under secure aggregation the threshold is a fraction of this many clients.
+            `EncodingError`, the client is rejected. The model is the current one when the client begins.
+        buffer_size: The paper's K. Under secure aggregation the threshold is a fraction of this many clients.
         concurrency: Clients that train at the same time, as long as there are enough that are neither training nor
             waiting in the buffer.
         server_learning_rate: Factor on the mean.
         staleness_exponent: The staleness weight of an update is `(1 + staleness) ** -staleness_exponent`; staleness is
-            the number of steps that the server took while the client trained. 0.5 is the paper's, with 0 all count
-            alike.
-        maximum_staleness: A client drops its update if the server took more steps; None: no client does.
+            the number of steps that the server took while the client trained. The paper uses 0.5; with 0 all updates
+            count equally.
+        maximum_staleness: A client drops its update if the server took more steps; None: no limit.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count equally, or
             by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
         adjacency: Which data sets `epsilon` compares. With privacy it must be `"replace"`: that of the ledger or
-            accountant, or given here. No privacy from sampling is counted, and the guarantee takes the time at which a
-            client is ready as independent of its data.
+            accountant, or given here. Sampling adds no privacy here, and the guarantee assumes that the time at which a
+            client is ready does not depend on its data.
         accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
             you do not need it.
 

@@ -23,12 +23,12 @@ class FedOpt(Training):
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
             the model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit.
+            `EncodingError`, the client is rejected.
         server_learning_rate: About the largest change of a parameter in a round.
         beta_1: How much of the last `m` is kept, from 0 to below 1.
         tau: The larger, the less step sizes differ between parameters.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count equally, or
             by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
@@ -75,12 +75,12 @@ class FedAdagrad(FedOpt):
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
             the model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit.
+            `EncodingError`, the client is rejected.
         server_learning_rate: About the largest change of a parameter in a round.
         beta_1: How much of the last `m` is kept, from 0 to below 1; the paper's experiments have 0.
         tau: The larger, the less step sizes differ between parameters.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count equally, or
             by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
@@ -115,13 +115,13 @@ class FedAdam(FedOpt):
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
             the model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit.
+            `EncodingError`, the client is rejected.
         server_learning_rate: About the largest change of a parameter in a round.
         beta_1: How much of the last `m` is kept, from 0 to below 1.
         beta_2: How much of the last `v` is kept, from 0 to below 1.
         tau: The larger, the less step sizes differ between parameters.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count equally, or
             by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
@@ -155,18 +155,18 @@ class FedAdam(FedOpt):
 class FedYogi(FedAdam):
     """FedAdam whose `v` moves toward the squares by at most `1 - beta_2` of them, however far away it is.
 
-    Where the means become small at once, FedAdam's steps grow soon after; these grow slowly.
+    When the means suddenly become small, FedAdam's steps soon grow; FedYogi's grow slowly.
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of
             the model. The update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected, as if its update did not fit.
+            `EncodingError`, the client is rejected.
         server_learning_rate: About the largest change of a parameter in a round.
         beta_1: How much of the last `m` is kept, from 0 to below 1.
         beta_2: From 0 to below 1: `v` moves by at most `1 - beta_2` of the squares.
         tau: The larger, the less step sizes differ between parameters.
         aggregator: How updates become a mean: `secfed.Plain()`, `secfed.SecAgg(...)` or `secfed.Paillier(...)`.
-        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count alike, or
+        privacy: `secfed.CentralGaussian(...)` or `secfed.DistributedGaussian(...)`. All clients then count equally, or
             by their weights up to `weight_cap`, and the sum is divided by the expected size of the cohort.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.

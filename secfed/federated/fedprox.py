@@ -1,4 +1,4 @@
-"""FedProx: local training is pulled back toward the model of the round. The server's half is that of FedAvg.
+"""FedProx: local training is pulled back toward the round's model. The server does the same as in FedAvg.
 
 T. Li, A. K. Sahu, M. Zaheer, M. Sanjabi, A. Talwalkar, V. Smith: *Federated Optimization in Heterogeneous Networks*,
 MLSys 2020, Algorithm 2.

@@ -34,7 +34,7 @@ class Hooks:
         return {name: float(value) for name, value in self.evaluate(copied(model)).items()} if self.evaluate else {}
 
     def watched(self, local_update: LocalUpdate, number: int, cohort: tuple[int, ...]) -> LocalUpdate:
-        """Return the same local training, which also tells how far the cohort is."""
+        """Return the same local training, which also reports how many clients have trained."""
         if self.progress is None:
             return local_update
         progress, place = self.progress, {client_id: count for count, client_id in enumerate(cohort, start=1)}

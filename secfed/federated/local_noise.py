@@ -9,9 +9,9 @@ from secfed.encoding.flatten import Update
 def local_noise(update: Update, *, clip_norm: float, noise_multiplier: float) -> tuple[Update, Event]:
     """Clip an update and add noise to it, so that anyone who sees it learns little of this client's data.
 
-    It is for algorithms in which the server sees single updates, such as `secfed.FedAsync`, and for clients that trust
-    no protocol. The noise is that of one client for itself alone: for the same epsilon the mean of n clients has
-    about `sqrt(n)` times the noise that it has with `secfed.DistributedGaussian` under secure aggregation.
+    Use it for algorithms in which the server sees single updates, such as `secfed.FedAsync`, or if clients do not trust
+    the protocol. Each client adds enough noise to protect its own update. So for the same epsilon the mean of n clients
+    has about `sqrt(n)` times the noise that it has with `secfed.DistributedGaussian` under secure aggregation.
 
     Args:
         update: Array, or list or dictionary of arrays.
@@ -20,8 +20,8 @@ def local_noise(update: Update, *, clip_norm: float, noise_multiplier: float) ->
             adjacency `"replace"` and as many rounds as the client will take part in.
 
     Returns:
-        The private update, and what was released: compose it in a `dp.Accountant("replace")` of the client's own, once
-        for each update.
+        The private update and the event it released. Compose the event in the client's own `dp.Accountant("replace")`,
+        once for each update.
 
     Raises:
         ConfigError: A number is out of range.

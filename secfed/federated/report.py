@@ -1,4 +1,4 @@
-"""What one training round gave."""
+"""The result of one training round."""
 
 from dataclasses import dataclass, field
 
@@ -17,18 +17,18 @@ class RoundReport:
         model: The model after the round.
         cohort: Ids of the clients that were sampled.
         survivors: Ids of those whose update is in the mean; empty if the round failed, or if only noise was released.
-        aggregate: What the aggregator gave; None if the round failed.
+        aggregate: What the aggregator returned; None if the round failed.
         failure: Why there is no aggregate ("" if there is one): too few survivors, or too small a cohort. The model is
-            then as before.
+            then unchanged.
         model_bytes: Size of the model that each client of the cohort was sent.
-        event: What was released, counted for the clients that really arrived; None without privacy or if the round
-            failed. A failed round of a Poisson cohort is charged all the same, with what it could have released.
-        accountant: All that was released up to this round, by this training and before it, or all that the ledger says
-            is spent; a copy. None without privacy.
-        clip_norm: The clip of this round, with a clip for each array that of the whole; None without privacy.
-        rejected: Clients whose update or weight did not fit (no examples, values that are not finite, another shape),
-            or whose shares ended a session, each with the reason; they count as dropouts. Who is among them depends on
-            the data and is protected by nothing: it is for the operator, not for publication.
+        event: What was released, computed for the actual number of survivors; None without privacy or if the round
+            failed. A failed round of a Poisson cohort is still charged, with the most that it could have released.
+        accountant: A copy of everything released up to this round, by this training and before it, or everything that
+            the ledger records as spent. None without privacy.
+        clip_norm: The clip of this round; with a clip for each array, the clip of the whole. None without privacy.
+        rejected: Clients whose update or weight was invalid (no examples, values that are not finite, another shape),
+            or whose shares ended a session, each with the reason. They count as dropouts. This list depends on the data
+            and nothing protects it: it is for the operator, not for publication.
         time: Simulated time since the first round began; None without `durations`.
         late: Clients of the cohort that did not answer before the deadline; they are dropouts.
         staleness: For each client of the cohort, how many steps the server took since the client began to train

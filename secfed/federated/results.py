@@ -1,4 +1,4 @@
-"""What clients return from local training, one at a time and checked: one bad client must not end a round."""
+"""Check what clients return from local training, one client at a time: one bad client must not end a round."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +15,14 @@ LocalUpdate = Callable[[Model, Any], tuple[Update, float]]
 
 
 class Results:
-    """Local training of a cohort: every client is trained once, by ascending id, also if its result is not collected.
+    """Local training of a cohort. Every client trains once, by ascending id, even if its result is not collected.
 
     Args:
-        local_update: `local_update(model, data) -> (update, weight)`. An `EncodingError` that it raises is the reason
-            to reject this client; other errors are the caller's.
-        model: The model; each client gets its own copy, so whatever one does to it, the others do not see.
+        local_update: `local_update(model, data) -> (update, weight)`. If it raises `EncodingError`, this client is
+            rejected; other errors reach the caller.
+        model: The model. Each client gets its own copy, so a client cannot change another client's model.
         data: Each client's data by ascending id.
-        reject: Called with the id of each client whose result does not fit, and the reason; never with a value.
+        reject: Called with the id of each client whose result is invalid, and the reason; never with a value.
     """
 
     def __init__(self, local_update: LocalUpdate, model: Model, data: Mapping[int, Any], reject: Reject) -> None:
@@ -32,11 +32,11 @@ class Results:
         self.again()
 
     def again(self) -> None:
-        """Start over: with the results that were kept, else each client trains again when it is asked."""
+        """Start over with the results that were kept. If none were, each client trains again when it is asked."""
         self._waiting = iter(self._kept) if self._kept else self._train()
 
     def keep_all(self) -> list[float]:
-        """Train all clients now, and return the weights of those whose results fit."""
+        """Train all clients now, and return the weights of those whose results are valid."""
         self._kept, weights = list(self._waiting), []
         for client_id, result in self._kept:
             if reason := _objection(self._like, result):
@@ -47,10 +47,10 @@ class Results:
         return weights
 
     def of(self, client_id: int) -> tuple[Update, float]:
-        """Return one client's update and weight; to be asked by ascending id.
+        """Return one client's update and weight. Call it by ascending id.
 
         Raises:
-            EncodingError: They do not fit.
+            EncodingError: The result is invalid.
         """
         for trained, result in self._waiting:
             reason = _objection(self._like, result)
@@ -74,10 +74,10 @@ class Results:
             yield client_id, self._result(examples)
 
     def _result(self, examples: Any) -> Any:
-        """Train one client; in a function of its own, so that nothing holds its update while the next one trains."""
+        """Train one client. A separate function, so that its update is freed before the next client trains."""
         try:
             return self._local_update(unflatten(self._values, self._like), examples)
-        except EncodingError as error:  # as good as a result that does not fit
+        except EncodingError as error:  # treated like an invalid result
             return error
 
 
@@ -92,9 +92,9 @@ def _objection(like: Structure, result: Any) -> str:
         difference = like.difference(structure(update), dtypes=False)
         odd = "" if difference else not_finite(update)
     except EncodingError as error:
-        return f"the update holds something else than arrays: {error}"
+        return f"the update does not consist of arrays: {error}"
     except ValueError:  # numpy's, of a ragged list
-        return "the update holds something else than arrays"
+        return "the update does not consist of arrays"
     if difference:
         return f"the update is not shaped like the model: {difference}"
     if odd:

@@ -1,4 +1,4 @@
-"""Whose updates each round is made of, and when: cohorts that are sampled, or clients that answer in their own time.
+"""Which clients' updates go into each round, and when: sampled cohorts, or clients that answer when they are ready.
 
 Time is simulated. It counts only local training, in the unit of `durations`; messages take no time.
 """
@@ -21,7 +21,7 @@ Values = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a client's local training began: the values of the model, and how many steps the server took since."""
+    """The model from which a client's local training began, and how many steps the server has taken since."""
 
     values: Values = field(repr=False)
     staleness: int
@@ -34,8 +34,8 @@ class Turn:
     Attributes:
         cohort: Their ids, ascending.
         late: Those that do not answer before the deadline.
-        starts: Where each one's training began; empty: all from the model of the round.
-        time: When all answers were there; None if it is not known how long training takes.
+        starts: Where each client's training began. If empty, all began from the round's model.
+        time: When the last answer arrived; None if it is not known how long training takes.
     """
 
     cohort: tuple[int, ...]
@@ -46,7 +46,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Attendance:
-    """What a caller says of cohorts and of time; see `Training.rounds`."""
+    """The caller's options for cohorts and time; see `Training.rounds`."""
 
     sampling_rate: float | None
     cohort_size: int | None
@@ -56,28 +56,28 @@ class Attendance:
 
     @property
     def rate(self) -> float:
-        """The probability with which a client joins a cohort, where that has no fixed size."""
+        """The probability with which a client joins a cohort that has no fixed size."""
         return 1.0 if self.sampling_rate is None else self.sampling_rate
 
 
 class Schedule(Protocol):
-    """What decides that; all it knows can be saved."""
+    """Decides which clients each round has. Its whole state can be saved."""
 
     @property
     def by_chance(self) -> bool:
-        """Whether the size of a cohort is a matter of chance."""
+        """Whether the size of a cohort is random."""
 
     def next(self, number: int) -> Turn:
         """Return the turn of the next round."""
 
     def stepped(self, values: Values) -> None:
-        """Take note that the server took a step, and of the model's values after it."""
+        """Record that the server took a step, and the model's values after it."""
 
     def saved(self) -> Memory:
         """Return what `resume` reads: arrays by name."""
 
     def resume(self, saved: Memory, rounds: int, values: Values) -> None:
-        """Go on after this many rounds.
+        """Continue after this many rounds.
 
         Raises:
             ConfigError: This was saved by another kind of schedule.
@@ -111,7 +111,7 @@ class Sampling:
 
     @property
     def by_chance(self) -> bool:
-        """Whether the size of a cohort is a matter of chance."""
+        """Whether the size of a cohort is random."""
         return self._size is None
 
     def _draw(self) -> tuple[int, ...]:
@@ -136,14 +136,14 @@ class Sampling:
         """Nothing depends on it."""
 
     def saved(self) -> Memory:
-        """Return the clock, if there is one: cohorts to come are not foretold."""
+        """Return the clock, if there is one. Nothing saved predicts later cohorts."""
         return {} if self._durations is None else {"clock": np.array([self._clock])}
 
     def resume(self, saved: Memory, rounds: int, values: Values) -> None:
-        """Go on from a clock; with a seed, pass over the cohorts of the rounds before.
+        """Continue from a clock. With a seed, skip the cohorts of the earlier rounds.
 
         Raises:
-            ConfigError: The run before had a clock and this one has none, or the other way round.
+            ConfigError: Only one of the two runs, the earlier one or this one, has a clock.
         """
         if set(saved) != set(self.saved()):
             had, has = ("with" if "clock" in names else "without" for names in (saved, self.saved()))
@@ -155,15 +155,15 @@ class Sampling:
 
 
 class Arrivals:
-    """Clients train all the time, from whatever model is there when they begin; a round takes those that are ready.
+    """Clients train all the time, each from the current model when it begins. A round takes those that are ready.
 
     Args:
         ids: All clients, ascending.
         buffer_size: Ready clients that make a round.
         concurrency: Clients that train at the same time, as long as there are idle ones.
-        maximum_staleness: A client that finds, when it is ready, that the server took more steps since it began drops
-            its update and is idle again; None: all are taken.
-        seed: Makes it repeatable which idle client begins next.
+        maximum_staleness: If the server took more steps while a client trained, the client drops its update and is
+            idle again; None: no limit.
+        seed: Makes the choice of the next idle client repeatable.
         durations: How long each client trains; None: all take 1.
     """
 
@@ -182,7 +182,7 @@ class Arrivals:
         self._ids, self._size, self._concurrency, self._most = ids, buffer_size, concurrency, maximum_staleness
         self._seed, self._generator, self._durations = seed, np.random.default_rng(), durations
         self._clock, self._version, self._begun = 0.0, 0, 0
-        self._training: list[tuple[float, int, int, int]] = []  # a heap: ready when, in which order, who, from what
+        self._training: list[tuple[float, int, int, int]] = []  # a heap: time ready, order, client, version
         self._models = {0: values}
 
     def next(self, number: int) -> Turn:
@@ -208,7 +208,7 @@ class Arrivals:
             self._begun += 1
 
     def stepped(self, values: Values) -> None:
-        """Take the next model; forget the models from which no client trains any more."""
+        """Take the next model, and forget the models from which no client still trains."""
         self._version += 1
         used = {version for *_, version in self._training}
         self._models = {version: model for version, model in self._models.items() if version in used}
@@ -228,10 +228,10 @@ class Arrivals:
         }
 
     def resume(self, saved: Memory, rounds: int, values: Values) -> None:
-        """Go on with the clients that were training.
+        """Continue with the clients that were training.
 
         Raises:
-            ConfigError: These arrays are not those of such a run, or name other clients.
+            ConfigError: These arrays are not from such a run, or name other clients.
         """
         try:
             clock, version, begun = saved["clock"]

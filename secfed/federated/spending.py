@@ -1,4 +1,4 @@
-"""What a training run may spend on privacy: asked before each round, noted after it."""
+"""What a training run may spend on privacy: checked before each round, recorded after it."""
 
 from secfed.dp.accountant import Accountant
 from secfed.dp.checks import check_budget
@@ -12,18 +12,18 @@ Budget = tuple[float, float]
 
 
 class Spending:
-    """An accountant with, if asked for, a limit and a ledger.
+    """An accountant with an optional limit and an optional ledger.
 
     Args:
         adjacency: `"add_remove"` or `"replace"`; None is the ledger's, or `"add_remove"`.
         budget: Epsilon and delta that all rounds together may spend.
-        ledger: Where rounds are recorded, and refused if the ledger's budget would be overspent. What it says is spent,
-            by whomever, is then what the accountant says.
-        accountant: What was released before, without a ledger; it is copied.
+        ledger: Records rounds, and refuses those that would overspend its budget. The accountant then has everything
+            that the ledger records as spent, including other programs' spending.
+        accountant: What was released before, if there is no ledger. It is copied.
 
     Raises:
-        ConfigError: The budget is out of range, the adjacency is not the ledger's or the accountant's, or both are
-            given.
+        ConfigError: The budget is out of range, the adjacency differs from that of the ledger or accountant, or both a
+            ledger and an accountant are given.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Spending:
                 raise ConfigError(f"budget {budget!r} must be (epsilon, delta)")
             check_budget(*budget)
         if ledger is not None and accountant is not None:
-            raise ConfigError("found a ledger and an accountant, needed one of both: a ledger knows what was spent")
+            raise ConfigError("found a ledger and an accountant, needed only one: a ledger records what was spent")
         if accountant is not None and not isinstance(accountant, Accountant):
             raise ConfigError(f"accountant {accountant!r:.100} must be a dp.Accountant")
         for name, source in (("ledger", ledger), ("accountant", accountant)):
@@ -54,31 +54,31 @@ class Spending:
         return self._ledger.accountant() if self._ledger else self._accountant.copy()
 
     def saved(self) -> Accountant | None:
-        """Return what a run that goes on later has to be told: nothing, if there is a ledger to ask."""
+        """Return what a resumed run needs to know; None with a ledger, which has it."""
         return None if self._ledger else self._accountant.copy()
 
     def resume(self, before: Accountant | None) -> None:
-        """Go on from what `saved` returned in an earlier run; that must not be lost.
+        """Continue from what `saved` returned in an earlier run, so that earlier spending still counts.
 
         Raises:
-            ConfigError: There was a ledger then and there is no ledger now, or the other way round; or the adjacency is
-                different; or this accountant has something else.
+            ConfigError: Only one of the two runs has a ledger; the adjacency differs; or this accountant has spent
+                something else.
         """
         if self._ledger:
             if before is not None:
                 raise ConfigError("the state was saved without a ledger: this ledger does not know what was spent")
             return
         if before is None:
-            raise ConfigError("the state was saved with a ledger, found none: give the ledger, it knows what was spent")
+            raise ConfigError("the state was saved with a ledger, found none: pass the ledger, it has what was spent")
         own = dict(self._accountant.events)
         if own and self._accountant.adjacency == before.adjacency:
             if all(own.get(event, 0) >= count for event, count in before.events):
-                return  # the same run, or one that was told already
+                return  # the same run, or one that already has these events
         elif not own and self._adjacency in (None, before.adjacency):
             self._accountant = before.copy()
             return
         raise ConfigError(
-            "the state's accountant does not fit: this training has another adjacency, or has spent something else"
+            "the state's accountant cannot be used: this training has another adjacency, or has spent something else"
         )
 
     @property
@@ -87,7 +87,7 @@ class Spending:
         return self._budget[1] if self._budget else self._ledger.delta if self._ledger else None
 
     def reserve(self, worst: Event, label: str) -> None:
-        """Set a round's worst case aside, before anything is drawn.
+        """Reserve a round's worst case before anything is drawn.
 
         Raises:
             BudgetExceededError: It would overspend; nothing is recorded.
@@ -105,13 +105,13 @@ class Spending:
         self._entry = self._ledger.reserve(worst, label=label) if self._ledger else None
 
     def cancel(self) -> None:
-        """Give back what was set aside: nothing was released."""
+        """Cancel the reservation: nothing was released."""
         if self._ledger and self._entry:
             self._ledger.cancel(self._entry)
         self._entry = None
 
     def commit(self, event: Event) -> None:
-        """Note what was released."""
+        """Record what was released."""
         self._accountant.compose(event)
         if self._ledger and self._entry:
             self._ledger.commit(self._ledger.amend(self._entry, event))

@@ -1,7 +1,7 @@
-"""What a training run has come to, as a value that goes into a file: stopped here, it can go on elsewhere.
+"""The state of a training run, which can be saved to a file and resumed elsewhere.
 
 Bytes: 16 that name the layout, the header's length (8 bytes, little-endian), the header (JSON), the model's values,
-the algorithm's arrays by name, and the SHA-256 of all that.
+the algorithm's arrays by name, and the SHA-256 of everything before it.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ Memory = dict[str, npt.NDArray[np.float64]]  # what an algorithm keeps from roun
 class TrainingState:
     """A training run after a round; `Training.rounds` continues from it.
 
-    Who has the state has the model and what the server's optimizer knows of the means of all rounds. Under secure
-    aggregation the server has both anyway; with privacy both follow from what was released. Neither cohorts nor seeds
-    are in it, nor is any client's update.
+    The state holds the model and what the server's optimizer keeps of the means of all rounds. Under secure aggregation
+    the server has both anyway; with privacy both follow from what was released. The state holds no cohorts, no seeds
+    and no client's update.
 
     Attributes:
         algorithm: Name of the algorithm's class.
         round: Number of the last round, failed ones included; 0 before the first.
         model: The model after that round.
         memory: What the algorithm keeps, such as FedAdam's `m` and `v`: float64 arrays by name.
-        clip_norm: The clip of the next round, which an adaptive clip has moved, with a clip for each array that of the
-            whole; None without privacy.
-        accountant: All that was released; None without privacy, and with a ledger, which knows it.
-        schedule: Where simulated time is: the clock, and with FedBuff and FedAsync who is training and from which
-            model; arrays by name.
+        clip_norm: The clip of the next round, as adaptive clipping left it; with a clip for each array, the clip of the
+            whole. None without privacy.
+        accountant: All that was released. None without privacy, and with a ledger, which records it.
+        schedule: Arrays by name: the simulated clock and, for FedBuff and FedAsync, which clients are training and from
+            which model.
     """
 
     algorithm: str
@@ -52,7 +52,7 @@ class TrainingState:
     schedule: Memory = field(default_factory=dict, repr=False)
 
     def to_bytes(self) -> bytes:
-        """Return what `from_bytes` reads: no pickle, the same bytes on every machine.
+        """Return the bytes that `from_bytes` reads: no pickle, and the same on every machine.
 
         The digest at the end finds damage, not forgery: keep the file where only its owner writes.
         """
@@ -85,19 +85,19 @@ class TrainingState:
                 shapes and dtypes, but not whether a list was a list or a tuple.
 
         Raises:
-            EncodingError: The bytes are damaged or something else, or the model's structure is another one.
+            EncodingError: The bytes are damaged or not a saved state, or the model's structure differs.
         """
         joined, digest = saved[:-_DIGEST_BYTES], saved[-_DIGEST_BYTES:]
         if joined[: len(_LAYOUT)] != _LAYOUT:
             raise EncodingError("these bytes are not a saved training state of this version of secfed")
         if hashlib.sha256(joined).digest() != digest:
-            raise EncodingError("the saved training state is damaged: its digest is another one")
+            raise EncodingError("the saved training state is damaged: its digest is wrong")
         try:
             return cls._read(memoryview(joined)[len(_LAYOUT) :], structure(example))
         except EncodingError:
             raise
-        except (KeyError, TypeError, ValueError) as error:  # somebody made the digest of other bytes
-            raise EncodingError(f"the saved training state does not fit together: {error}") from None
+        except (KeyError, TypeError, ValueError) as error:  # the digest is right but the content is not
+            raise EncodingError(f"the saved training state is inconsistent: {error}") from None
 
     @classmethod
     def _read(cls, saved: memoryview, like: Structure) -> "TrainingState":

@@ -29,7 +29,7 @@ from secfed.federated.spending import Budget, Spending
 from secfed.federated.state import Memory, TrainingState, copied
 from secfed.secagg.stages import Stage
 
-# Delta where neither budget nor ledger names it.
+# Delta if neither the budget nor the ledger gives one.
 _DELTA = 1e-5
 Dropouts = Callable[[int, tuple[int, ...]], Mapping[int, Stage]]
 Values = npt.NDArray[np.float64]  # of a model, all of them in one array of shape (size,)
@@ -47,26 +47,27 @@ class TrainingOptions(TypedDict, total=False):
 
 
 class Training(ABC):
-    """Rounds of a federated algorithm; a subclass says how the server steps.
+    """Rounds of a federated algorithm; a subclass defines how the server steps.
 
-    A subclass has `step`, and `begin` if it keeps something from round to round. Both see the values of the model as
-    one float64 array, whatever its structure and dtypes; the model is rounded to its own dtypes after each step. They
-    see the mean that was released and nothing else, so what a round spends of a privacy budget does not depend on them.
+    A subclass defines `step`, and `begin` if it keeps something from round to round. Both get the model's values as
+    one float64 array, whatever its structure and dtypes; after each step the model is rounded to its own dtypes. They
+    see only the released mean, so they do not change what a round spends of a privacy budget.
 
     Args:
         local_update: `local_update(model, data) -> (update, weight)`: trains on one client's data from a copy of the
             model; the update has the model's structure, the weight is the number of examples. If it raises
-            `EncodingError`, the client is rejected like one whose update does not fit.
+            `EncodingError`, the client is rejected.
         aggregator: How updates become a mean: `Plain()`, `SecAgg(...)`.
-        privacy: `CentralGaussian(...)` or `DistributedGaussian(...)`. All clients then count alike, or up to
-            `weight_cap`, and the sum is divided by the expected size of the cohort. What rounds spend adds up over all
-            calls of `rounds`; an adaptive clip goes on from where it was. Under `Plain` noise is released even if
-            the cohort is empty.
+        privacy: `CentralGaussian(...)` or `DistributedGaussian(...)`. All clients then count equally, or by their
+            weights up to `weight_cap`, and the sum is divided by the expected size of the cohort. Spending adds up over
+            all calls of `rounds`, and an adaptive clip continues from its last value. Under `Plain`, noise is released
+            even if the cohort is empty.
         budget: `(epsilon, delta)`: a round that could spend more is refused before anything is drawn.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
-        adjacency: What `epsilon` is about, see `dp.events`; None is the ledger's or accountant's, or `"add_remove"`.
-        accountant: What was released before, as the `accountant` of the last report of a run that is resumed: its
-            budget goes on. With a ledger you do not need it: everything that the ledger says is spent counts.
+        adjacency: Which data sets `epsilon` compares, see `dp.events`. None takes that of the ledger or accountant, or
+            else `"add_remove"`.
+        accountant: What was released before. To resume a run, pass the `accountant` of its last report. With a ledger
+            you do not need it: everything that the ledger records as spent counts.
 
     Raises:
         ConfigError: A parameter is out of range, or there is a budget without privacy.
@@ -126,9 +127,9 @@ class Training(ABC):
         """
 
     def state(self) -> TrainingState:
-        """Return what the training has come to after the last round that `rounds` yielded: a copy.
+        """Return a copy of the training's state after the last round that `rounds` yielded.
 
-        `rounds` goes on from it, in this process or, by way of `TrainingState.to_bytes`, in another one.
+        Pass it to `rounds` to continue, in this process or, through `TrainingState.to_bytes`, in another one.
 
         Raises:
             ConfigError: `rounds` has not begun.
@@ -165,16 +166,16 @@ class Training(ABC):
         """Train, round by round.
 
         Args:
-            model: Array, or list or dictionary of arrays. Or a `TrainingState`, to go on from there: with the model,
-                what the algorithm keeps, round numbers, clip and accountant.
+            model: Array, or list or dictionary of arrays. Or a `TrainingState`, to resume from it: with its model, the
+                algorithm's memory, round number, clip and accountant.
             clients: Each client's data: a list (ids from 1) or a dictionary by client id, 1 to 2^63.
-            count: Number of rounds; of those to come, if the training goes on from a state.
+            count: Number of rounds; after a state, the number of further rounds.
             sampling_rate: Each client joins a round's cohort independently with this probability (Poisson sampling).
-            cohort_size: Clients in each round's cohort, drawn uniformly among all, instead of `sampling_rate`: no
-                cohort is then too small for secure aggregation by chance. With neither, all clients take part.
-            seed: Makes the cohorts repeatable, also those of a run that goes on from a state, if it has the clients,
-                sampling and seed of the first one; secrets never come from it. Privacy from sampling needs cohorts that
-                no one can predict: leave `seed` out if the data are real.
+            cohort_size: Clients in each round's cohort, drawn uniformly, instead of `sampling_rate`. No cohort is then
+                too small for secure aggregation by chance. With neither option, all clients take part.
+            seed: Makes the cohorts repeatable. A run resumed from a state repeats them too if it has the same clients,
+                sampling and seed. Secrets never come from it. Privacy from sampling needs cohorts that no one can
+                predict: leave `seed` out if the data are real.
             dropouts: `dropouts(round, cohort)`: which clients drop out and the first stage they do not answer
                 (simulation).
             durations: `durations(client_id, round)`: how long a client trains, in any unit (simulation). Reports then
@@ -182,9 +183,9 @@ class Training(ABC):
             deadline: How long a round waits, in the same unit; slower clients are dropouts.
             evaluate: `evaluate(model)`, called after each round: figures by name, for `report.metrics`.
             callbacks: Each is called with every report before `rounds` yields it. To stop early, stop iterating.
-            progress: `progress(round, trained, cohort)`, called after each client's local training: how many clients
-                of how many have trained. Numbers start over if a client ended a session and the others train again.
-                For the stages of a session around it there is `SecAgg(progress=...)`.
+            progress: `progress(round, trained, cohort)`, called after each client's local training with the number of
+                clients that have trained and the size of the cohort. The count starts over if a client ended a session
+                and the others train again. For the stages of a session use `SecAgg(progress=...)`.
 
         Yields:
             A report for each round. A round with too few survivors leaves the model as it was and says so.
@@ -192,18 +193,18 @@ class Training(ABC):
         Raises:
             TooFewSurvivorsError: Every round failed; raised after the last report.
             ConfigError: No clients, a sampling rate outside (0, 1], a cohort size above the number of clients, both of
-                them, a negative count, dropouts that are not a function. A state of another algorithm, or one whose
-                budget this training does not continue. Or too small a Poisson cohort is so likely that
-                it would cost more than a tenth of delta (of the budget, else of the ledger, else 1e-5), see
+                them, a negative count, or dropouts that are not a function. The state is from another algorithm, or
+                this training does not continue its budget. Or a Poisson cohort that is too small is so likely that it
+                would cost more than a tenth of delta (the budget's, else the ledger's, else 1e-5), see
                 `docs/accountant.md`, section 2.1.
-            EncodingError: The model does not fit, or no update of any client does.
+            EncodingError: The model is invalid, or every client's update is.
             BudgetExceededError: The next round could overspend; nothing of it has been drawn or sent.
         """
         data = dict(clients) if isinstance(clients, Mapping) else dict(enumerate(clients, start=1))
         if not data:
             raise ConfigError("found no client, needed at least one")
         if sampling_rate is not None and cohort_size is not None:
-            raise ConfigError(f"found sampling_rate {sampling_rate} and cohort_size {cohort_size}, needed one of both")
+            raise ConfigError(f"found sampling_rate {sampling_rate} and cohort_size {cohort_size}, needed only one")
         if sampling_rate is not None and not 0 < sampling_rate <= 1:
             raise ConfigError(f"sampling_rate {sampling_rate} must be above 0 and at most 1")
         if cohort_size is not None:
@@ -243,27 +244,27 @@ class Training(ABC):
         return self._rounds(self._last, data, count, schedule, dropouts, hooks)
 
     def _privacy_among(self, privacy: Privacy, population: int, asked: Attendance) -> Privacy:
-        """Tell the noise how cohorts come about."""
+        """Add the sampling of cohorts to the privacy parameters."""
         return replace(privacy, population=population, sampling_rate=asked.rate, cohort_size=asked.cohort_size)
 
     def _schedule_of(self, ids: Sequence[int], values: npt.NDArray[Any], asked: Attendance) -> Schedule:
-        """Decide whose updates each round is made of."""
+        """Decide which clients' updates go into each round."""
         return Sampling(ids, asked)
 
     def _local_update_of(self, turn: Turn, values: npt.NDArray[Any]) -> LocalUpdate:
         """Return what a client of this turn does, with its id and its data.
 
         Args:
-            turn: Whose turn it is.
-            values: Those of the model as it is now.
+            turn: The round's clients.
+            values: Values of the current model.
         """
         return lambda model, of_client: self._local_update(model, of_client[1])
 
     def _resume(self, state: TrainingState) -> None:
-        """Take over what a state says of algorithm and privacy.
+        """Take over a state's privacy, after checking its algorithm.
 
         Raises:
-            ConfigError: It does not fit this training.
+            ConfigError: The state is not from a training like this one.
         """
         name = type(self).__name__
         if state.algorithm != name:
@@ -309,8 +310,8 @@ class Training(ABC):
                 aggregate, failure = None, str(error)
                 failures.append(error)
             except ConfigError as error:
-                # A Poisson cohort may be too small for the threshold by chance, and the next one may do; all clients,
-                # or a fixed number of them, are no matter of chance.
+                # A Poisson cohort may be too small for the threshold by chance, and the next one may be large enough.
+                # A cohort of all clients, or of a fixed number, always has the same size.
                 if not schedule.by_chance or len(cohort) == len(data):
                     raise
                 aggregate, failure = None, str(error)
@@ -357,10 +358,10 @@ class Training(ABC):
         return unflatten(np.asarray(stepped[0], np.float64), structure(model)), kept
 
     def _check_skips(self, model: Model, count: int) -> None:
-        """Refuse rounds in which cohorts that are too small, and release nothing, cost more than a small part of delta.
+        """Refuse rounds if cohorts that are too small to release anything cost more than a small part of delta.
 
         Raises:
-            ConfigError: It is.
+            ConfigError: They do.
         """
         privacy, spending = self._privacy, self._spending
         if not (privacy and spending and count) or privacy.sampling_rate == 1:
@@ -380,7 +381,7 @@ class Training(ABC):
 
 
 def _all_failed(failures: Sequence[Exception]) -> TooFewSurvivorsError:
-    """Return the error of a run without any mean; its numbers are those of the last round, where that has some."""
+    """Return the error for a run in which every round failed, with the last round's numbers if it has any."""
     count, last = len(failures), failures[-1]
     rounds = "the only round failed" if count == 1 else f"all {count} rounds failed, the last one"
     survivors, threshold = (last.survivors, last.threshold) if isinstance(last, TooFewSurvivorsError) else (0, 1)

@@ -4,9 +4,9 @@
 updates and none of the updates. `PrivateUpdates` is a filter that clips a site's update and adds noise before it leaves
 the site, and stops when the site's budget is spent.
 
-What a site insists on guards against what a server *asks*. It does not guard against the code that a server *sends*:
-a Collab job carries its own code to the sites. A site has to review that code, or to allow only code that it installed
-itself, with NVFlare's own means (signed jobs, the site's authorization policy).
+A site checks what a server *asks for*. It cannot check the code that a server *sends*: a Collab job carries its own
+code to the sites. A site has to review that code, or allow only code that it installed itself, with NVFlare's own means
+(signed jobs, the site's authorization policy).
 """
 
 import hashlib
@@ -45,7 +45,7 @@ except ImportError:
 
 _log = logging.getLogger(__name__)
 
-# NVFlare ends a call that is late; we go on without it a little after that, should NVFlare not.
+# NVFlare should end a call that is late. If it does not, we continue without the call this much later.
 _GRACE_SECONDS = 5.0
 # The name of the server's app in a Collab job.
 _SERVER = "server"
@@ -55,13 +55,13 @@ _MOST_CALLS = 100
 
 @dataclass(frozen=True)
 class SecureRound:
-    """What one round gave.
+    """The result of one round.
 
     Attributes:
         mean: The weighted mean of the survivors' updates, with the structure of the model.
         weight: What the sum was divided by: the sum of the survivors' weights, or a public number with privacy.
         survivors: Names of the sites in the mean.
-        dropouts: Of each other site the stage at which it dropped out, and why.
+        dropouts: For each other site, the stage at which it dropped out, and why.
         event: What was released, for a `dp.Accountant`; None without privacy.
     """
 
@@ -78,17 +78,17 @@ class SecureMean:
     Args:
         aggregator: `SecAgg` with `clip` and, without privacy, `max_weight`.
         privacy: `CentralGaussian`: the server adds noise to the sum. `DistributedGaussian`: each site adds its share.
-        minimum_cohort: Fewest sites in a round, and in its sum, that a site helps with; None is the aggregator's
-            threshold, if that is a number of clients and there are no `neighbors`.
+        minimum_cohort: Fewest sites in a round, and in its sum; a site refuses smaller ones. None takes the
+            aggregator's threshold, if that is a number of clients and there are no `neighbors`.
         training_seconds: How long the sites may train.
         stage_seconds: How long they may take for each of the other stages.
 
     Raises:
-        ConfigError: The parameters do not say enough for a site to insist on, or a time is not positive.
+        ConfigError: A parameter that a site must check is missing or not allowed here, or a time is not positive.
 
     Security:
-        As `secagg.Client` against a semi-honest server. Each site computes the parameters of a round again from its own
-        copy of this object, and refuses every difference. The server knows the sites' weights by their sum only.
+        Like `secagg.Client` against a semi-honest server. Each site computes a round's parameters again from its own
+        copy of this object, and refuses every difference. The server learns only the sum of the sites' weights.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class SecureMean:
             ConfigError: There is a training function already.
         """
         if self._function:
-            raise ConfigError(f"found a second training function, needed one: {self._function} is it already")
+            raise ConfigError(f"found a second training function, needed one: {self._function} already is it")
         self._function = train.__name__
 
         def answer(session: bytes, request: bytes, setup: dict[str, Any] | None = None) -> bytes:
@@ -136,7 +136,7 @@ class SecureMean:
 
     def _site(self, train: Train, name: str, caller: str) -> Site:
         if caller != _SERVER:  # Collab lets sites call each other
-            raise StageError(f"{caller} asks this site for its part in a sum: only the server may")
+            raise StageError(f"{caller} asks this site for its part in a sum: only the server may ask")
         with self._lock:  # a simulator may run several sites in one process
             return self._sites.setdefault(name, Site(self._terms, train))
 
@@ -152,9 +152,9 @@ class SecureMean:
             The mean of those that stayed until they had sent their masked update.
 
         Raises:
-            ConfigError: Parameters that do not fit this many sites, or no training function.
-            EncodingError: The model is not an update.
-            TooFewSurvivorsError: Too many sites dropped out; its notes say why.
+            ConfigError: The parameters do not work for this number of sites, or there is no training function.
+            EncodingError: The model does not consist of arrays of numbers.
+            TooFewSurvivorsError: Too many sites dropped out; the error's notes say why.
         """
         if not self._function:
             raise ConfigError("there is no training function: decorate one with `training`")
@@ -196,7 +196,7 @@ class SecureMean:
 
 @dataclass
 class _Calls:
-    """Calls of one function at the sites, with what they were not answered."""
+    """Calls of one function at the sites, and the sites that dropped out."""
 
     proxies: Mapping[int, Any]
     function: str
@@ -211,7 +211,7 @@ class _Calls:
         seconds: float,
         setups: Mapping[int, dict[str, Any]],
     ) -> None:
-        """Ask sites at the same time and take their answers as they come; who is silent or fails has dropped out."""
+        """Ask sites in parallel and take answers as they arrive. A site that fails or does not answer drops out."""
 
         def call(client_id: int) -> Any:
             function = getattr(self.proxies[client_id](timeout=seconds), self.function)
@@ -235,7 +235,7 @@ class _Calls:
     def tell(self, requests: Mapping[int, bytes]) -> None:
         """Send messages that need no answer."""
         for client_id, request in requests.items():
-            with suppress(Exception):  # the round has failed already, and for another reason
+            with suppress(Exception):  # the round has already failed, for another reason
                 getattr(self.proxies[client_id](expect_result=False), self.function)(self.session, request)
 
     def _drop(self, client_id: int, stage: str, reason: str) -> None:
@@ -247,33 +247,33 @@ class _Calls:
 class PrivateUpdates(Filter):
     """A filter on a site's result that makes its update private: it clips, adds noise, and keeps a budget.
 
-    The unit of privacy is the site's whole update, and with it all data of the site: anyone who sees everything that
-    the site releases can hardly tell its updates from any other updates (adjacency `"replace"`). That is much noise,
-    for there are no other sites for the site to hide among. It goes down in the mean of many sites only. Where the
-    server may see sums, `SecureMean` with `DistributedGaussian` gives far better models for the same epsilon.
+    The unit of privacy is the site's whole update, and so all of the site's data: anyone who sees everything that the
+    site releases can hardly tell its updates from any other updates (adjacency `"replace"`). This takes a lot of noise,
+    because each site is protected alone. The noise averages out only over many sites. If the server may see sums,
+    `SecureMean` with `DistributedGaussian` gives far better models for the same epsilon.
 
     Args:
         clip_norm: The update is scaled down to this Euclidean norm, all arrays together.
         epsilon: The budget of all rounds together.
         delta: The delta at which epsilon is computed.
-        rounds: For how many rounds the budget is to last; the noise is the least that allows so many.
-        ledger: File of the site that remembers what was spent, also by earlier jobs; `{site}` stands for the site's
-            name. It is made if it is not there. None: the budget is that of one job.
+        rounds: How many rounds the budget must last. The noise is the least that allows this.
+        ledger: The site's file that records what was spent, also by earlier jobs; `{site}` stands for the site's name.
+            It is created if it does not exist. None: each job has the whole budget.
 
     Raises:
-        ConfigError: A parameter is out of range, or no noise keeps the budget.
+        ConfigError: A parameter is out of range, or no noise meets the budget.
 
     Attributes:
         noise_multiplier: Standard deviation of the noise in each value, divided by `clip_norm`.
 
     Security:
         The update must be a difference (`DataKind.WEIGHT_DIFF`) of floating-point arrays. Everything else is blocked:
-        NVFlare sends an error without content when a filter raises. The result is made again, and holds the noisy
-        update and the round's number only: no metrics, and no number of examples, so the server weighs all sites alike.
-        The noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to whole
-        numbers. A release counts as spent before its noise is drawn. A job's own filters are the job author's to leave
-        out; a site that does not trust the author puts the filter into its own `privacy.json`. Collab calls pass no
-        filter.
+        NVFlare sends an error without content when a filter raises. The filter builds a new result that holds only the
+        noisy update and the round's number: no metrics, and no number of examples, so the server weighs all sites
+        equally. The noise is a discrete Gaussian, drawn exactly from the operating system's randomness and added to
+        whole numbers. A release counts as spent before its noise is drawn. A job's author can leave out the job's
+        filters; a site that does not trust the author puts this filter into its own `privacy.json`. Filters do not see
+        Collab calls.
     """
 
     def __init__(self, clip_norm: float, epsilon: float, delta: float, rounds: int, ledger: str | None = None) -> None:
@@ -294,23 +294,23 @@ class PrivateUpdates(Filter):
             ctx: Its context.
             kwargs: What else NVFlare passes.
         """
-        # Else the job would carry a copy of those parts of secfed that this module imports, to sites that have all.
+        # Otherwise the job would carry copies of the secfed modules imported here, though the sites have secfed.
         job.set_app_packages(sorted({*job.job.app_packages, "secfed"}))
         super().add_to_fed_job(job, ctx, **kwargs)
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """Return the result that may leave the site, in place of the site's own.
+        """Return a private result that may leave the site, in place of the original.
 
         Args:
-            shareable: What the site's training gave.
-            fl_ctx: NVFlare's context, which knows the site's name.
+            shareable: The result of the site's training.
+            fl_ctx: NVFlare's context, which has the site's name.
 
         Returns:
-            The noisy update. Of a failed task the return code alone.
+            The noisy update; for a failed task, only the return code.
 
         Raises:
             ConfigError: The result is not a weight difference, the ledger is for another budget, or this is the server.
-            EncodingError: A value is not finite, or no floating-point number.
+            EncodingError: A value is not finite, or not a floating-point number.
             BudgetExceededError: The budget is spent; no noise was drawn.
         """
         if fl_ctx.get_process_type() in (ProcessType.SERVER_PARENT, ProcessType.SERVER_JOB):
@@ -343,7 +343,7 @@ class PrivateUpdates(Filter):
         """Count a release, or refuse it.
 
         Raises:
-            BudgetExceededError: It does not fit into the budget.
+            BudgetExceededError: It would exceed the budget.
             ConfigError: The ledger is for another budget.
         """
         if self.ledger is None:
@@ -369,10 +369,10 @@ class PrivateUpdates(Filter):
 
 
 def _array(value: Any) -> Any:
-    """Return what an update holds as an array; a PyTorch tensor becomes one without PyTorch being imported here."""
+    """Return a value of an update as an array, also a PyTorch tensor, without importing PyTorch."""
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
 def _like(array: Any, value: Any) -> Any:
-    """Return an array as what it was before."""
+    """Return an array in the type of the original value: a tensor or an array."""
     return value.new_tensor(array) if hasattr(value, "new_tensor") else array

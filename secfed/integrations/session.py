@@ -1,8 +1,7 @@
 """A round between a server and sites that each have their own copy of its parameters, over any transport.
 
-The server's parameters are worth nothing to a site: it computes all of them again from its own `Terms` and refuses
-every difference. What is left to the server is how many sites there are, which round it is, and the seed of a public
-rotation.
+A site does not trust the server's parameters: it computes all of them again from its own `Terms` and refuses every
+difference. The server chooses only the number of sites, the round's number and the seed of a public rotation.
 """
 
 import logging
@@ -28,16 +27,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Terms:
-    """What the sites require and the server follows: part of the application, the same on all machines.
+    """What the sites require and the server follows: part of the application, identical on all machines.
 
     Args:
         aggregator: Clip, largest weight, threshold and neighbors.
         privacy: `CentralGaussian`, `DistributedGaussian` or None, in every round.
-        minimum_cohort: Fewest sites in a round, and in its sum; None is the aggregator's threshold, if that is a number
-            of clients and there are no `neighbors`.
+        minimum_cohort: Fewest sites in a round, and in its sum. None takes the aggregator's threshold, if that is a
+            number of clients and there are no `neighbors`.
 
     Raises:
-        ConfigError: The parameters do not say enough for a site to insist on.
+        ConfigError: A parameter that a site must check is missing or not allowed here.
     """
 
     aggregator: SecAgg
@@ -50,7 +49,7 @@ class Terms:
             raise ConfigError(f"found the aggregator {aggregator!r:.100}, needed a secfed.SecAgg")
         if aggregator.adversary != "semi_honest":
             raise ConfigError(
-                f"found adversary {aggregator.adversary!r}, needed 'semi_honest': identity keys are not carried here, "
+                f"found adversary {aggregator.adversary!r}, needed 'semi_honest': identity keys do not work here, "
                 "use secagg.Client and secagg.Server"
             )
         if aggregator.rounding_seed is not None:
@@ -59,11 +58,11 @@ class Terms:
             raise ConfigError("progress is for simulations in one process: sites answer by themselves")
         if self.privacy is None and aggregator.max_weight is None:
             raise ConfigError(
-                "max_weight is None: needed the largest weight of a site, such as its number of examples, for sites "
-                "do not tell their weights in advance"
+                "max_weight is None: needed the largest weight of a site, such as its number of examples, because "
+                "sites do not reveal their weights in advance"
             )
         if self.privacy is not None and self.privacy.adaptive is not None:
-            raise ConfigError("found adaptive clipping, needed a fixed clip_norm: sites insist on it")
+            raise ConfigError("found adaptive clipping, needed a fixed clip_norm, which the sites check")
         fewest = aggregator.threshold if self.minimum_cohort is None else self.minimum_cohort
         if self.minimum_cohort is None and not isinstance(fewest, int | np.integer):
             raise ConfigError(
@@ -84,7 +83,7 @@ class Terms:
         """Decide everything about one round, on the server.
 
         Args:
-            model: What every site trains; an update looks like it.
+            model: What every site trains. An update has the same structure.
             clients: How many sites there are; they are numbered from 1.
             round: The training round.
 
@@ -92,9 +91,9 @@ class Terms:
             The transform and the configuration of the session.
 
         Raises:
-            ConfigError: Parameters that do not fit this many sites.
-            EncodingError: The model is not an update.
-            TooFewSurvivorsError: No private sum can be made of so few sites, or of so many, when they are sampled.
+            ConfigError: The parameters do not work for this number of sites.
+            EncodingError: The model does not consist of arrays of numbers.
+            TooFewSurvivorsError: There are too few sites for a private sum or, if sites are sampled, too many.
         """
         transform = self.aggregator.transform(model, clients, None, self.privacy)
         private = transform.inner
@@ -107,18 +106,18 @@ class Terms:
         return transform, config
 
     def accept(self, model: Update, transform_bytes: bytes, config_bytes: bytes) -> tuple[Transform, secagg.Config]:
-        """Take the parameters of a round on a site, if they are those that its own terms give.
+        """Accept a round's parameters on a site, if they match the site's own terms.
 
         Args:
             model: The model that the server sent to this site.
-            transform_bytes: What `to_bytes` of the server's transform gave.
-            config_bytes: What `to_bytes` of the server's configuration gave.
+            transform_bytes: The bytes of the server's transform, from `to_bytes`.
+            config_bytes: The bytes of the server's configuration, from `to_bytes`.
 
         Raises:
             MalformedMessageError: These bytes are not parameters.
             FaultyServerError: A parameter is not the one that this site requires.
-            ConfigError: So many sites cannot have a round under these terms.
-            EncodingError: The model is not an update.
+            ConfigError: These terms do not allow a round with this number of sites.
+            EncodingError: The model does not consist of arrays of numbers.
         """
         config = secagg.Config.from_bytes(config_bytes)
         clients = len(config.client_ids)
@@ -134,7 +133,7 @@ class Terms:
         own = with_seeds_of(own, sent)
         if own.to_bytes() != transform_bytes:
             raise FaultyServerError(
-                f"the server's clip, weights or noise are not what this site's own terms give for {clients} sites",
+                f"the server's clip, weights or noise differ from this site's own terms for {clients} sites",
                 "T3",
             )
         wanted = self._config(model, clients, own, config.round)
@@ -142,14 +141,14 @@ class Terms:
             found, needed = getattr(config, name), getattr(wanted, name)
             if found != needed:
                 raise FaultyServerError(
-                    f"the server's session has {name} {found!r:.80}, this site's own terms give {needed!r:.80}", "C4"
+                    f"the server's session has {name} {found!r:.80}, this site's terms need {needed!r:.80}", "C4"
                 )
         if objection := self.policy(own).objection(config):
             raise FaultyServerError(objection, "C4")
         return own, config
 
     def policy(self, transform: Transform) -> secagg.Policy:
-        """Return what a site insists on before it helps to unmask: survivors enough for the terms and the noise.
+        """Return what a site requires before it helps to unmask: enough survivors for the terms and the noise.
 
         Args:
             transform: How updates become vectors.
@@ -179,10 +178,10 @@ class Site:
         train: `train(model, round) -> (update, weight)`; the update has the names and shapes of the model.
 
     Security:
-        At most one session is open; a new one erases it. What the site holds is taken out before it is used and put
-        back after the answer, so a request that fails ends the session. Rounds only go up: no round is answered twice.
-        Errors go to the server, so they hold no data: of an error in `train` they tell nothing, and the site's own log
-        tells all.
+        At most one session is open; a new one erases it. The site removes its state before it uses it and puts it back
+        after the answer, so a request that fails ends the session. Round numbers must increase: no round is answered
+        twice. Errors go to the server, so they hold no data: they say only that `train` failed, and the site's own log
+        has the details.
     """
 
     def __init__(self, terms: Terms, train: Train) -> None:
@@ -210,7 +209,7 @@ class Site:
         Raises:
             FaultyServerError: The server asks for something other than what this site requires.
             StageError: The round is not later than the last one, or another round has begun while this site trained.
-            SecFedError: The training failed, or its result does not fit.
+            SecFedError: The training failed, or its result is invalid.
         """
         own, accepted = self._terms.accept(model, transform, config)
         with self._lock:
@@ -254,7 +253,7 @@ class Site:
         stage = session.client.stage
         if stage is not secagg.Stage.ABORTED and (stage is not secagg.Stage.DONE or session.share):
             with self._lock:
-                if session.round == self._last_round:  # else a later round has begun meanwhile
+                if session.round == self._last_round:  # otherwise a later round has begun
                     self._session = session
         return answer
 
@@ -264,9 +263,9 @@ class Site:
                 _log.warning("%d of %d values were beyond the clip and were clipped", beyond, own.inner.structure.size)
             noise: dict[str, Any] = {"noise": share} if isinstance(own.inner, PrivateSum) else {}
             return own.encode(update, weight, **noise)
-        except Exception:  # it may say which value is not finite, and the model that led there is the server's
-            _log.exception("the result of the training does not fit")
-        raise EncodingError("the result of the training does not fit at this site; its own log says why")
+        except Exception:  # not sent: it may say which value is not finite, and the server chose the model
+            _log.exception("the result of the training is invalid")
+        raise EncodingError("the result of the training is invalid at this site; its own log says why")
 
     def _trained(self, model: Update, round: int) -> tuple[Update, Any]:
         try:
@@ -275,5 +274,5 @@ class Site:
             _log.exception("the training of round %d failed", round)
         else:
             return update, weight
-        # Raised outside of the handler: a traceback that travels to the server then has nothing of the first error.
+        # Raised outside the handler: a traceback that goes to the server then holds nothing of the first error.
         raise SecFedError(f"the training of round {round} failed at this site; its own log has the error")

@@ -1,7 +1,7 @@
-"""PyTorch: what of a module travels, as arrays and back; local training for `secfed.FedAvg`; safetensors files.
+"""PyTorch: tensors of a module to arrays and back; local training for `secfed.FedAvg`; safetensors files.
 
 By default every floating-point tensor of a module's state travels, except for parameters that do not require a
-gradient. Everything else stays as it is on the module that receives: frozen parameters, integer and boolean buffers
+gradient. Everything else in the receiving module stays as it is: frozen parameters, integer and boolean buffers
 (the `num_batches_tracked` of BatchNorm), and buffers that are not persistent. A tensor with two names (tied
 parameters) travels once, under its first name.
 
@@ -36,7 +36,7 @@ Include = str | Iterable[str] | Callable[[str, torch.Tensor], bool] | None
 def to_arrays(
     source: torch.nn.Module | Mapping[str, torch.Tensor], *, include: Include = None, buffers: bool = True
 ) -> Arrays:
-    """Copy what travels of a module to NumPy arrays, which aggregators and `secfed.FedAvg` take.
+    """Copy the tensors of a module that travel to NumPy arrays, which aggregators and `secfed.FedAvg` take.
 
     Args:
         source: A module. Or a state dict: it does not say which of its tensors are buffers or frozen, so all its
@@ -74,7 +74,7 @@ def load_arrays(
         buffers: Whether floating-point buffers travel too, such as `running_mean` and `running_var` of BatchNorm.
 
     Raises:
-        ConfigError: Nothing travels, a pattern matches nothing, or `include` or `buffers` does not fit the target.
+        ConfigError: Nothing travels, a pattern matches nothing, or the target does not allow `include` or `buffers`.
         EncodingError: A name is missing or not expected; an array has another shape, or is not an array of
             floating-point numbers; a value is not finite, or too large for its dtype. Nothing has been written.
     """
@@ -84,9 +84,8 @@ def load_arrays(
 class LocalTraining:
     """Local training of a PyTorch module, as the `local_update` of `secfed.FedAvg`.
 
-    Every client starts from the model of the round, from a new optimizer, and from the same values of what does not
-    travel. The module and the global random state stay as they are: training works on a copy, with a random stream
-    of its own.
+    Every client starts from the round's model, a new optimizer, and the same values of the tensors that do not travel.
+    The module and the global random state do not change: training works on a copy, with its own random stream.
 
     Args:
         module: The module, which is copied, or a function that makes one. If it is in evaluation mode as a whole, its
@@ -100,7 +99,7 @@ class LocalTraining:
         buffers: Whether floating-point buffers travel, as for `to_arrays`. Those that do not are reset before each
             client.
         proximal_mu: FedProx (Li et al., MLSys 2020): adds `proximal_mu` times a parameter's distance from the model of
-            the round to its gradient, so that clients with unlike data move apart less. 0 is FedAvg.
+            the round to its gradient, so that clients with different data drift apart less. 0 is FedAvg.
         seed: Of the random stream for shuffling and dropout; None takes `torch.initial_seed()`, which
             `torch.manual_seed` sets. Secrets never come from it.
 
@@ -132,7 +131,7 @@ class LocalTraining:
         seed: int | None = None,
     ) -> None:
         if epochs is not None and steps is not None:
-            raise ConfigError(f"found epochs {epochs} and steps {steps}, needed one of both")
+            raise ConfigError(f"found epochs {epochs} and steps {steps}, needed only one")
         for name, count in (("epochs", epochs), ("steps", steps)):
             if count is not None and (not isinstance(count, int | np.integer) or count is True or count < 1):
                 raise ConfigError(f"{name} {count!r} must be a whole number of at least 1")
@@ -164,7 +163,7 @@ class LocalTraining:
 
     @property
     def model(self) -> Arrays:
-        """The model to start from: what travels of the module, by name, as `to_arrays` gives it."""
+        """The model to start from: the module's tensors that travel, by name, as `to_arrays` returns them."""
         return {name: array.copy() for name, array in self._start.items()}
 
     def __call__(self, model: Mapping[str, npt.NDArray[Any]], loader: Iterable[Any]) -> tuple[Arrays, int]:
@@ -177,12 +176,12 @@ class LocalTraining:
 
         Returns:
             The update, float32 or float64 arrays by name: what training added to the model as the module holds it, so
-            that rounding to bfloat16 is no part of it. And its weight: the number of examples in the first pass over
+            it does not include the rounding to bfloat16. And its weight: the number of examples in the first pass over
             the loader.
 
         Raises:
-            EncodingError: The model does not fit; the loader is empty, or gives something else; the loss is not
-                finite. `secfed.FedAvg` then goes on without this client and says why in `RoundReport.rejected`.
+            EncodingError: The model differs from the module; the loader is empty, or does not give batches; the loss is
+                not finite. `secfed.FedAvg` then continues without this client and says why in `RoundReport.rejected`.
         """
         self._begin(model)
         before = _copied(self._tensors)
@@ -206,7 +205,7 @@ class LocalTraining:
             metric: `metric(outputs, targets)`: the mean over one batch. None takes the loss.
 
         Raises:
-            EncodingError: The model does not fit; the loader is empty, or gives something else.
+            EncodingError: The model differs from the module; the loader is empty, or does not give batches.
         """
         self._begin(model)
         modes = [(part, part.training) for part in self._module.modules()]
@@ -321,7 +320,7 @@ def _safetensors() -> Any:
 
 @contextmanager
 def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Draw from a stream with this seed; afterwards the global one goes on as if nothing had been drawn."""
+    """Draw from a stream with this seed, and restore the global stream afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed devices that are not put back
         if device.type == "cuda":
@@ -432,7 +431,7 @@ def _write(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tenso
     missing, odd = [n for n in tensors if n not in values], [n for n in values if n not in tensors]
     if missing or odd:
         texts = [f"{word} {names[:3]}" for word, names in (("missing", missing), ("not expected", odd)) if names]
-        raise EncodingError(f"the names do not fit: {'; '.join(texts)} ({len(missing)} and {len(odd)} in all)")
+        raise EncodingError(f"the names differ: {'; '.join(texts)} ({len(missing)} and {len(odd)} in all)")
     ready = []
     for name, tensor in tensors.items():
         value = values[name]

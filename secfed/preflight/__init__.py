@@ -1,8 +1,8 @@
-"""A plan is checked before anyone enrolls: would it work, what would work instead, and what does a round cost?
+"""Check a plan before anyone enrolls: would it work, what would work instead, and what does a round cost?
 
-`plan.py` is what a plan says. `feasibility.py` finds every reason to refuse it, with `ranges.py`, `budget.py` and
-`dropout_risk.py`; `suggestions.py` looks for changes after which nothing is left to refuse; `costs.py` tells bytes and
-seconds; `outcome.py` puts it together.
+`plan.py` defines a plan. `feasibility.py` finds every reason to refuse it, with `ranges.py`, `budget.py` and
+`dropout_risk.py`; `suggestions.py` looks for changes that make it acceptable; `costs.py` computes bytes and seconds;
+`outcome.py` combines the results.
 """
 
 from secfed.preflight.costs import Costs, StageCost

@@ -12,10 +12,10 @@ from secfed.preflight.plan import DEFAULT_DELTA, Plan
 
 
 def planned_noise(plan: Plan) -> float:
-    """Return the noise multiplier of a plan with privacy, or the least that keeps its budget.
+    """Return the noise multiplier of a plan with privacy, or the least that meets its budget.
 
     Raises:
-        ConfigError: No noise keeps the budget.
+        ConfigError: No noise meets the budget.
     """
     if plan.noise_multiplier is not None:
         return float(plan.noise_multiplier)
@@ -25,7 +25,7 @@ def planned_noise(plan: Plan) -> float:
         fixed = plan.sampling_rate is None
         rate = plan.cohort / plan.population if fixed else plan.sampling_rate or 1.0
     if plan.aggregator != "plain" and plan.by_chance and plan.counts_sampling:
-        delta *= 1 - MOST_OF_DELTA  # cohorts that cannot run take their part
+        delta *= 1 - MOST_OF_DELTA  # the rest is for cohorts that cannot run
     return calibration.noise_multiplier(
         epsilon=plan.epsilon,
         delta=delta,
@@ -38,10 +38,10 @@ def planned_noise(plan: Plan) -> float:
 
 
 def spent(plan: Plan, prepared: Prepared) -> float:
-    """Return the epsilon that all rounds spend if as few clients survive as allowed.
+    """Return the epsilon that all rounds spend if only the fewest allowed clients survive.
 
     Raises:
-        UnsupportedEventError: A round has no proved bound under this adjacency.
+        UnsupportedEventError: There is no proved bound for a round under this adjacency.
     """
     event = prepared.worst_event
     assert event is not None
@@ -50,7 +50,7 @@ def spent(plan: Plan, prepared: Prepared) -> float:
 
 
 def over_budget(plan: Plan, prepared: Prepared, epsilon: float) -> Iterator[str]:
-    """Yield why the rounds cannot be released within the budget."""
+    """Yield the reasons why the rounds exceed the budget."""
     delta = plan.spent_delta or DEFAULT_DELTA
     if plan.by_chance and plan.population is not None:
         refusal = refusal_of_skips(

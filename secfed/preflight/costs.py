@@ -1,4 +1,4 @@
-"""What a round costs one client and the server: bytes from the layouts of the messages, seconds by doing the work."""
+"""What a round costs one client and the server: bytes from the message layouts, seconds from doing the work."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from secfed.secagg.rehearsal import client_times, server_time
 from secfed.secagg.stages import Stage, following, sizes_without_dropouts
 
 ENCODING = "ENCODING"
-# Values that one client's work is tried on, times its masks; and clients of a rehearsed session.
+# Values times masks for timing one client's work; and clients of a rehearsed session.
 _MASK_VALUES, _MOST_VALUES = 20_000_000, 500_000
 _NOISY_VALUES, _FEWEST_NOISY = 200_000, 4_096
 _MOST_CLIENTS, _MOST_WHO_SIGN = 2048, 512
@@ -42,8 +42,8 @@ class StageCost:
     """What one stage costs one client.
 
     Attributes:
-        bytes_up: What it sends.
-        bytes_down: What it is sent.
+        bytes_up: Bytes that it sends.
+        bytes_down: Bytes that it receives.
         seconds: Processor time of one thread on this machine; None if that was not measured.
     """
 
@@ -57,14 +57,14 @@ class Costs:
     """What a round without dropouts costs.
 
     Attributes:
-        stages: What each stage costs one client, by name, in order; `ENCODING` is what it does before anything is sent.
+        stages: What each stage costs one client, by name, in order; `ENCODING` is the work before anything is sent.
         clients: How many clients there are.
         key_holder_bytes: What the server sends to key holders and gets back, together; 0 without key holders.
         measured: What the seconds were measured on; empty if they were not asked for.
-        seconds_once: What a client computes once for a key, and not in every round.
+        seconds_once: Time that a client spends once for each key, not in every round.
         server_seconds: Processor time of the server in a round, estimated from sessions of a few clients; with `secagg`
             only, else None.
-        unmeasurable: Whether it would take too long to try.
+        unmeasurable: Whether measuring would take too long.
     """
 
     stages: Mapping[str, StageCost]
@@ -82,7 +82,7 @@ class Costs:
 
     @property
     def bytes_down(self) -> int:
-        """What one client is sent in a round, as `Aggregate.bytes_down` counts it: without the model."""
+        """What one client receives in a round, as `Aggregate.bytes_down` counts it: without the model."""
         return sum(stage.bytes_down for stage in self.stages.values())
 
     @property
@@ -93,7 +93,7 @@ class Costs:
 
     @property
     def server_bytes(self) -> int:
-        """What the server sends and is sent in a round, by and to all clients and key holders."""
+        """What the server sends and receives in a round, for all clients and key holders together."""
         return self.clients * (self.bytes_up + self.bytes_down) + self.key_holder_bytes
 
 
@@ -170,16 +170,16 @@ def _with_surplus(costs: Costs, prepared: Prepared) -> Costs:
 
 
 def _rehearsed(costs: Costs, config: Config) -> Costs:
-    """Time one client's answers; of a large session, keys on a vector of one entry, and masks with few keys."""
+    """Time one client's answers; in a large session, keys with a vector of one entry, and masks with few keys."""
     clients, length, masks = len(config.client_ids), config.length, config.neighbors + 1
-    client_times(Config([1, 2], 2, 1), time.process_time)  # what is loaded and set up the first time is no work
+    client_times(Config([1, 2], 2, 1), time.process_time)  # warm up: the first call also loads and sets up things
     most = _MOST_WHO_SIGN if config.malicious_server else _MOST_CLIENTS
     tried = min(clients, most if config.complete else max(most, config.neighbors + 2))
     if tried == clients and length <= _MOST_VALUES and masks * length <= _MASK_VALUES:
         seconds = client_times(config, time.process_time)
         measured = _words(length, length)
     else:
-        # Peers are as many on any k-regular graph; all else grows with the cohort.
+        # The number of peers is the same on any k-regular graph; everything else grows with the cohort.
         seconds = {
             stage: taken * (clients / tried if config.complete or stage is not Stage.MASKED_INPUT_COLLECTION else 1)
             for stage, taken in client_times(_smaller(config, tried, 1), time.process_time).items()
@@ -256,7 +256,7 @@ def _with_encoding(costs: Costs, prepared: Prepared) -> Costs:
     transform = prepared.transform
     size = transform.structure.size
     most = _MOST_VALUES
-    if isinstance(transform, PrivateSum) and transform.plan:  # noise takes longest
+    if isinstance(transform, PrivateSum) and transform.plan:  # noise takes the longest
         most = max(_FEWEST_NOISY, _NOISY_VALUES // len(transform.plan.noise.honest))
     few = min(size, most)
     example = np.zeros(few, np.float32)
@@ -271,7 +271,7 @@ def _encoder(transform: Any, example: Any, clients: int) -> Callable[[Any], Any]
     """Return how a client encodes an example under the same parameters; the step may differ, not the work."""
     if isinstance(transform, PrivateSum):
         privacy = transform.privacy
-        if isinstance(privacy, DistributedGaussian):  # as many bits as so few values need
+        if isinstance(privacy, DistributedGaussian):  # as many bits as these few values need
             privacy = replace(privacy, bits=None)
         survivors = transform.fewest or 1
         return PrivateSum.of(privacy, example, clients=clients, survivors=survivors).encode

@@ -1,4 +1,4 @@
-"""How likely it is that a round ends without a sum because too many clients dropped out."""
+"""The probability that a round ends without a sum because too many clients dropped out."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from scipy.special import bdtr
 
 from secfed.aggregation.cohort_sizes import ANY_COHORT
 
-# Sizes of a Poisson cohort that are looked at one by one; more are looked at in so many groups.
+# Sizes of a Poisson cohort that are checked one by one; more sizes are checked in this many groups.
 _SIZES = 200
 # Cohorts further from the expected size are less likely than 1 in 10^20, and counted as failures.
 _DEVIATIONS = 10.0
@@ -16,7 +16,7 @@ _DEVIATIONS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Who must survive for a round to give a sum.
+    """The clients that must survive for a round to give a sum.
 
     Attributes:
         survivors: Fewest survivors of the cohort.
@@ -29,11 +29,11 @@ class Needed:
     holders: int = 0
 
     def failure(self, clients: int, dropout_fraction: float) -> float:
-        """Return the probability, at most, that a round of this many clients gives no sum.
+        """Return an upper bound on the probability that a round of this many clients gives no sum.
 
         Clients drop out independently of each other. On the complete graph the tail is exact. On a k-regular one it is
         the exact tail of one client's neighbors, times the clients (a union bound): a client that drops out needs
-        holders too, and all dropouts are taken to come after the graph is drawn, which is the worst case.
+        holders too. The bound assumes the worst case, that all dropouts come after the graph is drawn.
         """
         total = _fewer(self.survivors, clients, dropout_fraction)
         if self.neighbors:
@@ -61,10 +61,10 @@ def poisson_failure(
     dropout_fraction: float,
     cohorts: tuple[int, int] = ANY_COHORT,
 ) -> float:
-    """Return the probability, at most, that a round with a Poisson cohort gives no sum.
+    """Return an upper bound on the probability that a round with a Poisson cohort gives no sum.
 
     Args:
-        needed: Who must survive in a cohort of this size; None: it cannot run.
+        needed: The clients that must survive in a cohort of this size; None: it cannot run.
         population: Clients that may join.
         sampling_rate: Probability with which each of them does.
         dropout_fraction: Probability with which a client of the cohort drops out.

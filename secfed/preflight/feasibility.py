@@ -1,4 +1,4 @@
-"""Whether a plan of aggregations can work: every reason why it cannot, not only the first."""
+"""Checks whether a plan of aggregations can work, and finds every reason why not."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,11 +20,11 @@ from secfed.secagg.config import Config
 from secfed.secagg.parameters import least_against_corruption
 
 Made = TypeVar("Made")
-# Options that an aggregator may refuse by themselves.
+# Options that an aggregator may refuse on their own.
 _REFUSABLE = ("threshold", "clip", "max_weight", "session_colluders", "minimum_cohort")
 # Options without which there is nothing to check.
 _ESSENTIAL = {"update", "clients", "population", "sampling_rate", "aggregator", "privacy"}
-# Options that a kind of privacy may refuse by themselves.
+# Options that a kind of privacy may refuse on their own.
 _REFUSABLE_NOISE = ("clip_norm", "minimum_survivors")
 
 
@@ -47,14 +47,14 @@ class Found:
     """What the checks of a plan found.
 
     Attributes:
-        problems: Every reason against it.
+        problems: Every reason to refuse it.
         prepared: The aggregation of the expected cohort; None if it cannot be made.
         config: The session's parameters; None in the clear, or if they cannot be made.
-        round_failure: Probability, at most, that a round has too few survivors; None if that is not known.
-        failure: The same for any of the rounds.
-        needed: Who must survive a round.
-        noise_multiplier: That of the plan, or the one that its budget allows; None without privacy.
-        epsilon: What all rounds together spend at most; None without privacy, infinite if no epsilon holds.
+        round_failure: Upper bound on the probability that a round has too few survivors; None if unknown.
+        failure: The same for at least one of the rounds.
+        needed: The clients that must survive a round.
+        noise_multiplier: The plan's, or the one that its budget allows; None without privacy.
+        epsilon: The most that all rounds together spend; None without privacy, infinite if no epsilon holds.
     """
 
     problems: tuple[Problem, ...]
@@ -74,11 +74,11 @@ class Problems:
         self._texts: dict[str, str] = {}
 
     def add(self, check: str, text: str) -> None:
-        """Note a problem, unless its text is there already."""
+        """Record a problem, unless its text is already there."""
         self._texts.setdefault(text, check)
 
     def attempt(self, make: Callable[[], Made], check: str = "config") -> Made | None:
-        """Return what a function makes; note its refusal as a problem and return None."""
+        """Return the function's result. If it refuses, record that as a problem and return None."""
         try:
             return make()
         except SecFedError as error:
@@ -148,9 +148,9 @@ def check(plan: Plan) -> Found:
 def _made(
     plan: Plan, make: Callable[[Plan], Made], refusable: tuple[str, ...], problems: Problems
 ) -> tuple[Made | None, bool]:
-    """Make something of a plan, and say whether it is as planned.
+    """Make something from a plan, and say whether it is as planned.
 
-    If it is refused, this leaves out the options that are refused by themselves: what else is wrong is then found too.
+    If it is refused, this leaves out the options that are refused on their own, so that other problems are found too.
     """
     if (made := problems.attempt(lambda: make(plan))) is not None:
         return made, True
@@ -168,7 +168,7 @@ def _made(
 
 
 def _session(aggregator: SecAgg, clients: int) -> Config:
-    """Return the session for vectors of one bit: what is refused here is refused whatever the vectors are."""
+    """Return the session for vectors of one bit: a refusal here holds for any vectors."""
     threshold, neighbors = aggregator.graph(clients)
     return Config(
         range(1, clients + 1),
@@ -183,7 +183,7 @@ def _session(aggregator: SecAgg, clients: int) -> Config:
 
 
 def _config(plan: Plan, aggregator: Aggregator, prepared: Prepared) -> Any:
-    """Return the session's parameters; those of encryption are for a key that stands in for the real one."""
+    """Return the session's parameters; for encryption, with a stand-in for the real key."""
     if isinstance(aggregator, Paillier):
         stand_in = replace(aggregator, public_key=stand_in_key(_key_bits(plan)), private_key=None, key_bits=None)
         return stand_in.config(prepared.clients, prepared.transform)
@@ -208,10 +208,10 @@ def _corruptible(plan: Plan, session: Config) -> Iterator[str]:
     corrupt = f"if {plan.corrupt_fraction:g} of {plan.cohort} clients are corrupt"
     if session.neighbors < neighbors:
         dropouts = f"{corrupt} and {plan.dropout_fraction:g} drop out"
-        yield f"neighbors {session.neighbors} may leave honest clients apart {dropouts}: needed at least {neighbors}"
+        yield f"neighbors {session.neighbors} may disconnect honest clients {dropouts}: needed at least {neighbors}"
     if session.colluders < colluders:
         holders = "clients" if session.complete else "neighbors of one client"
-        yield f"colluders {session.colluders}: needed at least {colluders}, as so many {holders} may collude {corrupt}"
+        yield f"colluders {session.colluders}: needed at least {colluders}: that many {holders} may collude {corrupt}"
     if session.session_colluders is not None:
         whole = int(plan.corrupt_fraction * plan.cohort + 1e-6)
         if session.session_colluders < whole:
@@ -219,7 +219,7 @@ def _corruptible(plan: Plan, session: Config) -> Iterator[str]:
 
 
 def _needed(prepared: Prepared, config: Any) -> Needed:
-    """Return who must survive a round."""
+    """Return the clients that must survive a round."""
     if isinstance(config, Config):
         return _needed_in(config, prepared.transform.fewest)
     if isinstance(prepared.channel, EncryptedSum):
@@ -235,7 +235,7 @@ def _needed_in(config: Config, fewest: int) -> Needed:
 
 
 def _failure(plan: Plan, aggregator: Aggregator, prepared: Prepared, needed: Needed) -> float:
-    """Return the probability, at most, that a round gives no sum."""
+    """Return an upper bound on the probability that a round gives no sum."""
     if not plan.by_chance:
         return needed.failure(plan.cohort, plan.dropout_fraction)
     # Without minimum_survivors the noise is for the threshold, which follows the cohort's size.

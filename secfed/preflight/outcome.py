@@ -1,4 +1,4 @@
-"""Preflight: refuse a plan that cannot work before anyone enrolls, and say what one that can will cost."""
+"""Preflight, before anyone enrolls: refuse a plan that cannot work, and compute the costs of one that can."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -12,13 +12,13 @@ from secfed.preflight.suggestions import Suggestion, suggest
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is to be said about a plan.
+    """The result of a preflight.
 
     Attributes:
         plan: The plan.
         found: What its checks found.
         costs: What a round without dropouts costs; None if the plan cannot run at all.
-        suggestions: Changes after which the same checks find no problem; none if the plan holds, or none was found.
+        suggestions: Changes after which the same checks find no problem; empty if the plan has none, or none was found.
     """
 
     plan: Plan = field(repr=False)
@@ -28,11 +28,11 @@ class Preflight:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Every reason why the plan is refused; none if it is not."""
+        """Every reason why the plan is refused; empty if it is accepted."""
         return self.found.problems
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object with the same keys for every plan; what is not known is None."""
+        """Return everything as a JSON object with the same keys for every plan; unknown values are None."""
         found, costs = self.found, self.costs
         stages = {} if costs is None else {name: asdict(stage) for name, stage in costs.stages.items()}
         return {
@@ -61,7 +61,7 @@ def preflight(plan: Plan | None = None, *, measure: bool = True, **options: Any)
 
     Args:
         options: The options of a `Plan`.
-        plan: The plan; or leave it out and give the arguments of `Plan` by name.
+        plan: The plan; or leave it out and pass the options of `Plan` by name.
         measure: Whether to do one client's work and time it, which takes up to two seconds.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A plan of aggregations, before anyone takes part: what the caller asked for."""
+"""A plan of aggregations: what the caller asks for, before anyone takes part."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, replace
@@ -20,17 +20,17 @@ DEFAULT_DELTA = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Rounds of one aggregation; nothing is checked until `preflight` does it.
+    """Rounds of one aggregation. Only `preflight` checks them.
 
-    An option that is None has its default. One that is given and changes nothing in this plan is a problem.
+    An option that is None has its default. An option that is given but has no effect in this plan is a problem.
 
     Args:
         update: How many values an update has (of float32), or an example of one, such as the model.
-        clients: Clients in a round's cohort; with a `population` they are drawn among that many.
+        clients: Clients in a round's cohort; with a `population`, drawn from it.
         population: Clients that cohorts are drawn from; None: the same clients take part in every round.
         sampling_rate: Probability that each client of the population joins a cohort, in place of `clients`.
         rounds: How many sums are made.
-        dropout_fraction: Probability that a client drops out in a round, whatever the others do.
+        dropout_fraction: Probability that a client drops out in a round, independently of the others.
         corrupt_fraction: Clients that may collude with the server, as a fraction of all; with `secagg` only.
         most_failures: Largest acceptable probability that any of the rounds has too few survivors.
         aggregator: `"secagg"`, `"paillier"` or `"plain"`.
@@ -53,15 +53,15 @@ class Plan:
         privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
         clip_norm: With privacy: updates are scaled down to this Euclidean norm; None is 1.
         noise_multiplier: With privacy: standard deviation of the noise, divided by `clip_norm`; None takes the least
-            that keeps `epsilon`.
+            that meets `epsilon`.
         epsilon: With privacy: the budget of all rounds together.
         delta: With privacy: the budget of all rounds together; None is 1e-5.
         adjacency: With privacy: `"add_remove"` (None) or `"replace"`.
         minimum_survivors: Fewest clients in a sum; None is the aggregator's threshold or `minimum_cohort`. Needed
-            with `neighbors`, where the threshold counts a client's neighbors only, and with `secret_cohort`.
+            with `neighbors`, where the threshold counts only a client's neighbors, and with `secret_cohort`.
         mechanism: `"discrete_gaussian"` or `"skellam"`.
-        layers: With 1 all noise stays, which is too much if more than the fewest clients survive. With more, noise
-            comes in that many layers, and clients reveal those that are not needed once they know how many survived.
+        layers: With 1 all noise stays, which is too much if more than the fewest clients survive. With more, the noise
+            has that many layers. Once clients know how many survived, they reveal the layers that are not needed.
     """
 
     update: int | Update
@@ -96,9 +96,9 @@ class Plan:
 
     @property
     def example(self) -> Update:
-        """What an update looks like."""
+        """An example of an update."""
         if isinstance(self.update, int | np.integer):
-            return np.broadcast_to(np.float32(0), (int(self.update),))  # one value in memory, however many are meant
+            return np.broadcast_to(np.float32(0), (int(self.update),))  # one value in memory
         return self.update
 
     @property
@@ -110,7 +110,7 @@ class Plan:
 
     @property
     def by_chance(self) -> bool:
-        """Whether a cohort's size is a matter of chance."""
+        """Whether a cohort's size is random."""
         return self.sampling_rate is not None and self.sampling_rate < 1
 
     @property
@@ -120,7 +120,7 @@ class Plan:
 
     @property
     def counts_sampling(self) -> bool:
-        """Whether sampling counts as privacy: a server that sees who takes part learns nothing less from it."""
+        """Whether sampling adds privacy: not against a server that sees which clients take part."""
         return self.privacy == "central"
 
     def given(self, *names: str) -> dict[str, Any]:
@@ -137,12 +137,12 @@ class Plan:
 
     @classmethod
     def default(cls, name: str) -> Any:
-        """Return what an option is where it is not given; None if it must be."""
+        """Return an option's default; None if it must be given."""
         [found] = [option.default for option in fields(cls) if option.name == name]
         return None if found is MISSING else found
 
     def idle_options(self) -> Iterator[tuple[str, str]]:
-        """Yield each option that changes nothing in this plan, and with which choice."""
+        """Yield each option that has no effect in this plan, and the choice because of which it has none."""
         idle = {name: choice for choice, names in self._without_effect() for name in names}
         for option in fields(self):
             if option.name in idle and getattr(self, option.name) is not None:
@@ -189,7 +189,7 @@ class Plan:
         return SecAgg(**shown, **graph)
 
     def make_privacy(self, noise_multiplier: float) -> Privacy | None:
-        """Return the privacy of this plan with so much noise.
+        """Return the privacy of this plan with this noise.
 
         Raises:
             ConfigError: A parameter is out of range.

@@ -1,4 +1,4 @@
-"""What is wrong with the numbers of a plan by themselves, before an aggregator sees them."""
+"""Checks of each number of a plan, before an aggregator is made."""
 
 import math
 import operator
@@ -51,7 +51,7 @@ def out_of_range(plan: Plan) -> Iterator[tuple[str, str]]:
         try:
             structure(plan.update)
         except EncodingError as error:
-            yield "update", f"the example of an update does not fit: {error}"
+            yield "update", f"the example of an update is invalid: {error}"
 
 
 def _wrong_types(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -84,7 +84,7 @@ def _cohort_faults(plan: Plan) -> Iterator[tuple[str, str]]:
     elif plan.population is not None and plan.clients > plan.population:
         yield (
             "clients",
-            f"{plan.clients} clients from a population of {plan.population}: needed a population of at least that",
+            f"{plan.clients} clients from a population of {plan.population}: needed at least as many in the population",
         )
 
 

@@ -1,4 +1,4 @@
-"""What would work instead of a refused plan: changes after which the same checks find no problem."""
+"""Suggestions for a refused plan: changes after which the same checks find no problem."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ from secfed.secagg.parameters import parameters
 Changes = dict[str, Any]
 
 _MOST_SUGGESTIONS, _MOST_STEPS, _MOST_CHECKS = 4, 4, 60
-# Cohorts above are not enlarged step by step: each check of one takes too long.
+# Larger cohorts are not enlarged step by step: each check takes too long.
 _MOST_CLIENTS = 20_000
 _MOST_CHECKED = 100_000
 _MOST_BITS = 64
-# Dropouts are random, `parameters` takes a fixed number of them: so much more of them is tried.
+# Dropouts are random, but `parameters` takes a fixed number: try it with these multiples of the expected number.
 _MORE_DROPOUTS = (1.0, 1.25, 1.5, 2.0)
 _FASTER = 1.25
 # More noise than the least: what a plan spends is rounded up.
@@ -39,7 +39,7 @@ class Suggestion:
 
 
 def suggest(plan: Plan, found: Found) -> tuple[Suggestion, ...]:
-    """Return changes, each of which makes a plan without a problem.
+    """Return changes, each of which makes the plan acceptable.
 
     The result is empty if the plan has no problem, if no such change was found, or if the cohort is so large that
     checks take too long.
@@ -56,7 +56,7 @@ def suggest(plan: Plan, found: Found) -> tuple[Suggestion, ...]:
 
 
 class _Search:
-    """Follows changes, each with those that its own problems ask for, until no problem is left."""
+    """Follows each change, adding further changes for new problems, until no problem is left."""
 
     def __init__(self) -> None:
         self.found: list[Changes] = []
@@ -93,14 +93,14 @@ class _Search:
 
 
 def _candidates(plan: Plan, found: Found) -> Iterator[Changes]:
-    """Yield changes that may help, the least first; they are not checked yet."""
+    """Yield changes that may help, the smallest first; they are not checked yet."""
     idle = {name: None for name, _ in plan.idle_options()}
     if idle:
         yield idle
-        return  # what else is wrong is looked at without them
+        return  # other problems are found without them
     kinds = {problem.check for problem in found.problems}
     if "option" in kinds:
-        return  # there is no telling what was meant
+        return  # we cannot know what was meant
     if "budget" in kinds:
         yield from _within_budget(plan)
     if plan.privacy == "distributed" and plan.aggregator == "plain":
@@ -120,7 +120,7 @@ def _candidates(plan: Plan, found: Found) -> Iterator[Changes]:
 
 
 def _within_budget(plan: Plan) -> Iterator[Changes]:
-    """Yield the least noise that keeps the budget, and the most rounds."""
+    """Yield the least noise that meets the budget, and the most rounds."""
     if plan.noise_multiplier is not None and plan.epsilon is not None:
         noise = check(plan.changed(noise_multiplier=None)).noise_multiplier
         if noise is not None:
@@ -148,9 +148,9 @@ def _fitting_bits(plan: Plan) -> Iterator[Changes]:
 
 
 def _graphs(plan: Plan) -> Iterator[Changes]:
-    """Yield thresholds that so many survivors meet, and graphs that `secagg.parameters` chooses.
+    """Yield thresholds that the likely survivors meet, and graphs that `secagg.parameters` chooses.
 
-    None of them withstands fewer colluders than the plan does, or lets the server split a sum that it cannot split now.
+    None of them tolerates fewer colluders than the plan, or lets the server split a sum that it cannot split now.
     """
     most = _most_survivors(plan)
     distributed = plan.privacy == "distributed"
@@ -182,7 +182,7 @@ def _graphs(plan: Plan) -> Iterator[Changes]:
 
 
 def _splits(plan: Plan) -> bool:
-    """Tell whether a server that chooses who drops out can split the sum as it is planned."""
+    """Return whether a server that chooses the dropouts can split the planned sum."""
     if plan.neighbors is None or plan.neighbors >= plan.cohort - 1:
         return False
     if plan.adversary == "malicious_server":
@@ -228,7 +228,7 @@ def _sparse_graphs(plan: Plan) -> Iterator[Changes]:
 
 
 def _fewest(plan: Plan) -> Iterator[Changes]:
-    """Yield how many survivors are left often enough."""
+    """Yield minimums that the survivors meet often enough."""
     most = _most_survivors(plan)
     for name in ("minimum_cohort", "minimum_survivors"):
         value = getattr(plan, name)
@@ -237,7 +237,7 @@ def _fewest(plan: Plan) -> Iterator[Changes]:
 
 
 def _larger_cohort(plan: Plan) -> Iterator[Changes]:
-    """Yield the smallest cohort, to a twentieth, in which enough survive."""
+    """Yield the smallest cohort, to within a twentieth, in which enough clients survive."""
     if plan.by_chance and plan.sampling_rate is not None and plan.population is not None:
         rate = plan.sampling_rate
         while (rate := float(up(rate * _FASTER, 2))) < 1 and rate * plan.population <= _MOST_CLIENTS:
@@ -259,7 +259,7 @@ def _larger_cohort(plan: Plan) -> Iterator[Changes]:
 
 
 def _most_survivors(plan: Plan) -> int:
-    """Return how many clients of the expected cohort survive in all rounds, except with the probability allowed."""
+    """Return how many clients of the expected cohort survive in all rounds, except with the allowed probability."""
 
     def often_enough(survivors: int) -> bool:
         failure = Needed(survivors).failure(plan.cohort, plan.dropout_fraction)
@@ -279,7 +279,7 @@ def _has_no(plan: Plan, kind: str) -> bool:
 
 
 def _largest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the largest number above low, up to high, for which something holds that stops holding once; or low."""
+    """Return the largest number above low, up to high, for which `holds` is true, or low; it turns false only once."""
     while high > low:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)

@@ -1,4 +1,4 @@
-"""A client's answer, made while it is read: a masked vector as long as the model need not be in memory as a whole."""
+"""A client's answer, made while it is read, so that a long masked vector is never in memory as a whole."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,16 +15,16 @@ class Answer:
 
     Args:
         chunks: The bytes, made as they are read.
-        busy: Keeps the client from other calls until the answer ends.
-        after: What the client becomes when the last bytes exist.
-        finish: Sets it.
+        busy: The client's lock: reading a chunk is a call on the client.
+        after: The client's stage and state once the last bytes exist.
+        finish: Sets them.
 
     Attributes:
         size: Bytes of the whole answer, known before the first chunk is made.
 
     Security:
-        Until the last chunk has been made the client's stage is ABORTED, and if the answer is given up before, it stays
-        so: an answer that somebody has seen a part of is not made a second time.
+        Until the last chunk has been made, the client's stage is ABORTED. If the answer is given up earlier, the stage
+        stays ABORTED: an answer that someone has seen in part is never made again.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Answer:
 
     @refused_while_busy
     def close(self) -> None:
-        """Give up what has not been read: the client's session is over. After the last chunk this does nothing.
+        """Give up the rest of the answer, which ends the client's session. After the last chunk this does nothing.
 
         Raises:
             StageError: C2, another call on the client is running.
@@ -80,7 +80,7 @@ class Answer:
             raise StageError("this answer was given up: the client has left the session", "C2")
         try:
             chunk = next(self._chunks)
-        except BaseException:  # half an answer is out: there is no second one
+        except BaseException:  # part of the answer may be sent: never make it again
             self._drop()
             raise
         self._left -= len(chunk)
@@ -90,5 +90,5 @@ class Answer:
         return chunk
 
     def _drop(self) -> None:
-        """Let go of the vector and of what masks it."""
+        """Drop the vector and its masks."""
         self._chunks = None

@@ -18,7 +18,7 @@ def _u32(value: int) -> bytes:
 
 
 def session_id(config: Config, nonce: bytes, advertised: bytes, channel_keys: bytes, mask_keys: bytes) -> bytes:
-    """Return the 32 bytes that name the session: they depend on all that was committed so far."""
+    """Return the 32 bytes that name the session. They depend on everything committed so far."""
     digest = hashlib.sha256(LABEL + b"session" + nonce + config.hash)
     for part in (advertised, channel_keys, mask_keys):
         digest.update(part)
@@ -54,13 +54,13 @@ def sealing_data(session: bytes, sender: int, receiver: int) -> bytes:
 
 
 def pair_seed(own: KeyPair, other: bytes | X25519PublicKey, session: bytes, own_id: int, other_id: int) -> bytes:
-    """Return the seed of the mask that two clients have in common."""
+    """Return the seed of the mask that two clients share."""
     low, high = (own_id, other_id) if own_id < other_id else (other_id, own_id)
     return own.agree(other, salt=session, info=LABEL + b"pair" + _u32(low) + _u32(high))
 
 
 def share_keys_secret(session: bytes, share_seed: bytes) -> bytes:
-    """Return the secret from which a client derives all that is random in ShareKeys."""
+    """Return the secret from which a client derives all randomness in ShareKeys."""
     return derive(share_seed, session, LABEL + b"share_keys", 32)
 
 
@@ -104,7 +104,7 @@ def check_directory(config: Config, directory: Mapping[int, bytes] | None) -> Ma
 def check_signing_key(
     config: Config, client_id: int, key: SigningKey | None, directory: Mapping[int, bytes]
 ) -> SigningKey | None:
-    """Return the client's identity key, or None where the adversary is semi-honest.
+    """Return the client's identity key, or None if the adversary is semi-honest.
 
     Raises:
         ConfigError: It is missing, unexpected or not the one in the directory.

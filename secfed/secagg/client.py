@@ -1,7 +1,7 @@
 """The client's half of a session: bytes in, bytes out; no socket, no clock.
 
-It believes nothing that it can recompute (session id, graph, who its holders are) and checks the rest; the numbers C1
-to C22 are those of `protocols/secagg/README.md`.
+The client recomputes what it can (session id, graph, its holders) and checks the rest; the numbers C1 to C22 are those
+of `protocols/secagg/README.md`.
 """
 
 import threading
@@ -46,8 +46,8 @@ class Client:
         threads: Threads that expand masks, by default one for each usable core.
         copy: Whether the vector is copied, so that the caller may change its array. With False, an array (also a
             memory-mapped one) of the dtype `config.dtype` is read in place, once, when the client masks its input, and
-            is never written to. Do not change it until that answer has been made, or the sum gets a mixture of old
-            and new values; it stays secret either way.
+            is never written to. Do not change it until that answer has been made: the sum would mix old and new values
+            (they would still be secret).
 
     Raises:
         ConfigError: No such client, or identity keys missing or unexpected.
@@ -105,7 +105,7 @@ class Client:
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Ids of the clients in the sum, once it has helped to unmask it; before that empty."""
+        """Ids of the clients in the sum; empty until this client has helped to unmask it."""
         return () if self._survivors is None else tuple(self._config.ids[self._survivors].tolist())
 
     def __reduce__(self) -> str:
@@ -131,10 +131,10 @@ class Client:
 
     @refused_while_busy
     def receive_chunks(self, data: bytes) -> Answer:
-        """Take one message from the server and answer it in chunks, for vectors too long to be held a second time.
+        """Take one message from the server and answer it in chunks, for vectors too long to hold twice.
 
-        Everything is checked before this returns. The chunks, of about 2 MiB at most, are made while they are read:
-        they are the bytes that `receive` would return.
+        Everything is checked before this returns. The chunks, of about 2 MiB at most, are made while they are read.
+        Together they are the bytes that `receive` would return.
 
         Until the last chunk has been made, the client's stage is ABORTED and it answers nothing. `to_bytes` saves what
         it will be after the answer, so save it before you send the first chunk. `abort` ends the answer. If the answer
@@ -144,7 +144,7 @@ class Client:
             data: A whole message.
 
         Returns:
-            The chunks, with their `size` together; none if the message was the server's Abort.
+            The chunks, with their total `size`; none if the message was the server's Abort.
 
         Raises:
             ConfigError: `data` is not bytes.
@@ -155,7 +155,7 @@ class Client:
         return self._take(data)
 
     def _take(self, data: bytes) -> Answer:
-        """Check a message, do what it asks for, and return the answer, which is still to be read."""
+        """Check a message, do what it asks for, and return the answer, not yet read."""
         whole = view(data)
         kind = kind_of(whole)
         if kind not in KINDS:
@@ -166,7 +166,7 @@ class Client:
         expected = step.exchange.request
         if kind not in (expected.kind, messages.Abort.kind):  # C2
             raise StageError(f"message of kind {kind} in stage {stage.name}, needed {expected.__name__}", "C2")
-        if len(whole) > (longest := longest_request(stage, self._config)):  # looked at before anything is copied
+        if len(whole) > (longest := longest_request(stage, self._config)):  # before anything is copied
             raise MalformedMessageError(f"{len(whole)} bytes, at most {longest} are allowed", longest)
         if kind == messages.Abort.kind:
             messages.Abort.from_bytes(whole).text()
@@ -187,7 +187,7 @@ class Client:
         except MalformedMessageError:  # raised before the stage changes anything
             self._state, self.stage = state, step.exchange.stage
             raise
-        except BaseException as error:  # the stage broke off half way: there is no going on
+        except BaseException as error:  # the stage was interrupted: the client cannot continue
             if state:
                 state.erase()
             if isinstance(error, FaultyServerError):
@@ -224,13 +224,13 @@ class Client:
         something else. After the last response nothing can be resumed.
 
         Raises:
-            StageError: C2, another thread is using this object, or its vector is still to come from a function.
+            StageError: C2, another thread is using this object, or a function has yet to make its vector.
         """
         answer = self._reading and self._reading()
-        # Of an answer that is being read, what comes after it: a resumed client must not answer the same request again.
+        # While an answer is being read, save the state after it: a resumed client must not answer the request again.
         stage, state = answer._after if answer and answer._unfinished else (self.stage, self._state)
         if isinstance(state, Joined | Keys | Shared) and callable(state.vector):
-            raise StageError("the vector of this client is still to come from a function, which cannot be saved")
+            raise StageError("a function has yet to make this client's vector, and a function cannot be saved")
         return snapshot.save_client(self._config, self.client_id, self._policy, stage, state)
 
     @classmethod
@@ -243,7 +243,7 @@ class Client:
         policy: Policy | None = None,
         threads: int | None = None,
     ) -> Self:
-        """Resume a saved client; identity keys come from the caller again, the policy too if it is another one now.
+        """Resume a saved client. Pass the identity keys again, and the policy if it has changed.
 
         Args:
             data: What `to_bytes` returned.
@@ -253,12 +253,12 @@ class Client:
             threads: Threads that expand masks.
 
         Raises:
-            StageError: It had released its shares or aborted: a second answer could open somebody's vector.
+            StageError: It had released its shares or aborted: a second answer could reveal someone's vector.
             MalformedMessageError: These bytes are not a saved client.
         """
         config, client_id, saved_policy, stage, state = snapshot.resume_client(data)
         if state is None:
-            raise StageError("this client has released its shares or left: resuming it could open somebody's vector")
+            raise StageError("this client has released its shares or left: resuming it could reveal someone's vector")
         chosen = policy or saved_policy  # its vector, if it still has one, is in its state
         client = cls(
             config, client_id, tuple, policy=chosen, signing_key=signing_key, directory=directory, threads=threads
@@ -266,8 +266,8 @@ class Client:
         client.stage, client._state = stage, state
         return client
 
-    # One method for each stage, from the state before and the request to the response and the state after; `STEPS` has
-    # them all. Each checks everything before it uses anything.
+    # One method for each stage: it takes the state and the request, and returns the response and the next state.
+    # `STEPS` lists them. Each checks everything before it uses anything.
 
     def _advertise_keys(
         self, state: Joined, request: messages.AdvertiseKeysRequest
@@ -347,7 +347,7 @@ class Client:
         pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
         if not shared[me] or (shared & ~state.advertised).any():  # C10
             raise FaultyServerError(
-                "this client, or one that advertised no keys, is out of place among those that shared", "C10"
+                "the clients that shared lack this client, or include one that advertised no keys", "C10"
             )
         holders = state.graph.holders(me)
         holders = holders[shared[holders]]
@@ -437,7 +437,7 @@ def _step(
     exchange: Exchange[Request, Response],
     answer: Callable[[Client, Before, Request], tuple[Response, Held | None]],
 ) -> Step:
-    """Let the type checker see that a method takes and gives what the exchange says."""
+    """Let the type checker see that a method takes and returns the types of the exchange."""
     return Step(exchange, answer)
 
 

@@ -1,4 +1,4 @@
-"""What all parties must agree on before a session, and what a client requires whatever the server says."""
+"""What all parties must agree on before a session, and what a client requires regardless of the server."""
 
 import hashlib
 import struct
@@ -45,13 +45,14 @@ class Config:
         colluders: How many of one client's holders may collude with the server.
         session_colluders: How many clients of the whole session may collude with a malicious server. On a k-regular
             graph it makes the sum indivisible: a client opens only after more than half of the session's clients and
-            colluders have signed the same survivors. None counts signatures among a client's holders only.
+            colluders have signed the same survivors. None counts only the signatures of a client's holders.
         adversary: `"semi_honest"`, or `"malicious_server"` with identity keys and a consistency check.
         round: The training round.
         model_hash: 32 bytes: the hash of the model being trained. Clients with different models cannot be
             aggregated.
         masking: The kind of mask.
-        context: The application's own parameters, at most 1024 bytes; bound into every key, but not read.
+        context: The application's own parameters, at most 1024 bytes. Every key is bound to them; secfed does not read
+            them.
 
     Raises:
         ConfigError: These parameters cannot work together.
@@ -114,7 +115,7 @@ class Config:
     def _check_fields(self) -> None:
         n = len(self.client_ids)
         if not 2 <= n <= MAXIMUM_CLIENTS:
-            raise ConfigError(f"{n} clients: needed 2 to {MAXIMUM_CLIENTS}; a sum of one is that one's vector")
+            raise ConfigError(f"{n} clients: needed 2 to {MAXIMUM_CLIENTS}; a sum of one client is its vector")
         if self.client_ids[0] < 1 or self.client_ids[-1] > P - 1:
             raise ConfigError(
                 f"client ids from {self.client_ids[0]} to {self.client_ids[-1]}: needed 1 to {P - 1}; number the "
@@ -159,7 +160,7 @@ class Config:
         if not 2 <= t <= self.holders:
             raise ConfigError(f"threshold {t} must be a whole number from 2 to {self.holders} ({holders})")
         if t <= c:
-            raise ConfigError(f"threshold {t} must be more than {c} colluders, who could unmask by themselves")
+            raise ConfigError(f"threshold {t} must be more than {c} colluders, who could otherwise unmask alone")
         if self.complete and 2 * t <= n:
             raise ConfigError(f"threshold {t} must be more than half of {n} clients")
         if self.adversary == "malicious_server" and 2 * t <= self.holders + c:
@@ -199,8 +200,8 @@ class Config:
         """Whether even a server that chooses the dropouts after seeing the graph cannot split the sum into smaller
         ones (`protocols/secagg/README.md`, section 4.1).
 
-        Against a malicious server a k-regular graph needs `session_colluders`: signatures that are counted among a
-        client's holders only can agree on different survivors in different parts of the ring.
+        Against a malicious server a k-regular graph needs `session_colluders`: if each client counts only its holders'
+        signatures, different parts of the ring can agree on different survivors.
         """
         if self.complete:
             return True
@@ -269,7 +270,7 @@ class Config:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Decode a configuration, for transports that carry it to the clients (who hold it against their `Policy`).
+        """Decode a configuration, for transports that carry it to the clients (who check it against their `Policy`).
 
         Args:
             data: What `to_bytes` returned.
@@ -331,10 +332,10 @@ class Policy:
     """What a client requires; nothing that a server sends can lower it.
 
     Args:
-        minimum_cohort: Fewest clients in the cohort, and in every later set that is announced. If the sum is
-            indivisible, all honest clients of the announced survivors are in it. If it is not, a malicious server may
-            announce many and open the sum of few: at least `2 * threshold - neighbors - colluders` honest neighbors of
-            this client, and itself.
+        minimum_cohort: Fewest clients in the cohort, and in every set that the server announces later. If the sum is
+            indivisible, all honest clients among the announced survivors are in it. Otherwise a malicious server may
+            announce many clients and open the sum of few: at least this client and
+            `2 * threshold - neighbors - colluders` of its honest neighbors.
         minimum_threshold: Least threshold.
         minimum_neighbors: Fewest clients to share pair masks with.
         minimum_colluders: Fewest colluders among one client's holders that the configuration must withstand.
@@ -343,10 +344,10 @@ class Policy:
         minimum_session_colluders: Fewest colluders in the whole session that the configuration must withstand.
 
     Raises:
-        ConfigError: A parameter has the wrong type, is negative, or names no adversary.
+        ConfigError: A parameter has the wrong type, is negative, or is not a known adversary.
 
     Source:
-        check C4.
+        Check C4.
     """
 
     minimum_cohort: int = 2
@@ -382,7 +383,7 @@ class Policy:
         return replace(self, minimum_cohort=max(self.minimum_cohort, fewest))
 
     def objection(self, config: Config) -> str:
-        """Say what a configuration lacks, or nothing ("").
+        """Return what a configuration lacks, or "".
 
         Args:
             config: The session's parameters.
@@ -391,11 +392,11 @@ class Policy:
             (len(config.client_ids), self.minimum_cohort, "clients"),
             (config.threshold, self.minimum_threshold, "as threshold"),
             (config.neighbors, self.minimum_neighbors, "neighbors"),
-            (config.colluders, self.minimum_colluders, "colluders to be withstood"),
+            (config.colluders, self.minimum_colluders, "tolerated colluders"),
             (
                 config.colluders if config.complete else config.session_colluders or 0,
                 self.minimum_session_colluders,
-                "colluders to be withstood in the whole session",
+                "tolerated colluders in the whole session",
             ),
         ):
             if found < needed:

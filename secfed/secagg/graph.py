@@ -1,4 +1,4 @@
-"""Who masks with whom: everyone (Bonawitz et al. 2017), or k neighbors on a ring that all committed keys have shuffled
+"""Which clients share masks: all (Bonawitz et al. 2017), or k neighbors on a ring that all committed keys shuffle
 (Bell et al. 2020, section 3).
 """
 
@@ -15,15 +15,15 @@ from secfed.secagg.config import LABEL, Config
 from secfed.wire import Set
 
 Positions = npt.NDArray[np.intp]
-# Neighbors that are looked up at a time: bounds memory.
+# Neighbors looked up at a time, to bound memory.
 _BLOCK_ELEMENTS = 1 << 18
 
 
 def graph_of(config: Config, advertised: Set, session_id: bytes) -> "Graph":
     """Return a session's graph; for the arguments see `Graph`.
 
-    The parties of one process share it while one of them holds it: `session_id` is a hash of all that it depends on,
-    which each party has computed by itself. Without that, memory would grow with the square of the clients.
+    The parties of one process share the graph while one of them holds it: `session_id` is a hash of everything that the
+    graph depends on, and each party has computed it itself. Otherwise memory would grow with the square of the clients.
     """
     graph = _graphs.get(session_id)
     if graph is None:
@@ -32,9 +32,9 @@ def graph_of(config: Config, advertised: Set, session_id: bytes) -> "Graph":
 
 
 class Graph:
-    """The graph over the clients that advertised keys; every party computes it by itself.
+    """The graph over the clients that advertised keys. Every party computes it itself.
 
-    Clients go by their position here: that of their id among the configuration's ascending ids.
+    A client's position here is the index of its id in the configuration's ascending ids.
 
     Args:
         config: The session's configuration.

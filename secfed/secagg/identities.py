@@ -1,7 +1,7 @@
 """Identity keys and rosters as files, needed against a malicious server only.
 
-Each client has a private key of its own, and everybody has the roster: the public keys of all clients by id. The
-roster must reach the clients another way than through the server, for instance with the app or by the operator.
+Each client has its own private key, and everyone has the roster: the public keys of all clients by id. The roster must
+not reach the clients through the server: ship it with the app, for instance, or let the operator install it.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from secfed.crypto.signing import SigningKey
 from secfed.errors import ConfigError
 
-# Flower, for one, runs an app's code in the folder where its SuperLink or SuperNode was started, not in the app's.
+# Flower, for example, runs an app's code in the folder where its SuperLink or SuperNode was started, not in the app's.
 RELATIVE = "a relative path starts from the folder where this process was started"
 
 

@@ -1,7 +1,7 @@
 """The interface between the protocol and its masks: seeds and vectors in, payload bytes out, and back to the sum.
 
-Client and server agree on seeds and know nothing of what is done with them. A second kind of masking is a class like
-`AesCtr` and a line in `_KINDS` (and a code in `config`).
+Client and server agree on seeds; what is done with the seeds is decided here. To add a kind of masking, write a class
+like `AesCtr` and add a line to `_KINDS` (and a code in `config`).
 Source: Bonawitz et al. 2017, section 4 and Figure 4 (round 2).
 """
 
@@ -18,29 +18,29 @@ from secfed.secagg.config import Config
 from secfed.staging import Whole
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
-# Bytes of a vector that are masked at a time: a few such blocks are all that a client holds besides its vector, and
-# each is long enough to hide what it costs to set up the ciphers of all seeds.
+# Bytes of a vector that are masked at a time. A client holds only a few such blocks besides its vector, and each is
+# long enough that setting up the ciphers of all seeds costs little in comparison.
 BLOCK_BYTES = 1 << 21
 
 
 class Accumulator(Protocol):
-    """The server's half: adds payloads as they arrive and takes the masks off their sum."""
+    """The server's half: adds payloads as they arrive and removes the masks from their sum."""
 
     def add(self, payload: Whole) -> None:
         """Add one client's payload; refuse a malformed one before anything changes (MalformedMessageError).
 
-        The payload may lie in a buffer that the caller reuses: nothing of it is kept. If it lies in a file that cannot
-        be read (OSError), part of it may have been added.
+        The caller may reuse the payload's buffer: no part of it is kept. If the payload is in a file that cannot be
+        read (OSError), part of it may have been added.
         """
 
     def remove(self, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
-        """Take off the masks that clients had added and subtracted."""
+        """Remove the masks that clients added and subtracted."""
 
     def sum(self) -> Vector:
-        """Return the sum, shape `(length,)`, once all masks are off; it may be what has been added up, not a copy."""
+        """Return the sum, shape `(length,)`, once all masks are removed; it may not be a copy."""
 
     def to_bytes(self) -> bytes | memoryview:
-        """Save what has been added so far; a memoryview shows the sum itself, so the caller copies it at once."""
+        """Save the sum so far. A memoryview shows the sum itself, so the caller must copy it at once."""
 
 
 class Masking(Protocol):
@@ -61,7 +61,7 @@ class Masking(Protocol):
 
 
 def checked(vector: npt.ArrayLike, config: Config, *, copy: bool) -> Vector:
-    """Take a vector in the ring's dtype, as a copy or, if it has that dtype, as it is.
+    """Return a vector in the ring's dtype, as a copy or, if `copy` is false and it has that dtype, unchanged.
 
     Raises:
         EncodingError: It has the wrong shape, type or range.
@@ -80,8 +80,8 @@ def made(make_vector: Callable[[], npt.ArrayLike], config: Config, *, copy: bool
     """Let a caller's function make a vector.
 
     Raises:
-        EncodingError: It does not fit, or the function failed with a MalformedMessageError, which would pass for a
-            request that may be sent again.
+        EncodingError: The vector is invalid, or the function failed with a MalformedMessageError, which would look like
+            a malformed request.
     """
     try:
         return checked(make_vector(), config, copy=copy)
@@ -149,7 +149,7 @@ class _AesCtrSum:
         prg.accumulate(self._total, subtracted, added, self._threads)
 
     def sum(self) -> Vector:
-        self._total &= self._total.dtype.type((1 << self._bits) - 1)  # in place: a copy would be a vector more
+        self._total &= self._total.dtype.type((1 << self._bits) - 1)  # in place, to save a copy of the vector
         return self._total
 
     def to_bytes(self) -> memoryview:

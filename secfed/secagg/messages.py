@@ -24,9 +24,7 @@ class AdvertiseKeysRequest(Message):
     """Opens the session."""
 
     kind: ClassVar[int] = 1
-    nonce: Annotated[
-        bytes, 32
-    ]  # fresh from the server; makes the session id new even where all clients repeat themselves
+    nonce: Annotated[bytes, 32]  # fresh from the server; makes the session id new even if all clients repeat themselves
     config_hash: Annotated[bytes, HASH_BYTES]  # compared by the client with its own
 
 
@@ -56,7 +54,7 @@ class ShareKeysResponse(Message):
     """Shares of a client's two secrets, sealed for each other holder."""
 
     kind: ClassVar[int] = 4
-    session_id: Annotated[bytes, HASH_BYTES]  # so that a slow answer is not taken for one of a later session
+    session_id: Annotated[bytes, HASH_BYTES]  # so that a late answer is not taken for one of a later session
     commitment: Annotated[bytes, HASH_BYTES]  # to the self seed: lets the server recognize wrong shares of it
     sealed: bytes  # column over the other holders
 
@@ -83,7 +81,7 @@ class MaskedInputCollectionResponse(Message):
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyCheckRequest(Message):
-    """Who is in the sum; only with a malicious server in mind."""
+    """Who is in the sum; only with adversary `"malicious_server"`."""
 
     kind: ClassVar[int] = 7
     survivors: bytes  # set
@@ -130,7 +128,7 @@ class Abort(Message):
 
     @classmethod
     def because(cls, reason: str) -> Self:
-        """Make the message; what is not printable ASCII becomes a question mark, what is too long is cut.
+        """Make the message. Characters other than printable ASCII become question marks; a long reason is cut.
 
         Args:
             reason: Why.
@@ -161,7 +159,7 @@ def whole_parts(data: bytes, part_bytes: int, what: str) -> int:
 
 
 class Column(Sequence[bytes]):
-    """The parts of a column, each cut out when it is asked for: a client needs few of thousands."""
+    """The parts of a column, each cut out on request: a client needs few of thousands."""
 
     def __init__(self, data: bytes, part_bytes: int) -> None:
         self._data, self._part_bytes = data, part_bytes
@@ -186,7 +184,7 @@ def column(data: bytes, part_bytes: int, parts: int, what: str) -> Column:
     """Cut a column into its parts.
 
     Raises:
-        MalformedMessageError: C1, the length is not that of this many parts.
+        MalformedMessageError: C1, the length does not match this many parts.
     """
     if len(data) != part_bytes * parts:
         raise MalformedMessageError(

@@ -1,4 +1,4 @@
-"""From the holders' shares back to secrets, many owners at once; wrong shares are found and their senders named."""
+"""From the holders' shares back to secrets, many owners at once. Wrong shares are found and their senders named."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -16,7 +16,7 @@ from secfed.secagg.stages import Stage
 from secfed.secagg.states import Collecting, Opening
 from secfed.wire import Set, set_from_bytes
 
-# Field elements in a batch of owners, with their coordinates' differences: bounds memory.
+# Field elements in a batch of owners, with their coordinates' differences, to bound memory.
 _BATCH_ELEMENTS = 1 << 22
 
 
@@ -26,7 +26,7 @@ def unopened_sets(state: Collecting) -> dict[int, Set]:
 
 
 def owners_held(state: Collecting, holder: int, unopened: Set | None) -> npt.NDArray[np.intp]:
-    """Return the clients of which a holder has shares, ascending."""
+    """Return the clients whose shares a holder has, ascending."""
     held = state.graph.holders(holder)  # the same relation both ways
     held = held[state.shared[held]]
     return held if unopened is None else held[~unopened[held]]
@@ -42,10 +42,10 @@ def check_enough(config: Config, stage: Stage, found: int, advertised: int) -> N
         advertised: How many advertised keys.
 
     Raises:
-        TooFewSurvivorsError: There are fewer than the threshold, or too few to sign the survivors.
+        TooFewSurvivorsError: Fewer are left than the threshold, or too few to sign the survivors.
     """
     threshold = config.threshold
-    # Unmasking is answered by fewer: the signatures are there by then.
+    # Unmasking needs fewer clients: they have all signed before.
     if config.session_colluders is not None and stage is not Stage.UNMASKING:
         threshold = max(threshold, config.signers_needed(advertised))
     if found < threshold:
@@ -55,14 +55,14 @@ def check_enough(config: Config, stage: Stage, found: int, advertised: int) -> N
 
 
 def check_openable(config: Config, stage: Stage, state: Collecting, remaining: Set) -> None:
-    """Check that enough clients are left, and that each one that shared keeps as many holders as the threshold.
+    """Check that enough clients are left, and that each client that shared has as many holders as the threshold.
 
-    Otherwise its masks would stay in the sum.
+    Otherwise that client's masks would stay in the sum.
 
     Args:
         config: The session's parameters.
         stage: The stage that closes.
-        state: Who shared, and who holds whose shares.
+        state: Which clients shared, and which hold their shares.
         remaining: The holders that are left.
 
     Raises:
@@ -112,7 +112,7 @@ class Opener:
         self._faults = faults
 
     def masks(self) -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """Yield the seeds of the masks that are left in the sum, as the survivors added and subtracted them.
+        """Yield the seeds of the masks left in the sum, as the survivors added and subtracted them.
 
         Raises:
             FaultyClientError: S12 or S13, before anything is yielded.
@@ -139,7 +139,7 @@ class Opener:
         """Combine the mask keys of dropouts, by position.
 
         Raises:
-            FaultyClientError: S12, an owner's shares give no key that fits its public key.
+            FaultyClientError: S12, an owner's shares give no key that matches its public key.
         """
         pairs: dict[int, KeyPair] = {}
 
@@ -211,7 +211,7 @@ class Opener:
             yield holder, owners_held(self._collected, holder, self._unopened.get(holder))
 
     def _repair(self, owner: int, accepts: _Accepts, check: str) -> bytes:
-        """Combine one secret although shares are wrong, and name who sent them."""
+        """Combine one secret although some shares are wrong, and name the clients that sent those."""
         holders, rows = [], []
         for holder, held in self._held():
             slot = int(np.searchsorted(held, owner))
@@ -234,7 +234,7 @@ class Opener:
         )
 
     def _blame(self, holders: list[int], owner_id: int, check: str) -> None:
-        """Name holders of wrong shares; from now on theirs are used only where those of others do not suffice."""
+        """Name holders of wrong shares. From now on their shares are used only if the others' are too few."""
         for holder in holders:
             if holder not in self._liars:
                 client_id = self._config.client_ids[holder]

@@ -14,8 +14,8 @@ import numpy as np
 from secfed.errors import ConfigError
 
 _MOST_CLIENTS = 2**24  # what a configuration can list
-_COMPLETE_GRAPH_CLIENTS = 4096  # beyond, each client would agree keys with and share to thousands of others
-_MOST_LOST = 0.9  # of the clients, on a k-regular graph: the range in which the production chooser accepts a request
+_COMPLETE_GRAPH_CLIENTS = 4096  # above, each client would exchange keys and shares with thousands of others
+_MOST_LOST = 0.9  # of the clients, on a k-regular graph: the limit up to which the production chooser accepts a request
 
 # Floating-point guards. 0.29 * 100 gives 28.999999999999996, so a count within 1e-6 of the next integer is rounded up
 # (the safe direction). Sums such as 0.34 + 0.56 may exceed a bound by a rounding error, so comparisons allow 1e-9.
@@ -67,9 +67,9 @@ def parameters(
       production chooser; the honest survivors stay connected except with probability 2^-(sigma+1); some client has
       more than t1 corrupt neighbors with probability at most 2^-(sigma+1), fewer than t surviving ones with
       probability at most 2^-eta; t > t1, and 2t > k + t1 if the adversary is `malicious_server`.
-    * complete: nothing is left to chance, so the bound of 0.9, which keeps random graphs away from where their tails
-      demand almost all clients as neighbors, does not apply, nor do the bits. t1 = A; t > A, 2t > n (2t > n + A if
-      `malicious_server`) and t <= S, exactly. At most 4096 clients: above, its cost rules a complete graph out.
+    * complete: nothing is random, so the bits and the bound of 0.9 do not apply (near this bound a random graph would
+      need almost all clients as neighbors). t1 = A; t > A, 2t > n (2t > n + A if `malicious_server`) and t <= S,
+      exactly. At most 4096 clients: above, a complete graph costs too much.
 
     Always 2 <= t <= k (n on the complete graph), as a configuration requires, and t - t1 >= `minimum_honest_inputs`
     (2t - k - t1 on a k-regular graph against a malicious server, unless `indivisible`).
@@ -80,14 +80,14 @@ def parameters(
         dropout_fraction: delta in [0, 1), clients that may drop out in a session. D = floor(delta n).
         adversary: "semi_honest" or "malicious_server".
         security_bits: sigma > 0; the graph fails to protect with probability at most 2^-sigma. None is 40 against a
-            semi-honest server and 80 against a malicious one, which can try graphs: each doubling of that work costs
-            one bit. Unused on the complete graph.
+            semi-honest server and 80 against a malicious one, which can try many graphs: each doubling of that work
+            costs one bit. Unused on the complete graph.
         correctness_bits: eta > 0; the random dropouts of a session leave some client without t holders with
             probability at most 2^-eta. Unused on the complete graph.
         minimum_honest_inputs: at least this many honest holders of each opened client are in the same sum. On the
             complete graph the client itself is one of them.
-        indivisible: also demand 2t > k + 2 t1 of a k-regular graph, so that a server that chooses the dropouts after it
-            has seen the graph cannot cut the sum into smaller ones (`Policy.indivisible` lets a client insist on it).
+        indivisible: also require 2t > k + 2 t1 of a k-regular graph, so that a server that chooses the dropouts after
+            it has seen the graph cannot cut the sum into smaller ones (a client can require it, `Policy.indivisible`).
             Against a malicious server the session also collects (n + A) / 2 signatures, 64 bytes each, for every
             client: see `session_colluders`.
 
@@ -100,8 +100,8 @@ def parameters(
     Security:
         The rule for k-regular graphs assumes that the server did not choose the graph and that dropouts are random.
         A server that chooses the dropouts after it has seen the graph, or tells clients different survivors, can still
-        cut out a part of it and learn that part's sum; what is left to each client is `minimum_honest_inputs`. With
-        `indivisible` it cannot: `protocols/secagg/README.md`, section 4.1, has the proof.
+        cut out a part of it and learn that part's sum; each client is then protected only by `minimum_honest_inputs`.
+        With `indivisible` the server cannot: `protocols/secagg/README.md`, section 4.1, has the proof.
 
     Source:
         Bell et al., Secure Single-Server Aggregation with (Poly)Logarithmic Overhead, CCS 2020, section 3;
@@ -134,7 +134,7 @@ def parameters(
 def least_against_corruption(
     *, clients: int, corrupt_fraction: float, dropout_fraction: float, neighbors: int | None, adversary: str
 ) -> tuple[int, int]:
-    """Return the fewest neighbors and the fewest colluders that a session must have, as `parameters` demands them.
+    """Return the fewest neighbors and the fewest colluders that a session must have, by the rules of `parameters`.
 
     Args:
         clients: n.
@@ -181,7 +181,7 @@ class _Request:
         return self.clients - self.dropouts
 
     def smallest_threshold(self, holders: int, colluders: int, *, complete: bool = False) -> int:
-        # A configuration demands t >= 2, also where no client is corrupt and one share would do.
+        # A configuration requires t >= 2, even if no client is corrupt and one share would be enough.
         threshold = max(2, colluders + self.honest_inputs)
         if self.malicious:
             # A malicious server asks some holders for the self seed and others for the mask key of one client; the
@@ -258,7 +258,7 @@ def _smallest_regular_graph(wanted: _Request) -> Parameters | None:
             return wanted.result(k, threshold, colluders)
         # Feasibility is not monotone in k, so this neither bisects nor gallops. But one more neighbor raises `fewest`
         # by at most one (couple the draws of k and k + 1) and never lowers the threshold: all k below k + missing fail.
-        # Where 2t > k + t1 (or + 2 t1) sets the threshold, it rises with k by at least a half each: all below
+        # If 2t > k + t1 (or + 2 t1) sets the threshold, each more neighbor raises it by at least a half: all k below
         # k + 2 missing fail.
         more_honest = 0 if wanted.indivisible else wanted.honest_inputs - 1
         by_half = (wanted.malicious and 2 * (threshold - 1) <= k + colluders + more_honest) or (
@@ -271,7 +271,7 @@ def _smallest_regular_graph(wanted: _Request) -> Parameters | None:
 
 
 def _fewest_connecting_neighbors(wanted: _Request) -> int:
-    """The smallest even k at which the honest survivors are connected but with probability 2^-(sigma+1).
+    """The smallest even k at which the honest survivors are connected except with probability 2^-(sigma+1).
 
     On the ring a cut is two runs of k/2 clients, all corrupt or dropped: n (n - k - 1) / 2 pairs of runs, each lost
     with probability C(n-k, B-k) / C(n, B) = B (B-1) .. (B-k+1) / (n (n-1) .. (n-k+1)), B = A + D. This falls with k.
@@ -280,7 +280,7 @@ def _fewest_connecting_neighbors(wanted: _Request) -> int:
     if lost < 2:
         return 2
     log_bound = -(wanted.security_bits + 1) * math.log(2)
-    # n^2 (B/n)^k is an upper bound of the expression, so the answer is no larger than where that one meets the bound.
+    # n^2 (B/n)^k is at least the expression, so the answer is at most the k at which n^2 (B/n)^k meets the bound.
     sufficient = math.ceil((2 * math.log(n) - log_bound) / -math.log(lost / n)) + 2
     most = min(sufficient + sufficient % 2, n - 2)
     even = np.arange(2, most + 1, 2)
@@ -338,7 +338,7 @@ class _Marked:
 
 
 def _terms_within_bound(multiples: _Floats) -> int:
-    # The sum starts at the far end of the tail, with the smallest terms: no cancellation, whatever the bound.
+    # The sum starts at the far end of the tail, with the smallest terms: no cancellation for any bound.
     return int(np.searchsorted(np.cumsum(multiples), 1 + _SLACK, side="right"))
 
 

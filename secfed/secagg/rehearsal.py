@@ -1,4 +1,4 @@
-"""The work of one party, to be timed: of a client with made-up others, and of a server with a few real clients."""
+"""The work of one party, for timing: of a client with made-up peers, and of a server with a few real clients."""
 
 from collections.abc import Callable
 
@@ -59,7 +59,7 @@ def client_times(config: Config, clock: Callable[[], float]) -> dict[Stage, floa
     mask_keys, signatures = {me: own.mask_key}, {me: own.signature}
     for client_id in ids[1:]:
         key = entropy.draw("mask_key", KEY_BYTES)
-        # Every number below 2^254 will do as a public key, and the private one is not needed.
+        # Any number below 2^254 works as a public key, and the private one is not needed.
         mask_keys[client_id] = key[:-1] + bytes([key[-1] & 0x3F])
         if identities:
             keys = channel_keys[client_id], mask_keys[client_id]

@@ -71,6 +71,6 @@ def unmasking(
             )
             for i in positions
         }
-    # The same for all; more signatures than are needed prove nothing more.
+    # The same for all; signatures beyond those needed prove nothing more.
     needed = config.signers_needed(int(state.advertised.sum()))
     return dict.fromkeys(config.ids[receivers].tolist(), request(sorted(signatures)[:needed]))

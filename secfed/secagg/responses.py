@@ -1,6 +1,6 @@
-"""What the server does with the response of a client, stage by stage: it checks it, then keeps it in its state.
+"""What the server does with a client's response in each stage: it checks it, then keeps it in its state.
 
-Each function takes the configuration, the identity keys, what the server holds, and who answers what. It raises
+Each function takes the configuration, the identity keys, the server's state, the client and its response. It raises
 FaultyClientError with the number of the check, or MalformedMessageError (S2), before anything has changed.
 """
 
@@ -40,7 +40,7 @@ def advertise_keys(
         text = f"a public key of client {client_id} is not canonical or of low order"
         raise FaultyClientError(text, client_id, "S5")
     if keys[0] == keys[1] or not state.known_keys.isdisjoint(keys):  # S6
-        # Keys come without a proof of possession: either of the two may have copied them.
+        # Keys come without a proof of possession: either client may have copied the other's.
         text = f"a public key of client {client_id} occurs twice, in its message or in one that came earlier"
         raise FaultyClientError(text, client_id, "S6")
     if needed:

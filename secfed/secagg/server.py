@@ -1,4 +1,4 @@
-"""The server's half of a session: it sees keys, sealed shares and masked vectors, and ends with their sum.
+"""The server's half of a session: it gets keys, sealed shares and masked vectors, and ends with the vectors' sum.
 
 The numbers S1 to S13 are those of `protocols/secagg/README.md`. Inputs are added as they arrive: memory does not grow
 with clients times length.
@@ -86,7 +86,7 @@ class Server:
 
     @property
     def done(self) -> bool:
-        """Whether the sum is there."""
+        """Whether the session has its sum."""
         return self.stage is Stage.DONE
 
     @property
@@ -199,7 +199,7 @@ class Server:
             True if it counts; False if it came late and was ignored.
 
         Raises:
-            FaultyClientError: As for `receive`; where the first bytes or the length suffice, no more chunks are read.
+            FaultyClientError: As for `receive`; if the first bytes or the length show it, no more chunks are read.
             ConfigError: A chunk is not bytes.
             StageError: The session is not open.
         """
@@ -207,7 +207,7 @@ class Server:
             return all(map(upload.write, chunks)) and upload.finish()
 
     def _listing(self, client_id: int, call: Callable[[Stage], Found]) -> Found | Literal[False]:
-        """Look at a message in the present stage, unless it is late; list the client's fault."""
+        """Check a message in the current stage, unless it is late; list the client's fault."""
         if self.stage is None:
             raise StageError(f"a message from client {client_id}, but the session is not open")
         if self.stage in (Stage.DONE, Stage.ABORTED):  # S3: any message is late now
@@ -218,17 +218,17 @@ class Server:
             text, check = f"client {client_id}: {error.args[0]}", "S2"
         except FaultyClientError as error:
             text, check = error.args[0], error.check
-        # What is kept is not what is raised: that has a traceback, whose frames hold the refused message.
+        # The list gets a copy of the error: the raised one has a traceback, whose frames hold the refused message.
         if len(self.faults) < MAXIMUM_FAULTS:
             self.faults.append(FaultyClientError(text, client_id, check))
         raise FaultyClientError(text, client_id, check)
 
     @one_at_a_time
     def _room(self, client_id: int, start: bytes, size: int) -> int | Literal[False]:
-        """Return how many bytes a message may have that begins with `start` and has `size` so far; False if it is late.
+        """Return the most bytes that a message with this start and `size` bytes so far may have; False if it is late.
 
         Raises:
-            FaultyClientError: S1 to S4, the message will not be taken.
+            FaultyClientError: S1 to S4, the message is refused.
         """
 
         def look(stage: Stage) -> int | Literal[False]:
@@ -237,7 +237,7 @@ class Server:
         return self._listing(client_id, look)
 
     def _position(self, stage: Stage, client_id: int, start: Whole, size: int) -> int | None:
-        """Look at all but the contents of a message; return the sender's position, or None if the message is late."""
+        """Check everything except a message's contents; return the sender's position, or None if it is late."""
         try:
             position = self._config.position(client_id)
         except KeyError:  # S1
@@ -289,7 +289,7 @@ class Server:
             The next stage's request for each client that is still in; empty when the sum is there.
 
         Raises:
-            TooFewSurvivorsError: The threshold cannot be met any more; the session is over.
+            TooFewSurvivorsError: The threshold can no longer be met; the session is over.
             FaultyClientError: S12 or S13, a client dealt shares that cannot be combined; the session is over.
             StageError: The session is not open, over, or not in `stage`; nothing has changed.
         """
@@ -299,7 +299,7 @@ class Server:
             raise StageError(f"the session is in stage {self.stage.name}, asked to close {Stage(stage).name}")
         try:
             outbox, after = STEPS[self.stage].close(self, self._state, self._answered)
-        except BaseException as error:  # whatever it is, half of a stage may be done: there is no second try
+        except BaseException as error:  # of any kind: half of a stage may be done, so there is no second try
             self.stage, self._state = Stage.ABORTED, Ended(self._survivors())
             if isinstance(error, FaultyClientError):
                 self.faults.append(FaultyClientError(error.args[0], error.client_id, error.check))
@@ -320,13 +320,13 @@ class Server:
             The Abort message for every client that is still in.
         """
         self.stage = Stage.ABORTED
-        if not isinstance(self._state, Done):  # a sum that is there may still be read
+        if not isinstance(self._state, Done):  # a finished sum may still be read
             self._state = Ended(self._survivors())
         return dict.fromkeys(self._ids(self._awaited), messages.Abort.because(reason).to_bytes())
 
     @one_at_a_time
     def to_bytes(self) -> bytes:
-        """Save the session; what is saved holds no client's secrets, but what the server has seen.
+        """Save the session: everything that the server has seen, but no client's secrets.
 
         Raises:
             StageError: It is not open yet.
@@ -433,7 +433,7 @@ def _step(
     collect: Callable[[Config, Mapping[int, bytes], During, int, int, Response], None],
     close: Callable[[Server, During, Set], tuple[Outbox, Seen]],
 ) -> Step:
-    """Let the type checker see that methods take what the exchange says, and the same state."""
+    """Let the type checker see that methods take the types of the exchange, and the same state."""
     return Step(exchange, collect, close)
 
 

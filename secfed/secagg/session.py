@@ -24,15 +24,15 @@ Progress = Callable[[Stage, int, int], object]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a session gave.
+    """The result of a session.
 
     Attributes:
         sum: The survivors' sum modulo `2**modulus_bits`, shape `(length,)`.
         survivors: Ids of the clients in the sum.
         dropouts: Ids of the others.
         faults: Every message refused, every wrong share found.
-        bytes_up: What each client sent, by id.
-        bytes_down: What each client was sent, by id.
+        bytes_up: Bytes that each client sent, by id.
+        bytes_down: Bytes that each client received, by id.
         seconds: Wall time of each stage, all parties together.
     """
 
@@ -65,9 +65,9 @@ def run_session(
 
     Args:
         config: The session's parameters.
-        vectors: Each client's vector by id; see `Client`. Or a function of the id, called once for each client that
-            still answers when inputs are collected, by ascending id, so that one vector is held at a time; a client
-            for which it returns None drops out.
+        vectors: Each client's vector by id; see `Client`. Or a function of the id, called once, by ascending id, for
+            each client that still answers when inputs are collected, so that only one vector is in memory at a time. If
+            it returns None, the client drops out.
         dropouts: Clients that drop out, and the first stage that they do not answer.
         policy: The policy of every client.
         observer: Called with every message, as the server sees it: stage, direction, client id, bytes.
@@ -75,15 +75,15 @@ def run_session(
         threads: Threads that expand the masks of one party, by default one for each usable core. They do not change
             the result.
         progress: `progress(stage, done, asked)`, called when the server has sent a stage's requests and after each
-            client, whether it answers or not: how many clients of how many the stage is done with.
+            client, whether it answers or not: how many of the clients asked the stage is done with.
 
     Returns:
         The sum and what it cost. With adversary `"malicious_server"` identity keys are made for this session alone.
 
     Raises:
         ConfigError: A vector is missing, a dropout is not a client, or `progress` is not a function.
-        EncodingError: A vector does not fit.
-        TooFewSurvivorsError: Too many dropouts.
+        EncodingError: A vector is invalid.
+        TooFewSurvivorsError: Too many clients dropped out.
 
     Security:
         All parties are in one process, so this protects nothing. It shows and tests what a deployment of `Client` and
@@ -147,7 +147,7 @@ def run_session(
                 observer(stage, "to_server", client_id, response)
             server.receive(client_id, response)
             del request, response  # before the next client makes its vector
-            if stage is Stage.UNMASKING:  # it has said all that it will say
+            if stage is Stage.UNMASKING:  # that was its last answer
                 del clients[client_id]
         if progress:
             progress(stage, len(asked), len(asked))

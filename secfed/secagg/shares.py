@@ -30,8 +30,8 @@ def split(config: Config, secrets: bytes, holders: npt.NDArray[np.intp], entropy
 def open_pairs(config: Config, me: int, state: Shared, senders: list[int], column: bytes) -> dict[int, bytes]:
     """Open the sealed pairs of shares; those of a faulty sender are left out.
 
-    The session goes on without them, so that one client cannot end it. If fewer are left than the threshold, the fault
-    is the server's: it shows this client another session than the others.
+    The session continues without them, so that one client cannot end it. If fewer are left than the threshold, the
+    server is at fault: it shows this client a different session from the others.
 
     Args:
         config: The session's parameters.
@@ -44,7 +44,7 @@ def open_pairs(config: Config, me: int, state: Shared, senders: list[int], colum
         The pairs that open, by position of the sender.
 
     Raises:
-        FaultyServerError: C13 or C14, too few open or are elements of the field.
+        FaultyServerError: C13 or C14, too few pairs open, or too few are elements of the field.
     """
     size, needed = messages.SEALED_BYTES, config.threshold - (me in state.shares)
     opened = {}

@@ -1,6 +1,6 @@
-"""Parties to bytes and back, between two messages: a crash loses nothing, and no party answers twice.
+"""Save and resume a party between two messages: a crash loses nothing, and no party answers twice.
 
-What a party holds is saved field by field, as the types in `states.py` say. What is resumed must fit together.
+A party's state is saved field by field, by the types in `states.py`. A resumed state must be consistent.
 """
 
 import hashlib

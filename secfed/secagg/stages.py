@@ -1,6 +1,6 @@
-"""The order of a session: which messages each stage has and which stage follows. Nothing else in the package knows it.
+"""The order of a session: which messages each stage has and which stage follows. Only this module knows it.
 
-What a party does with them is in the tables `STEPS` of `client.py` and `server.py`.
+The tables `STEPS` of `client.py` and `server.py` have what a party does with the messages.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ Response = TypeVar("Response", bound=Message)
 
 
 class Stage(IntEnum):
-    """Where a party stands; a client's stage is the one whose request it awaits, the server's the one whose responses
-    it collects.
+    """A party's stage: for a client, the stage whose request it awaits; for the server, the one whose responses it
+    collects.
     """
 
     ADVERTISE_KEYS = 1
@@ -72,7 +72,7 @@ KINDS = {message.kind for exchange in EXCHANGES.values() for message in (exchang
 
 
 def following(stage: Stage, config: Config) -> Stage:
-    """Return the stage after this one; without a malicious server in mind there is no consistency check."""
+    """Return the stage after this one. Only the adversary `"malicious_server"` has the consistency check."""
     after = EXCHANGES[stage].following
     if after is Stage.CONSISTENCY_CHECK and not config.malicious_server:
         return CONSISTENCY_CHECK.following
@@ -80,7 +80,7 @@ def following(stage: Stage, config: Config) -> Stage:
 
 
 def longest_request(stage: Stage, config: Config) -> int:
-    """Return the bytes of the longest message that a client looks at in a stage: with an entry for every client."""
+    """Return the bytes of the longest message that a client reads in a stage: with an entry for every client."""
     n = len(config.client_ids)
     members, signed = -(-n // 8), SIGNATURE_BYTES if config.malicious_server else 0
     variable = {

@@ -1,6 +1,6 @@
-"""What a party holds in each stage, one type for each: what another stage needed is not there to be used or saved.
+"""What a party holds in each stage, one type for each: it has nothing that only another stage needs.
 
-A client's hold secrets, so they are neither shown, copied nor pickled. `snapshot.py` saves every field by its type.
+A client's state holds secrets, so it is not shown, copied or pickled. `snapshot.py` saves every field by its type.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Held:
         raise TypeError("what a client holds is secret and cannot be pickled")
 
     def erase(self) -> None:
-        """Drop every field, so that a traceback that still holds this object holds no secret by it."""
+        """Drop every field, so that a traceback that still holds this object holds no secret."""
         for each in fields(self):
             object.__delattr__(self, each.name)
 
@@ -77,7 +77,7 @@ class Shared(Held):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Masked(Held):
-    """After MaskedInputCollection: the vector and what masked it are gone."""
+    """After MaskedInputCollection: the vector and its masks are gone."""
 
     session_id: Hash
     advertised: Set
@@ -93,7 +93,7 @@ class Signed(Masked):
     survivors: Set
 
 
-# What the server holds: nothing secret, but what clients sent, by their positions.
+# What the server holds: no secrets, only what clients sent, by their positions.
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -135,7 +135,7 @@ class Sharing(Advertised):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Collecting(Advertised):
-    """During MaskedInputCollection; what is masked is added at once."""
+    """During MaskedInputCollection; each masked vector is added at once."""
 
     shared: Set
     unopened: dict[int, bytes]  # by position of the holder: whose shares it could not open

@@ -1,4 +1,4 @@
-"""What a client demands of the survivors before it helps to unmask their sum: the checks C15 to C17 and C20 to C22."""
+"""What a client checks about the survivors before it helps to unmask their sum: C15 to C17 and C20 to C22."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +13,14 @@ from secfed.wire import Set
 
 
 def check_survivors(config: Config, policy: Policy, me: int, state: Masked, survivors: Set) -> None:
-    """Check the survivors where they are first announced.
+    """Check the survivors when they are first announced.
 
     Args:
         config: The session's parameters.
-        policy: What the client insists on.
+        policy: What the client requires.
         me: The client's position.
         state: What it holds.
-        survivors: Who is said to be in the sum, shape `(clients,)`.
+        survivors: The clients that the server says are in the sum, shape `(clients,)`.
 
     Raises:
         FaultyServerError: C15 to C17.
@@ -52,7 +52,7 @@ def check_signatures(
         directory: The identity keys of the cohort.
         me: The client's position.
         state: What it holds.
-        survivors: Who is said to be in the sum, shape `(clients,)`.
+        survivors: The clients that the server says are in the sum, shape `(clients,)`.
         signers: Positions of those that signed.
         signatures: Theirs, in the same order.
         survivors_bytes: The encoded set that they signed.

@@ -1,4 +1,4 @@
-"""A message on its way to the server in chunks, whole before it counts."""
+"""A message that reaches the server in chunks and counts only when it is complete."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -13,14 +13,14 @@ _KIND_BYTES = 2  # version and kind
 class Upload:
     """One message of one client in chunks; `Server.upload` makes it.
 
-    The message is kept as it is sent, at most `Server.message_bytes` long, and looked at by `Server.receive` once it is
-    whole, so an upload that breaks off changes nothing. A message of more than 2 MiB is kept in a temporary file
-    (`TMPDIR` says where) and added to the sum a block at a time: uploads under way take hardly any memory.
-    One thread at a time may use an upload; several uploads may be in several threads.
+    The upload keeps the message as it is sent, at most `Server.message_bytes` long. `Server.receive` reads it once it
+    is complete, so an incomplete upload changes nothing. A message of more than 2 MiB is kept in a temporary file
+    (`TMPDIR` says where) and added to the sum a block at a time, so unfinished uploads take hardly any memory. Only one
+    thread at a time may use an upload; several threads may each use their own.
 
     Args:
-        room: Tells from the first bytes how long the message may be; False refuses it.
-        receive: Takes the message when it is whole.
+        room: Returns, from the first bytes, how long the message may be, or False to refuse it.
+        receive: Takes the message when it is complete.
 
     Attributes:
         client_id: The sender.
@@ -71,7 +71,7 @@ class Upload:
         size = self.size + len(data)
         self._start += bytes(data[: _KIND_BYTES - len(self._start)])
         try:
-            # Asked again where the message is longer than allowed before: the stage may be another by now.
+            # Asked again if the message is longer than was allowed: the stage may have changed.
             if len(self._start) == _KIND_BYTES and size > self._room:
                 room = self._room_for(self._start, size)
                 if room is False:
@@ -86,7 +86,7 @@ class Upload:
         return True
 
     def finish(self) -> bool:
-        """Let the server look at the message, which is whole now.
+        """Pass the complete message to the server.
 
         Returns:
             True if it counts; False if it came late and was ignored.
@@ -106,6 +106,6 @@ class Upload:
             self._staging.close()
 
     def close(self) -> None:
-        """Give the upload up, with its memory and its file; nothing has changed."""
+        """Give up the upload and free its memory and file; nothing has changed."""
         self._over = True
         self._staging.close()

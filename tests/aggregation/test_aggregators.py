@@ -370,7 +370,7 @@ def test_no_updates_are_refused(aggregator: Any) -> None:
 
 
 def test_a_single_client_is_refused_under_secure_aggregation() -> None:
-    with pytest.raises(ConfigError, match="a sum of one is that one's vector"):
+    with pytest.raises(ConfigError, match="a sum of one client is its vector"):
         SECURE.aggregate(random_updates(1))
 
 

@@ -315,7 +315,7 @@ def test_clip_follows_the_quantile_by_the_geometric_rule() -> None:
         (lambda: pipeline(DistributedGaussian(1.0, 1.0, mechanism="laplace")), "mechanism 'laplace'"),  # type: ignore[arg-type]
         (lambda: pipeline(DistributedGaussian(1.0, 1.0, layers=0)), "layers 0"),
         (lambda: pipeline(DistributedGaussian(1.0, 1.0, colluders=8)), "threshold 8 must be above colluders 8"),
-        (lambda: pipeline(DistributedGaussian(1.0, 1.0, bits=4)), "4 bits are too few .* would do"),
+        (lambda: pipeline(DistributedGaussian(1.0, 1.0, bits=4)), "4 bits are too few .* are enough"),
         (lambda: pipeline(CentralGaussian(1.0, 1.0, population=11)), "12 clients cannot come from a population of 11"),
         (lambda: pipeline(CentralGaussian(1.0, 4.0, adaptive=AdaptiveClipping())), "count_noise 0.6 must be more"),
         (lambda: pipeline("central"), "needed secfed.CentralGaussian"),

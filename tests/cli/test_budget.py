@@ -267,7 +267,7 @@ RELEASE = {"--noise-multiplier": "1.1", "--delta": "1e-5"}
         ({"--sampling": "fixed", "--population": "9", "--cohort": "10"}, "cohort 10 is larger than the population 9"),
         (
             {"--sampling": "fixed", "--population": "9", "--sampling-rate": "0.5"},
-            "sampling rate 0.5 of 9 clients is 4.5 clients, needed a whole number: say --cohort instead",
+            "sampling rate 0.5 of 9 clients is 4.5 clients, needed a whole number: use --cohort instead",
         ),
         ({"--sampling": "fixed", "--population": "9", "--sampling-rate": "1e-12"}, "needed a whole number"),
         ({"--sampling": "fixed", "--population": "0", "--cohort": "1"}, "--population"),
@@ -397,7 +397,7 @@ def test_an_entry_that_is_not_reserved_is_neither_committed_nor_cancelled(
     before = budget.head()
     again = secfed("budget", command, budget.path, 1, "--json")
     assert again.exit_code == 1 and again.stdout == ""
-    assert "secfed: entry 1 ('done') is committed already" in again.stderr
+    assert "secfed: entry 1 ('done') is already committed" in again.stderr
     other = secfed("budget", command, budget.path, 2)
     assert other.exit_code == 1 and f"has no entry 2; reserved are: {entry.number}\n" in other.stderr
     assert secfed("budget", command, budget.path, 0).exit_code == 2
@@ -417,7 +417,7 @@ def test_the_option_of_earlier_versions_is_gone(secfed: Runner, budget: dp.Ledge
 def test_an_existing_ledger_gets_no_other_limit(secfed: Runner, budget: dp.Ledger) -> None:
     run = secfed("budget", "limit", budget.path, "--epsilon", 100, "--delta", DELTA, "--json")
     assert run.exit_code == 1 and run.stdout == ""
-    assert "exists already, and is never overwritten" in run.stderr
+    assert "already exists and is never overwritten" in run.stderr
     assert dp.Ledger.open(budget.path).epsilon == 3.0
 
 

@@ -161,7 +161,7 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
     [
         (("serve", "--like", "model.npz"), "needed either --roster, or --clients"),
         (("serve", "--like", "model.npz", "--clients", 3, "--roster", "x"), "needed either --roster, or --clients"),
-        (("serve", "--like", "model.npz", "--clients", 3, "--tls-cert", "x"), "belong together"),
+        (("serve", "--like", "model.npz", "--clients", 3, "--tls-cert", "x"), "must be given together"),
         (("serve", "--like", "model.npz", "--clients", 3, "--host", "0.0.0.0"), f"other machines reach: needed {SAFE}"),
         (("serve", "--like", "model.npz", "--clients", 1), "1 clients"),
         (("serve", "--like", "absent.npz", "--clients", 3), "absent.npz cannot be read"),
@@ -194,7 +194,7 @@ def test_identity_prints_the_public_key_of_a_new_private_file(folder: Path, secf
         ),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--state", "broken.npz"), "broken.npz"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--record", "broken.npz"), "broken.npz"),
-        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "belong together"),
+        (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--roster", "x"), "must be given together"),
         (("join", "http://127.0.0.1:1", "update-1.npz", "--id", 1, "--allow-divisible"), "only with --roster"),
         (("join", "http://192.0.2.1:1", "update-1.npz", "--id", 1), "such as http://127.0.0.1:8765, or --insecure"),
         (("join", "https://127.0.0.1:1", "update-1.npz", "--id", 1, "--ca", "absent"), "absent cannot be used"),

@@ -94,7 +94,7 @@ def test_server_that_is_started_again_draws_no_second_noise(
     with closing(Store(state)) as store:
         driver, transform = begin(CENTRAL, store)
         again = Release(file, driver, transform, delta=1e-5, ledger=ledger)
-        with pytest.raises(SecFedError, match="noise is drawn once only"):
+        with pytest.raises(SecFedError, match="noise is drawn only once"):
             again.finish()
 
 

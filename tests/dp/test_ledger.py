@@ -225,7 +225,7 @@ def test_what_is_committed_or_cancelled_stays_so(ledger: Ledger, first: str, sec
     entry = ledger.reserve(ROUND)
     settled = getattr(ledger, first)(entry)
     for handle in (entry, settled):
-        with pytest.raises(StageError, match=f"is {settled.state} already"):
+        with pytest.raises(StageError, match=f"is already {settled.state}"):
             getattr(ledger, second)(handle, *([ROUND] if second == "amend" else []))
     assert ledger.entries() == (settled,)
 
@@ -233,7 +233,7 @@ def test_what_is_committed_or_cancelled_stays_so(ledger: Ledger, first: str, sec
 def test_an_entry_of_another_ledger_is_refused(ledger: Ledger, path: Path) -> None:
     other = Ledger.create(path.with_name("other.sqlite"), epsilon=2.0, delta=DELTA)
     ledger.reserve(ROUND)
-    with pytest.raises(ConfigError, match="is not of this ledger"):
+    with pytest.raises(ConfigError, match="is not in this ledger"):
         ledger.commit(other.reserve(ROUND))
 
 
@@ -448,7 +448,7 @@ def test_an_existing_file_is_never_overwritten(ledger: Ledger, path: Path) -> No
     text.write_text("precious")
     for taken in (path, text, path.parent):
         before = taken.read_bytes() if taken.is_file() else None
-        with pytest.raises(ConfigError, match="exists already"):
+        with pytest.raises(ConfigError, match="already exists"):
             Ledger.create(taken, epsilon=1.0, delta=DELTA)
         assert (taken.read_bytes() if taken.is_file() else None) == before
 
@@ -463,7 +463,7 @@ def test_an_empty_file_may_become_a_ledger(path: Path) -> None:
 def test_of_two_that_create_a_ledger_at_once_one_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger.create(path, epsilon=1.0, delta=DELTA)
     monkeypatch.setattr(Path, "exists", lambda self: False)  # both looked before either wrote
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         Ledger.create(path, epsilon=100.0, delta=DELTA)
     assert Ledger.open(path).epsilon == 1.0
 

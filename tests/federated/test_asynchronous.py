@@ -213,7 +213,7 @@ def test_with_privacy_the_sum_is_divided_by_the_buffer_and_sampling_counts_nothi
 
 def test_privacy_with_adjacency_add_remove_is_refused_with_the_reason() -> None:
     privacy = secfed.CentralGaussian(clip_norm=1.0, noise_multiplier=1.0)
-    with pytest.raises(ConfigError, match="others would be ready in its place"):
+    with pytest.raises(ConfigError, match="others take its place"):
         fedbuff(privacy=privacy)
 
 

@@ -401,7 +401,7 @@ def test_true_delta_of_a_fixed_cohort_is_at_most_the_accountants() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"sampling_rate": 0.5, "cohort_size": 2}, "found sampling_rate 0.5 and cohort_size 2, needed one of both"),
+        ({"sampling_rate": 0.5, "cohort_size": 2}, "found sampling_rate 0.5 and cohort_size 2, needed only one"),
         ({"cohort_size": 0}, "cohort_size 0 must be a whole number of at least 1"),
         ({"cohort_size": 2.0}, "cohort_size 2.0 must be a whole number"),
         ({"cohort_size": 6}, "cohort_size 6 must be at most 5, the number of clients"),

@@ -265,7 +265,7 @@ def test_accountant_of_another_adjacency_or_beside_a_ledger_is_refused(tmp_path:
     assert fedavg(CENTRAL, accountant=dp.Accountant("replace"))
     for options, text in (
         ({"accountant": dp.Accountant("replace"), "adjacency": "add_remove"}, "that of the accountant, 'replace'"),
-        ({"accountant": dp.Accountant(), "ledger": ledger}, "found a ledger and an accountant, needed one of both"),
+        ({"accountant": dp.Accountant(), "ledger": ledger}, "found a ledger and an accountant, needed only one"),
         ({"accountant": 3.0}, "must be a dp.Accountant"),
     ):
         with pytest.raises(ConfigError, match=text):

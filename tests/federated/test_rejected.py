@@ -1,4 +1,4 @@
-"""Clients whose result does not fit: they are named and count as dropouts, and the round goes on."""
+"""Clients whose result is invalid: they are named and count as dropouts, and the round continues."""
 
 import math
 from dataclasses import replace
@@ -28,8 +28,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "infinite": ((np.array([0.1, math.inf, 7.25]), 1), "not finite"),
     "longer": ((np.full(4, 7.25), 1), "not shaped like the model"),
     "dictionary": (({"a": np.full(3, 7.25)}, 1), "not shaped like the model"),
-    "text": (("7.25", 1), "holds something else than arrays"),
-    "ragged": (([[7.25], [7.25, 7.25]], 1), "holds something else than arrays"),
+    "text": (("7.25", 1), "does not consist of arrays"),
+    "ragged": (([[7.25], [7.25, 7.25]], 1), "does not consist of arrays"),
     "no_examples": ((np.full(3, 7.25), 0), "has no examples"),
     "negative": ((np.full(3, 7.25), -7.25), "has no examples"),
     "no_weight": ((np.full(3, 7.25), None), "weight is not a finite number"),

@@ -88,7 +88,7 @@ def test_sites_refuse_a_server_with_a_lower_threshold(rounds: dict[str, Any]) ->
     kind, *notes = rounds["lax"]
     assert kind == "TooFewSurvivorsError"
     assert len(notes) == 4
-    assert all("C4: the server's session has threshold 3, this site's own terms give 4" in note for note in notes)
+    assert all("C4: the server's session has threshold 3, this site's terms need 4" in note for note in notes)
 
 
 def test_site_answers_no_other_site(rounds: dict[str, Any]) -> None:

@@ -172,10 +172,10 @@ CHANGES: dict[str, tuple[Terms, str]] = {
     "wider clip": (Terms(SecAgg(threshold=3, clip=2.0, max_weight=16)), "clip, weights or noise"),
     "larger weight": (Terms(SecAgg(threshold=3, clip=1.0, max_weight=2**20)), "clip, weights or noise"),
     "other bits": (Terms(SecAgg(threshold=3, clip=1.0, max_weight=16, bits=14)), "clip, weights or noise"),
-    "higher threshold": (Terms(SecAgg(threshold=4, clip=1.0, max_weight=16)), "has threshold 4, .* give 3"),
+    "higher threshold": (Terms(SecAgg(threshold=4, clip=1.0, max_weight=16)), "has threshold 4, .* need 3"),
     "fewer neighbors": (
         Terms(SecAgg(threshold=2, clip=1.0, max_weight=16, neighbors=2), minimum_cohort=3),
-        "has threshold 2, .* give 3",
+        "has threshold 2, .* need 3",
     ),
 }
 
@@ -193,7 +193,7 @@ def test_site_refuses_other_parameters_before_it_trains(change: str) -> None:
 
 def test_site_refuses_a_lower_threshold() -> None:
     strict = Site(Terms(SecAgg(threshold=4, clip=1.0, max_weight=16)), train)
-    with pytest.raises(FaultyServerError, match=r"C4: the server's session has threshold 3, .* give 4"):
+    with pytest.raises(FaultyServerError, match=r"C4: the server's session has threshold 3, .* need 4"):
         Round().ask(strict)
 
 

@@ -653,14 +653,14 @@ def test_evaluation_without_examples_is_refused() -> None:
 def test_a_model_that_does_not_fit_is_refused_by_training_and_evaluation() -> None:
     local = training()
     for call in (local, local.evaluate):
-        with pytest.raises(EncodingError, match="the names do not fit"):
+        with pytest.raises(EncodingError, match="the names differ"):
             call({"weight": np.zeros(3)}, [(torch.ones(4, 4), LABELS)])
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"epochs": 1, "steps": 1}, "found epochs 1 and steps 1, needed one of both"),
+        ({"epochs": 1, "steps": 1}, "found epochs 1 and steps 1, needed only one"),
         ({"epochs": 0}, "epochs 0 must be a whole number of at least 1"),
         ({"steps": 2.5}, "steps 2.5 must be a whole number"),
         ({"steps": True}, "steps True must be a whole number"),

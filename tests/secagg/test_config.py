@@ -42,7 +42,7 @@ def texts(**fields: Any) -> str:
         ({"neighbors": 0}, "neighbors 0 must be a whole number from 1 to 8, the other clients"),
         ({"neighbors": 9}, "neighbors 9 must be a whole number from 1 to 8, the other clients"),
         ({"neighbors": 2.0}, "neighbors 2.0 must be a whole number"),
-        ({"colluders": 5}, "threshold 5 must be more than 5 colluders, who could unmask by themselves"),
+        ({"colluders": 5}, "threshold 5 must be more than 5 colluders, who could otherwise unmask alone"),
         ({"colluders": -1}, "colluders -1 must be a whole number from 0 to 9"),
         (
             {"colluders": 2, "adversary": "malicious_server"},
@@ -64,8 +64,8 @@ def texts(**fields: Any) -> str:
         ({"adversary": "malicious"}, "adversary 'malicious' must be one of 'semi_honest', 'malicious_server'"),
         ({"masking": "none"}, "masking 'none' must be one of 'aes128_ctr'"),
         ({"client_ids": [1.0, 2, 3]}, "client id 1.0 must be a whole number"),
-        ({"client_ids": [7]}, "1 clients: needed 2 to 16777216; a sum of one is that one's vector"),
-        ({"client_ids": []}, "0 clients: needed 2 to 16777216; a sum of one is that one's vector"),
+        ({"client_ids": [7]}, "1 clients: needed 2 to 16777216; a sum of one client is its vector"),
+        ({"client_ids": []}, "0 clients: needed 2 to 16777216; a sum of one client is its vector"),
         ({"client_ids": [0, 1, 2]}, f"client ids from 0 to 2: {IDS}"),
         ({"client_ids": [1, 2**31 - 1]}, f"client ids from 1 to 2147483647: {IDS}"),
         ({"client_ids": [1, 2, 2, 3]}, "1 of 4 client ids occur twice: ids must be distinct"),
@@ -227,11 +227,11 @@ def test_there_is_one_encoding_of_a_configuration() -> None:
         (Policy(minimum_neighbors=5), "the configuration has 4 neighbors, this client's policy needs 5"),
         (
             Policy(minimum_colluders=1),
-            "the configuration has 0 colluders to be withstood, this client's policy needs 1",
+            "the configuration has 0 tolerated colluders, this client's policy needs 1",
         ),
         (
             Policy(minimum_session_colluders=2),
-            "the configuration has 0 colluders to be withstood in the whole session, this client's policy needs 2",
+            "the configuration has 0 tolerated colluders in the whole session, this client's policy needs 2",
         ),
         (
             Policy(adversary="malicious_server"),

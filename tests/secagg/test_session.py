@@ -325,7 +325,7 @@ def test_client_with_a_late_vector_that_fails_leaves_the_session() -> None:
         session = Session(config)
         first = config.client_ids[0]
         client = session.clients[first] = Client(config, first, late)
-        with pytest.raises(errors.StageError, match="still to come from a function"):
+        with pytest.raises(errors.StageError, match="a function has yet to make"):
             client.to_bytes()
         session.to(Stage.MASKED_INPUT_COLLECTION)
         with pytest.raises(error):

@@ -1,11 +1,11 @@
-"""A ledger: an SQLite file that records every release and refuses the one that would overspend, before noise is drawn.
+"""A ledger: an SQLite file that records every release and refuses one that would overspend, before noise is drawn.
 
-A release is *reserved* first, and from then on counts as spent; then noise is drawn and the release leaves; then it is
-*committed*. A process that crashes in between leaves its reservation behind, which still counts as spent.
+A release is first *reserved*, and from then on counts as spent. Then noise is drawn and the release is sent. Then it is
+*committed*. If a process crashes in between, its reservation remains and still counts as spent.
 
 The file holds a budget and a log that only grows; each record's hash covers all records before it. Every operation is
-one transaction over a connection of its own, so a ledger may be used by several processes and threads, also across a
-fork, and a file that is moved away, replaced or rolled back while in use is noticed, not written past.
+one transaction over its own connection, so several processes and threads may use a ledger, also across a fork. If the
+file is moved, replaced or rolled back while in use, the ledger notices and does not write to it.
 """
 
 import json
@@ -46,7 +46,7 @@ _SCHEMA = (
 _COLUMNS = ("number", "action", "entry", "event", "count", "label", "recorded_at", "hash")
 _HASH = re.compile("[0-9a-f]{64}")
 _NOW = "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
-# SQLite's codes for what the machine refuses; every other code blames the file.
+# SQLite's codes for failures of the machine; every other code means that the file is at fault.
 _OUTSIDE = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
@@ -63,24 +63,24 @@ class Ledger:
     Args:
         path: The file.
         timeout_seconds: How long to wait for another process that holds the file.
-        expected_head: What `head()` returned earlier: a file that no longer holds that record is refused. None
-            checks nothing.
+        expected_head: What `head()` returned earlier: a file that no longer holds that record is refused. None: no
+            check.
 
     Attributes:
         path: The file.
         epsilon: The budget.
         delta: The delta at which epsilon is computed.
-        adjacency: The relation of data sets, of every release alike.
+        adjacency: Which data sets epsilon compares, for every release.
 
     Security:
-        A ledger guards against mistakes, crashes and races, not against who may write to its file: the hashes are not
-        keyed. Without `expected_head` a file whose last records were deleted, and an older copy of it, are opened
-        without an error. To notice both, keep `head()` elsewhere after each release and open the file with it. A copy
-        of the file is a second budget: never spend from two. Locks need a file system that has them: a local one, not a
-        network share.
+        A ledger guards against mistakes, crashes and races, not against anyone who can write to its file: the hashes
+        have no key. Without `expected_head`, an older copy of the file, or a file whose last records were deleted,
+        opens without an error. To notice both, keep `head()` elsewhere after each release and open the file with it. A
+        copy of the file is a second budget: never spend from two. The file system must support locks: use a local one,
+        not a network share.
 
-        The sum of all releases is a guarantee if what each round releases (its noise, its sampling, whether it takes
-        place) was not chosen by looking at what earlier rounds released. That is the caller's to keep.
+        The total is a guarantee only if no round's release (its noise, its sampling, whether it takes place) was chosen
+        by looking at what earlier rounds released. The caller must ensure this.
 
     A round is refused before its noise is drawn, and remembered if the process dies:
 
@@ -114,7 +114,7 @@ class Ledger:
         with self._transaction() as connection:
             rows = connection.execute("SELECT epsilon, delta, adjacency, created_at, hash FROM budget").fetchall()
             if len(rows) != 1 or chained(_FORMAT, rows[0][:4]) != rows[0][4]:
-                raise ConfigError(f"{CHANGED}: the budget is not the one that was written")
+                raise ConfigError(f"{CHANGED}: the budget does not match its hash")
             self.epsilon, self.delta, self.adjacency, self._created_at, self._root = rows[0]
             self._history = History(self._root, 0, {}, Accountant(adjacency=self.adjacency))
             self._history = self._read(connection)
@@ -137,7 +137,7 @@ class Ledger:
         adjacency: Adjacency = "add_remove",
         timeout_seconds: float = 30.0,
     ) -> "Ledger":
-        """Begin a ledger in a new file.
+        """Create a ledger in a new file.
 
         Args:
             path: The file; it must not exist, or be empty.
@@ -153,12 +153,12 @@ class Ledger:
         epsilon, delta = check_budget(epsilon, delta)
         events.check_adjacency(adjacency)
         path = Path(path).absolute()
-        taken = f"{path} exists already, and is never overwritten"
+        taken = f"{path} already exists and is never overwritten"
         if path.exists() and not (path.is_file() and path.stat().st_size == 0):
             raise ConfigError(taken)
         with _connection(path, timeout_seconds, "rwc") as connection:
             connection.execute("BEGIN IMMEDIATE")
-            # Another process may have been quicker since the look above.
+            # Another process may have created the file since the check above.
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise ConfigError(taken)
             for statement in _SCHEMA:
@@ -172,7 +172,7 @@ class Ledger:
     def open(
         cls, path: str | PathLike[str], *, timeout_seconds: float = 30.0, expected_head: str | None = None
     ) -> "Ledger":
-        """Open a ledger and check all of it; what a dead process has reserved is still spent.
+        """Open a ledger and check all of it. Reservations of a crashed process still count as spent.
 
         Args:
             path: The file, made by `create`.
@@ -191,7 +191,7 @@ class Ledger:
         return f"Ledger({str(self.path)!r}, epsilon={self.epsilon}, delta={self.delta}, adjacency={self.adjacency!r})"
 
     def reserve(self, event: Event, count: int = 1, label: str = "") -> Entry:
-        """Set aside what a release will spend; call it before noise is drawn.
+        """Reserve what a release will spend. Call this before noise is drawn.
 
         Args:
             event: What will be released, at its worst: of a sum of noise shares, with the fewest survivors allowed.
@@ -211,7 +211,7 @@ class Ledger:
         return self._append("reserve", draft(event, count, label))
 
     def amend(self, entry: Entry, event: Event, count: int | None = None) -> Entry:
-        """Correct a reservation, when what will be released is known better but has not been released yet.
+        """Correct a reservation when the release is known more precisely but has not happened yet.
 
         So a round reserves for its threshold, and once the survivors are known, and before they unmask the sum, amends
         to the noise that is really in it. If that is refused the sum must not be released.
@@ -231,7 +231,7 @@ class Ledger:
         return self._append("amend", replace(entry, event=better.event, count=better.count))
 
     def commit(self, entry: Entry) -> Entry:
-        """Note that a reservation has been released; it spends what it did before.
+        """Record that a reservation has been released; what it spends does not change.
 
         Args:
             entry: The reservation.
@@ -244,7 +244,7 @@ class Ledger:
         return self._append("commit", entry)
 
     def cancel(self, entry: Entry) -> Entry:
-        """Give back what a reservation set aside, because nothing of it was released.
+        """Cancel a reservation, because nothing of it was released: it no longer counts as spent.
 
         Only the caller knows that. If anything that depends on the clients' data has left (a sum, a model, the score
         of a model, the cause of a failure), the entry must be committed instead; when in doubt, leave it reserved.
@@ -260,7 +260,7 @@ class Ledger:
         return self._append("cancel", entry)
 
     def record(self, event: Event, count: int = 1, label: str = "") -> Entry:
-        """Write down what has been released without a reservation; it cannot be refused, only remembered.
+        """Record a release that had no reservation. It has already happened, so it cannot be refused.
 
         It may take the ledger beyond its budget; from then on every reservation is refused.
 
@@ -310,11 +310,11 @@ class Ledger:
         return tuple(self._refreshed().entries.values())
 
     def accountant(self) -> Accountant:
-        """Return a new accountant of all that counts as spent: committed and reserved."""
+        """Return a new accountant of everything that counts as spent: committed and reserved."""
         return self._refreshed().total()
 
     def spent(self) -> float:
-        """Return the certified upper epsilon of all that counts as spent, at the ledger's delta."""
+        """Return the certified upper epsilon of everything that counts as spent, at the ledger's delta."""
         return float(self.accountant().epsilon(self.delta))
 
     def remaining_rounds(self, event: Event) -> int:
@@ -350,7 +350,7 @@ class Ledger:
         }
 
     def _append(self, action: str, entry: Entry) -> Entry:
-        """Add a record, if it may follow what is there; the entry says what to spend, or which reservation is meant."""
+        """Add a record if the log allows it; the entry says what to spend, or which reservation is meant."""
         with self._transaction("IMMEDIATE") as connection:
             history = self._read(connection)
             if ACTIONS[action][0] is None:
@@ -367,7 +367,7 @@ class Ledger:
             record = (*fields, chained(history.head, fields))
             history = history.with_records([record])
             connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", record)
-        self._history = history  # not before the transaction has ended well
+        self._history = history  # only after the transaction has succeeded
         return history.entries[entry.number]
 
     def _refusal(self, epsilon: float) -> BudgetExceededError:
@@ -385,7 +385,7 @@ class Ledger:
         return history
 
     def _read(self, connection: sqlite3.Connection) -> History:
-        """Return the history with what others have written since; the part that is known is not read again."""
+        """Return the history with the records that others added since; known records are not read again."""
         history = self._history
         if connection.execute("SELECT hash FROM budget").fetchall() != [(self._root,)]:
             raise ConfigError(f"{self.path} is not the ledger that was opened")
@@ -424,7 +424,7 @@ def _connection(path: Path, timeout_seconds: float, mode: str) -> Iterator[sqlit
     try:
         uri = f"{path.as_uri()}?mode={mode}"
         with closing(sqlite3.connect(uri, timeout=timeout_seconds, isolation_level=None, uri=True)) as connection:
-            # EXTRA: else a loss of power just after a commit could bring the old journal back, and forget a spend.
+            # EXTRA: otherwise a power loss right after a commit could restore the old journal and lose a release.
             connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("PRAGMA fullfsync = ON")
             yield connection

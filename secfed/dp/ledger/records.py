@@ -1,4 +1,4 @@
-"""What a ledger's records say, in memory: the entries as they now stand, and what they spend."""
+"""A ledger's records in memory: the current entries, and what they spend."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from secfed.errors import ConfigError, StageError
 State = Literal["reserved", "committed", "cancelled"]
 
 _MOST_COUNT = 1 << 62
-# The state that an action needs, and the one that it leaves.
+# The state before and after each action.
 ACTIONS: dict[str, tuple[str | None, State]] = {
     "reserve": (None, "reserved"),
     "record": (None, "committed"),
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a ledger's file says, up to a record; never changed, so that threads may share it.
+    """The contents of a ledger's file up to a record. It never changes, so threads may share it.
 
     Attributes:
         head: Hash of the last record, or of the budget if there is no record.
@@ -79,7 +79,7 @@ class History:
     settled: Accountant
 
     def total(self, without: Entry | None = None) -> Accountant:
-        """Return an accountant of all that counts as spent, perhaps without one entry."""
+        """Return an accountant of everything that counts as spent, optionally without one entry."""
         total = self.settled.copy()
         for entry in self.entries.values():
             if entry.state == "reserved" and (without is None or entry.number != without.number):
@@ -87,7 +87,7 @@ class History:
         return total
 
     def with_records(self, records: Iterable[tuple[Any, ...]]) -> "History":
-        """Return the book with the records that follow, each checked.
+        """Return the history with further records, each checked.
 
         Args:
             records: Rows of the log: number, action, entry, event, count, label, time, hash.
@@ -100,11 +100,11 @@ class History:
             number, action, begun, event_text, count, label, recorded_at = fields
             head, length = chained(head, fields), length + 1
             if head != found or number != length:
-                raise ConfigError(f"{CHANGED}: record {length} is not the one that was written")
+                raise ConfigError(f"{CHANGED}: record {length} does not match its hash")
             old = entries.get(begun)
             needed, state = ACTIONS.get(action, ("", "reserved"))
             if (old.state if old else None) != needed or (old is None and begun != number):
-                raise ConfigError(f"{CHANGED}: record {length} says {action} where it cannot")
+                raise ConfigError(f"{CHANGED}: record {length} has the action {action}, which is not allowed there")
             event = events.from_json(json.loads(event_text))
             receipt = old.receipt if old else head
             entries[begun] = Entry(begun, event, count, label, state, recorded_at, receipt)
@@ -113,7 +113,7 @@ class History:
         return History(head, length, entries, settled)
 
     def reserved(self, entry: Entry) -> Entry:
-        """Return a reservation as it stands now.
+        """Return a reservation in its current state.
 
         Raises:
             ConfigError: The entry is not of this ledger.
@@ -121,14 +121,14 @@ class History:
         """
         found = self.entries.get(entry.number)
         if found is None or found.receipt != entry.receipt:
-            raise ConfigError(f"entry {entry.number} ({entry.label!r}) is not of this ledger")
+            raise ConfigError(f"entry {entry.number} ({entry.label!r}) is not in this ledger")
         if found.state != "reserved":
-            raise StageError(f"entry {entry.number} ({entry.label!r}) is {found.state} already")
+            raise StageError(f"entry {entry.number} ({entry.label!r}) is already {found.state}")
         return found
 
 
 def draft(event: Event, count: int, label: str) -> Entry:
-    """Return an entry that is in no ledger yet.
+    """Return an entry that is not yet in a ledger.
 
     Raises:
         ConfigError: A parameter is wrong.

@@ -1,9 +1,9 @@
-"""Noise that no server adds: how finely to round, how much noise each client brings, and whether a ring holds the sum.
+"""Noise that clients add: how finely to round, how much noise each client adds, and whether the ring holds the sum.
 
-Every client rounds its clipped, rotated vector to whole steps (`encoding.conditional_rounding`) and adds whole noise of
-its own; the ring sums both. `choose` finds the step: a long one lengthens the rounded vectors, so that they need more
-noise; a short one lets the sum wrap round the ring. Wrapping costs accuracy, never privacy: the guarantee is that of
-the sum before it, and so of all that is computed from it.
+Every client rounds its clipped, rotated vector to whole steps (`encoding.conditional_rounding`) and adds its own
+integer noise; the ring sums both. `choose` finds the step: a long step lengthens the rounded vectors, so they need more
+noise; a short step lets the sum wrap around the ring. Wrapping costs accuracy, never privacy: the guarantee holds for
+the sum before wrapping, and so for everything computed from it.
 
 Source: Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation, ICML 2021; Agarwal, Kairouz, Liu: The Skellam Mechanism for Differentially Private Federated Learning,
@@ -24,23 +24,23 @@ from secfed.errors import ConfigError, TooFewSurvivorsError
 Mechanism = Literal["discrete_gaussian", "skellam"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
 
-# What noise of whole numbers needs beyond a Gaussian's variance s^2, in square steps. Discrete Gaussian: it is, as good
-# as exactly, a randomized rounding of a Gaussian of variance less 1.5^2. Skellam: with 2.25 more its Renyi bound is
+# Variance that integer noise needs in addition to a Gaussian's s^2, in square steps. Discrete Gaussian: it is almost
+# exactly a randomized rounding of a Gaussian with 1.5^2 less variance. Skellam: with 2.25 more its Renyi bound is
 # below the Gaussian's at all whole orders, as (1 + 2.25/m)/m <= 1/s^2 for m = s^2 + 2.25 (integer vectors: the 1-norm
 # is at most the square of the Euclidean norm).
 NOISE_MARGIN = 2.25
 # The sum of two discrete Gaussians of variance v or more is one, up to a factor 1 +- 10 exp(-pi^2 v) of each
-# probability. For all coordinates and additions together that shall change no epsilon by more than this.
+# probability. Over all coordinates and additions together this may change no epsilon by more than this.
 _CLOSURE_EPSILON = 1e-9
 # A weighted sum of random signs exceeds x deviations at most 3.18 times as often as a normal variable does: Bentkus,
 # Dzindzalieta: A tight Gaussian bound for weighted sums of Rademacher random variables, Bernoulli 2015.
 _SIGNS_FACTOR = 3.1787
-# No more of the coordinates wrap than this: with more, the error's size says little of how bad it is.
+# Largest fraction of coordinates that may wrap: above it, the size of the error says little about the damage.
 _MOST_WRAPPED = 1e-3
 # Accuracy given up for a longer step: fewer wraps, and less noise to draw.
 _INDIFFERENCE = 1e-3
 _LEAST_OVERHEAD = 1.01
-# As in encoding.conditional_rounding: norms in steps, dimension's root added, stay below this.
+# As in encoding.conditional_rounding: norms in steps, plus the root of the dimension, stay below this.
 _LONGEST = 2.0**26
 _LARGEST_DIMENSION = 1 << 40
 _GRID = 100
@@ -51,12 +51,12 @@ class Layers:
     """The noise of each client, in layers, some of which the server can remove once it knows the survivors.
 
     Layer `k` (from 0) is for sums with fewer than `honest[k - 1]` honest survivors; in others it is removed. Whichever
-    clients drop out, the noise left from honest survivors has a variance of at least `variance`, and of exactly
-    `variance` if `honest` holds their number.
+    clients drop out, the noise left from honest survivors has at least the variance `variance`, and exactly `variance`
+    if `honest` contains their number.
 
     Args:
-        variance: What the honest survivors' noise must come to in the sum, per coordinate, in square steps.
-        honest: Numbers of honest survivors, falling; the last is the fewest. One number: nothing is ever removed.
+        variance: Variance of the honest survivors' noise in the sum, per coordinate, in square steps.
+        honest: Numbers of honest survivors, descending; the last is the fewest. With one number, nothing is removed.
 
     Raises:
         ConfigError: The variance is not positive and finite, or the numbers do not fall to at least 1.
@@ -84,15 +84,15 @@ class Layers:
         """Make layers for any number of survivors from `threshold` to `clients`.
 
         Args:
-            variance: What the honest survivors' noise must come to in the sum, per coordinate, in square steps.
+            variance: Variance of the honest survivors' noise in the sum, per coordinate, in square steps.
             clients: Clients in the cohort.
             threshold: Fewest survivors in a sum, colluders among them.
             colluders: Survivors whose noise does not count.
-            most: Most layers, each of which costs every client a seed to share. None: one for each number of survivors,
-                so that the noise is never more than needed. 1: nothing is removed.
+            most: Most layers; each costs every client one more seed. None: one for each number of survivors, so that
+                the noise is never more than needed. 1: nothing is removed.
 
         Raises:
-            ConfigError: The numbers do not fit together.
+            ConfigError: The numbers are inconsistent.
         """
         if not 0 <= colluders < threshold <= clients:
             raise ConfigError(
@@ -103,7 +103,7 @@ class Layers:
         first, last = clients - colluders, threshold - colluders
         if most is None or most > first - last:
             return cls(variance, tuple(range(first, last - 1, -1)))
-        # Equal ratios: the surplus is nowhere much larger than elsewhere.
+        # Equal ratios, so that the surplus is similar for all numbers of survivors.
         numbers = {round(last * (first / last) ** (i / max(1, most - 1))) for i in range(most)}
         return cls(variance, tuple(sorted(numbers, reverse=True)))
 
@@ -111,7 +111,7 @@ class Layers:
     def variances(self) -> tuple[float, ...]:
         """Variance of each layer of one client, per coordinate, in square steps."""
         pairs = zip(self.honest, self.honest[1:], strict=False)
-        # The difference of variance / fewer and variance / more, without its loss of digits.
+        # The difference of variance / fewer and variance / more, computed without losing digits.
         return (
             self.variance / self.honest[0],
             *(self.variance * (more - fewer) / (more * fewer) for more, fewer in pairs),
@@ -121,17 +121,17 @@ class Layers:
         """Return how many layers, from the first, stay in a sum with this many honest survivors.
 
         Raises:
-            TooFewSurvivorsError: All layers together are too little noise for so few.
+            TooFewSurvivorsError: All layers together are too little noise for this number.
         """
         for index, needed in enumerate(self.honest):
             if honest >= needed:
                 return index + 1
         raise TooFewSurvivorsError(
-            f"{honest} honest survivors bring too little noise, needed {self.honest[-1]}", honest, self.honest[-1]
+            f"{honest} honest survivors add too little noise, needed {self.honest[-1]}", honest, self.honest[-1]
         )
 
     def per_client(self, honest: int) -> float:
-        """Return the variance of the layers of one client that stay; for errors see `kept`."""
+        """Return the variance of one client's layers that stay; for errors see `kept`."""
         return self.variance / self.honest[self.kept(honest) - 1]
 
 
@@ -208,7 +208,7 @@ class NoisePlan:
 
     @property
     def largest_entry(self) -> int:
-        """Absolute value, in steps, that an entry of one client's noisy vector exceeds less than once in 2^100 sums."""
+        """A bound, in steps, that an entry of one client's noisy vector exceeds less than once in 2^100 sums."""
         # Bernstein's bound, for both laws: noise of variance v reaches t with probability 2 exp(-t^2 / (2 v + 2 t / 3))
         # at most, which is below 2^-139 here.
         return math.isqrt(self.largest_square) + math.ceil(66 + 14 * math.sqrt(self.noise_variance))
@@ -217,11 +217,11 @@ class NoisePlan:
         """Return what is released if this many clients are in the sum (and surplus layers are removed).
 
         Raises:
-            TooFewSurvivorsError: They are fewer than the threshold: nothing may be released.
+            TooFewSurvivorsError: There are fewer than the threshold: nothing may be released.
         """
         if survivors < self.threshold:
             raise TooFewSurvivorsError(
-                f"{survivors} survivors bring too little noise, needed {self.threshold}", survivors, self.threshold
+                f"{survivors} survivors add too little noise, needed {self.threshold}", survivors, self.threshold
             )
         honest = survivors - self.colluders
         kind = DiscreteGaussianSum if self.mechanism == "discrete_gaussian" else SkellamSum
@@ -243,7 +243,7 @@ class NoisePlan:
 
     @cached_property
     def overhead(self) -> float:
-        """How many times the error of Gaussian noise in the same shares the error is, if all clients arrive.
+        """The error divided by that of Gaussian noise in the same shares, if all clients arrive.
 
         This is the cost of whole numbers and a finite ring.
         """
@@ -251,7 +251,7 @@ class NoisePlan:
 
     @cached_property
     def error_ratio(self) -> float:
-        """How many times the error of central Gaussian noise the error is, if all clients arrive.
+        """The error divided by that of central Gaussian noise, if all clients arrive.
 
         Besides `overhead`, this includes the noise added for clients that might have dropped out or might collude.
         """
@@ -259,7 +259,7 @@ class NoisePlan:
 
     @cached_property
     def wraps(self) -> float:
-        """Expected number of coordinates, at most, that wrap if all clients arrive; also a bound of the chance of one.
+        """Bound on the expected number of coordinates that wrap if all clients arrive, and on the chance that one does.
 
         Wrapping adds `2**modulus_bits` steps to a rotated coordinate, which rotating back spreads over all values.
         """
@@ -269,13 +269,13 @@ class NoisePlan:
         return survivors * self.noise.per_client(survivors - self.colluders)
 
     def _tail(self, survivors: int) -> Callable[[float], float]:
-        """Return a bound of the chance that a coordinate of the sum is as many steps from 0, or more."""
+        """Return a bound on the chance that a coordinate of the sum is at least this many steps from 0."""
         norm = self.alignment * survivors * self.clip_norm / self.step
         noise, rounding = self._noise(survivors), survivors / 4
         rotated = norm**2 / self.spread
 
         def tail(steps: float) -> float:
-            # Either all is random, or the values' part is as large as it can be: no coordinate exceeds the norm.
+            # Either everything is random, or the values' part is at its maximum: no coordinate exceeds the norm.
             if self.mechanism == "skellam":
                 random = _skellam_tail(steps, noise, rotated + rounding)
                 return min(1.0, 2 * random, 2 * _skellam_tail(steps - norm, noise, rounding))
@@ -301,7 +301,7 @@ def choose(
     wrap_probability: float | None = None,
     most_overhead: float = 1.1,
 ) -> NoisePlan:
-    """Choose step and noise so that the sum is as accurate as a ring allows, at the guarantee of a central Gaussian.
+    """Choose step and noise for the most accurate sum that a ring allows, with the guarantee of a central Gaussian.
 
     The step is the longest whose predicted error is within 0.1 % of the least. Where bits are scarce, that is with a
     few wraps in a sum, see `NoisePlan.wraps`; never with more than 1 in 1000 coordinates.
@@ -314,7 +314,7 @@ def choose(
         noise_multiplier: Standard deviation of central Gaussian noise, divided by `clip_norm`, as from
             `dp.noise_multiplier`: the guarantee to meet. The discrete Gaussian meets it up to an epsilon of 1e-9,
             Skellam noise in its Renyi divergences of whole orders, from which its epsilon comes out a little larger.
-        bits: Bits of the ring, 2 to 64; None takes the fewest that do.
+        bits: Bits of the ring, 2 to 64; None takes the fewest that suffice.
         mechanism: `"discrete_gaussian"` or `"skellam"`.
         spread: Over how many coordinates the rotation spreads every value (`Rotation.spread`); None is all.
         colluders: Survivors, at most, whose noise does not count: they may leave it out, or tell it to the server.
@@ -326,7 +326,7 @@ def choose(
         most_overhead: How many times the error of Gaussian noise in the same shares the predicted error may be.
 
     Raises:
-        ConfigError: A parameter is out of range, or the bits are too few (the text says how many would do).
+        ConfigError: A parameter is out of range, or the bits are too few (the text says how many are enough).
     """
     shares = Layers.removable(1.0, clients=clients, threshold=threshold, colluders=colluders, most=layers)
     # The plan's own checks come first, with a step and noise that are not final.
@@ -360,14 +360,14 @@ def choose(
     found = f"{at_least} bits are too few for {clients} clients, {dimension} coordinates and noise_multiplier "
     found += f"{noise_multiplier:.6g} ({cost})"
     if enough is None:
-        raise ConfigError(f"{found}, and no number of bits would do: the noise is too little to be cut into shares")
-    raise ConfigError(f"{found}; {high} would do")
+        raise ConfigError(f"{found}, and no number of bits is enough: the noise is too little to be split into shares")
+    raise ConfigError(f"{found}; {high} are enough")
 
 
 def _best(plan: NoisePlan, most_wraps: float) -> NoisePlan | None:
-    """Return the plan with the longest step of nearly the least overhead, or None if too much wraps at any step."""
+    """Return the plan with the longest step of nearly minimal overhead, or None if too much wraps at any step."""
     norm, noise, root = plan.clip_norm, plan.noise_multiplier * plan.clip_norm, math.sqrt(plan.dimension)
-    # Shorter or longer ones are never better, by far.
+    # Shorter or longer steps are always far worse.
     shortest = max(min(1e-4 * norm / root, 1e-3 * noise / math.sqrt(plan.clients)), norm / (_LONGEST - 1 - root))
     longest = 2 * (norm + noise)
     if _at(plan, longest).wraps > most_wraps:
@@ -391,7 +391,7 @@ def _best(plan: NoisePlan, most_wraps: float) -> NoisePlan | None:
 
 
 def least_variance(plan: NoisePlan) -> float:
-    """Return what the noise in the sum must come to for the plan's noise multiplier, in square steps."""
+    """Return the variance that the sum's noise needs for the plan's noise multiplier, in square steps."""
     variance = plan.noise_multiplier**2 * plan.largest_square + NOISE_MARGIN
     if plan.mechanism == "discrete_gaussian":
         shares = replace(plan.noise, variance=1.0).variances
@@ -402,14 +402,14 @@ def least_variance(plan: NoisePlan) -> float:
 
 
 def _at(plan: NoisePlan, step: float) -> NoisePlan:
-    """Return the plan with another step, and the noise that goes with it."""
+    """Return the plan with another step and the matching noise."""
     plan = replace(plan, step=step)
-    # A little more, as rounding errors must not cost privacy.
+    # A little more, because rounding errors must not cost privacy.
     return replace(plan, noise=replace(plan.noise, variance=least_variance(plan) * (1 + 1e-12)))
 
 
 def _bisect(low: float, high: float, belongs: Callable[[float], bool]) -> tuple[float, float]:
-    """Narrow an interval on whose low end something holds that does not on its high end."""
+    """Narrow an interval: the condition holds at its low end, not at its high end."""
     while high > low * (1 + 1e-9):
         middle = math.sqrt(low) * math.sqrt(high)
         if belongs(middle):
@@ -420,7 +420,7 @@ def _bisect(low: float, high: float, belongs: Callable[[float], bool]) -> tuple[
 
 
 def _largest_square(step: float, clip_norm: float, dimension: int) -> int:
-    # That of encoding.conditional_rounding to the last bit; the wings do not know each other, a test compares them.
+    # Equal to encoding.conditional_rounding's to the last bit. Neither package imports the other; a test compares them.
     norm, root = clip_norm / step, math.sqrt(dimension)
     return max(1, math.floor(min(norm**2 + dimension / 4 + (norm + root / 2), (norm + root) ** 2)))
 
@@ -430,7 +430,7 @@ def _normal_tail(distance: float, variance: float) -> float:
 
 
 def _skellam_tail(distance: float, noise: float, others: float) -> float:
-    """Bound the chance that Skellam noise and something no wilder than a normal variable exceed a distance.
+    """Bound the chance that Skellam noise plus a variable with at most normal tails exceeds a distance.
 
     Args:
         distance: From the mean.
@@ -439,10 +439,10 @@ def _skellam_tail(distance: float, noise: float, others: float) -> float:
     """
     if distance <= 0:
         return 1.0
-    # Chernoff's bound; any tilt gives one. Newton's method falls to the best from above, where both terms alone are.
+    # Chernoff's bound; any tilt gives one. Newton's method descends to the best tilt from above.
     tilt = min(distance / (noise + others), math.asinh(distance / noise))
     for _ in range(6):
         excess = noise * math.sinh(tilt) + others * tilt - distance
         tilt -= excess / (noise * math.cosh(tilt) + others)
-    # cosh(x) - 1 without its loss of digits.
+    # cosh(x) - 1, computed without losing digits.
     return math.exp(min(0.0, 2 * noise * math.sinh(tilt / 2) ** 2 + others * tilt**2 / 2 - distance * tilt))

@@ -1,6 +1,6 @@
 """The messages of the stage SURPLUS_NOISE.
 
-`protocols/aggregation/README.md` says the same, and `protocols/aggregation/messages.json` lists the fields.
+`protocols/aggregation/README.md` specifies them; `protocols/aggregation/messages.json` lists the fields.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from secfed.wire import HASH_BYTES, Message
 
 @dataclass(frozen=True, slots=True)
 class SurplusNoiseRequest(Message):
-    """Asks a survivor for the seeds of the layers of noise that so many survivors do not need; 38 bytes."""
+    """Asks a survivor for the seeds of the noise layers that are not needed; 38 bytes."""
 
     kind: ClassVar[int] = 35
-    transform_hash: Annotated[bytes, HASH_BYTES]  # of the parameters, which are new for every sum
+    transform_hash: Annotated[bytes, HASH_BYTES]  # the parameters' hash, new for every sum
     kept: Annotated[bytes, 4]  # u32: layers that stay, from the first
 
 

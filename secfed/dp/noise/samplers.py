@@ -1,11 +1,11 @@
 """Exact integer noise from a seed: discrete Gaussian and Skellam, without floating point in the draw.
 
 A sample is the inverse of the law's distribution function at a uniform number (`tables.py`). The number's words are
-AES-128-CTR keystream of the seed, so the same seed gives the same noise: a server that knows the seed can take the
-noise off again. The first `size` samples are the same whatever is drawn after them. `protocols/aggregation`, section 5,
-specifies the draw.
+AES-128-CTR keystream of the seed, so the same seed gives the same noise: a server that knows the seed can subtract the
+noise again. The first `size` samples do not depend on how many are drawn after them. `protocols/aggregation`, section
+5, specifies the draw.
 
-Were the keystream uniform, each sample would have its law to within 2^-128 in total variation: `tables.py` shows
+If the keystream were uniform, each sample would be within 2^-128 of its law in total variation: `tables.py` shows
 2^-137, and at most 2^9 draws are summed.
 """
 
@@ -34,12 +34,12 @@ from secfed.errors import ConfigError
 MAX_GAUSSIAN_VARIANCE = 2**80
 MAX_SKELLAM_VARIANCE = 2**36
 
-# Skellam weights have no closed form to decide a sample by, so they are kept; more variance is a sum of several draws.
+# Skellam weights have no closed form, so they are stored; a larger variance is a sum of several draws.
 _SKELLAM_PART = 2**27
 # First words, their look-up and the samples stay in the second-level cache.
 _CHUNK = 1 << 15
-# Tables take up to half a second, and up to 20 MB each. Those of little variance take up to 1 MB; noise in many layers
-# needs one for each layer, again for every client.
+# A table takes up to half a second to build and up to 20 MB; with little variance, up to 1 MB. Noise in many layers
+# needs one table for each layer, again for every client.
 _REMEMBERED = 8
 _LITTLE_VARIANCE, _REMEMBERED_LITTLE = 1 << 16, 128
 
@@ -204,13 +204,13 @@ class _Stream:
 
 
 def _split(seed: bytes, count: int) -> list[bytes]:
-    """Return seeds that look independent of each other."""
+    """Return seeds that are computationally independent of each other."""
     stream = prg.keystream(seed, count * prg.SEED_BYTES)
     return [stream[start : start + prg.SEED_BYTES] for start in range(0, len(stream), prg.SEED_BYTES)]
 
 
 def _checked(variance: float | Fraction, most: int, size: int, seed: bytes) -> Fraction:
-    """Return the variance as a fraction, or refuse what is not a request for noise."""
+    """Return the variance as a fraction, or refuse a number that cannot be a variance."""
     if isinstance(variance, bool) or not isinstance(variance, Real) or not 0 < variance <= most:
         raise ConfigError(f"variance {variance!r} must be a positive number of at most 2^{most.bit_length() - 1}")
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:

@@ -1,8 +1,8 @@
-"""One client's noise in layers, some of which it can give up once it knows how many survived.
+"""One client's noise in layers, some of which it can reveal once it knows how many clients survived.
 
-After the unmasking the server asks the survivors for the seeds of the layers that so many survivors do not need, draws
-the same noise again and subtracts it (`surplus.py`). A client reveals only what *its own* count of the survivors
-allows, once. A client that does not answer leaves more noise in the sum, never less.
+After the unmasking the server asks the survivors for the seeds of the layers that are not needed, draws the same noise
+again and subtracts it (`surplus.py`). A client reveals only what *its own* count of the survivors allows, once. If a
+client does not answer, its surplus noise stays in the sum.
 
 Source: Jiang, Wang, Chen: Efficient Federated Learning with Dropout-Resilient Differential Privacy, EuroSys 2024; there
 seeds are also shared among the clients, so that even a silent client's surplus can be removed.
@@ -51,7 +51,7 @@ class NoiseShare:
         """Return the noise of all layers together, in steps; shape `(dimension,)`.
 
         Raises:
-            StageError: The seeds have been handed out, or refused: nothing is left to draw from, and a vector without
+            StageError: The seeds have been revealed or dropped: there is nothing to draw from, and a vector without
                 noise must not be sent. Or another thread is using this share.
         """
         if not self._seeds:
@@ -63,22 +63,22 @@ class NoiseShare:
 
     @refused_while_busy
     def receive(self, data: bytes, survivors: int) -> bytes:
-        """Answer a SurplusNoiseRequest with the seeds of the layers that the server may remove, and forget all seeds.
+        """Answer a SurplusNoiseRequest with the seeds of the layers that the server may remove; forget all seeds.
 
         Args:
             data: The request.
-            survivors: How many clients are in the sum, as this client knows from the unmasking itself; under Paillier
-                encryption only the server or the key holder can tell it.
+            survivors: How many clients are in the sum. This client must know it from the unmasking; under Paillier
+                encryption only the server or the key holder can say it.
 
         Returns:
             The SurplusNoiseResponse.
 
         Raises:
             MalformedMessageError: N1, this is not such a request; nothing has changed.
-            FaultyServerError: N2, it is about another sum; N3, so many survivors need more layers than the server would
-                keep. Nothing is ever revealed.
-            StageError: The seeds have been handed out, or refused, before, or another thread is asking.
-            TooFewSurvivorsError: So few survivors must not have been unmasked at all.
+            FaultyServerError: N2, it is about another sum; N3, this number of survivors needs more layers than the
+                server would keep. Nothing is ever revealed.
+            StageError: The seeds were revealed or dropped before, or another thread is asking.
+            TooFewSurvivorsError: A sum of so few survivors should not have been unmasked.
         """
         request = SurplusNoiseRequest.from_bytes(data)
         if not self._seeds:

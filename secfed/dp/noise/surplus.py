@@ -1,7 +1,7 @@
 """The server's half of the stage SURPLUS_NOISE, after the unmasking: it removes noise that is not needed.
 
-More clients than the fewest allowed may survive, yet each has added noise for the case that they do not. The server
-asks every survivor for the seeds of its surplus layers; no socket, no clock.
+Each client adds enough noise for the smallest allowed number of survivors. If more survive, the server asks every
+survivor for the seeds of its surplus layers. No socket, no clock.
 """
 
 from collections.abc import Collection
@@ -20,7 +20,7 @@ SURPLUS_NOISE: Final = "SURPLUS_NOISE"
 
 
 class SurplusNoise:
-    """What the server asks the survivors of one sum for, and takes off; made by `aggregation.PrivateSum.surplus_noise`.
+    """Collects and removes the surplus noise of one sum; made by `aggregation.PrivateSum.surplus_noise`.
 
     Args:
         plan: The public parameters of the sum's noise.
@@ -30,10 +30,10 @@ class SurplusNoise:
         secret: Whether the noise must not reveal how many survived.
 
     Raises:
-        TooFewSurvivorsError: They are too few for any sum.
+        TooFewSurvivorsError: There are too few survivors for any sum.
 
     Attributes:
-        request: The message for every survivor; empty if there is no surplus, and nothing to ask.
+        request: The message for every survivor; empty if there is no surplus.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class SurplusNoise:
         self._seeds[client_id] = [response.seeds[start : start + SEED_BYTES] for start in starts]
 
     def subtract(self, total: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Return the sum without the noise whose seeds have come; a silent client leaves more noise in it.
+        """Return the sum without the noise whose seeds have arrived. The noise of silent clients stays.
 
         Args:
             total: The sum modulo `2**modulus_bits`, shape `(length,)`.
 
         Raises:
-            TooFewSurvivorsError: Not all survivors answered, and what the others leave would tell the size of a secret
-                cohort.
+            TooFewSurvivorsError: Not all survivors answered, and the noise that is left would reveal the size of a
+                secret cohort.
         """
         if not self.request:
             return total
         if self._secret and len(self._seeds) < len(self._survivors):
             raise TooFewSurvivorsError(
-                f"{len(self._seeds)} of {len(self._survivors)} survivors revealed surplus noise, needed all: what the "
-                "others leave would tell how many joined a secret cohort",
+                f"{len(self._seeds)} of {len(self._survivors)} survivors revealed surplus noise, needed all: the "
+                "noise that is left would reveal the size of a secret cohort",
                 len(self._seeds),
                 len(self._survivors),
             )

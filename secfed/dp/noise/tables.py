@@ -1,11 +1,11 @@
 """Tables that turn uniform words into integers of a given law, built with whole-number arithmetic only.
 
-The laws are symmetric on the integers and fall away from 0. A table holds the distribution function of one, cut far
-out, in 208 bits. Where a law is wider than a table can be, the table is of blocks of `2**shift` neighbouring integers,
-each block with the weight of its highest member; a uniform member of the block is then kept with probability its own
-weight over the highest, decided exactly. Kept integers have the law itself.
+The laws are symmetric on the integers and decrease away from 0. A table holds the distribution function of a law,
+truncated far out, in 208 bits. If a law is too wide for a table, the table has blocks of `2**shift` adjacent integers,
+each block with the weight of its most likely member. A uniform member of the block is then kept with a probability of
+its own weight divided by the highest, decided exactly. Integers that are kept have exactly the law.
 
-How far the law drawn is from the law named, in total variation and for uniform words:
+The distance between the law drawn and the law named, in total variation and for uniform words:
 
 * the cut: at most 2^-140 (`GaussianWeights`) or 2^-158 (`SkellamWeights`);
 * the weights: at most 2^16 of them, each at most 2^32 units of 2^-288 off; those of Skellam at most 2^-139 in all;
@@ -25,14 +25,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-# The first word looks a sample up; others are read only where a boundary of the law lies inside the first one's range.
+# The first word looks up a sample; others are read only if a boundary of the law lies within the first word's range.
 FIRST_BITS = 16
 FURTHER_WORDS = 3
-# Leading bits of the uniform number that decides whether a member of a block is kept.
+# Leading bits of the uniform number that decide whether a member of a block is kept.
 KEEP_BITS = 16
 # Largest variance of a table's entries: 15 standard deviations and a rest stay below 2^15.
 TABLE_VARIANCE = 1 << 22
-# How many units a weight may be off.
+# Largest error of a weight, in units.
 WEIGHT_ERROR = 1 << 32
 
 _BITS = FIRST_BITS + 64 * FURTHER_WORDS
@@ -42,7 +42,7 @@ _WEIGHT_BITS = 288
 
 
 class IntegerWeights(Protocol):
-    """A symmetric law on the integers, by weights that fall away from 0.
+    """A symmetric law on the integers, given by weights that decrease away from 0.
 
     Attributes:
         variance: Its parameter.
@@ -181,7 +181,7 @@ class Table:
         *sums, total = accumulate(weights)
         self.lowest = lowest
         self.boundaries = [(part << _BITS) // total for part in sums]
-        # One more that is never passed, so that every position can be asked for its boundary.
+        # One more boundary, never passed, so that every position has one.
         leading = [min(boundary >> (_BITS - 64), _LAST_WORD) for boundary in self.boundaries]
         self._leading = np.array([*leading, _LAST_WORD], np.uint64)
         starts = np.arange(1 << FIRST_BITS, dtype=np.uint64) << np.uint64(64 - FIRST_BITS)

@@ -1,4 +1,4 @@
-"""Secure aggregation inside Flower: an unchanged Message-API app, and two lines of it that change.
+"""Secure aggregation inside Flower: change two lines of a Message-API app.
 
 On the clients `ClientApp(mods=[SecureMod()])`; on the server `SecureStrategy(FedAvg(...), secfed.SecAgg(...))`. Nothing
 else of the app changes: the mod lets the app train, then answers the stages of the protocol in its place, and the
@@ -7,8 +7,8 @@ wrapped strategy gets one reply, the securely aggregated mean.
 A round takes four trips (five against a malicious server): the training message already carries the session's
 parameters and the request for keys, so a client trains first, and one that fails in training never enters the session.
 `records.py` says what the messages hold, `mod.py` is the client's half, `strategy.py` the server's, `exchange.py`
-carries messages over Flower's grid, `enrollment.py` finds out who is who, `sessions.py` keeps a client's side of a
-session between two messages, `entries.py` is what differs between the protocols.
+carries messages over Flower's grid, `enrollment.py` finds each node's client id, `sessions.py` keeps a client's side of
+a session between two messages, `entries.py` has what differs between the protocols.
 """
 
 from secfed.errors import MissingExtraError

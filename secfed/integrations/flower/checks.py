@@ -1,4 +1,4 @@
-"""What cannot be put under secure aggregation: strategies that need single updates, and options without effect."""
+"""What does not work under secure aggregation: strategies that need single updates, and options without effect."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from flwr.serverapp.strategy import Strategy
 from secfed.aggregation import DistributedGaussian, Paillier, Privacy
 from secfed.errors import ConfigError
 
-# These look at each client's reply by itself, which is impossible under secure aggregation; or they add noise that our
-# accountant does not know.
+# These need each client's reply, which is impossible under secure aggregation; or they add noise that our accountant
+# does not count.
 SEES_SINGLE_UPDATES: Final = (
     "Bulyan", "FedMedian", "FedTrimmedAvg", "FedXgbBagging", "FedXgbCyclic", "Krum", "MultiKrum", "QFedAvg",
 )  # fmt: skip
@@ -31,21 +31,19 @@ def check_strategy(strategy: Strategy) -> None:
         raise ConfigError(f"strategy {strategy!r:.100} must be a strategy of flwr.serverapp.strategy")
     name = type(strategy).__name__
     if isinstance(strategy, tuple(getattr(strategies, one) for one in SEES_SINGLE_UPDATES if hasattr(strategies, one))):
-        raise ConfigError(
-            f"{name} needs each client's update by itself, which secure aggregation hides from the server"
-        )
+        raise ConfigError(f"{name} needs each client's single update, which secure aggregation hides from the server")
     if isinstance(strategy, tuple(getattr(strategies, one) for one in ADDS_NOISE if hasattr(strategies, one))):
         raise ConfigError(
-            f"{name} clips or adds noise by itself: wrap the inner strategy and give SecureStrategy privacy="
+            f"{name} itself clips or adds noise: wrap the inner strategy and give SecureStrategy privacy="
             "secfed.CentralGaussian(...) or secfed.DistributedGaussian(...)"
         )
 
 
 def check_paillier(aggregator: Paillier, privacy: Privacy | None) -> None:
-    """Refuse what cannot be, or protects nothing, where the key holder is a node.
+    """Refuse options that have no effect, or protect nothing, when nodes hold the key.
 
     Raises:
-        ConfigError: It is such.
+        ConfigError: There is one.
     """
     if aggregator.public_key is None:
         raise ConfigError("Paillier needs public_key here, and no private key: a server that has it sees every update")

@@ -1,8 +1,8 @@
 """The client's half: a Flower mod that lets the app train, and answers every stage of the protocol in its place.
 
-Flower starts a new process for each message, so the client's side of the session lies in a file between two messages
-(`sessions.py`). It is taken out before it is used: no request is answered twice. A message of anything else than this
-session removes it, and with it every secret of the round.
+Flower starts a new process for each message, so a file holds the client's side of the session between two messages
+(`sessions.py`). The mod removes the file before it uses it: no request is answered twice. A message that does not
+belong to this session also removes the file, and with it every secret of the round.
 
 The checks are numbered F1 to F9, as in `docs/flower.md`.
 """
@@ -61,12 +61,12 @@ class SecureMod:
 
     Args:
         policy: What this client requires, whatever the server says: fewest clients, least threshold, and so on.
-        privacy: What this client insists on: the server's parameters must be for this `CentralGaussian` or
-            `DistributedGaussian`. With the latter this client adds its share of the noise. None: without noise.
+        privacy: The noise that this client requires: the server's parameters must be for this `CentralGaussian` or
+            `DistributedGaussian`. With the latter this client adds its share of the noise. None: no noise.
         metrics: Names of the app's training metrics that may be averaged; they are part of the secure sum, weighted
             like the update. No other metric leaves.
-        weight: Name of the app's training metric that is this client's weight. It leaves inside the secure sum only,
-            and counts as the server's `max_weight` where it is larger.
+        weight: Name of the app's training metric that is this client's weight. It leaves only inside the secure sum. A
+            weight above the server's `max_weight` counts as `max_weight`.
         evaluation_metrics: Names of the app's evaluation metrics that may leave **in the clear**, such as
             `("num-examples", "accuracy")`. Flower's strategies need the weight `num-examples` among them. Empty:
             evaluation messages are refused.
@@ -108,8 +108,8 @@ class SecureMod:
         """Answer one message; Flower calls this.
 
         Returns:
-            The answer; or an error of Flower's code 6 where this client refuses, whose text tells the server why and
-            holds no secret.
+            The answer; or, if this client refuses, an error with Flower's code 6, whose text says why and holds no
+            secret.
         """
         try:
             return self._answer(message, context, call_next)
@@ -166,7 +166,7 @@ class SecureMod:
         way.check(transform, policy)  # before time is spent on training
         transform.check_config(config)
         if config.model_hash != task_hash(message.metadata.message_type, content, {name: model}):  # F4
-            raise FaultyServerError("the model, or what else this client is told, is not what the session is for", "F4")
+            raise FaultyServerError("the model or the configuration is not the one that this session is for", "F4")
         sessions = Sessions(context)
         sessions.claim_round(config.round)
 
@@ -245,7 +245,7 @@ class SecureMod:
         return reply
 
     def _transform(self, request: TrainRequest, model: Arrays) -> Transform:
-        """Make the transform, of the kind that this client insists on."""
+        """Make the transform, of the kind that this client requires."""
         if odd := sorted(set(request.metrics) - set(self.metrics)):  # F6
             raise FaultyServerError(
                 f"the server asks for the metrics {odd}, which must not leave this client: "
@@ -282,7 +282,7 @@ def _noise_share(transform: PrivateSum, secret: bytes) -> NoiseShare | None:
 
 
 def _encoded(transform: Transform, update: Update, weight: float, noise: bytes) -> Any:
-    """Return the vector; what is cut is said in this client's log only, for it depends on its data."""
+    """Return the vector. Clipping is reported only in this client's log, because it depends on the client's data."""
     if isinstance(transform, PrivateSum):
         return transform.encode(update, weight, noise=_noise_share(transform, noise))
     if beyond := transform.beyond_clip(update):
@@ -326,8 +326,8 @@ def _result(reply: Message, model: Arrays, request: TrainRequest, transform: Tra
             raise ConfigError(f"{where} has no metric {name!r}, found {sorted(metrics)}")
         if isinstance(metrics[name], list):
             raise EncodingError(f"the metric {name!r} is a list, needed a number")
-    # A metric becomes a value of the update: its bound becomes the clip. It is cut first, for a quotient that overflows
-    # would be refused, which tells the server that the metric is above a limit of its choice.
+    # A metric becomes a value of the update: its bound becomes the clip. It is clipped first: a quotient that overflows
+    # would be refused, which would tell the server that the metric is above a limit of its choice.
     clip = transform.fixed_point.clip if isinstance(transform, WeightedMean) else 0.0
     values = [
         float(np.clip(float(metrics[name]), -bound, bound)) / bound * clip for name, bound in request.metrics.items()

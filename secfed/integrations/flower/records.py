@@ -125,8 +125,8 @@ def one_task(messages: list[Message]) -> tuple[str, Arrays, bytes]:
         tasks[hashes[id(message.content)]] = message
     if len(tasks) > 1 or len({message.metadata.message_type for message in messages}) > 1:
         raise ConfigError(
-            f"the strategy sends {len(tasks)} different models or configurations, secure sums need one for all: "
-            "a server could make the sum one node's update by what it tells the others"
+            f"the strategy sends {len(tasks)} different models or configurations, secure sums need the same for all: "
+            "otherwise a server could make the sum equal to one node's update"
         )
     [task] = tasks
     return name, model, task

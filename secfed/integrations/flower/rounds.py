@@ -43,10 +43,10 @@ class RoundReport:
         nodes: Flower's ids of the nodes that were asked to train.
         survivors: Ids of those whose update is in the mean; empty if the round failed.
         dropouts: Why each other node is not in it, by id.
-        failure: Why there is no mean ("" if there is one); the model is then as before.
+        failure: Why there is no mean ("" if there is one). The model is then unchanged.
         event: What was released, None without privacy or if the round failed.
-        bytes_up: Bytes of the protocol that each node sent, by id.
-        bytes_down: Bytes of the protocol that each node was sent, by id; the model is not counted.
+        bytes_up: Protocol bytes that each node sent, by id.
+        bytes_down: Protocol bytes that each node received, by id, without the model.
         seconds: Wall time of each stage after the training.
     """
 
@@ -73,7 +73,7 @@ class Round:
         prepared: The aggregation.
         server: The server's half of the session, not opened yet.
         holders: Node ids of the key holders by number, under Paillier encryption.
-        report: What is said of the round.
+        report: The round's report, which is filled in.
         seconds: How long nodes may take to answer a stage.
     """
 
@@ -186,7 +186,7 @@ class Round:
         return self.prepared.transform.decode(total, server.survivors)
 
     def _name_silent(self, left: Iterable[int]) -> None:
-        """Note why nodes are gone that gave no reason; `left` are the client ids of the others."""
+        """Record a reason for nodes that are gone without one; `left` has the client ids of the others."""
         for client_id in set(self._node_of) - set(left):
             self.report.dropouts.setdefault(self._node_of[client_id], "no answer in time")
 

@@ -1,10 +1,10 @@
-"""Where a client's side of a session lies between two messages: files of the node, each of which can be taken once.
+"""Files of a node that hold a client's side of a session between two messages; each can be taken only once.
 
-Flower runs every message in a process of its own, and messages that arrive together at the same time, each with a copy
+Flower handles every message in a separate process, and messages that arrive together at the same time, each with a copy
 of the context's state. A server that sends two requests at once would get two answers from one state, which can open a
-client's update. A file can be renamed by one process only, so here the second process finds nothing and refuses.
+client's update. Only one process can rename a file, so here the second process finds nothing and refuses.
 
-The files are in memory where the system offers that (`XDG_RUNTIME_DIR`), else in the folder for temporary files; the
+The files are in memory if the system offers that (`XDG_RUNTIME_DIR`), otherwise in the folder for temporary files; the
 entry `state-folder` of the node's configuration names another folder. Only their owner may read them.
 """
 

@@ -1,6 +1,6 @@
 """The server's half: a strategy around any strategy, whose one reply is the securely aggregated mean.
 
-`configure_train` adds the session's parameters to the inner strategy's messages; Flower sends them, and brings back the
+`configure_train` adds the session's parameters to the inner strategy's messages; Flower sends them and returns the
 first answers. `aggregate_train` runs the other stages over the grid and hands the inner strategy one reply: the model
 after the mean update, the sum of the weights, and the mean of the metrics that clients allow.
 """
@@ -55,10 +55,10 @@ class SecureStrategy(Strategy):
         aggregator: `secfed.SecAgg(...)`, or `secfed.Paillier(public_key=...)` where nodes hold the private key; with
             `max_weight`, the largest number of examples of a client.
         privacy: `CentralGaussian(...)`: the server adds noise to the sum; `DistributedGaussian(...)`: the clients do.
-            The clients' `SecureMod` must have the same. No privacy is counted for the sampling of nodes.
+            The clients' `SecureMod` must have the same. Sampling of nodes adds no privacy to the count.
         budget: `(epsilon, delta)`: a round that could spend more ends the run before anything is sent.
         ledger: A `dp.Ledger` in which rounds are reserved and committed.
-        adjacency: What `epsilon` is about; None is the ledger's or accountant's, or `"add_remove"`.
+        adjacency: Which data sets `epsilon` compares; None takes that of the ledger or accountant, or `"add_remove"`.
         accountant: What was released before.
         metrics: Training metrics to average with the update, weighted like it, each with the largest absolute value
             that it can have, such as `{"train_loss": 10.0}`; larger values are clipped. The bound decides how finely
@@ -66,10 +66,10 @@ class SecureStrategy(Strategy):
         roster: Public identity keys by client id, see `read_roster`; needed with, and only with,
             `adversary="malicious_server"`.
         key_holders: Public identity keys of the key holders by number (1 for one private key), under Paillier
-            encryption. None: whichever node first says that it is one, which could then make up the sum.
+            encryption. None trusts the first node that says it is one; such a node could invent the sum.
         stage_timeout: Seconds that nodes have to answer a stage after the training. Flower starts a process for each
             message, which takes 10 to 15 seconds.
-        failed_rounds: How many rounds in a row may end without a mean; one more ends the run with the error.
+        failed_rounds: How many rounds in a row may end without a mean. One more ends the run with an error.
 
     Raises:
         ConfigError: A parameter is out of range, the strategy needs single updates, or an option would have no effect.

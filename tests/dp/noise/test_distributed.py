@@ -51,7 +51,7 @@ def planned(setting: dict[str, Any]) -> NoisePlan | None:
     try:
         return choose(**setting)
     except ConfigError as error:
-        if "no number of bits would do" in str(error):
+        if "no number of bits is enough" in str(error):
             return None
         raise
 
@@ -168,7 +168,7 @@ def test_without_a_number_of_bits_the_fewest_that_do_are_taken(setting: dict[str
     assert 1 <= plan.overhead <= setting["most_overhead"]
     assert choose(**setting, bits=plan.modulus_bits) == plan
     fewer = plan.modulus_bits - 1
-    with pytest.raises(ConfigError, match=f"^{fewer} bits are too few .*; {plan.modulus_bits} would do$"):
+    with pytest.raises(ConfigError, match=f"^{fewer} bits are too few .*; {plan.modulus_bits} are enough$"):
         choose(**setting, bits=fewer)
 
 
@@ -177,16 +177,16 @@ def test_too_few_bits_are_refused_with_what_would_do() -> None:
         choose(**USUAL, bits=13)
     assert str(caught.value) == (
         "13 bits are too few for 100 clients, 65536 coordinates and noise_multiplier 3.7306"
-        " (1.29 times the error of Gaussian noise, needed at most 1.1); 14 would do"
+        " (1.29 times the error of Gaussian noise, needed at most 1.1); 14 are enough"
     )
-    with pytest.raises(ConfigError, match=r"^8 bits .*the sum would wrap around too often.*; 14 would do$"):
+    with pytest.raises(ConfigError, match=r"^8 bits .*the sum would wrap around too often.*; 14 are enough$"):
         choose(**USUAL, bits=8)
     assert choose(**USUAL, bits=13, most_overhead=1.3).modulus_bits == 13
 
 
 def test_noise_too_little_to_be_shared_is_refused() -> None:
     """Each share must be wide, so together they are more than was asked for, whatever the step."""
-    with pytest.raises(ConfigError, match="no number of bits would do: the noise is too little"):
+    with pytest.raises(ConfigError, match="no number of bits is enough: the noise is too little"):
         choose(**USUAL | {"clients": 10**4, "threshold": 10**4, "noise_multiplier": 1e-6})
 
 

@@ -220,7 +220,7 @@ def test_strategies_that_need_single_updates_are_refused(name: str) -> None:
     needed = {"Krum": {"num_malicious_nodes": 1}, "MultiKrum": {"num_malicious_nodes": 1, "num_nodes_to_select": 1}}
     needed["QFedAvg"] = {"client_learning_rate": 0.1}
     inner = getattr(strategies, name)(**needed.get(name, {}))
-    with pytest.raises(ConfigError, match="each client's update by itself"):
+    with pytest.raises(ConfigError, match="each client's single update"):
         SecureStrategy(inner, AGGREGATOR)
 
 
