@@ -82,7 +82,9 @@ class Config:
             raise ConfigError(f"public_key is of type {type(public_key).__name__}, needed a paillier.PublicKey")
         ids = sorted(_whole("client id", client_id, 1, LARGEST_ID) for client_id in client_ids)
         if not 2 <= len(ids) <= MOST_CLIENTS:
-            raise ConfigError(f"{len(ids)} clients: needed 2 to {MOST_CLIENTS}; a sum of one is that one's vector")
+            raise ConfigError(
+                f"{len(ids)} clients: needed 2 to {MOST_CLIENTS}; the sum of one client would reveal its vector"
+            )
         if len(set(ids)) < len(ids):
             raise ConfigError(f"{len(ids) - len(set(ids))} of {len(ids)} client ids occur twice: ids must be distinct")
         weight_of = _by_client(weights, ids)

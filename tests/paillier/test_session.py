@@ -82,7 +82,7 @@ def test_vector_that_does_not_fit_is_refused(vector: np.ndarray, text: str) -> N
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"client_ids": [1]}, "a sum of one is that one's vector"),
+        ({"client_ids": [1]}, "the sum of one client would reveal its vector"),
         ({"client_ids": [1, 1]}, "occur twice"),
         ({"client_ids": [0, 1]}, "client id 0"),
         ({"length": 0}, "length 0"),

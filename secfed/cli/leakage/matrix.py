@@ -362,7 +362,7 @@ def picture(found: list[Cell], path: Path) -> None:
         axis.set_yticks(range(len(attacks)), attacks)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        figure.suptitle("What an honest server learns of clients with one picture each")
+        figure.suptitle("What an honest server learns about clients with one picture each")
         axis.set_xlabel("percent of the clients; * and color: better than on noise", fontsize=10)
 
 

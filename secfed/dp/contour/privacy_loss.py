@@ -14,6 +14,7 @@ noise in units of the shift, phi the density of N(0, noise^2), v = (2x - 1) / (2
 All quantities are arrays over several laws.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,10 +50,17 @@ class Laws:
     rate: Reals
     noise: Reals
     count: Reals
-    _ends: dict[float, Reals] = field(default_factory=dict, repr=False, compare=False)  # `far_end` by order
+    # What was computed for some order and is asked again: `far_end`, and layouts of `quadrature`.
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.rate)
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return what was computed before under a key, or compute it."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
 
     def part(self, which: Any) -> "Laws":
         """Return some of the laws."""
@@ -103,9 +111,8 @@ def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
 
 def far_end(laws: Laws, order: float) -> Reals:
     """Return where the side of large |loss| ends, shape `(n,)`: at most exp(-_TAIL) lies beyond."""
-    if order not in laws._ends:
-        laws._ends[order] = _far_end(laws, order)
-    return laws._ends[order]
+    found: Reals = laws.once(order, lambda: _far_end(laws, order))
+    return found
 
 
 def _far_end(laws: Laws, order: float) -> Reals:

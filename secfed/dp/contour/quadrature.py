@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from secfed.dp.contour import fixed_size, nodes, privacy_loss
 from secfed.dp.contour.nodes import Nodes
-from secfed.dp.contour.privacy_loss import Laws
+from secfed.dp.contour.privacy_loss import Laws, Reals
 
 # Numbers in one temporary array.
 _ENTRIES = 1 << 18
@@ -28,8 +29,7 @@ def grids(
     Yields:
         Nodes for a group of laws that need about the same number.
     """
-    pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
-    start, stop, sizes = pair.layout(laws, order, frequency, tolerance, stretch)
+    start, stop, sizes = _layout(laws, order, frequency, tolerance, stretch)
     ranked, first = np.argsort(sizes, kind="stable"), 0
     for i in range(1, len(ranked) + 1):
         if i == len(ranked) or int(sizes[ranked[i]]) * (i + 1 - first) * rows > _ENTRIES:
@@ -43,11 +43,19 @@ def grids(
 
 def most_nodes(laws: Laws, order: float, frequency: float = 0.0) -> int:
     """Return the most nodes that any law needs for moments up to a real and an imaginary part."""
-    pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
-    return int(pair.layout(laws, order, frequency, 1e-8, 1.0)[2].max())
+    return int(_layout(laws, order, frequency, 1e-8, 1.0)[2].max())
 
 
 def all_nodes(laws: Laws, order: float, frequency: float, tolerance: float, stretch: float) -> int:
     """Return how many nodes `grids` will place for all laws together."""
+    return int(np.minimum(_layout(laws, order, frequency, tolerance, stretch)[2], 1 << 40).sum())
+
+
+def _layout(
+    laws: Laws, order: float, frequency: float, tolerance: float, stretch: float
+) -> tuple[Reals, Reals, npt.NDArray[np.int64]]:
+    """Return where each law's nodes start and stop, and how many there are; computed once."""
     pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
-    return int(np.minimum(pair.layout(laws, order, frequency, tolerance, stretch)[2], 1 << 40).sum())
+    key = order, frequency, tolerance, stretch
+    found: tuple[Reals, Reals, npt.NDArray[np.int64]] = laws.once(key, lambda: pair.layout(laws, *key))
+    return found
