@@ -214,14 +214,21 @@ def test_plot_draws_a_picture(secfed: Runner, tmp_path: Path, rounds: int) -> No
     assert data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 10_000
 
 
-def test_a_picture_shows_epsilon_and_the_best_tests_in_every_format(secfed: Runner, tmp_path: Path) -> None:
-    begins = {"svg": b"<?xml", "pdf": b"%PDF", "PNG": b"\x89PNG"}
-    for ending, first in begins.items():
-        picture = tmp_path / f"epsilon.{ending}"
-        run = secfed("epsilon", "--noise-multiplier", 20, "--rounds", 3, "--delta", DELTA, "--plot", picture)
-        assert run.exit_code == 0 and f"picture: {picture}" in run.stdout
-        assert picture.read_bytes().startswith(first)
-    drawn = (tmp_path / "epsilon.svg").read_text()
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(("ending", "first"), [("pdf", b"%PDF"), ("PNG", b"\x89PNG")])
+def test_a_picture_is_drawn_in_other_formats(secfed: Runner, tmp_path: Path, ending: str, first: bytes) -> None:
+    picture = tmp_path / f"epsilon.{ending}"
+    run = secfed("epsilon", "--noise-multiplier", 20, "--rounds", 3, "--delta", DELTA, "--plot", picture)
+    assert run.exit_code == 0 and f"picture: {picture}" in run.stdout
+    assert picture.read_bytes().startswith(first)
+
+
+def test_a_picture_shows_epsilon_and_the_best_tests(secfed: Runner, tmp_path: Path) -> None:
+    picture = tmp_path / "epsilon.svg"
+    run = secfed("epsilon", "--noise-multiplier", 20, "--rounds", 3, "--delta", DELTA, "--plot", picture)
+    assert run.exit_code == 0 and f"picture: {picture}" in run.stdout
+    drawn = picture.read_text()
+    assert drawn.startswith("<?xml")
     for words in ("Rounds", "Epsilon at delta 1e-05", "False positive rate", "True positive rate", "A blind guess"):
         assert f"<!-- {words} -->" in drawn
 

@@ -49,6 +49,7 @@ def test_two_releases_from_one_cohort_equal_sums_over_the_plane(epsilon: float) 
     assert fixed == pytest.approx(worst, rel=1e-7)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("adjacency", ADJACENCIES)
 def test_equal_releases_from_one_cohort_are_one_with_less_noise(adjacency: Adjacency) -> None:
     for several, one in (

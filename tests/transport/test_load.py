@@ -7,6 +7,7 @@ import pytest
 from benchmarks.transport_load import GONE, Load, run
 
 
+@pytest.mark.slow
 def test_thirty_clients_of_which_some_misbehave_and_a_server_killed_once(tmp_path: Path) -> None:
     load = Load(clients=30, entries=100, processes=1, seconds=4.0, linger=1.0, kill=True, seed=2)
     outcome = run(load, tmp_path)

@@ -60,6 +60,7 @@ def reference(inputs: np.ndarray, labels: np.ndarray) -> float:
     return float(model.score(inputs[test], labels[test]))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("model", [("--model", "logistic"), ("--model", "mlp", "--hidden", 16)], ids=lambda m: m[1])
 def test_a_csv_file_is_learned_as_well_as_by_logistic_regression(
     secfed: Runner, cancer: Path, tmp_path: Path, model: tuple[object, ...]
