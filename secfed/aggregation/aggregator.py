@@ -39,7 +39,7 @@ class Aggregator(ABC):
 
     Attributes:
         compression: The maps that make updates shorter, or None.
-        clip: What values are clipped to, one number or one for each array; without effect where nothing is clipped.
+        clip: What values are clipped to: one number, or one for each array. No effect where nothing is clipped.
     """
 
     clip: Clip = math.inf
@@ -65,7 +65,7 @@ class Aggregator(ABC):
         Args:
             example: What an update looks like, such as the model: an array, or a list or dictionary of arrays.
             clients: Ids of the clients of the cohort, whole numbers from 1 to 2^63.
-            weights: The weights, where `needs_weights`.
+            weights: The weights, needed if `needs_weights`.
             privacy: `CentralGaussian` or `DistributedGaussian`; None adds no noise.
             round: The training round.
             model_hash: 32 bytes that identify the model being trained.
@@ -115,7 +115,7 @@ class Aggregator(ABC):
     def _one_clip(
         self, example: Update, clients: int, weights: Weights, privacy: Privacy | None, round: int
     ) -> Transform:
-        """Choose what has one clip, or clip norm, for all values; for the parameters see `transform`."""
+        """Choose a transform with one clip, or clip norm, for all values; for the parameters see `transform`."""
         chosen = as_maps(self.compression, rounded=privacy is None and isinstance(self, IntegerAggregator))
         if not chosen:
             return self._uncompressed(example, clients, weights, privacy)
@@ -125,10 +125,10 @@ class Aggregator(ABC):
 
     @abstractmethod
     def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
-        """Choose how updates, or what a compression leaves of them, become vectors; for the rest see `transform`."""
+        """Choose how updates, compressed or not, become vectors; for the rest see `transform`."""
 
     def _map_seed(self, round: int) -> bytes:
-        """Return 32 public bytes that decide the maps of one sum: fresh ones."""
+        """Return 32 fresh public bytes that decide the maps of one sum."""
         return SystemEntropy().draw("compression", SEED_BYTES)
 
     @abstractmethod
@@ -231,12 +231,12 @@ class IntegerAggregator(Aggregator):
         """Choose bits and noise; for the parameters see `Aggregator.prepare`.
 
         Raises:
-            ConfigError: The clients add the noise and it is not given how many of them must survive; or `max_weight` is
-                None and there are no weights.
+            ConfigError: The clients add the noise, but the fewest survivors are not given; or `max_weight` is None and
+                there are no weights.
         """
         if privacy is not None:
             if self.scale_weights:
-                raise ConfigError("scale_weights has no effect with privacy, where the clip and the noise decide")
+                raise ConfigError("scale_weights has no effect with privacy: clip and noise decide the rounding")
             return self._private_sum(privacy, example, clients)
         largest = self.max_weight or power_of_two_above(weights)
         clip = 1.0 if isinstance(self.clip, ArrayClips) else check_positive("clip", self.clip)
@@ -245,13 +245,13 @@ class IntegerAggregator(Aggregator):
         return WeightedMean.of(example, clip=clip, clients=clients, max_weight=largest, bits=self.bits)
 
     def rounding(self, round: int, client_id: int) -> bytes | None:
-        """Return what the `rounding_seed` gives for one client in one round; without it None."""
+        """Return the bytes that `rounding_seed` gives for one client in one round; None if it is not set."""
         if self.rounding_seed is None:
             return None
         return hashlib.sha256(f"secfed rounding {self.rounding_seed} {round} {client_id}".encode()).digest()
 
     def _map_seed(self, round: int) -> bytes:
-        """Return what the `rounding_seed` gives for one round; without it fresh bytes."""
+        """Return the bytes that `rounding_seed` gives for one round; fresh bytes if it is not set."""
         if self.rounding_seed is None:
             return super()._map_seed(round)
         return hashlib.sha256(f"secfed compression {self.rounding_seed} {round}".encode()).digest()
@@ -284,11 +284,11 @@ class IntegerAggregator(Aggregator):
         """Return the fewest clients whose noise may be in a sum."""
 
     def _colluders(self) -> int:
-        """Return how many clients may collude, whose noise hides nothing."""
+        """Return how many clients may collude: their noise hides nothing."""
         return 0
 
     def _neighbors(self) -> int | None:
-        """Return with how many others each client shares masks; None if that plays no part."""
+        """Return how many others each client shares masks with; None if that plays no part."""
         return None
 
     @abstractmethod

@@ -40,7 +40,7 @@ class Plain(Aggregator):
         as_maps(self.compression, rounded=False)
 
     def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
-        """Choose floats without privacy, else whole steps; for the parameters see `Aggregator.prepare`.
+        """Choose floats without privacy, whole steps with it; for the parameters see `Aggregator.prepare`.
 
         Raises:
             ConfigError: The privacy is not central: only its small share of the noise would protect each update.
@@ -219,6 +219,6 @@ class SecAgg(IntegerAggregator):
         return max(least, math.ceil(self.threshold * holders - 1e-9))
 
 
-@lru_cache(64)  # of this class alone: others may hold keys, and what is kept here stays in memory
+@lru_cache(64)  # for this class only: other aggregators may hold keys, and the cache keeps its arguments
 def _sizes_of(aggregator: SecAgg, population: int, expected: int, fewest: int) -> tuple[int, int]:
     return IntegerAggregator._sizes(aggregator, population, expected, fewest)

@@ -24,15 +24,15 @@ def read_transform(
     privacy: Privacy | None = None,
     scale_weights: bool = False,
 ) -> Transform:
-    """Read the parameters of a sum on a client, which decides itself what kind of sum it takes part in.
+    """Read the parameters of a sum on a client, which decides for itself what kind of sum it takes part in.
 
     Args:
         data: What `to_bytes` gave on the server.
         example: What an update looks like on this client, such as its model.
-        clip: Used only if it is one number for each array, which the client then requires.
+        clip: Has an effect only if it is one number for each array: the client then requires these.
         compression: The maps that the client requires; None means no compression.
         privacy: What the client requires; None means a mean without noise.
-        scale_weights: Whether values are weighed before they are rounded (without compression and noise).
+        scale_weights: Whether values are multiplied by weights before they are rounded (without compression and noise).
 
     Raises:
         ConfigError: The compression or the clip does not fit the example.
@@ -55,11 +55,11 @@ def with_seeds_of(own: Transform, sent: Transform) -> Transform:
     choose.
 
     Args:
-        own: What this party's own parameters give.
-        sent: What the server announced.
+        own: The transform that this party's own parameters give.
+        sent: The transform that the server announced.
 
     Returns:
-        `own`, with the seeds of `sent` where both are of one kind.
+        `own`, with the seeds of `sent` if both are of one kind.
     """
     if isinstance(own, Compressed) and isinstance(sent, Compressed):
         return Compressed(replace(own.maps, seed=sent.maps.seed), with_seeds_of(own.inner, sent.inner))

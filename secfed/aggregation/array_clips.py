@@ -16,7 +16,7 @@ LEAST, LARGEST = 1e-100, 1e100
 
 
 class ArrayClips(Mapping[str, float]):
-    """The clips by the paths of the arrays; it never changes, so that aggregators that hold it can be hashed.
+    """The clips by the paths of the arrays. It is immutable, so aggregators that hold it can be hashed.
 
     Args:
         name: The parameter, for errors.
@@ -97,8 +97,8 @@ def propose_clips(*examples: Update, margin: float = 2.0) -> Any:
         Floats in the structure of the example, for `clip=` of `secfed.SecAgg` and `secfed.Paillier`.
 
     Raises:
-        ConfigError: There is no example, the margin is not positive, or an array has no value other than 0: choose its
-            clip yourself.
+        ConfigError: There is no example, the margin is not positive, or an array has no value other than 0: then choose
+            its clip yourself.
         EncodingError: The examples are not updates, differ in names or shapes, or hold a value that is not finite.
 
     Security:
@@ -118,7 +118,7 @@ def propose_clips(*examples: Update, margin: float = 2.0) -> Any:
     if zeros := [
         path for path, most in zip(structure(largest).paths, arrays(largest), strict=True) if not float(most) * margin
     ]:
-        raise ConfigError(f"arrays {zeros[:5]} have no value other than 0: their clips do not follow from an example")
+        raise ConfigError(f"arrays {zeros[:5]} have no value other than 0: an example cannot tell their clips")
     return _each(lambda most: float(most) * margin, largest)
 
 

@@ -21,7 +21,7 @@ from secfed.secagg.stages import Stage
 Protection = Literal["plain", "secagg", "paillier"]
 # Called with every message that the server sees: stage, direction, client id (or number of a key holder), bytes.
 Observer = Callable[[Any, Any, int, bytes], None]
-# Returns a client's vector, or None if it has none and so drops out.
+# Returns a client's vector; None makes the client drop out.
 VectorOf = Callable[[int], Any]
 
 

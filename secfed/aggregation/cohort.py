@@ -39,7 +39,7 @@ def by_client(
 
     Raises:
         EncodingError: There is no update, or weights are missing, unexpected, or not positive finite numbers. The text
-            does not show a weight, for weights are secret.
+            shows no weight, because weights are secret.
     """
     by_id = dict(updates) if isinstance(updates, Mapping) else dict(enumerate(updates, start=1))
     if not by_id and not or_nobody:
@@ -100,12 +100,12 @@ def as_mapping(dropouts: Any) -> Mapping[int, Stage]:
 
 
 def positions(client_ids: Iterable[int]) -> dict[int, int]:
-    """Return where each client stands among all, from 1, by ascending id.
+    """Return each client's position among all, from 1, by ascending id.
 
     Raises:
         ConfigError: An id is not a whole number from 1 to 2^63, or occurs twice.
     """
-    ids = list(client_ids)  # of a generator too, which gives them only once
+    ids = list(client_ids)  # a generator gives them only once
     for client_id in ids:
         if not (isinstance(client_id, int | np.integer) and 1 <= client_id <= LARGEST_ID):
             raise ConfigError(f"found client id {client_id!r:.100}, needed client ids from 1 to 2^63")
@@ -128,7 +128,7 @@ def power_of_two_above(weights: Weights) -> int:
     """
     if not weights:
         raise ConfigError(
-            "max_weight is None, so it follows from the weights of the cohort: needed them, or a max_weight"
+            "max_weight is None, so it follows from the weights of the cohort: needed weights, or a max_weight"
         )
     largest = max(weights.values() if isinstance(weights, Mapping) else weights)
     return 1 << (math.ceil(largest) - 1).bit_length()

@@ -1,4 +1,4 @@
-"""Which cohorts can run a session of secure aggregation, if their size is random."""
+"""Which sizes of random cohorts can run a session of secure aggregation."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from secfed.dp.events import Event, PoissonSampled
 from secfed.dp.rounding import as_given_or_down, exact, up
 from secfed.errors import ConfigError
 
-# Largest fraction of delta that cohorts that cannot be aggregated may cost.
+# Largest fraction of delta that may go to cohorts that are too small or too large to aggregate.
 MOST_OF_DELTA = 0.1
 # More than the relative error of the binomial law in double precision.
 _BINOMIAL_MARGIN = 1 + 1e-6
@@ -23,14 +23,14 @@ def sizes_that_run(
 ) -> tuple[int, int]:
     """Return the smallest and the largest cohort, around the expected one, that can run a session.
 
-    On the complete graph the cohorts that can run are all between two sizes, by the rules for thresholds; on a
-    k-regular graph a larger cohort can wherever a smaller one can.
+    On the complete graph, by the rules for thresholds, exactly the cohorts between two sizes can run. On a k-regular
+    graph a larger cohort can run wherever a smaller one can.
 
     Args:
         refusal: Says why a cohort of this many clients cannot run, or nothing ("").
         population: Clients that cohorts are drawn from.
         expected: Size of the expected cohort.
-        neighbors: Clients that share pair masks with one client, where cohorts are large enough; None is all.
+        neighbors: How many clients share pair masks with one client, in cohorts that are large enough; None means all.
 
     Raises:
         ConfigError: The expected cohort cannot run.
@@ -52,7 +52,7 @@ def sizes_that_run(
 
 
 def _last(holds: Callable[[int], bool], start: int, end: int) -> int:
-    """Return the last number on the way from start, where something holds, to end; it stops holding once."""
+    """Return the last number from start on at which a condition holds; from there to end it fails."""
     if holds(end):
         return end
     while abs(end - start) > 1:
@@ -63,16 +63,16 @@ def _last(holds: Callable[[int], bool], start: int, end: int) -> int:
 
 @lru_cache(64)
 def decisive_probability(population: int, sampling_rate: float, cohorts: tuple[int, int]) -> float:
-    """Bound the probability that it depends on one client whether a Poisson cohort is too small or too large for a sum.
+    """Bound the probability that one client decides whether a Poisson cohort is too small or too large for a sum.
 
     Args:
         population: Clients that may join.
-        sampling_rate: Probability with which each of them does.
+        sampling_rate: Probability with which each of them joins.
         cohorts: The smallest and the largest cohort of which a sum can be made.
 
     Returns:
-        The probability that of the others one less than the smallest cohort, or the largest one, joined; whether or
-        not the client is one of the `population`.
+        An upper bound on the probability that one fewer than the smallest cohort, or as many as the largest, of the
+        other clients joined. It holds whether or not the client is one of the `population`.
     """
     smallest, largest = cohorts
     sizes = [size for size in (smallest - 1, largest) if 0 <= size <= population]
@@ -104,8 +104,8 @@ def refusal_of_skips(
     smallest, largest = cohorts
     needed = f"{smallest} to {largest}" if largest <= population else f"at least {smallest}"
     return (
-        f"needed {needed} clients in a cohort, expected {expected} by chance: that one client decides whether "
-        f"there is a release costs {up(cost, 3)} of delta {exact(delta)} in {rounds} rounds, at most "
+        f"needed {needed} clients in a cohort, expected {expected} by chance: one client may decide whether "
+        f"there is a release, which costs {up(cost, 3)} of delta {exact(delta)} in {rounds} rounds, at most "
         f"{as_given_or_down(allowed, 3)} is allowed; more clients, a higher sampling_rate or a lower minimum "
         "make it rarer, cohort_size rules it out"
     )

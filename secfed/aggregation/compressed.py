@@ -48,7 +48,7 @@ class Maps:
 
     @cached_property
     def _shapes(self) -> list[tuple[tuple[int, ...], ...]]:
-        """Those before each map, then those after the last."""
+        """Shapes before each map, then those after the last."""
         shapes = [self.structure.shapes]
         for each in self.compression:
             shapes.append(each.shapes(shapes[-1]))
@@ -73,7 +73,7 @@ class Maps:
             divisors: One positive number for each array, by which it is divided first, in float64.
 
         Raises:
-            EncodingError: The update has not the names and shapes of `structure`, or a value is not finite.
+            EncodingError: The update does not have the names and shapes of `structure`, or a value is not finite.
         """
         values = self.structure.values(update)
         if values.dtype != np.float32 or divisors is not None:
@@ -102,8 +102,8 @@ class Maps:
 class Compressed(Preceded):
     """Compress by public linear maps, apply another transform, and expand the mean.
 
-    Clip, clip norm and rounding of the other transform are for the compressed values. What it releases of an update is
-    what it would release of any other vector, so privacy is as without compression.
+    Clip, clip norm and rounding of the other transform apply to the compressed values. To it they are a vector like any
+    other, so privacy is the same as without compression.
 
     Args:
         maps: The maps, for updates of one structure.
@@ -188,7 +188,7 @@ class Compressed(Preceded):
             weight: The client's weight.
             seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
             divisors: One positive number for each array, by which it is divided before it is compressed.
-            noise: `noise=`, this client's noise, where the inner transform is a `PrivateSum`.
+            noise: `noise=`, this client's noise, if the inner transform is a `PrivateSum`.
 
         Raises:
             EncodingError: The update or the weight does not fit; nothing has been sent.
@@ -228,10 +228,10 @@ def as_maps(
 
     Args:
         compression: One map, several, or None.
-        rounded: Whether each value is clipped and rounded by itself, so that a rotation has an effect.
+        rounded: Whether each value is clipped and rounded on its own: only then a rotation has an effect.
 
     Raises:
-        ConfigError: Something is no map, there are too many, or one would have no effect.
+        ConfigError: Something is not a map, there are too many maps, or one would have no effect.
     """
     if compression is None:
         return ()
@@ -249,7 +249,7 @@ def as_maps(
             "without privacy, which has a rotation or fine steps of its own"
         )
     if any(isinstance(each, RandomRotation) for each in maps[:-1]):
-        raise ConfigError("RandomRotation must be the last map: it is there for the rounding, which follows")
+        raise ConfigError("RandomRotation must be the last map: it serves the rounding that follows")
     return tuple(maps)
 
 

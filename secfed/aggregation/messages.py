@@ -66,7 +66,7 @@ class PrivateSumParameters(Message):
     threshold: Annotated[bytes, 4]  # u32: fewest survivors in the sum; 0 if the server adds the noise
     colluders: Annotated[bytes, 4]  # u32: survivors whose noise does not count
     noise_variance: Annotated[bytes, 8]  # f64: of the noise in the sum, per coordinate, in square steps
-    honest: bytes  # u32 each, falling: for how many honest survivors each layer of noise is made
+    honest: bytes  # u32 each, falling: how many honest survivors each layer of noise is made for
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ class CompressedParameters(Message):
 
 @dataclass(frozen=True, slots=True)
 class ScaledMeanParameters(WeightedMeanParameters):
-    """The same for a mean of values that are weighed before they are rounded; 31 bytes."""
+    """The same for a mean of values that are multiplied by weights before they are rounded; 31 bytes."""
 
     kind: ClassVar[int] = 38
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayClipsParameters(Message):
-    """What a client needs to clip each array by itself before it encodes."""
+    """What a client needs to clip each array on its own before it encodes."""
 
     kind: ClassVar[int] = 39
     clips: bytes  # f64 each: one for each array of an update, in the order of its arrays

@@ -28,11 +28,11 @@ class EncryptedSum:
     Args:
         clients: Ids, ascending.
         make_config: Returns the session's parameters.
-        private_key: Returns the key holder's key, made when it is first needed.
+        private_key: Returns the key holder's key, which is made when first needed.
         minimum_cohort: Fewest clients in a sum that the key holder opens.
         noise: The kind of noise of every client.
-        progress: Called now and then: stage, id of the client or number of the key holder at work, how many
-            plaintexts are encrypted or decrypted, how many there are.
+        progress: Called now and then with the stage, the id of the client or number of the key holder at work, how many
+            plaintexts are done, and how many there are.
     """
 
     clients: tuple[int, ...]
@@ -84,7 +84,7 @@ class Paillier(IntegerAggregator):
         max_weight: Largest weight. It is public. None takes the next power of two above each cohort's largest weight.
             A client multiplies its update by its weight itself, so no one sees the weight.
         minimum_cohort: Fewest clients in a sum that the key holder opens, at least 2.
-        noise: `"half"`, `"short"` (five times as fast, a stronger assumption) or `"full"` (30 times as slow, no
+        noise: `"half"`, `"short"` (five times as fast, under a stronger assumption) or `"full"` (30 times as slow, no
             assumption beyond Paillier's own).
         degree: Damgard and Jurik's `s`, 1 to 7. With 3 a 16-bit value takes 3.4 bytes instead of 5.1; decryption takes
             longer.
@@ -94,8 +94,8 @@ class Paillier(IntegerAggregator):
             aggregator configures a deployment's sessions (`integrations.flower`) but cannot run one by itself.
         rounding_seed: For simulations: makes the random rounding and the maps of the compression repeatable. Keys and
             noise never come from it.
-        progress: Called now and then, for a progress bar: stage, id of the client or number of the key holder at work,
-            how many plaintexts are encrypted or decrypted, how many there are.
+        progress: Called now and then, for a progress bar, with the stage, the id of the client or number of the key
+            holder at work, how many plaintexts are done, and how many there are.
         compression: `RandomK(fraction)`, `LowRank(rank)` or `RandomRotation()` of `secfed.aggregation`, or several in a
             tuple, with a rotation as the last; None sends every value. With compression, `clip` applies to the
             compressed values; after a rotation there are no arrays left that could have their own clip.
@@ -103,7 +103,7 @@ class Paillier(IntegerAggregator):
             needs two or three more `bits` for the same error.
 
     Raises:
-        ConfigError: A parameter is out of range, or there is a key and `key_bits`.
+        ConfigError: A parameter is out of range, or both a key and `key_bits` are given.
 
     Security:
         In this class all parties run in one process, including the key holder: use it for simulation and tests. A
@@ -129,7 +129,7 @@ class Paillier(IntegerAggregator):
         self._check_encoding()
         given = [name for name in ("private_key", "public_key", "key_bits") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ConfigError(f"found {' and '.join(given)}, needed at most one: the key exists, or is made")
+            raise ConfigError(f"found {' and '.join(given)}, needed at most one: the key is given, or it is made")
         if self.minimum_cohort < 2:
             raise ConfigError(f"minimum_cohort {self.minimum_cohort} must be at least 2")
 
@@ -149,8 +149,8 @@ class Paillier(IntegerAggregator):
     def _uncompressed(self, example: Update, clients: int, weights: Weights, privacy: Privacy | None) -> Transform:
         """Choose bits and noise, in a ring in which no noisy sum wraps; for the rest see `IntegerAggregator`.
 
-        Slots add whole numbers, not numbers modulo something: entries that were reduced would also show how many of
-        them were negative, which no noise hides.
+        Slots add whole numbers, not numbers modulo something. Sums of reduced entries would also show how many of these
+        were negative, and no noise hides that.
         """
         chosen = super()._uncompressed(example, clients, weights, privacy)
         if isinstance(chosen, PrivateSum) and chosen.plan:

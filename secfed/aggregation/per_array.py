@@ -1,4 +1,4 @@
-"""A transform that clips each array of an update by itself and then applies another transform."""
+"""A transform that clips each array of an update on its own and then applies another transform."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -30,24 +30,24 @@ from secfed.wire import kind_of
 
 @dataclass(frozen=True)
 class PerArrayClipping(Preceded):
-    """Clip each array by itself, then apply another transform.
+    """Clip each array on its own, then apply another transform.
 
-    * For a mean, each value is divided by the clip of its array, and the inner transform has the clip 1. So a value is
-      rounded with a step that fits its array, and the server multiplies the mean by the clips.
+    * For a mean, each value is divided by the clip of its array, and the inner transform has the clip 1. So each
+      value is rounded with a step that fits its array, and the server multiplies the mean by the clips.
     * For a private sum, each array is scaled down to its own Euclidean norm. The norm of the update is then at most the
-      root of the sum of their squares, and that is the `clip_norm` of the inner transform: noise and event are those
-      of an update that is clipped as a whole to this norm.
+      root of the sum of their squares, and that is the `clip_norm` of the inner transform: noise and event are
+      the same as if the whole update were clipped to this norm.
 
     Args:
         structure: Names, shapes and dtypes of the mean.
         clips: One for each array, in the order of `structure`.
-        transform: What makes the clipped arrays a vector: a `WeightedMean`, a `ScaledMean` or a `Compressed` one of
-            them, for `structure` with dtypes of float64; or a `PrivateSum`.
+        transform: What makes the clipped arrays a vector: a `WeightedMean`, a `ScaledMean` or one of these in a
+            `Compressed`, for `structure` with dtypes of float64; or a `PrivateSum`.
 
     Client and server hold the same object; `length`, `modulus_bits` and `context` go into the `secagg.Config`.
 
     Raises:
-        ConfigError: The number of clips is not that of the arrays, or the inner transform does not fit.
+        ConfigError: There is not one clip for each array, or the inner transform does not fit.
 
     Source: McMahan, Ramage, Talwar, Zhang: Learning Differentially Private Recurrent Language Models, ICLR 2018,
     section 3 (per-layer clipping), for private sums.
@@ -128,7 +128,7 @@ class PerArrayClipping(Preceded):
         return cls(like, sent, inner)
 
     def inside(self, update: Update) -> Update:
-        """Return what is rounded and sent of an update: with each array clipped to its norm, or divided by its clip.
+        """Return what is rounded and sent of an update: each array is clipped to its norm, or divided by its clip.
 
         Raises:
             EncodingError: The update does not fit.
@@ -146,14 +146,14 @@ class PerArrayClipping(Preceded):
             update: Array, or list or dictionary of arrays, with the names and shapes of `structure`.
             weight: The client's weight.
             seed: 32 bytes that decide how values are rounded; by default fresh from the operating system.
-            noise: `noise=`, this client's noise, where the inner transform is a `PrivateSum`.
+            noise: `noise=`, this client's noise, if the inner transform is a `PrivateSum`.
 
         Raises:
             EncodingError: The update or the weight does not fit; nothing has been sent.
         """
         if isinstance(self.transform, PrivateSum):
             return self.transform.encode(self.inside(update), weight, seed=seed, **noise)
-        # The inner transform divides, block by block: no second update is held.
+        # The inner transform divides block by block, so no second update is in memory.
         encode: Any = self.transform.encode
         return encode(update, weight, seed=seed, divisors=self.clips)
 
@@ -178,7 +178,7 @@ class PerArrayClipping(Preceded):
         return self._multiplied(self.transform.decode(total, survivors))
 
     def expanded(self, decoded: Decoded) -> Decoded:
-        """Return what the innermost transform decoded, with its mean as one of updates."""
+        """Return what the innermost transform decoded, with its mean turned back into one of updates."""
         return self._multiplied(self.transform.expanded(decoded))
 
     def _multiplied(self, decoded: Decoded) -> Decoded:
@@ -207,7 +207,7 @@ def in_float64(example: Update) -> Update:
 
 
 def refuse_rotation(maps: Sequence[Compression]) -> None:
-    """Refuse a map after which values belong to no array.
+    """Refuse a map that mixes arrays: after it, values belong to no array.
 
     Raises:
         ConfigError: There is a rotation.

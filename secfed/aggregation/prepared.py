@@ -26,7 +26,7 @@ Reject = Callable[[int, str], None]
 
 
 class ClippingWarning(UserWarning):
-    """Values beyond `clip` were clipped: the mean is not the mean of what came in."""
+    """Values beyond `clip` were clipped: the mean is not that of the updates as they came in."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Prepared:
 
     @property
     def private(self) -> PrivateSum | None:
-        """The transform, or the one behind a compression, if it is that of a private sum."""
+        """The transform, or the one behind a compression, if it makes a private sum."""
         return self.transform.inner if isinstance(self.transform.inner, PrivateSum) else None
 
     @property
     def worst_event(self) -> Event | None:
-        """What is released if as few clients arrive as allowed: what a budget must have room for.
+        """What is released if as few clients arrive as allowed; a budget must have room for it.
 
         None without privacy.
         """
@@ -92,7 +92,7 @@ class Prepared:
             weights: One positive weight per client, as in `aggregate`.
             dropouts: Clients that drop out, and the first stage that they do not answer.
             record: Whether to keep a transcript of what the server saw.
-            stacklevel: Whose line a `ClippingWarning` shows, as in `warnings.warn`.
+            stacklevel: Which caller's line a `ClippingWarning` shows, as in `warnings.warn`.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.
@@ -123,7 +123,7 @@ class Prepared:
         reject: Reject | None = None,
         stacklevel: int = 2,
     ) -> Aggregate:
-        """Aggregate updates that come one at a time: no more than one is held.
+        """Aggregate updates that come one at a time: at most one is in memory.
 
         Args:
             result_of: `result_of(client_id) -> (update, weight)`, called once for each client whose input is collected,
@@ -132,7 +132,7 @@ class Prepared:
             record: Whether to keep a transcript of what the server saw.
             reject: Called with the id and the reason of each client whose result does not fit, which then drops out;
                 None ends the session with an error.
-            stacklevel: Whose line a `ClippingWarning` shows, as in `warnings.warn`.
+            stacklevel: Which caller's line a `ClippingWarning` shows, as in `warnings.warn`.
 
         Raises:
             ConfigError: Parameters that do not fit the cohort.

@@ -26,14 +26,14 @@ from secfed.errors import ConfigError
 class AdaptiveClipping:
     """A clip that follows a quantile of the updates' norms.
 
-    Each client adds to its vector whether its update was within the clip. The count shares the noise of the sum: with
-    `u` the noise multiplier of the update and `b` the deviation of the noise on the count, `1/u^2 + 1/(2b)^2` is
-    `1/z^2` for the noise multiplier z of both together, which alone is accounted. It does not depend on the clip, so
-    the guarantee is that of a fixed clip.
+    Each client adds to its vector whether its update was within the clip. The count shares the noise of the sum: let
+    `u` be the noise multiplier of the update and `b` the deviation of the noise on the count. Both together have the
+    noise multiplier `z` with `1/z^2 = 1/u^2 + 1/(2b)^2`, and the accountant gets only `z`. It does not depend on the
+    clip, so the guarantee is that of a fixed clip.
 
     Args:
         target_quantile: Fraction of the clients that should be within the clip.
-        learning_rate: How fast the clip follows.
+        learning_rate: How fast the clip follows the quantile.
         count_noise: Standard deviation of the noise on the count, in clients; None is a twentieth of the expected
             cohort.
 
@@ -66,14 +66,14 @@ class AdaptiveClipping:
         return min(max(moved, 1e-100), 1e100)
 
     def scale(self, noise_multiplier: float, expected: float) -> float:
-        """Return how far apart "within" and "beyond" are, in units of the clip, for the count to get its noise.
+        """Return how far apart "within" and "beyond" must be, in units of the clip, so that the count gets its noise.
 
         Args:
             noise_multiplier: Of update and count together.
             expected: Expected size of the cohort.
 
         Raises:
-            ConfigError: The count's noise is too little: nothing would be left for the update.
+            ConfigError: The count has too little noise: no noise on the update could make up for it.
         """
         noise = expected / 20 if self.count_noise is None else self.count_noise
         if not 2 * noise > noise_multiplier:
@@ -220,7 +220,7 @@ def _whole_norm(clip_norm: Any) -> float:
 
 
 def check_one_norm(privacy: Privacy) -> None:
-    """Refuse norms of arrays, for a transform that takes one for the whole update.
+    """Refuse one norm for each array, for a transform that takes one for the whole update.
 
     Raises:
         ConfigError: `clip_norm` is not a number.
@@ -230,7 +230,7 @@ def check_one_norm(privacy: Privacy) -> None:
 
 
 def _check(privacy: Privacy) -> None:
-    """Refuse what no kind of privacy can have."""
+    """Check the parameters that all kinds of privacy have."""
     for name in ("noise_multiplier", "sampling_rate"):
         object.__setattr__(privacy, name, check_number(name, getattr(privacy, name)))
     norms = as_clip("clip_norm", privacy.clip_norm)

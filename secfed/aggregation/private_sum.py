@@ -1,6 +1,6 @@
 """The transform of a private sum: flatten, clip, rotate, round to whole steps, add noise; and back.
 
-All lengths inside are in units of the clip, so that a clip that changes from round to round changes no parameter of the
+All lengths inside are in units of the clip. So a clip that changes from round to round changes no parameter of the
 noise, and all rounds are the same event.
 """
 
@@ -141,7 +141,7 @@ class PrivateSum(Transform):
 
     @property
     def bound(self) -> int:
-        """Largest absolute value of an entry; with the clients' noise exceeded less than once in 2^100 sums."""
+        """Largest absolute value of an entry; with the clients' noise, less than one in 2^100 sums exceeds it."""
         return self.plan.largest_entry if self.plan else math.isqrt(self.lattice.largest_square)
 
     @property
@@ -171,7 +171,7 @@ class PrivateSum(Transform):
         return NoiseShare(self.plan, self.hash) if self.plan else None
 
     def surplus_noise(self, survivors: Collection[int]) -> SurplusNoise | None:
-        """Return what the server asks the survivors of the sum for, and takes off; None if the server adds the noise.
+        """Return the noise that the server asks survivors to reveal, and subtracts; None if the server adds the noise.
 
         Args:
             survivors: Ids of the clients in the sum.
@@ -219,13 +219,12 @@ class PrivateSum(Transform):
         Args:
             data: What `to_bytes` gave on the server.
             example: What an update looks like on this client, such as its model.
-            privacy: What this client requires, from the application. The clip may differ if it is adaptive; more
-                colluders and more survivors than asked for are accepted, and fewer layers of noise.
+            privacy: What this client requires, from the application. The clip may differ if it is adaptive.
+                More colluders, more survivors and fewer layers of noise than asked for are accepted.
 
         Raises:
             MalformedMessageError: T1, these bytes are not parameters of a private sum.
-            FaultyServerError: T2 to T5, the server would have this client send something else, or with too little
-                noise.
+            FaultyServerError: T2 to T5, the server wants something else from this client, or too little noise.
 
         Security:
             The client must also require enough survivors before it helps to unmask: give its `secagg.Client` a
@@ -242,7 +241,9 @@ class PrivateSum(Transform):
         same_clip = clip_norm == privacy.clip_norm or privacy.adaptive is not None
         cap = read_f64("weight_cap", found.weight_cap)
         if not same_clip or cap != (privacy.weight_cap or 0.0) or bool(scale) != (privacy.adaptive is not None):  # T3
-            raise FaultyServerError(f"clip_norm {clip_norm}, weight_cap {cap} or the count are not as asked for", "T3")
+            raise FaultyServerError(
+                f"clip_norm {clip_norm}, weight_cap {cap} or the count are not those that this client requires", "T3"
+            )
         norm, size = math.hypot(1.0, scale / 2), like.size + bool(scale)
         divisor, modulus_bits = read_f64("divisor", found.divisor), found.modulus_bits[0]
         if not divisor or not 2 <= modulus_bits <= 64:
@@ -278,7 +279,7 @@ class PrivateSum(Transform):
         event: events.Release
         if self.plan:
             event = self.plan.event(survivors)
-            if self.noise_is_fixed:  # the same for every cohort, or what is committed would tell its size
+            if self.noise_is_fixed:  # the same for every cohort, or the committed event would tell its size
                 event = self.plan.event(self.plan.clients)
         else:
             lattice = self.lattice
@@ -295,7 +296,7 @@ class PrivateSum(Transform):
 
     @property
     def worst_event(self) -> events.Event:
-        """What is released if as few clients arrive as allowed: what a budget must have room for."""
+        """What is released if as few clients arrive as allowed; a budget must have room for it."""
         return self.event(self.plan.threshold if self.plan else 1)
 
     def coordinates(self, update: Update, weight: float = 1.0) -> npt.NDArray[np.float64]:
@@ -310,7 +311,7 @@ class PrivateSum(Transform):
         within = np.array_equal(clipped, values)
         clipped /= clip_norm
         if self.privacy.weight_cap is not None:
-            if not weight >= 0:  # as NaN; a negative one would lift the norm above the clip
+            if not weight >= 0:  # catches NaN too; a negative weight would lift the norm above the clip
                 raise EncodingError("the weight must not be negative")
             clipped *= min(weight, self.privacy.weight_cap) / self.privacy.weight_cap
         if self.count_scale:
@@ -399,7 +400,7 @@ def _check_promised(privacy: DistributedGaussian, plan: NoisePlan | None) -> Non
     """Check that the clients' noise is what a client requires.
 
     Raises:
-        FaultyServerError: T4, the noise is another one; T5, it is too little.
+        FaultyServerError: T4, it is another kind of noise; T5, it is too little.
     """
     if plan is None or (plan.mechanism, plan.noise.honest[-1]) != (privacy.mechanism, plan.threshold - plan.colluders):
         raise FaultyServerError(f"the clients' noise is not {privacy.mechanism} for the fewest survivors", "T4")
@@ -418,7 +419,7 @@ def _check_promised(privacy: DistributedGaussian, plan: NoisePlan | None) -> Non
 
 
 def _check_noise_is_fixed(plan: NoisePlan) -> None:
-    """Refuse noise whose law would tell how many clients joined a secret Poisson cohort.
+    """Refuse noise whose law would reveal how many clients joined a secret Poisson cohort.
 
     Raises:
         ConfigError: The noise grows with the number of survivors.

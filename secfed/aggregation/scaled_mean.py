@@ -1,4 +1,4 @@
-"""A weighted mean for few bits: weigh each value before rounding, and send the weight in separate entries."""
+"""A weighted mean for few bits: multiply values by the weight before rounding; send the weight in separate entries."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from secfed.errors import ConfigError, EncodingError, MalformedMessageError
 
 @dataclass(frozen=True)
 class ScaledMean(Transform):
-    """Flatten, clip, weigh, round; and back.
+    """Flatten, clip, multiply by the weight, round; and back.
 
     A value is multiplied by `weight / max_weight` before it is rounded, so that an entry needs no bits for the weight:
     it takes about `bits + log2(clients)` bits, where `WeightedMean` takes `log2(max_weight)` more. Rounding then adds
-    `max_weight / weight` times the error, which two or three more `bits` make good. The weight follows the values,
-    exact, cut into as many entries as it needs.
+    `max_weight / weight` times the error; two or three more `bits` make up for it. The exact weight follows the values,
+    cut into as many entries as it needs.
 
     Args:
         structure: Names, shapes and dtypes of the mean.
@@ -65,7 +65,7 @@ class ScaledMean(Transform):
 
     @cached_property
     def digit_bits(self) -> int:
-        """Bits of a weight that one entry takes: the sum of so large digits stays below half of the modulus."""
+        """Bits of a weight that one entry takes: a sum of digits of this size stays below half of the modulus."""
         return (((1 << (self.modulus_bits - 1)) - 1) // self.clients + 1).bit_length() - 1
 
     @cached_property

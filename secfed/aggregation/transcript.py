@@ -25,7 +25,7 @@ from secfed.secagg.stages import Stage
 # Chance of calling a hidden update visible: one in a billion.
 _SIGNIFICANCE = 1e-9
 _FEWEST_VALUES = 64
-# Ciphertexts have no entries that could be read: they are cut into words.
+# The server can read no entries in ciphertexts, so they are cut into words.
 _WORD_BITS = 16
 # In which stage a client's input comes.
 _INPUT_STAGES = (Stage.MASKED_INPUT_COLLECTION, PaillierStage.ENCRYPTED_INPUT_COLLECTION)
@@ -79,12 +79,12 @@ class Transcript:
     Attributes:
         protection: `"plain"`, `"secagg"` or `"paillier"`.
         transform: The public encoding.
-        config: The session's public parameters; None without a protocol. With secure aggregation it and the bytes of
-            messages know clients by their positions from 1, by ascending id.
+        config: The session's public parameters; None without a protocol. With secure aggregation, it and the
+            messages' bytes number clients by their positions from 1, by ascending id.
         entries: Every message in order.
         total: What the server ends with, flat: the sum modulo `2**modulus_bits` (plain without privacy: the weighted
-            sum in float64, then the sum of the weights); surplus noise of clients is subtracted, the server's own is
-            not yet in it.
+            sum in float64, then the sum of the weights). The clients' surplus noise is already subtracted; the server's
+            own noise is not yet added.
         survivors: Ids of the clients in the sum.
     """
 
@@ -149,7 +149,7 @@ class Transcript:
     def readable(self, client_id: int) -> Update:
         """Return a client's contribution with the structure of an update, as an adversary would read it.
 
-        Under a protection the values are what the message's bits say if they are taken for an update's: noise.
+        Under a protection the message's bits are read as if they were an update's: the values are noise.
 
         Args:
             client_id: The client.
@@ -214,7 +214,7 @@ class Transcript:
         Raises:
             EncodingError: The client sent none, or the update has another structure or fewer than 64 values.
         """
-        from scipy import stats  # slow to import, and needed here alone
+        from scipy import stats  # slow to import, and needed only here
 
         update = self.transform.inside(update)
         if isinstance(self.transform.inner, PrivateSum):

@@ -4,7 +4,7 @@ Both halves are one object, public and the same for all parties of a sum. Betwee
 adds.
 """
 
-from __future__ import annotations  # a client that encodes need not load what only annotations name
+from __future__ import annotations  # so a client does not load modules that only annotations name
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class Decoded:
     Attributes:
         mean: With the structure of one update.
         weight: What the sum was divided by.
-        event: What was released, if that was private.
+        event: What was released, if the sum was private.
         within_clip: The noisy fraction of clients whose update was within the clip, if the clip is adaptive.
     """
 
@@ -69,7 +69,7 @@ class Transform(ABC):
         return update
 
     def expanded(self, decoded: Decoded) -> Decoded:
-        """Return what the inner transform decoded, with its mean as one of updates.
+        """Return what the inner transform decoded, with its mean turned back into one of updates.
 
         Args:
             decoded: What the inner transform decoded.
@@ -112,7 +112,7 @@ class Transform(ABC):
             config: The session's parameters, as the server announced them.
 
         Raises:
-            FaultyServerError: T6, its length, modulus or context are others.
+            FaultyServerError: T6, its length, modulus or context differs.
         """
         wanted = self.length, self.modulus_bits, self.context
         if (config.length, config.modulus_bits, config.context) != wanted:
@@ -152,7 +152,7 @@ class Transform(ABC):
             weight: Its weight.
 
         Raises:
-            EncodingError: The update has not exactly this structure, a value is not finite, or the weight does not fit.
+            EncodingError: The update does not have this structure, a value is not finite, or the weight does not fit.
         """
         self.structure.check(update)
 

@@ -91,7 +91,7 @@ class FloatMean(Transform):
 
 @dataclass(frozen=True)
 class WeightedMean(Transform):
-    """Flatten, clip, round and weigh; and back.
+    """Flatten, clip, round and multiply by the weight; and back.
 
     Args:
         structure: Names, shapes and dtypes of the mean.

@@ -22,10 +22,10 @@ ADDS_NOISE: Final = (
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies that cannot work on a mean.
+    """Refuse a strategy that cannot work on a mean.
 
     Raises:
-        ConfigError: This is one.
+        ConfigError: It needs single updates, adds noise of its own, or is no strategy.
     """
     if not isinstance(strategy, Strategy):
         raise ConfigError(f"strategy {strategy!r:.100} must be a strategy of flwr.serverapp.strategy")
@@ -43,7 +43,7 @@ def check_paillier(aggregator: Paillier, privacy: Privacy | None) -> None:
     """Refuse options that have no effect, or protect nothing, when nodes hold the key.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: Such an option is set.
     """
     if aggregator.public_key is None:
         raise ConfigError("Paillier needs public_key here, and no private key: a server that has it sees every update")

@@ -21,11 +21,11 @@ NODE_CONFIG: Final = """each SuperNode started with --node-config 'client-id=3 i
 
 
 class Enrollment:
-    """What nodes said and proved of themselves, on the server.
+    """Which node is which client or key holder, as the nodes said and proved it to the server.
 
     Args:
         roster: Public identity keys by client id; None: clients have no identity.
-        key_holders: Public identity keys by key holder's number; None: the first node that says so is taken for one.
+        key_holders: Public identity keys by key holder's number; None: the first node that claims a number gets it.
 
     Attributes:
         client_of: Client ids by node id.
@@ -82,7 +82,7 @@ class Enrollment:
             raise ConfigError(f"client id {client_id} is not in the roster")
         if not verify(roster[client_id], signature, signed):
             raise ConfigError(f"it does not hold the identity key of client {client_id}")
-        # Who holds the key may come back as another node of Flower's.
+        # A key holder may come back as another node of Flower's.
         self.client_of = {other: one for other, one in self.client_of.items() if one != client_id} | {node: client_id}
 
     def _holder(self, node: int, holder: int, signature: bytes, signed: bytes) -> None:

@@ -21,8 +21,8 @@ from secfed.integrations.flower.identities import own_client_id, own_identity
 from secfed.integrations.flower.records import TrainRequest
 from secfed.secagg.identities import RELATIVE
 
-# Entries of a node's configuration, each the path of a file: the key that this client encrypts under; of a key holder
-# the private key, or the threshold key and its share.
+# Entries of a node's configuration, each the path of a file. A client names the key that it encrypts under; a key
+# holder names its private key, or the threshold key and its own share.
 PUBLIC_KEY, PRIVATE_KEY = "public-key", "private-key"
 THRESHOLD_KEY, KEY_SHARE = "threshold-key", "key-share"
 
@@ -40,7 +40,7 @@ class Entry(Protocol):
         """
 
     def enter(self, vector: npt.NDArray[Any], opening: bytes, policy: secagg.Policy) -> tuple[bytes, bytes]:
-        """Return the answer to the session's first message, and what to save of the client; nothing if it is done."""
+        """Return the answer to the session's first message, and the client's state to save, empty if it is done."""
 
 
 class SecAggEntry:
@@ -55,7 +55,7 @@ class SecAggEntry:
             self._identity["signing_key"], self._identity["directory"] = own_identity(context)
 
     def check(self, transform: Transform, policy: secagg.Policy) -> None:
-        """Hold the configuration against the policy; see `Entry`."""
+        """Check the configuration against the policy; see `Entry`."""
         if objection := policy.objection(self.config):
             raise FaultyServerError(objection, "C4")
 
@@ -73,7 +73,7 @@ class PaillierEntry:
         self._client_id, self._noise = request.client_id, noise
 
     def check(self, transform: Transform, policy: secagg.Policy) -> None:
-        """Hold the configuration against the policy, of which only the cohort has a meaning here; see `Entry`."""
+        """Check the configuration against the policy, which may set only `minimum_cohort` here; see `Entry`."""
         config = self.config
         if policy != secagg.Policy(minimum_cohort=policy.minimum_cohort):  # F9
             raise FaultyServerError("this client's policy needs secure aggregation, the server runs Paillier", "F9")
@@ -81,7 +81,7 @@ class PaillierEntry:
             found, needed = config.minimum_cohort, policy.minimum_cohort
             raise FaultyServerError(f"the key holder opens sums of {found} clients, this client needs {needed}", "F9")
         if config.weights or config.bound != transform.bound:  # F9
-            raise FaultyServerError("the session has public weights, or another bound than this client's values", "F9")
+            raise FaultyServerError("the session has public weights, or a bound that is not this client's", "F9")
 
     def enter(self, vector: npt.NDArray[Any], opening: bytes, policy: secagg.Policy) -> tuple[bytes, bytes]:
         """Encrypt; see `Entry`."""
@@ -126,8 +126,8 @@ def decrypt(config_bytes: bytes, request: bytes, context: Context, policy: secag
     Args:
         config_bytes: The session's configuration.
         request: The server's DecryptionRequest.
-        context: The node's. Which sums were opened is in a file next to that of the key.
-        policy: Its `minimum_cohort` is the fewest clients of a sum that this node opens.
+        context: The node's. A file next to the key's records which sums were opened.
+        policy: This node opens no sum of fewer clients than its `minimum_cohort`.
 
     Raises:
         ConfigError: The node has no private key, or another process is decrypting.
@@ -155,17 +155,17 @@ def decrypt(config_bytes: bytes, request: bytes, context: Context, policy: secag
 
 @contextmanager
 def _memory_of(key: Path) -> Iterator[paillier.OpenedSums]:
-    """Hand out which sums a key has opened, to one process at a time: it is the file next to the key's.
+    """Yield the record of the sums that a key has opened, a file next to the key's, to one process at a time.
 
     Raises:
-        ConfigError: Another process has it, or one broke off with it; then nothing is opened any more.
+        ConfigError: Another process has the record, or one crashed while it had it; then no sum is opened any more.
     """
     kept, taken = key.with_name(f"{key.name}.opened"), key.with_name(f"{key.name}.opening")
     try:
         with taken.open("xb"):  # fails if it is there
             pass
     except FileExistsError:
-        raise ConfigError(f"another process is decrypting, or broke off: then check and remove {taken}") from None
+        raise ConfigError(f"another process is decrypting; if it crashed, check and remove {taken}") from None
     opened = paillier.OpenedSums.from_bytes(kept.read_bytes()) if kept.exists() else paillier.OpenedSums()
     try:
         yield opened

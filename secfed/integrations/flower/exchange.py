@@ -31,7 +31,7 @@ def exchange(
     """
     node_of = {}
     for node, content in contents.items():
-        # One at a time: where Flower refuses a message it may return a shorter list, which would not say whose it was.
+        # One message at a time: if Flower refuses some of several, its answer may not say which.
         [sent] = list(grid.push_messages([Message(content, node, message_type, ttl=seconds, group_id=group)])) or [None]
         if sent:
             node_of[sent] = node

@@ -20,7 +20,7 @@ def enrollment(nonce: bytes, node_id: int, client_id: int, key_holder: int) -> b
 
     Args:
         nonce: The server's, 32 bytes.
-        node_id: Flower's id of the node: the signature cannot enroll another node.
+        node_id: Flower's id of the node, so that the signature cannot enroll another one.
         client_id: Its number in the roster.
         key_holder: Its number as a key holder, 0 if it is not one.
     """

@@ -62,7 +62,7 @@ class RoundReport:
 
 
 class Round:
-    """A round between the inner strategy's messages and the mean.
+    """One round, from the inner strategy's messages to the mean.
 
     Args:
         grid: Where messages go.
@@ -111,7 +111,7 @@ class Round:
         return Stage.ADVERTISE_KEYS.name if secure else PaillierStage.ENCRYPTED_INPUT_COLLECTION.name
 
     def training_messages(self, messages: list[Message], weight: str, metrics: dict[str, float]) -> Iterator[Message]:
-        """Open the session, and yield the inner strategy's messages with its parameters and the request for keys.
+        """Open the session, and yield the inner strategy's messages with the session's parameters and first requests.
 
         Args:
             messages: The inner strategy's, one for each node.
@@ -124,7 +124,7 @@ class Round:
             node = message.metadata.dst_node_id
             if (client_id := self._client_of.get(node)) is None:
                 continue
-            # A new content for each node: strategies put one into all messages.
+            # A new content for each node: strategies share one among all messages.
             content = RecordDict(dict(message.content.items()))
             request = TrainRequest(client_id, config, transform, weight, metrics)
             content[RECORD] = request.to_record(stage, session)
@@ -133,11 +133,11 @@ class Round:
             yield Message(content, node, self.message_type, group_id=message.metadata.group_id)
 
     def take(self, stage: str, node: int, reply: Message, receive: Callable[[int, bytes], Any] | None = None) -> None:
-        """Take one node's answer; one that is wrong makes the node a dropout.
+        """Take one node's answer; if it is wrong, the node drops out.
 
         Args:
             stage: The stage that it answers.
-            node: The sender, as Flower says.
+            node: The sender, according to Flower.
             reply: The answer, which may be an error.
             receive: What takes the bytes, by default the server.
         """
@@ -161,7 +161,7 @@ class Round:
         Raises:
             TooFewSurvivorsError: Too few nodes are left.
             FaultyClientError: A node ended the session.
-            EncodingError: The sum is not one of encoded vectors.
+            EncodingError: This is not a sum of encoded vectors.
         """
         server, report = self.server, self.report
         while True:
@@ -177,7 +177,7 @@ class Round:
             self._ask(server.stage.name, requests)
         report.survivors = tuple(sorted(self._node_of[client_id] for client_id in server.survivors))
         for node in report.survivors:
-            report.dropouts.pop(node, None)  # silent only after its input was in the sum
+            report.dropouts.pop(node, None)  # they fell silent only after their input was in the sum
         total, private = server.sum, self.prepared.private
         if private and (surplus := private.surplus_noise(server.survivors)):
             if surplus.request:
@@ -186,7 +186,7 @@ class Round:
         return self.prepared.transform.decode(total, server.survivors)
 
     def _name_silent(self, left: Iterable[int]) -> None:
-        """Record a reason for nodes that are gone without one; `left` has the client ids of the others."""
+        """Record a reason for each node that dropped out without one; `left` has the client ids of the others."""
         for client_id in set(self._node_of) - set(left):
             self.report.dropouts.setdefault(self._node_of[client_id], "no answer in time")
 

@@ -1,6 +1,6 @@
 """Files of a node that hold a client's side of a session between two messages; each can be taken only once.
 
-Flower handles every message in a separate process, and messages that arrive together at the same time, each with a copy
+Flower handles each message in a separate process. Messages that arrive together run at the same time, each with a copy
 of the context's state. A server that sends two requests at once would get two answers from one state, which can open a
 client's update. Only one process can rename a file, so here the second process finds nothing and refuses.
 
@@ -58,7 +58,7 @@ class Sessions:
             FaultyServerError: F3, this round or a later one was claimed before.
         """
         own = self._folder / f"round-{number}"
-        try:  # one process makes this file; it does not rest on a listing, which may miss what changes meanwhile
+        try:  # only one process can make this file; a listing alone could miss files made meanwhile
             os.close(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             raise FaultyServerError(f"round {number} was claimed before: one session a round", "F3") from None
@@ -78,7 +78,7 @@ class Sessions:
             client: The saved client.
 
         Raises:
-            ConfigError: The disk does not take it; then nothing is kept.
+            ConfigError: The file cannot be written; then nothing is kept.
         """
         self.forget()
         head = json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()})
@@ -114,7 +114,7 @@ class Sessions:
             raise FaultyServerError("another message ended this session at the same time", "F8") from None
 
     def forget(self) -> None:
-        """Drop all sessions, and what a process left that broke off: every secret of theirs."""
+        """Drop all sessions, and what crashed processes left behind: every secret of theirs."""
         for prefix in ("session", "part", "taken"):
             for path in self._folder.glob(f"{prefix}-*"):
                 path.unlink(missing_ok=True)
