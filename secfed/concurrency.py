@@ -1,4 +1,4 @@
-"""One call at a time on one party, whatever the threads: a server's callers wait, a client's are refused."""
+"""One call at a time on each party, from any thread: a server's callers wait, a client's are refused."""
 
 import threading
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Refuses = TypeVar("Refuses", bound=_Refuses)
 
 
 def one_at_a_time(method: Callable[Concatenate[Waits, P], R]) -> Callable[Concatenate[Waits, P], R]:
-    """Let a call wait until no other one runs."""
+    """Make a call wait until no other one runs."""
 
     @wraps(method)
     def locked(self: Waits, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -35,7 +35,7 @@ def one_at_a_time(method: Callable[Concatenate[Waits, P], R]) -> Callable[Concat
 
 
 def refused_while_busy(method: Callable[Concatenate[Refuses, P], R]) -> Callable[Concatenate[Refuses, P], R]:
-    """Refuse a call while another one runs: a client that waited would answer a second time.
+    """Refuse a call while another one runs: if it waited, the client would answer a second time.
 
     Raises:
         StageError: C2, another call runs.

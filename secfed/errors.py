@@ -11,7 +11,7 @@ class SecFedError(Exception):
     """Something that secfed refuses or cannot do."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses take more than their text; without this they would not come out of a pickle (of a worker process).
+        # Subclasses take more than their text; without this they could not be unpickled (from a worker process).
         return _restore, (type(self), self.args, vars(self))
 
 
@@ -23,7 +23,7 @@ def _restore(cls: type[SecFedError], arguments: tuple[Any, ...], attributes: dic
 
 
 class ConfigError(SecFedError, ValueError):
-    """These parameters cannot work together; the caller has to change them.
+    """These parameters cannot work together; the caller must change them.
 
     Attributes:
         check: Number of the check in the protocol's specification ("P1"), or "" where it has none.
@@ -109,7 +109,7 @@ class FaultyKeyHolderError(ProtocolError):
 
 
 class DecryptionError(ProtocolError):
-    """Ciphertexts that do not decrypt to what they should; the text is always the same, so it reveals nothing else."""
+    """Ciphertexts do not decrypt to what they should. The text is always the same, so it reveals nothing else."""
 
     def __init__(self) -> None:
         super().__init__("the ciphertexts do not decrypt under this key to a sum of that many vectors", "K6")

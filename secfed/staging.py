@@ -15,10 +15,10 @@ _READ: Final = 1 << 20  # bytes that are read from the file at a time
 
 
 class FileBytes:
-    """Bytes in a file. A slice of them is another place in the file; `bytes(slice)` reads it.
+    """Bytes in a file. A slice of them is a part of the file, which `bytes(slice)` reads.
 
     Args:
-        file: The file; no other code may move its position.
+        file: The file; no other code may change its position.
         start: Where the bytes begin.
         stop: Where they end.
     """
@@ -45,7 +45,7 @@ class FileBytes:
         """Read them.
 
         Raises:
-            OSError: The file cannot be read, or is shorter.
+            OSError: The file cannot be read, or is too short.
         """
         self._file.seek(self._start)
         data = self._file.read(len(self))
@@ -54,7 +54,7 @@ class FileBytes:
         return data
 
 
-# The whole of a message: in memory, or in a file.
+# A whole message, in memory or in a file.
 Whole = bytes | memoryview | FileBytes
 
 
@@ -89,7 +89,7 @@ class Staging:
         self.size += len(chunk)
 
     def message(self) -> memoryview | FileBytes:
-        """Return what has been written; it is good until `close`.
+        """Return what has been written; it is valid until `close`.
 
         Raises:
             SecFedError: The temporary file cannot be written.
@@ -112,8 +112,8 @@ class Staging:
             ) from None
 
     def close(self) -> None:
-        """Give the memory or the file back."""
+        """Release the memory or the file."""
         self._file.close()
 
     def __del__(self) -> None:
-        self._file.close()  # of an upload that broke off and was forgotten
+        self._file.close()  # for an upload that broke off and was never closed

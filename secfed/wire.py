@@ -1,8 +1,8 @@
-"""Messages to bytes and back: one codec, one encoding for each message, nothing left over.
+"""Messages to bytes and back: one codec, exactly one encoding for each message, no bytes left over.
 
 A message class is a frozen dataclass whose fields are all `bytes`; `Annotated[bytes, 32]` is a field of fixed length,
-plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then each field; fixed ones as they are,
-variable ones behind a little-endian `u32` length. Reading never allocates more than the input has.
+plain `bytes` one of variable length. On the wire: `u8 version`, `u8 kind`, then each field: fixed ones as they are,
+variable ones after a little-endian `u32` length. Reading never allocates more bytes than the input has.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from secfed.errors import ConfigError, MalformedMessageError
 from secfed.staging import Whole
 
-# Who is in a set of clients, shape `(clients,)`.
+# Which clients are in a set, shape `(clients,)`.
 Set = npt.NDArray[np.bool_]
 
 VERSION = 1
@@ -27,14 +27,14 @@ _LENGTH_BYTES = 4
 
 
 class Pieces:
-    """A field of variable length whose bytes are made while the message is sent; they are made once.
+    """A field of variable length whose bytes are made while the message is sent, and only once.
 
     Args:
         size: How many bytes all pieces have together.
         pieces: The bytes, in order.
 
     Raises:
-        ValueError: When they are read: they have another size.
+        ValueError: The pieces have another size; raised when they are read.
     """
 
     def __init__(self, size: int, pieces: Iterable[bytes]) -> None:
@@ -65,7 +65,7 @@ class Message:
         return b"".join(self.to_chunks())
 
     def to_chunks(self) -> Iterator[bytes]:
-        """Encode this message piece by piece, which makes the bytes of `to_bytes`."""
+        """Encode this message piece by piece; together the pieces are the bytes of `to_bytes`."""
         parts: list[bytes] = [bytes((VERSION, self.kind))]
         for name, size in layout(type(self)):
             value: bytes | Pieces = getattr(self, name)
@@ -128,7 +128,7 @@ class Message:
 
 def layout(message_type: type[Message]) -> tuple[tuple[str, int | None], ...]:
     """Return the name and fixed length (None: variable) of each field of a message class, in wire order."""
-    return _layout(message_type)  # type: ignore[arg-type]  # classes are hashable, whatever their instances are
+    return _layout(message_type)  # type: ignore[arg-type]  # classes are hashable, even if their instances are not
 
 
 @cache
@@ -139,7 +139,7 @@ def _layout(message_type: Any) -> tuple[tuple[str, int | None], ...]:
 
 
 def view(data: bytes | bytearray | memoryview) -> memoryview:
-    """Return the bytes of a message, which a caller handed in, without a copy.
+    """Return the bytes of a message that a caller handed in, without a copy.
 
     Raises:
         ConfigError: These are not bytes.
@@ -185,10 +185,10 @@ def set_from_bytes(data: bytes, clients: int) -> Set:
 
 
 def shared_set(data: bytes, clients: int) -> Set:
-    """Decode a set of clients as a read-only one.
+    """Decode a set of clients as a read-only array.
 
-    The parties of one process share it while one of them holds it. Without that, the memory of a simulation would grow
-    with the square of the clients, for each keeps sets of all of them.
+    The parties of one process share it as long as one of them holds it. Otherwise a simulation's memory would grow with
+    the square of the number of clients, because each client keeps sets of all of them.
 
     Raises:
         MalformedMessageError: C1, wrong length or bits beyond the last client.

@@ -12,7 +12,7 @@ def main() -> None:
             from secfed.cli.app import app
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
-            # Only these two (typer needs rich): any other name is a fault of ours, and its traceback tells more.
+            # Only these two (typer needs rich): any other missing module is our fault, and its traceback tells more.
             if package not in ("typer", "rich"):
                 raise
             raise MissingExtraError("cli", package) from None

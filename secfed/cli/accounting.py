@@ -21,7 +21,7 @@ class CohortSampling:
     """How cohorts are drawn.
 
     Args:
-        rate: Fraction of the clients that join a round; with `cohort`, their quotient.
+        rate: Fraction of the clients that join a round; with `cohort`, that is `cohort / population`.
         cohort: Clients drawn, in sampling of fixed size; None in Poisson sampling.
         population: Clients that they are drawn from.
     """
@@ -35,7 +35,7 @@ class CohortSampling:
         """Check and combine the options.
 
         Raises:
-            ConfigError: They do not fit each other.
+            ConfigError: They do not fit together.
         """
         if kind == "poisson":
             if cohort is not None or population is not None:
@@ -110,7 +110,7 @@ def membership_of(
 
 
 def membership_in_words(report: dict[str, Any]) -> list[str]:
-    """Put the result of `membership_of` into words, in lines."""
+    """Return the result of `membership_of` in words, in lines."""
     since = f"for every delta from {exact(report['mu_least_delta'])}"
     if report["mu"] is None:
         mu = f"Gaussian privacy: no mu is proved {since}"

@@ -11,7 +11,7 @@ from secfed.cli.figures import BLUE, GRAY, drawing, round_ticks
 from secfed.dp.rounding import exact, up
 from secfed.errors import SecFedError
 
-# Up to this many rounds, epsilon is drawn after each; above, after this many evenly spread rounds.
+# Up to this many rounds, epsilon is drawn after each. With more, it is drawn after this many, evenly spread.
 _EACH_ROUND = 1000
 _POINTS = 200
 # The smallest false positive rate that is drawn.

@@ -11,7 +11,7 @@ class Commands(TyperGroup):
     """A group of commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words after the group's name. Without any, show the help and exit with 2: a command is missing.
+        """Read the words after the group's name. If there are none, show the help and exit with 2 for wrong use.
 
         With some releases of click it would exit with 0.
         """

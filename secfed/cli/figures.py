@@ -42,7 +42,7 @@ _STYLE: Any = {  # the names are matplotlib's
     "lines.markersize": 4.5,
 }
 _DPI = 150
-# Between the card's edge and what is on it, and the radius of its corners; in inches.
+# Distance from the card's edge to its contents, and the radius of its corners; in inches.
 _MARGIN = 0.12
 _CORNER = 0.12
 
@@ -51,11 +51,11 @@ _CORNER = 0.12
 def drawing(file: Path | IO[bytes], width: float, height: float, **options: Any) -> Iterator[Any]:
     """Draw a picture: yields the empty figure to draw on, and saves it at the end.
 
-    The picture is a white card with round corners and a thin edge; what is outside of it is transparent. So it can be
-    read on a light page and on a dark one.
+    The picture is a white card with round corners and a thin edge, on a transparent background. So it can be read on a
+    light page and on a dark one.
 
     Args:
-        file: Where to; its ending names the format.
+        file: Where the picture goes; its ending names the format.
         width: In inches.
         height: In inches.
         options: Of `Figure.savefig`.
@@ -92,14 +92,14 @@ def drawing(file: Path | IO[bytes], width: float, height: float, **options: Any)
 
 
 def round_ticks(axis: Any, most: int = 7, whole: bool = True) -> None:
-    """Put at most this many ticks at multiples of 1, 2 or 5 times a power of ten, if asked at whole numbers only."""
+    """Put at most this many ticks at multiples of 1, 2 or 5 times a power of ten; on request at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(most, integer=whole, steps=[1, 2, 5, 10], min_n_ticks=1))
 
 
 def show(axis: Any, image: Any) -> None:
-    """Show a square gray picture, flat or not, from 0 (black) to 1, without ticks or a frame."""
+    """Show a square gray picture, given as one row or as a square, from 0 (black) to 1, without ticks or a frame."""
     side = round(image.size**0.5)
     axis.imshow(image.reshape(side, side), cmap="gray", vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[])

@@ -65,7 +65,7 @@ def _text(command: SchemaName) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with None in place of numbers that JSON cannot hold."""
+    """Return a value in which None replaces numbers that JSON cannot hold."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -46,7 +46,7 @@ def shapes_of(file: Path) -> dict[str, Any]:
 
 
 def write_arrays(file: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to an .npz file, which is on the disk when this returns.
+    """Write arrays to an .npz file, which is safely on disk when this returns.
 
     Raises:
         OSError: It cannot be written.
@@ -54,7 +54,7 @@ def write_arrays(file: Path, arrays: dict[str, Any]) -> None:
     import numpy as np
 
     with file.open("wb") as whole:
-        with zipfile.ZipFile(whole, "w") as archive:  # not np.savez, which takes no array of the name "file"
+        with zipfile.ZipFile(whole, "w") as archive:  # not np.savez, which cannot save an array named "file"
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, array, allow_pickle=False)

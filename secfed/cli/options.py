@@ -165,11 +165,11 @@ def given_options(context: typer.Context) -> set[str]:
 def refuse_without_effect(
     context: typer.Context, rules: Iterable[tuple[str, str, tuple[str, ...]]], chosen: Mapping[str, str]
 ) -> None:
-    """Refuse options that were given but have no effect: the user expects one. It is a usage error.
+    """Refuse options that were given but have no effect, because the user expects one: this is a usage error.
 
     Args:
         context: Of the command.
-        rules: An option, a choice of it, and the options that have no effect with that choice.
+        rules: An option, one of its choices, and the options that have no effect with that choice.
         chosen: What was chosen, by option.
     """
     given = given_options(context)

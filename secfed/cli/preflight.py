@@ -36,7 +36,7 @@ class MechanismChoice(StrEnum):
     SKELLAM = "skellam"
 
 
-# Options of the command that have another name in a plan.
+# Options whose name differs from that in a plan.
 _PLAN_NAMES = {"values": "update", "dropout": "dropout_fraction", "corrupt": "corrupt_fraction"}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 

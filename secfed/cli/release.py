@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 class Release:
     """The result of one session, on its way to a file.
 
-    The server's noise is drawn once: two noisy copies of one sum would reveal more than the budget says. So the mean
-    is written to a file next to the output first, then the state records the release, then the file gets its name. A
-    server that was killed in between goes on from there and draws nothing.
+    The server's noise is drawn once: two noisy copies of one sum would reveal more than the budget says. So the server
+    first writes the mean to a file next to the output, then records the release in the state, then gives the file its
+    name. If it is killed in between, it goes on from there and draws nothing.
 
     Args:
         file: Where the mean is written.
         driver: The session.
-        transform: What its vectors mean.
-        delta: At which the epsilon of a private sum is told, without a ledger.
-        ledger: Where a private sum is accounted for.
+        transform: How its vectors encode updates.
+        delta: Delta at which the epsilon of a private sum is reported if there is no ledger.
+        ledger: Where the release of a private sum is recorded.
 
     Raises:
         BudgetExceededError: The ledger has no room for this sum. No client has been asked for anything.
@@ -52,7 +52,7 @@ class Release:
         """Account for the sum and write the mean, unless that was done before a restart.
 
         Raises:
-            SecFedError: The file cannot be written, or the mean was released and is not there any more.
+            SecFedError: The file cannot be written, or the mean was released but its file is gone.
         """
         driver = self._driver
         if driver.failure:
@@ -130,7 +130,8 @@ class Release:
 def resumed(store: "Store", aggregator: "SecAgg", transform: "Transform", privacy: "Privacy | None") -> "Transform":
     """Return the transform with the public seeds of the session in a state file, if it has one.
 
-    Seeds of rotation and compression are fresh in each process: a server that goes on needs those that clients have.
+    Seeds of rotation and compression are fresh in each process. A server that continues a session needs those that its
+    clients have.
     """
     from secfed.aggregation.announced import read_transform, with_seeds_of
     from secfed.transport import SessionParameters

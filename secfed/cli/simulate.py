@@ -403,7 +403,7 @@ def simulate(
         raise typer.BadParameter("--label-column has an effect only with --data and a .csv file")
     if settings.source == "digits" and settings.clients <= DIGIT_WRITERS and "alpha" in given:
         raise typer.BadParameter(f"--alpha has no effect with --clients {settings.clients}")
-    federation = federation_of(settings) if data else None  # first: a user's data may be invalid
+    federation = federation_of(settings) if data else None  # before anything else: a user's data may be invalid
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""AES-128-GCM under keys that are used once."""
+"""AES-128-GCM with keys that are used only once."""
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -38,11 +38,11 @@ def open(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
     cipher = _cipher(key)
     try:
         return cipher.decrypt(_NONCE, sealed, associated_data)
-    except InvalidTag:  # also if `sealed` is shorter than a tag
+    except InvalidTag:  # also raised if `sealed` is shorter than a tag
         raise OpenError("the sealed message does not open") from None
 
 
 def _cipher(key: bytes) -> AESGCM:
-    if len(key) != KEY_BYTES:  # AESGCM would take 24 and 32 bytes too
+    if len(key) != KEY_BYTES:  # AESGCM would also accept 24 and 32 bytes
         raise ValueError(f"key has {len(key)} bytes, needed {KEY_BYTES}")
     return AESGCM(key)

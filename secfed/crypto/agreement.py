@@ -45,7 +45,7 @@ class KeyPair:
         raise TypeError("a KeyPair holds a private key and cannot be pickled")
 
     def private_bytes(self) -> bytes:
-        """Return the 32 secret bytes, to be shared among the holders."""
+        """Return the 32 secret bytes, which are shared among the holders."""
         return self._private.private_bytes_raw()
 
     def agree(self, other: bytes | X25519PublicKey, *, salt: bytes, info: bytes, size: int = 32) -> bytes:
@@ -62,7 +62,7 @@ class KeyPair:
 
 
 def parse(public_key: bytes) -> X25519PublicKey:
-    """Read a public key once, where it serves many agreements."""
+    """Load a public key once, so that it can serve many agreements."""
     return X25519PublicKey.from_public_bytes(public_key)
 
 
@@ -81,7 +81,7 @@ def is_sound(public_key: bytes) -> bool:
 
 def are_sound(public_keys: bytes) -> bool:
     """Tell whether `is_sound` holds for each of many public keys of 32 bytes, one after the other."""
-    # Of random keys one in 128 may be out of range, and none begins like a key of low order: look closer at those.
+    # Check closely only keys that may be out of range (one in 128 random ones) or begin like one of low order.
     last = np.frombuffer(public_keys, np.uint8).reshape(-1, KEY_BYTES)[:, -1]
     suspects = np.flatnonzero((last >= 0x7F) | np.isin(_beginnings(public_keys), _beginnings(b"".join(_LOW_ORDER))))
     return all(is_sound(public_keys[KEY_BYTES * i : KEY_BYTES * (i + 1)]) for i in suspects.tolist())

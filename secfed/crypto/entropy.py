@@ -33,7 +33,7 @@ class SystemEntropy:
 
 
 class DerivedEntropy:
-    """Bytes that follow from a secret and a label: the same again wherever the secret is the same.
+    """Bytes that follow from a secret and a label: the same secret and label always give the same bytes.
 
     Args:
         secret: 32 secret bytes.
@@ -74,12 +74,12 @@ class SeededEntropy(DerivedEntropy):
 
 def _check_allowed() -> None:
     if not _predictable.get():
-        raise ConfigError("a seed makes secrets predictable: real sessions draw from the system, found a seed")
+        raise ConfigError("a seed makes secrets predictable: real sessions need the system's randomness, found a seed")
 
 
 @contextmanager
 def predictable_secrets() -> Iterator[None]:
-    """Allow `SeededEntropy` inside this block: for tests and vectors, never where data are real."""
+    """Allow `SeededEntropy` inside this block: for tests and vectors, never with real data."""
     token = _predictable.set(True)
     try:
         yield

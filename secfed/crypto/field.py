@@ -38,7 +38,7 @@ def multiply(left: Elements, right: Elements) -> Elements:
 
 
 def _below_p(values: Elements) -> Elements:
-    """Subtract p where a value below 2p is not below p, in place: the difference wraps to a huge number elsewhere."""
+    """Subtract p in place from values in [p, 2p). Smaller values stay: their difference wraps to a huge number."""
     np.minimum(values, values - _P, out=values)
     return values
 
@@ -85,7 +85,7 @@ def powers(points: Elements, count: int) -> Elements:
     table = np.empty((count, len(points)), np.uint64)
     table[:1] = points
     known = 1
-    # Doubling: with powers 1..m known, powers m+1..2m are those times the m-th.
+    # Doubling: powers m+1..2m are powers 1..m times the m-th power.
     while known < count:
         step = min(known, count - known)
         table[known : known + step] = multiply(table[:step], table[known - 1])
@@ -96,8 +96,8 @@ def powers(points: Elements, count: int) -> Elements:
 def matmul(left: Elements, right: Elements) -> Elements:
     """Multiply matrices of elements.
 
-    numpy multiplies integer matrices slowly; halves of 16 bits multiply exactly in float64, where the linear algebra
-    library does the work.
+    numpy multiplies integer matrices slowly. So elements are split into 16-bit halves, whose products are exact in
+    float64, where the linear algebra library does the work.
 
     Args:
         left: Shape `(rows, inner)`, `inner` at most 2^20.

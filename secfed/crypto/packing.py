@@ -1,8 +1,8 @@
-"""Vectors of `modulus_bits`-bit integers, without a gap, to bytes and back.
+"""Vectors of `modulus_bits`-bit integers to bytes without gaps, and back.
 
-Entry i fills bits `i*bits .. (i+1)*bits - 1` of the byte string, least significant bit first. Entries whose bits end
-where a machine word ends recur with a short period; all periods are treated at once, column by column, a cache-sized
-chunk at a time.
+Entry i fills bits `i*bits .. (i+1)*bits - 1` of the byte string, least significant bit first. At short,
+regular intervals an entry ends where a machine word ends. All these periods are processed at once, column by column, a
+cache-sized chunk at a time.
 """
 
 from math import gcd
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
-# Entries treated at a time; a multiple of every period (64 and its divisors).
+# Entries processed at a time; a multiple of every period (64 and its divisors).
 CHUNK_ENTRIES = 1 << 17
 
 
@@ -25,7 +25,7 @@ def pack(vector: Vector, bits: int) -> bytes:
     """Pack a vector.
 
     Args:
-        vector: Shape `(length,)`; bits from `bits` on are dropped.
+        vector: Shape `(length,)`; only the low `bits` bits of each entry are kept.
         bits: Bits of an entry, at most those of the dtype.
 
     Returns:
@@ -67,7 +67,7 @@ def unpack(data: bytes | memoryview, length: int, bits: int, dtype: np.dtype[Any
     """Unpack a vector, the inverse of `pack`.
 
     Returns:
-        Shape `(length,)`, of the dtype; read-only where nothing had to be copied.
+        Shape `(length,)`, of the dtype; read-only if nothing had to be copied.
     """
     if bits == 8 * dtype.itemsize:
         return np.frombuffer(data, dtype.newbyteorder("<"), length).astype(dtype, copy=False)

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 SEED_BYTES = 32
 BLOCK_BYTES = 16
-# The keystream chunk and the accumulator's slice stay in the second-level cache together.
+# The keystream chunk and the accumulator's slice fit in the second-level cache together.
 CHUNK_BYTES = 1 << 17
-# Threads hand the interpreter lock over once a chunk, which costs them: longer chunks, though the cache minds.
+# Threads hand over the interpreter lock once per chunk. That costs time, so chunks are longer, despite the cache.
 _SHARED_CHUNK_BYTES = 1 << 19
-# Below this much keystream a second thread costs more than it brings.
+# Below this much keystream a second thread costs more than it saves.
 _THREAD_BYTES = 1 << 22
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
@@ -78,7 +78,7 @@ def accumulate(
         subtracted: Seeds whose masks are subtracted.
         threads: How many threads may share the work, by default one for each usable core (`cryptography` from version
             50 releases the interpreter lock; before that one thread is as fast).
-        start: Where a part begins: the bytes of the vector before it, a multiple of 16.
+        start: Where the part begins: how many bytes of the vector come before it, a multiple of 16.
 
     Raises:
         ValueError: A seed does not have 32 bytes, or `start` is not a multiple of 16.
@@ -93,7 +93,7 @@ def accumulate(
         threads = 1
     elif threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Every thread takes one contiguous part of the vector, cut at a cipher block, and all seeds.
+    # Each thread adds the masks of all seeds to one contiguous part of the vector, cut at a cipher block.
     part = -(-size // (threads * BLOCK_BYTES)) * BLOCK_BYTES
     spans = [(begin, min(begin + part, size), start) for begin in range(0, size, part)]
     if len(spans) == 1:
@@ -114,7 +114,7 @@ def _accumulate_span(
     start: int,
     chunk_bytes: int,
 ) -> None:
-    """Treat the bytes from `begin` to `end` of a vector, or of its part after `start` bytes, chunk by chunk."""
+    """Process the bytes from `begin` to `end` of a vector, or of its part after `start` bytes, chunk by chunk."""
     target = vector[begin // vector.itemsize : -(-end // vector.itemsize)]
     chunk, block = min(chunk_bytes, end - begin), (start + begin) // BLOCK_BYTES
     zeros, stream = np.zeros(chunk, np.uint8), np.empty(chunk, np.uint8)
@@ -123,7 +123,7 @@ def _accumulate_span(
     operations: list[tuple[CipherContext, np.ufunc]]
     operations = [(_cipher(seed, block), np.add) for seed in added]
     operations += [(_cipher(seed, block), np.subtract) for seed in subtracted]
-    # Chunk outside, seeds inside: the slice of the vector is fetched once and takes all masks while it is in the cache.
+    # Chunks in the outer loop, seeds in the inner one: a slice of the vector gets all masks while it is in the cache.
     for position in range(0, len(target), step):
         piece = target[position : position + step]
         short = len(piece) * vector.itemsize

@@ -1,4 +1,4 @@
-"""Whole numbers modulo `2**modulus_bits`, as arrays hold them."""
+"""Arrays of whole numbers modulo `2**modulus_bits`."""
 
 from typing import Any
 
@@ -12,6 +12,6 @@ def narrowest_dtype(modulus_bits: int) -> np.dtype[np.unsignedinteger[Any]]:
 
 
 def signed(vector: npt.NDArray[np.unsignedinteger[Any]], modulus_bits: int) -> npt.NDArray[np.int64]:
-    """Read numbers modulo `2**modulus_bits` as those from `-2**(modulus_bits - 1)` on, of the same shape."""
+    """Read numbers modulo `2**modulus_bits` as signed ones, from `-2**(modulus_bits - 1)` on; the shape stays."""
     shift = 64 - modulus_bits
     return (vector.astype(np.uint64) << np.uint64(shift)).view(np.int64) >> np.int64(shift)

@@ -21,9 +21,9 @@ SECRET_BYTES: Final = 32
 LIMBS: Final = 9
 SHARE_BYTES: Final = 4 * LIMBS
 _LIMB_BITS = 30
-# Rejected words are one in 2^31; sixteen spare ones never run out.
+# One word in 2^31 is rejected; sixteen spare ones never run out.
 _SPARE_WORDS = 16
-# Rows of the difference matrix that are built at a time: bounds memory for thousands of holders.
+# Rows of the difference matrix that are built at a time, to limit memory with thousands of holders.
 _BLOCK_ELEMENTS = 1 << 21
 
 
@@ -32,7 +32,7 @@ def split(secret: bytes, threshold: int, points: npt.NDArray[np.integer], coeffi
 
     Args:
         secret: One or more 32-byte secrets, one after the other.
-        threshold: Shares that are needed to combine.
+        threshold: How many shares are needed to recover the secret.
         points: Coordinates, shape `(holders,)`, distinct, in `[1, p)`.
         coefficients: Uniform elements, shape `(threshold - 1, 9 * secrets)`, from `draw_coefficients`.
 
@@ -40,7 +40,7 @@ def split(secret: bytes, threshold: int, points: npt.NDArray[np.integer], coeffi
         Shares, shape `(holders, 9 * secrets)`.
 
     Security:
-        Fewer than `threshold` shares say nothing about a secret.
+        Fewer than `threshold` shares reveal nothing about a secret.
     """
     table = field.powers(points.astype(np.uint64), threshold - 1)
     products: Elements = field.matmul(table, coefficients)
@@ -48,7 +48,7 @@ def split(secret: bytes, threshold: int, points: npt.NDArray[np.integer], coeffi
 
 
 def draw_coefficients(entropy: Entropy, threshold: int, count: int) -> Elements:
-    """Draw uniform elements for `split`, shape `(threshold - 1, 9 * count)`; exact, by rejection."""
+    """Draw exactly uniform elements for `split`, by rejection; shape `(threshold - 1, 9 * count)`."""
     needed = (threshold - 1) * LIMBS * count
     words = np.frombuffer(entropy.draw("shares", 4 * (needed + _SPARE_WORDS)), "<u4") & np.uint32(field.P)
     accepted = words[words != field.P][:needed]
@@ -81,7 +81,7 @@ def _denominators(points: Elements, rows: slice) -> Elements:
     """Return `x_i * prod_{j != i} (x_j - x_i)` for the given rows i."""
     own = points[..., rows]
     differences = field.subtract(points[..., None, :], own[..., :, None])
-    # A row's only zero is its own difference; the numerator lacks x_i, so the denominator gets it.
+    # A row's only zero is its difference with itself. It becomes x_i, because the numerator lacks this factor.
     return field.product(np.where(differences == 0, own[..., :, None], differences))
 
 
@@ -106,7 +106,7 @@ def to_limbs(secret: bytes) -> Elements:
 
 
 def from_limbs(limbs: Elements) -> bytes | None:
-    """Join 9 limbs to the secret; None where they are not a secret's (the shares did not belong together)."""
+    """Join 9 limbs to the secret; None if they are not those of a secret (the shares did not belong together)."""
     number = 0
     for i, limb in enumerate(limbs.tolist()):
         if limb >> _LIMB_BITS:
@@ -132,7 +132,7 @@ def find_wrong(points: Elements, shares: Elements, threshold: int) -> npt.NDArra
     Args:
         points: Coordinates, shape `(holders,)`.
         shares: Shape `(holders, 9)`.
-        threshold: Shares that determine the polynomials.
+        threshold: How many shares determine the polynomials.
 
     Returns:
         True where a share is wrong, shape `(holders,)`; None if more than `(holders - threshold) // 2` are wrong, so
@@ -153,7 +153,7 @@ def _decode(points: Elements, values: Elements, threshold: int) -> Elements | No
     """Decode a Reed-Solomon word to its polynomial (lowest coefficient first), or None."""
     vanishing = np.ones(1, np.uint64)
     interpolant = np.zeros(1, np.uint64)
-    for i in range(len(points)):  # Newton: one point more in each turn
+    for i in range(len(points)):  # Newton interpolation: one more point in each step
         point = points[i : i + 1]
         missing = field.subtract(values[i : i + 1], _evaluate(interpolant, point))
         scale = field.multiply(missing, field.inverse(_evaluate(vanishing, point)))

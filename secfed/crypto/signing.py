@@ -27,8 +27,7 @@ class SigningKey:
     """A client's identity key; its representation shows no secret and it cannot be pickled.
 
     Args:
-        private_bytes: 32 secret bytes. They are kept by the owner, for years; only the public key goes into
-            directories.
+        private_bytes: 32 secret bytes. The owner keeps them for years; only the public key goes into directories.
     """
 
     __slots__ = ("_private", "public_bytes")
@@ -75,11 +74,11 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
 def is_sound(public_key: bytes) -> bool:
     """Tell whether a public key is canonical (y below 2^255 - 19), a point of the curve and not of low order.
 
-    Anybody can sign for a key of low order: its secret part is zero. RFC 8032 section 5.1.3 says what is canonical. Its
-    rule for the sign bit of x = 0 concerns y = 1 and y = -1 only, which are of low order.
+    Anyone can sign for a key of low order: its secret part is zero. RFC 8032 section 5.1.3 says what is canonical. Its
+    rule for the sign bit of x = 0 concerns only y = 1 and y = -1, which are of low order.
 
-    A key that is the sum of a point of low order and another one is accepted. Only its owner can sign for it, and to
-    tell it apart takes a multiplication by the group order, which `cryptography` does not offer.
+    A key that is the sum of a point of low order and another one is accepted. Only its owner can sign for it. Detecting
+    it would take a multiplication by the group order, which `cryptography` does not offer.
     """
     if len(public_key) != KEY_BYTES:
         return False
@@ -87,7 +86,7 @@ def is_sound(public_key: bytes) -> bool:
     return y < _P and y not in _LOW_ORDER and _on_curve(y)
 
 
-@lru_cache(maxsize=1 << 16)  # in a simulation every client checks the same directory
+@lru_cache(maxsize=1 << 16)  # cached: in a simulation every client checks the same directory
 def _on_curve(y: int) -> bool:
     """Tell whether (y^2 - 1) / (d y^2 + 1), the square of x, is a square (RFC 8032, section 5.1.3)."""
     # `cryptography` loads any 32 bytes. A quotient is a square if the product is one.

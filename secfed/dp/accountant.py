@@ -27,7 +27,7 @@ from secfed.dp.events import (
 from secfed.dp.remaining import most_rounds
 from secfed.errors import ConfigError, UnsupportedEventError
 
-# Default least delta of `Accountant.mu`.
+# Default of `least_delta` in `Accountant.mu`.
 LEAST_DELTA = 1e-10
 
 
@@ -48,10 +48,10 @@ class Accountant:
 
     The guarantee is for one client: someone who sees all releases learns little about whether the client took part
     (`"add_remove"`), or about its data (`"replace"`). Fix the events before the first release, or choose them without
-    looking at earlier releases. A budget that adapts to earlier releases needs a privacy filter, which this is not.
+    looking at earlier releases. Choosing events by earlier releases needs a privacy filter, and this is not one.
 
     Args:
-        adjacency: `"add_remove"` or `"replace"`, or one direction, `"remove"` or `"add"`; see `events`.
+        adjacency: `"add_remove"` or `"replace"`; or one direction only, `"remove"` or `"add"`. See `events`.
 
     Raises:
         ConfigError: The adjacency is unknown.
@@ -123,7 +123,7 @@ class Accountant:
 
         Returns:
             The certified upper value, infinite if there is none; with `bounds` both. The lower value is 0 for sums of
-            discrete Gaussians of several coordinates or from sampled cohorts, for Skellam noise (only its moments are
+            discrete Gaussians with several coordinates or from sampled cohorts, for Skellam noise (only its moments are
             known), and with an exponential mechanism.
 
         Raises:
@@ -162,7 +162,7 @@ class Accountant:
         return found if bounds else found.upper
 
     def curve(self, delta: float) -> Reals:
-        """Return epsilon after each release, in the order of composition: `(releases,)`, upper values.
+        """Return an upper value of epsilon after each release, in the order of composition, shape `(releases,)`.
 
         Args:
             delta: Delta at which epsilon is computed.
@@ -171,7 +171,7 @@ class Accountant:
             ConfigError: The delta is out of range.
             UnsupportedEventError: An event has no proved bound under this adjacency.
         """
-        # What remains of delta after all releases is also enough for the first ones.
+        # The part of delta that remains after all releases also suffices for the earlier ones.
         delta = self._left(check_delta(delta))
         if not delta > 0:
             return np.full(sum(self._events.values()), math.inf)
@@ -221,10 +221,10 @@ class Accountant:
     def mu(self, *, least_delta: float = LEAST_DELTA, bounds: bool = False) -> float | Bounds:
         """Return the least mu such that the releases are mu-Gaussian private for every delta of at least `least_delta`.
 
-        That is: for each such delta, their epsilon is at most that of one Gaussian release with noise 1 / mu. There is
-        no claim for smaller deltas. In general `least_delta` cannot be 0: a sampled Gaussian release has the far tail
-        of the unsampled one, so a mu for all deltas would gain nothing from sampling. Unsampled Gaussian releases have
-        the same mu for every `least_delta`.
+        That is: for each such delta, their epsilon is at most that of one Gaussian release with noise 1 / mu. Nothing
+        is claimed for smaller deltas. `least_delta` must be above 0 because a sampled Gaussian release has the far tail
+        of the unsampled one: a mu for all deltas would gain nothing from sampling. Unsampled Gaussian releases have the
+        same mu for every `least_delta`.
 
         Args:
             least_delta: Above 0 and below 1.
@@ -232,7 +232,7 @@ class Accountant:
 
         Returns:
             The certified upper value, infinite if there is none; with `bounds` both. Their relative gap is at most 1e-3
-            where the bounds of `delta` are close. For unsampled Gaussian releases both are the exact value, rounded.
+            if the bounds of `delta` are close. For unsampled Gaussian releases both are the exact value, rounded.
 
         Raises:
             ConfigError: The least delta is out of range.
@@ -256,15 +256,15 @@ class Accountant:
     @overload
     def trade_off(self, false_positive_rate: float, *, bounds: Literal[True]) -> Bounds: ...
     def trade_off(self, false_positive_rate: float, *, bounds: bool = False) -> float | Bounds:
-        """Return the least false negative rate of any test between two adjacent data sets, in either order.
+        """Return the least false negative rate of any test that tells two adjacent data sets apart, in either order.
 
         Args:
             false_positive_rate: From 0 to 1.
             bounds: Return an upper value as well.
 
         Returns:
-            The certified lower value: no test is better. With `bounds` both; the upper one means what the lower value
-            of `delta` means. Unsampled Gaussian releases have a closed form.
+            The certified lower value: no test is better. With `bounds` both; the upper one follows from the lower value
+            of `delta`. For unsampled Gaussian releases there is a closed form.
 
         Raises:
             ConfigError: The rate is out of range.
@@ -298,7 +298,7 @@ class Accountant:
         return found if bounds else found.upper
 
     def roc(self, false_positive_rates: npt.ArrayLike) -> Reals:
-        """Return upper values of the largest true positive rates for a plot: cheaper than one by one, but looser.
+        """Return upper values of the largest true positive rates for a plot; faster than one by one, but looser.
 
         Args:
             false_positive_rates: Above 0 and at most 1, `(count,)`, at least one.
@@ -323,14 +323,14 @@ class Accountant:
         return trade_off.TradeOff(self._profile(), self._epsilon_bounds).curve(rates)
 
     def renyi(self, order: float) -> float:
-        """Return an upper value of the Renyi divergence, the larger one of both directions.
+        """Return an upper value of the Renyi divergence, in the direction in which it is larger.
 
         Args:
             order: Above 1 and finite.
 
         Returns:
-            In nats. Infinite if there is no guarantee, or if one client may decide whether there is a release: then
-            only a probability is bounded, not a moment.
+            The value in nats. It is infinite if there is no guarantee, or if one client may decide whether there is a
+            release: then a probability is bounded, but no moment.
 
         Raises:
             ConfigError: The order is out of range.
@@ -349,7 +349,7 @@ class Accountant:
         return math.inf if self._decisive else math.fsum(terms) * (1 + 2.0**-45)
 
     def rdp_epsilon(self, delta: float) -> float:
-        """Return epsilon from Renyi moments: a second engine, never below the first one's lower value.
+        """Return epsilon from Renyi moments, a second engine; never below the lower value of `epsilon`.
 
         Args:
             delta: Delta at which epsilon is computed.
@@ -417,7 +417,7 @@ class Accountant:
         return found
 
     def _profile(self) -> Callable[[float], tuple[float, float]]:
-        """Return delta as a function of epsilon for a search: each call starts from the last contour.
+        """Return delta as a function of epsilon, for a search: each call starts from the contour of the last one.
 
         Raises:
             UnsupportedEventError: The adjacency is one direction only.

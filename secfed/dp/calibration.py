@@ -16,16 +16,16 @@ Sampling = Literal["poisson", "fixed"]
 # Relative accuracy of the result.
 _ACCURACY = 1e-9
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e9
-# Log gap at which cheap bounds are good enough, and the most evaluations after them.
+# Log gap at which a search with cheap bounds ends, and the most evaluations after it.
 _NEAR = 0.02
 _MOST_TRIES = 60
-# Bounds this far apart (log) come from the slowest evaluations, which count as this many each.
+# Bounds this far apart (log) come from the slowest evaluations; each counts as this many.
 _WIDE, _SLOW = 1e-3, 6
 _MOST_CEILINGS = 5
 # Assumed log gap of the bounds if there is no lower one, and the most by which parameters may then differ.
 _UNKNOWN = 0.1
 _LOOSE = 0.003
-# Log of epsilon over the budget beyond which a value does not inform the slope.
+# A value whose log of epsilon over budget is beyond this does not enter the slope.
 _FAR = 3.0
 
 
@@ -35,7 +35,7 @@ def release(
     """Return the event of one round.
 
     Args:
-        noise_multiplier: Noise standard deviation over clip_norm.
+        noise_multiplier: Standard deviation of the noise, divided by `clip_norm`.
         sampling_rate: Probability that a client joins (`"poisson"`), or the cohort's fraction of all (`"fixed"`).
         sampling: How a cohort is drawn: `"poisson"` (each client joins independently) or `"fixed"` (a set number).
         population: Number of clients; needed for `"fixed"`.
@@ -68,7 +68,7 @@ def noise_multiplier(
     population: int | None = None,
     adjacency: Adjacency = "add_remove",
 ) -> float:
-    """Return the least noise multiplier within a budget, to nine digits and rounded up.
+    """Return the least noise multiplier that keeps within a budget, to nine digits and rounded up.
 
     Args:
         epsilon: Budget.
@@ -80,7 +80,7 @@ def noise_multiplier(
         adjacency: `"add_remove"` or `"replace"`.
 
     Returns:
-        The noise multiplier; epsilon at it is at most the budget.
+        The noise multiplier; its epsilon is at most the budget.
 
     Raises:
         ConfigError: A parameter is out of range, or no noise meets the budget.
@@ -107,7 +107,7 @@ def noise_multiplier(
 def sampling_rate(
     *, epsilon: float, delta: float, noise_multiplier: float, rounds: int = 1, adjacency: Adjacency = "add_remove"
 ) -> float:
-    """Return the largest rate of Poisson sampling within a budget, to nine digits and rounded down.
+    """Return the largest rate of Poisson sampling that keeps within a budget, to nine digits and rounded down.
 
     Args:
         epsilon: Budget.
@@ -146,7 +146,7 @@ def rounds(
     population: int | None = None,
     adjacency: Adjacency = "add_remove",
 ) -> int:
-    """Return the most rounds within a budget, at most 10^9; 0 if not even one fits.
+    """Return how many rounds fit into a budget, at most 10^9; 0 if not even one fits.
 
     Args:
         epsilon: Budget.
@@ -177,7 +177,7 @@ def _falling(
     if known is None:
         return None
     left, right, at, step = max(low, known - 2 * _NEAR), high, known, 0.25
-    # If total variation shows that epsilon is 0, no other engine is needed.
+    # If the total variation shows that epsilon is 0, no other engine is needed.
     best = _first(lambda x: composed(x).nothing(delta), left, high)
     right = high if best is None else best
     for _ in range(_MOST_CEILINGS):
@@ -193,7 +193,7 @@ def _falling(
     while tries < _MOST_TRIES:
         lower, upper = composed(at).epsilon(delta, starts)
         if upper > 0:
-            # An epsilon of 0 does not show how close the engines are.
+            # An epsilon of 0 does not tell how close the engines are.
             width = math.log(upper / lower) if 0 < lower <= upper < math.inf else _UNKNOWN
         if not renewed and abs(math.log(max(upper, 1e-300) / budget)) < _NEAR and width > 3 * slope * _ACCURACY:
             # The contour of an earlier query is too far off for nine digits: choose one here.
@@ -214,7 +214,7 @@ def _falling(
                 continue
         else:
             right = best = at
-            # If the engines differ by more than what is left, going on gains nothing.
+            # If the engines differ by more than the distance to the budget, going on gains nothing.
             if at <= low or -value <= slope * _ACCURACY / 2 + 0.1 * width:
                 break
         if right - left <= max(_ACCURACY, min(0.03 * width, _LOOSE)):
@@ -239,7 +239,7 @@ def _where_zero(points: list[tuple[float, float]]) -> float:
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float | None:
-    """Return an argument near the least from which on a condition stays true; None if it fails at the end."""
+    """Return an argument near the least one from which a condition stays true; None if it fails at the end."""
     if not holds(high):
         return None
     while high - low > _NEAR:

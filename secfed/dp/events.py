@@ -6,8 +6,9 @@ the noise relative to one client's contribution, whose norm is at most `clip_nor
 * `"add_remove"`: one data set has a client that the other lacks, so the sum changes by at most `clip_norm`.
 * `"replace"`: one client's data are replaced by any other, so the sum changes by at most **twice** `clip_norm`.
 
-Two more compare in one order only: how much likelier an output may be with the client's data than without (`"remove"`),
-or without than with (`"add"`). `"add_remove"` takes the larger of the two. They are for queries, not for training.
+Two more look in one direction only: how much likelier an output may be with the client's data than without
+(`"remove"`), or without than with (`"add"`). `"add_remove"` takes the larger of the two. They are for queries, not for
+training.
 """
 
 import math
@@ -68,7 +69,7 @@ class Laplace:
 
 @dataclass(frozen=True, slots=True)
 class DiscreteLaplace:
-    """A sum of integer vectors plus discrete Laplace noise; reducing it by a modulus costs nothing.
+    """A sum of integer vectors plus discrete Laplace noise; reducing it modulo a number costs no privacy.
 
     Each coordinate's noise is two-sided geometric: its probabilities are proportional to exp(-abs(x) / scale).
 
@@ -93,7 +94,9 @@ class DiscreteLaplace:
             sensitivity=check_count("sensitivity", self.sensitivity),
         )
         if self.sensitivity > _MOST_STEPS:
-            raise ConfigError(f"sensitivity {self.sensitivity} must be at most {_MOST_STEPS}: there is a loss for each")
+            raise ConfigError(
+                f"sensitivity {self.sensitivity} must be at most {_MOST_STEPS}: each step has a loss of its own"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +107,9 @@ class DiscreteGaussianSum:
 
     Args:
         noise_variance: Parameter sigma squared of the noise that each client adds in each coordinate.
-        clients: Honest clients whose noise is in the sum; dropouts and colluders do not count.
+        clients: How many honest clients' noise is in the sum; dropouts and colluders do not count.
         sensitivity: Largest Euclidean norm of one client's integer vector before its noise.
-        sensitivity_l1: Largest 1-norm of it.
+        sensitivity_l1: Largest 1-norm of that vector.
         dimension: Number of coordinates.
 
     Raises:
@@ -137,7 +140,7 @@ class SkellamSum:
         noise_variance: Variance of the noise that each client adds in each coordinate.
         clients: Honest clients whose noise is in the sum.
         sensitivity: Largest Euclidean norm of one client's integer vector before its noise.
-        sensitivity_l1: Largest 1-norm of it.
+        sensitivity_l1: Largest 1-norm of that vector.
         dimension: Number of coordinates.
 
     Raises:
@@ -166,8 +169,9 @@ class PoissonSampled:
         event: What is released from the cohort, even if no client joined. The result is divided by a public number,
             never by the number of clients that joined. Pass several Gaussian releases from the same cohort as one
             `Composed`.
-        decisive_probability: If cohorts of some sizes release nothing, an upper bound on the probability that the size
-            of the rest of the cohort lets one client decide whether there is a release. Each release adds it to delta.
+        decisive_probability: Needed if cohorts of some sizes release nothing: an upper bound on the probability that
+            the rest of the cohort has a size at which one client decides whether there is a release. Each release adds
+            it to delta.
 
     Raises:
         ConfigError: The sampling rate or the probability is out of range, or the event cannot be sampled.
@@ -191,8 +195,8 @@ class FixedSizeSampled:
     """A release from a cohort of fixed size, drawn uniformly among all clients.
 
     Args:
-        cohort: Number of clients drawn, m.
-        population: Number of clients to draw from, n; at least `cohort`.
+        cohort: Number of clients drawn.
+        population: Number of clients to draw from; at least `cohort`.
         event: What is released from the cohort. Pass several Gaussian releases from the same cohort as one `Composed`.
 
     Raises:
@@ -241,7 +245,7 @@ class Composed:
 
 @dataclass(frozen=True, slots=True)
 class NonPrivate:
-    """Something released without noise: there is no longer any guarantee."""
+    """Something released without noise: no guarantee is left."""
 
 
 Release = Gaussian | Laplace | DiscreteLaplace | DiscreteGaussianSum | SkellamSum
@@ -275,7 +279,7 @@ def to_json(event: Event) -> dict[str, Any]:
     for parameter in fields(event):
         value = getattr(event, parameter.name)
         if parameter.name == "decisive_probability" and not value:
-            continue  # as events were written before this parameter existed
+            continue  # so that events are written as before this parameter existed
         if parameter.name == "event":
             value = to_json(value)
         elif parameter.name == "events":

@@ -1,4 +1,4 @@
-"""Events whose privacy loss a theorem bounds, whatever was computed: no sum and no `clip_norm` is needed.
+"""Events whose privacy loss a theorem bounds, whatever is computed: they need no sum and no `clip_norm`.
 
 The bound must hold for the accountant's adjacency; for `"remove"` and `"add"` it must hold under `"add_remove"`. The
 library cannot check that.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from secfed.dp.checks import check_between, check_count, keep
 from secfed.errors import ConfigError
 
-# Above this, the rarer answer of a randomized response is lost to rounding.
+# Above this, the probability of the rarer answer in a randomized response is lost to rounding.
 _MOST_EPSILON = 500.0
 # Below this, differences are lost to rounding.
 _LEAST_RANGE = 1e-9
@@ -45,15 +45,15 @@ class ApproximateDP:
             delta=check_between("delta", self.delta, 0.0, 1.0),
         )
         if self.delta == 1:
-            raise ConfigError("delta 1.0 must be below 1: a release that promises nothing is dp.NonPrivate()")
+            raise ConfigError("delta 1.0 must be below 1: for a release without a guarantee use dp.NonPrivate()")
 
 
 @dataclass(frozen=True, slots=True)
 class RandomizedResponse:
     """One client's answer to a question, randomized by the client itself: a local release.
 
-    The client gives the true answer with probability e^epsilon / (e^epsilon + outcomes - 1), otherwise one of the other
-    answers at random. Under `"replace"` the guarantee holds even if an observer sees which client gave which answer.
+    The client gives the true answer with probability e^epsilon / (e^epsilon + outcomes - 1), and otherwise one of the
+    others at random. Under `"replace"` the guarantee holds even if an observer sees which client gave which answer.
     Under `"add_remove"` there is no guarantee, because an observer sees whether the client answered.
 
     Args:
@@ -84,10 +84,10 @@ class RandomizedResponse:
 class ExponentialMechanism:
     """The choice of one candidate y with probability proportional to exp(epsilon u(x, y) / (2 sensitivity)).
 
-    The sensitivity is the most that the utility u of any candidate differs between two data sets x that are adjacent
+    The sensitivity is the largest difference in the utility u of a candidate between two data sets x that are adjacent
     under the accountant's adjacency. If adding a client never lowers a utility, or never raises one,
-    exp(epsilon u / sensitivity) has the same guarantee under `"add_remove"`. The accountant uses only that the losses
-    lie in an interval of length epsilon, so later utilities may depend on earlier choices.
+    exp(epsilon u / sensitivity) has the same guarantee under `"add_remove"`. The accountant uses only that the
+    losses lie in an interval of length epsilon, so later utilities may depend on earlier choices.
 
     Args:
         epsilon: From 1e-9 to 500, in nats.
@@ -112,7 +112,7 @@ class ZeroConcentrated:
     """A release with a proof of rho-zCDP under the accountant's adjacency.
 
     Its Renyi divergence of each order a above 1 is at most rho a. Nothing more is known, so a composition with such a
-    release gets its upper values from moments only.
+    release gets upper values from moments only.
 
     Args:
         rho: From 1e-20 to 1e6, in nats.

@@ -31,9 +31,9 @@ _STEPS = 24
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # Smaller false positive rates count as this one: exp(epsilon) up to its inverse is a float64.
 _SMALLEST = 1e-300
-# Lines used to bound a whole curve.
+# How many lines are used to bound a whole curve.
 _LINES = 96
-# How close mu comes to its lower bound, and how many deltas may be computed for it.
+# How close the upper value of mu comes to the lower one, and how many deltas may be computed for it.
 _NEAR = 1e-3
 _FIRST, _MOST = 24, 200
 # Largest mu considered.
@@ -42,13 +42,13 @@ _LARGEST_MU = 1e6
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """The least error of any test between two adjacent data sets, from a release's profile.
+    """The least error of any test that tells two adjacent data sets apart, from a release's profile.
 
-    With `delta` the profile, x = exp(epsilon) and a the false positive rate, the least false negative rate is
+    Let `delta` be the profile, x = exp(epsilon), and a the false positive rate. The least false negative rate is
 
         f(a) = sup over x >= 1 of max(0, 1 - delta(x) - x a, (1 - delta(x) - a) / x).
 
-    Each x gives a line that is nowhere above f, even with an upper value of delta: that is the lower value. The profile
+    Each x gives a line that is nowhere above f, even with an upper value of delta; that is the lower value. The profile
     is the larger of both directions, so f is the symmetric trade-off: f is its own inverse, and no test is better in
     either order of the two data sets.
 
@@ -117,7 +117,7 @@ class TradeOff:
             rates: False positive rates above 0 and at most 1, `(count,)`.
         """
         smallest = max(_SMALLEST, float(rates.min()))
-        # Beyond, delta is too small to matter, or the line is above 1.
+        # Beyond this, delta is too small to matter, or the line is above 1.
         farthest = min(self.epsilon(min(smallest / 1000, 0.5))[1], -math.log(smallest))
         places = np.linspace(0.0, farthest, _LINES)
         deltas = np.array([self._at(float(place))[1] for place in places])[:, None]
@@ -207,9 +207,9 @@ def gaussian(mu: float, rate: float) -> tuple[tuple[float, float], tuple[float, 
 def least_mu(delta: Certified, epsilon: Certified, least_delta: float) -> tuple[float, float]:
     """Return bounds on the least mu for which a release is mu-Gaussian private for every delta from `least_delta` up.
 
-    That is: for each such delta, the release is (e, delta)-private with the e of mu. Let E be the epsilon of
-    `least_delta`, and G the profile of mu. It suffices that the release's profile is at most G for epsilons from 0 to
-    E. If e is beyond E, delta(e) <= least_delta <= delta; else delta(e) <= G(e) = delta.
+    That is: for each such delta, the release is (e, delta)-private with the epsilon e that mu has there. Let E be the
+    epsilon of `least_delta`, and G the profile of mu. It suffices that the release's profile is at most G for epsilons
+    from 0 to E. If e is beyond E, delta(e) <= least_delta <= delta; else delta(e) <= G(e) = delta.
 
     Delta is convex in x = exp(epsilon), so between two epsilons tried it is at most the line through their upper
     values. G is convex too, so the line minus G is largest where G has the line's slope, -Phi(-e/mu - mu/2). It
@@ -329,7 +329,7 @@ def _left(places: Reals, mu: float) -> Reals:
 
 
 def _nowhere_above(places: Reals, lows: Reals, mu: float) -> bool:
-    """Return whether no lower value of delta is surely above the delta of mu."""
+    """Return whether mu is possible: no lower value of delta is surely above the delta of mu."""
     return not (_gauss(places, mu)[1] < np.log(lows)).any()
 
 

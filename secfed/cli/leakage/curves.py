@@ -122,7 +122,7 @@ def epsilon_points(seed: int, quick: bool = False) -> Iterator[EpsilonPoint]:
 
 
 def _alone(settings: Settings) -> RecordedRound:
-    """Return a round of two as it would be for its first client alone: the other one helps the server."""
+    """Return a round of two clients as if it had only the first: the other one helps the server."""
     return record_round(replace(settings, adversary="server-and-clients", colluders=1))
 
 

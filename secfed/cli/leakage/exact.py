@@ -16,7 +16,7 @@ from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
 
-# Repetitions of the same attack on noise: each uses up all the starts of a search.
+# Repetitions of the same attack on noise; each uses all the starts of a search.
 NULL_RUNS = 3
 # Random starts of one search.
 ATTEMPTS = 1024

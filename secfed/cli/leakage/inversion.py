@@ -21,7 +21,7 @@ NULL_RUNS = 3
 # Messages that are attacked.
 _MOST_MESSAGES = 8
 _TOTAL_VARIATION = 0.02
-# Pictures of one search that are many.
+# With more pictures than this, one search counts as large.
 _MANY = 10
 
 

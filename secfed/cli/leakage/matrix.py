@@ -49,7 +49,7 @@ class Effort:
         face_steps: Its steps.
         exact_null_runs: Repetitions of the exact attack on noise.
         exact_attempts: Its random starts.
-        left_out: Clients that a further round each leaves out: the server then has two sums that differ by one client.
+        left_out: How many further rounds leave out one client each, so that the server has two sums that differ by it.
         training: Of the federation that membership inference attacks: `membership.Settings`.
     """
 
@@ -73,11 +73,11 @@ class Cell:
     Attributes:
         attack: Its row.
         protection: Its column.
-        success: Fraction of the clients of which it tells what it is after.
+        success: Fraction of the clients for which it finds what it is after.
         null: The same attack on noise in place of what the server saw.
-        null_largest: The largest success of that in 1,000 runs; of a slow attack, with fewer runs on noise, the largest
-            of its own guesses in 1,000 random orders of the candidates; of membership, the largest AUC of 99.8 % of
-            scores that know nothing. Of a quick matrix, 100 runs and 98 %.
+        null_largest: The largest success on noise in 1,000 runs. A slow attack has fewer runs on noise: here it is the
+            largest success of its own guesses in 1,000 random orders of the candidates. For membership it is the
+            largest AUC of 99.8 % of scores that know nothing. A quick matrix has 100 runs and 98 %.
         psnr: Quality of pictures, in decibels; None if it rebuilds none.
         pictures: Pictures of the first clients, and the best guess for each, shape `(clients, 2, pixels)`; or None.
     """
@@ -92,7 +92,7 @@ class Cell:
 
     @property
     def leaks(self) -> bool:
-        """Whether the attack does better than all runs of chance: in a full matrix, wrong once in a thousand cells."""
+        """Whether the attack beats all runs by chance; in a full matrix this is wrong once in a thousand cells."""
         return self.success > self.null_largest
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def cells(key_bits: int, seed: int, effort: Effort = FULL) -> Iterator[Cell]:
         yield _member(settings, name, effort)
 
 
-# What an attack tells: success, PSNR, and the best guess for each client by id.
+# What an attack finds: success, PSNR, and the best guess for each client by id.
 Told = tuple[float, float | None, Mapping[int, Array]]
 
 
@@ -149,7 +149,7 @@ def _sum(recorded: RecordedRound, name: str, effort: Effort) -> Cell:
 
 
 def _difference(recorded: RecordedRound, name: str, effort: Effort) -> Cell:
-    """A client's picture from two sums, of which one is without this client."""
+    """A client's picture from two sums, one of them without this client."""
     count = len(recorded.view.clients)
 
     def told(means: Mapping[int, Any]) -> Told:
@@ -223,9 +223,9 @@ def _labels_of_the_sum(recorded: RecordedRound, name: str, effort: Effort) -> Ce
 
 
 def _changes_by_label(recorded: RecordedRound) -> Array:
-    """Train on pictures of the adversary's own, one by one, and average the change of the last biases by label.
+    """Train on the adversary's own pictures, one by one, and average the change of the last biases by label.
 
-    The clip is public: it is applied here too.
+    The clip is public, so it is applied here too.
     """
     inputs, labels = recorded.task.others
     found = []
@@ -256,8 +256,8 @@ def _cell(
         told: Runs the attack.
         seen: What it is given.
         runs: Repetitions on noise.
-        orders: Random orders of the candidates, of an attack that is too slow for many runs on noise.
-        nulls: Keeps successes on noise for other cells.
+        orders: Random orders of the candidates, for an attack that is too slow for many runs on noise.
+        nulls: Stores successes on noise, so that other cells can use them.
     """
     success, psnr, best = told(seen)
     kept: dict[tuple[str, int], list[float]] = {} if nulls is None else nulls
@@ -288,7 +288,7 @@ CELLS = (len(ATTACKS) + 4) * len(PROTECTIONS)
 
 
 class _Faces:
-    """Gradient inversion of rounds of faces. It is slow, so rounds of as many clients share its runs on noise."""
+    """Gradient inversion of rounds of faces. It is slow, so rounds of equal size share its runs on noise."""
 
     def __init__(self, seed: int, effort: Effort) -> None:
         self.task = Faces(seed)
@@ -318,7 +318,7 @@ def by_place(found: Iterable[Cell]) -> dict[tuple[str, str], Cell]:
 
 
 def table(found: list[Cell]) -> list[str]:
-    """Write the matrix as lines: success in percent, and an asterisk where it is better than on noise."""
+    """Return the matrix as lines: success in percent, with an asterisk where it is better than on noise."""
     attacks, names = list(dict.fromkeys(cell.attack for cell in found)), list(PROTECTIONS)
     cell_at = by_place(found)
     width = max(map(len, attacks))
@@ -342,7 +342,7 @@ def in_words(name: str) -> str:
 
 
 def picture(found: list[Cell], path: Path) -> None:
-    """Draw the matrix to a PNG file: the darker, the more an attack tells beyond chance.
+    """Draw the matrix to a PNG file. The darker a cell, the more the attack finds beyond chance.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -367,5 +367,5 @@ def picture(found: list[Cell], path: Path) -> None:
 
 
 def advantage(cell: Cell) -> float:
-    """Return how much an attack tells beyond chance, from 0 to 1."""
+    """Return how much an attack finds beyond chance, from 0 to 1."""
     return (cell.success - cell.null.mean) / (1 - cell.null.mean) if cell.leaks else 0.0

@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-# Scores that know nothing of membership are outside of the printed interval this often.
+# Scores that know nothing of membership are outside the printed interval this often.
 FAILURE = 0.01
 # The false positive rates at which true positive rates are printed.
 RATES = (0.01, 0.001)
@@ -38,7 +38,7 @@ class Settings:
     """What is run.
 
     Attributes:
-        clients: Number of clients, who share out the members evenly.
+        clients: Number of clients; the members are dealt out to them evenly.
         aggregator: `"plain"`, `"secagg"` or `"paillier"`.
         privacy: Who adds noise: `"none"`, `"central"` (the server) or `"distributed"` (the clients).
         epsilon: Budget of the whole training, for a client with all its records.
@@ -89,7 +89,7 @@ class MembershipLeakage:
         settings: What was run.
         loss: Threshold on the loss.
         lira: Likelihood ratio with shadow federations.
-        null: The likelihood ratio against a model of the same training on other records: it saw no candidate.
+        null: The likelihood ratio against a model that was trained the same way on other records: it saw no candidate.
         accuracy_in: Of the published model on members.
         accuracy_out: The same on candidates that are not members.
         epsilon: What the training spent of the budget, for a client; None without privacy.
@@ -105,7 +105,7 @@ class MembershipLeakage:
 
     @property
     def leaks(self) -> bool:
-        """Whether the likelihood ratio does better than scores that know nothing: wrong once in 200 runs."""
+        """Whether the likelihood ratio beats scores that know nothing; this is wrong once in 200 runs."""
         return self.lira.auc > self.lira.chance_auc(1 - FAILURE)[1]
 
     def to_json(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def shadow_federations(
 
 
 def _owners(membership: Bools, clients: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Deal each federation's members out evenly; -1 for those who are in no client's hands."""
+    """Deal each federation's members out evenly; -1 marks records that no client has."""
     owners = np.full(membership.shape, -1, np.int64)
     for row, inside in zip(owners, membership, strict=True):
         rows = random.permutation(np.flatnonzero(inside))

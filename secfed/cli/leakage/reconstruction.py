@@ -29,11 +29,11 @@ class Score:
     Attributes:
         psnr: Of the best guess for each client, mean over the clients, in decibels.
         ssim: Structural similarity of the same guesses, mean over the clients, from -1 to 1.
-        identified: Fraction of clients of which some guess tells the picture among 100.
+        identified: Fraction of clients whose picture some guess picks out of 100.
         best: The best guess for each client by id, shape `(pixels,)`.
-        null_psnr: The same of the same attack on noise in place of an update.
-        null_ssim: The same of the same attack on noise.
-        null_identified: The same of the same attack on noise.
+        null_psnr: `psnr` of the same attack on noise in place of an update.
+        null_ssim: `ssim` of it.
+        null_identified: `identified` of it.
     """
 
     psnr: float
@@ -71,9 +71,9 @@ class Reconstruction:
         recorded: The round that was attacked.
         attack: Name of the attack.
         messages: From each client's own message, as the adversary read it; None if it saw none.
-        sum: From the mean that the adversary ended with: the server's before noise of its own; that of the others for
-            clients that work together; None if it saw none.
-        released: The same from the mean that everybody sees.
+        sum: From the mean that the adversary ended with. The server has it before its own noise; clients that work
+            together have that of the others. None if it saw none.
+        released: From the mean that everybody sees.
         baseline: PSNR of the mean picture: a guess without any information.
         baseline_ssim: Its structural similarity.
     """
@@ -177,7 +177,7 @@ def quality(recorded: RecordedRound, guesses: Mapping[int, Array] | Array) -> tu
 
 
 def named(recorded: RecordedRound, guesses: Mapping[int, Array] | Array) -> dict[int, set[int]]:
-    """Return the numbers of the candidates that the guesses for each client name."""
+    """Return the numbers of the candidates that each client's guesses pick out."""
     if isinstance(guesses, Mapping):
         return {
             client_id: {identified(one, recorded.candidates) for one in some} for client_id, some in guesses.items()
@@ -187,9 +187,9 @@ def named(recorded: RecordedRound, guesses: Mapping[int, Array] | Array) -> dict
 
 
 def chance(told: Mapping[int, set[int]], runs: int, random: np.random.Generator) -> list[float]:
-    """Return the fraction of clients identified if their pictures were any others of the candidates, so many times.
+    """Return the fraction of clients identified if their pictures were other candidates at random, for that many draws.
 
-    The candidates are in random order, so guesses that know nothing of a picture do as well as this.
+    The candidates are in random order, so guesses that know nothing about a picture do as well as this.
     """
     found = []
     for _ in range(runs):

@@ -50,7 +50,7 @@ def page(cells: list[Cell], curves: Curves, seed: int, quick: bool) -> str:
         "attack is given what an honest server saw of it, and nothing else. Each client has one picture: the hardest "
         "case for a protection.</p>",
         "<h2>Attack and protection</h2>",
-        "<p>Percent of the clients of which an attack tells what it is after; pictures are picked out of "
+        "<p>Percent of the clients for which an attack finds what it is after; pictures are picked out of "
         f"{CANDIDATES}. "
         f"An asterisk and color: better than all of {runs} of the same attack on noise (of a slow attack, than its own "
         "guesses against as many random orders of the candidates; of membership, than scores that know nothing). "

@@ -36,7 +36,8 @@ class Settings:
         clip_norm: Updates are scaled down to this norm; with privacy only.
         key_bits: Bits of a Paillier key.
         seed: Decides pictures and model; keys and noise never come from it.
-        adversary: Who attacks. The server, who reads the wire, who has the Paillier key, or clients that work together.
+        adversary: Who attacks: the server, an outsider who reads the wire, the holder of the Paillier key, or clients
+            that work together.
         colluders: How many clients work together; None: all but one.
     """
 
@@ -74,12 +75,12 @@ class RecordedRound:
         settings: What was run.
         task: What the clients trained; its model and other pictures are public.
         view: What the adversary saw: all that an attack is given.
-        released: The mean that the round ends with, noise included: what everybody sees.
+        released: The mean that the round ends with, noise included; everybody sees it.
         without: Means of further rounds with the same updates, each without one client, as the server saw them, by the
             id of that client.
-        labels: Each client's label by id: for scoring alone.
-        pictures: Each client's picture by id, shape `(pixels,)`: for scoring alone.
-        candidates: Pictures among which the adversary looks, shape `(100, pixels)`.
+        labels: Each client's label by id, only for scoring.
+        pictures: Each client's picture by id, shape `(pixels,)`, only for scoring.
+        candidates: Pictures among which the adversary searches, shape `(100, pixels)`.
         number_of: Which candidate each client's picture is, by id.
         baseline: The mean of other pictures: a guess without any information.
     """
@@ -107,7 +108,7 @@ def record_round(settings: Settings, task: Task | None = None, *, left_out: int 
     Args:
         settings: What to run.
         task: What the clients train; by default `Digits`.
-        left_out: How many clients to leave out of a further round each; none of two clients. Each round costs as much
+        left_out: How many further rounds to run, each without one client; 0 with two clients. Each round costs as much
             as the first one.
 
     Raises:
@@ -169,14 +170,14 @@ def clipped(settings: Settings, update: Update) -> Update:
 
 @cache
 def _key(key_bits: int) -> PrivateKey:
-    """Make a key once in a process: it takes a second, and protects nothing here."""
+    """Make one key for the whole process: it takes a second, and protects nothing here."""
     return generate_keypair(key_bits)[1]
 
 
 def aggregator_of(kind: AggregatorKind, key_bits: int, max_weight: int, seed: int) -> Aggregator:
     """Return an aggregator that needs all clients; keys do not follow from the seed.
 
-    Paillier takes its fast kind of noise: an adversary without the key sees noise in any case.
+    Paillier uses its fast kind of noise: without the key, an adversary sees only noise in any case.
     """
     if kind == "plain":
         return Plain()
@@ -191,7 +192,7 @@ def noise_for(privacy: PrivacyKind, epsilon: float, delta: float, rounds: int) -
 
 
 def privacy_of(privacy: PrivacyKind, clip_norm: float, noise_multiplier: float, clients: int) -> Privacy | None:
-    """Return what to ask an aggregator for, so that all of these clients must survive."""
+    """Return the privacy for an aggregator that requires all of these clients to survive."""
     if privacy == "none":
         return None
     if privacy == "central":

@@ -1,4 +1,4 @@
-"""What the clients of a recorded round train, each on one picture of its own."""
+"""What the clients of a recorded round train, each on its own picture."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -28,8 +28,8 @@ class Task(ABC):
         classes: Number of labels.
         side: Pixels of a side.
         pictures: Those that clients may have, in an order that the seed decides, shape `(pictures, pixels)`.
-        labels: Theirs, shape `(pictures,)`.
-        others: Pictures that no client has, and their labels: what an adversary may have of its own.
+        labels: Their labels, shape `(pictures,)`.
+        others: Pictures that no client has, and their labels; an adversary may have them.
     """
 
     name: ClassVar[str]
@@ -111,7 +111,7 @@ class Faces(Task):
         )  # fmt: skip
         self.model = Network.drawn(layers, generator(seed, "model"))
         self.last_bias = list(self.model.shapes)[-1]
-        # What pictures of the adversary's own do to the last biases, by label.
+        # How the adversary's own pictures change the last biases, by label.
         gradients = [
             self.gradient(self.update(picture, int(label)))[self.last_bias]
             for picture, label in zip(*self.others, strict=True)

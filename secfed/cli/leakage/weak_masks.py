@@ -2,8 +2,8 @@
 
 Threat model: an honest, curious server. An attack is given the messages that passed the server, and nothing else.
 
-What defeats each attack is the part that was weakened. The control is the same attack, with as many tries, on the real
-protocol.
+Each attack fails if the part that was weakened has its full strength. The control shows it: the same attack, with as
+many tries, on the real protocol.
 
 Source: Bonawitz et al., *Practical Secure Aggregation for Privacy-Preserving Machine Learning*, CCS 2017, sections 4 to
 6; Bell et al., *Secure Single-Server Aggregation with (Poly)Logarithmic Overhead*, CCS 2020, section 3.
@@ -27,7 +27,7 @@ from secfed.secagg.states import Shared
 RING_BITS = 32
 # Standard deviation of the entries of an update: they have 12 bits and a sign, in a ring of 32 bits.
 _SPREAD = 1000.0
-# So the first 8 bits of an entry are equal for certain. The last entry is the weight, which is 1.
+# So the first 8 bits of an entry are surely equal. The last entry is the weight, which is 1.
 _EQUAL_BITS = 8
 _WEIGHT = 1
 _MOST_SEED_BITS = 32
@@ -44,8 +44,8 @@ class Settings:
     Attributes:
         clients: Number of clients, 3 to 100. Sessions with a weak pair seed have two, which have one pair mask.
         length: Entries of a vector, 64 to 2^20.
-        self_bits: Bits of the weak self seed, 1 to 32. They are in the AES key, so that each try sets up a cipher.
-        pair_bits: Bits of the weak pair seed, 1 to 32. They are in the counter block, so that one cipher makes the
+        self_bits: Bits of the weak self seed, 1 to 32. They are in the AES key, so each try sets up a cipher.
+        pair_bits: Bits of the weak pair seed, 1 to 32. They are in the counter block, so one cipher makes the
             masks of all seeds.
         seed: Decides updates and weak seeds; the secrets of the real protocol never come from it.
     """
@@ -70,7 +70,7 @@ class Settings:
         return Config(range(1, clients + 1), max(2, clients - 1), self.length, RING_BITS)
 
     def updates(self, clients: int, number: int = 0) -> dict[int, Signed]:
-        """Draw updates as fixed-point encoding writes them, each with the weight at its end."""
+        """Draw updates as the fixed-point encoding writes them, each with the weight at its end."""
         random = generator(self.seed, "updates", number)
         drawn = np.rint(random.normal(0, _SPREAD, (clients, self.length))).astype(np.int64)
         drawn[:, -1] = _WEIGHT
@@ -86,11 +86,11 @@ class Attempt:
     """How one attack went.
 
     Attributes:
-        success: Whether the attack says that it has found what it is after.
+        success: Whether the attack says that it found what it is after.
         recovered: Fraction of the entries that it found exactly; 0 if a search found no seed.
         tries: Seeds tried; None where there is nothing to search.
         seconds: Processor time of the attack.
-        luck: Probability that noise would give as much, at most.
+        luck: An upper bound on the probability that noise would give as much.
     """
 
     success: bool

@@ -1,9 +1,9 @@
 """Sessions of secure aggregation with one part of the masks weakened, and what the server computes from their messages.
 
 The library has no switch that weakens it, and this module does not patch its code: that would weaken other sessions of
-the same process. `_Weakened` is a client that lets the real client answer. Then it exchanges masks in its own masked
-vector: it takes one off, and puts on the mask of a weak seed, or none. For reused masks all parties draw the same
-secrets twice.
+the same process. `_Weakened` is a client that lets the real client answer. Then it swaps masks in its own masked
+vector: it removes one, and adds the mask of a weak seed, or none. For reused masks all parties draw the same secrets
+twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,13 +23,13 @@ from secfed.secagg.states import Shared
 
 Vector = npt.NDArray[np.unsignedinteger[Any]]
 Signed = npt.NDArray[np.int64]
-# Seeds of the masks that a client puts on its masked vector, and of those that it takes off.
+# Seeds of the masks that a client adds to its masked vector, and of those that it removes.
 Swap = Callable[[Client, Shared], tuple[list[bytes], list[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What passed the server in one session.
+    """What passed through the server in one session.
 
     Attributes:
         config: The session's public parameters.
@@ -42,7 +42,7 @@ class Seen:
     sent: Mapping[int, bytes] = field(repr=False)
 
     def masked(self, client_id: int) -> Vector:
-        """Return a client's masked vector, whether or not it came in time."""
+        """Return a client's masked vector, even if it came late."""
         (data,) = self._answers(Stage.MASKED_INPUT_COLLECTION, client_id)
         payload = messages.MaskedInputCollectionResponse.from_bytes(data).masked
         return unpack(payload, self.config.length, self.config.modulus_bits, self.config.dtype)
@@ -100,7 +100,7 @@ class Seen:
 
 
 class Repeating:
-    """A source of secrets that gives the same ones again, as on a machine that is started twice from one image."""
+    """A source of secrets that repeats itself, like a machine that is started twice from one image."""
 
     def __init__(self) -> None:
         self._drawn: dict[str, bytes] = {}
@@ -135,12 +135,12 @@ def session(
     Args:
         config: Its parameters.
         updates: Each client's values by id, shape `(length,)`.
-        swap: Which masks a client exchanges.
-        late: The client whose masked vector comes when the server has closed the stage and taken it for a dropout.
+        swap: Which masks a client swaps.
+        late: The client whose masked vector comes after the server has closed the stage and counted it as a dropout.
         entropies: Sources of secrets by client id, 0 for the server; by default the operating system's.
 
     Raises:
-        ConfigError: The sum is not that of its clients, so that more than the secrecy of a mask is broken.
+        ConfigError: The sum is not that of its clients, so more than the secrecy of a mask is broken.
     """
     sources = entropies or {}
     server = Server(config, entropy=sources.get(0), threads=1)
@@ -169,7 +169,7 @@ def session(
 
 
 class _Weakened(Client):
-    """A client that exchanges masks in its masked vector; all else is the real client's work."""
+    """A client that swaps masks in its masked vector; the real client does everything else."""
 
     def __init__(self, config: Config, client_id: int, vector: Vector, swap: Swap, entropy: Entropy | None) -> None:
         super().__init__(config, client_id, vector, entropy=entropy, threads=1)
@@ -177,7 +177,7 @@ class _Weakened(Client):
 
     def receive(self, data: bytes) -> bytes:
         """Take one message and answer it; see `Client`."""
-        # Asked before the real client answers, which erases what it held.
+        # Read this before the real client answers: answering erases what it held.
         swapped = self._swap(self, self._state) if isinstance(self._state, Shared) else ([], [])
         answer = super().receive(data)
         if not any(swapped):

@@ -1,4 +1,4 @@
-"""Data sets that a Python package ships, or that are made up, cut into clients: nothing is downloaded."""
+"""Data sets that a Python package ships, or that are generated, divided among clients: nothing is downloaded."""
 
 import gzip
 from collections.abc import Callable
@@ -24,7 +24,7 @@ TEST_STRIDE = 5
 DIGIT_WRITERS = 13
 _SYNTHETIC_ROWS, _SYNTHETIC_CLASSES, _SYNTHETIC_FEATURES = 10, 10, 20
 _MOST_SYNTHETIC = 1_000_000
-# With fewer rows a client has no batch worth the name.
+# With fewer rows a client has no usable batch.
 FEWEST_ROWS = 4
 
 
@@ -71,9 +71,10 @@ def _digits() -> tuple[Any, Any]:
 
 
 def digits(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
-    """Load scikit-learn's digits: 1797 pictures of 8 x 8 pixels by 13 writers, who follow each other in the file.
+    """Load scikit-learn's digits: 1797 pictures of 8 x 8 pixels by 13 writers.
 
-    The test rows do not depend on the seed, so accuracies of different seeds can be compared.
+    The file is sorted by writer. The test rows do not depend on the seed, so accuracies of different seeds can be
+    compared.
 
     Args:
         clients: 13 are the writers; fewer are groups of writers; for more, each class is dealt out by a Dirichlet
@@ -128,7 +129,7 @@ def mnist(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
 
 
 def faces(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
-    """Load 200 pictures of 25 x 25 pixels: 100 faces of Labeled Faces in the Wild (class 1), 100 of none (class 0).
+    """Load 200 pictures of 25 x 25 pixels: 100 faces of Labeled Faces in the Wild (class 1), 100 of no face (class 0).
 
     Args:
         clients: At most 160, the training rows; each class is dealt out by a Dirichlet distribution of its own.
@@ -156,8 +157,8 @@ def faces(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
 def synthetic(clients: int, alpha: float = 0.5, seed: int = 0) -> Federation:
     """Make up rows for as many clients as wanted: 10 classes, normal around a center each, in 20 dimensions.
 
-    There are 10 rows for each client (50 at least), of which a fifth is for the test. What trains well here says
-    nothing about real data: the set is for the cost of many clients.
+    There are 10 rows for each client (50 at least), of which a fifth is for the test. Good accuracy here
+    says nothing about real data: the set is for measuring the cost of many clients.
 
     Args:
         clients: At most 1,000,000; each class is dealt out by a Dirichlet distribution of its own.
@@ -204,7 +205,7 @@ def deal_out(
 
 
 def hold_out(labels: Labels) -> tuple[Rows, Rows]:
-    """Split rows into training and test: every fifth of each class is for the test, all through the file.
+    """Split rows into training and test: every fifth row of each class, throughout the file, is for the test.
 
     Returns:
         The training rows and the test rows, ascending.
@@ -217,8 +218,8 @@ def hold_out(labels: Labels) -> tuple[Rows, Rows]:
 def dirichlet_split(labels: Labels, clients: int, alpha: float, seed: int) -> list[Rows]:
     """Deal rows out to clients with unequal shares of each class.
 
-    Every row goes to exactly one client. Clients left with fewer than four rows (one, where rows are that scarce) are
-    given single rows of the client that then has most.
+    Every row goes to exactly one client. A client left with fewer than four rows (one, if rows are scarce) gets single
+    rows from the client that then has the most.
 
     Args:
         labels: The class of each row, shape `(rows,)`.
@@ -249,7 +250,7 @@ def dirichlet_split(labels: Labels, clients: int, alpha: float, seed: int) -> li
         for part, piece in zip(parts, np.split(rows, ends), strict=True):
             part.extend(piece.tolist())
     fewest = min(FEWEST_ROWS, len(labels) // clients)
-    # The part with most rows, the first of several, without a look at all of them for each row.
+    # The part with the most rows (the first of several), found without going through all parts for each row.
     largest_first = [(-len(part), place) for place, part in enumerate(parts) if len(part) > fewest]
     heapify(largest_first)
     for part in parts:

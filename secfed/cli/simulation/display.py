@@ -1,4 +1,4 @@
-"""What a person reads of a run: a table that grows, a progress bar, a summary."""
+"""What a person sees of a run: a growing table, a progress bar, a summary."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,12 +39,11 @@ _MOVES = 200
 def live_table(
     settings: Settings, console: "Console"
 ) -> Iterator[tuple[Callable[[RoundRecord], None], Callable[[str, int, int], None]]]:
-    """Show rounds as they come; yields what to call with each, and what to call with each step of a client.
+    """Show rounds as they come; yields a function to call with each round, and one to call with each step of a client.
 
-    While the run goes on only the last rounds are shown, as many as the terminal has room for; at the end all are.
-    Where there is no terminal, each round gets a line as soon as it is over, and the table comes at the end. With 1,000
-    clients or more there is a bar for the clients in the present stage too, or, where there is no terminal, a line for
-    each stage that is over.
+    During the run only the last rounds are shown, as many as the terminal has room for; at the end all are. Without a
+    terminal, each round gets a line as soon as it is over, and the table comes at the end. With 1,000 clients or more
+    there is also a bar for the clients in the current stage or, without a terminal, a line for each stage that is over.
     """
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -133,7 +132,7 @@ def round_line(settings: Settings, record: RoundRecord) -> str:
 
 
 def threshold_lines(settings: Settings) -> list[str]:
-    """Say how many can unmask a sum, where that is one number for all rounds: a fraction may have been raised."""
+    """Say how many can unmask a sum, if that is one number for all rounds; a fraction may have been raised."""
     if settings.aggregator != "secagg" or settings.sampling_rate < 1:
         return []
     aggregator = SecAgg(threshold=settings.threshold, neighbors=settings.neighbors, adversary=settings.adversary)
@@ -234,7 +233,7 @@ def _reached(outcome: Outcome) -> str:
 
 
 def _fedavg(outcome: Outcome) -> str:
-    """Say what plain FedAvg did meanwhile."""
+    """Say what plain FedAvg reached in the same rounds."""
     settings, reached, last = outcome.settings, outcome.fedavg_reached, outcome.records[-1]
     goal = f"{100 * settings.target:g} %"
     when = f"{goal} not reached" if reached is None else f"{goal} after round {reached.number}"

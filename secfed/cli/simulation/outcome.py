@@ -16,7 +16,7 @@ class RoundRecord:
         number: From 1.
         accuracy: On the test rows, after the round.
         plain_accuracy: That of the run without protection.
-        central_accuracy: That of the run in which the server adds the noise, if in another run the clients do.
+        central_accuracy: That of the run in which the server adds the noise, if there is one.
         epsilon: Spent up to this round, at the budget's delta; None without privacy.
         delta: The budget's; None without privacy.
         cohort: Clients that were sampled.
@@ -93,7 +93,7 @@ class Outcome:
         max_model_difference: Largest absolute difference of any parameter of the two models after the last round.
         threshold: Fewest survivors that can be unmasked or decrypted, where that is one number for all rounds.
         clipped_rounds: Rounds in which values were beyond the clip.
-        noise_multiplier: What the budget took; None without privacy.
+        noise_multiplier: What the budget requires; None without privacy.
     """
 
     settings: Settings
@@ -126,7 +126,7 @@ class Outcome:
 
     @property
     def reached(self) -> RoundRecord | None:
-        """The first round after which the target accuracy was there."""
+        """The first round after which the target accuracy was reached."""
         return next((record for record in self.records if record.accuracy >= self.settings.target), None)
 
     @property
@@ -154,7 +154,7 @@ class Outcome:
 
     @property
     def same_survivors(self) -> bool:
-        """Whether both runs had the same survivors in each round: then only rounding tells the models apart."""
+        """Whether both runs had the same survivors in each round; then the models differ only by rounding."""
         return all(record.survivors == record.plain_survivors for record in self.records)
 
     @property

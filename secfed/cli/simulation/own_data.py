@@ -1,4 +1,4 @@
-"""A user's own data, read from a file and cut into clients."""
+"""A user's own data, read from a file and divided among clients."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from secfed.cli.npz import arrays_of
 from secfed.cli.simulation.datasets import FEWEST_ROWS, TEST_STRIDE, Federation, Inputs, Labels, deal_out, hold_out
 from secfed.errors import ConfigError
 
-# The learning rate suits rows of about this squared norm: rows with more columns are scaled down to it.
+# The learning rate suits rows of about this squared norm, so rows with more columns are scaled down to it.
 _MOST_NORM = 32
 _DELIMITERS = ",;\t"
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
@@ -42,11 +42,11 @@ def read(file: Path, label_column: str | None = None) -> Table:
 
     Args:
         file: Its ending says what it is. A CSV file has commas, semicolons or tabs between values. Its first line holds
-            the names of the columns, unless all of it but the label is numbers.
+            the names of the columns, unless all values in it, apart from the label, are numbers.
         label_column: Of a CSV file: the name of the column with the class; None: the last column.
 
     Raises:
-        ConfigError: The file cannot be read, a value is missing or no number, or there are too few rows or classes.
+        ConfigError: The file cannot be read, a value is missing or not a number, or there are too few rows or classes.
     """
     ending = file.suffix.lower()
     if ending not in (".csv", ".npz"):
@@ -86,7 +86,7 @@ def federation(table: Table, clients: int, alpha: float = 0.5, seed: int = 0) ->
         )
     rows = table.inputs[training]
     spread = rows.std(axis=0)
-    # A column of one value has a spread of rounding errors.
+    # A column with only one value has a spread of rounding errors.
     constant = spread <= 1e-12 * np.abs(rows).max(axis=0)
     inputs = (table.inputs - rows.mean(axis=0)) / np.where(constant, 1.0, spread)
     inputs[:, constant] = 0.0
@@ -179,7 +179,7 @@ def _columns(file: Path, first: list[str], label_column: str | None) -> tuple[li
 
 
 def _refuse(file: Path, line: int, columns: list[str], row: list[str]) -> NoReturn:
-    """Name the first value of a row that is no finite number."""
+    """Name the first value of a row that is not a finite number."""
     column, text = next(pair for pair in zip(columns, row, strict=True) if not _is_number(pair[1]))
     if text.strip().lower() in _MISSING:
         raise ConfigError(f"{file}, line {line}: the value of {column!r} is missing (found {text!r})")

@@ -18,7 +18,7 @@ LEARNING_RATE = 0.2
 
 @dataclass(frozen=True)
 class Examples:
-    """One client's data and its own source of chance.
+    """One client's data and its own random generator.
 
     Two runs that start from examples with generators in the same state, and call on the same clients, train alike.
 

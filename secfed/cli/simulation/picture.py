@@ -23,7 +23,7 @@ _ALGORITHMS = {
 _TOOK_PART = "Took part"
 _SURVIVED = "Survived to the sum"
 _WIDTH = 7.0
-# Inches of a panel, and of what is around all of them.
+# Height of a panel, and of everything around the panels; in inches.
 _PANELS = {"accuracy": 2.9, "budget": 1.8, "clients": 1.8}
 _AROUND = 0.9
 
@@ -70,7 +70,7 @@ def _accuracy(axis: Any, outcome: Outcome) -> None:
     if outcome.central_accuracy is not None:
         style = {"color": GREEN, "linestyle": "--", "marker": "^", "zorder": 2.5}
         curve("Same budget, the server's noise", [record.central_accuracy for record in records], **style)
-    # The curves may coincide: a broad one below a narrow one shows both.
+    # The curves may coincide; a wide line below a narrow one shows both.
     style = {"color": ORANGE, "linewidth": 6, "alpha": 0.6, "solid_capstyle": "round"}
     label = AGGREGATORS["plain"]
     if settings.algorithm != "fedavg":
@@ -108,7 +108,7 @@ def _clients(axis: Any, outcome: Outcome) -> None:
         style = {"color": VERMILION, "linestyle": "--", "linewidth": 2.2}
         axis.axhline(outcome.threshold, label=f"Threshold: {outcome.threshold}", **style)
     elif outcome.settings.neighbors is not None:
-        for line in threshold_lines(outcome.settings):  # it counts neighbors, so it is no line among clients
+        for line in threshold_lines(outcome.settings):  # it counts neighbors, so it cannot be a line among clients
             axis.plot([], [], " ", label=line.partition(" can ")[0].capitalize())
     failed = [record.number for record in records if record.failure]
     if failed:

@@ -25,11 +25,11 @@ from secfed.errors import ConfigError, TooFewSurvivorsError
 from secfed.federated import RoundReport
 from secfed.secagg import Stage
 
-# What is being done, and with how many clients of how many it is done.
+# What is being done, how many clients are done with it, and how many there are.
 Step = Callable[[str, int, int], None]
-# The fewest survivors where the threshold does not say it, as a fraction of the expected cohort.
+# The fewest survivors, as a fraction of the expected cohort, if the threshold does not give them.
 _FEWEST = 2 / 3
-# More layers of noise would each cost every client a draw, and bring the sum's noise hardly nearer to what is needed.
+# Each further layer of noise costs every client a draw, and hardly brings the sum's noise closer to what is needed.
 _LAYERS = 4
 
 
@@ -47,8 +47,8 @@ def simulate(
     Args:
         settings: What to run.
         watch: Called with each round's record as soon as it is there.
-        step: `step(what, done, clients)`, called after each client: the stage of the session, or the run in which
-            clients train, and how many clients of how many it is done with.
+        step: `step(what, done, clients)`, called after each client. `what` is the stage of the session, or the run in
+            which clients train; `done` of `clients` are done with it.
         federation: What `federation_of` returns for these settings; None: it is called.
 
     Returns:
@@ -147,7 +147,7 @@ def _secured(settings: Settings, federation: Federation) -> SecAgg | Paillier | 
 
 
 def _privacy(settings: Settings) -> Privacy | None:
-    """Calibrate the noise to the budget, at the worst that may happen: as few survivors as allowed in every round."""
+    """Calibrate the noise to the budget for the worst case: as few survivors as allowed in every round."""
     if not settings.private:
         return None
     if settings.privacy == "central":
@@ -166,7 +166,7 @@ def _privacy(settings: Settings) -> Privacy | None:
 
 
 def _central(settings: Settings) -> CentralGaussian:
-    # Poisson cohorts that are too small for secure aggregation may take their part of delta.
+    # Poisson cohorts that are too small for secure aggregation may use part of delta.
     chance = settings.privacy == "central" and settings.aggregator != "plain" and settings.sampling_rate < 1
     noise = dp.noise_multiplier(
         epsilon=settings.epsilon,
@@ -179,12 +179,12 @@ def _central(settings: Settings) -> CentralGaussian:
 
 
 def _adjacency(settings: Settings) -> Adjacency:
-    """Return what epsilon is about: without one client, an asynchronous round would take another one."""
+    """Return the adjacency: without one client, an asynchronous round would take another client instead."""
     return "replace" if settings.asynchronous else "add_remove"
 
 
 def _minimum_survivors(settings: Settings) -> int | None:
-    """Return the fewest survivors where no threshold says it, or it counts neighbors only."""
+    """Return the fewest survivors if no threshold gives them, or if it counts only neighbors."""
     complete = settings.neighbors is None or settings.neighbors >= settings.clients - 1
     if settings.aggregator != "paillier" and complete:
         return None
@@ -243,7 +243,7 @@ def _all_runs(
 
 
 def _fedavg(settings: Settings) -> Settings:
-    """Return the same run with FedAvg; next to an asynchronous algorithm its cohort has as many as train at a time."""
+    """Return the same run with FedAvg; next to an asynchronous algorithm, its cohorts have `concurrency` clients."""
     if not settings.asynchronous:
         return replace(settings, algorithm="fedavg", server_learning_rate=None)
     return replace(

@@ -41,8 +41,8 @@ class Settings:
             None is what suits it here.
         speed_spread: How unequally fast clients train: the standard deviation of the logarithm of their times. The
             median client takes 1.
-        deadline: How long a round waits for slow clients; None: for all. Of no matter for fedbuff and fedasync.
-        target: Accuracy of which the run says when it was reached.
+        deadline: How long a round waits for slow clients; None: for all. Without effect with fedbuff and fedasync.
+        target: An accuracy; the run reports when it reached it.
         dropout: Probability that a client of the cohort drops out in a round, at a stage drawn among all.
         threshold: Fewest clients (with `neighbors`: of a client's neighbors) that can unmask. A number, or a
             fraction of them (rounded up, and never below the minimum for the adversary). 1.0 means all of them; 1 is
@@ -63,7 +63,7 @@ class Settings:
         epsilon: Budget of all rounds together.
         delta: Budget of all rounds together.
         clip_norm: With privacy: updates are scaled down to this Euclidean norm, all arrays of an update together.
-        seed: Decides everything but the secrets, noise among them.
+        seed: Decides everything except secrets and noise.
     """
 
     dataset: str = "digits"
@@ -107,7 +107,7 @@ class Settings:
 
     @classmethod
     def of(cls, **given: Any) -> "Settings":
-        """Fill in what is None; with privacy the clients are more, as noise hides one among few only at a cost."""
+        """Fill in what is None. With privacy there are more clients: noise that hides one of few costs accuracy."""
         chosen: dict[str, Any] = {"clients": 50 if given.get("data") is None else 10, "threshold": 2 / 3}
         if given.get("privacy", "none") != "none":
             chosen |= {"clients": 300}
@@ -118,14 +118,14 @@ class Settings:
                 and given.get("aggregator", "secagg") == "secagg"
                 and given.get("neighbors") is None
             ):
-                # The neighbors are those of secagg.parameters for 300 clients, a twentieth corrupt and a tenth silent.
+                # `secagg.parameters` gives these neighbors for 300 clients, a twentieth corrupt and a tenth silent.
                 # With a threshold of more than half of them, no server can split the sum unless clients collude.
                 chosen |= {"neighbors": 28, "threshold": 15}
         return cls(**chosen | {name: value for name, value in given.items() if value is not None})
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The algorithm's parameters: what was chosen, else what suits it here."""
+        """The algorithm's parameters: the chosen ones, otherwise those that suit it here."""
         defaults = DEFAULTS[self.algorithm]
         chosen = {name: getattr(self, name) for name in defaults}
         found = {name: defaults[name] if value is None else value for name, value in chosen.items()}
@@ -151,7 +151,7 @@ class Settings:
 
     @property
     def timed(self) -> bool:
-        """Whether simulated time is of interest: clients are unequally fast, or rounds do not wait for all."""
+        """Whether simulated time matters: clients are unequally fast, or rounds do not wait for all."""
         return self.asynchronous or self.speed_spread > 0 or self.deadline is not None
 
     @property
@@ -168,7 +168,7 @@ class Settings:
 
     @property
     def protected(self) -> bool:
-        """Whether anything is between the server and the updates, or between the model and who sees it."""
+        """Whether anything protects the updates from the server, or hides clients from readers of the model."""
         return self.private or self.aggregator != "plain"
 
     @property
@@ -184,7 +184,7 @@ class Settings:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages in which clients may drop out; with Paillier there is one, in which inputs are due."""
+        """The stages in which clients may drop out; with Paillier only the one that collects inputs."""
         if self.aggregator == "paillier":
             return (Stage.MASKED_INPUT_COLLECTION,)
         stages = (Stage.ADVERTISE_KEYS, Stage.SHARE_KEYS, Stage.MASKED_INPUT_COLLECTION)
@@ -193,7 +193,7 @@ class Settings:
 
     @property
     def timed_stages(self) -> tuple[Any, ...]:
-        """The stages whose wall time a session tells."""
+        """The stages whose wall time a session reports."""
         if self.aggregator == "paillier":
             return (paillier.Stage.ENCRYPTED_INPUT_COLLECTION, paillier.Stage.DECRYPTION)
         return self.stages if self.aggregator == "secagg" else ()
