@@ -307,7 +307,7 @@ def test_problems_are_told_all_at_once() -> None:
         ({"clients": 5, "aggregator": "paillier", "minimum_cohort": 6}, "minimum_cohort 6 must be"),
         (
             {"sampling_rate": 0.05, "population": 100, "privacy": "central", "noise_multiplier": 1.0},
-            "decides whether there is a release",
+            "one client may decide whether",
         ),
         ({"sampling_rate": 0.02, "population": 100, "privacy": "central", "noise_multiplier": 1.0}, "no epsilon holds"),
     ],
