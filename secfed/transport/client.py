@@ -142,6 +142,8 @@ async def join(
         raise ConfigError("a roster and an identity key belong together: found one of them")
     if terms.roster is not None and signing_key is not None:
         _check_identity(client_id, signing_key, terms.roster)
+    if state:
+        state.refuse_if_over()
     base = _checked(url, insecure)
     limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_ANSWER_SECONDS)
     connector = aiohttp.TCPConnector(

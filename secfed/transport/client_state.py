@@ -115,6 +115,15 @@ class ClientState:
         """Release the file."""
         self._database.close()
 
+    def refuse_if_over(self) -> None:
+        """Refuse the file of a session that is over, before the server is asked.
+
+        Raises:
+            ConfigError: The session is over for this client.
+        """
+        if found := self._database.execute("SELECT value FROM facts WHERE name = 'end'").fetchone():
+            raise ConfigError(f"the session of the state {self._name} is over: {found[0].decode()}")
+
     def begin(self, purpose: bytes) -> Answered | None:
         """Start, or load the client's state.
 
@@ -135,8 +144,7 @@ class ClientState:
                 f"the state {self._name} is for another session, client, update or weight: needed the same command "
                 "that began it, or a new state file"
             )
-        elif "end" in facts:
-            raise ConfigError(f"the session of the state {self._name} is over: {facts['end'].decode()}")
+        self.refuse_if_over()
         if "stage" not in facts:
             return None
         numbers = [int.from_bytes(facts["numbers"][i : i + 8], "little") for i in range(0, len(facts["numbers"]), 8)]

@@ -87,6 +87,14 @@ def test_secrets_of_a_session_that_is_over_are_in_no_file(tmp_path: Path) -> Non
         state.begin(b"purpose")
 
 
+def test_the_state_of_a_session_that_is_over_is_refused_before_the_server_is_asked(tmp_path: Path) -> None:
+    with closing(ClientState(tmp_path / "client.db")) as state:
+        state.begin(b"purpose")
+        state.end("done")
+        with pytest.raises(ConfigError, match="is over: done"):
+            asyncio.run(joining("http://127.0.0.1:9", 5, state=state))  # nobody listens there
+
+
 def test_two_processes_cannot_use_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *names, **options: connect(*names, **{**options, "timeout": 0.01}))
