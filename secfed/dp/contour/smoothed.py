@@ -200,9 +200,12 @@ def moments_of(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> 
     if not variance > 0:
         return None
 
+    def cheap(order: float) -> bool:
+        # A contour reaches imaginary parts far above its order, and needs more atoms there; some laws always have many.
+        return all(law.size(order) <= min(_MOST_ATOMS, max(_MOST_ATOMS / 16, 4.0 * law.size(0.0))) for law, _ in pairs)
+
     def columns_at(orders: Reals) -> Reals:
-        # A contour reaches imaginary parts far above its order, and needs more atoms there.
-        while len(orders) and any(law.size(float(orders[-1])) > _MOST_ATOMS / 16 for law, _ in pairs):
+        while len(orders) and not cheap(float(orders[-1])):
             orders = orders[:-1]
         return np.array([orders, *_columns(pairs, orders)]) if len(orders) else np.empty((4, 0))
 

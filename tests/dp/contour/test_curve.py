@@ -43,6 +43,7 @@ def test_rows_give_the_bounds_of_their_own_contours(
 
     monkeypatch.setattr(curve, "choose", keep)
     monkeypatch.setattr(path, "_FEW_STEPS", 1e3)  # so that cuts are worthwhile
+    monkeypatch.setattr(curve, "_WORK_PER_ROW", math.inf)  # so that all rows share
     rows, guess = curve._rows(before, extra, counts, last, LOG_DELTA, math.inf)
     assert rows is not None
     if base != "sampled":
