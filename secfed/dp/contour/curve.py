@@ -10,7 +10,7 @@ from numpy.polynomial import Polynomial
 
 from secfed.dp.contour.cgf import evaluate
 from secfed.dp.contour.integral import Contour, assemble
-from secfed.dp.contour.inversion import Effort, smooth, solve
+from secfed.dp.contour.inversion import Effort, between, smooth, solve
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, adapted, choose, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
@@ -107,8 +107,7 @@ def _rows(
     guess = guess if known else min(moments.epsilon_guess(log_delta), most)
     path = choose(last, moments, guess, log_delta, _GOAL, doubtful=not known)
     if path is None:
-        low, high = smooth(last, log_delta, _ROUGH)
-        guess = (max(low, 0.9 * high) + high) / 2
+        guess = between(smooth(last, log_delta, _ROUGH))
         path = choose(last, moments, guess, log_delta, _GOAL) if guess < most else None
     if path and path.cut is None:
         # The smallest composition decays slowest.

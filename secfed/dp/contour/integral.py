@@ -49,16 +49,28 @@ class Waves:
     def __len__(self) -> int:
         return int(self.factor.shape[1]) ** 2
 
-    def sums(self, x: Reals) -> tuple[Reals, Reals]:
-        """Return the real part of the sum at an x for each row, and its slope; shape `(rows,)`."""
-        across = self.factor.shape[1]
-        within = np.arange(float(across)) * self.step
-        between = np.arange(float(across)) * across * self.step
-        inner, outer = (np.exp(1j * np.multiply.outer(x, part)) for part in (within, between))
-        # Not `@`: it may start threads, which takes longer.
-        sums = np.einsum("rab,rb->ra", self.factor, inner)
-        slopes = np.einsum("rab,rb->ra", self.factor, inner * within) + between * sums
+    def at(self, x: Reals) -> Reals:
+        """Return the real part of the sum at an x for each row; shape `(rows,)`."""
+        inner, outer, *_ = self._turns(x)
+        return np.asarray((outer * self._within(inner)).sum(axis=1).real)
+
+    def with_slope(self, x: Reals) -> tuple[Reals, Reals]:
+        """Return the same as `at`, and its slope; shape `(rows,)`."""
+        inner, outer, within, between = self._turns(x)
+        sums = self._within(inner)
+        slopes = self._within(inner * within) + between * sums
         return (outer * sums).sum(axis=1).real, -(outer * slopes).sum(axis=1).imag
+
+    def _turns(self, x: Reals) -> tuple[Complexes, Complexes, Reals, Reals]:
+        """Return exp(iu x) for u = b * step, and for u = a * across * step, and these u."""
+        count = np.arange(float(self.factor.shape[1]))
+        within, between = count * self.step, count * len(count) * self.step
+        inner, outer = (np.exp(1j * np.multiply.outer(x, part)) for part in (within, between))
+        return inner, outer, within, between
+
+    def _within(self, inner: Complexes) -> Complexes:
+        """Sum over b. Not by `@`, which may start threads and then takes longer."""
+        return np.asarray(np.einsum("rab,rb->ra", self.factor, inner))
 
     def rounding(self, x: Reals) -> Reals:
         """Bound the rounding error of the sum at an x: exponentials, products and additions."""
@@ -104,7 +116,7 @@ class Contour:
 
     def value(self, epsilon: Reals) -> tuple[Reals, Reals]:
         """Return the computed logarithm of delta, and its slope; shape `(rows,)`, as epsilon."""
-        total, slope = self.waves.sums(self.mean - epsilon)
+        total, slope = self.waves.with_slope(self.mean - epsilon)
         with np.errstate(divide="ignore", invalid="ignore"):
             log = self.log - self.order * epsilon + np.log(np.maximum(total, 0.0) * 2 / self.period)
             return log, np.where(total > 0, -slope / total, 0.0) - self.order
@@ -113,7 +125,7 @@ class Contour:
         """Return a lower and an upper bound of the logarithm of delta, of epsilon's shape `(rows,)`."""
         step = 2 / self.period  # over pi
         x = self.mean - epsilon
-        value = self.waves.sums(x)[0] * step
+        value = self.waves.at(x) * step
         error = self.error + self.waves.rounding(x) * step
         scale = self.log - self.order * epsilon
         error += np.abs(value) * 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
@@ -131,7 +143,7 @@ class Contour:
                 bulk = np.exp(log.min(axis=1) - scale)
             low = value - error - np.exp(left) - np.exp(right)
             if self.density:
-                density = (self.density.sums(x)[0] + self.density.rounding(x)) * step + self.density_error
+                density = (self.density.at(x) + self.density.rounding(x)) * step + self.density_error
                 low -= self.smoothing * np.exp(self.smoothing / 8) * np.maximum(density, 0.0)
             low = np.log(np.maximum(low, 0.0)) + scale
             high = np.log(np.maximum(value + error, 0.0) + bulk) + scale

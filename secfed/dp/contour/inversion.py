@@ -150,7 +150,7 @@ def epsilon_bounds(
     best = _meet(best, unsampled())
     if found is None:
         best = _meet(best, smooth(releases, log_delta, _WIDE, best))
-        found = (max(best[0], 0.9 * best[1]) + best[1]) / 2
+        found = between(best)
     most_loss = np.inf
     for _ in range(_TRIES):
         fine = choose(releases, moments, found, log_delta, goal, most_loss=most_loss)
@@ -185,6 +185,12 @@ def smooth(
     middle = (known[0] + known[1]) / 2
     near = known[1] - known[0] <= 0.1 * middle
     return smoothed.epsilon_bounds(pairs, log_delta, gap, middle if near else None)
+
+
+def between(bounds: tuple[float, float]) -> float:
+    """Return a guess of epsilon between bounds: near the upper one, which is the better one if they are far apart."""
+    low, high = bounds
+    return (max(low, 0.9 * high) + high) / 2
 
 
 def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour | None:

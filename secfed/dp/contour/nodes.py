@@ -1,14 +1,13 @@
 """The privacy loss of sampled Gaussian releases as masses on a few nodes, with proved error bounds."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from secfed.dp.contour.privacy_loss import (
     ROUNDOFF,
+    Kept,
     Laws,
     Reals,
     likelihood,
@@ -49,12 +48,7 @@ class Nodes:
     step: Reals = field(repr=False)
     order: float
     # Results that bounds at several frequencies share.
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
-
-    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        if key not in self._kept:
-            self._kept[key] = compute()
-        return self._kept[key]
+    _kept: Kept = field(default_factory=Kept, repr=False, compare=False, kw_only=True)
 
     def moments(self, orders: Reals) -> tuple[Reals, Reals, Reals]:
         """Return log E[exp(t loss)] under P, and mean and variance of the loss tilted by exp(t loss).
@@ -171,7 +165,9 @@ class Nodes:
                 # The part beyond a cut may be as small as the mass outside the nodes.
                 missed = missed + self._left_out(tilted, order, angle, cut)
                 still = self._left_out(tilted, order, np.zeros_like(angle[:1]), cut)[0]
-                missing = self._once(("mass", order, cut.stretch), lambda: self.discretization(order, 0.0, cut.stretch))
+                missing = self._kept.once(
+                    ("mass", order, cut.stretch), lambda: self.discretization(order, 0.0, cut.stretch)
+                )
                 best = np.log(mass + still + missing)
             for first in range(0, len(angle), some):
                 exponent = self._shrink(angle[first : first + some, :, None], order, frequency)
@@ -194,12 +190,12 @@ class Nodes:
             log = np.take_along_axis(self.mass + order * self.loss, most, 1)
             return np.asarray(log - np.log(np.take_along_axis(tilted, most, 1)))[:, 0]
 
-        log_moment = self._once(("moment", order), moment)
+        log_moment = self._kept.once(("moment", order), moment)
         if not self.mirror.size:
-            return np.asarray(self._once(("ends", order), lambda: self.truncation(order, log_moment)) + 0 * angle)
+            return np.asarray(self._kept.once(("ends", order), lambda: self.truncation(order, log_moment)) + 0 * angle)
         # Negative powers of 1 + y(-x) grow as in `secant_gain`, least where the client surely did not take part.
         ends = self.points[:, 0], self.points[:, -1]
-        left, right = self._once(("tails", order), lambda: tails(self.laws, order, *ends))
+        left, right = self._kept.once(("tails", order), lambda: tails(self.laws, order, *ends))
         sine, part = np.sin(angle / 2) ** 2, self.mirror[:, -1]
         everywhere = -0.5 * order * np.log1p(-sine)
         gain = np.where(part < 0.5, -0.5 * order * np.log1p(-4 * part * (1 - part) * sine), everywhere)

@@ -41,7 +41,7 @@ class ContourPath:
         stretch: How sharp the cut is (see `Cut`); 1 without a cut.
         bulk_orders: Orders t' that bound what is left out.
         bulk: log E[exp(t' loss)] of it, shape `(m,)` or `(rows, m)`.
-        loss: Log of the integrand's terms over delta, see `losses`.
+        loss: Log of the integrand's terms over delta: the factor by which rounding errors grow.
     """
 
     order: float
@@ -76,7 +76,7 @@ def choose(
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
         goal: Target relative error.
-        most_loss: How much may be lost to rounding, see `losses`.
+        most_loss: The largest `ContourPath.loss` that is small enough.
         doubtful: The guess may be far off, so a long search for a path may be wasted.
 
     Returns:
@@ -86,7 +86,8 @@ def choose(
     orders, period = moments.order, periods(moments, epsilon, log_delta, goal)
     # Where moments explode, so does the deviation; U must still be as large as before.
     deviation = np.minimum.accumulate(np.sqrt(np.maximum(moments.variance, 1e-300)))
-    loss = losses(moments, epsilon, log_delta)
+    # By how much the integrand's terms exceed delta, as a logarithm: rounding matters as much.
+    loss = moments.exponent(epsilon) - log_chernoff(orders) - log_delta - np.log1p(orders * deviation)
     work = np.log(period / deviation) + np.maximum(loss - 4.0, 0.0) * 0.7
     work = np.where(np.isfinite(work) & (loss <= most_loss), work, np.inf)
     best = int(np.argmin(work))
@@ -132,13 +133,6 @@ def choose(
                     return replace(candidate, frequency=float(frequency))
     # No contour is short enough: the bounds will be wide but valid. A longer one costs more than it tells.
     return replace(simple, frequency=float(min(most / _FALLBACK, frequency)))
-
-
-def losses(moments: Moments, epsilon: float, log_delta: float) -> Reals:
-    """Return the log of the integrand's terms over delta at each order: the factor by which rounding errors grow."""
-    deviation = np.minimum.accumulate(np.sqrt(np.maximum(moments.variance, 1e-300)))
-    orders, exponent = moments.order, moments.exponent(epsilon)
-    return np.asarray(exponent - log_chernoff(orders) - log_delta - np.log1p(orders * deviation))
 
 
 def periods(moments: Moments, epsilon: float, log_delta: float, goal: float) -> Reals:

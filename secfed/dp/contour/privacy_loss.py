@@ -35,6 +35,16 @@ _TAIL = 50.0
 _REACH = float(np.sqrt(2 * _TAIL))
 
 
+class Kept(dict[Any, Any]):
+    """Results that are asked for again, by key."""
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return the result under a key, computed at the first call."""
+        if key not in self:
+            self[key] = compute()
+        return self[key]
+
+
 @dataclass(frozen=True, slots=True)
 class Laws:
     """Single releases, and how often each is composed.
@@ -51,16 +61,10 @@ class Laws:
     noise: Reals
     count: Reals
     # What was computed for some order and is asked again: `far_end`, and layouts of `quadrature`.
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.rate)
-
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """Return what was computed before under a key, or compute it."""
-        if key not in self._kept:
-            self._kept[key] = compute()
-        return self._kept[key]
 
     def part(self, which: Any) -> "Laws":
         """Return some of the laws."""
@@ -111,7 +115,7 @@ def _range(laws: Laws, order: float) -> tuple[Reals, Reals]:
 
 def far_end(laws: Laws, order: float) -> Reals:
     """Return where the side of large |loss| ends, shape `(n,)`: at most exp(-_TAIL) lies beyond."""
-    found: Reals = laws.once(order, lambda: _far_end(laws, order))
+    found: Reals = laws.kept.once(order, lambda: _far_end(laws, order))
     return found
 
 

@@ -57,5 +57,5 @@ def _layout(
     """Return where each law's nodes start and stop, and how many there are; computed once."""
     pair = fixed_size if laws.direction == "fixed_size" else privacy_loss
     key = order, frequency, tolerance, stretch
-    found: tuple[Reals, Reals, npt.NDArray[np.int64]] = laws.once(key, lambda: pair.layout(laws, *key))
+    found: tuple[Reals, Reals, npt.NDArray[np.int64]] = laws.kept.once(key, lambda: pair.layout(laws, *key))
     return found

@@ -200,12 +200,11 @@ def moments_of(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> 
     if not variance > 0:
         return None
 
-    def cheap(order: float) -> bool:
-        # A contour reaches imaginary parts far above its order, and needs more atoms there; some laws always have many.
-        return all(law.size(order) <= min(_MOST_ATOMS, max(_MOST_ATOMS / 16, 4.0 * law.size(0.0))) for law, _ in pairs)
+    # A contour reaches imaginary parts far above its order, and needs more atoms there; some laws always have many.
+    limits = [(law, min(_MOST_ATOMS, max(_MOST_ATOMS / 16, 4.0 * law.size(0.0)))) for law, _ in pairs]
 
     def columns_at(orders: Reals) -> Reals:
-        while len(orders) and not cheap(float(orders[-1])):
+        while len(orders) and any(law.size(float(orders[-1])) > most for law, most in limits):
             orders = orders[:-1]
         return np.array([orders, *_columns(pairs, orders)]) if len(orders) else np.empty((4, 0))
 
