@@ -188,6 +188,7 @@ def test_many_queries_of_the_promised_range_have_an_answer(spent: list[float], q
 @given(query=QUERIES)
 @example(query=(10**-0.75, 0.1, 1, 0.1, "replace", False))
 @example(query=(0.001, 10.0, 10, 1e-143, "add_remove", True))
+@example(query=(0.0001, 1.0, 10**9, 0.9646616199111993, "add_remove", False))  # the contour's epsilon is below 0
 def test_every_query_of_the_promised_range_has_an_answer(spent: list[float], query: Query) -> None:
     check(spent, query)
 

@@ -162,7 +162,7 @@ def epsilon_bounds(
         if near(best) or not high - low < np.inf:
             break
         # The terms must shrink as much as the gap.
-        most_loss = fine.loss - float(np.log((high - low) / (_ENOUGH * high))) - 1.0
+        most_loss = fine.loss - float(np.log((high - low) / (_ENOUGH * max(abs(high), 1e-300)))) - 1.0
     if not best[1] - best[0] <= _WIDE * abs(best[1]):
         best = _meet(best, smooth(releases, log_delta, _FINE_GAP, best))
     return best
