@@ -231,10 +231,10 @@ def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) 
 
     from secfed.cli.leakage import curves, matrix, report
 
-    found, cohorts, epsilons = [], [], []
+    found, cohorts, epsilons, effort = [], [], [], matrix.QUICK if quick else matrix.FULL
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("attacking", total=matrix.CELLS + curves.count(quick))
-        for cell in matrix.cells(key_bits, seed, matrix.QUICK if quick else matrix.FULL):
+        for cell in matrix.cells(key_bits, seed, effort):
             found.append(cell)
             progress.update(task, advance=1, description=f"{cell.attack}: {cell.protection}")
         for cohort in curves.cohort_points(seed, quick):
@@ -257,7 +257,7 @@ def _matrix(key_bits: int, seed: int, quick: bool, output: Path, as_json: bool) 
     _draw(files["png"], lambda: matrix.picture(found, files["png"]))
     _draw(files["html"], lambda: files["html"].write_text(report.page(found, drawn, seed, quick), encoding="utf-8"))
     _draw(files["json"], lambda: files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
-    tell(SchemaName.ATTACK, [*matrix.table(found), f"report: {files['html']}"], result if as_json else None)
+    tell(SchemaName.ATTACK, [*matrix.table(found, effort), f"report: {files['html']}"], result if as_json else None)
 
 
 def _draw(file: Path, draw: Callable[[], object]) -> None:

@@ -45,13 +45,14 @@ def test_the_whole_matrix_tells_what_leaks_and_what_does_not(run: tuple[dict[str
     leaks = {place for place, cell in found.items() if cell["leaks"]}
     for name in ("plain, 8 clients", "plain, server's noise"):
         assert {(attack, name) for attack in (*MESSAGES, *SUMS)} <= leaks
-    for name in ("secagg, 3 clients", "secagg, 8 clients", "secagg, 50 clients", "paillier, 8 clients"):
-        assert not leaks & {(attack, name) for attack in MESSAGES}
+    # A quick matrix marks one cell in a hundred by chance. The masks come from the operating system's generator, so no
+    # seed decides which: of 12 cells that leak nothing, three are marked once in 4,000 runs, of eight once in 10,000.
+    hidden = ("secagg, 3 clients", "secagg, 8 clients", "secagg, 50 clients", "paillier, 8 clients")
+    assert len(leaks & {(attack, name) for attack in MESSAGES for name in hidden}) < 3
     for name in ("secagg, 8 clients", "paillier, 8 clients"):
         assert {(attack, name) for attack in (*SUMS, MEMBER)} <= leaks
     assert ("picture from the sum", "secagg, 50 clients") not in leaks
     assert found["picture from the sum", "secagg, 3 clients"]["success"] == 1
-    # Each of eight is called a leak by chance once in a hundred runs, so three are once in 10,000.
     assert len(leaks & {(attack, "secagg, clients' noise") for attack in (*MESSAGES, *SUMS)}) < 3
     assert found[MEMBER, "secagg, clients' noise"]["success"] < 0.7
 

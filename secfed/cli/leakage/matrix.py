@@ -92,7 +92,10 @@ class Cell:
 
     @property
     def leaks(self) -> bool:
-        """Whether the attack beats all runs by chance; in a full matrix this is wrong once in a thousand cells."""
+        """Whether the attack beats all runs by chance.
+
+        Of cells that leak nothing, at most one in a thousand does so too, and in a quick matrix one in a hundred.
+        """
         return self.success > self.null_largest
 
     def to_json(self) -> dict[str, Any]:
@@ -317,7 +320,7 @@ def by_place(found: Iterable[Cell]) -> dict[tuple[str, str], Cell]:
     return {(cell.attack, cell.protection): cell for cell in found}
 
 
-def table(found: list[Cell]) -> list[str]:
+def table(found: list[Cell], effort: Effort = FULL) -> list[str]:
     """Return the matrix as lines: success in percent, with an asterisk where it is better than on noise."""
     attacks, names = list(dict.fromkeys(cell.attack for cell in found)), list(PROTECTIONS)
     cell_at = by_place(found)
@@ -327,7 +330,9 @@ def table(found: list[Cell]) -> list[str]:
         row = [_text(cell_at[attack, name]) for name in names]
         lines.append(f"{attack:{width}}  " + "  ".join(text.rjust(6) for text in row))
     lines += [f"[{number}] {name}" for number, name in enumerate(names, start=1)]
-    lines.append(f"percent of clients; * better than the same attack on noise; pictures are picked out of {CANDIDATES}")
+    lines.append(f"percent of clients; pictures are picked out of {CANDIDATES}")
+    lines.append("* better than the same attack on noise")
+    lines.append(f"of the cells that leak nothing, chance marks at most one in {effort.null_runs:,}")
     return lines
 
 

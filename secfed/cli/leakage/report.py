@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from secfed.cli.figures import BLUE, GRAY, GREEN, VERMILION, drawing, show
 from secfed.cli.leakage.curves import Curves
-from secfed.cli.leakage.matrix import PROTECTIONS, Cell, advantage, by_place, in_words
+from secfed.cli.leakage.matrix import FULL, PROTECTIONS, QUICK, Cell, advantage, by_place, in_words
 from secfed.cli.leakage.scenario import CANDIDATES
 
 Array = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ def page(cells: list[Cell], curves: Curves, seed: int, quick: bool) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    runs = "100 runs" if quick else "1,000 runs"
+    runs = f"{(QUICK if quick else FULL).null_runs:,}"
     body = [
         "<h1>What leaks: attacks on recorded sessions of secfed</h1>",
         f"<p>Every cell comes from a recorded session with real pictures, seed {seed}{', quick' if quick else ''}. An "
@@ -51,10 +51,10 @@ def page(cells: list[Cell], curves: Curves, seed: int, quick: bool) -> str:
         "case for a protection.</p>",
         "<h2>Attack and protection</h2>",
         "<p>Percent of the clients for which an attack finds what it is after; pictures are picked out of "
-        f"{CANDIDATES}. "
-        f"An asterisk and color: better than all of {runs} of the same attack on noise (of a slow attack, than its own "
-        "guesses against as many random orders of the candidates; of membership, than scores that know nothing). "
-        "Membership is an AUC, 50 by chance.</p>",
+        f"{CANDIDATES}. An asterisk and color: better than all of {runs} runs of the same attack on noise (of a slow "
+        "attack, than its own guesses against as many random orders of the candidates; of membership, than scores that "
+        f"know nothing). Of the cells that leak nothing, chance marks at most one in {runs}. Membership is an AUC, 50 "
+        "by chance.</p>",
         _table(cells),
         "<h2>Originals and reconstructions</h2>",
         _figure(_pictures(cells), "The client's own picture at the left; what an attack makes of each protection."),
