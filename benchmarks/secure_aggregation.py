@@ -95,7 +95,7 @@ def client_against_flower() -> Iterator[Line]:
         None
     ):  # the peer's stage: quantize, agree on masks, mask, write; the shares come already opened there, here not
         client = secagg.Client.from_bytes(saved, threads=1)
-        client._vector = fixed.encode(values, 500, seed=os.urandom(32))
+        fixed.encode(values, 500, seed=os.urandom(32))  # the saved client has its vector, as long as this one
         client.receive(request)
 
     ours()

@@ -43,8 +43,8 @@ while they are read, a block of the vector at a time. The client's next stage is
 answer that is given up leaves the client in ABORTED. `Server.receive_chunks`, or an `Upload` from `Server.upload`,
 keeps the packed message and adds it when it is complete: an incomplete one changes nothing.
 
-Where to look: `stages.py` has the order of the stages and their messages. `STEPS` in `client.py` and `server.py` has
-what a party does in each (the server takes responses in `responses.py` and makes long requests in `requests.py`; a
+Where to look: `stages.py` has the order of the stages and their messages. `client_stages.py` and `server_stages.py`
+have what a party does in each (the server takes responses in `responses.py` and makes long requests in `requests.py`; a
 client's shares are in `shares.py`, its checks of the survivors in `survivors.py`). `states.py` has what a party holds
 in each stage, `snapshot.py` how that is saved and checked when it is resumed. Chunks are in `answer.py`, `upload.py`.
 `messages.py` has the layout of the messages, `binding.py` everything that is hashed or signed, `masking.py` the masks,

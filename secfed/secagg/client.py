@@ -1,34 +1,27 @@
 """The client's half of a session: bytes in, bytes out; no socket, no clock.
 
 The client recomputes what it can (session id, graph, its holders) and checks the rest; the numbers C1 to C22 are those
-of `protocols/secagg/README.md`.
+of `protocols/secagg/README.md`. `client_stages.py` says what it does in each stage.
 """
 
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Self
 
-import numpy as np
 import numpy.typing as npt
 
 from secfed.concurrency import refused_while_busy
-from secfed.crypto import aead, shamir, signing
-from secfed.crypto.agreement import KEY_BYTES, KeyPair, are_distinct, are_sound
-from secfed.crypto.entropy import DerivedEntropy, Entropy, SystemEntropy
+from secfed.crypto import signing
+from secfed.crypto.entropy import Entropy, SystemEntropy
 from secfed.errors import ConfigError, FaultyServerError, MalformedMessageError, StageError
-from secfed.secagg import binding, masking, messages, snapshot, stages
+from secfed.secagg import binding, masking, messages, snapshot
 from secfed.secagg.answer import Answer
+from secfed.secagg.client_stages import STEPS, ClientSetup, Step
 from secfed.secagg.config import Config, Policy
-from secfed.secagg.graph import graph_of
-from secfed.secagg.shares import open_pairs, split
-from secfed.secagg.stages import KINDS, Exchange, Request, Response, Stage, following, longest_request
-from secfed.secagg.states import Held, Joined, Keys, Masked, Shared, Signed
-from secfed.secagg.survivors import check_signatures, check_survivors
-from secfed.wire import Message, Pieces, Set, kind_of, set_from_bytes, set_to_bytes, shared_set, view
-
-Before = TypeVar("Before", bound=Held)
+from secfed.secagg.stages import KINDS, Stage, following, longest_request
+from secfed.secagg.states import Held, Joined, Keys, Released, Shared
+from secfed.wire import Message, kind_of, view
 
 
 class Client:
@@ -83,21 +76,26 @@ class Client:
         copy: bool = True,
     ) -> None:
         try:
-            self._position = config.position(client_id)
+            position = config.position(client_id)
         except KeyError:
             count = len(config.client_ids)
             raise ConfigError(f"client {client_id} is not among the {count} clients of the configuration") from None
-        self._config = config
-        self._policy = policy or Policy()
-        self._directory = binding.check_directory(config, directory)
-        self._signing_key = binding.check_signing_key(config, client_id, signing_key, self._directory)
-        self._entropy: Entropy = entropy or SystemEntropy()
-        self._threads, self._copy = threads, copy
+        identities = binding.check_directory(config, directory)
+        self._setup = ClientSetup(
+            config,
+            client_id,
+            position,
+            policy or Policy(),
+            binding.check_signing_key(config, client_id, signing_key, identities),
+            identities,
+            entropy or SystemEntropy(),
+            threads,
+            copy,
+        )
         self._reading: weakref.ref[Answer] | None = None  # what is being read; only it holds the vector
         self._busy = threading.Lock()
         self.client_id = client_id
         self.stage = Stage.ADVERTISE_KEYS
-        self._survivors: Set | None = None
         self._state: Held | None = Joined(vector if callable(vector) else masking.checked(vector, config, copy=copy))
 
     def __repr__(self) -> str:
@@ -106,7 +104,8 @@ class Client:
     @property
     def survivors(self) -> tuple[int, ...]:
         """Ids of the clients in the sum; empty until this client has helped to unmask it."""
-        return () if self._survivors is None else tuple(self._config.ids[self._survivors].tolist())
+        state = self._state
+        return tuple(self._setup.config.ids[state.survivors].tolist()) if isinstance(state, Released) else ()
 
     def __reduce__(self) -> str:
         raise TypeError("a Client holds secrets and cannot be pickled; see to_bytes")
@@ -166,7 +165,8 @@ class Client:
         expected = step.exchange.request
         if kind not in (expected.kind, messages.Abort.kind):  # C2
             raise StageError(f"message of kind {kind} in stage {stage.name}, needed {expected.__name__}", "C2")
-        if len(whole) > (longest := longest_request(stage, self._config)):  # before anything is copied
+        longest = longest_request(stage, self._setup.config)
+        if len(whole) > longest:  # before anything is copied
             raise MalformedMessageError(f"{len(whole)} bytes, at most {longest} are allowed", longest)
         if kind == messages.Abort.kind:
             messages.Abort.from_bytes(whole).text()
@@ -178,12 +178,12 @@ class Client:
         self._reading = weakref.ref(answer)
         return answer
 
-    def _respond(self, step: "Step", request: Message) -> Answer | FaultyServerError:
+    def _respond(self, step: Step, request: Message) -> Answer | FaultyServerError:
         """Do what a stage asks for, or return why the server is at fault."""
         # ABORTED until the answer exists: whatever interrupts this call, the stage is not answered a second time.
         self.stage, self._state, state = Stage.ABORTED, None, self._state
         try:
-            response, state_after = step.answer(self, state, request)
+            response, state_after = step.answer(self._setup, state, request)
         except MalformedMessageError:  # raised before the stage changes anything
             self._state, self.stage = state, step.exchange.stage
             raise
@@ -193,7 +193,7 @@ class Client:
             if isinstance(error, FaultyServerError):
                 return FaultyServerError(error.args[0], error.check)
             raise
-        after = following(step.exchange.stage, self._config), state_after
+        after = following(step.exchange.stage, self._setup.config), state_after
 
         def finish() -> None:
             (self.stage, self._state), self._reading = after, None
@@ -231,7 +231,7 @@ class Client:
         stage, state = answer._after if answer and answer._unfinished else (self.stage, self._state)
         if isinstance(state, Joined | Keys | Shared) and callable(state.vector):
             raise StageError("a function has yet to make this client's vector, and a function cannot be saved")
-        return snapshot.save_client(self._config, self.client_id, self._policy, stage, state)
+        return snapshot.save_client(self._setup.config, self.client_id, self._setup.policy, stage, state)
 
     @classmethod
     def from_bytes(
@@ -266,185 +266,11 @@ class Client:
         client.stage, client._state = stage, state
         return client
 
-    # One method for each stage: it takes the state and the request, and returns the response and the next state.
-    # `STEPS` lists them. Each checks everything before it uses anything.
-
-    def _advertise_keys(
-        self, state: Joined, request: messages.AdvertiseKeysRequest
-    ) -> tuple[messages.AdvertiseKeysResponse, Keys]:
-        config = self._config
-        if request.config_hash != config.hash:  # C3
-            raise FaultyServerError("the server runs another configuration than this client", "C3")
-        if objection := self._policy.objection(config):  # C4
-            raise FaultyServerError(objection, "C4")
-        channel = KeyPair(self._entropy.draw("channel_key", KEY_BYTES))
-        mask = KeyPair(self._entropy.draw("mask_key", KEY_BYTES))
-        share_seed = self._entropy.draw("share_seed", 32)
-        keys = channel.public_bytes, mask.public_bytes
-        signature = self._sign(binding.advertisement(config, request.nonce, self.client_id, *keys))
-        after = Keys(request.nonce, channel, mask, signature, share_seed, state.vector)
-        return messages.AdvertiseKeysResponse(*keys, signature), after
-
-    def _share_keys(self, state: Keys, request: messages.ShareKeysRequest) -> tuple[messages.ShareKeysResponse, Shared]:
-        config, me = self._config, self._position
-        advertised = shared_set(request.advertised, len(config.client_ids))
-        members = np.flatnonzero(advertised)
-        channel_keys = messages.column(request.channel_keys, KEY_BYTES, len(members), "channel keys")
-        mask_keys = messages.column(request.mask_keys, KEY_BYTES, len(members), "mask keys")
-        signed = signing.SIGNATURE_BYTES if config.malicious_server else 0
-        signatures = messages.column(request.signatures, signed, len(members), "signatures") if signed else []
-        if not signed and request.signatures:
-            raise MalformedMessageError(f"{len(request.signatures)} bytes of signatures that were not asked for", 0)
-        place = int(np.searchsorted(members, me))
-        own = (state.channel.public_bytes, state.mask.public_bytes, state.signature)
-        listed = (channel_keys[place], mask_keys[place], signatures[place] if signed else b"") if advertised[me] else ()
-        if listed != own:  # C5
-            raise FaultyServerError("this client's own keys are missing or altered", "C5")
-        if not are_distinct(all_keys := request.channel_keys + request.mask_keys):  # C6
-            raise FaultyServerError("two clients have the same public key", "C6")
-        if not are_sound(all_keys):  # C7
-            raise FaultyServerError("a public key is not canonical or of low order", "C7")
-        for i, signature in enumerate(signatures):  # C8
-            peer = config.client_ids[members[i]]
-            signed_keys = binding.advertisement(config, state.nonce, peer, channel_keys[i], mask_keys[i])
-            if not signing.verify(self._directory[peer], signature, signed_keys):
-                raise FaultyServerError(f"the keys of client {peer} are not signed by its identity key", "C8")
-        session_id = binding.session_id(
-            config, state.nonce, request.advertised, request.channel_keys, request.mask_keys
-        )
-        graph = graph_of(config, advertised, session_id)
-        holders = graph.holders(me)
-        if len(holders) < config.threshold or len(members) < self._policy.minimum_cohort:  # C9
-            found = f"{len(members)} clients advertised keys, {len(holders)} hold this one's shares"
-            raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C9")
-        # Derived, not drawn: a client that was restored from a snapshot seals the same bytes again. Other bytes under
-        # the same key and nonce would break AES-GCM.
-        entropy = DerivedEntropy(binding.share_keys_secret(session_id, state.share_seed))
-        self_seed = entropy.draw("self_seed", shamir.SECRET_BYTES)
-        others = graph.neighbors(me)
-        places = dict(zip(others.tolist(), np.searchsorted(members, others).tolist(), strict=True))
-        shares = split(config, state.mask.private_bytes() + self_seed, holders, entropy)
-        sealed, opening_keys, kept = [], {}, {}
-        for position, share in zip(holders.tolist(), shares, strict=True):
-            if position == me:  # its own shares it keeps
-                kept[me] = share
-                continue
-            sealing_key, opening_keys[position] = binding.channel_keys(
-                state.channel, channel_keys[places[position]], session_id, self.client_id, config.client_ids[position]
-            )
-            data = binding.sealing_data(session_id, self.client_id, config.client_ids[position])
-            sealed.append(aead.seal(sealing_key, share, data))
-        commitment = binding.commitment(session_id, self.client_id, self_seed)
-        peers = {position: mask_keys[place] for position, place in places.items()}
-        after = Shared(session_id, advertised, graph, state.mask, self_seed, peers, opening_keys, kept, state.vector)
-        return messages.ShareKeysResponse(session_id, commitment, b"".join(sealed)), after
-
-    def _masked_input_collection(
-        self, state: Shared, request: messages.MaskedInputCollectionRequest
-    ) -> tuple[messages.MaskedInputCollectionResponse, Masked]:
-        config, me, ids = self._config, self._position, self._config.client_ids
-        shared = shared_set(request.shared, len(ids))
-        pairs = messages.whole_parts(request.sealed, messages.SEALED_BYTES, "sealed shares")
-        if not shared[me] or (shared & ~state.advertised).any():  # C10
-            raise FaultyServerError(
-                "the clients that shared lack this client, or include one that advertised no keys", "C10"
-            )
-        holders = state.graph.holders(me)
-        holders = holders[shared[holders]]
-        if len(holders) < config.threshold or int(shared.sum()) < self._policy.minimum_cohort:  # C11
-            found = f"{int(shared.sum())} clients shared, {len(holders)} of them hold this one's shares"
-            raise FaultyServerError(f"{found}: needed {self._policy.minimum_cohort} and {config.threshold}", "C11")
-        senders = holders[holders != me].tolist()
-        if pairs != len(senders):  # C12
-            raise FaultyServerError(f"{pairs} sealed shares, needed {len(senders)}", "C12")
-        opened = open_pairs(config, me, state, senders, request.sealed)
-        unopened = np.zeros(len(ids), np.bool_)
-        unopened[[sender for sender in senders if sender not in opened]] = True
-        vector = masking.made(state.vector, config, copy=self._copy) if callable(state.vector) else state.vector
-        added = [binding.self_mask_seed(state.session_id, self.client_id, state.self_seed)]
-        subtracted: list[bytes] = []
-        for position, public_key in state.mask_keys.items():
-            if shared[position]:
-                seed = binding.pair_seed(state.mask, public_key, state.session_id, self.client_id, ids[position])
-                (added if me < position else subtracted).append(seed)
-        kind = masking.create(config, state.session_id, self._threads)
-        payload: Any = Pieces(kind.payload_bytes, kind.mask(vector, added, subtracted, self._entropy))
-        after = Masked(state.session_id, state.advertised, state.graph, shared, state.shares | opened)
-        unopened_bytes = set_to_bytes(unopened)
-        return messages.MaskedInputCollectionResponse(state.session_id, unopened_bytes, payload), after
-
-    def _consistency_check(
-        self, state: Masked, request: messages.ConsistencyCheckRequest
-    ) -> tuple[messages.ConsistencyCheckResponse, Signed]:
-        survivors = shared_set(request.survivors, len(self._config.client_ids))
-        check_survivors(self._config, self._policy, self._position, state, survivors)
-        signature = self._sign(binding.survivors(state.session_id, request.survivors))
-        after = Signed(state.session_id, state.advertised, state.graph, state.shared, state.shares, survivors)
-        return messages.ConsistencyCheckResponse(signature), after
-
-    def _unmasking(self, state: Masked, request: messages.UnmaskingRequest) -> tuple[messages.UnmaskingResponse, None]:
-        clients = len(self._config.client_ids)
-        survivors = shared_set(request.survivors, clients)
-        dropouts = set_from_bytes(request.dropouts, clients)
-        signers = np.flatnonzero(set_from_bytes(request.signers, clients))
-        signatures = messages.column(request.signatures, signing.SIGNATURE_BYTES, len(signers), "signatures")
-        if len(signers) and not self._config.malicious_server:
-            raise MalformedMessageError(f"{len(signers)} signers in a session without signatures", len(signers))
-        check_survivors(self._config, self._policy, self._position, state, survivors)
-        if (survivors & dropouts).any():  # C18
-            raise FaultyServerError("the server asks for both shares of one client", "C18")
-        if ((survivors | dropouts) != state.shared).any():  # C19
-            raise FaultyServerError("survivors and dropouts together are not those that shared", "C19")
-        if self._config.malicious_server:
-            check_signatures(
-                self._config,
-                self._directory,
-                self._position,
-                state,
-                survivors,
-                signers.tolist(),
-                signatures,
-                request.survivors,
-            )
-        size = shamir.SHARE_BYTES
-        shares = [
-            pair[size:] if survivors[position] else pair[:size] for position, pair in sorted(state.shares.items())
-        ]
-        self._survivors = survivors
-        return messages.UnmaskingResponse(state.session_id, b"".join(shares)), None
-
-    def _sign(self, data: bytes) -> bytes:
-        """Sign with the identity key. With a semi-honest server, no client has one or is asked for a signature."""
-        return self._signing_key.sign(data) if self._signing_key else b""
-
     def _erase(self, stage: Stage) -> None:
         """Drop every secret; Python may keep copies of bytes until it reuses the memory."""
-        self.stage, self._state = stage, None
+        self.stage = stage
+        if not isinstance(self._state, Released):  # who was in the sum may still be read
+            self._state = None
         if answer := self._reading and self._reading():
             answer._drop()
         self._reading = None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a client does in a stage."""
-
-    exchange: Exchange[Any, Any]
-    answer: Callable[[Client, Any, Any], tuple[Message, Held | None]]
-
-
-def _step(
-    exchange: Exchange[Request, Response],
-    answer: Callable[[Client, Before, Request], tuple[Response, Held | None]],
-) -> Step:
-    """Let the type checker see that a method takes and returns the types of the exchange."""
-    return Step(exchange, answer)
-
-
-STEPS: dict[Stage, Step] = {
-    Stage.ADVERTISE_KEYS: _step(stages.ADVERTISE_KEYS, Client._advertise_keys),
-    Stage.SHARE_KEYS: _step(stages.SHARE_KEYS, Client._share_keys),
-    Stage.MASKED_INPUT_COLLECTION: _step(stages.MASKED_INPUT_COLLECTION, Client._masked_input_collection),
-    Stage.CONSISTENCY_CHECK: _step(stages.CONSISTENCY_CHECK, Client._consistency_check),
-    Stage.UNMASKING: _step(stages.UNMASKING, Client._unmasking),
-}

@@ -1,10 +1,11 @@
 """What the server does with a client's response in each stage: it checks it, then keeps it in its state.
 
-Each function takes the configuration, the identity keys, the server's state, the client and its response. It raises
+Each function takes the server's setup, its state, the client and its response. It raises
 FaultyClientError with the number of the check, or MalformedMessageError (S2), before anything has changed.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,9 +18,18 @@ from secfed.secagg.states import Advertised, Advertising, Collecting, Opening, S
 from secfed.wire import set_from_bytes, set_to_bytes
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ServerSetup:
+    """What the server has for the whole session; `Server` says what each is."""
+
+    config: Config
+    directory: Mapping[int, bytes]
+    threads: int | None
+    faults: list[FaultyClientError]
+
+
 def advertise_keys(
-    config: Config,
-    directory: Mapping[int, bytes],
+    setup: ServerSetup,
     state: Advertising,
     client_id: int,
     position: int,
@@ -32,7 +42,7 @@ def advertise_keys(
         FaultyClientError: S5 to S7.
     """
     keys = (response.channel_key, response.mask_key)
-    needed = signing.SIGNATURE_BYTES if config.malicious_server else 0
+    needed = signing.SIGNATURE_BYTES if setup.config.malicious_server else 0
     if len(response.signature) != needed:
         found = len(response.signature)
         raise MalformedMessageError(f"the signature has {found} bytes, needs {needed}", found)
@@ -44,8 +54,8 @@ def advertise_keys(
         text = f"a public key of client {client_id} occurs twice, in its message or in one that came earlier"
         raise FaultyClientError(text, client_id, "S6")
     if needed:
-        signed = binding.advertisement(config, state.nonce, client_id, *keys)
-        if not signing.verify(directory[client_id], response.signature, signed):  # S7
+        signed = binding.advertisement(setup.config, state.nonce, client_id, *keys)
+        if not signing.verify(setup.directory[client_id], response.signature, signed):  # S7
             text = f"the keys of client {client_id} are not signed by its identity key"
             raise FaultyClientError(text, client_id, "S7")
     state.known_keys.update(keys)
@@ -54,8 +64,7 @@ def advertise_keys(
 
 
 def share_keys(
-    config: Config,
-    directory: Mapping[int, bytes],
+    setup: ServerSetup,
     state: Sharing,
     client_id: int,
     position: int,
@@ -76,8 +85,7 @@ def share_keys(
 
 
 def masked_input_collection(
-    config: Config,
-    directory: Mapping[int, bytes],
+    setup: ServerSetup,
     state: Collecting,
     client_id: int,
     position: int,
@@ -104,8 +112,7 @@ def masked_input_collection(
 
 
 def consistency_check(
-    config: Config,
-    directory: Mapping[int, bytes],
+    setup: ServerSetup,
     state: Signing,
     client_id: int,
     position: int,
@@ -117,14 +124,13 @@ def consistency_check(
         FaultyClientError: S10.
     """
     signed = binding.survivors(state.collected.session_id, set_to_bytes(state.survivors))
-    if not signing.verify(directory[client_id], response.signature, signed):  # S10
+    if not signing.verify(setup.directory[client_id], response.signature, signed):  # S10
         raise FaultyClientError(f"client {client_id} did not sign the survivors", client_id, "S10")
     state.signatures[position] = response.signature
 
 
 def unmasking(
-    config: Config,
-    directory: Mapping[int, bytes],
+    setup: ServerSetup,
     state: Opening,
     client_id: int,
     position: int,

@@ -1,13 +1,12 @@
 """The server's half of a session: it gets keys, sealed shares and masked vectors, and ends with the vectors' sum.
 
 The numbers S1 to S13 are those of `protocols/secagg/README.md`. Inputs are added as they arrive: memory does not grow
-with clients times length.
+with clients times length. `server_stages.py` says what it does in each stage.
 """
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,18 +15,17 @@ import numpy.typing as npt
 
 from secfed.concurrency import one_at_a_time
 from secfed.crypto.entropy import Entropy, SystemEntropy
-from secfed.errors import FaultyClientError, MalformedMessageError, StageError, TooFewSurvivorsError
-from secfed.secagg import binding, masking, messages, opening, requests, responses, snapshot, stages
+from secfed.errors import FaultyClientError, MalformedMessageError, StageError
+from secfed.secagg import binding, masking, messages, snapshot
 from secfed.secagg.config import Config
-from secfed.secagg.graph import graph_of
-from secfed.secagg.stages import EXCHANGES, Exchange, Request, Response, Stage, following, longest_response
-from secfed.secagg.states import Advertising, Collecting, Done, Ended, Opening, Seen, Sharing, Signing
+from secfed.secagg.responses import ServerSetup
+from secfed.secagg.server_stages import STEPS, Outbox
+from secfed.secagg.stages import EXCHANGES, Stage, following, longest_response
+from secfed.secagg.states import Advertising, Collecting, Done, Ended, Opening, Seen, Signing
 from secfed.secagg.upload import Upload
 from secfed.staging import FileBytes, Whole
-from secfed.wire import Set, kind_of, set_to_bytes, view
+from secfed.wire import Set, kind_of, view
 
-Outbox = dict[int, bytes]
-During = TypeVar("During", bound=Seen)
 Found = TypeVar("Found")
 MAXIMUM_FAULTS = 10_000  # in the list; messages beyond it are refused too
 
@@ -64,12 +62,11 @@ class Server:
         entropy: Entropy | None = None,
         threads: int | None = None,
     ) -> None:
-        self._config = config
-        self._directory = binding.check_directory(config, directory)
-        self._entropy: Entropy = entropy or SystemEntropy()
-        self._threads, self._lock = threads, threading.RLock()
-        self.stage: Stage | None = None
         self.faults: list[FaultyClientError] = []
+        self._setup = ServerSetup(config, binding.check_directory(config, directory), threads, self.faults)
+        self._entropy: Entropy = entropy or SystemEntropy()
+        self._lock = threading.RLock()
+        self.stage: Stage | None = None
         self.aborts: dict[int, str] = {}
         clients = len(config.client_ids)
         self._answered: Set = np.zeros(clients, np.bool_)  # in this stage
@@ -77,12 +74,12 @@ class Server:
         self._state: Seen | None = None  # before `open`
 
     def __repr__(self) -> str:
-        return f"Server(stage={self.stage.name if self.stage else None}, clients={len(self._config.client_ids)})"
+        return f"Server(stage={self.stage.name if self.stage else None}, clients={len(self.config.client_ids)})"
 
     @property
     def config(self) -> Config:
         """The session's parameters."""
-        return self._config
+        return self._setup.config
 
     @property
     def done(self) -> bool:
@@ -97,7 +94,8 @@ class Server:
             StageError: The session is not done.
         """
         if not isinstance(self._state, Done):
-            raise StageError(f"there is no sum yet: the session is in stage {getattr(self.stage, 'name', 'none')}")
+            stage = f"in stage {self.stage.name}" if self.stage else "not open"
+            raise StageError(f"there is no sum yet: the session is {stage}")
         return self._state.sum
 
     @property
@@ -128,8 +126,8 @@ class Server:
         if stage not in EXCHANGES:
             return 0
         if stage is Stage.MASKED_INPUT_COLLECTION and isinstance(state, Collecting):
-            payload = masking.create(self._config, state.session_id, self._threads).payload_bytes
-        return longest_response(stage, self._config, payload)
+            payload = masking.create(self.config, state.session_id, self._setup.threads).payload_bytes
+        return longest_response(stage, self.config, payload)
 
     @one_at_a_time
     def open(self) -> Outbox:
@@ -145,8 +143,8 @@ class Server:
             raise StageError("the session is open already; a new session needs a new Server")
         nonce = self._entropy.draw("nonce", 32)
         self._state, self.stage = Advertising(nonce, {}, {}, {}), Stage.ADVERTISE_KEYS
-        request = messages.AdvertiseKeysRequest(nonce, self._config.hash).to_bytes()
-        return dict.fromkeys(self._config.client_ids, request)
+        request = messages.AdvertiseKeysRequest(nonce, self.config.hash).to_bytes()
+        return dict.fromkeys(self.config.client_ids, request)
 
     @one_at_a_time
     def receive(self, client_id: int, data: Whole) -> bool:
@@ -239,7 +237,7 @@ class Server:
     def _position(self, stage: Stage, client_id: int, start: Whole, size: int) -> int | None:
         """Check everything except a message's contents; return the sender's position, or None if it is late."""
         try:
-            position = self._config.position(client_id)
+            position = self.config.position(client_id)
         except KeyError:  # S1
             raise FaultyClientError(f"client {client_id} is not in the cohort", client_id, "S1") from None
         kind = kind_of(start)
@@ -270,7 +268,7 @@ class Server:
             return True
         response = step.exchange.response.from_bytes(data)
         try:
-            step.collect(self._config, self._directory, self._state, client_id, position, response)
+            step.collect(self._setup, self._state, client_id, position, response)
         except OSError:  # of a file: part of the message may be in the sum
             self.abort("disk")
             raise
@@ -298,15 +296,15 @@ class Server:
         if stage is not None and stage is not self.stage:
             raise StageError(f"the session is in stage {self.stage.name}, asked to close {Stage(stage).name}")
         try:
-            outbox, after = STEPS[self.stage].close(self, self._state, self._answered)
+            outbox, after = STEPS[self.stage].close(self._setup, self._state, self._answered)
         except BaseException as error:  # of any kind: half of a stage may be done, so there is no second try
             self.stage, self._state = Stage.ABORTED, Ended(self._survivors())
             if isinstance(error, FaultyClientError):
                 self.faults.append(FaultyClientError(error.args[0], error.client_id, error.check))
             raise
-        self._awaited = np.isin(self._config.ids, list(outbox))
+        self._awaited = np.isin(self.config.ids, list(outbox))
         self._answered = np.zeros_like(self._awaited)
-        self._state, self.stage = after, following(self.stage, self._config)
+        self._state, self.stage = after, following(self.stage, self.config)
         return outbox
 
     @one_at_a_time
@@ -335,7 +333,7 @@ class Server:
             raise StageError("the session is not open: there is nothing to save")
         state = Ended(self._survivors()) if self.stage is Stage.ABORTED else self._state
         return snapshot.save_server(
-            self._config, self.stage, state, self._answered, self._awaited, self.faults, self.aborts
+            self.config, self.stage, state, self._answered, self._awaited, self.faults, self.aborts
         )
 
     @classmethod
@@ -355,96 +353,9 @@ class Server:
         config, stage, state, answered, awaited, faults, aborts = snapshot.resume_server(data, threads)
         server = cls(config, directory=directory, threads=threads)
         server.stage, server._state, server._answered, server._awaited = stage, state, answered, awaited
-        server.faults, server.aborts = faults, aborts
+        server.faults.extend(faults)
+        server.aborts.update(aborts)
         return server
 
-    # One method for each stage, listed in `STEPS`, closes it; `responses.py` takes its responses.
-
-    def _close_advertise_keys(self, state: Advertising, answered: Set) -> tuple[Outbox, Sharing]:
-        config = self._config
-        members = np.flatnonzero(answered).tolist()
-        count = len(members)
-        opening.check_enough(self._config, Stage.ADVERTISE_KEYS, count, count)
-        if not config.complete and count - 1 < config.threshold:
-            raise TooFewSurvivorsError(
-                f"{count} clients advertised keys, each needs {config.threshold} neighbors", count, config.threshold + 1
-            )
-        columns = [
-            b"".join(column[position] for position in members)
-            for column in (state.channel_keys, state.mask_keys, state.signatures)
-        ]
-        request = messages.ShareKeysRequest(set_to_bytes(answered), *columns)
-        session_id = binding.session_id(
-            config, state.nonce, request.advertised, request.channel_keys, request.mask_keys
-        )
-        after = Sharing(session_id, answered, graph_of(config, answered, session_id), state.mask_keys, {}, {})
-        return dict.fromkeys(self._ids(answered), request.to_bytes()), after
-
-    def _close_share_keys(self, state: Sharing, answered: Set) -> tuple[Outbox, Collecting]:
-        config, graph, advertised = self._config, state.graph, int(state.advertised.sum())
-        opening.check_enough(self._config, Stage.SHARE_KEYS, int(answered.sum()), advertised)
-        shared = answered.copy()
-        # A client whose holders are gone could never be opened: it counts as a dropout of this stage, which may leave
-        # others short.
-        while short := graph.short(shared, shared, config.threshold):
-            shared[short] = False
-        opening.check_enough(self._config, Stage.SHARE_KEYS, int(shared.sum()), advertised)
-        accumulator = masking.create(config, state.session_id, self._threads).accumulator()
-        after = Collecting(
-            state.session_id, state.advertised, graph, state.mask_keys, state.commitments, shared, {}, accumulator
-        )
-        return dict(requests.masked_input_collection(config, graph, shared, state.sealed)), after
-
-    def _close_masked_input_collection(self, state: Collecting, answered: Set) -> tuple[Outbox, Signing | Opening]:
-        opening.check_openable(self._config, Stage.MASKED_INPUT_COLLECTION, state, answered)
-        if not self._config.malicious_server:
-            outbox = requests.unmasking(self._config, state, answered, answered, {})
-            return outbox, Opening(state, answered, {})
-        request = messages.ConsistencyCheckRequest(set_to_bytes(answered)).to_bytes()
-        return dict.fromkeys(self._ids(answered), request), Signing(state, answered, {})
-
-    def _close_consistency_check(self, state: Signing, answered: Set) -> tuple[Outbox, Opening]:
-        opening.check_openable(self._config, Stage.CONSISTENCY_CHECK, state.collected, answered)
-        outbox = requests.unmasking(self._config, state.collected, answered, state.survivors, state.signatures)
-        return outbox, Opening(state.collected, state.survivors, {})
-
-    def _close_unmasking(self, state: Opening, answered: Set) -> tuple[Outbox, Done]:
-        collected = state.collected
-        opening.check_openable(self._config, Stage.UNMASKING, collected, answered)
-        for added, subtracted in opening.Opener(self._config, state, answered, self.faults).masks():
-            collected.accumulator.remove(added, subtracted)
-        return {}, Done(state.survivors, collected.accumulator.sum())
-
     def _ids(self, members: Set) -> tuple[int, ...]:
-        return tuple(self._config.ids[members].tolist())
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the server does in a stage: with each response, and when the stage closes."""
-
-    exchange: Exchange[Any, Any]
-    collect: Callable[[Config, Mapping[int, bytes], Any, int, int, Any], None]
-    close: Callable[[Server, Any, Set], tuple[Outbox, Seen]]
-
-
-def _step(
-    exchange: Exchange[Request, Response],
-    collect: Callable[[Config, Mapping[int, bytes], During, int, int, Response], None],
-    close: Callable[[Server, During, Set], tuple[Outbox, Seen]],
-) -> Step:
-    """Let the type checker see that methods take the types of the exchange, and the same state."""
-    return Step(exchange, collect, close)
-
-
-STEPS: dict[Stage, Step] = {
-    Stage.ADVERTISE_KEYS: _step(stages.ADVERTISE_KEYS, responses.advertise_keys, Server._close_advertise_keys),
-    Stage.SHARE_KEYS: _step(stages.SHARE_KEYS, responses.share_keys, Server._close_share_keys),
-    Stage.MASKED_INPUT_COLLECTION: _step(
-        stages.MASKED_INPUT_COLLECTION, responses.masked_input_collection, Server._close_masked_input_collection
-    ),
-    Stage.CONSISTENCY_CHECK: _step(
-        stages.CONSISTENCY_CHECK, responses.consistency_check, Server._close_consistency_check
-    ),
-    Stage.UNMASKING: _step(stages.UNMASKING, responses.unmasking, Server._close_unmasking),
-}
+        return tuple(self.config.ids[members].tolist())

@@ -125,7 +125,7 @@ def save_client(config: Config, client_id: int, policy: Policy, stage: Stage, st
         client_id=client_id.to_bytes(4, "little"),
         policy=json.dumps(asdict(policy)).encode(),
         stage=bytes((stage,)),
-        state=_fields_to_bytes(state) if state else b"",
+        state=_fields_to_bytes(state) if state and stage < Stage.DONE else b"",
     )
     return _sealed_off(saved)
 

@@ -93,6 +93,13 @@ class Signed(Masked):
     survivors: Set
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Released(Held):
+    """After Unmasking: nothing secret is left."""
+
+    survivors: Set
+
+
 # What the server holds: no secrets, only what clients sent, by their positions.
 
 

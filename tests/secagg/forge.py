@@ -291,7 +291,7 @@ def seen(server: Server) -> Any:
     return state.collected if isinstance(state, Signing | Opening) else state
 
 
-_PUBLIC = {"_config", "_policy", "_directory", "_signing_key", "_entropy", "_busy", "_lock"}
+_PUBLIC = {"_setup", "_entropy", "_busy", "_lock"}
 
 
 def state(party: Client | Server, *, without: Collection[str] = ()) -> Any:

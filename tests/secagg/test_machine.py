@@ -6,6 +6,7 @@ may be anything. The channel to a client is the server's, and a hostile server m
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, wraps
 from typing import Any
 
@@ -328,7 +329,7 @@ class Network(RuleBasedStateMachine):
                 signing_key=self.session.identities.get(client_id),
                 threads=1,
             )
-            vars(again)["_entropy"] = vars(client)["_entropy"]
+            vars(again)["_setup"] = replace(vars(again)["_setup"], entropy=vars(client)["_setup"].entropy)
 
     @attack(pick=PICK, tell=st.booleans())
     def a_client_leaves(self, pick: int, tell: bool) -> None:

@@ -251,7 +251,7 @@ def test_resumed_client_keeps_every_refusal() -> None:
 def test_resumed_client_does_not_forget_its_policy() -> None:
     session = Session(complete(), policy=Policy(minimum_cohort=5)).to(Stage.SHARE_KEYS)
     again = resumed_client(session, session.clients[ME])
-    assert vars(again)["_policy"] == Policy(minimum_cohort=5)
+    assert vars(again)["_setup"].policy == Policy(minimum_cohort=5)
 
 
 def test_resumed_client_keeps_the_policy_that_it_is_given() -> None:

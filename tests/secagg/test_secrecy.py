@@ -184,7 +184,7 @@ def test_no_representation_shows_a_secret() -> None:
     client, pair, key = session.clients[VICTIM], KeyPair(b"\x21" * 32), SigningKey(b"\x22" * 32)
     secrets = [*secrets_of(client), b"\x21" * 32, b"\x22" * 32]
     vector = str(session.vectors[VICTIM].tolist())
-    for thing in (client, session.server, pair, key, config, held(client), held(client).graph, vars(client)["_policy"]):
+    for thing in (client, session.server, pair, key, config, held(client), held(client).graph, vars(client)["_setup"]):
         for text in (repr(thing), str(thing), f"{thing}"):
             assert not [secret for secret in secrets for form in secret_texts(secret) if form in text]
             assert vector[1:-1] not in text

@@ -6,11 +6,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from secfed import errors
-from secfed.secagg import Client, Server, Stage, messages
-from secfed.secagg import client as client_module
-from secfed.secagg import server as server_module
+from secfed.secagg import Client, Server, Stage, client_stages, messages, server_stages
 from secfed.secagg.stages import EXCHANGES, KINDS, following
-from secfed.secagg.states import SEEN, held_in
+from secfed.secagg.states import SEEN, Released, held_in
 from tests.secagg.forge import (
     MESSAGES,
     Session,
@@ -84,7 +82,7 @@ def server_at(name: str, stage: Stage) -> tuple[Session, Server]:
 def test_table_is_the_librarys() -> None:
     found = {stage: (exchange.request.kind, exchange.response.kind) for stage, exchange in EXCHANGES.items()}
     assert found == TABLE
-    for steps in (client_module.STEPS, server_module.STEPS):
+    for steps in (client_stages.STEPS, server_stages.STEPS):
         assert {stage: step.exchange for stage, step in steps.items()} == EXCHANGES
     assert sorted(KINDS) == ALL_KINDS
     assert [stage.name for stage in sorted(Stage)] == [
@@ -110,20 +108,17 @@ def test_stages_follow_each_other_as_the_table_says(name: str) -> None:
 def test_each_stage_of_a_client_leaves_what_the_next_one_takes(name: str) -> None:
     config = SESSIONS[name]
     for stage in stages(name):
-        types = get_type_hints(client_module.STEPS[stage].answer)
+        types = get_type_hints(client_stages.STEPS[stage].answer)
         response, after = get_args(types["return"])
         assert (types["request"], response) == (EXCHANGES[stage].request, EXCHANGES[stage].response)
         assert issubclass(held_in(stage, config), types["state"])
-        if stage is Stage.UNMASKING:
-            assert after is None
-        else:
-            assert after is held_in(following(stage, config), config)
+        assert after is (Released if stage is Stage.UNMASKING else held_in(following(stage, config), config))
 
 
 @pytest.mark.parametrize("name", SESSIONS)
 def test_each_stage_of_a_server_leaves_what_the_next_one_takes(name: str) -> None:
     for stage in stages(name):
-        step = server_module.STEPS[stage]
+        step = server_stages.STEPS[stage]
         collecting, closing = get_type_hints(step.collect), get_type_hints(step.close)
         assert collecting["response"] is EXCHANGES[stage].response
         assert collecting["state"] is closing["state"] is SEEN[stage]

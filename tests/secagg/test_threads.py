@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from secfed import errors
-from secfed.secagg import Client, Config, Stage, masking
-from secfed.secagg import client as client_module
-from secfed.secagg import server as server_module
+from secfed.secagg import Client, Config, Stage, client_stages, masking, server_stages
+from secfed.secagg.client_stages import ClientSetup
 from tests.secagg.forge import Session, assert_forgot, complete, held, ring, secrets_of, seen
 
 ME = 5
@@ -58,18 +57,18 @@ def both_at_once(function: Callable[[], Any]) -> list[Any]:
 def interrupt(client: Client, stage: Stage, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[Any]:
     """Let another thread make a call while this client works on a stage; returns where its result will be."""
     results: list[Any] = []
-    step, started = client_module.STEPS[stage], threading.Event()
+    step, started = client_stages.STEPS[stage], threading.Event()
 
-    def interrupted(self: Client, *arguments: Any) -> Any:
-        if self is not client or started.is_set():  # the second delivery got here: it must not deliver a third
-            return step.answer(self, *arguments)
+    def interrupted(setup: ClientSetup, *arguments: Any) -> Any:
+        if setup.client_id != client.client_id or started.is_set():  # the second delivery got here: no third one
+            return step.answer(setup, *arguments)
         started.set()
         results.append(in_thread(call))
-        found = step.answer(self, *arguments)
+        found = step.answer(setup, *arguments)
         results.append(in_thread(call))
         return found
 
-    monkeypatch.setitem(client_module.STEPS, stage, replace(step, answer=interrupted))
+    monkeypatch.setitem(client_stages.STEPS, stage, replace(step, answer=interrupted))
     return results
 
 
@@ -183,7 +182,7 @@ def test_server_gives_the_right_sum_to_answers_from_two_threads() -> None:
 def test_server_counts_an_answer_delivered_twice_at_once_once(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(complete()).to(Stage.MASKED_INPUT_COLLECTION)
     server, answer, results = session.server, session.reply(ME), []
-    step = server_module.STEPS[Stage.MASKED_INPUT_COLLECTION]
+    step = server_stages.STEPS[Stage.MASKED_INPUT_COLLECTION]
 
     def interrupted(*arguments: Any) -> None:
         second = threading.Thread(target=lambda: results.append(in_thread(lambda: server.receive(ME, answer))))
@@ -193,7 +192,7 @@ def test_server_counts_an_answer_delivered_twice_at_once_once(monkeypatch: pytes
         pending.append(second)
 
     pending: list[threading.Thread] = []
-    monkeypatch.setitem(server_module.STEPS, Stage.MASKED_INPUT_COLLECTION, replace(step, collect=interrupted))
+    monkeypatch.setitem(server_stages.STEPS, Stage.MASKED_INPUT_COLLECTION, replace(step, collect=interrupted))
     assert server.receive(ME, answer)
     pending[0].join(10)
     assert isinstance(results[0], errors.FaultyClientError) and results[0].check == "S4"

@@ -182,7 +182,7 @@ class _Weakened(Client):
         answer = super().receive(data)
         if not any(swapped):
             return answer
-        response, config = messages.MaskedInputCollectionResponse.from_bytes(answer), self._config
+        response, config = messages.MaskedInputCollectionResponse.from_bytes(answer), self._setup.config
         vector = unpack(response.masked, config.length, config.modulus_bits, config.dtype).copy()
         prg.accumulate(vector, *swapped, threads=1)
         return replace(response, masked=pack(vector, config.modulus_bits)).to_bytes()
