@@ -107,7 +107,7 @@ def _rows(
     guess = guess if known else min(moments.epsilon_guess(log_delta), most)
     path = choose(last, moments, guess, log_delta, _GOAL, doubtful=not known)
     if path is None:
-        guess = between(smooth(last, log_delta, _ROUGH))
+        guess = between(smooth(last, log_delta, _ROUGH, (0.0, most)))
         path = choose(last, moments, guess, log_delta, _GOAL) if guess < most else None
     if path and path.cut is None:
         # The smallest composition decays slowest.

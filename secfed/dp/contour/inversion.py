@@ -6,6 +6,7 @@ import numpy as np
 
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import smoothed
+from secfed.dp.contour.capped import capped
 from secfed.dp.contour.integral import Contour, WarmStart, build
 from secfed.dp.contour.moments import MOST_NODES, Moments, NoOrderError, Releases
 from secfed.dp.contour.path import ContourPath, adapted, choose, work
@@ -27,8 +28,9 @@ _CLOSE = 0.01
 _KIND_WORK = 3e5
 # Relative gap above which a smoothed contour is tried too.
 _WIDE = 1e-3
-# Its target relative gap.
+# Its target relative gap, and the most by which capped losses may raise delta.
 _FINE_GAP = 1e-5
+_MOST_EXCESS = 1e-6
 
 
 class Profile(Protocol):
@@ -132,7 +134,7 @@ def epsilon_bounds(
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        return _meet(unsampled(), smooth(releases, log_delta, _FINE_GAP))
+        return _meet(unsampled(), smooth(releases, log_delta, _FINE_GAP, unsampled()))
     best = (-np.inf, moments.epsilon_bound(log_delta))
     guess = min(moments.epsilon_guess(log_delta), best[1])
     effort, tried = Effort(releases), None
@@ -179,12 +181,14 @@ def smooth(
         gap: Target relative gap.
         known: Known bounds; the search starts from them if they are close together.
     """
-    pairs = smoothed.from_releases(releases, log_delta)
-    if pairs is None:
+    most = known[1]
+    found = capped(releases, log_delta, most, min(gap / 10, _MOST_EXCESS))
+    if found is None:
         return -np.inf, np.inf
-    middle = (known[0] + known[1]) / 2
-    near = known[1] - known[0] <= 0.1 * middle
-    return smoothed.epsilon_bounds(pairs, log_delta, gap, middle if near else None)
+    middle = (known[0] + most) / 2
+    near = most - known[0] <= 0.1 * middle
+    low, high = smoothed.epsilon_bounds(found.pairs, log_delta, gap, middle if near else None, found.excess)
+    return min(low, most), high
 
 
 def between(bounds: tuple[float, float]) -> float:
@@ -210,10 +214,11 @@ def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour 
 
 def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:
     """Return bounds on the logarithm of delta from a smoothed contour."""
-    pairs = smoothed.from_releases(releases, log_delta)
-    if pairs is None:
+    found = capped(releases, log_delta, epsilon, _MOST_EXCESS / 100)
+    if found is None:
         return -np.inf, 0.0
-    low, high = smoothed.delta_bounds(pairs, epsilon)
+    low, high = smoothed.delta_bounds(found.pairs, epsilon)
+    low *= 1 - found.excess
     return float(np.log(low)) if low > 0 else -np.inf, float(np.log(high)) if high > 0 else -np.inf
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, WarmStart, assemble
-from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
+from secfed.dp.contour.moments import Moments, NoOrderError, log_chernoff
 from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.path import ContourPath, frequencies, periods
 from secfed.dp.contour.privacy_loss import Reals
@@ -31,7 +31,7 @@ _MOST_SPENT = 300_000
 
 
 def epsilon_bounds(
-    pairs: Pairs, log_delta: float, gap: float = _GAP, guess: float | None = None
+    pairs: Pairs, log_delta: float, gap: float = _GAP, guess: float | None = None, excess: float = 0.0
 ) -> tuple[float, float]:
     """Return lower and upper bounds on epsilon of a composition, in the direction of the pairs.
 
@@ -40,16 +40,18 @@ def epsilon_bounds(
         log_delta: Logarithm of delta.
         gap: Target relative gap.
         guess: Where to start; by default, an estimate from the moments.
+        excess: The true delta may be smaller than that of the pairs by at most this fraction of it.
 
     Returns:
         Both at least 0; the upper one is infinite if there is no guarantee or none was found.
     """
     delta, (certain, infinite) = math.exp(log_delta), _unbounded(pairs)
-    if certain >= delta:
+    if certain * (1 - excess) >= delta:
         return math.inf, math.inf
     # Subtract infinite losses from delta. Losses that may be infinite or 0 lower the upper goal and raise the lower
     # one.
-    goals = np.log([delta - certain + (infinite - certain), max(delta - infinite, 1e-320)])
+    least = (delta + (infinite - certain)) / (1 - excess) - certain
+    goals = np.log(np.maximum([least, delta - infinite], 1e-320))
     if _alone(pairs, 0.0):
         return _invert(pairs, delta)
     moments = moments_of(pairs, goals[1], None)
@@ -129,28 +131,6 @@ def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -
             break
         guess = value
     return certain + max(0.0, low - lost), min(1.0, high + infinite)
-
-
-def from_releases(releases: Releases, log_delta: float) -> list[tuple[Law, int]] | None:
-    """Return the laws of sampled Gaussian releases; losses rarer than 1e-7 of delta count as infinite.
-
-    Returns:
-        None if probabilities would underflow.
-    """
-    counts = sum(float(part.count.sum()) for part in releases.laws) + float(releases.gaussian > 0)
-    beyond = math.exp(max(log_delta, -690.0)) * 1e-7 / counts
-    if beyond < 1e-280:
-        return None
-    rows = [
-        (float(noise), float(rate), part.direction, int(count))
-        for part in releases.laws
-        for rate, noise, count in zip(part.rate, part.noise, part.count, strict=True)
-    ]
-    if releases.gaussian > 0:
-        rows.append((1 / math.sqrt(releases.gaussian), 1.0, "remove", 1))
-    if any(noise < 1e-3 for noise, *_ in rows):
-        return None
-    return [(NoiseLaw(noise, rate, side, laplace=False, beyond=beyond), count) for noise, rate, side, count in rows]
 
 
 def _unbounded(pairs: Pairs) -> tuple[float, float]:
