@@ -71,10 +71,13 @@ def fourier_sums(weights: Reals, points: Reals, step: float, count: int) -> tupl
     starts = np.flatnonzero((np.diff(cells, prepend=-1) != 0) | (np.arange(len(cells)) % _RUN == 0))
     few = len(starts) < 0.7 * len(cells)
     runs = cells[starts] if few else cells
+    sparse = len(runs) < size // 8
+    filled, runs = np.unique(runs, return_inverse=True) if sparse else (np.arange(size), runs)
     grid = np.zeros(size + 2 * _REACH)
     for j in range(2 * _REACH + 1):
         part = spread * math.exp(-_SHARPNESS * (j - _REACH) ** 2)
-        grid += np.bincount(runs + j, np.add.reduceat(part, starts) if few else part, len(grid))
+        reached = filled + j if sparse else slice(j, j + size)
+        grid[reached] += np.bincount(runs, np.add.reduceat(part, starts) if few else part, len(filled))
         spread *= factor
     # The grid is a circle: what is spread past one end belongs to the other.
     circle = grid[_REACH : size + _REACH]
