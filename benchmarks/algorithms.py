@@ -9,6 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from benchmarks.measure import print_or_write
 from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS
 from secfed.cli.simulation.outcome import Outcome
 from secfed.cli.simulation.run import simulate
@@ -73,12 +74,7 @@ def main() -> None:
             found = cells([run(algorithm, seed, federation) for seed in SEEDS])
             rows.append(f"| {name} | `{algorithm}` | {' | '.join(found)} |")
             print(rows[-1], file=sys.stderr, flush=True)
-    table = "\n".join(rows)
-    if arguments.write is None:
-        print(table)
-        return
-    before, _, after = arguments.write.read_text().split(MARKER)
-    arguments.write.write_text(f"{before}{MARKER}\n\n{table}\n\n{MARKER}{after}")
+    print_or_write("\n".join(rows), arguments.write, MARKER)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,12 @@ def paired(
     pairs = [(clock(first), clock(second)) for _ in range(repeats)]
     ratio = statistics.median(a / b for a, b in pairs)
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), ratio
+
+
+def print_or_write(table: str, page: Path | None, marker: str) -> None:
+    """Print a table, or replace the part of a page between two lines `marker`."""
+    if page is None:
+        print(table)
+        return
+    before, _, after = page.read_text().split(marker)
+    page.write_text(f"{before}{marker}\n\n{table}\n\n{marker}{after}")

@@ -9,6 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from benchmarks.measure import print_or_write
 from secfed.cli.algorithm_parameters import ASYNCHRONOUS, DEFAULTS
 from secfed.cli.simulation.run import simulate
 from secfed.cli.simulation.settings import Settings
@@ -54,12 +55,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help=f"a page whose part between two lines {MARKER} is replaced")
     arguments = parser.parse_args()
     print(both_kinds_of_noise())
-    table = algorithms()
-    if arguments.write is None:
-        print(table)
-        return
-    before, _, after = arguments.write.read_text().split(MARKER)
-    arguments.write.write_text(f"{before}{MARKER}\n\n{table}\n\n{MARKER}{after}")
+    print_or_write(algorithms(), arguments.write, MARKER)
 
 
 if __name__ == "__main__":

@@ -203,13 +203,14 @@ def _turns(angle: Reals, result: Complexes) -> Complexes:
     """Fill in exp(i k angle) - 1 for k = 0, 1, ... by doubling, without cancellation; `(n, count, nodes)`."""
     count, done = result.shape[1], 1
     result[:, 0] = 0.0
+    half, ahead = np.sin(angle / 2), np.empty((len(angle), 1, angle.shape[1]), np.complex128)
     while done < count:
-        half = np.sin(angle * (done / 2))
-        ahead = (-2 * half * half + 1j * np.sin(angle * done))[:, None]
-        some = min(done, count - done)
-        before, after = result[:, :some], result[:, done : done + some]
-        np.multiply(before, ahead, out=after)
-        after += before
+        whole = np.sin(angle * done)
+        ahead.real[:, 0], ahead.imag[:, 0] = -2 * half * half, whole
+        half, some = whole, min(done, count - done)
+        after = result[:, done : done + some]
+        # (1 + before) (1 + ahead) - 1
+        np.multiply(result[:, :some], 1 + ahead, out=after)
         after += ahead
         done += some
     return result

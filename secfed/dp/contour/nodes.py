@@ -66,14 +66,14 @@ class Nodes:
         total = tilted.sum(axis=2)
         with np.errstate(over="ignore", invalid="ignore"):
             # Where the moment is near 1, its distance from 1 must keep its digits.
-            near = np.exp(self.mass) * np.expm1(np.minimum(exponent, 1.0))
-            far = np.exp(np.minimum(weight, 700.0)) - np.exp(self.mass)
-            excess = np.where(exponent > 1, far, near).sum(axis=2)
+            mass, large = np.exp(self.mass), exponent > 1
+            excess = mass * np.expm1(np.minimum(exponent, 1.0))
+            np.copyto(excess, tilted * np.exp(top) - mass, where=large)
+            excess = excess.sum(axis=2)
             log = np.where(excess < 1e3, np.log1p(excess), np.log(total) + top[..., 0])
-        tilted /= total[..., None]
-        mean = (tilted * self.loss).sum(axis=2)
-        variance = (tilted * (self.loss - mean[..., None]) ** 2).sum(axis=2)
-        return log, mean, variance
+        mean = np.einsum("mnk,nk->mn", tilted, self.loss) / total
+        square = (self.loss - mean[..., None]) ** 2
+        return log, mean, np.einsum("mnk,mnk->mn", tilted, square) / total
 
     def truncation(self, order: float, log_moment: Reals) -> Reals:
         """Bound the mass beyond both ends of the nodes, relative to E[exp(t loss)], for any imaginary part.
