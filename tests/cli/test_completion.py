@@ -28,6 +28,7 @@ def run(program: Path, *command: str, **more: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_completes_commands_options_and_choices(program: Path) -> None:
     """The shell itself runs the script that `secfed` gives it, and asks for the words after several beginnings."""

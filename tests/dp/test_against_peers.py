@@ -103,7 +103,7 @@ def draw(count: int, seed: int) -> list[Setting]:
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [pytest.param(24, 1, id="some"), pytest.param(520, 2, id="many", marks=pytest.mark.slow)]
+    ("count", "seed"), [pytest.param(10, 1, id="some"), pytest.param(520, 2, id="many", marks=pytest.mark.slow)]
 )
 def test_bounds_hold_what_convolution_on_a_grid_gives(count: int, seed: int) -> None:
     undecided, slowest, widths, memory = [], 0.0, [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

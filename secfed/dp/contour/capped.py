@@ -28,7 +28,7 @@ class CappedLaw(NoiseLaw):
     Args:
         noise: The noise's standard deviation.
         rate: Probability with which the client takes part.
-        direction: See `NoiseLaw`.
+        direction: "remove", "add", "replace" or "fixed_size", as in `NoiseLaw`.
         beyond: Probability of noise that may count as an infinite loss.
         low: Probability of the losses that are raised to `least`.
         cap: Losses above it are split between it and infinity. The law takes the next larger cap that suits it.

@@ -211,6 +211,7 @@ def test_rows_with_many_columns_are_scaled_to_the_norm_of_few(tmp_path: Path) ->
     assert (rows**2).sum(axis=1).mean() == pytest.approx(32)
 
 
+@pytest.mark.slow
 def test_the_page_makes_tables_that_its_commands_take(tmp_path: Path, secfed: Runner) -> None:
     page = (ROOT / "docs" / "command-line.md").read_text().partition("## Own data")[2]
     make, train = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[:2]

@@ -212,7 +212,9 @@ def test_moments_beyond_a_cut_fade_at_least_as_their_bound_says(direction: Direc
 
 
 @directions_with_cuts
-@seeds
+@pytest.mark.parametrize(
+    "seeds", [pytest.param(range(1), id="few"), pytest.param(range(1, 24), id="many", marks=pytest.mark.slow)]
+)
 def test_what_a_cut_leaves_out_is_bounded(direction: Direction, seeds: range) -> None:
     gaps = []
     for seed in seeds:
