@@ -122,9 +122,8 @@ class Accountant:
             bounds: Return a lower value as well.
 
         Returns:
-            The certified upper value, infinite if there is none; with `bounds` both. The lower value is 0 for sums of
-            discrete Gaussians with several coordinates or from sampled cohorts, for Skellam noise (only its moments are
-            known), and with an exponential mechanism.
+            The certified upper value, infinite if there is none; with `bounds` both. The lower value leaves out
+            exponential mechanisms and Skellam noise, of which only upper bounds are known.
 
         Raises:
             ConfigError: The delta is out of range.
@@ -132,7 +131,7 @@ class Accountant:
         """
         delta = check_delta(delta)
         left = self._left(delta)
-        found = Bounds(*self._composed().epsilon(left)) if left > 0 else Bounds(0.0, math.inf)
+        found = Bounds(*self._composed().epsilon(left, below=bounds)) if left > 0 else Bounds(0.0, math.inf)
         if left < delta:
             found = Bounds(0.0, found.upper)
         return found if bounds else found.upper
@@ -158,7 +157,7 @@ class Accountant:
         epsilon = check_number("epsilon", epsilon)
         if not epsilon >= 0:
             raise ConfigError(f"epsilon {epsilon} must be at least 0")
-        found = self._delta_bounds(epsilon)
+        found = self._delta_bounds(epsilon, below=bounds)
         return found if bounds else found.upper
 
     def curve(self, delta: float) -> Reals:
@@ -410,8 +409,8 @@ class Accountant:
             return (0.0, 0.0), (1.0, 1.0)
         return trade_off.TradeOff(self._profile(), self._epsilon_bounds).bounds(rate)
 
-    def _delta_bounds(self, epsilon: float, starts: Sequence[WarmStart] = ()) -> Bounds:
-        found = Bounds(*self._composed().delta(epsilon, starts))
+    def _delta_bounds(self, epsilon: float, starts: Sequence[WarmStart] = (), below: bool = False) -> Bounds:
+        found = Bounds(*self._composed().delta(epsilon, starts, below=below))
         if decisive := self._decisive:
             found = Bounds(0.0, min(1.0, found.upper + decisive))
         return found

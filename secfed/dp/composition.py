@@ -15,7 +15,7 @@ from secfed.dp.contour.inversion import Profile
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
 from secfed.dp.contour.pairs import Law
 from secfed.dp.contour.privacy_loss import Direction, Laws, Reals
-from secfed.dp.dominating_pairs import gaussian_pair, laws, unsampled
+from secfed.dp.dominating_pairs import gaussian_pair, laws, unsampled, weaker
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -113,12 +113,13 @@ class Composition:
         """
         return Composition.of([*self.events.items(), (event, count)], self.adjacency)
 
-    def epsilon(self, delta: float, starts: Sequence[WarmStart] = ()) -> tuple[float, float]:
+    def epsilon(self, delta: float, starts: Sequence[WarmStart] = (), *, below: bool = False) -> tuple[float, float]:
         """Return lower and upper bounds on epsilon.
 
         Args:
             delta: Above 0 and below 1.
             starts: In a search, where to start, one per direction: see `WarmStart`.
+            below: Where the pairs are only bounds, find a lower bound from weaker releases; without this it is 0.
         """
         if not self.events:
             return 0.0, 0.0
@@ -129,7 +130,8 @@ class Composition:
             smooth = [smoothed.epsilon_bounds(pairs, math.log(delta)) for pairs in self.pairs]
             low = max((each[0] for each in smooth), default=0.0)
             high = max((each[1] for each in smooth), default=math.inf)
-            return min(low, moments) if self.exact else 0.0, min(high, moments)
+            high = min(high, moments)
+            return min(low if self.exact else self._epsilon_below(delta) if below else 0.0, high), high
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
         low, high = 0.0, 0.0
@@ -142,11 +144,11 @@ class Composition:
         if high == math.inf or high - low > _TIGHT * high:
             high = min(high, renyi.epsilon(self.events.items(), self.adjacency, delta))
         if not self.exact:
-            return 0.0, high
+            return min(self._epsilon_below(delta) if below else 0.0, high), high
         return (min(max(low, self.floor(delta)), high) if high - low > _WIDE * high else low), high
 
-    def delta(self, epsilon: float, starts: Sequence[WarmStart] = ()) -> tuple[float, float]:
-        """Return lower and upper bounds on delta; for `starts` see `epsilon`."""
+    def delta(self, epsilon: float, starts: Sequence[WarmStart] = (), *, below: bool = False) -> tuple[float, float]:
+        """Return lower and upper bounds on delta; for `starts` and `below` see `epsilon`."""
         if not self.events:
             return 0.0, 0.0
         if not self.private:
@@ -162,7 +164,8 @@ class Composition:
             ]
             low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
             bounded = all(isinstance(unsampled(event), _BOUNDED) for event in self.events)
-            return max(0.0, low) if self.exact else 0.0, max(0.0 if bounded else tiny, min(high, moments))
+            high = max(0.0 if bounded else tiny, min(high, moments))
+            return min(max(0.0, low) if self.exact else self._delta_below(epsilon) if below else 0.0, high), high
         low, high = -math.inf, -math.inf
         for i, direction in enumerate(self.directions):
             at = max(epsilon - 2 * self.slack, 0.0)
@@ -174,10 +177,36 @@ class Composition:
             found = _delta(direction, at, starts[i] if starts else None)
             low, high = max(low, found[0]), max(high, found[1])
         high = min(high + self.slack, 0.0, math.log(max(one.variation for one in self.directions)) + self.slack)
-        least, most = (math.exp(low) if self.exact else 0.0), math.exp(high)
+        least, most = (math.exp(low) if self.exact else self._delta_below(epsilon) if below else 0.0), math.exp(high)
         if not high - low <= _TIGHT:
             most = min(most, renyi.delta(self.events.items(), self.adjacency, epsilon))
         return least, max(most, tiny)
+
+    def _epsilon_below(self, delta: float) -> float:
+        """Return a lower bound on epsilon, from releases that reveal no more than these."""
+        found = self._weaker()
+        if found is None or not (raised := delta * math.exp(found[1]) * (1 + 1e-15)) < 1:
+            return 0.0
+        return max(0.0, found[0].epsilon(raised)[0] - 2 * found[1])
+
+    def _delta_below(self, epsilon: float) -> float:
+        """Return a lower bound on delta, from releases that reveal no more than these."""
+        found = self._weaker()
+        return found[0].delta(epsilon + 2 * found[1])[0] * math.exp(-found[1]) * (1 - 1e-15) if found else 0.0
+
+    def _weaker(self) -> tuple["Composition", float] | None:
+        """Return a composition whose pairs are exact and that reveals no more, up to the slack that is returned too.
+
+        Releases that no exact pair is known for are left out.
+        """
+        kept, slack = [], 0.0
+        for event, count in self.events.items():
+            if found := weaker(event):
+                kept.append((found[0], count))
+                slack += count * found[1]
+        composed = Composition.of(kept, self.adjacency)
+        known = composed.exact and (composed.directions or composed.pairs)
+        return (composed, slack) if known and slack < 1 else None
 
     def floor(self, delta: float) -> float:
         """Return a cheap lower bound on epsilon: an observer of all releases sees each of them."""

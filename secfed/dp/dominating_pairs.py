@@ -18,6 +18,7 @@ slack; with one coordinate its exact law is used (`discrete_gaussian`). Mechanis
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from secfed.dp.contour.pairs import Law, MixtureLaw, NoiseLaw, RangeLaw
 from secfed.dp.contour.privacy_loss import Direction
 from secfed.dp.discrete_gaussian import one_coordinate_pair
 from secfed.dp.events import (
+    NOISE_MULTIPLIERS,
     Adjacency,
     DiscreteGaussianSum,
     Event,
@@ -33,6 +35,7 @@ from secfed.dp.events import (
     Gaussian,
     Laplace,
     PoissonSampled,
+    SkellamSum,
 )
 from secfed.dp.mechanisms import ExponentialMechanism
 from secfed.dp.mixtures import GaussianMixture
@@ -78,13 +81,50 @@ def gaussian_pair(event: Event, adjacency: Adjacency) -> tuple[NoisePair, float]
     variance = release.noise_variance * release.clients - _ROUNDING**2
     if variance <= 0:
         return None
-    # Twice the sum over k >= 1 of exp(-2 pi^2 r^2 k^2), as a ratio, for each coordinate; and the sum's own law.
-    uneven = 2.0 * math.exp(-2 * math.pi**2 * _ROUNDING**2) * 1.001
+    slack = release.dimension * _slack(release, _ROUNDING**2)
+    return _noise_pair(event, adjacency, math.sqrt(variance) / release.sensitivity), slack
+
+
+def weaker(event: Event) -> tuple[Event, float] | None:
+    """Return a release with an exact pair that reveals no more than an event, and the slack of the comparison.
+
+    For a sum of discrete Gaussians it is Gaussian: the sum with a little continuous noise on top, of clients that
+    contribute in one coordinate only (`docs/accountant.md`, section 7).
+
+    Returns:
+        Events with an exact pair as they are. None if nothing is known, or if the noise of a sum is so little that this
+        would say nothing.
+    """
+    release = unsampled(event)
+    if isinstance(release, ExponentialMechanism | SkellamSum):
+        return None
+    if not isinstance(release, DiscreteGaussianSum):
+        return event, 0.0
+    variance, more = release.noise_variance * release.clients, _ROUNDING**2
+    shift, rest = math.floor(min(release.sensitivity, release.sensitivity_l1)), variance * more / (variance + more)
+    if not shift or rest < 0.25 or (release.clients > 1 and release.noise_variance < 0.25):
+        return None
+    noise = math.sqrt(variance + more) * (1 + 1e-12) / shift
+    if not NOISE_MULTIPLIERS[0] <= noise <= NOISE_MULTIPLIERS[1]:
+        return None
+    gaussian = Gaussian(noise)
+    sampled = replace(event, event=gaussian) if isinstance(event, PoissonSampled | FixedSizeSampled) else gaussian
+    return sampled, _slack(release, rest)
+
+
+def _slack(release: DiscreteGaussianSum, variance: float) -> float:
+    """Bound |log ratio| of a sum's probabilities in one coordinate to those of the Gaussian it is compared with.
+
+    Args:
+        release: The sum.
+        variance: Of the rounding, or of what of the sum's noise lies between the lattice points; at least 1/4.
+    """
+    # Twice the sum over k >= 1 of exp(-2 pi^2 r^2 k^2), as a ratio; and the sum's own law.
+    uneven = 2.0 * math.exp(-2 * math.pi**2 * variance) * 1.001
     k = np.arange(1, min(release.clients, 10_000))
     terms = np.exp(-2 * math.pi**2 * release.noise_variance * k / (k + 1))
     added = float(terms.sum()) + max(0, release.clients - 10_000) * float(terms[-1] if len(terms) else 0.0)
-    slack = release.dimension * (2 * math.atanh(uneven) + 5 * added)
-    return _noise_pair(event, adjacency, math.sqrt(variance) / release.sensitivity), slack
+    return 2 * math.atanh(uneven) + 5 * added
 
 
 def laws(events: dict[Event, int], adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:

@@ -27,7 +27,7 @@ Adjacency = Literal["add_remove", "replace", "remove", "add"]
 ADJACENCIES: tuple[Adjacency, ...] = ("add_remove", "replace")
 ONE_SIDED: tuple[Adjacency, ...] = ("remove", "add")
 # Outside this range squares overflow or differences are lost to rounding.
-_NOISE = (1e-6, 1e9)
+NOISE_MULTIPLIERS = (1e-6, 1e9)
 # Least scale of discrete Laplace noise (below it, rounding loses rare masses), and most losses of one release.
 _LEAST_DISCRETE, _MOST_STEPS = 0.01, 4096
 _LENGTH = (1e-30, 1e30)
@@ -47,7 +47,7 @@ class Gaussian:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *NOISE_MULTIPLIERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Laplace:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *_NOISE))
+        keep(self, noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, *NOISE_MULTIPLIERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,9 @@ class DiscreteLaplace:
     def __post_init__(self) -> None:
         keep(
             self,
-            noise_multiplier=check_between("noise_multiplier", self.noise_multiplier, _LEAST_DISCRETE, _NOISE[1]),
+            noise_multiplier=check_between(
+                "noise_multiplier", self.noise_multiplier, _LEAST_DISCRETE, NOISE_MULTIPLIERS[1]
+            ),
             sensitivity=check_count("sensitivity", self.sensitivity),
         )
         if self.sensitivity > _MOST_STEPS:

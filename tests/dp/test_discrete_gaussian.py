@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from secfed import dp
-from secfed.dp.events import ADJACENCIES
+from secfed.dp.events import ADJACENCIES, Adjacency
 
 # Without extended precision these sums are bounded like those of several coordinates.
 pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).eps > 2e-19, reason="long double is a double here")
@@ -83,8 +83,55 @@ def test_a_client_that_cannot_move_the_sum_gives_nothing_away() -> None:
     assert still.delta(0.5) < 1e-40
 
 
-def test_too_many_losses_or_a_sampled_cohort_are_bounded_as_before() -> None:
-    wide = dp.Accountant().compose(dp.DiscreteGaussianSum(1e6, 10, 100.0, 100.0, 1))
-    assert wide.epsilon(1e-6, bounds=True).lower == 0.0 < wide.epsilon(1e-6) < math.inf
-    sampled = dp.Accountant().compose(dp.PoissonSampled(0.1, dp.DiscreteGaussianSum(2.0, 10, 2.0, 2.0, 1)))
-    assert sampled.epsilon(1e-6, bounds=True).lower == 0.0 < sampled.epsilon(1e-6) < math.inf
+@pytest.mark.parametrize("adjacency", ["remove", "add"])
+@pytest.mark.parametrize(
+    ("rate", "variance", "clients", "reach"), [(0.1, 2.0, 5, 2.0), (0.5, 6.0, 2, 3.7), (1e-3, 3.0, 3, 1.0)]
+)
+def test_sampled_sums_are_within_their_bounds(
+    adjacency: Adjacency, rate: float, variance: float, clients: int, reach: float
+) -> None:
+    event = dp.PoissonSampled(rate, dp.DiscreteGaussianSum(variance, clients, reach, 9.0, 3))
+    masses, shift, share = law(variance, clients), math.floor(reach), Decimal(rate)
+    outside = {x: masses.get(x, Decimal(0)) for x in range(min(masses), max(masses) + shift + 1)}
+    inside = {x: (1 - share) * mass + share * masses.get(x - shift, Decimal(0)) for x, mass in outside.items()}
+    first, second = (inside, outside) if adjacency == "remove" else (outside, inside)
+    for epsilon in (rate / 4, rate, 2 * rate):
+        factor = Decimal(epsilon).exp()
+        # The client contributes in one of the three coordinates.
+        exact = float(sum(max(first[x] - factor * second[x], Decimal(0)) for x in outside))
+        found = dp.Accountant(adjacency).compose(event).delta(epsilon, bounds=True)
+        assert found.lower <= exact + 1e-50 and exact - 1e-50 <= found.upper  # `law` leaves out rarer sums
+        assert epsilon > rate / 4 or found.lower > exact / 2
+
+
+def test_lower_values_of_large_sums_meet_the_upper_ones() -> None:
+    for dimension, count in ((1, 1), (5, 20)):
+        event = dp.DiscreteGaussianSum(1e6, 10, 100.0, 100.0, dimension)
+        for released in (event, dp.PoissonSampled(0.1, event), dp.FixedSizeSampled(10, 100, event)):
+            for others in ([], [dp.Gaussian(8.0)]):
+                accountant = dp.Accountant().compose(released, count)
+                for other in others:
+                    accountant.compose(other)
+                lower, upper = accountant.epsilon(1e-6, bounds=True)
+                assert 0 <= lower <= upper <= lower * (1 + 1e-5) + 1e-9
+                lower, upper = accountant.delta(0.01, bounds=True)
+                assert 0 <= lower <= upper <= lower * (1 + 1e-4) + 1e-9
+
+
+def test_a_lower_value_is_not_above_that_of_one_coordinate() -> None:
+    many = dp.Accountant().compose(dp.DiscreteGaussianSum(2.0, 10, 3.9, 3.5, 4), 3)
+    one = dp.Accountant().compose(dp.DiscreteGaussianSum(2.0, 10, 3.9, 3.5, 1), 3)
+    lower = many.epsilon(1e-6, bounds=True).lower
+    assert 0.9 * one.epsilon(1e-6, bounds=True).lower < lower <= one.epsilon(1e-6)
+
+
+def test_what_has_no_exact_pair_is_left_out_of_the_lower_value() -> None:
+    event = dp.DiscreteGaussianSum(2.0, 100, 9.0, 9.0, 4)
+    alone = dp.Accountant().compose(event, 3).epsilon(1e-6, bounds=True).lower
+    for other in (dp.ExponentialMechanism(0.1), dp.SkellamSum(2.0, 100, 9.0, 9.0, 4)):
+        both = dp.Accountant().compose(event, 3).compose(other).epsilon(1e-6, bounds=True)
+        assert both.lower == alone < both.upper
+    with_laplace = dp.Accountant().compose(event, 3).compose(dp.Laplace(2.0)).epsilon(1e-6, bounds=True)
+    assert alone < with_laplace.lower <= with_laplace.upper
+    for little in (dp.DiscreteGaussianSum(0.1, 1, 9.0, 9.0, 4), dp.DiscreteGaussianSum(2.0, 9, 0.5, 0.5, 4)):
+        assert dp.Accountant().compose(little).epsilon(1e-6, bounds=True).lower == 0

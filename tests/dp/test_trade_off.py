@@ -220,7 +220,8 @@ def test_mu_holds_at_random_epsilons_and_its_lower_bound_does_not(name: str, lea
         deltas, allowed = np.interp(np.exp(places), *corners.T), allowed * (1 + 1e-2)
     assert (deltas <= allowed).all()
     if mu.lower:
-        assert mu.upper < mu.lower * (1 + 2e-3)
+        # The lower value of a sum in several coordinates is that of a little more noise.
+        assert mu.upper < mu.lower * (1.03 if name == "discrete" else 1.002)
         # A little below, some delta of the releases is above that of mu.
         smaller = GaussianProfile(mu.lower * (1 - 2e-3))
         places = np.append(np.linspace(0, farthest, 30), accountant.epsilon(least, bounds=True).lower)
