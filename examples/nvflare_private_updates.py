@@ -1,4 +1,7 @@
-"""Federated averaging with NVFlare, whose sites release private updates only, and no more than their budget allows."""
+"""Federated averaging with NVFlare, whose sites release private updates only, and no more than their budget allows.
+
+Needs the extra "nvflare".
+"""
 
 import sys
 import tempfile

@@ -1,4 +1,7 @@
-"""Training with NVFlare whose server sees no update: four sites, one of which fails in the middle of a round."""
+"""Training with NVFlare whose server sees no update: four sites, one of which fails in the middle of a round.
+
+Needs the extra "nvflare". The output shows the error of the site that fails, and then the sites of each round's mean.
+"""
 
 import sys
 import tempfile

@@ -258,7 +258,8 @@ class PrivateUpdates(Filter):
         delta: The delta at which epsilon is computed.
         rounds: How many rounds the budget must last. The noise is the least that allows this.
         ledger: The site's file that records what was spent, also by earlier jobs; `{site}` stands for the site's name.
-            It is created if it does not exist. None: each job has the whole budget.
+            It is created if it does not exist. A relative path starts from the site's workspace, which NVFlare's
+            simulator deletes at the start of each run. None: each job has the whole budget.
 
     Raises:
         ConfigError: A parameter is out of range, or no noise meets the budget.

@@ -113,6 +113,9 @@ def test_the_command_says_it_in_words_and_writes_no_file(secfed: Runner, tmp_pat
     assert run.exit_code == 0 and list(tmp_path.iterdir()) == []
     assert "cannot be told from uniform numbers" in run.stdout
     assert run.stdout.count("100 % of the entries exact") == 4 == run.stdout.count("finds nothing")
+    # Two attacks search. A search that finds no seed has no luck to speak of.
+    failed = [line for line in run.stdout.splitlines() if "finds nothing" in line]
+    assert [(" seeds in " in line, "(luck " in line) for line in failed] == [(True, False)] * 2 + [(False, True)] * 2
 
 
 def test_the_same_seed_gives_the_same_updates_seeds_and_verdicts() -> None:

@@ -90,7 +90,8 @@ class Attempt:
         recovered: Fraction of the entries that it found exactly; 0 if a search found no seed.
         tries: Seeds tried; None where there is nothing to search.
         seconds: Processor time of the attack.
-        luck: An upper bound on the probability that noise would give as much.
+        luck: An upper bound on the probability that noise would give as much; for a search, that any of its seeds
+            fits noise.
     """
 
     success: bool
@@ -102,6 +103,8 @@ class Attempt:
     def __str__(self) -> str:
         found = f"{100 * self.recovered:.0f} % of the entries exact" if self.success else "finds nothing"
         search = "" if self.tries is None else f", {self.tries:,} seeds in {self.seconds:.2g} s"
+        if self.tries is not None and not self.success:  # the luck of a search is that of a find
+            return found + search
         luck = f"{self.luck:.2g}" if self.luck > _LEAST_LUCK else f"below {_LEAST_LUCK:.0e}"
         return f"{found}{search} (luck {luck})"
 
