@@ -145,8 +145,8 @@ def capped(releases: Releases, log_delta: float, epsilon: float, excess: float) 
         # A total of the other losses below -depth has a probability of at most excess / 4.
         found = laws(epsilon + _depth(found, excess / 4))
     raised = sum(count * law.raised for law, count in found)
-    infinite = -sum(count * math.log1p(-law.certain) for law, count in found)
-    # The probability of an infinite loss is at most delta.
+    # Some loss is infinite with a probability of at least 1 - exp(-infinite), and delta is at least that.
+    infinite = sum(count * law.certain for law, count in found)
     ratio = infinite / -math.expm1(-infinite) if infinite > 0 else 1.0
     return CappedReleases([*found], raised + ratio * (raised + excess / 4) * (1 + 1e-9))
 
@@ -157,10 +157,11 @@ def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
     Raised losses do not count. By Chernoff's bound with orders of at least 1, where the capped laws have larger moments
     than the real ones.
     """
-    lowest = sum(count * max(0.0, -law.least) for law, count in laws)
+    best = sum(count * max(0.0, -law.least) for law, count in laws)
     top = max(law.most for law, _ in laws)
-    best = lowest
-    for order in np.maximum(_ORDERS / max(top, 1e-300), 1.0):
+    rounding = 1e-12 * (1 + sum(count for _, count in laws))
+    # Fewer orders where there are many kinds of releases.
+    for order in np.maximum(_ORDERS[:: 1 + len(laws) // 20] / max(top, 1e-300), 1.0):
         if any(law.size(float(order)) > _MOST_ATOMS for law, _ in laws):
             break
         total, least = 0.0, 0.0
@@ -169,5 +170,5 @@ def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
             logs = np.log(np.maximum(masses, 1e-320)) - order * losses
             log = float(logs.max()) + math.log(float(np.exp(logs - logs.max()).sum()))
             total, least = total + count * log, min(least, log)
-        best = min(best, (total - least - math.log(probability) + 1e-9 * (1 + abs(total))) / float(order))
+        best = min(best, (total - least - math.log(probability) + rounding + 1e-9 * abs(total)) / float(order))
     return max(best, 0.0)
