@@ -130,11 +130,11 @@ def epsilon_bounds(
     def unsampled() -> tuple[float, float]:
         return -np.inf, epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
 
-    best = (-np.inf, np.inf)
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        return _meet(unsampled(), smooth(releases, log_delta, _FINE_GAP, unsampled()))
+        best = unsampled()
+        return _meet(best, smooth(releases, log_delta, _FINE_GAP, best))
     best = (-np.inf, moments.epsilon_bound(log_delta))
     guess = min(moments.epsilon_guess(log_delta), best[1])
     effort, tried = Effort(releases), None
