@@ -18,7 +18,7 @@ def log_mixture(rate: float | Reals, log_ratio: Reals) -> Reals:
     if np.all(rate == 1):
         return log_ratio.copy()
     near = np.log1p(rate * np.expm1(np.minimum(log_ratio, _FAR)))
-    if not (log_ratio > _FAR).any():
+    if log_ratio.max(initial=0.0) <= _FAR:
         return np.asarray(near)
     far = np.maximum(log_ratio, _FAR)
     return np.where(log_ratio > _FAR, far + np.log(rate + (1 - rate) * np.exp(-far)), near)

@@ -1,5 +1,6 @@
 """K(t), the moments of a composition at real orders: they choose the contour and bound what it misses."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from secfed.dp.contour.quadrature import grids, most_nodes
 
 # Most nodes of one law.
 MOST_NODES = 20_000
+# Nodes of one law that cost little more than the calls to place them.
+_FEW_NODES = 300
 # Ratio of neighboring orders on the grid, and the most orders above and below the first.
 _RATIO = 2.0**0.5
 _HIGHEST, _LOWEST = 200, 40
@@ -99,7 +102,10 @@ class Moments:
         """
         squares = sum(float((part.count * part.spread_of_loss**2).sum()) for part in releases.laws)
         start = 0.3 / float(np.sqrt(squares + releases.gaussian))
-        return cls.around_best(lambda orders: _cheap_columns(releases, orders), start, log_delta, epsilon, enough)
+        # Usually the best order is among the first 14: one step in place of three, unless large orders cost much more.
+        top = start * _RATIO**13
+        many = 14 if all(most_nodes(laws, top) <= _FEW_NODES for laws in releases.laws) else 6
+        return cls.around_best(lambda orders: _cheap_columns(releases, orders), start, log_delta, epsilon, enough, many)
 
     @classmethod
     def around_best(
@@ -109,6 +115,7 @@ class Moments:
         log_delta: float | None,
         epsilon: float | None,
         enough: float = -np.inf,
+        many: int = 6,
     ) -> "Moments":
         """Extend a grid of orders until Chernoff's bound is best inside it, or good enough.
 
@@ -119,11 +126,12 @@ class Moments:
             log_delta: Logarithm of delta, where epsilon is asked.
             epsilon: Used where there is no delta.
             enough: A bound that is good enough.
+            many: How many orders to evaluate at first.
 
         Raises:
             NoOrderError: No order is cheap enough.
         """
-        first, last, highest = 0, 6, _HIGHEST
+        first, last, highest = 0, many, _HIGHEST
         columns = columns_at(start * _RATIO ** np.arange(float(first), last))
         while columns.shape[1] == 0:
             if first < -_LOWEST:
@@ -188,8 +196,12 @@ def _cheap_columns(releases: Releases, orders: Reals) -> Reals:
 
     Leave out orders so large that rare participation makes up the whole moment: they give no useful bound.
     """
-    while len(orders) and any(most_nodes(laws, float(orders[-1])) > MOST_NODES for laws in releases.laws):
-        orders = orders[:-1]
+
+    def dear(order: float) -> bool:
+        return any(most_nodes(laws, order) > MOST_NODES for laws in releases.laws)
+
+    if len(orders) and dear(float(orders[-1])):
+        orders = orders[: bisect_left(orders.tolist(), True, key=dear)]
     return _columns(releases, orders)
 
 

@@ -124,15 +124,10 @@ def _far_end(laws: Laws, order: float) -> Reals:
     shift = {"add": order, "replace": 2 * order + 1}.get(laws.direction, order + 1)
     # The mass may have two humps far apart, or only the first: take the nearest end whose tail is small enough.
     ends = near * (1 + shift / near) ** np.linspace(0.0, 1.0, 7)[:, None]
-    bounds = tails(laws, order, -ends, ends)[0 if laws.direction == "add" else 1]
+    bounds = left_tail(laws, order, -ends) if laws.direction == "add" else right_tail(laws, order, ends)
     small = bounds < 4 - _TAIL
     first = np.where(small.any(axis=0), small.argmax(axis=0), len(ends) - 1)
     return np.asarray(ends[first, np.arange(len(laws))])
-
-
-def right_tail(laws: Laws, order: float, stop: Reals) -> Reals:
-    """Bound the logarithm of the integral of P exp(t loss) right of `stop`, shape `(n,)`."""
-    return tails(laws, order, -stop, stop)[1]
 
 
 def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, Reals]:
@@ -140,28 +135,37 @@ def tails(laws: Laws, order: float, start: Reals, stop: Reals) -> tuple[Reals, R
 
     l rises with a slope of at most 1 / noise^2 and is convex, so it lies below its chords and above its tangents.
     """
-    noise, rate = laws.noise, laws.rate
-    below, below_part = likelihood(start, rate, noise)
-    above, _ = likelihood(stop, rate, noise)
+    return left_tail(laws, order, start), right_tail(laws, order, stop)
+
+
+def left_tail(laws: Laws, order: float, start: Reals) -> Reals:
+    """Bound the logarithm of the integral of P exp(t loss) left of `start`, of its shape; see `tails`."""
+    below, part = likelihood(start, laws.rate, laws.noise)
     if laws.direction == "add":
-        left = _normal_tail(-order * below, order * below_part / noise**2, -start, noise)
-        return left, -order * above + log_ndtr(-stop / noise)
+        return _normal_tail(-order * below, order * part / laws.noise**2, -start, laws.noise)
+    height = (order + 1) * below
+    if laws.direction == "replace":
+        height -= order * likelihood(-start, laws.rate, laws.noise)[0]
+    return np.asarray(height + log_ndtr(start / laws.noise))
+
+
+def right_tail(laws: Laws, order: float, stop: Reals) -> Reals:
+    """Bound the logarithm of the integral of P exp(t loss) right of `stop`, of its shape; see `tails`."""
+    noise, rate = laws.noise, laws.rate
+    if laws.direction == "add":
+        return np.asarray(-order * likelihood(stop, rate, noise)[0] + log_ndtr(-stop / noise))
     power = order + 1
     # From `stop` to where the client surely took part, in pieces; beyond, the slope is at most 1 / noise^2.
     middle = np.maximum(0.5 + noise**2 * (6.0 - np.log(rate)), stop * 1.01)
     joints = stop * (middle / stop) ** np.linspace(0.0, 1.0, _PIECES + 1).reshape(-1, *[1] * np.ndim(stop))
-    gain, _ = likelihood(joints, rate, noise)
-    height = power * gain
+    height = power * likelihood(joints, rate, noise)[0]
     slopes = np.concatenate([np.diff(height, axis=0) / np.diff(joints, axis=0), [power / noise**2 + 0 * stop]])
-    left = power * below
     if laws.direction == "replace":
-        left = left - order * likelihood(-start, rate, noise)[0]
         other, part = likelihood(-joints, rate, noise)
         height, slopes = height - order * other, slopes + order * part / noise**2
     pieces = _normal_tail(height, slopes, joints, noise)
     peak = pieces.max(axis=0)
-    right = peak + np.log(np.exp(pieces - peak).sum(axis=0))
-    return left + log_ndtr(start / noise), right
+    return np.asarray(peak + np.log(np.exp(pieces - peak).sum(axis=0)))
 
 
 def _normal_tail(height: Reals, slope: Reals, start: Reals, noise: Reals) -> Reals:
