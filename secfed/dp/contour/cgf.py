@@ -203,11 +203,13 @@ def _turns(angle: Reals, result: Complexes) -> Complexes:
     """Fill in exp(i k angle) - 1 for k = 0, 1, ... by doubling, without cancellation; `(n, count, nodes)`."""
     count, done = result.shape[1], 1
     result[:, 0] = 0.0
-    half, ahead = np.sin(angle / 2), np.empty((len(angle), 1, angle.shape[1]), np.complex128)
+    ahead = np.empty((len(angle), 1, angle.shape[1]), np.complex128)
     while done < count:
-        whole = np.sin(angle * done)
-        ahead.real[:, 0], ahead.imag[:, 0] = -2 * half * half, whole
-        half, some = whole, min(done, count - done)
+        # From the tangent of half the angle, which takes less time than sine and cosine.
+        half = np.tan(angle * (0.5 * done))
+        whole = 2 * half / (1 + half * half)
+        ahead.real[:, 0], ahead.imag[:, 0] = -half * whole, whole
+        some = min(done, count - done)
         after = result[:, done : done + some]
         # (1 + before) (1 + ahead) - 1
         np.multiply(result[:, :some], 1 + ahead, out=after)

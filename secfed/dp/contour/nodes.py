@@ -19,6 +19,8 @@ from secfed.dp.contour.privacy_loss import (
 
 # Angles to try, relative to the best one for a normal distribution.
 _FACTORS = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
+# No sum of terms with exponents up to this overflows.
+_MOST_EXPONENT = 600.0
 # Numbers at a time, so that they fit in the processor's cache.
 _CACHE = 1 << 15
 
@@ -59,18 +61,24 @@ class Nodes:
         Returns:
             Three arrays of shape `(m, n)`.
         """
-        exponent = orders[:, None, None] * self.loss
-        weight = exponent + self.mass
-        top = np.maximum(weight.max(axis=2, keepdims=True), 0.0)
-        tilted = np.exp(weight - top)
-        total = tilted.sum(axis=2)
-        with np.errstate(over="ignore", invalid="ignore"):
-            # Where the moment is near 1, its distance from 1 must keep its digits.
-            mass, large = np.exp(self.mass), exponent > 1
-            excess = mass * np.expm1(np.minimum(exponent, 1.0))
-            np.copyto(excess, tilted * np.exp(top) - mass, where=large)
-            excess = excess.sum(axis=2)
-            log = np.where(excess < 1e3, np.log1p(excess), np.log(total) + top[..., 0])
+        exponent, mass = orders[:, None, None] * self.loss, np.exp(self.mass)
+        # Where the moment is near 1, its distance from 1 must keep its digits.
+        if exponent.max() <= _MOST_EXPONENT:
+            tilted = np.expm1(exponent, out=exponent)
+            tilted *= mass
+            log = np.log1p(tilted.sum(axis=2))
+            tilted += mass
+            total = tilted.sum(axis=2)
+        else:
+            weight = exponent + self.mass
+            top = np.maximum(weight.max(axis=2, keepdims=True), 0.0)
+            tilted = np.exp(weight - top)
+            total = tilted.sum(axis=2)
+            with np.errstate(over="ignore", invalid="ignore"):
+                excess = mass * np.expm1(np.minimum(exponent, 1.0))
+                np.copyto(excess, tilted * np.exp(top) - mass, where=exponent > 1)
+                excess = excess.sum(axis=2)
+                log = np.where(excess < 1e3, np.log1p(excess), np.log(total) + top[..., 0])
         mean = np.einsum("mnk,nk->mn", tilted, self.loss) / total
         square = (self.loss - mean[..., None]) ** 2
         return log, mean, np.einsum("mnk,mnk->mn", tilted, square) / total
