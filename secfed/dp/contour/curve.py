@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from numpy.polynomial import Polynomial
 
 from secfed.dp.contour.cgf import evaluate
 from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.inversion import Effort, between, smooth, solve
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
-from secfed.dp.contour.path import ContourPath, adapted, choose, shortest, work
+from secfed.dp.contour.path import ContourPath, adapted, choose, frequencies, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
 
 Alone = Callable[[Releases, float, float], tuple[float, float]]
@@ -27,6 +26,24 @@ _KNOTS = 9
 _ROUGH = 1e-3
 # The most work of a shared contour for each row: beyond it, contours of their own are cheaper. See `path.work`.
 _WORK_PER_ROW = 2e7
+# Frequencies that make a contour so long that the next block tries it before a new one, and the most that it evaluates
+# there in all rows together.
+_LONG, _MOST_SHARED = 5_000, 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """A contour that compositions share.
+
+    Attributes:
+        rows: Returns the contour of the compositions with some counts, shape `(rows,)`.
+        frequencies: How many frequencies it has.
+        needed: How many of them the largest count needs; the next block needs about as many.
+    """
+
+    rows: Callable[[Reals], Contour]
+    frequencies: int
+    needed: int
 
 
 def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
@@ -44,22 +61,37 @@ def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals
         Shape `(rows,)`, at least the floor.
     """
     result = np.full(len(counts), np.nan)
-    start = 0
+    start, shared = 0, None
     while start < len(counts):
         # A single release has a closed form and needs no contour.
         stop = int(np.searchsorted(counts, counts[start] * _BLOCK, side="right")) if start else 1
         rows = slice(start, max(stop, start + 1))
         # Epsilon at half of the last count, and at the last count.
         before = result[[(start - 1) // 2, start - 1]] if start else np.zeros(2)
-        result[rows] = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone, before)
+        result[rows], shared = _block(base, extra, counts[rows], log_delta[rows], floor[rows], alone, before, shared)
         start = rows.stop
     return np.asarray(np.maximum(result, floor))
 
 
 def _block(
-    base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone, before: Reals
-) -> Reals:
-    """Solve counts of similar size on one contour, and those that it does not fit one by one."""
+    base: Releases,
+    extra: Releases,
+    counts: Reals,
+    log_delta: Reals,
+    floor: Reals,
+    alone: Alone,
+    before: Reals,
+    shared: _Shared | None,
+) -> tuple[Reals, _Shared | None]:
+    """Solve counts of similar size on one contour, and those that it does not fit one by one.
+
+    Args:
+        before: Epsilon at half of the last count before, and at that count; 0 if unknown.
+        shared: The contour of the counts before, or None.
+
+    Returns:
+        The upper bounds, and the contour for the next counts.
+    """
     upper = np.full(len(counts), np.inf)
     last, end = base.joined(extra, float(counts[-1])), float(log_delta[-1])
     if floor[-1] > 0:
@@ -68,35 +100,43 @@ def _block(
             size = Moments.at(base, orders).log + counts[:, None] * Moments.at(extra, orders).log + log_chernoff(orders)
             lower = (size - orders * floor[:, None]).min(axis=1) <= log_delta
             upper[lower] = floor[lower]
-    left = np.flatnonzero(~np.isfinite(upper))
-    if len(counts) > 1 and len(left):
-        # On a logarithmic scale epsilon is nearly a straight line.
-        guess = float(before[1] ** 2 / before[0]) if 0 < before[0] < before[1] else np.inf
-        growth = float(np.log2(before[1] / before[0])) if guess < np.inf else 1.0
-        rows, guess = _rows(base, extra, counts, last, end, guess)
-        if rows:
-            start = guess * (counts[left] / counts[-1]) ** growth
-            if len(left) > _KNOTS:
-                # Solve a few rows first; interpolate guesses for the others.
-                few = np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))
-                known = solve(rows(left[few]), log_delta[left[few]], start[few])[2]
-                fitted = Polynomial.fit(counts[left[few]], known, len(few) - 1)(counts[left])
-                start = np.where(fitted > 0, fitted, guess)
-            low, high, _ = solve(rows(left), log_delta[left], start)
-            found = (high - low <= _FINE * np.abs(high)) | (high <= floor[left])
-            upper[left[found]] = high[found]
+    # On a logarithmic scale epsilon is nearly a straight line.
+    guess = float(before[1] ** 2 / before[0]) if 0 < before[0] < before[1] else np.inf
+    growth = float(np.log2(before[1] / before[0])) if guess < np.inf else 1.0
+
+    def solve_on(rows: Callable[[Reals], Contour], guess: float) -> None:
+        left = np.flatnonzero(~np.isfinite(upper))
+        if not len(left):
+            return
+        start = guess * (counts[left] / counts[-1]) ** growth
+        if len(left) > _KNOTS:
+            # Solve a few rows first; interpolate guesses for the others.
+            few = left[np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))]
+            known = solve(rows(counts[few]), log_delta[few], guess * (counts[few] / counts[-1]) ** growth)[2]
+            fitted = Polynomial.fit(counts[few], known, len(few) - 1)(counts[left])
+            start = np.where(fitted > 0, fitted, guess)
+        low, high, _ = solve(rows(counts[left]), log_delta[left], start)
+        found = (high - low <= _FINE * np.abs(high)) | (high <= floor[left])
+        upper[left[found]] = high[found]
+
+    if shared and shared.needed >= _LONG and shared.frequencies * len(counts) <= _MOST_SHARED and guess < np.inf:
+        solve_on(shared.rows, guess)
+    if len(counts) > 1 and not np.isfinite(upper).all():
+        shared, guess = _share(base, extra, counts, last, end, guess)
+        if shared:
+            solve_on(shared.rows, guess)
     for i in np.flatnonzero(~np.isfinite(upper)):
         upper[i] = alone(base.joined(extra, float(counts[i])), float(log_delta[i]), _GOAL)[1]
-    return upper
+    return upper, shared
 
 
-def _rows(
+def _share(
     base: Releases, extra: Releases, counts: Reals, last: Releases, log_delta: float, guess: float
-) -> tuple[Callable[[npt.NDArray[np.intp]], Contour] | None, float]:
+) -> tuple[_Shared | None, float]:
     """Evaluate both compositions on a contour chosen for the last count, which the other rows share.
 
     Returns:
-        A function from rows to their contour, or None, and a guess of the last epsilon.
+        The contour, or None, and a guess of the last epsilon.
     """
     try:
         moments = Moments.of(last, log_delta, None)
@@ -109,6 +149,7 @@ def _rows(
     if path is None:
         guess = between(smooth(last, log_delta, _ROUGH, (0.0, most)))
         path = choose(last, moments, guess, log_delta, _GOAL) if guess < most else None
+    needed = len(frequencies(path)[0]) if path else 0
     if path and path.cut is None:
         # The smallest composition decays slowest.
         path = shortest(base.joined(extra, float(counts[0])), path, _GOAL)
@@ -122,10 +163,9 @@ def _rows(
     log_base, log_extra = (Moments.at(releases, moments.order).log for releases in (base, extra))
     bulk_base, bulk_extra = (adapted(releases, path).bulk for releases in (base, extra))
 
-    def rows(which: npt.NDArray[np.intp]) -> Contour:
-        times = counts[which]
+    def rows(times: Reals) -> Contour:
         its: ContourPath = replace(path, bulk=bulk_base + times[:, None] * bulk_extra) if len(bulk_base) else path
         below = below_one.plus(below_two, times) if below_one and below_two else None
         return assemble(one.plus(two, times), below, its, moments.order, log_base + times[:, None] * log_extra)
 
-    return rows, guess
+    return _Shared(rows, len(frequencies(path)[0]), needed), guess
