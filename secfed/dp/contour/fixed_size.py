@@ -24,7 +24,7 @@ from secfed.dp.contour.privacy_loss import (
 from secfed.dp.likelihood import log_mixture
 
 # Imaginary parts of r to try.
-_TURNS = (1.6, 1.2, 0.8, 0.5, 0.3, 0.15)
+_TURNS = np.array([1.6, 1.2, 0.8, 0.5, 0.3, 0.15])[:, None]
 _EDGE = 1e-21
 
 
@@ -57,11 +57,9 @@ class PairNodes(Nodes):
 
     def discretization(self, order: float, frequency: float, stretch: float = 1.0) -> Reals:
         """Bound the error of the trapezoid rule relative to E[exp(t loss)]; see `Nodes`."""
-        best = np.full(len(self.laws), np.inf)
-        for turn in _TURNS:
-            cost = _cost(self.laws, self.scale, self.points[:, -1], order, frequency, turn, stretch)
-            best = np.minimum(best, np.log(2) + cost + log_trapezoid(2 * np.pi * turn / self.step))
-        return np.asarray(np.exp(np.minimum(best, 700.0)))
+        cost = _cost(self.laws, self.scale, self.points[:, -1], order, frequency, stretch)
+        errors = np.log(2) + cost + log_trapezoid(2 * np.pi * _TURNS / self.step)
+        return np.asarray(np.exp(np.minimum(errors.min(axis=0), 700.0)))
 
     def decay(self, tilted: Reals, order: float, frequency: float, cut: Cut | None = None) -> Reals:
         """Bound the modulus of the moment for all u of at least `frequency`; see `Nodes`.
@@ -116,9 +114,7 @@ def layout(
     reach = (stop - 0.5) / scale
     end = reach + np.log(-np.expm1(-reach))
     need = np.log(2 * laws.count / tolerance)
-    step = np.zeros(len(laws))
-    for turn in _TURNS:
-        step = np.maximum(step, 2 * np.pi * turn / (need + _cost(laws, scale, stop, order, frequency, turn, stretch)))
+    step = (2 * np.pi * _TURNS / (need + _cost(laws, scale, stop, order, frequency, stretch))).max(axis=0)
     return start, end, 2 * whole_steps(end - start, step) + 5
 
 
@@ -157,15 +153,18 @@ def _scale(laws: Laws, order: float) -> Reals:
     return np.asarray(np.minimum(laws.noise, 4 * laws.noise**2 / (order + 1)))
 
 
-def _cost(laws: Laws, scale: Reals, stop: Reals, order: float, frequency: float, turn: float, stretch: float) -> Reals:
-    """Bound the log of how much the integrand grows on the line of r with an imaginary part.
+def _cost(laws: Laws, scale: Reals, stop: Reals, order: float, frequency: float, stretch: float) -> Reals:
+    """Bound the log of how much the integrand grows on lines of r with the imaginary parts `_TURNS`.
 
-    On that line, Im x is at most scale * turn, and Re x falls by at most -scale log cos(turn / 2).
+    On such a line, Im x is at most scale * turn, and Re x falls by at most -scale log cos(turn / 2).
+
+    Returns:
+        Shape `(turns, n)`.
     """
-    noise = laws.noise
-    angle, back = scale * turn / noise**2, -scale * np.log(np.cos(turn / 2))
+    noise, shrunk = laws.noise, np.log(np.cos(_TURNS / 2))
+    angle, back = scale * _TURNS / noise**2, -scale * shrunk
     cost = frequency * angle + angle**2 * noise**2 * stretch / 2 + (stop + order + 1) * back / noise**2
-    cost = cost - np.log(np.cos(turn / 2)) - order * np.log(np.cos(np.minimum(angle, 3.0) / 2))
+    cost = cost - shrunk - order * np.log(np.cos(np.minimum(angle, 3.0) / 2))
     sharp = np.sqrt(stretch - 1) / noise
     cost = cost + back * sharp * (sharp * stop + 1) * (stretch > 1)
     return np.where(angle < 3.0, cost, 1e9)

@@ -221,13 +221,12 @@ class Nodes:
         Returns:
             Log of half the error relative to E[exp(t loss)], shape `(k, n)`.
         """
-        noise, best = self.laws.noise, np.full(np.shape(angle), np.inf)
+        noise = self.laws.noise
         # Up to a right angle in total, negative powers of 1 + y grow little; beyond it, the move itself gains more.
-        for most in (np.pi / 2, np.pi - 1e-3):
-            again = np.minimum(np.clip(most - angle, 0.0, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
-            gained = secant_gain(self.laws, order, angle + again) + again**2 * stiffness / 2
-            best = np.minimum(best, gained + log_trapezoid(2 * np.pi * again * noise**2 / self.step))
-        return best
+        most = np.array([np.pi / 2, np.pi - 1e-3]).reshape(2, 1, 1)
+        again = np.minimum(np.clip(most - angle, 0.0, np.pi / 2), 2 * np.pi * noise**2 / (self.step * stiffness))
+        gained = secant_gain(self.laws, order, angle + again) + again**2 * stiffness / 2
+        return np.asarray((gained + log_trapezoid(2 * np.pi * again * noise**2 / self.step)).min(axis=0))
 
     def _shrink(self, angle: Reals, order: float, frequency: float) -> Reals:
         """Return the log of the integrand's modulus on the moved line, relative to the real line."""

@@ -28,11 +28,13 @@ Reals = npt.NDArray[np.float64]
 Direction = Literal["remove", "add", "replace", "fixed_size"]
 
 ROUNDOFF = 2.0**-53  # of float64
-# Chords that bound a tail.
-_PIECES = 10
+# Joints of the chords that bound a tail, between its ends on a logarithmic scale; and ends of a range to try, likewise.
+_JOINTS, _ENDS = np.linspace(0.0, 1.0, 11), np.linspace(0.0, 1.0, 7)[:, None]
 # Exponent of a tail that is small enough: beyond the ends of a range, less than exp(-_TAIL) of the mass.
 _TAIL = 50.0
 _REACH = float(np.sqrt(2 * _TAIL))
+# Angles to try, relative to the largest useful one.
+_PARTS = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
 
 
 class Kept(dict[Any, Any]):
@@ -123,7 +125,7 @@ def _far_end(laws: Laws, order: float) -> Reals:
     near = _REACH * laws.noise
     shift = {"add": order, "replace": 2 * order + 1}.get(laws.direction, order + 1)
     # The mass may have two humps far apart, or only the first: take the nearest end whose tail is small enough.
-    ends = near * (1 + shift / near) ** np.linspace(0.0, 1.0, 7)[:, None]
+    ends = near * (1 + shift / near) ** _ENDS
     bounds = left_tail(laws, order, -ends) if laws.direction == "add" else right_tail(laws, order, ends)
     small = bounds < 4 - _TAIL
     first = np.where(small.any(axis=0), small.argmax(axis=0), len(ends) - 1)
@@ -157,7 +159,7 @@ def right_tail(laws: Laws, order: float, stop: Reals) -> Reals:
     power = order + 1
     # From `stop` to where the client surely took part, in pieces; beyond, the slope is at most 1 / noise^2.
     middle = np.maximum(0.5 + noise**2 * (6.0 - np.log(rate)), stop * 1.01)
-    joints = stop * (middle / stop) ** np.linspace(0.0, 1.0, _PIECES + 1).reshape(-1, *[1] * np.ndim(stop))
+    joints = stop * (middle / stop) ** _JOINTS.reshape(-1, *[1] * np.ndim(stop))
     height = power * likelihood(joints, rate, noise)[0]
     slopes = np.concatenate([np.diff(height, axis=0) / np.diff(joints, axis=0), [power / noise**2 + 0 * stop]])
     if laws.direction == "replace":
@@ -196,15 +198,13 @@ def secant_gain(laws: Laws, order: float, angle: Reals) -> Reals:
 def strip_error(laws: Laws, order: float, frequency: float, step: Reals, stretch: float) -> Reals:
     """Return the log of the trapezoid rule's error, at the best of several angles."""
     turns = 2.0 if laws.direction == "replace" else 1.0
-    best = np.full(len(laws), np.inf)
     ideal = np.minimum((2 * np.pi / step - turns * frequency / laws.noise**2) / stretch, np.pi)
     # Up to a right angle, negative powers of 1 + y grow little: one try there.
-    for angle in (*(ideal * factor for factor in (1.0, 0.8, 0.6, 0.4, 0.2)), np.minimum(ideal, np.pi / 2)):
-        angle = np.maximum(np.minimum(angle, 3.0), 1e-9)
-        size = stretch * angle**2 * laws.noise**2 / 2 + turns * frequency * angle
-        size += secant_gain(laws, order, angle) + np.log(2)
-        best = np.minimum(best, size + log_trapezoid(2 * np.pi * angle * laws.noise**2 / step))
-    return best
+    angle = np.concatenate([np.multiply.outer(_PARTS, ideal), np.minimum(ideal, np.pi / 2)[None]])
+    angle = np.clip(angle, 1e-9, 3.0)
+    size = stretch * angle**2 * laws.noise**2 / 2 + turns * frequency * angle
+    size += secant_gain(laws, order, angle) + np.log(2)
+    return np.asarray((size + log_trapezoid(2 * np.pi * angle * laws.noise**2 / step)).min(axis=0))
 
 
 def log_trapezoid(turns: Reals) -> Reals:
