@@ -103,7 +103,7 @@ class Moments:
         squares = sum(float((part.count * part.spread_of_loss**2).sum()) for part in releases.laws)
         start = 0.3 / float(np.sqrt(squares + releases.gaussian))
         # Usually the best order is among the first 14: one step in place of three, unless large orders cost much more.
-        top = start * _RATIO**13
+        top = float((start * _RATIO ** np.arange(14.0))[-1])
         many = 14 if all(most_nodes(laws, top) <= _FEW_NODES for laws in releases.laws) else 6
         return cls.around_best(lambda orders: _cheap_columns(releases, orders), start, log_delta, epsilon, enough, many)
 
