@@ -127,13 +127,16 @@ def epsilon_bounds(
         if near((low, high)):
             return low, high
 
-    def unsampled() -> tuple[float, float]:
-        return -np.inf, epsilon_of(GaussianProfile(releases.unsampled), log_delta)[1]
+    def unsampled(known: float) -> float:
+        """Return the smaller one of a known upper bound and that of the unsampled releases."""
+        profile = GaussianProfile(releases.unsampled)
+        helps = known == np.inf or profile.bounds(np.array([known]))[1][0] < log_delta
+        return min(known, epsilon_of(profile, log_delta)[1]) if helps else known
 
     try:
         moments = Moments.of(releases, log_delta, None)
     except NoOrderError:
-        best = unsampled()
+        best = (-np.inf, unsampled(np.inf))
         return _meet(best, smooth(releases, log_delta, _FINE_GAP, best))
     best = (-np.inf, moments.epsilon_bound(log_delta))
     guess = min(moments.epsilon_guess(log_delta), best[1])
@@ -149,7 +152,7 @@ def epsilon_bounds(
             return best
         if best[1] - best[0] <= _CLOSE * abs(best[1]):
             found = middle
-    best = _meet(best, unsampled())
+    best = (best[0], unsampled(best[1]))
     if found is None:
         best = _meet(best, smooth(releases, log_delta, _WIDE, best))
         found = between(best)

@@ -79,11 +79,11 @@ def epsilon_bounds(
         below, above = (float(part[0]) for part in contour.bounds(np.array([guess])))
         low = max(low, guess) if below >= goals[0] else low
         high = min(high, guess) if above <= goals[1] else high
-        found = _solve(contour, goals, guess)
+        found = _solve(contour, goals, guess, gap)
         low, high = max(low, found[0]), min(high, found[1])
         if high - low <= 10 * gap * high or abs(found[2] - guess) <= 1e-3 * guess:
             break
-        guess = found[2] if low < found[2] < high else _step(contour, float(goals.mean()), guess)
+        guess = found[2] if low < found[2] < high else _step(contour, float(goals.mean()), guess)[0]
         if not low < guess < high:
             guess = (low + min(high, 2 * guess)) / 2
     return float(low), float(high)
@@ -269,25 +269,25 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
     return Cgf(log, mean, whole, error, -0.5 * mu2 * float(at[-1]) ** 2)
 
 
-def _step(contour: Contour, goal: float, epsilon: float) -> float:
-    """Return a better guess of epsilon for a value of delta: a Newton step of bounded length."""
+def _step(contour: Contour, goal: float, epsilon: float) -> tuple[float, bool]:
+    """Return a better guess of epsilon for a value of delta, a Newton step of bounded length; and if it is larger."""
     log, slope = (float(part[0]) for part in contour.value(np.array([epsilon])))
     if not math.isfinite(log):
-        return epsilon
-    return epsilon + min(max((log - goal) / max(-slope, 1e-290), -0.5 * epsilon), max(epsilon, 1e-12))
+        return epsilon, log > goal
+    change = min(max((log - goal) / max(-slope, 1e-290), -0.5 * epsilon), max(epsilon, 1e-12))
+    return epsilon + change, log > goal
 
 
-def _solve(contour: Contour, goals: Reals, guess: float) -> tuple[float, float, float]:
+def _solve(contour: Contour, goals: Reals, guess: float, gap: float) -> tuple[float, float, float]:
     """Return an epsilon with delta surely above the first goal, one with delta below the second, and a guess."""
-    epsilon, least, most = guess, 0.0, math.inf
+    epsilon, least, most, goal = guess, 0.0, math.inf, float(goals.mean())
     for _ in range(60):
         # Keep Newton's step inside the bracket: where delta is nearly flat, it could go anywhere.
-        falls = float(contour.value(np.array([epsilon]))[0][0]) > float(goals.mean())
-        least, most = (epsilon, most) if falls else (least, epsilon)
-        before, epsilon = epsilon, _step(contour, float(goals.mean()), epsilon)
+        before, (epsilon, larger) = epsilon, _step(contour, goal, epsilon)
+        least, most = (before, most) if larger else (least, before)
         if not least < epsilon < most:
             epsilon = (least + most) / 2 if most < math.inf else 2 * before
-        if abs(epsilon - before) <= 1e-13 * epsilon:
+        if abs(epsilon - before) <= 1e-3 * gap * epsilon:
             break
     at = np.array([epsilon])
     slope = max(-float(contour.value(at)[1][0]), 1e-290)
