@@ -39,11 +39,14 @@ def told(secfed: Runner, *options: object) -> dict[str, Any]:
 def test_a_weak_part_gives_every_entry_and_the_real_protocol_none(variant: Any) -> None:
     for seed in range(3):
         found: Variant = variant(replace(SMALL, seed=seed))
-        assert found.weak.success and found.weak.recovered == 1 and found.weak.luck < 1e-50
+        assert found.weak.success and found.weak.recovered == 1
+        assert found.weak.luck is not None and found.weak.luck < 1e-50
         assert not found.control.success and found.control.recovered == 0
         if found.control.tries is None:
+            assert found.control.luck is not None
             assert found.control.luck > 1e-9  # of noise, so below this once in 10^9 runs
         else:
+            assert found.control.luck is None
             assert found.weak.tries is not None and found.control.tries >= found.weak.tries
 
 
@@ -104,6 +107,9 @@ def test_the_command_tells_the_variants_and_that_masked_vectors_are_uniform(secf
         "no self mask",
     ]
     assert all(each["weak"]["recovered"] == 1 and not each["control"]["success"] for each in found["variants"])
+    # The first two attacks search. A search that finds no seed has no luck to speak of.
+    assert [each["control"]["luck"] is None for each in found["variants"]] == [True, True, False, False]
+    assert all(each["weak"]["luck"] < 1e-20 for each in found["variants"])
 
 
 @pytest.mark.usefixtures("few_self_seeds")

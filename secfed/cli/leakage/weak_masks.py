@@ -90,20 +90,20 @@ class Attempt:
         recovered: Fraction of the entries that it found exactly; 0 if a search found no seed.
         tries: Seeds tried; None where there is nothing to search.
         seconds: Processor time of the attack.
-        luck: An upper bound on the probability that noise would give as much; for a search, that any of its seeds
-            fits noise.
+        luck: An upper bound on the probability that noise would give as much; for a search that found a seed, that any
+            of its seeds fits noise. None for a search that found none.
     """
 
     success: bool
     recovered: float
     tries: int | None
     seconds: float
-    luck: float
+    luck: float | None
 
     def __str__(self) -> str:
         found = f"{100 * self.recovered:.0f} % of the entries exact" if self.success else "finds nothing"
         search = "" if self.tries is None else f", {self.tries:,} seeds in {self.seconds:.2g} s"
-        if self.tries is not None and not self.success:  # the luck of a search is that of a find
+        if self.luck is None:
             return found + search
         luck = f"{self.luck:.2g}" if self.luck > _LEAST_LUCK else f"below {_LEAST_LUCK:.0e}"
         return f"{found}{search} (luck {luck})"
@@ -320,7 +320,8 @@ def _attempt(found: SeedSearch | Unmasked, wanted: Signed, started: float) -> At
     seconds = time.process_time() - started
     recovered = 0.0 if found.values is None else float(np.mean(found.values == wanted))
     if isinstance(found, SeedSearch):
-        return Attempt(found.found, recovered, found.tries, seconds, found.luck)
+        luck = found.luck if found.found else None  # the luck of a search is that of a find
+        return Attempt(found.found, recovered, found.tries, seconds, luck)
     return Attempt(found.found, recovered, None, seconds, found.false_alarm)
 
 
