@@ -46,7 +46,7 @@ class Spool:
         Raises:
             SecFedError: The file cannot be written: the answer is abandoned.
         """
-        with self._lock:  # also against a canceled reader whose thread is still running
+        with self._lock:  # also against a cancelled reader whose thread is still running
             try:
                 while self._made <= start:
                     chunk = next(self._answer)
