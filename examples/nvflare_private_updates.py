@@ -26,7 +26,7 @@ def train():
     while flare.is_running():
         received = flare.receive()
         model = received.params["numpy_key"]
-        update = {"numpy_key": np.full(SIZE, 0.2) - 0.2 * model}  # in earnest, training on the site's own data
+        update = {"numpy_key": np.full(SIZE, 0.2) - 0.2 * model}  # in real use, train on the site's own data
         flare.send(flare.FLModel(params=update, params_type="DIFF", current_round=received.current_round))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from secfed import secagg
 
-KEYS = {i: secagg.SigningKey.generate() for i in range(1, 6)}  # in earnest each is on its owner's machine
+KEYS = {i: secagg.SigningKey.generate() for i in range(1, 6)}  # in a real deployment each is on its owner's machine
 DIRECTORY = {i: key.public_bytes for i, key in KEYS.items()}  # pinned by everyone
 CONFIG = secagg.Config(DIRECTORY, threshold=3, length=1000, adversary="malicious_server")
 POLICY = secagg.Policy(minimum_cohort=4, adversary="malicious_server")
@@ -36,7 +36,7 @@ async def run_server(connections):
 
     while not server.done:
         calls = [asyncio.wait_for(exchange(i, request), TIMEOUT_SECONDS) for i, request in outbox.items()]
-        # Whoever hangs up, is late or sends rubbish has dropped out; the others go on.
+        # A client that hangs up, is late or sends rubbish has dropped out; the others go on.
         await asyncio.gather(*calls, return_exceptions=True)
         outbox = server.close_stage()
     return server
@@ -44,7 +44,7 @@ async def run_server(connections):
 
 async def run_client(port, client_id, vanishes):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    await send(writer, client_id.to_bytes(4, "little"))  # in earnest TLS says who this is
+    await send(writer, client_id.to_bytes(4, "little"))  # in a real deployment TLS says who this is
     vector, keys = np.full(1000, client_id, np.uint32), {"signing_key": KEYS[client_id], "directory": DIRECTORY}
     client = secagg.Client(CONFIG, client_id, vector, policy=POLICY, **keys)
     while client.stage is not secagg.Stage.DONE:

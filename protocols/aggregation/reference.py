@@ -703,7 +703,7 @@ def refused_compression(name, comment, data, values, wanted):
 
 
 def refused_vector(name, comment, f, asked=None, values=None, data=None, configuration=None):
-    """A client that asks for `asked` and has an update of so many values refuses the parameters or the session."""
+    """A client that asks for `asked` and has an update of this length refuses the parameters or the session."""
     check, message = name.split("_")[1], MEAN if "clip" in f else SUM
     data, values = data or to_bytes(message, f), values or f["values"]
     inputs = {"message": data.hex(), "values": values}
@@ -797,7 +797,7 @@ def parameters_cases():
         "parameters_rotation": ("12 values in two blocks of 8 stay 12", private_sum(rotation_seed=rotation)),
         "parameters_discrete_gaussian": ("three layers of discrete Gaussian noise", distributed(1)),
         "parameters_skellam": ("three layers of Skellam noise", distributed(2)),
-        "parameters_skellam_one_layer": ("one layer stays whoever survives", distributed(2, honest=[5])),
+        "parameters_skellam_one_layer": ("one layer stays, no matter who survives", distributed(2, honest=[5])),
         "parameters_everything": ("values and count are rotated in one block of 16", distributed(2, **all_of_it)),
     }
 

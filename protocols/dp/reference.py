@@ -1,6 +1,6 @@
 """Reference of the privacy budget, version 1: delta(epsilon) and epsilon(delta) to 25 digits.
 
-Written from README.md alone, whose section numbers stand beside the functions. The arithmetic is that of balls
+Written from README.md alone; each function names its section there. The arithmetic is that of balls
 (package `python-flint`): what it rounds is in the radius. `python reference.py` rewrites vectors/, `--check` compares
 instead of writing.
 """
@@ -340,7 +340,7 @@ def nearer(delta, target, epsilon):
 # ================================================================ section 6: closed forms
 
 def single(law, rate, sigma, direction):
-    """epsilon -> (P(L > epsilon), Q(L > epsilon)) of one release; any real epsilon but for "half" (positive only)."""
+    """epsilon -> (P(L > epsilon), Q(L > epsilon)) of one release; any real epsilon; for "half" a positive one."""
     def above(x):
         return (1 - rate) * tail(x / sigma) + rate * tail((x - 1) / sigma)
 

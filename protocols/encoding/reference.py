@@ -262,7 +262,7 @@ def rotate_vector(name, comment, size, values=None, dtype="float64", error=None,
 
 
 def round_vector(name, comment, config, values, tries=1, error=None):
-    """The seed is the first of its series that takes so many tries."""
+    """The seed is the first of its series that takes that number of tries."""
     seeds = (seed_of(f"{name} {number}") for number in range(10**6))
     values = values(seed_of(f"{name} 0")) if callable(values) else values
     seed = next(s for s in seeds if error or round_conditionally(config, values, s)[1] == tries)

@@ -1055,7 +1055,7 @@ def client_rejects():
     add_one("C19_dropout_not_in_shared", 6, absent.changed(6, 9, dropouts=absent.set([4])),
             "client 4 is a dropout and was not in U2", session=absent, after=5)
 
-    # C20 to C22; whoever is not the client under test colludes, so the server has any signature it likes
+    # C20 to C22; everyone but the client under test colludes, so the server has any signature it likes
     def signed(session, u, signers, survivors, about=None, more=()):
         message = survivors_message(session.config, session.server.session, about or survivors)
         signatures = {v: session.identity(v).sign(message) for v in signers} | dict(more)

@@ -125,7 +125,8 @@ def _event(event: Event) -> str:
         )
         return (
             f"Gaussian noise of {as_given_or_up(event.noise_multiplier, 6)} times clip_norm on a sum to which a client "
-            f"contributes at most so many times clip_norm: {drawn}, by secret chance, independently in each release"
+            f"contributes at most a random multiple of clip_norm: {drawn}, by secret chance, independently in each "
+            "release"
         )
     assert isinstance(event, NonPrivate)
     return "something without noise: there is no guarantee"

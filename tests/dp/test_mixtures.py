@@ -166,7 +166,7 @@ def test_json_and_words() -> None:
     assert dp.Accountant.from_json(dp.Accountant().compose(event, 2).to_json()).events == ((event, 2),)
     words = dp.Accountant().compose(event).assumptions()
     assert (
-        "at most so many times clip_norm: 0 with probability 0.75, 1.5 with probability 0.25, by secret chance" in words
+        "a random multiple of clip_norm: 0 with probability 0.75, 1.5 with probability 0.25, by secret chance" in words
     )
 
 

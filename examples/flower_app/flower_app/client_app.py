@@ -1,4 +1,4 @@
-"""The client app: as it would be without secfed, but for the mod."""
+"""The client app: the same as without secfed, except for the mod."""
 
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp

@@ -1,4 +1,4 @@
-"""The server app: as it would be without secfed, but for the strategy's wrapper."""
+"""The server app: the same as without secfed, except for the strategy's wrapper."""
 
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp

@@ -183,7 +183,7 @@ class SecureStrategy(Strategy):
             One message for each node, each with a content of its own.
 
         Raises:
-            ConfigError: So many nodes cannot run a session, or the messages do not fit secure aggregation.
+            ConfigError: A session cannot have this number of nodes, or the messages do not fit secure aggregation.
             BudgetExceededError: The round could overspend; nothing has been sent.
         """
         if interrupted := self._round:  # before any answer was taken: nothing was opened
