@@ -109,7 +109,7 @@ def _block(
         if not len(left):
             return
         start = guess * (counts[left] / counts[-1]) ** growth
-        if len(left) > _KNOTS:
+        if len(left) > 2 * _KNOTS:
             # Solve a few rows first; interpolate guesses for the others.
             few = left[np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))]
             known = solve(rows(counts[few]), log_delta[few], guess * (counts[few] / counts[-1]) ** growth)[2]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp.contour.cgf import CgfRows, Complexes, evaluate
+from secfed.dp.contour.cgf import CgfRows, Complexes, evaluate, turned
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, frequencies
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
@@ -211,15 +211,14 @@ def assemble(
     at, _ = frequencies(path)
     z = path.order + 1j * at
     kernel = 1 / (z * (z + 1))
-    values = np.exp(lines.exponent)
-    size = np.abs(values)
+    values, size = _exp(lines.exponent)
     with np.errstate(over="ignore"):
         errors = size * np.expm1(np.minimum(lines.error, 600.0))
     if below is not None:
-        bulk = np.exp(below.exponent + below.log[:, None])
+        bulk, bulk_size = _exp(below.exponent + below.log[:, None])
         values = values - bulk
-        size = size + np.abs(bulk)
-        errors = errors + np.abs(bulk) * np.expm1(np.minimum(below.error, 600.0))
+        size = size + bulk_size
+        errors = errors + bulk_size * np.expm1(np.minimum(below.error, 600.0))
     values[:, 0] /= 2
     step = 2 / path.period
     tail = np.exp(np.minimum(lines.tail, 0.0)) / (np.pi * at[-1])
@@ -242,3 +241,9 @@ def assemble(
         density,
         density_error,
     )
+
+
+def _exp(exponent: Complexes) -> tuple[Complexes, Reals]:
+    """Return the exponential and its modulus."""
+    size = np.exp(exponent.real)
+    return size * (1 + turned(exponent.imag)), size

@@ -241,12 +241,20 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         Lower and upper bounds on epsilon (infinite if none was found), and the estimate between them.
     """
     epsilon, before = guess, np.inf
+    least, most = np.full(len(guess), -np.inf), np.full(len(guess), np.inf)
     for _ in range(40):
         log, slope = profile.value(epsilon)
-        steep = np.maximum(np.abs(slope), 1e-290)
+        larger, steep = log > log_delta, np.maximum(np.abs(slope), 1e-290)
+        least, most = np.where(larger, epsilon, least), np.where(larger, most, epsilon)
         with np.errstate(invalid="ignore", over="ignore"):
-            change = np.where(log > -1e290, (log - log_delta) / steep, 0.0)
+            # Far beyond the answer, a value may be lost in rounding errors.
+            change = np.where(log > -1e290, (log - log_delta) / steep, -0.5 * np.abs(epsilon))
         change = np.clip(change, -20 / steep, 20 / steep)
+        # Keep Newton's step inside the bracket.
+        outside = (epsilon + change < least) | (epsilon + change > most)
+        with np.errstate(invalid="ignore"):
+            middle = (least + most) / 2 - epsilon
+        change = np.where(outside & np.isfinite(middle), middle, change)
         epsilon = epsilon + change
         moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
         # Once Newton's steps stop shrinking, they are only rounding.

@@ -1,0 +1,62 @@
+"""Finding epsilon on a contour, also from a guess where delta is lost in rounding errors."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from secfed.dp.contour import inversion
+from secfed.dp.contour.integral import Contour, build
+from secfed.dp.contour.moments import Moments, Releases
+from secfed.dp.contour.path import choose
+from tests.dp.contour.cases import laws
+
+LOG_DELTA = math.log(1e-5)
+
+
+@pytest.fixture(scope="module")
+def contour() -> Contour:
+    """A contour chosen at seven times the epsilon that is searched for."""
+    releases = Releases((laws("remove", 1e-3, 0.9171483971969705, 100.0),), 0.0)
+    moments = Moments.of(releases, LOG_DELTA, None)
+    path = choose(releases, moments, moments.epsilon_guess(LOG_DELTA), LOG_DELTA, inversion.GOAL, doubtful=True)
+    assert path is not None
+    return build(releases, moments, path, inversion.GOAL)
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.9, 1.0, 1.5, 3.0, 5.0, 7.342, 7.343, 8.0, 12.0, 20.0])
+def test_a_far_guess_leads_to_the_same_epsilon(contour: Contour, factor: float) -> None:
+    expected = 0.07505095860017282
+    low, high, middle = inversion.solve(contour, np.array([LOG_DELTA]), np.array([expected * factor]))
+    assert low[0] <= expected * (1 + 1e-8) and high[0] >= expected * (1 - 1e-8)
+    assert middle[0] == pytest.approx(expected, rel=1e-3) and high[0] - low[0] < 1e-3 * expected
+
+
+def test_rows_are_solved_apart(contour: Contour) -> None:
+    """A row whose guess is far off does not move another one."""
+    joined = build_rows(contour)
+    goals = np.full(2, LOG_DELTA)
+    low, high, _ = inversion.solve(joined, goals, np.array([0.0751, 0.55]))
+    alone = inversion.solve(contour, goals[:1], np.array([0.0751]))
+    assert low == pytest.approx(np.repeat(alone[0], 2), rel=1e-4)
+    assert high == pytest.approx(np.repeat(alone[1], 2), rel=1e-4)
+
+
+def build_rows(contour: Contour) -> Contour:
+    """Return a contour with the same row twice."""
+    waves = contour.waves
+    twice = replace(
+        waves,
+        factor=np.repeat(waves.factor, 2, axis=0),
+        size=np.repeat(waves.size, 2),
+        turning=np.repeat(waves.turning, 2),
+    )
+    return replace(
+        contour,
+        log_moments=np.repeat(contour.log_moments, 2, axis=0),
+        log=np.repeat(contour.log, 2),
+        mean=np.repeat(contour.mean, 2),
+        waves=twice,
+        error=np.repeat(contour.error, 2),
+    )
