@@ -38,12 +38,12 @@ class _Shared:
     Attributes:
         rows: Returns the contour of the compositions with some counts, shape `(rows,)`.
         frequencies: How many frequencies it has.
-        needed: How many of them the largest count needs; the next block needs about as many.
+        needed: About how many of them the largest count needs; the next block needs about as many.
     """
 
     rows: Callable[[Reals], Contour]
     frequencies: int
-    needed: int
+    needed: float
 
 
 def upper_curve(base: Releases, extra: Releases, counts: Reals, log_delta: Reals, floor: Reals, alone: Alone) -> Reals:
@@ -149,7 +149,7 @@ def _share(
     if path is None:
         guess = between(smooth(last, log_delta, _ROUGH, (0.0, most)))
         path = choose(last, moments, guess, log_delta, _GOAL) if guess < most else None
-    needed = len(frequencies(path)[0]) if path else 0
+    needed = path.frequency * path.period / (2 * np.pi) if path else 0.0
     if path and path.cut is None:
         # The smallest composition decays slowest.
         path = shortest(base.joined(extra, float(counts[0])), path, _GOAL)

@@ -258,18 +258,22 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         epsilon = epsilon + change
         moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
         # Once Newton's steps stop shrinking, they are only rounding.
-        if moved <= 1e-14 or (before < 1e-7 and moved > before / 4):
+        if moved <= 1e-14 or (before < 1e-7 and moved > before / 4 and not outside.any()):
             break
         before = moved
     slope = np.maximum(-profile.value(epsilon)[1], 1e-290)
     low, high = profile.bounds(epsilon)
     with np.errstate(invalid="ignore", over="ignore"):
         down, up = np.abs(log_delta - low) / slope, np.abs(high - log_delta) / slope
-    least = 4e-16 * np.abs(epsilon) + 1e-300
+    nearest = 4e-16 * np.abs(epsilon) + 1e-300
     lower, upper = np.full(len(epsilon), -np.inf), np.full(len(epsilon), np.inf)
-    for factor in (1.001, 2.0, 10.0, 100.0):
+    # Where delta jumps to 0, only the bracket's ends may do.
+    for factor in (1.001, 2.0, 10.0, 100.0, None):
         for side, ends, margin in ((0, lower, -down), (1, upper, up)):
-            tried = epsilon + factor * margin + (least if side else -least)
+            if factor is None:
+                tried = most if side else least
+            else:
+                tried = epsilon + factor * margin + (nearest if side else -nearest)
             tried = np.where(np.isfinite(tried), tried, epsilon)
             bound = profile.bounds(tried)[side]
             with np.errstate(invalid="ignore"):
