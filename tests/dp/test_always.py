@@ -251,3 +251,58 @@ def test_tiny_noise_of_two_kinds_takes_no_memory(events: tuple[dp.Event, ...]) -
         tracemalloc.stop()
     assert 0 <= low <= high < math.inf and high > 1e4
     assert peak < 1 << 28
+
+
+def test_bounds_of_a_tiny_delta_are_in_order() -> None:
+    """Masses below a cut are nearly 1, and 40,000 rounding errors of their logarithms were once not counted."""
+    event = dp.FixedSizeSampled(2, 1_000_000, dp.Gaussian(2.739574159126682))
+    low, high = dp.Accountant("replace").compose(event, 38_983).delta(0.5, bounds=True)
+    assert 0 <= low <= high < 1e-38
+
+
+def test_a_curve_of_little_noise_takes_no_memory() -> None:
+    event = dp.FixedSizeSampled(1_910, 1_000_000, dp.Gaussian(0.11246909184911837))
+    tracemalloc.start()
+    curve = dp.Accountant().compose(event, 47).curve(0.3533744841540091)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    tracemalloc.stop()
+    assert (curve == 0).all()
+
+
+def test_epsilon_where_delta_jumps_to_zero_is_found_from_both_sides() -> None:
+    """Adding a client multiplies probabilities by 1 - rate at least, so epsilon is nearly -log(1 - rate)."""
+    rate = 0.5681314695413721
+    event = dp.PoissonSampled(rate, dp.Gaussian(0.13740397876538132))
+    low, high = dp.Accountant("add").compose(event).epsilon(2.18e-10, bounds=True)
+    assert low == pytest.approx(-math.log1p(-rate), rel=1e-4) and low <= high <= low * (1 + 1e-5)
+
+
+def in_order(seed: int, queries: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def between(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(math.log(low), math.log(high))))
+
+    for _ in range(queries):
+        noise, rate, rounds = between(0.3, 20), between(1e-7, 1), int(between(1, 1e6))
+        event: dp.Event = dp.PoissonSampled(rate, dp.Gaussian(noise))
+        adjacency = ADJACENCIES[rng.integers(len(ADJACENCIES))]
+        if adjacency == "replace" and rng.random() < 0.7:
+            event = dp.FixedSizeSampled(max(1, round(rate * 1e6)), 1_000_000, dp.Gaussian(noise))
+        accountant = dp.Accountant(adjacency).compose(event, rounds)
+        epsilon, delta = between(1e-3, 10), between(1e-12, 0.5)
+        low, high = accountant.delta(epsilon, bounds=True)
+        assert low <= high, (adjacency, event, rounds, epsilon)
+        low, high = accountant.epsilon(delta, bounds=True)
+        assert low <= high, (adjacency, event, rounds, delta)
+
+
+def test_lower_bounds_are_below_upper_ones() -> None:
+    """Bounds of several engines are combined: if one were wrong, they could cross."""
+    in_order(1, 25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 10))
+def test_many_lower_bounds_are_below_upper_ones(seed: int) -> None:
+    in_order(seed, 100)

@@ -105,11 +105,14 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
             cut = Cut.at(found, path.cut, path.stretch)
             beyond.extend(np.log(count) + found.decay(tilted, order, top, cut))
             bulk = tilted * (1 - cut.weight)
-            mass = bulk.sum(axis=1)
+            mass, above = bulk.sum(axis=1), (tilted * cut.weight).sum(axis=1)
             wave, _ = waves(bulk / mass[:, None], centred, step, across)
-            mass_below += float(count @ np.log(mass))
+            # The masses sum to 1. If few lie beyond the cut, the difference from 1 keeps their digits.
+            few = above < 0.5
+            mass_below += float(count @ np.where(few, np.log1p(-np.minimum(above, 0.5)), np.log(mass)))
             below += np.einsum("i,ij->j", count, log1p(wave))
             error_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave)))
+            error_below += 200 * ROUNDOFF * float(count @ np.where(few, 2 * above, 1.0))
     if path.cut is None:
         return Cgf(log, mean, whole, error, tail), None
     whole_of = Cgf(log, mean, whole, error, tail, float(np.logaddexp.reduce(beyond)))
