@@ -258,7 +258,7 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         epsilon = epsilon + change
         moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
         # Once Newton's steps stop shrinking, they are only rounding.
-        if moved <= 1e-14 or (before < 1e-7 and moved > before / 4 and not outside.any()):
+        if moved <= 1e-14 or (before < 1e-7 and moved > before / 4):
             break
         before = moved
     slope = np.maximum(-profile.value(epsilon)[1], 1e-290)
