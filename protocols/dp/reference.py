@@ -1,6 +1,6 @@
 """Reference of the privacy budget, version 1: delta(epsilon) and epsilon(delta) to 25 digits.
 
-Written from README.md alone; each function names its section there. The arithmetic is that of balls
+Written from README.md alone; comments give its section numbers. The arithmetic is that of balls
 (package `python-flint`): what it rounds is in the radius. `python reference.py` rewrites vectors/, `--check` compares
 instead of writing.
 """

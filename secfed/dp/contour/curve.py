@@ -111,8 +111,9 @@ def _block(
         start = guess * (counts[left] / counts[-1]) ** growth
         if len(left) > 2 * _KNOTS:
             # Solve a few rows first; interpolate guesses for the others.
-            few = left[np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))]
-            known = solve(rows(counts[few]), log_delta[few], guess * (counts[few] / counts[-1]) ** growth)[2]
+            some = np.unique(np.linspace(0, len(left) - 1, _KNOTS).astype(np.intp))
+            few = left[some]
+            known = solve(rows(counts[few]), log_delta[few], start[some])[2]
             fitted = Polynomial.fit(counts[few], known, len(few) - 1)(counts[left])
             start = np.where(fitted > 0, fitted, guess)
         low, high, _ = solve(rows(counts[left]), log_delta[left], start)

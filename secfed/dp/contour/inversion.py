@@ -1,5 +1,6 @@
 """Certified delta and epsilon from contours and closed forms, for one direction."""
 
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,6 @@ from secfed.dp.contour.integral import Contour, WarmStart, build
 from secfed.dp.contour.moments import MOST_NODES, Moments, NoOrderError, Releases
 from secfed.dp.contour.path import ContourPath, adapted, choose, work
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.contour.quadrature import most_nodes
 
 # Target error relative to delta; the bounds include the error actually reached.
 GOAL = 1e-11
@@ -206,7 +206,7 @@ def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour 
         return start.contour
     if start.path is None:
         return None
-    if any(most_nodes(laws, float(start.orders[-1])) > MOST_NODES for laws in releases.laws):
+    if releases.most_nodes(float(start.orders[-1])) > MOST_NODES:
         return None
     moments, path = Moments.at(releases, start.orders), adapted(releases, start.path)
     if not work(releases, path, goal) <= _LITTLE_WORK:
@@ -267,14 +267,11 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         down, up = np.abs(log_delta - low) / slope, np.abs(high - log_delta) / slope
     nearest = 4e-16 * np.abs(epsilon) + 1e-300
     lower, upper = np.full(len(epsilon), -np.inf), np.full(len(epsilon), np.inf)
+    wider = ((epsilon - f * down - nearest, epsilon + f * up + nearest) for f in (1.001, 2.0, 10.0, 100.0))
     # Where delta jumps to 0, only the bracket's ends may do.
-    for factor in (1.001, 2.0, 10.0, 100.0, None):
-        for side, ends, margin in ((0, lower, -down), (1, upper, up)):
-            if factor is None:
-                tried = most if side else least
-            else:
-                tried = epsilon + factor * margin + (nearest if side else -nearest)
-            tried = np.where(np.isfinite(tried), tried, epsilon)
+    for pair in chain(wider, [(least, most)]):
+        for side, ends in ((0, lower), (1, upper)):
+            tried = np.where(np.isfinite(pair[side]), pair[side], epsilon)
             bound = profile.bounds(tried)[side]
             with np.errstate(invalid="ignore"):
                 holds = (bound <= log_delta) if side else (bound >= log_delta)

@@ -1,6 +1,6 @@
 """K(t), the moments of a composition at real orders: they choose the contour and bound what it misses."""
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,6 +57,10 @@ class Releases:
             square += float(part.count @ (shift / part.noise) ** 2)
         return float(np.sqrt(square)) * (1 + 1e-12)
 
+    def most_nodes(self, order: float, frequency: float = 0.0) -> int:
+        """Return the most nodes that any law needs for moments up to a real and an imaginary part."""
+        return max((most_nodes(laws, order, frequency) for laws in self.laws), default=0)
+
     def joined(self, extra: "Releases", times: float) -> "Releases":
         """Return this composition followed by `times` copies of another."""
         parts = tuple(Laws(part.direction, part.rate, part.noise, part.count * times) for part in extra.laws)
@@ -104,7 +108,7 @@ class Moments:
         start = 0.3 / float(np.sqrt(squares + releases.gaussian))
         # Usually the best order is among the first 14: one step in place of three, unless large orders cost much more.
         top = float((start * _RATIO ** np.arange(14.0))[-1])
-        many = 14 if all(most_nodes(laws, top) <= _FEW_NODES for laws in releases.laws) else 6
+        many = 14 if releases.most_nodes(top) <= _FEW_NODES else 6
         return cls.around_best(lambda orders: _cheap_columns(releases, orders), start, log_delta, epsilon, enough, many)
 
     @classmethod
@@ -196,12 +200,8 @@ def _cheap_columns(releases: Releases, orders: Reals) -> Reals:
 
     Leave out orders so large that rare participation makes up the whole moment: they give no useful bound.
     """
-
-    def dear(order: float) -> bool:
-        return any(most_nodes(laws, order) > MOST_NODES for laws in releases.laws)
-
-    if len(orders) and dear(float(orders[-1])):
-        orders = orders[: bisect_left(orders.tolist(), True, key=dear)]
+    if len(orders) and releases.most_nodes(float(orders[-1])) > MOST_NODES:
+        orders = orders[: bisect_right(orders.tolist(), MOST_NODES, key=releases.most_nodes)]
     return _columns(releases, orders)
 
 

@@ -9,7 +9,7 @@ from secfed.dp.contour.fourier_sums import transform_work
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
 from secfed.dp.contour.nodes import Cut, Nodes
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.contour.quadrature import all_nodes, grids, most_nodes
+from secfed.dp.contour.quadrature import all_nodes, grids
 
 # Cuts of width noise / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
@@ -152,7 +152,7 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
     """Return the largest U up to `last` at which no law needs too many nodes, or else `first`."""
 
     def fits(frequency: float) -> bool:
-        return all(most_nodes(laws, order, frequency) <= _MOST_NODES for laws in releases.laws)
+        return releases.most_nodes(order, frequency) <= _MOST_NODES
 
     if fits(last):
         return last

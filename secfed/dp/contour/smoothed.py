@@ -270,7 +270,7 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
 
 
 def _step(contour: Contour, goal: float, epsilon: float) -> tuple[float, bool]:
-    """Return a better guess of epsilon for a value of delta, a Newton step of bounded length; and if it is larger."""
+    """Take a Newton step of bounded length toward a value of delta; also return whether delta was above it."""
     log, slope = (float(part[0]) for part in contour.value(np.array([epsilon])))
     if not math.isfinite(log):
         return epsilon, log > goal

@@ -89,9 +89,9 @@ def test_a_long_contour_serves_the_next_counts_too(monkeypatch: pytest.MonkeyPat
         return paths[-1]
 
     monkeypatch.setattr(curve, "choose", keep)
-    anew = curve.upper_curve(NOTHING, extra, counts, log_delta, floor, _alone)
+    fresh = curve.upper_curve(NOTHING, extra, counts, log_delta, floor, _alone)
     assert len(paths) == 2
     monkeypatch.setattr(curve, "_LONG", 1_000)
     reused = curve.upper_curve(NOTHING, extra, counts, log_delta, floor, _alone)
     assert len(paths) == 3
-    assert reused == pytest.approx(anew, rel=2e-6)
+    assert reused == pytest.approx(fresh, rel=2e-6)
