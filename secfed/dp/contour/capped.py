@@ -19,7 +19,7 @@ _RARE = 1e-7
 # Steps between two edges, to place a cap.
 _STEPS = 17
 # Orders of Chernoff's bound on low losses, relative to 1 / cap, and the most losses of one law for it.
-_ORDERS, _MOST_ATOMS = np.geomspace(1e-3, 1e5, 33), 100_000
+_ORDERS, _MOST_ATOMS = np.geomspace(1e-3, 1e5, 17), 100_000
 
 
 class CappedLaw(NoiseLaw):
@@ -157,11 +157,11 @@ def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
     Raised losses do not count. By Chernoff's bound with orders of at least 1, where the capped laws have larger moments
     than the real ones.
     """
-    best = sum(count * max(0.0, -law.least) for law, count in laws)
-    top = max(law.most for law, _ in laws)
+    surely = sum(count * max(0.0, -law.least) for law, count in laws)
+    top, best = max(law.most for law, _ in laws), math.inf
     rounding = 1e-12 * (1 + sum(count for _, count in laws))
     # Fewer orders where there are many kinds of releases.
-    for order in np.maximum(_ORDERS[:: 1 + len(laws) // 20] / max(top, 1e-300), 1.0):
+    for order in np.unique(np.maximum(_ORDERS[:: 1 + len(laws) // 20] / max(top, 1e-300), 1.0)):
         if any(law.size(float(order)) > _MOST_ATOMS for law, _ in laws):
             break
         total, least = 0.0, 0.0
@@ -170,5 +170,9 @@ def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
             logs = np.log(np.maximum(masses, 1e-320)) - order * losses
             log = float(logs.max()) + math.log(float(np.exp(logs - logs.max()).sum()))
             total, least = total + count * log, min(least, log)
-        best = min(best, (total - least - math.log(probability) + rounding + 1e-9 * abs(total)) / float(order))
-    return max(best, 0.0)
+        depth = (total - least - math.log(probability) + rounding + 1e-9 * abs(total)) / float(order)
+        # The bound first falls and then rises, as moments are convex.
+        if depth > best:
+            break
+        best = depth
+    return max(min(best, surely), 0.0)

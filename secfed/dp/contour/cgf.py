@@ -15,6 +15,10 @@ from secfed.dp.contour.quadrature import grids
 Complexes = npt.NDArray[np.complex128]
 # Side of the blocks of a matrix product.
 _TILE = 32
+# Rows between two that are computed anew.
+_STRIDE = 16
+# A node with less than this part of the mass is left out of sums.
+_NOTHING = 1e-32
 # Smallest modulus of a release's moment, relative to its moment at u = 0.
 _LEAST = 1e-7
 
@@ -47,26 +51,51 @@ class Cgf:
     def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
         """Add another composition `times` times, `(rows,)`."""
         tail = self.tail + times * other.tail
+        error = np.multiply.outer(times, other.error)
+        error += self.error
         if self.beyond is not None and other.beyond is not None:
             tail += np.logaddexp(self.beyond, np.log(times) + other.beyond)
         return CgfRows(
             self.log + times * other.log,
             self.mean + times * other.mean,
-            self.exponent + times[:, None] * other.exponent,
-            self.error + times[:, None] * other.error,
+            *_exponentials(self.exponent, other.exponent, times),
+            error,
             tail,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CgfRows:
-    """K of several compositions on one contour: the fields of `Cgf`, with a leading axis of rows."""
+    """K of several compositions on one contour: the fields of `Cgf`, with a leading axis of rows.
+
+    Attributes:
+        factor: The exponential of `Cgf.exponent`.
+        size: Modulus of `factor`.
+    """
 
     log: Reals
     mean: Reals
-    exponent: Complexes = field(repr=False)
+    factor: Complexes = field(repr=False)
+    size: Reals = field(repr=False)
     error: Reals = field(repr=False)
     tail: Reals
+
+
+def _exponentials(first: Complexes, each: Complexes, times: Reals) -> tuple[Complexes, Reals]:
+    """Return exp(first + times * each) and its modulus, both of shape `(rows, frequencies)`."""
+
+    def exp(exponent: Complexes) -> tuple[Complexes, Reals]:
+        size = np.exp(exponent.real)
+        return size * (1 + turned(exponent.imag)), size
+
+    rows = len(times)
+    if rows <= _STRIDE or not (np.diff(times) == 1).all():
+        return exp(first + times[:, None] * each)
+    # A product of two exponentials takes less time than another one.
+    factor, size = exp(first + times[::_STRIDE, None] * each)
+    ahead, shrunk = exp(np.arange(_STRIDE)[:, None] * each)
+    factors, sizes = factor[:, None] * ahead, size[:, None] * shrunk
+    return factors.reshape(-1, len(each))[:rows], sizes.reshape(-1, len(each))[:rows]
 
 
 def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[Cgf, Cgf | None]:
@@ -95,23 +124,27 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
             centred = found.loss - center[:, None]
             log += float(moment @ count)
             mean += float(center @ count)
-            wave, inexact = waves(tilted, centred, step, across)
+            if path.cut is None:
+                wave, inexact = waves(tilted, centred, step, across)
+                tail += float(count @ found.decay(tilted, order, top))
+            else:
+                cut = Cut.at(found, path.cut, path.stretch)
+                beyond.extend(np.log(count) + found.decay(tilted, order, top, cut))
+                parts = tilted * (1 - cut.weight), tilted * cut.weight
+                (wave_below, one), (wave_above, two) = (waves(part, centred, step, across) for part in parts)
+                wave, inexact = wave_below + wave_above, one + two
             whole += np.einsum("i,ij->j", count, log1p(wave))
             each = inexact + _error(found, tilted, top, order, path.stretch, moment)[:, None]
             error += np.einsum("i,ij->j", count, np.log1p(relative(each, wave)))
             if path.cut is None:
-                tail += float(count @ found.decay(tilted, order, top))
                 continue
-            cut = Cut.at(found, path.cut, path.stretch)
-            beyond.extend(np.log(count) + found.decay(tilted, order, top, cut))
-            bulk = tilted * (1 - cut.weight)
-            mass, above = bulk.sum(axis=1), (tilted * cut.weight).sum(axis=1)
-            wave, _ = waves(bulk / mass[:, None], centred, step, across)
+            mass, above = (part.sum(axis=1) for part in parts)
+            wave_below /= mass[:, None]
             # The masses sum to 1. If few lie beyond the cut, the difference from 1 keeps their digits.
             few = above < 0.5
             mass_below += float(count @ np.where(few, np.log1p(-np.minimum(above, 0.5)), np.log(mass)))
-            below += np.einsum("i,ij->j", count, log1p(wave))
-            error_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave)))
+            below += np.einsum("i,ij->j", count, log1p(wave_below))
+            error_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave_below)))
             error_below += 200 * ROUNDOFF * float(count @ np.where(few, 2 * above, 1.0))
     if path.cut is None:
         return Cgf(log, mean, whole, error, tail), None
@@ -132,12 +165,23 @@ def _error(found: Nodes, tilted: Reals, top: float, order: float, stretch: float
 
 
 def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, Reals]:
-    """Return E[exp(iu loss)] - 1 under tilted probabilities at u = 0, step, 2 step, ..., and a bound on its error.
+    """Return the sums of tilted * (exp(iu loss) - 1) at u = 0, step, 2 step, ..., and a bound on their error.
+
+    Args:
+        tilted: Masses, not negative, shape `(n, nodes)`.
+        centred: Losses, same shape.
+        step: Distance of the frequencies.
+        across: Square root of their number.
 
     Returns:
         Both of shape `(n, across**2)`.
     """
-    count = across**2
+    count, total = across**2, tilted.sum(axis=1)[:, None]
+    # On one side of a cut, most nodes have hardly any mass.
+    some = (tilted >= _NOTHING * total).any(axis=0)
+    left_out = 2 * tilted[:, ~some].sum(axis=1)
+    if not some.all():
+        tilted, centred = tilted[:, some], centred[:, some]
     if tilted.shape[1] * count <= transform_work(tilted.shape[1], count):
         (sums, roundings), inexact = _products(tilted, centred, step, across), np.zeros(len(tilted))
     else:
@@ -145,8 +189,8 @@ def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Comp
         sums, inexact = np.array([row for row, _ in rows]), np.array([error for _, error in rows])
         roundings = ROUNDINGS
     # The terms, and the exponentials they are made of, differ from 1 by at most this.
-    moduli = np.minimum(2.0, np.arange(count) * (step * (tilted * np.abs(centred)).sum(axis=1)[:, None]))
-    return sums, inexact[:, None] + moduli * ((roundings + 100) * ROUNDOFF)
+    moduli = np.minimum(2.0 * total, np.arange(count) * (step * (tilted * np.abs(centred)).sum(axis=1)[:, None]))
+    return sums, (inexact + left_out)[:, None] + moduli * ((roundings + 100) * ROUNDOFF)
 
 
 def _products(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, int]:
@@ -166,20 +210,20 @@ def _products(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[
     turns = np.empty((2, len(tilted), wide, block), np.complex128)
     product = np.empty_like(mixed)
     for start in range(0, tilted.shape[1], block):
-        loss, weight = centred[:, start : start + block], tilted[:, None, start : start + block]
+        loss, weight = centred[:, start : start + block], tilted[:, start : start + block]
         one = _turns(loss * step, turns[0, ..., : loss.shape[1]])
         two = _turns(loss * (across * step), turns[1, ..., : loss.shape[1]])
-        two *= weight
+        two *= weight[:, None]
         for first in range(0, loss.shape[1], some):
-            left = two[..., first : first + some].reshape(len(tilted), tiles, 1, tile, -1)
-            right = one[..., first : first + some].reshape(len(tilted), 1, tiles, tile, -1).swapaxes(3, 4)
+            left, right = two[..., first : first + some], one[..., first : first + some]
+            alone[0] += np.matmul(left, np.ones(left.shape[2]))
+            alone[1] += np.matmul(right, weight[:, first : first + some, None])[..., 0]
+            left = left.reshape(len(tilted), tiles, 1, tile, -1)
+            right = right.reshape(len(tilted), 1, tiles, tile, -1).swapaxes(3, 4)
             mixed += np.matmul(left, right, out=product)
-        alone[0] += two.sum(axis=2)
-        one *= weight
-        alone[1] += one.sum(axis=2)
     whole = mixed.transpose(0, 1, 3, 2, 4).reshape(len(tilted), wide, wide)
     whole = whole + alone[0][:, :, None] + alone[1][:, None, :]
-    return whole[:, :across, :across].reshape(len(tilted), -1), block + -(-tilted.shape[1] // some)
+    return whole[:, :across, :across].reshape(len(tilted), -1), some + -(-tilted.shape[1] // some)
 
 
 def log1p(wave: Complexes) -> Complexes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secfed.dp.contour.cgf import CgfRows, Complexes, evaluate, turned
+from secfed.dp.contour.cgf import CgfRows, Complexes, evaluate
 from secfed.dp.contour.moments import Moments, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, frequencies
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Reals
@@ -39,12 +39,19 @@ class Waves:
     turning: Reals
 
     @classmethod
-    def of(cls, terms: Complexes, moduli: Reals, step: float) -> "Waves":
-        """Arrange terms, `(rows, across**2)`; `moduli` bounds their moduli."""
-        across = math.isqrt(terms.shape[1])
-        frequencies = np.arange(float(terms.shape[1])) * step
-        grid = terms.reshape(len(terms), across, across)
-        return cls(grid, step, moduli.sum(axis=1), (moduli * frequencies).sum(axis=1))
+    def of(cls, values: Complexes, size: Reals, kernel: Complexes | Reals, step: float) -> "Waves":
+        """Arrange terms values * kernel, the first one halved.
+
+        Args:
+            values: Shape `(rows, across**2)`.
+            size: Bound on their moduli, same shape.
+            kernel: One for each u.
+            step: The step in u.
+        """
+        across, halved, moduli = math.isqrt(len(kernel)), kernel.copy(), np.abs(kernel)
+        halved[0] /= 2
+        sums = (np.einsum("rj,j->r", size, part) for part in (moduli, moduli * (np.arange(len(kernel)) * step)))
+        return cls((values * halved).reshape(len(values), across, across), step, *sums)
 
     def __len__(self) -> int:
         return int(self.factor.shape[1]) ** 2
@@ -75,7 +82,7 @@ class Waves:
     def rounding(self, x: Reals) -> Reals:
         """Bound the rounding error of the sum at an x: exponentials, products and additions."""
         across = self.factor.shape[1]
-        return np.asarray((4 * np.abs(x) * self.turning + (40 + 2 * across) * self.size) * ROUNDOFF)
+        return np.asarray((4 * np.abs(x) * self.turning + (50 + 2 * across) * self.size) * ROUNDOFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,20 +218,18 @@ def assemble(
     at, _ = frequencies(path)
     z = path.order + 1j * at
     kernel = 1 / (z * (z + 1))
-    values, size = _exp(lines.exponent)
-    with np.errstate(over="ignore"):
-        errors = size * np.expm1(np.minimum(lines.error, 600.0))
+    values, size, errors = lines.factor, lines.size, _errors(lines.size, lines.error)
     if below is not None:
-        bulk, bulk_size = _exp(below.exponent + below.log[:, None])
-        values = values - bulk
+        mass = np.exp(below.log)[:, None]
+        bulk_size = mass * below.size
+        values = values - mass * below.factor
         size = size + bulk_size
-        errors = errors + bulk_size * np.expm1(np.minimum(below.error, 600.0))
-    values[:, 0] /= 2
+        errors += _errors(bulk_size, below.error)
     step = 2 / path.period
     tail = np.exp(np.minimum(lines.tail, 0.0)) / (np.pi * at[-1])
     density, density_error = None, np.zeros(1)
     if smoothing:
-        density = Waves.of(values, size, float(at[1]))
+        density = Waves.of(values, size, np.ones_like(at), float(at[1]))
         density_error = errors.sum(axis=1) * step + tail / smoothing
     return Contour(
         path.order,
@@ -233,8 +238,8 @@ def assemble(
         log_moments,
         lines.log,
         lines.mean,
-        Waves.of(np.asarray(values * kernel, np.complex128), size * np.abs(kernel), float(at[1])),
-        (errors * np.abs(kernel)).sum(axis=1) * step + tail,
+        Waves.of(values, size, kernel, float(at[1])),
+        np.einsum("rj,j->r", errors, np.abs(kernel)) * step + tail,
         path.bulk_orders,
         path.bulk,
         smoothing,
@@ -243,7 +248,10 @@ def assemble(
     )
 
 
-def _exp(exponent: Complexes) -> tuple[Complexes, Reals]:
-    """Return the exponential and its modulus."""
-    size = np.exp(exponent.real)
-    return size * (1 + turned(exponent.imag)), size
+def _errors(size: Reals, error: Reals) -> Reals:
+    """Bound the errors of exponentials of a size, from those of their exponents."""
+    result = np.minimum(error, 600.0)
+    np.expm1(result, out=result)
+    with np.errstate(over="ignore"):
+        result *= size
+    return result

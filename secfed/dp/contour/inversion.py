@@ -26,6 +26,8 @@ _LITTLE_WORK = 3e7
 _CLOSE = 0.01
 # Extra for each further kind of release: ten thousand take seconds, and no other engine is as tight.
 _KIND_WORK = 3e5
+# A relative step of Newton's method that is small enough to be the last one.
+_LAST_STEP = 1e-8
 # Relative gap above which a smoothed contour is tried too.
 _WIDE = 1e-3
 # Its target relative gap, and the most by which capped losses may raise delta.
@@ -257,11 +259,11 @@ def solve(profile: Profile, log_delta: Reals, guess: Reals) -> tuple[Reals, Real
         change = np.where(outside & np.isfinite(middle), middle, change)
         epsilon = epsilon + change
         moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
-        # Once Newton's steps stop shrinking, they are only rounding.
-        if moved <= 1e-14 or (before < 1e-7 and moved > before / 4):
+        # What is left after such a step is about its square. Once steps stop shrinking, they are only rounding.
+        if moved <= _LAST_STEP or (before < 1e-7 and moved > before / 4):
             break
         before = moved
-    slope = np.maximum(-profile.value(epsilon)[1], 1e-290)
+    slope = np.maximum(-slope, 1e-290)
     low, high = profile.bounds(epsilon)
     with np.errstate(invalid="ignore", over="ignore"):
         down, up = np.abs(log_delta - low) / slope, np.abs(high - log_delta) / slope

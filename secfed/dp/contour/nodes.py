@@ -63,22 +63,27 @@ class Nodes:
         """
         exponent, mass = orders[:, None, None] * self.loss, np.exp(self.mass)
         # Where the moment is near 1, its distance from 1 must keep its digits.
-        if exponent.max() <= _MOST_EXPONENT:
+        if orders.max() * self.loss.max() <= _MOST_EXPONENT:
             tilted = np.expm1(exponent, out=exponent)
             tilted *= mass
-            log = np.log1p(tilted.sum(axis=2))
-            tilted += mass
-            total = tilted.sum(axis=2)
-        else:
-            weight = exponent + self.mass
-            top = np.maximum(weight.max(axis=2, keepdims=True), 0.0)
-            tilted = np.exp(weight - top)
-            total = tilted.sum(axis=2)
-            with np.errstate(over="ignore", invalid="ignore"):
-                excess = mass * np.expm1(np.minimum(exponent, 1.0))
-                np.copyto(excess, tilted * np.exp(top) - mass, where=exponent > 1)
-                excess = excess.sum(axis=2)
-                log = np.where(excess < 1e3, np.log1p(excess), np.log(total) + top[..., 0])
+            excess = tilted.sum(axis=2)
+            # Add the masses themselves, and center the losses so that the variance keeps its digits.
+            center = np.einsum("nk,nk->n", mass, self.loss)
+            away = self.loss - center[:, None]
+            square = away * away
+            total = excess + mass.sum(axis=1)
+            mean = (np.einsum("mnk,nk->mn", tilted, away) + np.einsum("nk,nk->n", mass, away)) / total
+            second = (np.einsum("mnk,nk->mn", tilted, square) + np.einsum("nk,nk->n", mass, square)) / total
+            return np.log1p(excess), center + mean, np.maximum(second - mean * mean, 0.0)
+        weight = exponent + self.mass
+        top = np.maximum(weight.max(axis=2, keepdims=True), 0.0)
+        tilted = np.exp(weight - top)
+        total = tilted.sum(axis=2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            excess = mass * np.expm1(np.minimum(exponent, 1.0))
+            np.copyto(excess, tilted * np.exp(top) - mass, where=exponent > 1)
+            excess = excess.sum(axis=2)
+            log = np.where(excess < 1e3, np.log1p(excess), np.log(total) + top[..., 0])
         mean = np.einsum("mnk,nk->mn", tilted, self.loss) / total
         square = (self.loss - mean[..., None]) ** 2
         return log, mean, np.einsum("mnk,mnk->mn", tilted, square) / total
