@@ -231,7 +231,7 @@ def _cuts(
     if epsilon <= 0 or any(laws.direction == "add" for laws in releases.laws):
         return
     orders = np.geomspace(0.5, 2000.0, 16) / epsilon
-    losses = epsilon * 0.5 ** np.arange(1, 9)
+    losses = epsilon * 0.5 ** np.arange(1.0, 8.5, 0.5)
     least = len(losses) - 1
     for stretch in _STRETCHES:
         if since(stretch, losses[0]) == np.inf:
