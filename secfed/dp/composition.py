@@ -8,10 +8,10 @@ import numpy as np
 
 from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
-from secfed.dp.contour import inversion, smoothed
+from secfed.dp.contour import sampled_gaussian, smoothed
 from secfed.dp.contour.curve import upper_curve
 from secfed.dp.contour.integral import WarmStart
-from secfed.dp.contour.inversion import Profile
+from secfed.dp.contour.inversion import Profile, epsilon_of
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
 from secfed.dp.contour.pairs import Law
 from secfed.dp.contour.privacy_loss import Direction, Laws, Reals
@@ -210,7 +210,7 @@ class Composition:
 
     def floor(self, delta: float) -> float:
         """Return a cheap lower bound on epsilon: an observer of all releases sees each of them."""
-        return max((inversion.epsilon_of(one, math.log(delta))[0] for one in self._alone()), default=0.0)
+        return max((epsilon_of(one, math.log(delta))[0] for one in self._alone()), default=0.0)
 
     def exceeds(self, epsilon: float, delta: float) -> bool:
         """Return whether a single one of the releases already spends more than a budget."""
@@ -289,22 +289,22 @@ def _profile(releases: Releases) -> Profile | None:
 
 
 def _epsilon(
-    releases: Releases, log_delta: float, goal: float = inversion.GOAL, start: WarmStart | None = None
+    releases: Releases, log_delta: float, goal: float = sampled_gaussian.GOAL, start: WarmStart | None = None
 ) -> tuple[float, float]:
     if math.log(releases.variation) <= log_delta:
         return 0.0, 0.0
     profile = _profile(releases)
     if profile is None:
-        low, high = inversion.epsilon_bounds(releases, log_delta, goal, start)
+        low, high = sampled_gaussian.epsilon_bounds(releases, log_delta, goal, start)
     else:
-        low, high = inversion.epsilon_of(profile, log_delta)
+        low, high = epsilon_of(profile, log_delta)
     return max(low, 0.0), max(high, 0.0)
 
 
 def _delta(releases: Releases, epsilon: float, start: WarmStart | None) -> tuple[float, float]:
     profile = _profile(releases)
     if profile is None:
-        return inversion.delta_bounds(releases, epsilon, start)
+        return sampled_gaussian.delta_bounds(releases, epsilon, start)
     low, high = profile.bounds(np.array([epsilon]))
     return float(low[0]), float(high[0])
 

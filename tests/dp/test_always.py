@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from secfed import dp
-from secfed.dp.contour import integral, inversion, moments, nodes, path, privacy_loss, smoothed
+from secfed.dp.contour import integral, moments, nodes, path, privacy_loss, sampled_gaussian, smoothed
 from secfed.dp.contour.fourier_sums import transform_work
 from secfed.dp.events import ADJACENCIES, Adjacency
 from secfed.errors import ConfigError
@@ -48,7 +48,7 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         assert made is None or len(made.waves) <= 1.01 * smoothed._MOST_STEPS
         return made
 
-    monkeypatch.setattr(inversion, "build", recorded)
+    monkeypatch.setattr(sampled_gaussian, "build", recorded)
     monkeypatch.setattr(smoothed, "build", counted)
     return found
 
@@ -79,7 +79,7 @@ def check(spent: list[float], query: Query) -> None:
     accountant = dp.Accountant(adjacency).compose(event, rounds)
     low, high = accountant.epsilon(delta, bounds=True)
     assert 0 <= low <= high <= accountant.rdp_epsilon(delta)
-    assert sum(spent) <= 2 * inversion._MOST_WORK
+    assert sum(spent) <= 2 * sampled_gaussian._MOST_WORK
 
 
 @pytest.mark.sampled(2)
@@ -105,7 +105,7 @@ def test_epsilon_is_useful_where_contours_are_long(
     low, high = accountant.epsilon(delta, bounds=True)
     assert least <= high <= most
     assert 0 <= low <= high <= accountant.rdp_epsilon(delta)
-    assert sum(spent) <= 2 * inversion._MOST_WORK
+    assert sum(spent) <= 2 * sampled_gaussian._MOST_WORK
 
 
 @pytest.mark.sampled(1)
@@ -116,7 +116,7 @@ def test_delta_that_underflows_is_above_zero(
     spent: list[float], rate: float, noise: float, rounds: int, epsilon: float
 ) -> None:
     assert poisson(rate, noise, rounds).delta(epsilon, bounds=True) == (0.0, math.ulp(0.0))
-    assert sum(spent) <= 2 * inversion._MOST_WORK
+    assert sum(spent) <= 2 * sampled_gaussian._MOST_WORK
 
 
 @pytest.mark.sampled(2)
@@ -159,7 +159,7 @@ def test_noise_is_found_without_a_look_at_hopeless_noise(
 ) -> None:
     found = dp.noise_multiplier(epsilon=epsilon, delta=1e-5, sampling_rate=rate, rounds=rounds)
     assert found == pytest.approx(expected, abs=6e-7)
-    assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
+    assert sum(spent) <= 16 * 2 * sampled_gaussian._MOST_WORK
     assert poisson(rate, found, rounds).epsilon(1e-5) <= epsilon
     assert poisson(rate, found * (1 - 1e-5), rounds).epsilon(1e-5, bounds=True).lower > epsilon
 
@@ -168,7 +168,7 @@ def test_noise_is_found_without_a_look_at_hopeless_noise(
 def test_sampling_rate_is_found_where_noise_is_small(spent: list[float]) -> None:
     found = dp.sampling_rate(epsilon=3.0, delta=1e-5, noise_multiplier=0.3, rounds=1000)
     assert found == pytest.approx(7.10e-6, abs=5e-9)
-    assert sum(spent) <= 16 * 2 * inversion._MOST_WORK
+    assert sum(spent) <= 16 * 2 * sampled_gaussian._MOST_WORK
 
 
 @pytest.mark.parametrize("rounds", [10, pytest.param(10**6, marks=pytest.mark.slow)])

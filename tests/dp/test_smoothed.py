@@ -15,6 +15,7 @@ from secfed.dp.contour.pairs import NoiseLaw, Pair
 from secfed.dp.events import (
     Adjacency,
     Composed,
+    DiscreteLaplace,
     Event,
     FixedSizeSampled,
     Gaussian,
@@ -307,3 +308,12 @@ def test_events_without_a_law_are_left_to_moments() -> None:
     for event, adjacency in cases:
         assert directions([(Gaussian(1.0), 1), (event, 1)], adjacency) == ()
         assert Accountant(adjacency).compose(event).epsilon(1e-5, bounds=True).lower == 0
+
+
+@pytest.mark.parametrize("event", [Laplace(5.0), PoissonSampled(0.3, Laplace(1.0)), DiscreteLaplace(9.0)], ids=repr)
+@pytest.mark.parametrize("factor", [1.0 + 1e-6, 1.01, 1.5, 4.0])
+def test_epsilon_is_zero_where_delta_is_larger_than_that_of_zero(event: Event, factor: float) -> None:
+    accountant = Accountant().compose(event, 3)
+    delta = factor * accountant.delta(0.0)
+    low, high = accountant.epsilon(delta, bounds=True)
+    assert low == 0.0 and 0.0 <= high <= 1e-6

@@ -16,9 +16,10 @@ How a query is answered, file by file:
 3. `path`: chooses t, the step in u, and the last u. If |exp K| decays too slowly, losses near 0 are cut off.
 4. `cgf`: K along the path, with its error; `fourier_sums` is used for many nodes and steps.
 5. `integral`: the sum over the path, and bounds that include every error.
-6. `inversion`: epsilon from delta by Newton's method on one contour. `curve`: many compositions on one contour.
+6. `inversion`: epsilon from delta by Newton's method on one contour.
 7. `smoothed`: any pairs, with a tiny Gaussian release added so that the transform decays fast. `capped` prepares
    sampled Gaussian noise for it.
+8. `sampled_gaussian`: which contours a query tries. `curve`: many compositions on one contour.
 
 `docs/accountant.md` proves each step. Source: Zhu, Dong, Wang: Optimal Accounting of Differential Privacy via
 Characteristic Function, AISTATS 2022.

@@ -9,10 +9,11 @@ from numpy.polynomial import Polynomial
 
 from secfed.dp.contour.cgf import evaluate
 from secfed.dp.contour.integral import Contour, assemble
-from secfed.dp.contour.inversion import Effort, between, smooth, solve
+from secfed.dp.contour.inversion import solve
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
 from secfed.dp.contour.path import ContourPath, adapted, choose, frequencies, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
+from secfed.dp.contour.sampled_gaussian import Effort, between, smooth
 
 Alone = Callable[[Releases, float, float], tuple[float, float]]
 # Target error relative to delta, and the relative gap that must be reached.

@@ -13,6 +13,7 @@ import numpy as np
 
 from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, WarmStart, assemble
+from secfed.dp.contour.inversion import solve
 from secfed.dp.contour.moments import Moments, NoOrderError, log_chernoff
 from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.path import ContourPath, frequencies, periods
@@ -79,13 +80,14 @@ def epsilon_bounds(
         below, above = (float(part[0]) for part in contour.bounds(np.array([guess])))
         low = max(low, guess) if below >= goals[0] else low
         high = min(high, guess) if above <= goals[1] else high
-        found = _solve(contour, goals, guess, gap)
-        low, high = max(low, found[0]), min(high, found[1])
-        if high - low <= 10 * gap * high or abs(found[2] - guess) <= 1e-3 * guess:
+        least_end, most_end, middle = (
+            float(part[0])
+            for part in solve(contour, goals.mean(keepdims=True), np.array([guess]), (goals[:1], goals[1:]))
+        )
+        low, high = max(low, least_end), min(high, max(most_end, 0.0))
+        if high - low <= 10 * gap * high or abs(middle - guess) <= 1e-3 * guess:
             break
-        guess = found[2] if low < found[2] < high else _step(contour, float(goals.mean()), guess)[0]
-        if not low < guess < high:
-            guess = (low + min(high, 2 * guess)) / 2
+        guess = middle if low < middle < high else (low + min(high, 2 * guess)) / 2
     return float(low), float(high)
 
 
@@ -267,40 +269,3 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
         log += count * (math.log(total) + top)
         mean += count * center
     return Cgf(log, mean, whole, error, -0.5 * mu2 * float(at[-1]) ** 2)
-
-
-def _step(contour: Contour, goal: float, epsilon: float) -> tuple[float, bool]:
-    """Take a Newton step of bounded length toward a value of delta; also return whether delta was above it."""
-    log, slope = (float(part[0]) for part in contour.value(np.array([epsilon])))
-    if not math.isfinite(log):
-        return epsilon, log > goal
-    change = min(max((log - goal) / max(-slope, 1e-290), -0.5 * epsilon), max(epsilon, 1e-12))
-    return epsilon + change, log > goal
-
-
-def _solve(contour: Contour, goals: Reals, guess: float, gap: float) -> tuple[float, float, float]:
-    """Return an epsilon with delta surely above the first goal, one with delta below the second, and a guess."""
-    epsilon, least, most, goal = guess, 0.0, math.inf, float(goals.mean())
-    for _ in range(60):
-        # Keep Newton's step inside the bracket: where delta is nearly flat, it could go anywhere.
-        before, (epsilon, larger) = epsilon, _step(contour, goal, epsilon)
-        least, most = (before, most) if larger else (least, before)
-        if not least < epsilon < most:
-            epsilon = (least + most) / 2 if most < math.inf else 2 * before
-        if abs(epsilon - before) <= 1e-3 * gap * epsilon:
-            break
-    at = np.array([epsilon])
-    slope = max(-float(contour.value(at)[1][0]), 1e-290)
-    bounds, ends = contour.bounds(at), [0.0, math.inf]
-    for side, sign in ((0, -1), (1, 1)):
-        margin = max(sign * (float(bounds[side][0]) - float(goals[side])) / slope, 0.0) + 1e-15 * epsilon
-        # If the bound itself is infinite, start closer than any step that could help.
-        step = margin if math.isfinite(margin) else 1e-6 * epsilon
-        for factor in (1.001, *1.5 ** np.arange(1.0, 29.0)):
-            tried = epsilon + sign * factor * step
-            if tried <= 0:
-                break
-            if sign * (float(contour.bounds(np.array([tried]))[side][0]) - float(goals[side])) <= 0:
-                ends[side] = tried
-                break
-    return ends[0], ends[1], epsilon

@@ -6,12 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from secfed.dp.contour.inversion import GOAL
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.nodes import Nodes
 from secfed.dp.contour.path import ContourPath, choose, frequencies
 from secfed.dp.contour.privacy_loss import Direction, Laws
 from secfed.dp.contour.quadrature import grids
+from secfed.dp.contour.sampled_gaussian import GOAL
 from tests.dp.contour.exact import Exact
 
 DIRECTIONS: tuple[Direction, ...] = ("remove", "add", "replace", "fixed_size")

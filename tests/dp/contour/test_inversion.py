@@ -10,6 +10,7 @@ from secfed.dp.contour import inversion
 from secfed.dp.contour.integral import Contour, build
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.path import choose
+from secfed.dp.contour.sampled_gaussian import GOAL
 from tests.dp.contour.cases import laws
 
 LOG_DELTA = math.log(1e-5)
@@ -20,9 +21,9 @@ def contour() -> Contour:
     """A contour chosen at seven times the epsilon that is searched for."""
     releases = Releases((laws("remove", 1e-3, 0.9171483971969705, 100.0),), 0.0)
     moments = Moments.of(releases, LOG_DELTA, None)
-    path = choose(releases, moments, moments.epsilon_guess(LOG_DELTA), LOG_DELTA, inversion.GOAL, doubtful=True)
+    path = choose(releases, moments, moments.epsilon_guess(LOG_DELTA), LOG_DELTA, GOAL, doubtful=True)
     assert path is not None
-    return build(releases, moments, path, inversion.GOAL)
+    return build(releases, moments, path, GOAL)
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.9, 1.0, 1.5, 3.0, 5.0, 7.342, 7.343, 8.0, 12.0, 20.0])

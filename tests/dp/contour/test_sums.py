@@ -11,10 +11,10 @@ from flint import acb, arb
 
 from secfed.dp.contour.cgf import evaluate, log1p
 from secfed.dp.contour.integral import Contour, build
-from secfed.dp.contour.inversion import GOAL
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.path import ContourPath
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Direction
+from secfed.dp.contour.sampled_gaussian import GOAL
 from tests.dp.contour.cases import DIRECTIONS, case, laws
 from tests.dp.contour.exact import Exact, gaussian_delta, many_bits
 
