@@ -19,7 +19,7 @@ _RARE = 1e-7
 # Steps between two edges, to place a cap.
 _STEPS = 17
 # Orders of Chernoff's bound on low losses, relative to 1 / cap, and the most losses of one law for it.
-_ORDERS, _MOST_ATOMS = np.geomspace(1e-3, 1e5, 17), 100_000
+_ORDERS, _MOST_ATOMS = np.geomspace(1e-3, 1e5, 33), 100_000
 
 
 class CappedLaw(NoiseLaw):
@@ -157,22 +157,28 @@ def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
     Raised losses do not count. By Chernoff's bound with orders of at least 1, where the capped laws have larger moments
     than the real ones.
     """
-    surely = sum(count * max(0.0, -law.least) for law, count in laws)
-    top, best = max(law.most for law, _ in laws), math.inf
-    rounding = 1e-12 * (1 + sum(count for _, count in laws))
+    top = max(law.most for law, _ in laws)
     # Fewer orders where there are many kinds of releases.
-    for order in np.unique(np.maximum(_ORDERS[:: 1 + len(laws) // 20] / max(top, 1e-300), 1.0)):
-        if any(law.size(float(order)) > _MOST_ATOMS for law, _ in laws):
-            break
+    orders = np.unique(np.maximum(_ORDERS[:: 1 + len(laws) // 20] / max(top, 1e-300), 1.0)).tolist()
+    rounding = 1e-12 * (1 + sum(count for _, count in laws))
+
+    def depth(order: float) -> float:
+        if any(law.size(order) > _MOST_ATOMS for law, _ in laws):
+            return math.inf
         total, least = 0.0, 0.0
         for law, count in laws:
-            masses, losses = law.atoms(float(order))
+            masses, losses = law.atoms(order)
             logs = np.log(np.maximum(masses, 1e-320)) - order * losses
             log = float(logs.max()) + math.log(float(np.exp(logs - logs.max()).sum()))
             total, least = total + count * log, min(least, log)
-        depth = (total - least - math.log(probability) + rounding + 1e-9 * abs(total)) / float(order)
-        # The bound first falls and then rises, as moments are convex.
-        if depth > best:
+        return (total - least - math.log(probability) + rounding + 1e-9 * abs(total)) / order
+
+    # As moments are convex, the bound first falls and then rises: try every second order, and those next to the best.
+    tried: list[float] = []
+    for order in orders[::2]:
+        tried.append(depth(order))
+        if tried[-1] > min(tried):
             break
-        best = depth
-    return max(min(best, surely), 0.0)
+    best = 2 * tried.index(min(tried))
+    tried += [depth(order) for order in orders[max(best - 1, 0) : best + 2 : 2]]
+    return max(min(*tried, sum(count * max(0.0, -law.least) for law, count in laws)), 0.0)

@@ -1,9 +1,10 @@
 """Epsilon from delta: a root of a function of epsilon that comes with certified bounds."""
 
-from itertools import chain
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from secfed.dp.contour.privacy_loss import Reals
 
@@ -31,12 +32,12 @@ def solve(
     Args:
         profile: delta as a function of epsilon.
         log_delta: Logarithm of the value, shape `(rows,)`.
-        guess: Where to start, same shape.
+        guess: Where to start, above 0, same shape.
         goals: What the lower bound of log delta must reach at the lower end, and what the upper bound may be at the
             upper end; by default `log_delta`.
 
     Returns:
-        Lower and upper bounds on epsilon (infinite if none was found), and the estimate between them.
+        Lower and upper bounds on epsilon (infinite if none was found), and the estimate, at least 0.
     """
     epsilon, before = guess, np.inf
     least, most = np.full(len(guess), -np.inf), np.full(len(guess), np.inf)
@@ -45,40 +46,49 @@ def solve(
         larger, steep = log > log_delta, np.maximum(np.abs(slope), 1e-290)
         least, most = np.where(larger, epsilon, least), np.where(larger, most, epsilon)
         with np.errstate(invalid="ignore", over="ignore"):
-            # Far beyond the answer, a value may be lost in rounding errors.
-            change = np.where(log > -1e290, (log - log_delta) / steep, -0.5 * np.abs(epsilon))
-        change = np.clip(change, -20 / steep, 20 / steep)
-        # Keep Newton's step inside the bracket.
-        outside = (epsilon + change < least) | (epsilon + change > most)
-        with np.errstate(invalid="ignore"):
-            middle = (least + most) / 2 - epsilon
-        change = np.where(outside & np.isfinite(middle), middle, change)
-        epsilon = epsilon + change
-        moved = float((np.abs(change) / np.maximum(np.abs(epsilon), 1e-300)).max())
+            change = np.clip((log - log_delta) / steep, -20 / steep, 20 / steep)
+            middle = (least + most) / 2
+        # Where delta is flat or lost in rounding errors, Newton's step could go anywhere.
+        target = np.clip(epsilon + change, 0.0, 2 * epsilon + guess)
+        outside = ((target <= least) | (target >= most)) & (target != epsilon)
+        target = np.where(outside & np.isfinite(middle), middle, target)
+        target = np.where(most <= 0, 0.0, target)
+        moved = float((np.abs(target - epsilon) / np.maximum(target, 1e-100)).max())
+        epsilon = target
         # What is left after such a step is about its square. Once steps stop shrinking, they are only rounding.
         if moved <= _LAST_STEP or (before < 1e-7 and moved > before / 4):
             break
         before = moved
     goals, bounds, directions = goals or (log_delta, log_delta), profile.bounds(epsilon), (-1.0, 1.0)
-    steps = []
+    scale, steps = np.where(epsilon > 0, epsilon, guess), []
     for goal, bound, sign in zip(goals, bounds, directions, strict=True):
         with np.errstate(invalid="ignore", over="ignore"):
             step = np.maximum(sign * (bound - goal), 0.0) / np.maximum(-slope, 1e-290)
-        # Where the bound itself is infinite, start closer than any step that could help.
-        steps.append(np.where(np.isfinite(step), step, 1e-6 * np.abs(epsilon)))
-    nearest = 4e-16 * np.abs(epsilon) + 1e-300
-    found = [np.full(len(epsilon), sign * np.inf) for sign in directions]
-    wider = (
-        [epsilon + sign * (f * step + nearest) for sign, step in zip(directions, steps, strict=True)] for f in _FACTORS
-    )
-    # Where delta jumps to 0, only the bracket's ends may do.
-    for ends in chain(wider, [[least, most]]):
+        # Where delta is flat or its bound infinite, start closer than any step that could help.
+        steps.append(np.where(step < 1e3 * scale, step, 1e-6 * scale))
+    nearest = 4e-16 * epsilon
+    # Epsilon is never below 0.
+    found = [np.where(epsilon > 0, -np.inf, 0.0), np.full(len(epsilon), np.inf)]
+
+    def improve(ends: list[Reals], where: Sequence[npt.NDArray[np.bool_] | bool]) -> bool:
+        """Take ends that hold and are closer than the known ones; return whether any was closer."""
+        some = False
         for side, sign in enumerate(directions):
-            open_ = ~np.isfinite(found[side]) & np.isfinite(ends[side])
-            if open_.any():
-                bound = profile.bounds(np.where(np.isfinite(ends[side]), ends[side], epsilon))[side]
-                holds = open_ & (sign * (bound - goals[side]) <= 0)
-                found[side][holds] = ends[side][holds]
+            closer = where[side] & np.isfinite(ends[side]) & (sign * ends[side] < sign * found[side])
+            if closer.any():
+                some = True
+                bound = profile.bounds(np.where(closer, ends[side], epsilon))[side]
+                closer &= sign * (bound - goals[side]) <= 0
+                found[side][closer] = ends[side][closer]
+        return some
+
+    for factor in _FACTORS:
+        ends = [epsilon + sign * (factor * step + nearest) for sign, step in zip(directions, steps, strict=True)]
+        if not improve(ends, (True, True)):
+            break
+        if factor == _FACTORS[0]:
+            # Where delta jumps to 0, only the bracket's ends may do. Others can be closer.
+            improve([least, most], [np.isinf(known) for known in found])
     return found[0], found[1], epsilon
 
 
