@@ -10,6 +10,8 @@ from secfed.dp.contour.privacy_loss import Reals
 
 # A relative step of Newton's method that is small enough to be the last one.
 _LAST_STEP = 1e-8
+# Without a value above and one below after this many steps, steps larger than this part of epsilon lead nowhere.
+_FEW_STEPS, _LOST = 10, 1e-3
 # How many times the estimated error to move away from the estimate.
 _FACTORS = (1.001, *1.5 ** np.arange(1.0, 29.0))
 
@@ -41,7 +43,7 @@ def solve(
     """
     epsilon, before = guess, np.inf
     least, most = np.full(len(guess), -np.inf), np.full(len(guess), np.inf)
-    for _ in range(40):
+    for steps_taken in range(40):
         log, slope = profile.value(epsilon)
         larger, steep = log > log_delta, np.maximum(np.abs(slope), 1e-290)
         least, most = np.where(larger, epsilon, least), np.where(larger, most, epsilon)
@@ -58,7 +60,11 @@ def solve(
         # What is left after such a step is about its square. Once steps stop shrinking, they are only rounding.
         if moved <= _LAST_STEP or (before < 1e-7 and moved > before / 4):
             break
+        # On a contour that does not suit, all values may be wrong.
+        if steps_taken > _FEW_STEPS and moved > _LOST and not np.isfinite(middle).any():
+            break
         before = moved
+    lost = ~np.isfinite(middle) & (np.abs(change) > _LOST * epsilon) & (epsilon > 0)
     goals, bounds, directions = goals or (log_delta, log_delta), profile.bounds(epsilon), (-1.0, 1.0)
     scale, steps = np.where(epsilon > 0, epsilon, guess), []
     for goal, bound, sign in zip(goals, bounds, directions, strict=True):
@@ -70,7 +76,7 @@ def solve(
     # Epsilon is never below 0.
     found = [np.where(epsilon > 0, -np.inf, 0.0), np.full(len(epsilon), np.inf)]
 
-    def improve(ends: list[Reals], where: Sequence[npt.NDArray[np.bool_] | bool]) -> bool:
+    def improve(ends: list[Reals], where: Sequence[npt.NDArray[np.bool_]]) -> bool:
         """Take ends that hold and are closer than the known ones; return whether any was closer."""
         some = False
         for side, sign in enumerate(directions):
@@ -84,7 +90,7 @@ def solve(
 
     for factor in _FACTORS:
         ends = [epsilon + sign * (factor * step + nearest) for sign, step in zip(directions, steps, strict=True)]
-        if not improve(ends, (True, True)):
+        if not improve(ends, (~lost, ~lost)):
             break
         if factor == _FACTORS[0]:
             # Where delta jumps to 0, only the bracket's ends may do. Others can be closer.
