@@ -155,6 +155,17 @@ def test_a_proved_release_says_what_was_proved_and_nothing_more() -> None:
     assert dp.Accountant().compose(dp.ApproximateDP(0.5), 3).delta(1.5 + 1e-9) == 0.0
 
 
+@pytest.mark.parametrize("parts", [(1.0, 1.0), (1.0, 0.7), (0.3, 1.9)])
+@pytest.mark.parametrize("below", [1e-9, 1e-12, 1e-14, 1e-15, 2e-16])
+def test_delta_just_below_the_largest_loss_is_not_lost_in_rounding(parts: tuple[float, float], below: float) -> None:
+    """Chernoff's bound is best at orders up to 1e16 there."""
+    epsilon = sum(parts) * (1 - below)
+    chance = math.prod(math.exp(part) / (1 + math.exp(part)) for part in parts)
+    exact = chance * float(sum(map(Fraction, parts)) - Fraction(epsilon))  # to first order
+    low, high = bounds("replace", epsilon, *((dp.ApproximateDP(part), 1) for part in parts))
+    assert exact > 0 and low <= exact * (1 + 1e-6) and exact * (1 - 1e-6) <= high <= 1.01 * exact + 1e-13
+
+
 PARTS = st.tuples(st.floats(0.01, 2.0), st.sampled_from([0.0, 1e-9, 0.01]))
 
 

@@ -135,7 +135,7 @@ class Contour:
         value = self.waves.at(x) * step
         error = self.error + self.waves.rounding(x) * step
         scale = self.log - self.order * epsilon
-        error += np.abs(value) * 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
+        rounding = 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
         orders, far = self.orders, np.abs(self.orders - self.order) * self.period
         with np.errstate(divide="ignore", over="ignore"):
             chernoff = self.log_moments + (1e-6 + log_chernoff(orders)) - orders * epsilon[:, None] - scale[:, None]
@@ -152,8 +152,8 @@ class Contour:
             if self.density:
                 density = (self.density.at(x) + self.density.rounding(x)) * step + self.density_error
                 low -= self.smoothing * np.exp(self.smoothing / 8) * np.maximum(density, 0.0)
-            low = np.log(np.maximum(low, 0.0)) + scale
-            high = np.log(np.maximum(value + error, 0.0) + bulk) + scale
+            low = np.log(np.maximum(low, 0.0)) + (scale - rounding)
+            high = np.log(np.maximum(value + error, 0.0) + bulk) + (scale + rounding)
         return low, high
 
 

@@ -41,31 +41,10 @@ def solve(
     Returns:
         Lower and upper bounds on epsilon (infinite if none was found), and the estimate, at least 0.
     """
-    epsilon, before = guess, np.inf
-    least, most = np.full(len(guess), -np.inf), np.full(len(guess), np.inf)
-    for steps_taken in range(40):
-        log, slope = profile.value(epsilon)
-        larger, steep = log > log_delta, np.maximum(np.abs(slope), 1e-290)
-        least, most = np.where(larger, epsilon, least), np.where(larger, most, epsilon)
-        with np.errstate(invalid="ignore", over="ignore"):
-            change = np.clip((log - log_delta) / steep, -20 / steep, 20 / steep)
-            middle = (least + most) / 2
-        # Where delta is flat or lost in rounding errors, Newton's step could go anywhere.
-        target = np.clip(epsilon + change, 0.0, 2 * epsilon + guess)
-        outside = ((target <= least) | (target >= most)) & (target != epsilon)
-        target = np.where(outside & np.isfinite(middle), middle, target)
-        target = np.where(most <= 0, 0.0, target)
-        moved = float((np.abs(target - epsilon) / np.maximum(target, 1e-100)).max())
-        epsilon = target
-        # What is left after such a step is about its square. Once steps stop shrinking, they are only rounding.
-        if moved <= _LAST_STEP or (before < 1e-7 and moved > before / 4):
-            break
-        # On a contour that does not suit, all values may be wrong.
-        if steps_taken > _FEW_STEPS and moved > _LOST and not np.isfinite(middle).any():
-            break
-        before = moved
-    lost = ~np.isfinite(middle) & (np.abs(change) > _LOST * epsilon) & (epsilon > 0)
+    epsilon, slope, bracket, lost = _newton(profile, log_delta, guess)
     goals, bounds, directions = goals or (log_delta, log_delta), profile.bounds(epsilon), (-1.0, 1.0)
+    # A contour says nothing where it does not even show that delta is at most 1.
+    lost = lost | ~(bounds[1] <= 1.0)
     scale, steps = np.where(epsilon > 0, epsilon, guess), []
     for goal, bound, sign in zip(goals, bounds, directions, strict=True):
         with np.errstate(invalid="ignore", over="ignore"):
@@ -76,7 +55,7 @@ def solve(
     # Epsilon is never below 0.
     found = [np.where(epsilon > 0, -np.inf, 0.0), np.full(len(epsilon), np.inf)]
 
-    def improve(ends: list[Reals], where: Sequence[npt.NDArray[np.bool_]]) -> bool:
+    def improve(ends: Sequence[Reals], where: Sequence[npt.NDArray[np.bool_]]) -> bool:
         """Take ends that hold and are closer than the known ones; return whether any was closer."""
         some = False
         for side, sign in enumerate(directions):
@@ -94,21 +73,55 @@ def solve(
             break
         if factor == _FACTORS[0]:
             # Where delta jumps to 0, only the bracket's ends may do. Others can be closer.
-            improve([least, most], [np.isinf(known) for known in found])
+            improve(bracket, [np.isinf(known) for known in found])
     return found[0], found[1], epsilon
+
+
+def _newton(
+    profile: Profile, log_delta: Reals, guess: Reals
+) -> tuple[Reals, Reals, tuple[Reals, Reals], npt.NDArray[np.bool_]]:
+    """Search by Newton's method, and by halves where that leads nowhere.
+
+    Returns:
+        Epsilon; the slope of log delta there; the largest epsilon that is known to be too small and the least that is
+        known to be large enough, infinite if there is none; and which rows are lost.
+    """
+    epsilon, before = guess, np.inf
+    least, most = np.full(len(guess), -np.inf), np.full(len(guess), np.inf)
+    for steps_taken in range(40):
+        log, slope = profile.value(epsilon)
+        larger, steep = log > log_delta, np.maximum(np.abs(slope), 1e-290)
+        least, most = np.where(larger, epsilon, least), np.where(larger, most, epsilon)
+        with np.errstate(invalid="ignore", over="ignore"):
+            change = (log - log_delta) / steep
+            middle = (least + most) / 2
+        # Where delta is flat or lost in rounding errors, Newton's step could go anywhere.
+        target = np.clip(epsilon + change, 0.0, 2 * epsilon + guess)
+        outside = ((target <= least) | (target >= most)) & (target != epsilon)
+        target = np.where(outside & np.isfinite(middle), middle, target)
+        target = np.where(most <= 0, 0.0, target)
+        moved = float((np.abs(target - epsilon) / np.maximum(target, 1e-100)).max())
+        epsilon = target
+        # What is left after such a step is about its square. Once steps stop shrinking, they are only rounding.
+        if moved <= _LAST_STEP or (before < 1e-7 and moved > before / 4):
+            break
+        # On a contour that does not suit, all values may be wrong.
+        if steps_taken > _FEW_STEPS and moved > _LOST and not np.isfinite(middle).any():
+            break
+        before = moved
+    lost = ~np.isfinite(middle) & (np.abs(change) > _LOST * epsilon) & (epsilon > 0)
+    return epsilon, slope, (least, most), lost
 
 
 def epsilon_of(profile: Profile, log_delta: float) -> tuple[float, float]:
     """Return lower and upper bounds on epsilon(delta) from a closed form; epsilon is at least 0."""
     if profile.bounds(np.zeros(1))[1][0] <= log_delta:
         return 0.0, 0.0
-    # log delta falls, and is concave where it matters: double to find a bracket, halve it, then use Newton.
-    low, high = 0.0, 1e-12
-    while profile.value(np.array([high]))[0][0] > log_delta and high < 1e300:
-        low, high = high, high * 4
-    for _ in range(16):
-        middle = (low + high) / 2
-        inside = profile.value(np.array([middle]))[0][0] > log_delta
-        low, high = (middle, high) if inside else (low, middle)
-    lower, upper, _ = solve(profile, np.array([log_delta]), np.array([(low + high) / 2]))
+    # A guess within a factor of 4.
+    guess = np.ones(1)
+    while profile.value(guess)[0][0] > log_delta and guess < 1e300:
+        guess = guess * 4
+    while profile.value(guess / 4)[0][0] <= log_delta and guess > 1e-12:
+        guess = guess / 4
+    lower, upper, _ = solve(profile, np.array([log_delta]), guess / 2)
     return max(float(lower[0]), 0.0), float(upper[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfcx, ndtr
 
-from secfed.dp.contour.privacy_loss import Laws, Reals
+from secfed.dp.contour.privacy_loss import ROUNDOFF, Laws, Reals
 from secfed.dp.contour.quadrature import grids, most_nodes
 
 # Most nodes of one law.
@@ -69,7 +69,7 @@ class Releases:
 
 def log_chernoff(order: Reals) -> Reals:
     """Return log of max over x of (1 - e^-x)+ e^-tx: delta <= that times exp(K(t) - t epsilon)."""
-    return np.asarray(order * np.log(order) - (order + 1) * np.log1p(order))
+    return np.asarray(-np.log1p(order) - order * np.log1p(1 / order))  # nothing cancels
 
 
 def chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> Reals:
@@ -170,11 +170,14 @@ class Moments:
 
     def exponent(self, epsilon: float) -> Reals:
         """Return the log of Chernoff's bound on delta at each order."""
-        return self.log - self.order * epsilon + log_chernoff(self.order)
+        # At huge orders, which losses with a maximum have, rounding counts.
+        rounding = 16 * ROUNDOFF * (np.abs(self.log) + self.order * epsilon)
+        return self.log - self.order * epsilon + log_chernoff(self.order) + rounding
 
     def epsilon_bound(self, log_delta: float) -> float:
         """Return Chernoff's bound on epsilon, as in Renyi differential privacy."""
-        return float(((self.log + log_chernoff(self.order) - log_delta) / self.order).min())
+        rounding = 16 * ROUNDOFF * np.abs(self.log)
+        return float(((self.log + log_chernoff(self.order) - log_delta + rounding) / self.order).min())
 
     def saddle(self) -> tuple[Reals, Reals]:
         """Estimate one (epsilon, log delta) pair per order from a tilted normal: a starting point, not a bound."""

@@ -84,7 +84,7 @@ def epsilon_bounds(
             float(part[0])
             for part in solve(contour, goals.mean(keepdims=True), np.array([guess]), (goals[:1], goals[1:]))
         )
-        low, high = max(low, least_end), min(high, max(most_end, 0.0))
+        low, high = max(low, least_end), min(high, most_end)
         if high - low <= 10 * gap * high or abs(middle - guess) <= 1e-3 * guess:
             break
         guess = middle if low < middle < high else (low + min(high, 2 * guess)) / 2
