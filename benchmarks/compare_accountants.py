@@ -31,12 +31,13 @@ ROUNDING = 1e-12
 Query = dict[str, Any]
 Interval = tuple[float, float]
 
-_ADJACENCIES = ["add_remove", "replace", "remove", "add"]
 _KINDS = ["poisson", "poisson", "fixed", "gaussian", "laplace", "sampled laplace", "discrete laplace"]
 
 
 def queries(seed: int) -> Iterator[Query]:
     """Draw queries: one kind of event, sometimes after unsampled Gaussian noise; epsilon, delta or a curve."""
+    from secfed.dp.events import ADJACENCIES, ONE_SIDED
+
     draw = random.Random(seed)
 
     def log(low: float, high: float) -> float:
@@ -48,7 +49,7 @@ def queries(seed: int) -> Iterator[Query]:
         yield {
             "ask": ask,
             "kind": kind,
-            "adjacency": draw.choice(["add_remove", "replace"] if kind == "fixed" else _ADJACENCIES),
+            "adjacency": draw.choice(ADJACENCIES if kind == "fixed" else (*ADJACENCIES, *ONE_SIDED)),
             "rate": log(1e-6, 1.0),
             "noise": log(0.1 if "laplace" not in kind else 0.3, 20.0),
             "rounds": int(log(1, 40 if ask == "curve" else 1e5)),

@@ -180,5 +180,5 @@ def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
         if tried[-1] > min(tried):
             break
     best = 2 * tried.index(min(tried))
-    tried += [depth(order) for order in orders[max(best - 1, 0) : best + 2 : 2]]
+    tried += [depth(orders[i]) for i in (best - 1, best + 1) if 0 <= i < len(orders)]
     return max(min(*tried, sum(count * max(0.0, -law.least) for law, count in laws)), 0.0)

@@ -15,7 +15,7 @@ from secfed.dp.contour.quadrature import grids
 Complexes = npt.NDArray[np.complex128]
 # Side of the blocks of a matrix product.
 _TILE = 32
-# Rows between two that are computed anew.
+# Of rows with consecutive counts, each 16th has an exponential of its own.
 _STRIDE = 16
 # A node with less than this part of the mass is left out of sums.
 _NOTHING = 1e-32

@@ -83,8 +83,9 @@ def _newton(
     """Search by Newton's method, and by halves where that leads nowhere.
 
     Returns:
-        Epsilon; the slope of log delta there; the largest epsilon that is known to be too small and the least that is
-        known to be large enough, infinite if there is none; and which rows are lost.
+        The estimate of epsilon, and the slope of log delta there. The largest epsilon with a larger delta and the
+        smallest one with a smaller delta, of all that were tried; infinite if there was none. The rows in which the
+        search found nothing.
     """
     epsilon, before = guess, np.inf
     least, most = np.full(len(guess), -np.inf), np.full(len(guess), np.inf)

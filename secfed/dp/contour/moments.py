@@ -80,10 +80,11 @@ def chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> 
         log_delta: Logarithm of delta, to bound epsilon.
         epsilon: To bound delta, when `log_delta` is None.
     """
-    exponent = columns[1] + log_chernoff(columns[0])
-    if log_delta is not None:
-        return np.asarray((exponent - log_delta) / columns[0])
-    return np.asarray(exponent - columns[0] * (epsilon or 0.0))
+    tilt = 0.0 if log_delta is not None else columns[0] * (epsilon or 0.0)
+    # At huge orders, which losses with a maximum have, rounding counts.
+    rounding = 16 * ROUNDOFF * (np.abs(columns[1]) + tilt)
+    exponent = columns[1] - tilt + log_chernoff(columns[0]) + rounding
+    return np.asarray(exponent if log_delta is None else (exponent - log_delta) / columns[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +171,11 @@ class Moments:
 
     def exponent(self, epsilon: float) -> Reals:
         """Return the log of Chernoff's bound on delta at each order."""
-        # At huge orders, which losses with a maximum have, rounding counts.
-        rounding = 16 * ROUNDOFF * (np.abs(self.log) + self.order * epsilon)
-        return self.log - self.order * epsilon + log_chernoff(self.order) + rounding
+        return chernoff(np.array([self.order, self.log]), None, epsilon)
 
     def epsilon_bound(self, log_delta: float) -> float:
         """Return Chernoff's bound on epsilon, as in Renyi differential privacy."""
-        rounding = 16 * ROUNDOFF * np.abs(self.log)
-        return float(((self.log + log_chernoff(self.order) - log_delta + rounding) / self.order).min())
+        return float(chernoff(np.array([self.order, self.log]), log_delta, None).min())
 
     def saddle(self) -> tuple[Reals, Reals]:
         """Estimate one (epsilon, log delta) pair per order from a tilted normal: a starting point, not a bound."""

@@ -63,14 +63,24 @@ def build_rows(contour: Contour) -> Contour:
     )
 
 
-class Steps:
+class Known:
+    """A log of delta whose bounds are a margin apart from it; subclasses give its value."""
+
+    margin = 1e-9
+
+    def value(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def bounds(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log, _ = self.value(epsilon)
+        return log - self.margin, log + self.margin
+
+
+class Steps(Known):
     """Log of delta as a staircase that falls at 1, 2, 3, ...: Newton's steps lead anywhere."""
 
     def value(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return -5.0 * np.floor(epsilon), np.full(len(epsilon), -1e-15)
-
-    def bounds(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.value(epsilon)[0] - 1e-9, self.value(epsilon)[0] + 1e-9
 
 
 @pytest.mark.parametrize("guess", [1e-3, 0.5, 2.9, 3.0, 3.1, 40.0, 1e6])
@@ -79,15 +89,12 @@ def test_a_staircase_is_searched_by_halves(guess: float) -> None:
     assert 2.9 < low[0] < 3.0 <= high[0] < 3.1 and middle[0] == pytest.approx(3.0, abs=0.1)
 
 
-class Hyperbola:
+class Hyperbola(Known):
     """Log of delta that Newton's method cannot follow: from either side it steps over the root to the other."""
 
     def value(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         off = epsilon - 2.0
         return -np.sign(off) * np.abs(off) ** 0.4, -0.4 * np.maximum(np.abs(off), 1e-300) ** -0.6
-
-    def bounds(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.value(epsilon)[0] - 1e-9, self.value(epsilon)[0] + 1e-9
 
 
 @pytest.mark.parametrize("guess", [1e-3, 1.0, 1.9999, 3.0, 50.0])
@@ -96,29 +103,22 @@ def test_steps_over_the_root_end(guess: float) -> None:
     assert 1.99 < low[0] <= 2.0 <= high[0] < 2.01
 
 
+class Line(Known):
+    def __init__(self, margin: float) -> None:
+        self.margin = margin
+
+    def value(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return -1.0 - 3.0 * epsilon, np.full(len(epsilon), -3.0)
+
+
 @pytest.mark.parametrize("goal", [0.0, 0.5, 3.0])
 def test_a_delta_that_zero_already_has_gives_zero(goal: float) -> None:
     """Other rows are not affected."""
-
-    class Lines:
-        def value(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return -1.0 - 3.0 * epsilon, np.full(len(epsilon), -3.0)
-
-        def bounds(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self.value(epsilon)[0] - 1e-12, self.value(epsilon)[0] + 1e-12
-
-    low, high, middle = inversion.solve(Lines(), np.array([goal, -7.0]), np.array([0.7, 0.7]))
+    low, high, middle = inversion.solve(Line(1e-12), np.array([goal, -7.0]), np.array([0.7, 0.7]))
     assert low[0] == high[0] == middle[0] == 0.0
     assert low[1] <= 2.0 <= high[1] and high[1] - low[1] < 1e-9
 
 
 def test_where_only_the_bounds_do_not_say_that_zero_is_enough_the_upper_end_is_above_zero() -> None:
-    class Lines:
-        def value(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return -1.0 - 3.0 * epsilon, np.full(len(epsilon), -3.0)
-
-        def bounds(self, epsilon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self.value(epsilon)[0] - 0.3, self.value(epsilon)[0] + 0.3
-
-    low, high, middle = inversion.solve(Lines(), np.array([-0.9]), np.array([0.7]))
+    low, high, middle = inversion.solve(Line(0.3), np.array([-0.9]), np.array([0.7]))
     assert low[0] == middle[0] == 0.0 and 0.06 < high[0] < 0.11
