@@ -26,6 +26,8 @@ from secfed.dp.likelihood import log_mixture
 # Imaginary parts of r to try.
 _TURNS = np.array([1.6, 1.2, 0.8, 0.5, 0.3, 0.15])[:, None]
 _EDGE = 1e-21
+# Larger frequencies, relative to the smallest one, up to which copies of the loss are compared by squares.
+_FARTHER = 2.0 ** np.arange(1, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +76,35 @@ class PairNodes(Nodes):
             height = np.pi**2 / 8 * self.laws.noise**2 * cut.stretch
             piece = np.log(np.pi / 2 * self.laws.noise) + edge + height
             return np.asarray(np.logaddexp(Nodes.decay(self, tilted, order, frequency, cut), piece))
+        variation, distance, sums = self._kept.once(("near", order), lambda: self._near(tilted))
+        last = frequency * _FARTHER
+        inside = (distance[:, None] <= np.pi / (2 * last)[:, None]).sum(axis=2)
+        mass, first, second = np.take_along_axis(sums, inside[None], axis=2)
+        # Where the mass inside is at one point, the difference is only rounding.
+        squares = 2 * (mass * second * (1 - 1e-13) - first**2)
+        near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - ROUNDOFF))
+        far = np.log(tilted[:, :1] + variation[:, None] / last)
+        alone = np.log(tilted[:, 0] + variation / frequency)
+        return np.asarray(np.minimum(np.maximum(near, far).min(axis=1), np.minimum(alone, 0.0)))
+
+    def _near(self, tilted: Reals) -> tuple[Reals, Reals, Reals]:
+        """Return what bounds at all frequencies share.
+
+        Returns:
+            The total variation of the loss's tilted density, shape `(n,)`. The losses' distances from their tilted
+            mean, ascending, shape `(n, nodes)`. The tilted probability, first and second moment within each distance,
+            the first ones 0, shape `(3, n, nodes + 1)`.
+        """
         half = self.density.shape[1]
-        density = tilted[:, -half:] * np.exp(self.density)
-        negative = tilted[:, 1 : half + 1] * np.exp(self.density)
-        joined = np.concatenate(
-            [np.zeros((len(tilted), 1)), negative[:, ::-1], density, np.zeros((len(tilted), 1))], axis=1
-        )
+        negative, positive = (part * np.exp(self.density) for part in (tilted[:, 1 : half + 1], tilted[:, -half:]))
+        joined = np.pad(np.concatenate([negative[:, ::-1], positive], axis=1), ((0, 0), (1, 1)))
         variation = np.abs(np.diff(joined, axis=1)).sum(axis=1) * 1.05
-        mean = (tilted * self.loss).sum(axis=1)
-        away = self.loss - mean[:, None]
-        best = np.minimum(np.log(tilted[:, 0] + variation / frequency), 0.0)
-        for last in frequency * 2.0 ** np.arange(1, 12):
-            inside = tilted * (np.abs(away) <= np.pi / (2 * last))
-            squares = 2 * (inside.sum(axis=1) * (inside * away**2).sum(axis=1) - (inside * away).sum(axis=1) ** 2)
-            near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - ROUNDOFF))
-            far = np.log(tilted[:, 0] + variation / last)
-            best = np.minimum(best, np.maximum(near, far))
-        return np.asarray(best)
+        away = self.loss - (tilted * self.loss).sum(axis=1)[:, None]
+        ranked = np.argsort(np.abs(away), axis=1)
+        away, mass = (np.take_along_axis(part, ranked, axis=1) for part in (away, tilted))
+        sums = np.zeros((3, len(tilted), tilted.shape[1] + 1))
+        np.cumsum([mass, mass * away, mass * away**2], axis=2, out=sums[:, :, 1:])
+        return variation, np.abs(away), sums
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
         """Return the log of the trapezoid rule's error on a moved line; see `Nodes`."""

@@ -7,7 +7,7 @@ epsilon, which the same contour gives, bounds it. `docs/accountant.md`, section 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from secfed.dp.contour.path import ContourPath, frequencies, periods
 from secfed.dp.contour.privacy_loss import Reals
 
 Pairs = Sequence[tuple[Law, int]]
+Ends = tuple[Reals, Reals]
 # Target relative gap, and target error of a contour relative to delta.
 _GAP, _GOAL = 5e-7, 1e-10
 # Most values of u, and most losses of one law.
@@ -46,13 +47,10 @@ def epsilon_bounds(
     Returns:
         Both at least 0; the upper one is infinite if there is no guarantee or none was found.
     """
-    delta, (certain, infinite) = math.exp(log_delta), _unbounded(pairs)
+    delta, (certain, infinite) = math.exp(log_delta), unbounded(pairs)
     if certain * (1 - excess) >= delta:
         return math.inf, math.inf
-    # Subtract infinite losses from delta. Losses that may be infinite or 0 lower the upper goal and raise the lower
-    # one.
-    least = (delta + (infinite - certain)) / (1 - excess) - certain
-    goals = np.log(np.maximum([least, delta - infinite], 1e-320))
+    goals = np.array(finite_goals(delta, certain, infinite, excess))
     if _alone(pairs, 0.0):
         return _invert(pairs, delta)
     moments = moments_of(pairs, goals[1], None)
@@ -99,7 +97,7 @@ def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -
         epsilon: At least 0.
         start: The contour to try first; the one that answers is stored in it.
     """
-    certain, infinite = _unbounded(pairs)
+    certain, infinite = unbounded(pairs)
     if epsilon >= _most(pairs):
         return certain, infinite
     if alone := _alone(pairs, epsilon):
@@ -135,7 +133,24 @@ def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -
     return certain + max(0.0, low - lost), min(1.0, high + infinite)
 
 
-def _unbounded(pairs: Pairs) -> tuple[float, float]:
+def finite_goals(delta: Reals | float, certain: Reals | float, infinite: Reals | float, excess: float) -> Ends:
+    """Return what the bounds of log delta must reach at the ends of epsilon, where infinite losses are left out.
+
+    Args:
+        delta: Delta.
+        certain: Lower bound on the probability of an infinite loss.
+        infinite: Upper bound on it.
+        excess: The true delta may be smaller than that of the pairs by at most this fraction of it.
+
+    Returns:
+        For the lower and the upper end.
+    """
+    # Losses that may be infinite or 0 lower the upper goal and raise the lower one.
+    least = (delta + (infinite - certain)) / (1 - excess) - certain
+    return np.log(np.maximum(least, 1e-320)), np.log(np.maximum(delta - infinite, 1e-320))
+
+
+def unbounded(pairs: Pairs) -> tuple[float, float]:
     """Return lower and upper bounds on the probability that some loss is infinite."""
     least, most = (
         1.0 if any(part >= 1 for part, _ in parts) else -math.expm1(sum(n * math.log1p(-part) for part, n in parts))
@@ -213,7 +228,15 @@ def _columns(pairs: Pairs, orders: Reals) -> Reals:
 
 
 def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap: float = _GAP) -> Contour | None:
-    """Evaluate the integrand on the cheapest contour for values of delta near a guess.
+    """Evaluate the integrand on the contour of `choose`; None if there is none."""
+    found = choose(pairs, moments, epsilon, log_delta, gap)
+    return found and rows((), pairs, *found, moments.order)(np.ones(1))
+
+
+def choose(
+    pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap: float
+) -> tuple[ContourPath, float] | None:
+    """Choose the cheapest contour for values of delta near a guess.
 
     Args:
         pairs: The composition.
@@ -223,9 +246,11 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
         gap: Relative gap of epsilon that smoothing may cost.
 
     Returns:
-        The contour; None if no order gives one.
+        The contour, and mu^2 of the added Gaussian release; None if no order gives one.
     """
     orders, exponent = moments.order, moments.exponent(epsilon)
+    if not len(orders):
+        return None
     log_delta = min(log_delta, float(exponent.min()))
     width = periods(moments, epsilon, log_delta, _GOAL)
     loss = np.maximum(exponent - log_chernoff(orders) - log_delta, 0.0)
@@ -243,10 +268,30 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
         frequency /= 2
     # At least a few steps, none far beyond the last frequency.
     period = max(period, 32 * math.pi / frequency)
-    mu2 = 2 * (30 + float(loss[best])) / frequency**2
-    path = ContourPath(order, period, frequency)
-    log = moments.log + mu2 * moments.order * (moments.order + 1) / 2
-    return assemble(_cgf(pairs, path, mu2).alone(), None, path, moments.order, log[None], mu2)
+    return ContourPath(order, period, frequency), 2 * (30 + float(loss[best])) / frequency**2
+
+
+def rows(base: Pairs, extra: Pairs, path: ContourPath, mu2: float, orders: Reals) -> Callable[[Reals], Contour]:
+    """Evaluate K on a contour that several compositions share.
+
+    Args:
+        base: What all have in common.
+        extra: What they have several times.
+        path: The contour.
+        mu2: mu^2 of the added Gaussian release.
+        orders: Real orders that bound the trapezoid rule's error.
+
+    Returns:
+        For the numbers of times, shape `(rows,)`, the contour of these compositions.
+    """
+    (first, *_), (each, *_) = _columns(base, orders), _columns(extra, orders)
+    first = first + mu2 * orders * (orders + 1) / 2
+    common, one = _cgf(base, path, mu2), _cgf(extra, path, 0.0)
+
+    def at(times: Reals) -> Contour:
+        return assemble(common.plus(one, times), None, path, orders, first + times[:, None] * each, mu2)
+
+    return at
 
 
 def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:

@@ -44,9 +44,10 @@ def test_rows_give_the_bounds_of_their_own_contours(
 
     monkeypatch.setattr(curve, "choose", keep)
     monkeypatch.setattr(path, "_FEW_STEPS", 1e3)  # so that cuts are worthwhile
-    monkeypatch.setattr(curve, "_WORK_PER_ROW", math.inf)  # so that all rows share
-    found, guess = curve._share(before, extra, counts, last, LOG_DELTA, math.inf)
-    assert found is not None
+    monkeypatch.setattr(curve, "_MOST_WORK", math.inf)
+    log_delta = np.full(4, LOG_DELTA)
+    contours = curve._contours(before, extra, counts, last, log_delta, math.inf)
+    found, guess = next((shared, guess) for shared, guess, _ in contours if shared)
     if base != "sampled":
         assert (paths[-1].cut is not None) == cut
     # The next block may ask for more releases on the same contour.
@@ -77,6 +78,46 @@ def test_no_row_is_below_the_bounds_of_a_query() -> None:
     assert one.beyond is not None
     tails = one.plus(one, np.array([1.0, 9.0])).tail
     assert tails == pytest.approx([one.tail + one.beyond + math.log(2), one.tail + one.beyond + math.log(10)])
+
+
+@pytest.mark.parametrize("base", ["nothing", "gaussian", "sampled"])
+@pytest.mark.parametrize(
+    ("direction", "rate", "noise"), [("remove", 1e-4, 1.0), ("replace", 1e-3, 0.8), ("fixed_size", 1e-4, 2.0)]
+)
+def test_rows_on_a_smoothed_contour_are_as_tight_as_queries(
+    base: str, direction: Direction, rate: float, noise: float
+) -> None:
+    before, extra = BASES[base], Releases((laws(direction, rate, noise, 1.0),), 0.0)
+    counts, log_delta = np.array([6.0, 8.0, 15.0]), LOG_DELTA - np.array([0.0, 0.01, 0.02])
+    bounds = [_alone(before.joined(extra, count), float(log)) for count, log in zip(counts, log_delta, strict=True)]
+    guess = bounds[-1][1]
+    found = curve._smoothed(before, extra, before.joined(extra, 15.0), log_delta, 0.8 * guess, 10 * guess)
+    assert found is not None
+    low, high, _ = found.epsilon(counts, log_delta, np.full(3, guess))
+    for one, two, (least, most) in zip(low, high, bounds, strict=True):
+        assert one <= most and least <= two
+        assert two - one <= curve._FINE * two + curve._TINY
+
+
+def test_a_cap_that_is_too_low_widens_rows_but_they_hold() -> None:
+    extra = Releases((laws("remove", 1e-4, 1.0, 1.0),), 0.0)
+    counts, log_delta = np.array([6.0, 15.0]), np.full(2, LOG_DELTA)
+    found = curve._smoothed(NOTHING, extra, NOTHING.joined(extra, 15.0), log_delta, 1e-4, 2e-4)
+    assert found is not None
+    high = found.epsilon(counts, log_delta, np.full(2, 1e-3))[1]
+    assert (high >= [_alone(NOTHING.joined(extra, count), LOG_DELTA)[0] for count in counts]).all()
+
+
+def test_a_direction_that_does_not_matter_needs_no_contour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer releases reveal no more: one bound shows that the other direction is the worse one in all rows."""
+    extra, counts = Releases((laws("add", 1e-4, 1.0, 1.0),), 0.0), np.arange(41.0, 103.0)
+    # Epsilon of the other direction.
+    floor = np.linspace(0.00223, 0.0035, len(counts))
+    monkeypatch.setattr(curve, "_exact", None)
+    monkeypatch.setattr(curve, "_smoothed", None)
+    args = (counts, np.full(len(counts), LOG_DELTA), floor, _alone, np.zeros(2), None)
+    found, _ = curve._block(NOTHING, extra, *args)
+    assert (found <= floor).all()
 
 
 def test_a_long_contour_serves_the_next_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
