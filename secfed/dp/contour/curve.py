@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.polynomial import Polynomial
@@ -21,7 +22,7 @@ from secfed.dp.contour.smoothed import Ends, finite_goals
 Alone = Callable[[Releases, float, float], tuple[float, float]]
 # Target error relative to delta, and the gap that must be reached: relative, and absolute.
 _GOAL = 1e-8
-_FINE, _TINY = 3e-5, 1e-7
+_FINE, _TINY = 3e-5, 1e-6
 # Counts that share a contour: the last one divided by the first.
 _BLOCK = 2.5
 # Rows solved first.
@@ -33,6 +34,8 @@ _MOST_WORK = 3e7
 # Frequencies that make a contour so long that the next block tries it before a new one, and the most that it evaluates
 # there in all rows together.
 _LONG, _MOST_SHARED = 5_000, 200_000
+# Smoothed contours of a block, each started from the last guess of epsilon, and how far off the guess may be.
+_TRIES, _CLOSE = 3, 0.3
 # Most values of u in all rows that are solved at a time.
 _AT_ONCE = 1 << 19
 
@@ -207,25 +210,31 @@ def _smoothed(
     base: Releases, extra: Releases, last: Releases, log_delta: Reals, guess: float, most: float
 ) -> _Shared | None:
     """Evaluate both compositions, with capped losses, on a smoothed contour, or return None if there is none."""
-    # A cap below epsilon would only widen the bounds, and a guess is usually closer.
-    found = (
-        capped(last, float(log_delta.min()), min(most, 1.5 * guess), _SMOOTHING / 10) if not extra.gaussian else None
-    )
-    if found is None:
+    if extra.gaussian:
         return None
-    end, pairs = float(log_delta[-1]), found.pairs
-    moments = smoothed.moments_of(pairs, end, None)
-    chosen = smoothed.choose(pairs, moments, guess, end, _SMOOTHING) if moments else None
-    if moments is None or chosen is None:
-        return None
-    first = sum(map(len, base.laws))
+    count, end, first = last.laws[-1].count[-1:], log_delta[-1:], sum(map(len, base.laws))
     stop = first + sum(map(len, extra.laws))
-    common, each = [*pairs[:first], *pairs[stop:]], [(law, 1) for law, _ in pairs[first:stop]]
-    rows = smoothed.rows(common, each, *chosen, moments.order)
-    probabilities = tuple(zip(smoothed.unbounded(common), smoothed.unbounded(each), strict=True))
+    for _ in range(_TRIES):
+        # A cap below epsilon would only widen the bounds, and a guess is usually closer.
+        found = capped(last, float(log_delta.min()), min(most, 1.5 * guess), _SMOOTHING / 10)
+        moments = smoothed.moments_of(found.pairs, float(end[0]), None) if found else None
+        chosen = smoothed.choose(found.pairs, moments, guess, float(end[0]), _SMOOTHING) if found and moments else None
+        if not (found and moments and chosen):
+            return None
+        common, each = [*found.pairs[:first], *found.pairs[stop:]], [(law, 1) for law, _ in found.pairs[first:stop]]
+        shared = _Shared(
+            smoothed.rows(common, each, *chosen, moments.order),
+            len(frequencies(chosen[0])[0]),
+            infinite=partial(_infinite, smoothed.unbounded(common), smoothed.unbounded(each)),
+        )
+        known = float(shared.epsilon(count, end, np.array([guess]))[2][0])
+        if abs(known - guess) <= _CLOSE * guess:
+            break
+        guess = known
+    return shared
 
-    def infinite(times: Reals) -> Ends:
-        low, high = (-np.expm1(np.log1p(-one) + times * np.log1p(-more)) for one, more in probabilities)
-        return low * (1 - 1e-12), high * (1 + 1e-12)
 
-    return _Shared(rows, len(frequencies(chosen[0])[0]), infinite=infinite)
+def _infinite(base: tuple[float, float], extra: tuple[float, float], times: Reals) -> Ends:
+    """Bound the probability of an infinite loss in a base, and in any of some further releases."""
+    low, high = (-np.expm1(np.log1p(-one) + times * np.log1p(-more)) for one, more in zip(base, extra, strict=True))
+    return low * (1 - 1e-12), high * (1 + 1e-12)
