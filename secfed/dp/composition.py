@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import sampled_gaussian, smoothed
 from secfed.dp.contour.curve import upper_curve
+from secfed.dp.contour.growing import Growing, GrowingPairs, GrowingSampled
 from secfed.dp.contour.integral import WarmStart
 from secfed.dp.contour.inversion import Profile, epsilon_of
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases
@@ -29,6 +31,7 @@ from secfed.dp.events import (
 from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
 from secfed.errors import UnsupportedEventError
 
+Kind = TypeVar("Kind")
 # Relative gap above which Renyi moments are tried too.
 _TIGHT = 1e-6
 # For a larger epsilon, the bound on delta at this one is used.
@@ -237,19 +240,30 @@ class Composition:
 
     def curve(self, event: Event, count: int, delta: float) -> Reals:
         """Return the upper epsilon after each of `count` more releases of an event, `(count,)`."""
-        after = self.with_event(event, 1)
-        step = Composition.of([(event, 1)], self.adjacency)
-        if not after.directions or not after.private:
-            return np.array([self.with_event(event, i + 1).epsilon(delta)[1] for i in range(count)])
+        after, step = self.with_event(event, 1), Composition.of([(event, 1)], self.adjacency)
+        if not after.private:
+            return np.full(count, math.inf)
         counts = np.arange(1.0, count + 1)
         slacks = self.slack + step.slack * counts
-        pairs = [
-            (self.directions[min(side, len(self.directions) - 1)], step.directions[min(side, len(step.directions) - 1)])
-            for side in range(max(len(self.directions), len(step.directions)))
-        ]
+        growing: list[Growing]
+        if after.directions:
+            growing = [GrowingSampled(*both, _epsilon) for both in _paired(self.directions, step.directions)]
+        else:
+
+            def alone(times: int) -> float:
+                return self.with_event(event, times).epsilon(delta)[1]
+
+            both_laws = _paired(laws(self.events, self.adjacency), laws(step.events, self.adjacency))
+            if not (after.pairs and both_laws):
+                return np.array([alone(i + 1) for i in range(count)])
+            growing, slacks = [GrowingPairs(*both, alone) for both in both_laws], np.zeros(count)
         best = np.zeros(count)
-        for base, extra in pairs:
-            best = np.maximum(best, upper_curve(base, extra, counts, math.log(delta) - slacks, best, _epsilon))
+        for one in growing:
+            best = np.maximum(best, upper_curve(one, counts, math.log(delta) - slacks, best))
+        if not (after.exact or after.directions):
+            # Moments may be smaller than those of the pairs, which are only bounds.
+            more = (self.with_event(event, i + 1).events.items() for i in range(count))
+            best = np.minimum(best, [renyi.epsilon(events, self.adjacency, delta) for events in more])
         return best + 2 * slacks
 
     def mu(self) -> float:
@@ -275,6 +289,12 @@ def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, 
 def _laws(direction: Direction, rows: list[tuple[float, float, int]]) -> Laws:
     rate, noise, count = np.array(rows, np.float64).T
     return Laws(direction, rate, noise, count)
+
+
+def _paired(base: Sequence[Kind], extra: Sequence[Kind]) -> list[tuple[Kind, Kind]]:
+    """Pair the directions of two compositions; one that has a single direction has the same in both."""
+    sides = range(max(len(base), len(extra)) if base and extra else 0)
+    return [(base[min(side, len(base) - 1)], extra[min(side, len(extra) - 1)]) for side in sides]
 
 
 def _profile(releases: Releases) -> Profile | None:

@@ -6,12 +6,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from secfed.dp.accountant import Accountant
 from secfed.dp.composition import _epsilon as _alone
-from secfed.dp.contour import curve, path
+from secfed.dp.contour import curve, growing, path, smoothed
+from secfed.dp.contour.growing import GrowingPairs, GrowingSampled
 from secfed.dp.contour.integral import build
 from secfed.dp.contour.moments import Moments, Releases
+from secfed.dp.contour.pairs import NoiseLaw
 from secfed.dp.contour.path import ContourPath, adapted, choose
 from secfed.dp.contour.privacy_loss import Direction
+from secfed.dp.events import (
+    Adjacency,
+    Composed,
+    DiscreteLaplace,
+    Event,
+    Gaussian,
+    Laplace,
+    PoissonSampled,
+)
+from secfed.dp.mechanisms import ApproximateDP, ExponentialMechanism, RandomizedResponse
+from secfed.dp.mixtures import GaussianMixture
 from tests.dp.contour.cases import laws
 
 NOTHING = Releases((), 0.0)
@@ -36,17 +50,17 @@ def test_rows_give_the_bounds_of_their_own_contours(
         Releases((laws(direction, rate, noise, 1.0),), 0.0),
         np.array([3.0, 4.0, 5.0, 6.0]),
     )
-    last, paths = before.joined(extra, 6.0), []
+    paths = []
 
     def keep(*arguments: object, **options: object) -> ContourPath | None:
         paths.append(choose(*arguments, **options))  # type: ignore[arg-type]
         return paths[-1]
 
-    monkeypatch.setattr(curve, "choose", keep)
+    monkeypatch.setattr(growing, "choose", keep)
     monkeypatch.setattr(path, "_FEW_STEPS", 1e3)  # so that cuts are worthwhile
-    monkeypatch.setattr(curve, "_MOST_WORK", math.inf)
+    monkeypatch.setattr(growing, "_MOST_WORK", math.inf)
     log_delta = np.full(4, LOG_DELTA)
-    contours = curve._contours(before, extra, counts, last, log_delta, math.inf)
+    contours = GrowingSampled(before, extra, _alone).contours(counts, log_delta, math.inf)
     found, guess = next((shared, guess) for shared, guess, _ in contours if shared)
     if base != "sampled":
         assert (paths[-1].cut is not None) == cut
@@ -56,7 +70,7 @@ def test_rows_give_the_bounds_of_their_own_contours(
     for i, count in enumerate(some):
         joined = before.joined(extra, float(count))
         like = replace(paths[-1], frequency=float(2 * math.pi / shared.period * (len(shared.waves) - 1)) * (1 - 1e-9))
-        own = build(joined, Moments.at(joined, shared.orders), adapted(joined, like), curve._GOAL)
+        own = build(joined, Moments.at(joined, shared.orders), adapted(joined, like), growing._GOAL)
         assert len(own.waves) == len(shared.waves)
         at = np.array([0.7, 1.0, 1.3]) * guess
         for epsilon in at:
@@ -74,7 +88,7 @@ def test_no_row_is_below_the_bounds_of_a_query() -> None:
         extra.joined(extra, 5.0), Moments.of(extra.joined(extra, 5.0), LOG_DELTA, None), 0.05, LOG_DELTA, 1e-8
     )
     assert chosen is not None and chosen.cut is not None
-    one = curve.evaluate(extra, chosen, 1e-10)[0]
+    one = growing.evaluate(extra, chosen, 1e-10)[0]
     assert one.beyond is not None
     tails = one.plus(one, np.array([1.0, 9.0])).tail
     assert tails == pytest.approx([one.tail + one.beyond + math.log(2), one.tail + one.beyond + math.log(10)])
@@ -85,26 +99,30 @@ def test_no_row_is_below_the_bounds_of_a_query() -> None:
     ("direction", "rate", "noise"), [("remove", 1e-4, 1.0), ("replace", 1e-3, 0.8), ("fixed_size", 1e-4, 2.0)]
 )
 def test_rows_on_a_smoothed_contour_are_as_tight_as_queries(
-    base: str, direction: Direction, rate: float, noise: float
+    base: str, direction: Direction, rate: float, noise: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(growing, "_MOST_WORK", 0.0)  # no exact contour
     before, extra = BASES[base], Releases((laws(direction, rate, noise, 1.0),), 0.0)
     counts, log_delta = np.array([6.0, 8.0, 15.0]), LOG_DELTA - np.array([0.0, 0.01, 0.02])
     bounds = [_alone(before.joined(extra, count), float(log)) for count, log in zip(counts, log_delta, strict=True)]
-    guess = bounds[-1][1]
-    found = curve._smoothed(before, extra, before.joined(extra, 15.0), log_delta, 0.8 * guess, 10 * guess)
-    assert found is not None
-    low, high, _ = found.epsilon(counts, log_delta, np.full(3, guess))
-    for one, two, (least, most) in zip(low, high, bounds, strict=True):
-        assert one <= most and least <= two
+    found = list(GrowingSampled(before, extra, _alone).contours(counts, log_delta, 0.8 * bounds[-1][1]))
+    shared, _, most = found[-1]
+    assert shared is not None and all(exact is None for exact, _, _ in found[:-1])
+    assert bounds[-1][0] <= most
+    low, high, _ = shared.epsilon(counts, log_delta, np.full(3, most))
+    for one, two, (least, largest) in zip(low, high, bounds, strict=True):
+        assert one <= largest and least <= two
         assert two - one <= curve._FINE * two + curve._TINY
 
 
-def test_a_cap_that_is_too_low_widens_rows_but_they_hold() -> None:
+@pytest.mark.parametrize("most", [2e-4, 1e-2])
+def test_caps_that_suit_badly_widen_rows_but_they_hold(most: float) -> None:
     extra = Releases((laws("remove", 1e-4, 1.0, 1.0),), 0.0)
-    counts, log_delta = np.array([6.0, 15.0]), np.full(2, LOG_DELTA)
-    found = curve._smoothed(NOTHING, extra, NOTHING.joined(extra, 15.0), log_delta, 1e-4, 2e-4)
+    counts, last = np.array([6.0, 15.0]), NOTHING.joined(extra, 15.0)
+    both = GrowingSampled(NOTHING, extra, _alone)._capped(last, LOG_DELTA, most, most)
+    found, _ = growing._smoothed(lambda _: both, counts[-1:], LOG_DELTA, 1e-3)
     assert found is not None
-    high = found.epsilon(counts, log_delta, np.full(2, 1e-3))[1]
+    high = found.epsilon(counts, np.full(2, LOG_DELTA), np.full(2, 1e-3))[1]
     assert (high >= [_alone(NOTHING.joined(extra, count), LOG_DELTA)[0] for count in counts]).all()
 
 
@@ -113,11 +131,54 @@ def test_a_direction_that_does_not_matter_needs_no_contour(monkeypatch: pytest.M
     extra, counts = Releases((laws("add", 1e-4, 1.0, 1.0),), 0.0), np.arange(41.0, 103.0)
     # Epsilon of the other direction.
     floor = np.linspace(0.00223, 0.0035, len(counts))
-    monkeypatch.setattr(curve, "_exact", None)
-    monkeypatch.setattr(curve, "_smoothed", None)
-    args = (counts, np.full(len(counts), LOG_DELTA), floor, _alone, np.zeros(2), None)
-    found, _ = curve._block(NOTHING, extra, *args)
+    monkeypatch.setattr(GrowingSampled, "_exact", None)
+    monkeypatch.setattr(growing, "_smoothed", None)
+    added = GrowingSampled(NOTHING, extra, _alone)
+    assert np.isinf(added.settled(counts, np.full(len(counts), LOG_DELTA), floor)).any()
+    found, _ = curve._block(added, counts, np.full(len(counts), LOG_DELTA), floor, np.zeros(2), None)
     assert (found <= floor).all()
+
+
+CURVES: dict[str, tuple[Event, Adjacency]] = {
+    "Laplace": (Laplace(10.0), "add_remove"),
+    "sampled Laplace": (PoissonSampled(0.01, Laplace(1.0)), "add_remove"),
+    "one direction": (PoissonSampled(0.1, Laplace(1.0)), "add"),
+    "discrete Laplace": (DiscreteLaplace(5.0), "replace"),
+    "randomized response": (RandomizedResponse(0.3), "replace"),
+    "exponential mechanism": (ExponentialMechanism(0.1), "add_remove"),
+    "proved": (ApproximateDP(0.1, 1e-9), "add_remove"),
+    "all of delta": (ApproximateDP(0.1, 2e-7), "add_remove"),
+    "mixture": (GaussianMixture(1.0, (0.0, 0.5, 1.0), (0.97, 0.02, 0.01)), "add_remove"),
+    "several": (Composed(((Laplace(10.0), 2), (PoissonSampled(0.01, Gaussian(1.0)), 3))), "add_remove"),
+}
+
+
+@pytest.mark.parametrize("kind", CURVES)
+@pytest.mark.parametrize("base", [None, PoissonSampled(0.01, Gaussian(1.0)), Laplace(20.0)])
+def test_curves_of_all_kinds_agree_with_queries(kind: str, base: Event | None) -> None:
+    (event, adjacency), rounds = CURVES[kind], 12
+    accountant = Accountant(adjacency)
+    if base is not None:
+        accountant.compose(base, 3)
+    found = accountant.copy().compose(event, rounds).curve(1e-6)[-rounds:]
+    for count in (1, 2, 5, 6, 12):
+        low, high = accountant.copy().compose(event, count).epsilon(1e-6, bounds=True)
+        value = found[count - 1]
+        assert low <= value and (value == high or value <= high * (1 + curve._FINE) + curve._TINY)
+
+
+def test_a_curve_of_any_kind_shares_contours() -> None:
+    asked: list[int] = []
+    pair = NoiseLaw(0.5, 0.01, "remove", laplace=True)
+
+    def alone(count: int) -> float:
+        asked.append(count)
+        return smoothed.epsilon_bounds([(pair, count)], LOG_DELTA)[1]
+
+    counts = np.arange(1.0, 41.0)
+    found = curve.upper_curve(GrowingPairs([], [(pair, 1)], alone), counts, np.full(40, LOG_DELTA), np.zeros(40))
+    assert asked == [1]
+    assert found[[4, 39]] == pytest.approx([alone(5), alone(40)], rel=1e-5)
 
 
 def test_a_long_contour_serves_the_next_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +190,10 @@ def test_a_long_contour_serves_the_next_counts_too(monkeypatch: pytest.MonkeyPat
         paths.append(choose(*arguments, **options))  # type: ignore[arg-type]
         return paths[-1]
 
-    monkeypatch.setattr(curve, "choose", keep)
-    fresh = curve.upper_curve(NOTHING, extra, counts, log_delta, floor, _alone)
+    monkeypatch.setattr(growing, "choose", keep)
+    fresh = curve.upper_curve(GrowingSampled(NOTHING, extra, _alone), counts, log_delta, floor)
     assert len(paths) == 2
     monkeypatch.setattr(curve, "_LONG", 1_000)
-    reused = curve.upper_curve(NOTHING, extra, counts, log_delta, floor, _alone)
+    reused = curve.upper_curve(GrowingSampled(NOTHING, extra, _alone), counts, log_delta, floor)
     assert len(paths) == 3
     assert reused == pytest.approx(fresh, rel=2e-6)

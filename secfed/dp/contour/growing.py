@@ -1,0 +1,237 @@
+"""Compositions that grow by the same releases again and again, and the contours that they share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from secfed.dp.contour import smoothed
+from secfed.dp.contour.capped import capped
+from secfed.dp.contour.cgf import evaluate
+from secfed.dp.contour.integral import Contour, assemble
+from secfed.dp.contour.inversion import solve
+from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
+from secfed.dp.contour.path import ContourPath, adapted, choose, frequencies, shortest, work
+from secfed.dp.contour.privacy_loss import Reals
+from secfed.dp.contour.sampled_gaussian import between, smooth
+from secfed.dp.contour.smoothed import Ends, Pairs, finite_goals
+
+# Target error relative to delta.
+_GOAL = 1e-8
+# Relative gap of the guess when the moments give none, and what smoothing costs of epsilon.
+_ROUGH, _SMOOTHING = 3e-3, 1e-6
+# The most work of an exact contour, see `path.work`: beyond it, a smoothed one takes less time.
+_MOST_WORK = 3e7
+# Smoothed contours, each started from the last guess of epsilon, and how far off the guess may be.
+_TRIES, _CLOSE = 3, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A contour that compositions share.
+
+    Attributes:
+        rows: Returns the contour of the compositions with some counts, shape `(rows,)`.
+        frequencies: How many frequencies it has.
+        needed: About how many of them the largest count needs; larger counts need about as many.
+        infinite: Returns bounds on the probability of an infinite loss, which is not in the contour, of some counts.
+    """
+
+    rows: Callable[[Reals], Contour]
+    frequencies: int
+    needed: float = 0.0
+    infinite: Callable[[Reals], Ends] | None = None
+
+    def epsilon(self, counts: Reals, log_delta: Reals, guess: Reals) -> tuple[Reals, Reals, Reals]:
+        """Return lower and upper bounds on epsilon, and estimates, each of shape `(rows,)`."""
+        goals = None
+        if self.infinite:
+            goals = finite_goals(np.exp(log_delta), *self.infinite(counts), 0.0)
+            log_delta = (goals[0] + goals[1]) / 2
+        return solve(self.rows(counts), log_delta, guess, goals)
+
+
+class Growing(Protocol):
+    """A composition that grows: a base, and some further releases one to many times."""
+
+    def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
+        """Return the floor where a cheap bound shows that epsilon is below it, and infinity elsewhere."""
+
+    def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
+        """Yield contours that some counts share, chosen for the last one.
+
+        Args:
+            counts: How often the further releases were made, ascending, shape `(rows,)`.
+            log_delta: Logarithm of delta for each, same shape.
+            guess: Of epsilon at the last count; infinite if unknown.
+
+        Yields:
+            The contour, or None if it costs too much. A better guess. An upper bound on epsilon at the last count.
+        """
+
+    def alone(self, count: float, log_delta: float) -> float:
+        """Return an upper bound on epsilon at one count."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingSampled:
+    """Sampled Gaussian releases in one direction, see `Growing`.
+
+    Attributes:
+        base: What was released before.
+        extra: One more release.
+        bounds: `bounds(releases, log_delta, goal)` gives the bounds of one composition.
+    """
+
+    base: Releases
+    extra: Releases
+    bounds: Callable[[Releases, float, float], tuple[float, float]]
+
+    def alone(self, count: float, log_delta: float) -> float:
+        """Return an upper bound on epsilon at one count."""
+        return self.bounds(self.base.joined(self.extra, count), log_delta, _GOAL)[1]
+
+    def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
+        """Return the floor where Chernoff's bound shows that epsilon is below it, and infinity elsewhere."""
+        known = np.full(len(counts), np.inf)
+        if floor[-1] > 0:
+            last = self.base.joined(self.extra, float(counts[-1]))
+            with suppress(NoOrderError):
+                order = Moments.of(last, None, float(floor[-1]), float(log_delta[-1])).order
+                base, extra = (Moments.at(releases, order).log for releases in (self.base, self.extra))
+                size = base + counts[:, None] * extra + log_chernoff(order)
+                lower = (size - order * floor[:, None]).min(axis=1) <= log_delta
+                known[lower] = floor[lower]
+        return known
+
+    def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
+        """Yield exact contours, and then a smoothed one; see `Growing`."""
+        last, end = self.base.joined(self.extra, float(counts[-1])), float(log_delta[-1])
+        try:
+            moments = Moments.of(last, end, None)
+        except NoOrderError:
+            return
+        most = moments.epsilon_bound(end)
+        known = guess < most
+        guess = guess if known else min(moments.epsilon_guess(end), most)
+        path = choose(last, moments, guess, end, _GOAL, doubtful=not known)
+        if path is None:
+            bounds = smooth(last, end, _ROUGH, (0.0, most))
+            guess, most = between(bounds), min(most, bounds[1])
+            yield None, guess, most
+            path = choose(last, moments, guess, end, _GOAL) if guess < most else None
+        if path:
+            yield self._exact(counts, last, moments, path), guess, most
+        if not self.extra.gaussian:
+            pairs_for = partial(self._capped, last, float(log_delta.min()), most)
+            yield *_smoothed(pairs_for, counts[-1:], end, guess), most
+
+    def _exact(self, counts: Reals, last: Releases, moments: Moments, path: ContourPath) -> Shared | None:
+        """Evaluate both compositions on a contour, or return None if that is too much work."""
+        needed = path.frequency * path.period / (2 * np.pi)
+        if path.cut is None:
+            # The smallest composition decays slowest.
+            path = shortest(self.base.joined(self.extra, float(counts[0])), path, _GOAL)
+        if not work(last, path, _GOAL) <= _MOST_WORK:
+            return None
+        tolerance, both = path.tolerance(_GOAL), (self.base, self.extra)
+        (one, below_one), (two, below_two) = (
+            evaluate(self.base, path, tolerance),
+            evaluate(self.extra, path, tolerance / float(counts[-1])),
+        )
+        log_base, log_extra = (Moments.at(releases, moments.order).log for releases in both)
+        bulk_base, bulk_extra = (adapted(releases, path).bulk for releases in both)
+
+        def rows(times: Reals) -> Contour:
+            its = replace(path, bulk=bulk_base + times[:, None] * bulk_extra) if len(bulk_base) else path
+            below = below_one.plus(below_two, times) if below_one and below_two else None
+            return assemble(one.plus(two, times), below, its, moments.order, log_base + times[:, None] * log_extra)
+
+        return Shared(rows, len(frequencies(path)[0]), needed)
+
+    def _capped(self, last: Releases, log_delta: float, most: float, guess: float) -> tuple[Pairs, Pairs] | None:
+        """Return base and extra with losses capped for a guess of epsilon."""
+        # A cap below epsilon would only widen the bounds, and a guess is usually closer than `most`.
+        found = capped(last, log_delta, min(most, 1.5 * guess), _SMOOTHING / 10)
+        if found is None:
+            return None
+        first = sum(map(len, self.base.laws))
+        stop = first + sum(map(len, self.extra.laws))
+        extra = [(law, 1) for law, _ in found.pairs[first:stop]]
+        return [*found.pairs[:first], *found.pairs[stop:]], extra
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingPairs:
+    """Any kind of releases in one direction, see `Growing`.
+
+    Attributes:
+        base: What was released before.
+        extra: What is released each time.
+        upper: `upper(count)` gives an upper bound on epsilon.
+    """
+
+    base: Pairs
+    extra: Pairs
+    upper: Callable[[int], float]
+
+    def alone(self, count: float, log_delta: float) -> float:
+        """Return an upper bound on epsilon at one count."""
+        return self.upper(int(count))
+
+    def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
+        """Return infinity: there is no cheap bound."""
+        return np.full(len(counts), np.inf)
+
+    def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
+        """Yield a smoothed contour; see `Growing`."""
+        yield *_smoothed(lambda _: (self.base, self.extra), counts[-1:], float(log_delta[-1]), guess), np.inf
+
+
+def _smoothed(
+    pairs_for: Callable[[float], tuple[Pairs, Pairs] | None], last: Reals, log_delta: float, guess: float
+) -> tuple[Shared | None, float]:
+    """Evaluate a base and further releases on a smoothed contour.
+
+    Args:
+        pairs_for: Returns both for a guess of epsilon.
+        last: The largest count, shape `(1,)`.
+        log_delta: Logarithm of delta.
+        guess: Of epsilon at that count; infinite if unknown.
+
+    Returns:
+        The contour, or None if there is none, and a better guess.
+    """
+    shared = None
+    for _ in range(_TRIES):
+        found = pairs_for(guess)
+        if found is None:
+            break
+        base, extra = found
+        joined = [*base, *((law, count * int(last[0])) for law, count in extra)]
+        infinite = partial(_infinite, smoothed.unbounded(base), smoothed.unbounded(extra))
+        goal = float(finite_goals(np.exp(log_delta), *infinite(last), 0.0)[1][0])
+        moments = smoothed.moments_of(joined, goal, None)
+        if moments is None:
+            break
+        guess = guess if guess < np.inf else moments.epsilon_guess(goal)
+        chosen = smoothed.choose(joined, moments, guess, log_delta, _SMOOTHING)
+        if chosen is None:
+            break
+        shared = Shared(
+            smoothed.rows(base, extra, *chosen, moments.order), len(frequencies(chosen[0])[0]), infinite=infinite
+        )
+        known = float(shared.epsilon(last, np.array([log_delta]), np.array([guess]))[2][0])
+        close, guess = abs(known - guess) <= _CLOSE * guess, known
+        if close:
+            break
+    return shared, guess
+
+
+def _infinite(base: tuple[float, float], extra: tuple[float, float], times: Reals) -> Ends:
+    """Bound the probability of an infinite loss in a base, and in any of some further releases."""
+    low, high = (-np.expm1(np.log1p(-one) + times * np.log1p(-more)) for one, more in zip(base, extra, strict=True))
+    return low * (1 - 1e-12), high * (1 + 1e-12)
