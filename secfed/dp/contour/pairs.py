@@ -310,11 +310,12 @@ class MixtureLaw(NoiseLaw):
         """
         back = self.direction == "add"
         low, high = float(self._edges[0]), float(self._edges[-1])
-        for _ in range(100):
-            middle = (low + high) / 2
-            larger = float(self._losses_at(np.array([middle]))[0]) > epsilon
-            low, high = (low, middle) if larger != back else (middle, high)
-        end, (centers, shares) = (low + high) / 2, np.array(self._parts).T
+        for _ in range(9):  # each finds six bits
+            points = np.linspace(low, high, 65)
+            beyond = (self._losses_at(points) > epsilon) != back
+            first_beyond = int(beyond[1:-1].argmax()) + 1 if beyond[1:-1].any() else 64
+            low, high = points[first_beyond - 1], points[first_beyond]
+        end, (centers, shares) = float(low + high) / 2, np.array(self._parts).T
         sign = -1.0 if back else 1.0
         mixed = float(logsumexp(np.log(shares) + log_ndtr(sign * (centers - end) / self.scale)))
         if self.direction == "replace":

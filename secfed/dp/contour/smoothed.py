@@ -167,15 +167,24 @@ def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
 
 def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
     """Return bounds on epsilon from the closed form of delta, by bisection."""
-    ends = []
+    most, ends = max(0.0, _most(pairs)), list[float]()
     for side in (0, 1):
-        low, high = 0.0, max(0.0, _most(pairs))
+
+        def larger(epsilon: float, side: int = side) -> bool:
+            found = _alone(pairs, epsilon)
+            return bool(found and found[side] > delta)
+
+        low, high = 0.0, most
+        if ends and low < ends[0] < most:
+            # The second end is close to the first.
+            near = ends[0] * (1 + 1e-12)
+            low, high = (near, most) if larger(near) else (ends[0], near)
         for _ in range(80):
             middle = (low + high) / 2
-            found = _alone(pairs, middle)
-            low, high = (middle, high) if found and found[side] > delta else (low, middle)
-        lost = _alone(pairs, max(0.0, _most(pairs)))
-        ends.append(math.inf if lost and lost[side] > delta else (low, high)[side])
+            if middle in (low, high):
+                break
+            low, high = (middle, high) if larger(middle) else (low, middle)
+        ends.append(math.inf if larger(most) else (low, high)[side])
     return ends[0], ends[1]
 
 
