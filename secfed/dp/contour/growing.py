@@ -58,7 +58,7 @@ class Growing(Protocol):
     """A composition that grows: a base, and some further releases one to many times."""
 
     def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
-        """Return the floor where a cheap bound shows that epsilon is below it, and infinity elsewhere."""
+        """Return 0 or the floor where a cheap bound shows that epsilon is at most that, and infinity elsewhere."""
 
     def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
         """Yield contours that some counts share, chosen for the last one.
@@ -95,8 +95,12 @@ class GrowingSampled:
         return self.bounds(self.base.joined(self.extra, count), log_delta, _GOAL)[1]
 
     def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
-        """Return the floor where Chernoff's bound shows that epsilon is below it, and infinity elsewhere."""
+        """Return 0 or the floor where total variation or Chernoff's bound shows that epsilon is at most that."""
         known = np.full(len(counts), np.inf)
+        for i, count in enumerate(counts.tolist()):
+            if np.log(self.base.joined(self.extra, count).variation) > log_delta[i]:
+                break
+            known[i] = 0.0
         if floor[-1] > 0:
             last = self.base.joined(self.extra, float(counts[-1]))
             with suppress(NoOrderError):
@@ -104,7 +108,7 @@ class GrowingSampled:
                 base, extra = (Moments.at(releases, order).log for releases in (self.base, self.extra))
                 size = base + counts[:, None] * extra + log_chernoff(order)
                 lower = (size - order * floor[:, None]).min(axis=1) <= log_delta
-                known[lower] = floor[lower]
+                known[lower] = np.minimum(known, floor)[lower]
         return known
 
     def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:

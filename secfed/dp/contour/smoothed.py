@@ -75,9 +75,6 @@ def epsilon_bounds(
         if contour is None:
             break
         spent += len(contour.waves) + _MOST_SPENT // _TRIES
-        below, above = (float(part[0]) for part in contour.bounds(np.array([guess])))
-        low = max(low, guess) if below >= goals[0] else low
-        high = min(high, guess) if above <= goals[1] else high
         least_end, most_end, middle = (
             float(part[0])
             for part in solve(contour, goals.mean(keepdims=True), np.array([guess]), (goals[:1], goals[1:]))

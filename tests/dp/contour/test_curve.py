@@ -139,6 +139,17 @@ def test_a_direction_that_does_not_matter_needs_no_contour(monkeypatch: pytest.M
     assert (found <= floor).all()
 
 
+def test_rows_with_epsilon_0_need_no_contour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GrowingSampled, "contours", None)
+    extra, counts = Releases((laws("replace", 1e-6, 10.0, 1.0),), 0.0), np.arange(1.0, 51.0)
+    sampled = GrowingSampled(NOTHING, extra, _alone)
+    assert (sampled.settled(counts, np.full(50, LOG_DELTA), np.zeros(50)) == 0).all()
+    assert _alone(NOTHING.joined(extra, 50.0), LOG_DELTA) == (0.0, 0.0)
+    # In ten times as many rounds, epsilon is 0 only after the first ones.
+    known = sampled.settled(counts * 10, np.full(50, LOG_DELTA), np.zeros(50))
+    assert 0 < np.isinf(known).sum() < 50 and (np.diff(known[:10]) == 0).all()
+
+
 CURVES: dict[str, tuple[Event, Adjacency]] = {
     "Laplace": (Laplace(10.0), "add_remove"),
     "sampled Laplace": (PoissonSampled(0.01, Laplace(1.0)), "add_remove"),
