@@ -73,7 +73,8 @@ def _block(
             known = its.epsilon(counts[few], log_delta[few], start[some])[2]
             fitted = Polynomial.fit(counts[few], known, len(few) - 1)(counts[left])
             start = np.where(fitted > 0, fitted, guess)
-        for part in np.array_split(np.arange(len(left)), -(-len(left) * its.frequencies // _AT_ONCE)):
+        parts = min(len(left), -(-len(left) * its.frequencies // _AT_ONCE))
+        for part in np.array_split(np.arange(len(left)), parts):
             rows = left[part]
             low, high, _ = its.epsilon(counts[rows], log_delta[rows], start[part])
             found = (high - low <= _FINE * high + _TINY) | (high <= floor[rows])

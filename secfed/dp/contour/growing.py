@@ -25,6 +25,8 @@ _GOAL = 1e-8
 _ROUGH, _SMOOTHING = 3e-3, 1e-6
 # The most work of an exact contour, see `path.work`: beyond it, a smoothed one takes less time.
 _MOST_WORK = 3e7
+# How much longer than usual smoothed contours may be, for rows that the one before does not fit.
+_LONGER = (1.0, 6.0)
 # Smoothed contours, each started from the last guess of epsilon, and how far off the guess may be.
 _TRIES, _CLOSE = 3, 0.3
 
@@ -112,7 +114,7 @@ class GrowingSampled:
         return known
 
     def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
-        """Yield exact contours, and then a smoothed one; see `Growing`."""
+        """Yield exact contours, and then smoothed ones; see `Growing`."""
         last, end = self.base.joined(self.extra, float(counts[-1])), float(log_delta[-1])
         try:
             moments = Moments.of(last, end, None)
@@ -131,7 +133,9 @@ class GrowingSampled:
             yield self._exact(counts, last, moments, path), guess, most
         if not self.extra.gaussian:
             pairs_for = partial(self._capped, last, float(log_delta.min()), most)
-            yield *_smoothed(pairs_for, counts[-1:], end, guess), most
+            for longer in _LONGER:
+                shared, guess = _smoothed(pairs_for, counts[-1:], end, guess, longer)
+                yield shared, guess, most
 
     def _exact(self, counts: Reals, last: Releases, moments: Moments, path: ContourPath) -> Shared | None:
         """Evaluate both compositions on a contour, or return None if that is too much work."""
@@ -191,12 +195,17 @@ class GrowingPairs:
         return np.full(len(counts), np.inf)
 
     def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
-        """Yield a smoothed contour; see `Growing`."""
-        yield *_smoothed(lambda _: (self.base, self.extra), counts[-1:], float(log_delta[-1]), guess), np.inf
+        """Yield smoothed contours; see `Growing`."""
+        for longer in _LONGER:
+            shared, guess = _smoothed(self._both, counts[-1:], float(log_delta[-1]), guess, longer)
+            yield shared, guess, np.inf
+
+    def _both(self, guess: float) -> tuple[Pairs, Pairs]:
+        return self.base, self.extra
 
 
 def _smoothed(
-    pairs_for: Callable[[float], tuple[Pairs, Pairs] | None], last: Reals, log_delta: float, guess: float
+    pairs_for: Callable[[float], tuple[Pairs, Pairs] | None], last: Reals, log_delta: float, guess: float, longer: float
 ) -> tuple[Shared | None, float]:
     """Evaluate a base and further releases on a smoothed contour.
 
@@ -205,6 +214,7 @@ def _smoothed(
         last: The largest count, shape `(1,)`.
         log_delta: Logarithm of delta.
         guess: Of epsilon at that count; infinite if unknown.
+        longer: How much longer than usual the contour may be.
 
     Returns:
         The contour, or None if there is none, and a better guess.
@@ -222,7 +232,7 @@ def _smoothed(
         if moments is None:
             break
         guess = guess if guess < np.inf else moments.epsilon_guess(goal)
-        chosen = smoothed.choose(joined, moments, guess, log_delta, _SMOOTHING)
+        chosen = smoothed.choose(joined, moments, guess, log_delta, _SMOOTHING, longer)
         if chosen is None:
             break
         shared = Shared(

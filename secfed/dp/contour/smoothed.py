@@ -240,7 +240,7 @@ def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap:
 
 
 def choose(
-    pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap: float
+    pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap: float, longer: float = 1.0
 ) -> tuple[ContourPath, float] | None:
     """Choose the cheapest contour for values of delta near a guess.
 
@@ -250,6 +250,7 @@ def choose(
         epsilon: Guess.
         log_delta: Logarithm of the guess of delta.
         gap: Relative gap of epsilon that smoothing may cost.
+        longer: How many times the usual number of steps and losses the contour may have.
 
     Returns:
         The contour, and mu^2 of the added Gaussian release; None if no order gives one.
@@ -269,9 +270,9 @@ def choose(
     if not work[best] < 300:
         return None
     order, period = float(orders[best]), float(width[best])
-    frequency = min(float(last[best]), _MOST_STEPS * 2 * math.pi / period)
-    while any(law.size(math.hypot(order, frequency)) > _MOST_ATOMS for law, _ in pairs):
-        frequency /= 2
+    frequency = min(float(last[best]), longer * _MOST_STEPS * 2 * math.pi / period)
+    while any(law.size(math.hypot(order, frequency)) > longer * _MOST_ATOMS for law, _ in pairs):
+        frequency *= 0.8
     # At least a few steps, none far beyond the last frequency.
     period = max(period, 32 * math.pi / frequency)
     return ContourPath(order, period, frequency), 2 * (30 + float(loss[best])) / frequency**2

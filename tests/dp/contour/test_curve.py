@@ -120,7 +120,7 @@ def test_caps_that_suit_badly_widen_rows_but_they_hold(most: float) -> None:
     extra = Releases((laws("remove", 1e-4, 1.0, 1.0),), 0.0)
     counts, last = np.array([6.0, 15.0]), NOTHING.joined(extra, 15.0)
     both = GrowingSampled(NOTHING, extra, _alone)._capped(last, LOG_DELTA, most, most)
-    found, _ = growing._smoothed(lambda _: both, counts[-1:], LOG_DELTA, 1e-3)
+    found, _ = growing._smoothed(lambda _: both, counts[-1:], LOG_DELTA, 1e-3, 1.0)
     assert found is not None
     high = found.epsilon(counts, np.full(2, LOG_DELTA), np.full(2, 1e-3))[1]
     assert (high >= [_alone(NOTHING.joined(extra, count), LOG_DELTA)[0] for count in counts]).all()
