@@ -3,11 +3,9 @@
 import numpy as np
 from numpy.polynomial import Polynomial
 
-from secfed.dp.contour.growing import Growing, Shared
+from secfed.dp.contour.growing import Growing, Shared, close
 from secfed.dp.contour.privacy_loss import Reals
 
-# Gap that a shared contour must reach: relative to epsilon, and absolute.
-_FINE, _TINY = 3e-5, 1e-6
 # Counts that share a contour: the last one divided by the first.
 _BLOCK = 2.5
 # Rows solved first.
@@ -77,12 +75,12 @@ def _block(
         for part in np.array_split(np.arange(len(left)), parts):
             rows = left[part]
             low, high, _ = its.epsilon(counts[rows], log_delta[rows], start[part])
-            found = (high - low <= _FINE * high + _TINY) | (high <= floor[rows])
+            found = close(low, high) | (high <= floor[rows])
             upper[rows[found]] = high[found]
 
     if shared and shared.needed >= _LONG and shared.frequencies * len(counts) <= _MOST_SHARED and guess < np.inf:
         solve_on(shared, guess)
-    contours = growing.contours(counts, log_delta, guess)
+    contours = growing.contours(counts, log_delta, guess, float(floor[-1]))
     while len(counts) > 1 and np.isinf(upper).any() and (found := next(contours, None)):
         shared, last_guess, most = found
         # Fewer releases reveal no more than the last row's.

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from secfed.dp.contour import smoothed
 from secfed.dp.contour.capped import capped
@@ -28,7 +29,9 @@ _MOST_WORK = 3e7
 # How much longer than usual smoothed contours may be, for rows that the one before does not fit.
 _LONGER = (1.0, 6.0)
 # Smoothed contours, each started from the last guess of epsilon, and how far off the guess may be.
-_TRIES, _CLOSE = 3, 0.3
+_TRIES, _NEAR = 3, 0.3
+# Gap that a shared contour must reach: relative to epsilon, and absolute.
+_FINE, _TINY = 3e-5, 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +59,40 @@ class Shared:
         return solve(self.rows(counts), log_delta, guess, goals)
 
 
+def close(low: Reals, high: Reals) -> npt.NDArray[np.bool_]:
+    """Return whether bounds are so close together that nothing better is needed."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(high - low <= _FINE * high + _TINY)
+
+
+class Attempt(NamedTuple):
+    """A contour that some counts may share.
+
+    Attributes:
+        shared: The contour, or None if it costs too much or gives no close bounds at the last count.
+        guess: Of epsilon at the last count; infinite if unknown.
+        most: An upper bound on it.
+    """
+
+    shared: Shared | None
+    guess: float
+    most: float
+
+
 class Growing(Protocol):
     """A composition that grows: a base, and some further releases one to many times."""
 
     def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
         """Return 0 or the floor where a cheap bound shows that epsilon is at most that, and infinity elsewhere."""
 
-    def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
+    def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
         """Yield contours that some counts share, chosen for the last one.
 
         Args:
             counts: How often the further releases were made, ascending, shape `(rows,)`.
             log_delta: Logarithm of delta for each, same shape.
             guess: Of epsilon at the last count; infinite if unknown.
-
-        Yields:
-            The contour, or None if it costs too much. A better guess. An upper bound on epsilon at the last count.
+            floor: Value at the last count below which no bound is needed.
         """
 
     def alone(self, count: float, log_delta: float) -> float:
@@ -113,7 +134,7 @@ class GrowingSampled:
                 known[lower] = np.minimum(known, floor)[lower]
         return known
 
-    def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
+    def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
         """Yield exact contours, and then smoothed ones; see `Growing`."""
         last, end = self.base.joined(self.extra, float(counts[-1])), float(log_delta[-1])
         try:
@@ -127,15 +148,15 @@ class GrowingSampled:
         if path is None:
             bounds = smooth(last, end, _ROUGH, (0.0, most))
             guess, most = between(bounds), min(most, bounds[1])
-            yield None, guess, most
+            yield Attempt(None, guess, most)
             path = choose(last, moments, guess, end, _GOAL) if guess < most else None
         if path:
-            yield self._exact(counts, last, moments, path), guess, most
+            yield Attempt(self._exact(counts, last, moments, path), guess, most)
         if not self.extra.gaussian:
-            pairs_for = partial(self._capped, last, float(log_delta.min()), most)
+            pairs_for, attempt = partial(self._capped, last, float(log_delta.min()), most), Attempt(None, guess, most)
             for longer in _LONGER:
-                shared, guess = _smoothed(pairs_for, counts[-1:], end, guess, longer)
-                yield shared, guess, most
+                attempt = _smoothed(pairs_for, counts[-1:], log_delta[-1:], attempt, floor, longer)
+                yield attempt
 
     def _exact(self, counts: Reals, last: Releases, moments: Moments, path: ContourPath) -> Shared | None:
         """Evaluate both compositions on a contour, or return None if that is too much work."""
@@ -194,55 +215,56 @@ class GrowingPairs:
         """Return infinity: there is no cheap bound."""
         return np.full(len(counts), np.inf)
 
-    def contours(self, counts: Reals, log_delta: Reals, guess: float) -> Iterator[tuple[Shared | None, float, float]]:
-        """Yield smoothed contours; see `Growing`."""
-        for longer in _LONGER:
-            shared, guess = _smoothed(self._both, counts[-1:], float(log_delta[-1]), guess, longer)
-            yield shared, guess, np.inf
+    def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
+        """Yield a smoothed contour; see `Growing`. Asking for each count takes less time than a longer one."""
+        yield _smoothed(self._both, counts[-1:], log_delta[-1:], Attempt(None, guess, np.inf), floor)
 
     def _both(self, guess: float) -> tuple[Pairs, Pairs]:
         return self.base, self.extra
 
 
 def _smoothed(
-    pairs_for: Callable[[float], tuple[Pairs, Pairs] | None], last: Reals, log_delta: float, guess: float, longer: float
-) -> tuple[Shared | None, float]:
+    pairs_for: Callable[[float], tuple[Pairs, Pairs] | None],
+    last: Reals,
+    log_delta: Reals,
+    before: Attempt,
+    floor: float,
+    longer: float = 1.0,
+) -> Attempt:
     """Evaluate a base and further releases on a smoothed contour.
 
     Args:
         pairs_for: Returns both for a guess of epsilon.
         last: The largest count, shape `(1,)`.
-        log_delta: Logarithm of delta.
-        guess: Of epsilon at that count; infinite if unknown.
+        log_delta: Logarithm of delta, same shape.
+        before: What is known.
+        floor: Value below which no bound is needed.
         longer: How much longer than usual the contour may be.
-
-    Returns:
-        The contour, or None if there is none, and a better guess.
     """
-    shared = None
+    _, guess, most = before
     for _ in range(_TRIES):
-        found = pairs_for(guess)
-        if found is None:
+        if (found := pairs_for(guess)) is None:
             break
         base, extra = found
         joined = [*base, *((law, count * int(last[0])) for law, count in extra)]
         infinite = partial(_infinite, smoothed.unbounded(base), smoothed.unbounded(extra))
         goal = float(finite_goals(np.exp(log_delta), *infinite(last), 0.0)[1][0])
-        moments = smoothed.moments_of(joined, goal, None)
-        if moments is None:
+        if (moments := smoothed.moments_of(joined, goal, None)) is None:
             break
         guess = guess if guess < np.inf else moments.epsilon_guess(goal)
-        chosen = smoothed.choose(joined, moments, guess, log_delta, _SMOOTHING, longer)
+        chosen = smoothed.choose(joined, moments, guess, float(log_delta[0]), _SMOOTHING, longer)
         if chosen is None:
             break
         shared = Shared(
             smoothed.rows(base, extra, *chosen, moments.order), len(frequencies(chosen[0])[0]), infinite=infinite
         )
-        known = float(shared.epsilon(last, np.array([log_delta]), np.array([guess]))[2][0])
-        close, guess = abs(known - guess) <= _CLOSE * guess, known
-        if close:
+        low, high, known = shared.epsilon(last, log_delta, np.array([guess]))
+        if not 0 < known[0] < np.inf:
             break
-    return shared, guess
+        near, guess, most = abs(known[0] - guess) <= _NEAR * guess, float(known[0]), min(most, float(high[0]))
+        if near:
+            return Attempt(shared if close(low, high).all() or most <= floor else None, guess, most)
+    return Attempt(None, guess, most)
 
 
 def _infinite(base: tuple[float, float], extra: tuple[float, float], times: Reals) -> Ends:

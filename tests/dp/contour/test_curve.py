@@ -60,7 +60,7 @@ def test_rows_give_the_bounds_of_their_own_contours(
     monkeypatch.setattr(path, "_FEW_STEPS", 1e3)  # so that cuts are worthwhile
     monkeypatch.setattr(growing, "_MOST_WORK", math.inf)
     log_delta = np.full(4, LOG_DELTA)
-    contours = GrowingSampled(before, extra, _alone).contours(counts, log_delta, math.inf)
+    contours = GrowingSampled(before, extra, _alone).contours(counts, log_delta, math.inf, 0.0)
     found, guess = next((shared, guess) for shared, guess, _ in contours if shared)
     if base != "sampled":
         assert (paths[-1].cut is not None) == cut
@@ -105,25 +105,27 @@ def test_rows_on_a_smoothed_contour_are_as_tight_as_queries(
     before, extra = BASES[base], Releases((laws(direction, rate, noise, 1.0),), 0.0)
     counts, log_delta = np.array([6.0, 8.0, 15.0]), LOG_DELTA - np.array([0.0, 0.01, 0.02])
     bounds = [_alone(before.joined(extra, count), float(log)) for count, log in zip(counts, log_delta, strict=True)]
-    found = list(GrowingSampled(before, extra, _alone).contours(counts, log_delta, 0.8 * bounds[-1][1]))
-    shared, _, most = found[-1]
-    assert shared is not None and all(exact is None for exact, _, _ in found[:-1])
+    found = list(GrowingSampled(before, extra, _alone).contours(counts, log_delta, 0.8 * bounds[-1][1], 0.0))
+    shared, most = next((shared, most) for shared, _, most in found if shared)
     assert bounds[-1][0] <= most
     low, high, _ = shared.epsilon(counts, log_delta, np.full(3, most))
     for one, two, (least, largest) in zip(low, high, bounds, strict=True):
         assert one <= largest and least <= two
-        assert two - one <= curve._FINE * two + curve._TINY
+    assert growing.close(low, high).all()
 
 
-@pytest.mark.parametrize("most", [2e-4, 1e-2])
-def test_caps_that_suit_badly_widen_rows_but_they_hold(most: float) -> None:
+@pytest.mark.parametrize("cap", [2e-4, 1e-2])
+def test_caps_that_suit_badly_widen_rows_but_they_hold(cap: float) -> None:
     extra = Releases((laws("remove", 1e-4, 1.0, 1.0),), 0.0)
     counts, last = np.array([6.0, 15.0]), NOTHING.joined(extra, 15.0)
-    both = GrowingSampled(NOTHING, extra, _alone)._capped(last, LOG_DELTA, most, most)
-    found, _ = growing._smoothed(lambda _: both, counts[-1:], LOG_DELTA, 1e-3, 1.0)
+    both = GrowingSampled(NOTHING, extra, _alone)._capped(last, LOG_DELTA, cap, cap)
+    before = growing.Attempt(None, 1e-3, math.inf)
+    # A floor, so that wide bounds are returned too.
+    found, _, most = growing._smoothed(lambda _: both, counts[-1:], np.array([LOG_DELTA]), before, 1.0)
     assert found is not None
     high = found.epsilon(counts, np.full(2, LOG_DELTA), np.full(2, 1e-3))[1]
-    assert (high >= [_alone(NOTHING.joined(extra, count), LOG_DELTA)[0] for count in counts]).all()
+    lowest = [_alone(NOTHING.joined(extra, count), LOG_DELTA)[0] for count in counts]
+    assert (high >= lowest).all() and most >= lowest[-1]
 
 
 def test_a_direction_that_does_not_matter_needs_no_contour(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_curves_of_all_kinds_agree_with_queries(kind: str, base: Event | None) -
     for count in (1, 2, 5, 6, 12):
         low, high = accountant.copy().compose(event, count).epsilon(1e-6, bounds=True)
         value = found[count - 1]
-        assert low <= value and (value == high or value <= high * (1 + curve._FINE) + curve._TINY)
+        assert low <= value and (value == high or growing.close(np.array(high), value))
 
 
 def test_a_curve_of_any_kind_shares_contours() -> None:
