@@ -87,9 +87,9 @@ class CappedLaw(NoiseLaw):
         self.certain = max(0.0, up - down - error) if capped else 0.0
         self._ends = np.array([self.raised, at_cap]), np.array([self.least, cap])
 
-    def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order."""
-        masses, losses = super().atoms(order)
+    def atoms(self, order: float, lowest: float = -math.inf) -> tuple[Array, Array]:
+        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order; see `Law`."""
+        masses, losses = super().atoms(order, lowest)
         if self.direction == "fixed_size":  # the last one is what is left at a loss of 0
             masses[-1] = max(0.0, masses[-1] - self._ends[0].sum() - self.infinite)
         return np.append(masses, self._ends[0]), np.append(losses, self._ends[1])

@@ -39,10 +39,15 @@ class Law(Protocol):
     certain: float
     most: float
 
-    def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order."""
+    def atoms(self, order: float, lowest: float = -math.inf) -> tuple[Array, Array]:
+        """Return masses of P and losses, for sums of exp(z loss).
 
-    def size(self, order: float) -> int:
+        Args:
+            order: Largest |z| at which sums are accurate.
+            lowest: Smaller losses may be inaccurate; the masses of all of them are not.
+        """
+
+    def size(self, order: float, lowest: float = -math.inf) -> int:
         """Return about how many atoms there are."""
 
 
@@ -103,11 +108,11 @@ class Pair:
         pair.most = float(pair._losses.max(initial=-math.inf))
         return pair
 
-    def atoms(self, order: float) -> tuple[Array, Array]:
+    def atoms(self, order: float, lowest: float = -math.inf) -> tuple[Array, Array]:
         """Return masses of P and losses; they are exact for all orders."""
         return self._masses, self._losses
 
-    def size(self, order: float) -> int:
+    def size(self, order: float, lowest: float = -math.inf) -> int:
         """Return how many losses there are."""
         return len(self._masses)
 
@@ -139,12 +144,12 @@ class RangeLaw:
     def _pieces(self, order: float) -> int:
         return math.ceil(min(2 * self.most * (order + 1) / _TURN, 1e9))
 
-    def size(self, order: float) -> int:
+    def size(self, order: float, lowest: float = -math.inf) -> int:
         """Return about how many atoms there are."""
         return len(_GAUSS[0]) * self._pieces(order)
 
-    def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order."""
+    def atoms(self, order: float, lowest: float = -math.inf) -> tuple[Array, Array]:
+        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order; see `Law`."""
         pieces = self._pieces(order)
         half = self.most / pieces
         points, weights = _GAUSS
@@ -199,18 +204,20 @@ class NoiseLaw:
         self._edges = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
         self.most = float(self._losses_at(self._edges).max())
 
-    def _steps(self, order: float) -> npt.NDArray[np.int64]:
+    def _steps(self, order: float, lowest: float) -> npt.NDArray[np.int64]:
         """Return how many parts each piece is cut into."""
-        turns = order * np.abs(np.diff(self._losses_at(self._edges))) / _TURN
+        losses = self._losses_at(self._edges)
+        turns = order * np.abs(np.diff(losses)) / _TURN
+        turns[np.maximum(losses[:-1], losses[1:]) < lowest] = 1
         return np.asarray(np.maximum(np.ceil(np.minimum(turns, 1e9)), 1), np.int64)
 
-    def size(self, order: float) -> int:
+    def size(self, order: float, lowest: float = -math.inf) -> int:
         """Return about how many atoms there are."""
-        return len(_GAUSS[0]) * int(self._steps(order).sum())
+        return len(_GAUSS[0]) * int(self._steps(order, lowest).sum())
 
-    def atoms(self, order: float) -> tuple[Array, Array]:
-        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order."""
-        steps = self._steps(order)
+    def atoms(self, order: float, lowest: float = -math.inf) -> tuple[Array, Array]:
+        """Return masses of P and losses, accurate for sums of exp(z loss) with |z| up to an order; see `Law`."""
+        steps = self._steps(order, lowest)
         within = np.arange(int(steps.sum())) - np.repeat(np.cumsum(steps) - steps, steps)
         half = np.repeat(np.diff(self._edges) / steps, steps)[:, None] / 2
         left = np.repeat(self._edges[:-1], steps)[:, None] + 2 * half * within[:, None]

@@ -28,6 +28,8 @@ _MOST_STEPS, _MOST_ATOMS = 120_000, 400_000
 _TRIES = 6
 # Largest gap of log delta at which a contour is reused for another epsilon.
 _SAME = 1e-5
+# Losses that add less than exp(-_NOTHING) of a moment need not be accurate.
+_NOTHING = 45.0
 # Most values of u of all contours of a query.
 _MOST_SPENT = 300_000
 
@@ -271,7 +273,8 @@ def choose(
         return None
     order, period = float(orders[best]), float(width[best])
     frequency = min(float(last[best]), longer * _MOST_STEPS * 2 * math.pi / period)
-    while any(law.size(math.hypot(order, frequency)) > longer * _MOST_ATOMS for law, _ in pairs):
+    lowest = -_NOTHING / order
+    while any(law.size(math.hypot(order, frequency), lowest) > longer * _MOST_ATOMS for law, _ in pairs):
         frequency *= 0.8
     # At least a few steps, none far beyond the last frequency.
     period = max(period, 32 * math.pi / frequency)
@@ -308,7 +311,9 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
     log, mean = mu2 * order * (order + 1) / 2, mu2 * (order + 0.5)
     whole, error = (-0.5 * mu2 * at**2).astype(np.complex128), np.zeros(len(at))
     for law, count in pairs:
-        masses, losses = law.atoms(math.hypot(order, float(at[-1])))
+        # K of one release. Losses that add less than exp(-_NOTHING) of it may turn fast.
+        (each,), *_ = _columns([(law, 1)], np.array([order]))
+        masses, losses = law.atoms(math.hypot(order, float(at[-1])), (float(each) - _NOTHING) / order)
         weight = order * losses + np.log(np.maximum(masses, 1e-320))
         top = float(weight.max())
         tilted = np.exp(weight - top)

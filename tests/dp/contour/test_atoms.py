@@ -125,3 +125,25 @@ def test_noise_that_is_left_out_is_no_more_than_stated() -> None:
         with many_bits():
             kept = noise_moment(law, 0j).real
             assert arb(beyond) / 20 < 1 - kept <= arb(law.infinite)
+
+
+@pytest.mark.parametrize(("direction", "rate"), [("add", 1e-4), ("add", 0.01), ("replace", 1e-3)])
+def test_losses_that_hardly_count_take_few_atoms(direction: str, rate: float) -> None:
+    """At real part t, losses below lowest add at most exp(t lowest)."""
+    law = NoiseLaw(0.4, rate, direction, laplace=False, beyond=1e-30)
+    order, top = (0.5 / rate, 20 / rate) if direction == "add" else (3.0, 100.0)
+    all_masses, all_losses = law.atoms(np.hypot(order, top))
+    whole = float((all_masses * np.exp(order * all_losses)).sum())
+    lowest = (np.log(whole) - 45) / order
+    masses, losses = law.atoms(np.hypot(order, top), lowest)
+    assert law.size(np.hypot(order, top), lowest) == pytest.approx(len(masses), abs=32)
+    assert masses.sum() == pytest.approx(all_masses.sum(), rel=1e-14)
+    if direction == "add":
+        assert len(masses) < 0.5 * len(all_masses)
+    for part in (0.0, 0.3, 1.0):
+        z = complex(order, part * top)
+        first, second = (
+            (weights * np.exp(z * values)).sum() for weights, values in ((masses, losses), (all_masses, all_losses))
+        )
+        turned = abs(z) * (all_masses * np.exp(order * all_losses) * np.abs(all_losses)).sum() / whole
+        assert abs(first - second) <= (MASS_ERROR + 8 * ROUNDOFF * turned) * whole
