@@ -66,14 +66,14 @@ def epsilon_bounds(
         high = max(0.0, min(_most(pairs), moments.epsilon_bound(goals[1]) if len(moments.order) else math.inf))
     if guess is None:
         guess = moments.epsilon_guess(goals[0]) if len(moments.order) else 0.0
-    spent = 0
+    spent, finer = 0, gap
     least = 1e-3 * math.sqrt(moments.variance[0]) if len(moments.order) else 0.0
     while spent <= _MOST_SPENT:
         if guess < least:
             if delta > infinite and delta_bounds(pairs, 0.0)[1] <= delta:
                 return 0.0, 0.0
             least = 0.0  # check this only once
-        contour = build(pairs, moments, guess, log_delta, gap) if 0 < guess < math.inf else None
+        contour = build(pairs, moments, guess, log_delta, finer) if 0 < guess < math.inf else None
         if contour is None:
             break
         spent += len(contour.waves) + _MOST_SPENT // _TRIES
@@ -82,8 +82,13 @@ def epsilon_bounds(
             for part in solve(contour, goals.mean(keepdims=True), np.array([guess]), (goals[:1], goals[1:]))
         )
         low, high = max(low, least_end), min(high, most_end)
-        if high - low <= 10 * gap * high or abs(middle - guess) <= 1e-3 * guess:
+        if high - low <= 10 * gap * high:
             break
+        if abs(middle - guess) <= 1e-3 * guess:
+            # Where delta falls steeply, smoothing costs more than planned. A gap shrinks as its cause does.
+            if finer < gap or not low < high < math.inf:
+                break
+            finer = gap * 5 * gap * high / (high - low)
         guess = middle if low < middle < high else (low + min(high, 2 * guess)) / 2
     return float(low), float(high)
 
