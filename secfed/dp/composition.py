@@ -243,20 +243,19 @@ class Composition:
         after, step = self.with_event(event, 1), Composition.of([(event, 1)], self.adjacency)
         if not after.private:
             return np.full(count, math.inf)
+
+        def alone(times: int) -> float:
+            return self.with_event(event, times).epsilon(delta)[1]
+
         counts = np.arange(1.0, count + 1)
-        slacks = self.slack + step.slack * counts
-        growing: list[Growing]
-        if after.directions:
-            growing = [GrowingSampled(*both, _epsilon) for both in _paired(self.directions, step.directions)]
-        else:
-
-            def alone(times: int) -> float:
-                return self.with_event(event, times).epsilon(delta)[1]
-
-            both_laws = _paired(laws(self.events, self.adjacency), laws(step.events, self.adjacency))
-            if not (after.pairs and both_laws):
-                return np.array([alone(i + 1) for i in range(count)])
-            growing, slacks = [GrowingPairs(*both, alone) for both in both_laws], np.zeros(count)
+        # Each part may have Gaussian pairs although the whole has none, and the reverse.
+        gaussian = _paired(self.directions, step.directions) if after.directions else []
+        pairs = _paired(laws(self.events, self.adjacency), laws(step.events, self.adjacency)) if after.pairs else []
+        growing: list[Growing] = [GrowingSampled(*both, _epsilon) for both in gaussian]
+        growing += [GrowingPairs(*both, alone) for both in pairs]
+        if not growing:
+            return np.array([alone(i + 1) for i in range(count)])
+        slacks = self.slack + step.slack * counts if gaussian else np.zeros(count)
         best = np.zeros(count)
         for one in growing:
             best = np.maximum(best, upper_curve(one, counts, math.log(delta) - slacks, best))

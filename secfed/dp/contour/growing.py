@@ -30,6 +30,8 @@ _MOST_WORK = 3e7
 _LONGER = (1.0, 6.0)
 # Smoothed contours, each started from the last guess of epsilon, and how far off the guess may be.
 _TRIES, _NEAR = 3, 0.3
+# Least logarithm of delta that infinite losses must leave.
+_LEAST = -690.0
 # Gap that a shared contour must reach: relative to epsilon, and absolute.
 _FINE, _TINY = 3e-5, 1e-6
 
@@ -249,7 +251,7 @@ def _smoothed(
         joined = [*base, *((law, count * int(last[0])) for law, count in extra)]
         infinite = partial(_infinite, smoothed.unbounded(base), smoothed.unbounded(extra))
         goal = float(finite_goals(np.exp(log_delta), *infinite(last), 0.0)[1][0])
-        if (moments := smoothed.moments_of(joined, goal, None)) is None:
+        if goal < _LEAST or (moments := smoothed.moments_of(joined, goal, None)) is None:
             break
         guess = guess if guess < np.inf else moments.epsilon_guess(goal)
         chosen = smoothed.choose(joined, moments, guess, float(log_delta[0]), _SMOOTHING, longer)
@@ -269,5 +271,6 @@ def _smoothed(
 
 def _infinite(base: tuple[float, float], extra: tuple[float, float], times: Reals) -> Ends:
     """Bound the probability of an infinite loss in a base, and in any of some further releases."""
-    low, high = (-np.expm1(np.log1p(-one) + times * np.log1p(-more)) for one, more in zip(base, extra, strict=True))
+    with np.errstate(divide="ignore"):
+        low, high = (-np.expm1(np.log1p(-one) + times * np.log1p(-more)) for one, more in zip(base, extra, strict=True))
     return low * (1 - 1e-12), high * (1 + 1e-12)

@@ -18,6 +18,7 @@ from secfed.dp.contour.privacy_loss import Direction
 from secfed.dp.events import (
     Adjacency,
     Composed,
+    DiscreteGaussianSum,
     DiscreteLaplace,
     Event,
     Gaussian,
@@ -178,6 +179,22 @@ def test_curves_of_all_kinds_agree_with_queries(kind: str, base: Event | None) -
         low, high = accountant.copy().compose(event, count).epsilon(1e-6, bounds=True)
         value = found[count - 1]
         assert low <= value and (value == high or growing.close(np.array(high), value))
+
+
+def test_curves_where_a_part_has_other_pairs_than_the_whole() -> None:
+    """Sums of discrete Gaussians have exact pairs in one coordinate, and Gaussian bounds in several."""
+
+    def noise(dimension: int) -> DiscreteGaussianSum:
+        return DiscreteGaussianSum(
+            noise_variance=4.0, clients=10, sensitivity=2.0, sensitivity_l1=5.0, dimension=dimension
+        )
+
+    for first, second in ((noise(1), noise(9)), (noise(9), noise(1)), (noise(1), noise(1)), (noise(9), Laplace(3.0))):
+        found = Accountant().compose(first, 2).compose(second, 3).curve(1e-6)
+        for i, (event, count) in enumerate([(first, 1), (first, 2), (second, 1), (second, 2), (second, 3)]):
+            accountant = Accountant().compose(first, 2) if i > 1 else Accountant()
+            high = accountant.compose(event, count).epsilon(1e-6)
+            assert high <= found[i] * (1 + 1e-9) and growing.close(np.array(high), found[i])
 
 
 def test_a_curve_of_any_kind_shares_contours() -> None:
