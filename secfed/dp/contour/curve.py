@@ -13,6 +13,8 @@ _KNOTS = 9
 # Frequencies that make a contour so long that the next block tries it before a new one, and the most that it evaluates
 # there in all rows together.
 _LONG, _MOST_SHARED = 5_000, 200_000
+# If a row on its own is better by at most this relative difference, the others are not asked alone.
+_NO_BETTER = 1e-4
 # Most frequencies of all rows that are solved at a time.
 _AT_ONCE = 1 << 19
 
@@ -55,6 +57,8 @@ def _block(
         The upper bounds, and the contour for the next counts.
     """
     upper = growing.settled(counts, log_delta, floor)
+    # Upper bounds that are not close to the lower ones.
+    wide = np.full(len(counts), np.inf)
     # On a logarithmic scale epsilon is nearly a straight line.
     guess = float(before[1] ** 2 / before[0]) if 0 < before[0] < before[1] else np.inf
     growth = float(np.log2(before[1] / before[0])) if guess < np.inf else 1.0
@@ -77,6 +81,7 @@ def _block(
             low, high, _ = its.epsilon(counts[rows], log_delta[rows], start[part])
             found = close(low, high) | (high <= floor[rows])
             upper[rows[found]] = high[found]
+            wide[rows] = np.fmin(wide[rows], high)
 
     if shared and shared.needed >= _LONG and shared.frequencies * len(counts) <= _MOST_SHARED and guess < np.inf:
         solve_on(shared, guess)
@@ -87,6 +92,12 @@ def _block(
         upper[np.isinf(upper) & (floor >= most)] = most
         if shared:
             solve_on(shared, last_guess)
+    # Shared contours suit the larger counts of a block better than the smaller ones.
+    suits = False
     for i in np.flatnonzero(np.isinf(upper)):
-        upper[i] = growing.alone(float(counts[i]), float(log_delta[i]))
+        if not suits or np.isinf(wide[i]):
+            alone = growing.alone(float(counts[i]), float(log_delta[i]))
+            suits = bool(wide[i] <= alone * (1 + _NO_BETTER))
+            wide[i] = min(wide[i], alone)
+        upper[i] = wide[i]
     return upper, shared

@@ -181,6 +181,27 @@ def test_curves_of_all_kinds_agree_with_queries(kind: str, base: Event | None) -
         assert low <= value and (value == high or growing.close(np.array(high), value))
 
 
+def test_rows_are_not_asked_alone_where_that_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "_FINE", 0.0)
+    monkeypatch.setattr(growing, "_TINY", 0.0)  # no bounds are close
+    monkeypatch.setattr(growing, "_LONGER", ())
+    extra, asked = Releases((laws("remove", 0.01, 1.1, 1.0),), 0.0), []
+
+    def bounds(releases: Releases, log_delta: float, goal: float) -> tuple[float, float]:
+        asked.append(float(releases.laws[0].count[0]))
+        return _alone(releases, log_delta, goal)
+
+    sampled, counts, log_delta = GrowingSampled(NOTHING, extra, bounds), np.arange(21.0, 41.0), np.full(20, LOG_DELTA)
+    found, _ = curve._block(sampled, counts, log_delta, np.zeros(20), np.zeros(2), None)
+    assert asked == [21.0]
+    assert found[-1] == pytest.approx(_alone(NOTHING.joined(extra, 40.0), LOG_DELTA)[1], rel=1e-6)
+    # A contour that tells little does not stop it.
+    asked.clear()
+    monkeypatch.setattr(curve, "_NO_BETTER", -0.5)
+    curve._block(sampled, counts, log_delta, np.zeros(20), np.zeros(2), None)
+    assert asked == counts.tolist()
+
+
 def test_curves_where_a_part_has_other_pairs_than_the_whole() -> None:
     """Sums of discrete Gaussians have exact pairs in one coordinate, and Gaussian bounds in several."""
 
