@@ -24,7 +24,7 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.accountant_settings import POPULATION, Setting, realistic, wide
+from benchmarks.accountant_settings import POPULATION, Setting, curves, realistic, wide
 from benchmarks.measure import Line
 from benchmarks.peer_dp import WARM_UP, Groups, measured
 from secfed import dp
@@ -58,14 +58,17 @@ def bounds_of(groups: Groups, delta: float) -> dict[str, Any]:
     return {"lower": lower, "upper": upper}
 
 
-def answer(setting: Setting) -> dict[str, Any]:
-    """Return the bounds of epsilon in a setting."""
+def composed(setting: Setting) -> dp.Accountant:
     gaussian = dp.Gaussian(setting.noise)
     event: Event = dp.PoissonSampled(setting.rate, gaussian)
     if setting.sampling == "fixed":
         event = dp.FixedSizeSampled(setting.cohort, POPULATION, gaussian)
-    accountant = dp.Accountant(adjacency=cast(Adjacency, setting.adjacency)).compose(event, setting.rounds)
-    lower, upper = accountant.epsilon(setting.delta, bounds=True)
+    return dp.Accountant(adjacency=cast(Adjacency, setting.adjacency)).compose(event, setting.rounds)
+
+
+def answer(setting: Setting) -> dict[str, Any]:
+    """Return the bounds of epsilon in a setting."""
+    lower, upper = composed(setting).epsilon(setting.delta, bounds=True)
     return {"lower": lower, "upper": upper}
 
 
@@ -230,16 +233,17 @@ def calibration() -> Iterator[Line]:
         )
 
 
+def curve_of(accountant: dp.Accountant, delta: float) -> dict[str, Any]:
+    values = accountant.curve(delta)
+    return {"length": len(values), "last": float(values[-1]), "rising": bool((np.diff(values) >= 0).all())}
+
+
 def curve() -> Iterator[Line]:
     rounds, delta = 1_000, 1e-5
     for rate, noise in ((0.01, 1.1), (1e-3, 0.8)):
         groups: Groups = [(rate, noise, rounds)]
-
-        def query(groups: Groups = groups) -> dict[str, Any]:
-            values = accountant_of(groups).curve(delta)
-            return {"length": len(values), "last": float(values[-1]), "rising": bool((np.diff(values) > 0).all())}
-
-        mine = {"length": 0, "rising": False, "last": math.nan} | ours(query, seconds=LONG_PATIENCE)
+        found = ours(lambda groups=groups: curve_of(accountant_of(groups), delta), seconds=LONG_PATIENCE)
+        mine = {"length": 0, "rising": False, "last": math.nan} | found
         once = ours(lambda groups=groups: bounds_of(groups, delta))
         lower, upper = once.get("lower", math.nan), once.get("upper", math.nan)
         right = mine["length"] == rounds and mine["rising"] and lower <= mine["last"] <= upper * (1 + 1e-6)
@@ -250,8 +254,29 @@ def curve() -> Iterator[Line]:
             f"{mine['cpu'] * 1e3:.1f} ms",
             mine["cpu"] <= 0.1 and right,
             mine.get("failure", f"epsilon {mine['last']:.6f} after the last, {upper:.6f} when asked alone")
-            + ("" if mine["rising"] or "failure" in mine else ", not rising"),
+            + ("" if mine["rising"] or "failure" in mine else ", falling somewhere"),
         )
+
+
+def further_curves() -> Iterator[Line]:
+    found = []
+    for setting in curves():
+        mine = ours(lambda setting=setting: curve_of(composed(setting), setting.delta), 1, LONG_PATIENCE)
+        once = ours(lambda setting=setting: answer(setting), 1)
+        lower, upper = once.get("lower", math.nan), once.get("upper", math.nan)
+        right = mine.get("length") == setting.rounds and mine["rising"] and lower <= mine["last"] <= upper * (1 + 1e-4)
+        found.append((mine["cpu"], right, setting, mine.get("last", math.nan), upper))
+    slowest, _, which, last, alone = max(found, key=lambda each: each[0])
+    wrong = [str(setting) for _, right, setting, _, _ in found if not right]
+    yield Line(
+        f"`Accountant.curve`, 1,000 rounds in {len(found)} further settings (rate 1e-4 to 0.1, noise 0.6 to 2, delta "
+        "1e-5 and 1e-8), the slowest",
+        "at most 3 s",
+        f"{slowest:.2f} s",
+        slowest <= 3 and not wrong,
+        f"{which}: epsilon {last:.6g} after the last, {alone:.6g} when asked alone; median "
+        f"{statistics.median(cpu for cpu, *_ in found):.2f} s" + (f"; wrong: {'; '.join(wrong)}" if wrong else ""),
+    )
 
 
 def distinct_rounds() -> Iterator[Line]:
@@ -297,6 +322,7 @@ ALL = (
     against_dp_accounting,
     calibration,
     curve,
+    further_curves,
     distinct_rounds,
     wide_range,
 )

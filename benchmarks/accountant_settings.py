@@ -86,3 +86,14 @@ def wide() -> list[Setting]:
         rounds, delta = round(_draw(generator, 1, 1e6)), _draw(generator, 1e-12, 1e-3)
         settings.append(Setting("wide", *_sampled(i), rate, noise, rounds, delta))
     return settings
+
+
+def curves() -> list[Setting]:
+    """Return 72 settings of which epsilon is asked after each of 1,000 rounds."""
+    return [
+        Setting("curve", *way, rate, noise, 1_000, delta)
+        for rate in (1e-4, 1e-3, 0.01, 0.1)
+        for noise in (0.6, 1.0, 2.0)
+        for delta in (1e-5, 1e-8)
+        for way in (("poisson", "add_remove"), ("poisson", "replace"), ("fixed", "replace"))
+    ]

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from benchmarks.accountant_settings import POPULATION, realistic, wide
+from benchmarks.accountant_settings import POPULATION, curves, realistic, wide
 
 MIX = {("fixed", "replace"): 1, ("poisson", "replace"): 1, ("poisson", "add_remove"): 2}
 
@@ -37,6 +37,10 @@ def test_wide_settings_fill_their_ranges() -> None:
         assert 110 <= sum(value < math.sqrt(low * high) for value in values) <= 190, name
 
 
+def test_curves_are_72_settings() -> None:
+    assert len(set(curves())) == 72 and {each.rounds for each in curves()} == {1_000}
+
+
 def test_rates_drawn_are_whole_cohorts() -> None:
-    for each in (*realistic(), *wide()):
+    for each in (*realistic(), *wide(), *curves()):
         assert each.cohort / POPULATION == each.rate, each

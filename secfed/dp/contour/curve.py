@@ -25,11 +25,11 @@ def upper_curve(growing: Growing, counts: Reals, log_delta: Reals, floor: Reals)
     Args:
         growing: The composition.
         counts: How often the further releases were made, ascending, shape `(rows,)`.
-        log_delta: Logarithm of delta for each, same shape.
-        floor: Values below which no bound is needed, same shape.
+        log_delta: Logarithm of delta for each, not rising, same shape.
+        floor: Values below which no bound is needed, not falling, same shape.
 
     Returns:
-        Shape `(rows,)`, at least the floor.
+        Shape `(rows,)`, not falling, at least the floor.
     """
     result = np.full(len(counts), np.nan)
     start, shared = 0, None
@@ -41,7 +41,8 @@ def upper_curve(growing: Growing, counts: Reals, log_delta: Reals, floor: Reals)
         before = result[[(start - 1) // 2, start - 1]] if start else np.zeros(2)
         result[rows], shared = _block(growing, counts[rows], log_delta[rows], floor[rows], before, shared)
         start = rows.stop
-    return np.asarray(np.maximum(result, floor))
+    # Fewer releases reveal no more, so each bound holds for the counts before it too.
+    return np.asarray(np.minimum.accumulate(np.maximum(result, floor)[::-1])[::-1])
 
 
 def _block(

@@ -14,7 +14,7 @@ from secfed.dp.contour.integral import build
 from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.pairs import NoiseLaw
 from secfed.dp.contour.path import ContourPath, adapted, choose
-from secfed.dp.contour.privacy_loss import Direction
+from secfed.dp.contour.privacy_loss import Direction, Reals
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -179,6 +179,22 @@ def test_curves_of_all_kinds_agree_with_queries(kind: str, base: Event | None) -
         low, high = accountant.copy().compose(event, count).epsilon(1e-6, bounds=True)
         value = found[count - 1]
         assert low <= value and (value == high or growing.close(np.array(high), value))
+
+
+def test_a_curve_does_not_fall() -> None:
+    """Contours leave some rows a little too large, which the rows after them correct."""
+    extra, counts = Releases((laws("remove", 0.01, 1.1, 1.0),), 0.0), np.arange(1.0, 31.0)
+
+    class Loose(GrowingSampled):
+        def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
+            right = np.array([_alone(NOTHING.joined(extra, count), LOG_DELTA)[1] for count in counts])
+            return right * (1 + 0.3 * (counts % 3 == 0))
+
+    found = curve.upper_curve(Loose(NOTHING, extra, _alone), counts, np.full(30, LOG_DELTA), np.zeros(30))
+    assert (np.diff(found) >= 0).all()
+    assert found[19] == pytest.approx(_alone(NOTHING.joined(extra, 20.0), LOG_DELTA)[1])
+    # The third row is bounded by the fourth.
+    assert found[2] == min(found[3], 1.3 * _alone(NOTHING.joined(extra, 3.0), LOG_DELTA)[1])
 
 
 def test_rows_are_not_asked_alone_where_that_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
