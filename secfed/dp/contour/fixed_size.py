@@ -80,8 +80,8 @@ class PairNodes(Nodes):
         last = frequency * _FARTHER
         inside = (distance[:, None] <= np.pi / (2 * last)[:, None]).sum(axis=2)
         mass, first, second = np.take_along_axis(sums, inside[None], axis=2)
-        # Where the mass inside is at one point, the difference is only rounding.
-        squares = 2 * (mass * second * (1 - 1e-13) - first**2)
+        # Where the mass inside is at one point, the difference is only the rounding of the sums.
+        squares = 2 * (mass * second * (1 - 8 * ROUNDOFF * tilted.shape[1]) - first**2)
         near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - ROUNDOFF))
         far = np.log(tilted[:, :1] + variation[:, None] / last)
         alone = np.log(tilted[:, 0] + variation / frequency)
