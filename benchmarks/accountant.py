@@ -235,7 +235,7 @@ def calibration() -> Iterator[Line]:
 
 def curve_of(accountant: dp.Accountant, delta: float) -> dict[str, Any]:
     values = accountant.curve(delta)
-    return {"length": len(values), "last": float(values[-1]), "rising": bool((np.diff(values) >= 0).all())}
+    return {"length": len(values), "last": float(values[-1]), "rising": bool((np.diff(values) > 0).all())}
 
 
 def curve() -> Iterator[Line]:
@@ -254,7 +254,7 @@ def curve() -> Iterator[Line]:
             f"{mine['cpu'] * 1e3:.1f} ms",
             mine["cpu"] <= 0.1 and right,
             mine.get("failure", f"epsilon {mine['last']:.6f} after the last, {upper:.6f} when asked alone")
-            + ("" if mine["rising"] or "failure" in mine else ", falling somewhere"),
+            + ("" if mine["rising"] or "failure" in mine else ", not rising"),
         )
 
 

@@ -14,7 +14,7 @@ from secfed.dp.contour.capped import capped
 from secfed.dp.contour.cgf import evaluate
 from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.inversion import solve
-from secfed.dp.contour.moments import Moments, NoOrderError, Releases, log_chernoff
+from secfed.dp.contour.moments import Moments, NoOrderError, Releases, chernoff
 from secfed.dp.contour.path import ContourPath, adapted, choose, frequencies, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.contour.sampled_gaussian import between, smooth
@@ -131,8 +131,8 @@ class GrowingSampled:
             with suppress(NoOrderError):
                 order = Moments.of(last, None, float(floor[-1]), float(log_delta[-1])).order
                 base, extra = (Moments.at(releases, order).log for releases in (self.base, self.extra))
-                size = base + counts[:, None] * extra + log_chernoff(order)
-                lower = (size - order * floor[:, None]).min(axis=1) <= log_delta
+                columns = np.array(np.broadcast_arrays(order, base + counts[:, None] * extra))
+                lower = chernoff(columns, None, floor[:, None]).min(axis=1) <= log_delta
                 known[lower] = np.minimum(known, floor)[lower]
         return known
 
@@ -249,7 +249,7 @@ def _smoothed(
             break
         base, extra = found
         joined = [*base, *((law, count * int(last[0])) for law, count in extra)]
-        infinite = partial(_infinite, smoothed.unbounded(base), smoothed.unbounded(extra))
+        infinite = partial(_infinite, base, extra)
         goal = float(finite_goals(np.exp(log_delta), *infinite(last), 0.0)[1][0])
         if goal < _LEAST or (moments := smoothed.moments_of(joined, goal, None)) is None:
             break
@@ -269,8 +269,6 @@ def _smoothed(
     return Attempt(None, guess, most)
 
 
-def _infinite(base: tuple[float, float], extra: tuple[float, float], times: Reals) -> Ends:
+def _infinite(base: Pairs, extra: Pairs, times: Reals) -> Ends:
     """Bound the probability of an infinite loss in a base, and in any of some further releases."""
-    with np.errstate(divide="ignore"):
-        low, high = (-np.expm1(np.log1p(-one) + times * np.log1p(-more)) for one, more in zip(base, extra, strict=True))
-    return low * (1 - 1e-12), high * (1 + 1e-12)
+    return smoothed.unbounded([*base, *((law, count * times) for law, count in extra)])

@@ -72,15 +72,15 @@ def log_chernoff(order: Reals) -> Reals:
     return np.asarray(-np.log1p(order) - order * np.log1p(1 / order))  # nothing cancels
 
 
-def chernoff(columns: Reals, log_delta: float | None, epsilon: float | None) -> Reals:
+def chernoff(columns: Reals, log_delta: float | None, epsilon: float | Reals | None) -> Reals:
     """Return Chernoff's bound on epsilon, or on the logarithm of delta, at each order.
 
     Args:
-        columns: The orders, and K at each; shape `(2 or more, m)`.
+        columns: The orders, and K at each; shape `(2 or more, m)`, or `(2, rows, m)` for several compositions.
         log_delta: Logarithm of delta, to bound epsilon.
-        epsilon: To bound delta, when `log_delta` is None.
+        epsilon: To bound delta, when `log_delta` is None; a number, or of shape `(rows, 1)`.
     """
-    tilt = 0.0 if log_delta is not None else columns[0] * (epsilon or 0.0)
+    tilt = columns[0] * epsilon if log_delta is None and epsilon is not None else 0.0
     # At huge orders, which losses with a maximum have, rounding counts.
     rounding = 16 * ROUNDOFF * (np.abs(columns[1]) + tilt)
     exponent = columns[1] - tilt + log_chernoff(columns[0]) + rounding

@@ -320,8 +320,8 @@ class MixtureLaw(NoiseLaw):
         for _ in range(9):  # each finds six bits
             points = np.linspace(low, high, 65)
             beyond = (self._losses_at(points) > epsilon) != back
-            first_beyond = int(beyond[1:-1].argmax()) + 1 if beyond[1:-1].any() else 64
-            low, high = points[first_beyond - 1], points[first_beyond]
+            after = 1 + int(np.searchsorted(beyond[1:-1], True))
+            low, high = points[after - 1], points[after]
         end, (centers, shares) = float(low + high) / 2, np.array(self._parts).T
         sign = -1.0 if back else 1.0
         mixed = float(logsumexp(np.log(shares) + log_ndtr(sign * (centers - end) / self.scale)))

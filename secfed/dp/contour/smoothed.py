@@ -49,7 +49,7 @@ def epsilon_bounds(
     Returns:
         Both at least 0; the upper one is infinite if there is no guarantee or none was found.
     """
-    delta, (certain, infinite) = math.exp(log_delta), unbounded(pairs)
+    delta, (certain, infinite) = math.exp(log_delta), map(float, unbounded(pairs))
     if certain * (1 - excess) >= delta:
         return math.inf, math.inf
     goals = np.array(finite_goals(delta, certain, infinite, excess))
@@ -101,7 +101,7 @@ def delta_bounds(pairs: Pairs, epsilon: float, start: WarmStart | None = None) -
         epsilon: At least 0.
         start: The contour to try first; the one that answers is stored in it.
     """
-    certain, infinite = unbounded(pairs)
+    certain, infinite = map(float, unbounded(pairs))
     if epsilon >= _most(pairs):
         return certain, infinite
     if alone := _alone(pairs, epsilon):
@@ -154,13 +154,14 @@ def finite_goals(delta: Reals | float, certain: Reals | float, infinite: Reals |
     return np.log(np.maximum(least, 1e-320)), np.log(np.maximum(delta - infinite, 1e-320))
 
 
-def unbounded(pairs: Pairs) -> tuple[float, float]:
-    """Return lower and upper bounds on the probability that some loss is infinite."""
-    least, most = (
-        1.0 if any(part >= 1 for part, _ in parts) else -math.expm1(sum(n * math.log1p(-part) for part, n in parts))
-        for parts in ([(law.certain, n) for law, n in pairs], [(law.infinite, n) for law, n in pairs])
-    )
-    return abs(least) * (1 - 1e-12), min(1.0, abs(most) * (1 + 1e-12))
+def unbounded(pairs: Sequence[tuple[Law, Reals | float]]) -> Ends:
+    """Return lower and upper bounds on the probability that some loss is infinite, of the shape of the counts."""
+    with np.errstate(divide="ignore"):
+        least, most = (
+            -np.expm1(sum(count * np.log1p(-min(part, 1.0)) for part, count in parts))
+            for parts in ([(law.certain, n) for law, n in pairs], [(law.infinite, n) for law, n in pairs])
+        )
+    return np.asarray(np.abs(least) * (1 - 1e-12)), np.asarray(np.minimum(1.0, np.abs(most) * (1 + 1e-12)))
 
 
 def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
@@ -171,24 +172,24 @@ def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
 
 def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
     """Return bounds on epsilon from the closed form of delta, by bisection."""
+
+    def larger(epsilon: float, side: int) -> bool:
+        found = _alone(pairs, epsilon)
+        return bool(found and found[side] > delta)
+
     most, ends = max(0.0, _most(pairs)), list[float]()
     for side in (0, 1):
-
-        def larger(epsilon: float, side: int = side) -> bool:
-            found = _alone(pairs, epsilon)
-            return bool(found and found[side] > delta)
-
         low, high = 0.0, most
         if ends and low < ends[0] < most:
             # The second end is close to the first.
             near = ends[0] * (1 + 1e-12)
-            low, high = (near, most) if larger(near) else (ends[0], near)
+            low, high = (near, most) if larger(near, side) else (ends[0], near)
         for _ in range(80):
             middle = (low + high) / 2
             if middle in (low, high):
                 break
-            low, high = (middle, high) if larger(middle) else (low, middle)
-        ends.append(math.inf if larger(most) else (low, high)[side])
+            low, high = (middle, high) if larger(middle, side) else (low, middle)
+        ends.append(math.inf if larger(most, side) else (low, high)[side])
     return ends[0], ends[1]
 
 
@@ -241,7 +242,7 @@ def _columns(pairs: Pairs, orders: Reals) -> Reals:
 
 
 def build(pairs: Pairs, moments: Moments, epsilon: float, log_delta: float, gap: float = _GAP) -> Contour | None:
-    """Evaluate the integrand on the contour of `choose`; None if there is none."""
+    """Evaluate the integrand on the contour that `choose` returns. If it returns None, return None."""
     found = choose(pairs, moments, epsilon, log_delta, gap)
     return found and rows((), pairs, *found, moments.order)(np.ones(1))
 
