@@ -1,19 +1,21 @@
 """K(t), the moments of a composition at real orders: they choose the contour and bound what it misses."""
 
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from scipy.special import erfcx, ndtr
 
+from secfed.dp.contour.nodes import Nodes
 from secfed.dp.contour.privacy_loss import ROUNDOFF, Laws, Reals
-from secfed.dp.contour.quadrature import grids, most_nodes
+from secfed.dp.contour.quadrature import REAL_TOLERANCE, all_nodes, grids, most_nodes
 
 # Most nodes of one law.
 MOST_NODES = 20_000
-# Nodes of one law that cost little more than the calls to place them.
-_FEW_NODES = 300
+# Nodes of a composition that cost little more than the calls to place them.
+_FEW_NODES = 400
 # Ratio of neighboring orders on the grid, and the most orders above and below the first.
 _RATIO = 2.0**0.5
 _HIGHEST, _LOWEST = 200, 40
@@ -67,6 +69,32 @@ class Releases:
         return Releases(self.laws + parts, self.gaussian + extra.gaussian * times)
 
 
+class RealNodes:
+    """Nodes of a composition for moments at real orders. If they are few, they are kept and serve lower orders too."""
+
+    def __init__(self, releases: Releases) -> None:
+        self._releases, self._kept = releases, list[Nodes]()
+
+    def up_to(self, order: float, rows: int) -> Iterable[Nodes]:
+        """Place nodes for orders up to one; `rows` as in `quadrature.grids`."""
+        if not self.kept(order):
+            placed = (
+                found for laws in self._releases.laws for found in grids(laws, order, 0.0, REAL_TOLERANCE, rows=rows)
+            )
+            if not self.few(order):
+                return placed
+            self._kept = list(placed)
+        return self._kept
+
+    def kept(self, order: float) -> bool:
+        """Return whether the nodes that are kept serve an order."""
+        return bool(self._kept) and order <= self._kept[0].order
+
+    def few(self, order: float) -> bool:
+        """Return whether there are few nodes for an order."""
+        return sum(all_nodes(laws, order, 0.0, REAL_TOLERANCE, 1.0) for laws in self._releases.laws) <= _FEW_NODES
+
+
 def log_chernoff(order: Reals) -> Reals:
     """Return log of max over x of (1 - e^-x)+ e^-tx: delta <= that times exp(K(t) - t epsilon)."""
     return np.asarray(-np.log1p(order) - order * np.log1p(1 / order))  # nothing cancels
@@ -89,12 +117,21 @@ def chernoff(columns: Reals, log_delta: float | None, epsilon: float | Reals | N
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """K, its slope and its curvature on a grid of orders, shape `(m,)` each, ascending."""
+    """K, its slope and its curvature on a grid of orders, shape `(m,)` each, ascending.
+
+    Attributes:
+        order: t.
+        log: K(t).
+        mean: K'(t), the mean of the tilted loss.
+        variance: K''(t), its variance.
+        nodes: Nodes that were placed for sampled Gaussian releases.
+    """
 
     order: Reals
     log: Reals
     mean: Reals
     variance: Reals
+    nodes: RealNodes | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -107,10 +144,11 @@ class Moments:
         """
         squares = sum(float((part.count * part.spread_of_loss**2).sum()) for part in releases.laws)
         start = 0.3 / float(np.sqrt(squares + releases.gaussian))
+        nodes, tops = RealNodes(releases), start * _RATIO ** np.arange(14.0)
         # Usually the best order is among the first 14: one step in place of three, unless large orders cost much more.
-        top = float((start * _RATIO ** np.arange(14.0))[-1])
-        many = 14 if releases.most_nodes(top) <= _FEW_NODES else 6
-        return cls.around_best(lambda orders: _cheap_columns(releases, orders), start, log_delta, epsilon, enough, many)
+        many = next((many for many in (14, 10) if nodes.few(float(tops[many - 1]))), 6)
+        columns_at = partial(_cheap_columns, releases, nodes)
+        return replace(cls.around_best(columns_at, start, log_delta, epsilon, enough, many), nodes=nodes)
 
     @classmethod
     def around_best(
@@ -167,7 +205,7 @@ class Moments:
     @classmethod
     def at(cls, releases: Releases, orders: Reals) -> "Moments":
         """Evaluate at given orders, all of which must be small enough."""
-        return cls(*_columns(releases, orders))
+        return cls(*_columns(releases, RealNodes(releases), orders))
 
     def exponent(self, epsilon: float) -> Reals:
         """Return the log of Chernoff's bound on delta at each order."""
@@ -196,20 +234,20 @@ class Moments:
         return float(np.interp(epsilon, means[ranked], logs[ranked]))
 
 
-def _cheap_columns(releases: Releases, orders: Reals) -> Reals:
+def _cheap_columns(releases: Releases, nodes: RealNodes, orders: Reals) -> Reals:
     """Return the orders, K, and the tilted loss's mean and variance at each; shape `(4, m)`.
 
     Leave out orders so large that rare participation makes up the whole moment: they give no useful bound.
     """
-    if len(orders) and releases.most_nodes(float(orders[-1])) > MOST_NODES:
+    last = float(orders[-1]) if len(orders) else 0.0
+    if not nodes.kept(last) and releases.most_nodes(last) > MOST_NODES:
         orders = orders[: bisect_right(orders.tolist(), MOST_NODES, key=releases.most_nodes)]
-    return _columns(releases, orders)
+    return _columns(releases, nodes, orders)
 
 
-def _columns(releases: Releases, orders: Reals) -> Reals:
+def _columns(releases: Releases, nodes: RealNodes, orders: Reals) -> Reals:
     gaussian = releases.gaussian
     columns = np.array([orders, gaussian * orders * (orders + 1) / 2, gaussian * (orders + 0.5), gaussian + 0 * orders])
-    for laws in releases.laws:
-        for found in grids(laws, float(orders[-1]), 0.0, 1e-8, rows=len(orders)) if len(orders) else ():
-            columns[1:] += np.array(found.moments(orders)) @ found.laws.count
+    for found in nodes.up_to(float(orders[-1]), len(orders)) if len(orders) else ():
+        columns[1:] += np.array(found.moments(orders)) @ found.laws.count
     return columns

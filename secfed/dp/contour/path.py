@@ -1,15 +1,15 @@
 """Where a contour runs: t, the step in u, the last u, and where laws are cut in two."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from secfed.dp.contour.fourier_sums import transform_work
-from secfed.dp.contour.moments import Moments, Releases, log_chernoff
+from secfed.dp.contour.moments import Moments, RealNodes, Releases, log_chernoff
 from secfed.dp.contour.nodes import Cut, Nodes
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.contour.quadrature import all_nodes, grids
+from secfed.dp.contour.quadrature import REAL_TOLERANCE, all_nodes, grids
 
 # Cuts of width noise / 2, 1/4, 1/8, ...: see `Cut`.
 _STRETCHES = (5.0, 17.0, 65.0, 257.0, 1025.0)
@@ -20,6 +20,8 @@ _MOST_EFFORT = 1_000_000
 # Most values of u times 2 pi, and the number below which a cut cannot save work.
 _MOST_STEPS = 2e5
 _FEW_STEPS = 4e4
+# Numbers for each node that a bound on what lies beyond U holds at a time.
+_ROWS = 12
 # If terms exceed delta by this much (a logarithm), a guess from moments is usually far off.
 _DOUBTFUL = 6.4
 # How much to shorten a contour that cannot be long enough anyway.
@@ -98,7 +100,7 @@ def choose(
     allowed = log_delta + np.log(goal / 4) - (moments.log[best] - order * epsilon)
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
     simple = ContourPath(order, width, start, loss=float(loss[best]))
-    tail = _Tail(releases, order, 1.0)
+    tail = _Tail(releases, order, 1.0, (moments.nodes or RealNodes(releases)).up_to(order, _ROWS))
     frequency = start
     for _ in range(8):
         simple = replace(simple, frequency=frequency)
@@ -120,7 +122,9 @@ def choose(
 
     candidates = [(start, simple, tail)]
     for first, cut in _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4), since):
-        candidates.append((first, cut, _Tail(releases, order, cut.stretch, allowed)))
+        finer = max(1e-3 * float(np.exp(allowed)), 1e-40)
+        nodes = _cut_nodes(releases, order, cut.stretch, _ROWS, finer)
+        candidates.append((first, cut, _Tail(releases, order, cut.stretch, nodes)))
     left = _MOST_EFFORT if fine else _MOST_EFFORT / 4
     least = min(start, 10.0 / epsilon) if len(candidates) > 1 else start
     for frequency in least * _GROWTH ** np.arange(_MOST_GUESSES):
@@ -164,7 +168,7 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
 
 def shortest(releases: Releases, path: ContourPath, goal: float) -> ContourPath:
     """Return the path with U as large as another composition needs on the same contour, if possible."""
-    tail = _Tail(releases, path.order, 1.0)
+    tail = _Tail(releases, path.order, 1.0, RealNodes(releases).up_to(path.order, _ROWS))
     for frequency in path.frequency * 1.3 ** np.arange(12):
         longer = replace(path, frequency=float(frequency))
         if tail.log(longer.frequency, None) <= np.log(goal) - 8:
@@ -175,14 +179,12 @@ def shortest(releases: Releases, path: ContourPath, goal: float) -> ContourPath:
 class _Tail:
     """Bounds on the integral beyond U, in units of exp(K(t) - t epsilon), for one order and sharpness of the cut."""
 
-    def __init__(self, releases: Releases, order: float, stretch: float, wanted: float = 0.0) -> None:
+    def __init__(self, releases: Releases, order: float, stretch: float, nodes: Iterable[Nodes]) -> None:
         self._gaussian, self._order, self._stretch = releases.gaussian, order, stretch
-        tolerance = 1e-8 if stretch == 1 else max(1e-3 * float(np.exp(wanted)), 1e-40)
         self._nodes = []
-        for laws in releases.laws:
-            for found in grids(laws, order, 0.0, tolerance, stretch=stretch, rows=12):
-                moment = found.moments(np.array([order]))[0][0]
-                self._nodes.append((found, np.exp(found.mass + order * found.loss - moment[:, None])))
+        for found in nodes:
+            moment = found.moments(np.array([order]))[0][0]
+            self._nodes.append((found, np.exp(found.mass + order * found.loss - moment[:, None])))
 
     @property
     def size(self) -> int:
@@ -255,8 +257,10 @@ def _cuts(
                 yield first, chosen
 
 
-def _cut_nodes(releases: Releases, order: float, stretch: float, rows: int) -> list[Nodes]:
-    return [found for laws in releases.laws for found in grids(laws, order, 0.0, 1e-8, stretch=stretch, rows=rows)]
+def _cut_nodes(
+    releases: Releases, order: float, stretch: float, rows: int, tolerance: float = REAL_TOLERANCE
+) -> list[Nodes]:
+    return [found for laws in releases.laws for found in grids(laws, order, 0.0, tolerance, stretch=stretch, rows=rows)]
 
 
 def _left_out(releases: Releases, nodes: list[Nodes], loss: float, stretch: float, orders: Reals) -> Reals:
@@ -277,9 +281,10 @@ def adapted(releases: Releases, path: ContourPath) -> ContourPath:
 
 def work(releases: Releases, path: ContourPath, goal: float) -> float:
     """Predict the work of a contour before allocating anything: nodes of all laws times values of u."""
-    steps = path.frequency * path.period / (2 * np.pi) + 2
-    # A contour has at least three steps.
-    top = max(path.frequency, 6 * np.pi / path.period)
+    if not path.frequency * path.period < np.inf:
+        return np.inf
+    step, across = _steps(path)
+    steps, top = across**2, (across**2 - 1) * step
     laws = sum(len(laws) for laws in releases.laws)
     nodes = sum(all_nodes(laws, path.order, top, path.tolerance(goal), path.stretch) for laws in releases.laws)
     each = (nodes + 100) / max(laws, 1)
@@ -288,6 +293,11 @@ def work(releases: Releases, path: ContourPath, goal: float) -> float:
 
 def frequencies(path: ContourPath) -> tuple[Reals, int]:
     """Return the values of u, shape `(k,)`, and the square root of their number."""
-    step = 2 * np.pi / path.period
-    across = int(np.ceil(np.sqrt(np.ceil(path.frequency / step) + 1)))
+    step, across = _steps(path)
     return np.arange(across * across, dtype=np.float64) * step, across
+
+
+def _steps(path: ContourPath) -> tuple[float, int]:
+    """Return the step in u, and the square root of the number of steps."""
+    step = 2 * np.pi / path.period
+    return step, int(np.ceil(np.sqrt(np.ceil(path.frequency / step) + 1)))

@@ -11,6 +11,8 @@ from secfed.dp.contour.privacy_loss import Laws, Reals
 
 # Numbers in one temporary array.
 _ENTRIES = 1 << 18
+# Target error of moments at real orders.
+REAL_TOLERANCE = 1e-8
 
 
 def grids(
@@ -43,7 +45,7 @@ def grids(
 
 def most_nodes(laws: Laws, order: float, frequency: float = 0.0) -> int:
     """Return the most nodes that any law needs for moments up to a real and an imaginary part."""
-    return int(_layout(laws, order, frequency, 1e-8, 1.0)[2].max())
+    return int(_layout(laws, order, frequency, REAL_TOLERANCE, 1.0)[2].max())
 
 
 def all_nodes(laws: Laws, order: float, frequency: float, tolerance: float, stretch: float) -> int:
