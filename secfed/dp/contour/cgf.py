@@ -98,13 +98,16 @@ def _exponentials(first: Complexes, each: Complexes, times: Reals) -> tuple[Comp
     return factors.reshape(-1, len(each))[:rows], sizes.reshape(-1, len(each))[:rows]
 
 
-def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[Cgf, Cgf | None]:
+def evaluate(
+    releases: Releases, path: ContourPath, tolerance: float, known_tail: float | None = None
+) -> tuple[Cgf, Cgf | None]:
     """Evaluate K along a contour.
 
     Args:
         releases: The composition.
         path: Where the contour runs.
         tolerance: Target error of K.
+        known_tail: `ContourPath.tail`, if the path was chosen for this composition.
 
     Returns:
         K of the whole, and with a cut K of the part below it, whose K(t) is relative to that of the whole.
@@ -126,7 +129,8 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
             mean += float(center @ count)
             if path.cut is None:
                 wave, inexact = waves(tilted, centred, step, across)
-                tail += float(count @ found.decay(tilted, order, top))
+                if known_tail is None:
+                    tail += float(count @ found.decay(tilted, order, top))
             else:
                 cut = Cut.at(found, path.cut, path.stretch)
                 beyond.extend(np.log(count) + found.decay(tilted, order, top, cut))
@@ -147,7 +151,7 @@ def evaluate(releases: Releases, path: ContourPath, tolerance: float) -> tuple[C
             error_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave_below)))
             error_below += 200 * ROUNDOFF * float(count @ np.where(few, 2 * above, 1.0))
     if path.cut is None:
-        return Cgf(log, mean, whole, error, tail), None
+        return Cgf(log, mean, whole, error, tail if known_tail is None else known_tail), None
     whole_of = Cgf(log, mean, whole, error, tail, float(np.logaddexp.reduce(beyond)))
     return whole_of, Cgf(mass_below, 0.0, below, error_below, tail)
 
@@ -249,20 +253,29 @@ def relative(each: Reals, wave: Complexes) -> Reals:
 def turned(angle: Reals) -> Complexes:
     """Return exp(i angle) - 1 without cancellation; the tangent of half the angle is faster than sine and cosine."""
     half, result = np.tan(angle / 2), np.empty(angle.shape, np.complex128)
-    result.imag = 2 * half / (1 + half * half)
-    result.real = -half * result.imag
+    part = half * half
+    part += 1
+    np.divide(2 * half, part, out=part)
+    result.imag = part
+    part *= half
+    np.negative(part, out=result.real)
     return result
 
 
 def _turns(angle: Reals, result: Complexes) -> Complexes:
-    """Fill in exp(i k angle) - 1 for k = 0, 1, ... by doubling, without cancellation; `(n, count, nodes)`."""
+    """Fill in exp(i k angle) - 1 for k = 0, 1, ... without cancellation; `(n, count, nodes)`.
+
+    Each step appends two turned copies of what is there. Doubling would take more calls of `turned`.
+    """
     count, done = result.shape[1], 1
     result[:, 0] = 0.0
     while done < count:
-        ahead, some = turned(angle * done)[:, None], min(done, count - done)
-        after = result[:, done : done + some]
-        # (1 + before) (1 + ahead) - 1
-        np.multiply(result[:, :some], 1 + ahead, out=after)
-        after += ahead
-        done += some
+        ahead, size = turned(angle * done)[:, None], done
+        factor = 1 + ahead
+        for start in (size, 2 * size):
+            done = min(start + size, count)
+            # (1 + before) (1 + ahead) - 1
+            after = result[:, start:done]
+            np.multiply(result[:, start - size : done - size], factor, out=after)
+            after += ahead
     return result

@@ -187,13 +187,13 @@ def build(releases: Releases, moments: Moments, path: ContourPath, goal: float) 
     Args:
         releases: The composition.
         moments: Its moments.
-        path: Where the contour runs.
+        path: Where the contour runs; chosen for this composition, or `adapted`.
         goal: Target relative error of delta.
 
     Returns:
         The contour, of one row.
     """
-    one, below = evaluate(releases, path, path.tolerance(goal))
+    one, below = evaluate(releases, path, path.tolerance(goal), path.tail)
     return assemble(one.alone(), below.alone() if below else None, path, moments.order, moments.log[None])
 
 

@@ -44,6 +44,8 @@ class ContourPath:
         bulk_orders: Orders t' that bound what is left out.
         bulk: log E[exp(t' loss)] of it, shape `(m,)` or `(rows, m)`.
         loss: Log of the integrand's terms over delta: the factor by which rounding errors grow.
+        tail: Bound on Re K(t + iu) - K(t) for every u from U on, for the composition that the path was chosen for;
+            None with a cut, and for other compositions.
     """
 
     order: float
@@ -54,6 +56,7 @@ class ContourPath:
     bulk_orders: Reals = field(default_factory=lambda: np.empty(0), repr=False)
     bulk: Reals = field(default_factory=lambda: np.empty(0), repr=False)
     loss: float = 0.0
+    tail: float | None = None
 
     def tolerance(self, goal: float) -> float:
         """Return the error of the terms that keeps delta within a goal: smaller if terms are much larger than delta."""
@@ -108,7 +111,7 @@ def choose(
             break
         size = tail.log(frequency, None)
         if size <= allowed:
-            return simple
+            return replace(simple, tail=size + float(np.log(np.pi * frequency)))
         # A normal distribution decays with the square of U.
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
     if doubtful and simple.loss > _DOUBTFUL:
@@ -170,7 +173,7 @@ def shortest(releases: Releases, path: ContourPath, goal: float) -> ContourPath:
     """Return the path with U as large as another composition needs on the same contour, if possible."""
     tail = _Tail(releases, path.order, 1.0, RealNodes(releases).up_to(path.order, _ROWS))
     for frequency in path.frequency * 1.3 ** np.arange(12):
-        longer = replace(path, frequency=float(frequency))
+        longer = replace(path, frequency=float(frequency), tail=None)
         if tail.log(longer.frequency, None) <= np.log(goal) - 8:
             break
     return longer
@@ -274,7 +277,7 @@ def _left_out(releases: Releases, nodes: list[Nodes], loss: float, stretch: floa
 def adapted(releases: Releases, path: ContourPath) -> ContourPath:
     """Return the path of a similar composition, with a bound on what its cut leaves out here."""
     if path.cut is None:
-        return path
+        return replace(path, tail=None)
     nodes = _cut_nodes(releases, path.order, path.stretch, len(path.bulk_orders))
     return replace(path, bulk=_left_out(releases, nodes, path.cut, path.stretch, path.bulk_orders))
 
