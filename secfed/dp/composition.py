@@ -10,6 +10,7 @@ import numpy as np
 from secfed.dp import renyi
 from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import sampled_gaussian, smoothed
+from secfed.dp.contour.capped import capped
 from secfed.dp.contour.curve import upper_curve
 from secfed.dp.contour.growing import Growing, GrowingPairs, GrowingSampled
 from secfed.dp.contour.integral import WarmStart
@@ -38,6 +39,8 @@ _TIGHT = 1e-6
 _FARTHEST = 1e15
 # Relative gap above which a single release may give a better lower value.
 _WIDE = 0.1
+# By how much capped losses may raise delta, relative to it.
+_EXCESS = 1e-7
 # Releases with a largest finite loss; for a larger epsilon, delta is the probability of an infinite loss.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
@@ -130,9 +133,12 @@ class Composition:
             return math.inf, math.inf
         if not self.directions:
             moments = renyi.epsilon(self.events.items(), self.adjacency, delta)
-            smooth = [smoothed.epsilon_bounds(pairs, math.log(delta)) for pairs in self.pairs]
-            low = max((each[0] for each in smooth), default=0.0)
-            high = max((each[1] for each in smooth), default=math.inf)
+            low, high = 0.0, 0.0 if self.pairs else math.inf
+            for pairs in self.pairs:
+                if low and smoothed.at_most(pairs, low, delta):
+                    continue
+                found = _pairs_epsilon(pairs, math.log(delta), moments)
+                low, high = max(low, found[0]), max(high, found[1])
             high = min(high, moments)
             return min(low if self.exact else self._epsilon_below(delta) if below else 0.0, high), high
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
@@ -162,10 +168,12 @@ class Composition:
             return 0.0, max(renyi.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
         if not self.directions:
             moments, both = renyi.delta(self.events.items(), self.adjacency, epsilon), starts or (None, None)
-            smooth = [
-                smoothed.delta_bounds(pairs, epsilon, start) for pairs, start in zip(self.pairs, both, strict=False)
-            ]
-            low, high = max((each[0] for each in smooth), default=0.0), max((each[1] for each in smooth), default=1.0)
+            low, high = 0.0, 0.0 if self.pairs else 1.0
+            for pairs, start in zip(self.pairs, both, strict=False):
+                if low and smoothed.at_most(pairs, epsilon, low):
+                    continue
+                found = _pairs_delta(pairs, epsilon, moments, start)
+                low, high = max(low, found[0]), max(high, found[1])
             bounded = all(isinstance(unsampled(event), _BOUNDED) for event in self.events)
             high = max(0.0 if bounded else tiny, min(high, moments))
             return min(max(0.0, low) if self.exact else self._delta_below(epsilon) if below else 0.0, high), high
@@ -318,6 +326,26 @@ def _epsilon(
     else:
         low, high = epsilon_of(profile, log_delta)
     return max(low, 0.0), max(high, 0.0)
+
+
+def _pairs_epsilon(pairs: smoothed.Pairs, log_delta: float, most: float) -> tuple[float, float]:
+    """Return bounds on epsilon of any pairs, from a known upper bound."""
+    if sum(count for _, count in pairs) > 1 and (found := capped(pairs, log_delta, most, _EXCESS)):
+        low, high = smoothed.epsilon_bounds(found.pairs, log_delta, excess=found.excess)
+        return min(low, most), high
+    return smoothed.epsilon_bounds(pairs, log_delta)
+
+
+def _pairs_delta(pairs: smoothed.Pairs, epsilon: float, most: float, start: WarmStart | None) -> tuple[float, float]:
+    """Return bounds on delta of any pairs, from a known upper bound."""
+    # Noise that is left out must be rare also where delta is tiny: about 1e-50, as in `NoiseLaw`.
+    rare = min(math.log(max(most, 1e-300)) - 10.0, -99.0)
+    # A contour that a search uses again must suit every epsilon.
+    found = capped(pairs, rare, epsilon, _EXCESS) if start is None and sum(count for _, count in pairs) > 1 else None
+    if found is None:
+        return smoothed.delta_bounds(pairs, epsilon, start)
+    low, high = smoothed.delta_bounds(found.pairs, epsilon)
+    return low * (1 - found.excess), high
 
 
 def _delta(releases: Releases, epsilon: float, start: WarmStart | None) -> tuple[float, float]:

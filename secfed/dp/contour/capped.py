@@ -6,7 +6,9 @@ Losses far below all others are raised. `docs/accountant.md`, section 4.6, has t
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import numpy as np
 from scipy.special import log_ndtr, ndtri_exp
@@ -54,8 +56,7 @@ class CappedLaw(NoiseLaw):
             start, far = 0.5, max(far, min(-near, float(edges[-1])))
         else:
             start = min(-near, float(edges[0])) if direction == "add" else max(near, float(edges[0]))
-        pieces = max(1, math.ceil(abs(far - start) / abs(float(edges[1] - edges[0]))))
-        self._edges = np.linspace(min(start, far), max(start, far), pieces + 1)
+        self._edges = self._split(min(start, far), max(start, far))
         self.least, self.most = (float(loss) for loss in self._losses_at(np.array([start, far])))
         self._merge(start, far, capped)
 
@@ -95,9 +96,29 @@ class CappedLaw(NoiseLaw):
         return np.append(masses, self._ends[0]), np.append(losses, self._ends[1])
 
 
+class GaussianNoise(NamedTuple):
+    """A release of sampled Gaussian noise, with the arguments of `CappedLaw`."""
+
+    noise: float
+    rate: float
+    direction: str
+
+    @classmethod
+    def parts(cls, releases: Releases) -> list[tuple["GaussianNoise", int]]:
+        """Return the releases of a composition, and how often each was made."""
+        found = [
+            (cls(float(noise), float(rate), laws.direction), int(count))
+            for laws in releases.laws
+            for rate, noise, count in zip(laws.rate, laws.noise, laws.count, strict=True)
+        ]
+        if releases.gaussian > 0:
+            found.append((cls(1 / math.sqrt(releases.gaussian), 1.0, "remove"), 1))
+        return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CappedReleases:
-    """A composition of capped laws.
+    """A composition of capped laws, and maybe of others.
 
     Attributes:
         pairs: Each law and how often it was released.
@@ -109,11 +130,13 @@ class CappedReleases:
     excess: float
 
 
-def capped(releases: Releases, log_delta: float, epsilon: float, excess: float) -> CappedReleases | None:
-    """Return laws whose losses are capped for values of epsilon up to a given one.
+def capped(
+    parts: Sequence[tuple[Law | GaussianNoise, int]], log_delta: float, epsilon: float, excess: float
+) -> CappedReleases | None:
+    """Return a composition in which losses of Gaussian noise are capped for values of epsilon up to a given one.
 
     Args:
-        releases: The composition.
+        parts: Releases, and how often each was made. Laws other than Gaussian noise stay as they are.
         log_delta: Logarithm of delta, which says how rare noise must be to be left out.
         epsilon: The largest value of interest, at least 0; may be infinite.
         excess: Target of the attribute `excess`.
@@ -121,41 +144,44 @@ def capped(releases: Releases, log_delta: float, epsilon: float, excess: float) 
     Returns:
         None if probabilities would underflow.
     """
-    rows = [
-        (float(noise), float(rate), part.direction, int(count))
-        for part in releases.laws
-        for rate, noise, count in zip(part.rate, part.noise, part.count, strict=True)
-    ]
-    if releases.gaussian > 0:
-        rows.append((1 / math.sqrt(releases.gaussian), 1.0, "remove", 1))
-    counts = sum(count for *_, count in rows)
-    beyond = math.exp(max(log_delta, -690.0)) * _RARE / counts
-    if beyond < 1e-280 or any(noise < 1e-3 for noise, *_ in rows):
+    noises = {i: noise for i, (part, _) in enumerate(parts) if (noise := _gaussian(part))}
+    counts = sum(parts[i][1] for i in noises)
+    beyond = math.exp(max(log_delta, -690.0)) * _RARE / max(counts, 1)
+    if beyond < 1e-280 or any(each.noise < 1e-3 for each in noises.values()):
         return None
-    low = max(beyond, excess / (8 * counts))
+    low = max(beyond, excess / (8 * max(counts, 1)))
 
-    def laws(cap: float) -> list[tuple[CappedLaw, int]]:
-        return [
-            (CappedLaw(noise, rate, direction, beyond=beyond, low=low, cap=cap), count)
-            for noise, rate, direction, count in rows
-        ]
+    def laws(cap: float) -> dict[int, CappedLaw]:
+        return {i: CappedLaw(*each, beyond=beyond, low=low, cap=cap) for i, each in noises.items()}
+
+    def joined(found: dict[int, CappedLaw]) -> list[tuple[Law, int]]:
+        return [(found[i] if i in found else cast(Law, part), count) for i, (part, count) in enumerate(parts)]
 
     found = laws(epsilon)
-    if any(law.certain > 0 for law, _ in found):
+    if any(law.certain > 0 for law in found.values()):
         # A total of the other losses below -depth has a probability of at most excess / 4.
-        found = laws(epsilon + _depth(found, excess / 4))
-    raised = sum(count * law.raised for law, count in found)
+        found = laws(epsilon + _depth(joined(found), excess / 4))
+    raised = sum(parts[i][1] * law.raised for i, law in found.items())
     # Some loss is infinite with a probability of at least 1 - exp(-infinite), and delta is at least that.
-    infinite = sum(count * law.certain for law, count in found)
+    infinite = sum(parts[i][1] * law.certain for i, law in found.items())
     ratio = infinite / -math.expm1(-infinite) if infinite > 0 else 1.0
-    return CappedReleases([*found], raised + ratio * (raised + excess / 4) * (1 + 1e-9))
+    return CappedReleases(joined(found), (raised + ratio * (raised + excess / 4) * (1 + 1e-9)) if noises else 0.0)
 
 
-def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
+def _gaussian(part: Law | GaussianNoise) -> GaussianNoise | None:
+    """Return the Gaussian noise that a part consists of, or None."""
+    if isinstance(part, GaussianNoise):
+        return part
+    if type(part) is NoiseLaw and not part.laplace:
+        return GaussianNoise(part.scale, part.rate, part.direction)
+    return None
+
+
+def _depth(laws: Sequence[tuple[Law, int]], probability: float) -> float:
     """Return a number s for which the total of all losses but one is below -s with at most a given probability.
 
-    Raised losses do not count. By Chernoff's bound with orders of at least 1, where the capped laws have larger moments
-    than the real ones.
+    The one left out is of a capped law, and raised losses do not count. By Chernoff's bound with orders of at least 1,
+    where the capped laws have larger moments than the real ones.
     """
     top = max(law.most for law, _ in laws)
     # Fewer orders where there are many kinds of releases.
@@ -181,4 +207,6 @@ def _depth(laws: list[tuple[CappedLaw, int]], probability: float) -> float:
             break
     best = 2 * tried.index(min(tried))
     tried += [depth(orders[i]) for i in (best - 1, best + 1) if 0 <= i < len(orders)]
-    return max(min(*tried, sum(count * max(0.0, -law.least) for law, count in laws)), 0.0)
+    if all(isinstance(law, CappedLaw) for law, _ in laws):
+        tried.append(sum(count * max(0.0, -law.least) for law, count in laws if isinstance(law, CappedLaw)))
+    return max(min(tried), 0.0)

@@ -1,6 +1,6 @@
 """Compositions that grow by the same releases again and again, and the contours that they share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from secfed.dp.contour import smoothed
-from secfed.dp.contour.capped import capped
+from secfed.dp.contour.capped import GaussianNoise, capped
 from secfed.dp.contour.cgf import evaluate
 from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.inversion import solve
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases, chernoff
+from secfed.dp.contour.pairs import Law
 from secfed.dp.contour.path import ContourPath, adapted, choose, frequencies, shortest, work
 from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.contour.sampled_gaussian import between, smooth
@@ -32,6 +33,8 @@ _LONGER = (1.0, 6.0)
 _TRIES, _NEAR = 3, 0.3
 # Least logarithm of delta that infinite losses must leave.
 _LEAST = -690.0
+# Rounding of a logarithm of delta from moments of many releases, with a margin.
+_ROUNDING = 1e-9
 # Gap that a shared contour must reach: relative to epsilon, and absolute.
 _FINE, _TINY = 3e-5, 1e-6
 
@@ -131,9 +134,7 @@ class GrowingSampled:
             with suppress(NoOrderError):
                 order = Moments.of(last, None, float(floor[-1]), float(log_delta[-1])).order
                 base, extra = (Moments.at(releases, order).log for releases in (self.base, self.extra))
-                columns = np.array(np.broadcast_arrays(order, base + counts[:, None] * extra))
-                lower = chernoff(columns, None, floor[:, None]).min(axis=1) <= log_delta
-                known[lower] = np.minimum(known, floor)[lower]
+                known = _floored(known, order, base + counts[:, None] * extra, log_delta, floor)
         return known
 
     def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
@@ -155,7 +156,10 @@ class GrowingSampled:
         if path:
             yield Attempt(self._exact(counts, last, moments, path), guess, most)
         if not self.extra.gaussian:
-            pairs_for, attempt = partial(self._capped, last, float(log_delta.min()), most), Attempt(None, guess, most)
+            pairs_for, attempt = (
+                partial(self._capped, counts[-1], float(log_delta.min()), most),
+                Attempt(None, guess, most),
+            )
             for longer in _LONGER:
                 attempt = _smoothed(pairs_for, counts[-1:], log_delta[-1:], attempt, floor, longer)
                 yield attempt
@@ -183,16 +187,11 @@ class GrowingSampled:
 
         return Shared(rows, len(frequencies(path)[0]), needed)
 
-    def _capped(self, last: Releases, log_delta: float, most: float, guess: float) -> tuple[Pairs, Pairs] | None:
+    def _capped(self, last: float, log_delta: float, most: float, guess: float) -> tuple[Pairs, Pairs] | None:
         """Return base and extra with losses capped for a guess of epsilon."""
         # A cap below epsilon would only widen the bounds, and a guess is usually closer than `most`.
-        found = capped(last, log_delta, min(most, 1.5 * guess), _SMOOTHING / 10)
-        if found is None:
-            return None
-        first = sum(map(len, self.base.laws))
-        stop = first + sum(map(len, self.extra.laws))
-        extra = [(law, 1) for law, _ in found.pairs[first:stop]]
-        return [*found.pairs[:first], *found.pairs[stop:]], extra
+        base, extra = GaussianNoise.parts(self.base), GaussianNoise.parts(self.extra)
+        return _capped(base, extra, last, log_delta, min(most, 1.5 * guess))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +213,56 @@ class GrowingPairs:
         return self.upper(int(count))
 
     def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
-        """Return infinity: there is no cheap bound."""
-        return np.full(len(counts), np.inf)
+        """Return 0 or the floor where total variation or Chernoff's bound shows that epsilon is at most that."""
+        base, extra = (smoothed.variation(pairs) for pairs in (self.base, self.extra))
+        known = np.where(base + counts * extra <= np.exp(log_delta), 0.0, np.inf)
+        goal = finite_goals(np.exp(log_delta), *_infinite(self.base, self.extra, counts), 0.0)[1]
+        if floor[-1] > 0 and goal[-1] > _LEAST:
+            last = [*self.base, *((law, count * int(counts[-1])) for law, count in self.extra)]
+            if moments := smoothed.moments_of(last, None, float(floor[-1]), float(goal[-1])):
+                logs = [smoothed.moments_at(pairs, moments.order)[0] for pairs in (self.base, self.extra)]
+                known = _floored(known, moments.order, logs[0] + counts[:, None] * logs[1], goal, floor)
+        return known
 
     def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
         """Yield a smoothed contour; see `Growing`. Asking for each count takes less time than a longer one."""
-        yield _smoothed(self._both, counts[-1:], log_delta[-1:], Attempt(None, guess, np.inf), floor)
+        both = partial(self._both, counts[-1], float(log_delta.min()))
+        yield _smoothed(both, counts[-1:], log_delta[-1:], Attempt(None, guess, np.inf), floor)
 
-    def _both(self, guess: float) -> tuple[Pairs, Pairs]:
-        return self.base, self.extra
+    def _both(self, last: float, log_delta: float, guess: float) -> tuple[Pairs, Pairs]:
+        found = _capped(self.base, self.extra, last, log_delta, 1.5 * guess)
+        return found or (self.base, self.extra)
+
+
+def _floored(known: Reals, order: Reals, log: Reals, log_delta: Reals, floor: Reals) -> Reals:
+    """Return known bounds, or the floor where Chernoff's bound shows that epsilon is at most that.
+
+    Args:
+        known: Upper bounds, shape `(rows,)`.
+        order: Real orders, shape `(m,)`.
+        log: K there, shape `(rows, m)`.
+        log_delta: Logarithm of delta, shape `(rows,)`.
+        floor: Same shape.
+    """
+    if not len(order):
+        return known
+    least = chernoff(np.array(np.broadcast_arrays(order, log)), None, floor[:, None]).min(axis=1)
+    return np.where(least <= log_delta - _ROUNDING, np.minimum(known, floor), known)
+
+
+def _capped(
+    base: Sequence[tuple[Law | GaussianNoise, int]],
+    extra: Sequence[tuple[Law | GaussianNoise, int]],
+    times: float,
+    log_delta: float,
+    epsilon: float,
+) -> tuple[Pairs, Pairs] | None:
+    """Return a base and what is released several times after it, with losses capped up to an epsilon."""
+    found = capped([*base, *((part, int(times) * count) for part, count in extra)], log_delta, epsilon, _SMOOTHING / 10)
+    if found is None:
+        return None
+    once = [(law, count) for (law, _), (_, count) in zip(found.pairs[len(base) :], extra, strict=True)]
+    return found.pairs[: len(base)], once
 
 
 def _smoothed(

@@ -199,10 +199,14 @@ class NoiseLaw:
         sigmas = _SIGMAS if beyond is None else 1e-6 - float(ndtri_exp(math.log(beyond / 2)))
         low, high = (0.0, 1.0) if laplace else (-sigmas * scale, 1 + sigmas * scale)
         low = 0.5 if direction == "fixed_size" else low - (direction == "replace")
-        # The client's effect on the loss sets in within scale^2.
-        piece = scale / 2 if laplace else min(scale / 2, scale**2)
-        self._edges = np.linspace(low, high, math.ceil((high - low) / piece) + 1)
+        self._edges = self._split(low, high)
         self.most = float(self._losses_at(self._edges).max())
+
+    def _split(self, low: float, high: float) -> Array:
+        """Return the edges of pieces of a range of noise values."""
+        # The client's effect on the loss sets in within scale^2.
+        piece = self.scale / 2 if self.laplace else min(self.scale / 2, self.scale**2)
+        return np.linspace(low, high, max(1, math.ceil((high - low) / piece)) + 1)
 
     def _steps(self, order: float, lowest: float) -> npt.NDArray[np.int64]:
         """Return how many parts each piece is cut into."""

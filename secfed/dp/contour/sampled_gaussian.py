@@ -4,7 +4,7 @@ import numpy as np
 
 from secfed.dp.closed_forms import GaussianProfile
 from secfed.dp.contour import smoothed
-from secfed.dp.contour.capped import capped
+from secfed.dp.contour.capped import GaussianNoise, capped
 from secfed.dp.contour.integral import Contour, WarmStart, build
 from secfed.dp.contour.inversion import epsilon_of, solve
 from secfed.dp.contour.moments import MOST_NODES, Moments, NoOrderError, Releases
@@ -172,7 +172,7 @@ def smooth(
         known: Known bounds; the search starts from them if they are close together.
     """
     most = known[1]
-    found = capped(releases, log_delta, most, min(gap / 10, _MOST_EXCESS))
+    found = capped(GaussianNoise.parts(releases), log_delta, most, min(gap / 10, _MOST_EXCESS))
     if found is None:
         return -np.inf, np.inf
     middle = (known[0] + most) / 2
@@ -204,7 +204,7 @@ def _warm_contour(releases: Releases, goal: float, start: WarmStart) -> Contour 
 
 def _smoothed_delta(releases: Releases, epsilon: float, log_delta: float) -> tuple[float, float]:
     """Return bounds on the logarithm of delta from a smoothed contour."""
-    found = capped(releases, log_delta, epsilon, _MOST_EXCESS / 100)
+    found = capped(GaussianNoise.parts(releases), log_delta, epsilon, _MOST_EXCESS / 100)
     if found is None:
         return -np.inf, 0.0
     low, high = smoothed.delta_bounds(found.pairs, epsilon)

@@ -32,6 +32,8 @@ _SAME = 1e-5
 _NOTHING = 45.0
 # Most values of u of all contours of a query.
 _MOST_SPENT = 300_000
+# Rounding of a logarithm of delta from moments of many releases, with a margin.
+_MARGIN = 1e-9
 
 
 def epsilon_bounds(
@@ -52,6 +54,8 @@ def epsilon_bounds(
     delta, (certain, infinite) = math.exp(log_delta), map(float, unbounded(pairs))
     if certain * (1 - excess) >= delta:
         return math.inf, math.inf
+    if variation(pairs) <= delta:
+        return 0.0, 0.0
     goals = np.array(finite_goals(delta, certain, infinite, excess))
     if _alone(pairs, 0.0):
         return _invert(pairs, delta)
@@ -164,6 +168,23 @@ def unbounded(pairs: Sequence[tuple[Law, Reals | float]]) -> Ends:
     return np.asarray(np.abs(least) * (1 - 1e-12)), np.asarray(np.minimum(1.0, np.abs(most) * (1 + 1e-12)))
 
 
+def variation(pairs: Pairs) -> float:
+    """Bound delta(0): the sum of the releases' total variations."""
+    total = 0.0
+    for law, count in pairs:
+        masses, losses = law.atoms(1.0)
+        total += count * (float((masses * -np.expm1(-np.maximum(losses, 0.0))).sum()) + law.infinite)
+    return total * (1 + 1e-12)
+
+
+def at_most(pairs: Pairs, epsilon: float, delta: float) -> bool:
+    """Return whether Chernoff's bound shows that delta at an epsilon above 0 is at most a given one."""
+    left = delta - float(unbounded(pairs)[1])
+    if not left > 0 or (moments := moments_of(pairs, None, epsilon, math.log(left))) is None:
+        return False
+    return bool((moments.exponent(epsilon) <= math.log(left) - _MARGIN).any())
+
+
 def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
     """Return bounds on delta of a single release with a closed form; None otherwise."""
     (law, count), *others = pairs
@@ -201,13 +222,15 @@ def _most(pairs: Pairs) -> float:
 
 def _one_loss(pairs: Pairs) -> tuple[float, float]:
     """Return the only finite loss, and its probability."""
-    log, mean, _ = _columns(pairs, np.zeros(1))[:, 0]
+    log, mean, _ = moments_at(pairs, np.zeros(1))[:, 0]
     return float(mean), math.exp(log)
 
 
-def moments_of(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> Moments | None:
+def moments_of(
+    pairs: Pairs, log_delta: float | None, epsilon: float | None, enough: float = -math.inf
+) -> Moments | None:
     """Evaluate K on orders around the best one for Chernoff's bound; None if there is only one loss."""
-    variance = float(_columns(pairs, np.zeros(1))[2][0])
+    variance = float(moments_at(pairs, np.zeros(1))[2][0])
     if not variance > 0:
         return None
 
@@ -217,15 +240,15 @@ def moments_of(pairs: Pairs, log_delta: float | None, epsilon: float | None) -> 
     def columns_at(orders: Reals) -> Reals:
         while len(orders) and any(law.size(float(orders[-1])) > most for law, most in limits):
             orders = orders[:-1]
-        return np.array([orders, *_columns(pairs, orders)]) if len(orders) else np.empty((4, 0))
+        return np.array([orders, *moments_at(pairs, orders)]) if len(orders) else np.empty((4, 0))
 
     try:
-        return Moments.around_best(columns_at, 0.1 / math.sqrt(variance), log_delta, epsilon)
+        return Moments.around_best(columns_at, 0.1 / math.sqrt(variance), log_delta, epsilon, enough)
     except NoOrderError:
         return Moments(*np.empty((4, 0)))
 
 
-def _columns(pairs: Pairs, orders: Reals) -> Reals:
+def moments_at(pairs: Pairs, orders: Reals) -> Reals:
     """Return K, and the tilted loss's mean and variance, at each order; shape `(3, m)`."""
     columns = np.zeros((3, len(orders)))
     for law, count in pairs:
@@ -300,7 +323,7 @@ def rows(base: Pairs, extra: Pairs, path: ContourPath, mu2: float, orders: Reals
     Returns:
         For the numbers of times, shape `(rows,)`, the contour of these compositions.
     """
-    (first, *_), (each, *_) = _columns(base, orders), _columns(extra, orders)
+    (first, *_), (each, *_) = moments_at(base, orders), moments_at(extra, orders)
     first = first + mu2 * orders * (orders + 1) / 2
     common, one = _cgf(base, path, mu2), _cgf(extra, path, 0.0)
 
@@ -318,7 +341,7 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
     whole, error = (-0.5 * mu2 * at**2).astype(np.complex128), np.zeros(len(at))
     for law, count in pairs:
         # K of one release. Losses that add less than exp(-_NOTHING) of it may turn fast.
-        (each,), *_ = _columns([(law, 1)], np.array([order]))
+        (each,), *_ = moments_at([(law, 1)], np.array([order]))
         masses, losses = law.atoms(math.hypot(order, float(at[-1])), (float(each) - _NOTHING) / order)
         weight = order * losses + np.log(np.maximum(masses, 1e-320))
         top = float(weight.max())

@@ -11,10 +11,8 @@ from scipy.special import log_ndtr
 
 from secfed import dp
 from secfed.dp.contour import smoothed
-from secfed.dp.contour.capped import CappedLaw, _depth, capped
-from secfed.dp.contour.moments import Releases
+from secfed.dp.contour.capped import CappedLaw, GaussianNoise, _depth, capped
 from secfed.dp.contour.pairs import NoiseLaw
-from secfed.dp.contour.privacy_loss import Laws
 from tests.dp.contour.exact import many_bits
 
 DIRECTIONS = ("remove", "add", "replace", "fixed_size")
@@ -108,15 +106,28 @@ def test_two_rounds_as_by_integration(rate: float, noise: float, delta: float) -
     accountant = dp.Accountant().compose(dp.PoissonSampled(rate, dp.Gaussian(noise)), 2)
     lower, upper = accountant.epsilon(delta, bounds=True)
     assert 0 < upper - lower <= 1e-4 * upper
-    releases = Releases((Laws("remove", np.array([rate]), np.array([noise]), np.array([2.0])),), 0.0)
     for most in (upper, 1.5 * upper):
-        found = capped(releases, math.log(delta), most, 1e-7)
+        found = capped([(GaussianNoise(noise, rate, "remove"), 2)], math.log(delta), most, 1e-7)
         assert found and found.excess <= 3e-7
         low, high = smoothed.epsilon_bounds(found.pairs, math.log(delta), 1e-5, None, found.excess)
         assert high - low <= 1e-3 * high
         # Roundings of the integral, relative to delta.
         assert two_rounds(rate, noise, low) >= delta * (1 - 1e-9)
         assert two_rounds(rate, noise, high) <= delta * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("rate", "noise", "delta"), [(1e-4, 0.4366, 1e-5), (1e-3, 0.6, 1e-6), (0.2, 0.8, 1e-4)])
+def test_other_releases_count_next_to_capped_ones(rate: float, noise: float, delta: float) -> None:
+    proved, sampled = dp.ApproximateDP(0.3), dp.PoissonSampled(rate, dp.Gaussian(noise))
+    accountant = dp.Accountant("remove").compose(proved, 2).compose(sampled, 2)
+    lower, upper = accountant.epsilon(delta, bounds=True)
+    assert 0.6 < lower <= upper <= (1 + 1e-4) * lower
+    share = 1 / (1 + math.exp(-0.3))  # of the outcome that a client's data makes more likely
+    shares = [(0.6, share**2), (0.0, 2 * share * (1 - share)), (-0.6, (1 - share) ** 2)]
+    for epsilon, sign in ((lower, 1), (upper, -1)):
+        exact = sum(mass * two_rounds(rate, noise, epsilon - loss) for loss, mass in shares)
+        assert sign * exact >= sign * delta * (1 - sign * 1e-9)
+    assert accountant.curve(delta)[-1] == pytest.approx(upper, rel=3e-5, abs=1e-6)
 
 
 @given(
@@ -133,8 +144,7 @@ def test_capping_raises_delta_by_no_more_than_stated(
     beyond = math.exp(log_delta) * 1e-7 / count
     plain = [(NoiseLaw(noise, rate, direction, laplace=False, beyond=beyond), count)]
     lower, upper = smoothed.epsilon_bounds(plain, log_delta, 3e-4)
-    releases = Releases((Laws(direction, np.array([rate]), np.array([noise]), np.array([float(count)])),), 0.0)
-    found = capped(releases, log_delta, upper, 1e-6)
+    found = capped([(GaussianNoise(noise, rate, direction), count)], log_delta, upper, 1e-6)
     assert found and found.excess <= 1e-5
     low, high = smoothed.epsilon_bounds(found.pairs, log_delta, 3e-4, None, found.excess)
     assert low <= upper and high >= lower

@@ -118,8 +118,8 @@ def test_rows_on_a_smoothed_contour_are_as_tight_as_queries(
 @pytest.mark.parametrize("cap", [2e-4, 1e-2])
 def test_caps_that_suit_badly_widen_rows_but_they_hold(cap: float) -> None:
     extra = Releases((laws("remove", 1e-4, 1.0, 1.0),), 0.0)
-    counts, last = np.array([6.0, 15.0]), NOTHING.joined(extra, 15.0)
-    both = GrowingSampled(NOTHING, extra, _alone)._capped(last, LOG_DELTA, cap, cap)
+    counts = np.array([6.0, 15.0])
+    both = GrowingSampled(NOTHING, extra, _alone)._capped(15.0, LOG_DELTA, cap, cap)
     before = growing.Attempt(None, 1e-3, math.inf)
     # A floor, so that wide bounds are returned too.
     found, _, most = growing._smoothed(lambda _: both, counts[-1:], np.array([LOG_DELTA]), before, 1.0)
