@@ -45,7 +45,7 @@ class ContourPath:
         bulk: log E[exp(t' loss)] of it, shape `(m,)` or `(rows, m)`.
         loss: Log of the integrand's terms over delta: the factor by which rounding errors grow.
         tail: Bound on Re K(t + iu) - K(t) for every u from U on, for the composition that the path was chosen for;
-            None with a cut, and for other compositions.
+            None if unknown: with a cut, with fixed-size cohorts, and for other compositions.
     """
 
     order: float
@@ -111,7 +111,9 @@ def choose(
             break
         size = tail.log(frequency, None)
         if size <= allowed:
-            return replace(simple, tail=size + float(np.log(np.pi * frequency)))
+            # The bound for fixed-size cohorts is a sum over nodes that needs the contour's finer ones.
+            known = all(laws.direction != "fixed_size" for laws in releases.laws)
+            return replace(simple, tail=size + float(np.log(np.pi * frequency)) if known else None)
         # A normal distribution decays with the square of U.
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
     if doubtful and simple.loss > _DOUBTFUL:

@@ -186,6 +186,26 @@ def test_moments_fade_at_least_as_their_bound_says(direction: Direction, seeds: 
     assert max(gaps) <= 1e-15 and max(slack) > 0.2
 
 
+@every_direction
+@seeds
+def test_the_tail_that_a_path_keeps_is_a_bound(direction: Direction, seeds: range) -> None:
+    gaps = []
+    for seed in seeds:
+        one = case(direction, seed)
+        if one.path.tail is None:
+            continue
+        count = float(one.laws.count[0])
+        with many_bits():
+            scale = one.exact.moment(complex(one.order)).real
+            for factor in (1.0, 1.2, 3.0):
+                z = complex(one.order, one.path.frequency * factor)
+                log = count * number((abs(one.exact.moment(z, scale)) / scale).log())
+                gaps.append((log - one.path.tail) / count)
+    # Sums over the nodes of fixed-size cohorts need finer ones.
+    assert bool(gaps) == (direction != "fixed_size")
+    assert max(gaps, default=0.0) <= 1e-15
+
+
 @directions_with_cuts
 @seeds
 def test_moments_beyond_a_cut_fade_at_least_as_their_bound_says(direction: Direction, seeds: range) -> None:
