@@ -142,6 +142,28 @@ def test_a_direction_that_does_not_matter_needs_no_contour(monkeypatch: pytest.M
     assert (found <= floor).all()
 
 
+def test_cheap_bounds_settle_rows_of_any_pairs_too() -> None:
+    counts, log_delta, nothing = np.arange(10.0, 31.0), np.full(21, LOG_DELTA), np.zeros(21)
+    added, removed, base = (
+        [(NoiseLaw(scale, rate, direction, laplace=True), 1)]
+        for scale, rate, direction in ((1.0, 0.01, "add"), (1.0, 0.01, "remove"), (20.0, 1.0, "remove"))
+    )
+    last = [*base, *((law, 30) for law, _ in removed)]
+    low = smoothed.epsilon_bounds(last, LOG_DELTA)[0]
+    worse, better = GrowingPairs(base, removed, int), GrowingPairs(base, added, int)
+    assert (better.settled(counts, log_delta, np.full(21, low)) == low).all()
+    assert smoothed.epsilon_bounds([*base, *((law, 30) for law, _ in added)], LOG_DELTA)[1] <= low
+    assert np.isinf(worse.settled(counts, log_delta, np.full(21, 0.99 * low))[-1])
+    # Nothing is known without a floor, except that few releases at a tiny rate reveal nothing.
+    assert np.isinf(better.settled(counts, log_delta, nothing)).all()
+    rare = [(NoiseLaw(1.0, 1e-6, "remove", laplace=True), 1)]
+    known = GrowingPairs([], rare, int).settled(counts, log_delta, nothing)
+    total = -math.expm1(-0.5) * 1e-6
+    assert known.tolist() == [0.0 if count * total <= 1e-5 else math.inf for count in counts]
+    assert 0 < np.isinf(known).sum() < 21
+    assert smoothed.epsilon_bounds([(rare[0][0], 25)], LOG_DELTA) == (0.0, 0.0)
+
+
 def test_rows_with_epsilon_0_need_no_contour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GrowingSampled, "contours", None)
     extra, counts = Releases((laws("replace", 1e-6, 10.0, 1.0),), 0.0), np.arange(1.0, 51.0)
@@ -167,8 +189,19 @@ CURVES: dict[str, tuple[Event, Adjacency]] = {
 }
 
 
-@pytest.mark.parametrize("kind", CURVES)
-@pytest.mark.parametrize("base", [None, PoissonSampled(0.01, Gaussian(1.0)), Laplace(20.0)])
+BEFORE = {"nothing": None, "sampled Gaussian": PoissonSampled(0.01, Gaussian(1.0)), "Laplace": Laplace(20.0)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        pytest.param(
+            kind, base, id=f"{kind} after {name}", marks=[pytest.mark.slow] if base and kind == "mixture" else []
+        )
+        for name, base in BEFORE.items()
+        for kind in CURVES
+    ],
+)
 def test_curves_of_all_kinds_agree_with_queries(kind: str, base: Event | None) -> None:
     (event, adjacency), rounds = CURVES[kind], 12
     accountant = Accountant(adjacency)
