@@ -15,6 +15,8 @@ from secfed.dp.contour.quadrature import grids
 Complexes = npt.NDArray[np.complex128]
 # Side of the blocks of a matrix product.
 _TILE = 32
+# Exponentials that fit in the processor's cache.
+_CACHE = 1 << 16
 # Of rows with consecutive counts, each 16th has an exponential of its own.
 _STRIDE = 16
 # A node with less than this part of the mass is left out of sums.
@@ -209,8 +211,8 @@ def _products(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[
     wide, some = tiles * tile, _TILE**3 // tile**2
     mixed = np.zeros((len(tilted), tiles, tiles, tile, tile), np.complex128)
     alone = np.zeros((2, len(tilted), wide), np.complex128)
-    # Allocate once: allocating for each block takes longer than filling it.
-    block = min(8 * some, tilted.shape[1])
+    # Few enough nodes at a time for the cache. Allocate once: allocating for each block takes longer than filling it.
+    block = min(some * min(8, max(1, _CACHE // (len(tilted) * wide * some))), tilted.shape[1])
     turns = np.empty((2, len(tilted), wide, block), np.complex128)
     product = np.empty_like(mixed)
     for start in range(0, tilted.shape[1], block):

@@ -10,7 +10,7 @@ from secfed.dp.contour.nodes import Nodes
 from secfed.dp.contour.privacy_loss import Laws, Reals
 
 # Numbers in one temporary array.
-_ENTRIES = 1 << 18
+_ENTRIES = 1 << 19
 # Target error of moments at real orders.
 REAL_TOLERANCE = 1e-8
 
