@@ -103,7 +103,9 @@ def choose(
     allowed = log_delta + np.log(goal / 4) - (moments.log[best] - order * epsilon)
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
     simple = ContourPath(order, width, start, loss=float(loss[best]))
-    tail = _Tail(releases, order, 1.0, (moments.nodes or RealNodes(releases)).up_to(order, _ROWS))
+    # The bound for fixed-size cohorts is a sum that needs nodes made for it, and finer ones on the contour itself.
+    kept = None if any(laws.direction == "fixed_size" for laws in releases.laws) else moments.nodes
+    tail = _Tail(releases, order, 1.0, (kept or RealNodes(releases)).up_to(order, _ROWS))
     frequency = start
     for _ in range(8):
         simple = replace(simple, frequency=frequency)
@@ -111,9 +113,7 @@ def choose(
             break
         size = tail.log(frequency, None)
         if size <= allowed:
-            # The bound for fixed-size cohorts is a sum over nodes that needs the contour's finer ones.
-            known = all(laws.direction != "fixed_size" for laws in releases.laws)
-            return replace(simple, tail=size + float(np.log(np.pi * frequency)) if known else None)
+            return replace(simple, tail=size + float(np.log(np.pi * frequency)) if kept else None)
         # A normal distribution decays with the square of U.
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
     if doubtful and simple.loss > _DOUBTFUL:
