@@ -33,8 +33,6 @@ _LONGER = (1.0, 6.0)
 _TRIES, _NEAR = 3, 0.3
 # Least logarithm of delta that infinite losses must leave.
 _LEAST = -690.0
-# Rounding of a logarithm of delta from moments of many releases, with a margin.
-_ROUNDING = 1e-9
 # Gap that a shared contour must reach: relative to epsilon, and absolute.
 _FINE, _TINY = 3e-5, 1e-6
 
@@ -247,7 +245,7 @@ def _floored(known: Reals, order: Reals, log: Reals, log_delta: Reals, floor: Re
     if not len(order):
         return known
     least = chernoff(np.array(np.broadcast_arrays(order, log)), None, floor[:, None]).min(axis=1)
-    return np.where(least <= log_delta - _ROUNDING, np.minimum(known, floor), known)
+    return np.where(least <= log_delta - smoothed.MARGIN, np.minimum(known, floor), known)
 
 
 def _capped(

@@ -50,6 +50,9 @@ class Law(Protocol):
     def size(self, order: float, lowest: float = -math.inf) -> int:
         """Return about how many atoms there are."""
 
+    def variation(self) -> float:
+        """Return an upper bound on delta(0), the total variation of P and Q."""
+
 
 class Pair:
     """An explicit pair of distributions on finitely many outcomes.
@@ -125,6 +128,10 @@ class Pair:
         error = MASS_ERROR * value + 4e-16 * float((masses * (1 + losses + epsilon)).sum())
         return max(0.0, value - error), min(1.0, value + error)
 
+    def variation(self) -> float:
+        """Return an upper bound on delta(0)."""
+        return self.delta(0.0)[1]
+
 
 class RangeLaw:
     """Loss with density e^{l/2} on [-length, length]: the worst case for losses in an interval of that length.
@@ -167,6 +174,10 @@ class RangeLaw:
         # Rounding of the difference, and of the rest.
         error = 4e-16 * self.most / whole + 1e-14 * value
         return max(0.0, value - error), min(1.0, value + error)
+
+    def variation(self) -> float:
+        """Return an upper bound on delta(0)."""
+        return self.delta(0.0)[1]
 
 
 class NoiseLaw:
@@ -268,6 +279,12 @@ class NoiseLaw:
         error = 1e-15 * (rate + gain * (1 - rate)) * (8 + 1 / self.scale) + 1e-14 * value
         return max(0.0, value - error), value + error
 
+    def variation(self) -> float:
+        """Return an upper bound on delta(0): that of the noise at its two centers, times the rate."""
+        half = (1.0 if self.direction == "replace" else 0.5) / self.scale
+        centers = -math.expm1(-half) if self.laplace else math.erf(half / math.sqrt(2))
+        return self.rate * centers * (1 + 1e-14)
+
     def _losses_at(self, x: Array) -> Array:
         """Return the loss at these noise values; for `fixed_size`, the nonnegative one."""
         w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2
@@ -339,3 +356,7 @@ class MixtureLaw(NoiseLaw):
         # Both tails' logarithms are at most this large, which bounds their rounding errors.
         error = 1e-15 * most * (8 + abs(first) + abs(second) + 2 * epsilon)
         return max(0.0, value - error), min(1.0, value + error + self.infinite)
+
+    def variation(self) -> float:
+        """Return an upper bound on delta(0)."""
+        return self.delta(0.0)[1]

@@ -33,7 +33,7 @@ _NOTHING = 45.0
 # Most values of u of all contours of a query.
 _MOST_SPENT = 300_000
 # Rounding of a logarithm of delta from moments of many releases, with a margin.
-_MARGIN = 1e-9
+MARGIN = 1e-9
 
 
 def epsilon_bounds(
@@ -170,11 +170,7 @@ def unbounded(pairs: Sequence[tuple[Law, Reals | float]]) -> Ends:
 
 def variation(pairs: Pairs) -> float:
     """Bound delta(0): the sum of the releases' total variations."""
-    total = 0.0
-    for law, count in pairs:
-        masses, losses = law.atoms(1.0)
-        total += count * (float((masses * -np.expm1(-np.maximum(losses, 0.0))).sum()) + law.infinite)
-    return total * (1 + 1e-12)
+    return sum(count * law.variation() for law, count in pairs) * (1 + 1e-12)
 
 
 def at_most(pairs: Pairs, epsilon: float, delta: float) -> bool:
@@ -182,7 +178,7 @@ def at_most(pairs: Pairs, epsilon: float, delta: float) -> bool:
     left = delta - float(unbounded(pairs)[1])
     if not left > 0 or (moments := moments_of(pairs, None, epsilon, math.log(left))) is None:
         return False
-    return bool((moments.exponent(epsilon) <= math.log(left) - _MARGIN).any())
+    return bool((moments.exponent(epsilon) <= math.log(left) - MARGIN).any())
 
 
 def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flint import acb, arb
 
-from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, RangeLaw
+from secfed.dp.contour.pairs import MASS_ERROR, Law, MixtureLaw, NoiseLaw, Pair, RangeLaw
 from secfed.dp.contour.privacy_loss import ROUNDOFF
 from tests.dp.contour.exact import many_bits
 
@@ -125,6 +125,36 @@ def test_noise_that_is_left_out_is_no_more_than_stated() -> None:
         with many_bits():
             kept = noise_moment(law, 0j).real
             assert arb(beyond) / 20 < 1 - kept <= arb(law.infinite)
+
+
+@pytest.mark.parametrize(
+    ("laplace", "direction"), [(False, "remove"), (False, "add"), (False, "replace"), (True, "remove"), (True, "add")]
+)
+@pytest.mark.parametrize(("scale", "rate"), [(0.3, 1.0), (0.9, 0.2), (4.0, 1e-3)])
+def test_total_variation_is_half_the_distance_of_the_densities(
+    laplace: bool, direction: str, scale: float, rate: float
+) -> None:
+    x = np.linspace(-1 - 30 * scale, 2 + 30 * scale, 400_001)
+
+    def density(center: float) -> np.ndarray:
+        away = np.abs(x - center) / scale
+        return np.exp(-away if laplace else -(away**2) / 2)
+
+    other = -1.0 if direction == "replace" else 0.0
+    difference = rate * np.abs(density(1.0) - density(other))
+    expected = difference.sum() / density(0.5).sum() / 2
+    law = NoiseLaw(scale, rate, direction, laplace=laplace)
+    assert law.variation() == pytest.approx(expected, rel=1e-6)
+    # The same from the masses and losses, which are inexact only where the loss changes its sign.
+    masses, losses = law.atoms(1.0)
+    assert (masses * -np.expm1(-np.maximum(losses, 0.0))).sum() == pytest.approx(law.variation(), rel=0.03)
+
+
+def test_total_variation_of_a_pair_and_of_a_range() -> None:
+    assert Pair([0.7, 0.3], [0.2, 0.8]).variation() == pytest.approx(0.5, rel=1e-12)
+    assert RangeLaw(0.8).variation() == pytest.approx(RangeLaw(0.8).delta(0.0)[1])
+    mixture = MixtureLaw(1.0, (0.0, 1.0), (0.9, 0.1), "remove")
+    assert mixture.variation() == pytest.approx(NoiseLaw(1.0, 0.1, "remove", laplace=False).variation(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("direction", "rate"), [("add", 1e-4), ("add", 0.01), ("replace", 1e-3)])
