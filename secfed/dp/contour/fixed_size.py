@@ -4,6 +4,7 @@ The loss is l(x) with density (1 + y) phi on x > 1/2, -l(x) with density phi the
 a line by x = 1/2 + scale log(1 + e^r), on which the trapezoid rule converges exponentially, as in `privacy_loss`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,8 +27,11 @@ from secfed.dp.likelihood import log_mixture
 # Imaginary parts of r to try.
 _TURNS = np.array([1.6, 1.2, 0.8, 0.5, 0.3, 0.15])[:, None]
 _EDGE = 1e-21
-# Larger frequencies, relative to the smallest one, up to which copies of the loss are compared by squares.
-_FARTHER = 2.0 ** np.arange(1, 12)
+# Ratio of the ends of a piece of frequencies, how many pieces there are, and how many distances of two copies of the
+# loss are tried for each.
+_RATIO, _PIECES, _SHORTER = 1.5, 20, 5
+# Most blocks of losses that are compared with those above them.
+_BLOCKS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,8 @@ class PairNodes(Nodes):
         """Bound the modulus of the moment for all u of at least `frequency`; see `Nodes`.
 
         With a cut, the line of integration is moved as for the other kinds, and the piece from 1/2 to the line is
-        bounded too. Without a cut, two copies of the loss are compared: for small u by the squared difference, for
-        larger u by the density's total variation.
+        bounded too. Without a cut, two copies of the loss are compared: in pieces of u by the squares of differences
+        that are small enough, and beyond by the density's total variation.
         """
         if cut is not None:
             edge = log_ndtr((0.5 - cut.position) * np.sqrt(cut.stretch - 1) / self.laws.noise)
@@ -76,35 +80,30 @@ class PairNodes(Nodes):
             height = np.pi**2 / 8 * self.laws.noise**2 * cut.stretch
             piece = np.log(np.pi / 2 * self.laws.noise) + edge + height
             return np.asarray(np.logaddexp(Nodes.decay(self, tilted, order, frequency, cut), piece))
-        variation, distance, sums = self._kept.once(("near", order), lambda: self._near(tilted))
-        last = frequency * _FARTHER
-        inside = (distance[:, None] <= np.pi / (2 * last)[:, None]).sum(axis=2)
-        mass, first, second = np.take_along_axis(sums, inside[None], axis=2)
-        # Where the mass inside is at one point, the difference is only the rounding of the sums.
-        squares = 2 * (mass * second * (1 - 8 * ROUNDOFF * tilted.shape[1]) - first**2)
-        near = 0.5 * np.log1p(-np.clip(0.9 * 2 / np.pi**2 * frequency**2 * squares, 0.0, 1 - ROUNDOFF))
-        far = np.log(tilted[:, :1] + variation[:, None] / last)
+        variation, copies = self._kept.once(("near", order), lambda: self._near(tilted))
+        edges: Reals = frequency * _RATIO ** np.arange(float(_PIECES + 1))
+        # On a grid, the largest distance at which 1 - cos rises up to the end of the first piece, and smaller ones.
+        largest = int(np.ceil(np.log(edges[1] / np.pi) / np.log(_RATIO)))
+        squares = copies.squares(range(largest, largest + _PIECES + _SHORTER - 1))
+        some = np.lib.stride_tricks.sliding_window_view(squares, _SHORTER, axis=1)
+        # 1 - cos is at least this much of an angle's square up to the angle; the same for each piece.
+        angle = edges[1] * _RATIO ** -(largest + np.arange(float(_SHORTER)))
+        lost = 0.9 * edges[:-1] ** 2 * ((1 - np.cos(angle)) / angle**2 * some).max(axis=2)
+        near = 0.5 * np.log1p(-np.clip(lost, 0.0, 1 - ROUNDOFF))
+        far = np.log(tilted[:, :1] + variation[:, None] / edges[1:])
         alone = np.log(tilted[:, 0] + variation / frequency)
-        return np.asarray(np.minimum(np.maximum(near, far).min(axis=1), np.minimum(alone, 0.0)))
+        best = np.maximum(np.maximum.accumulate(near, axis=1), far).min(axis=1)
+        return np.asarray(np.minimum(best, np.minimum(alone, 0.0)))
 
-    def _near(self, tilted: Reals) -> tuple[Reals, Reals, Reals]:
-        """Return what bounds at all frequencies share.
-
-        Returns:
-            The total variation of the loss's tilted density, shape `(n,)`. The losses' distances from their tilted
-            mean, ascending, shape `(n, nodes)`. The tilted probability, first and second moment within each distance,
-            the first ones 0, shape `(3, n, nodes + 1)`.
-        """
+    def _near(self, tilted: Reals) -> tuple[Reals, "_Copies"]:
+        """Return the total variation of the loss's tilted density, shape `(n,)`, and two copies of the tilted loss."""
         half = self.density.shape[1]
         negative, positive = (part * np.exp(self.density) for part in (tilted[:, 1 : half + 1], tilted[:, -half:]))
         joined = np.pad(np.concatenate([negative[:, ::-1], positive], axis=1), ((0, 0), (1, 1)))
         variation = np.abs(np.diff(joined, axis=1)).sum(axis=1) * 1.05
+        ascending = np.concatenate([np.arange(half, 0, -1), [0], np.arange(half + 1, 2 * half + 1)])
         away = self.loss - (tilted * self.loss).sum(axis=1)[:, None]
-        ranked = np.argsort(np.abs(away), axis=1)
-        away, mass = (np.take_along_axis(part, ranked, axis=1) for part in (away, tilted))
-        sums = np.zeros((3, len(tilted), tilted.shape[1] + 1))
-        np.cumsum([mass, mass * away, mass * away**2], axis=2, out=sums[:, :, 1:])
-        return variation, np.abs(away), sums
+        return variation, _Copies(away[:, ascending], tilted[:, ascending])
 
     def missed(self, order: float, angle: Reals, stiffness: Reals) -> Reals:
         """Return the log of the trapezoid rule's error on a moved line; see `Nodes`."""
@@ -114,6 +113,49 @@ class PairNodes(Nodes):
         cost = ((angle + shift) ** 2 - angle**2) * stiffness / 2
         cost = cost + (stop + order + 1) * self.scale / noise**2 * -np.log(np.cos(turn / 2))
         return np.asarray(cost - 2 * np.log(np.cos(turn / 2)) + log_trapezoid(2 * np.pi * turn / self.step))
+
+
+class _Copies:
+    """Two independent copies of a loss.
+
+    Args:
+        losses: Ascending, with a mean near 0, shape `(n, nodes)`.
+        masses: Their probabilities, same shape.
+    """
+
+    def __init__(self, losses: Reals, masses: Reals) -> None:
+        self._losses = losses
+        # Probability, first and second moment below each loss, shape `(n, 3, nodes + 1)`.
+        self._sums = np.zeros((len(losses), 3, losses.shape[1] + 1))
+        np.cumsum(np.stack([masses, masses * losses, masses * losses**2], axis=1), axis=2, out=self._sums[:, :, 1:])
+        self._known: dict[int, Reals] = {}
+
+    def squares(self, powers: Sequence[int]) -> Reals:
+        """Return E[(L - L')^2; |L - L'| <= distance] from below, at distances of `_RATIO` to minus these powers.
+
+        Returns:
+            Shape `(n, powers)`.
+        """
+        if missing := [power for power in powers if power not in self._known]:
+            distances = _RATIO ** -np.array(missing, np.float64)
+            found = [_squares(*law, distances) for law in zip(self._losses, self._sums, strict=True)]
+            self._known.update(zip(missing, np.transpose(found), strict=True))
+        return np.stack([self._known[power] for power in powers], axis=1)
+
+
+def _squares(losses: Reals, sums: Reals, distances: Reals) -> Reals:
+    """Return the same for one law, shape `(m,)`, from the losses, the sums and the distances."""
+    # In blocks, whose members count as if they were at its end.
+    first = np.arange(0, len(losses), 1 + len(losses) // _BLOCKS)
+    after = np.append(first[1:], len(losses))
+    last = losses[after - 1]
+    # The losses within the distance above each block, but the last, part of whose mass may lie outside.
+    stop = np.maximum(np.searchsorted(losses, losses[first] + distances[:, None], side="right") - 1, after)
+    mass, mean, square = sums[:, stop] - sums[:, None, after]
+    # Where all losses are at one point, what is left is rounding of the sums.
+    rounding = 8 * ROUNDOFF * len(losses) * (square + 2 * np.abs(last) * sums[2, -1] ** 0.5 + last**2)
+    pairs = square - 2 * last * mean + last**2 * mass - rounding
+    return np.asarray(2 * ((sums[0, after] - sums[0, first]) * pairs).sum(axis=1))
 
 
 def layout(

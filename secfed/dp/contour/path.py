@@ -106,7 +106,7 @@ def choose(
     # The bound for fixed-size cohorts is a sum that needs nodes made for it, and finer ones on the contour itself.
     kept = None if any(laws.direction == "fixed_size" for laws in releases.laws) else moments.nodes
     tail = _Tail(releases, order, 1.0, (kept or RealNodes(releases)).up_to(order, _ROWS))
-    frequency = start
+    frequency, before = start, -1.0
     for _ in range(8):
         simple = replace(simple, frequency=frequency)
         if frequency * width > _FEW_STEPS:
@@ -114,8 +114,10 @@ def choose(
         size = tail.log(frequency, None)
         if size <= allowed:
             return replace(simple, tail=size + float(np.log(np.pi * frequency)) if kept else None)
-        # A normal distribution decays with the square of U.
-        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), 1.3, 3.0))
+        # A normal distribution decays with the square of U. Where the bound hardly falls, go farther.
+        least = 1.3 if size < 1.2 * before else 2.0
+        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), least, 3.0))
+        before = min(size, before)
     if doubtful and simple.loss > _DOUBTFUL:
         return None
     fine = goal < 1e-6
