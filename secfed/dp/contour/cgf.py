@@ -31,6 +31,7 @@ class Cgf:
 
     Attributes:
         log: K(t).
+        log_error: Bound on its rounding error, which all u share.
         mean: Mean of the tilted loss.
         exponent: K(t + iu) - K(t) - iu mean, at each u.
         error: Bound on its error at each u, from quadrature and rounding.
@@ -39,6 +40,7 @@ class Cgf:
     """
 
     log: float
+    log_error: float
     mean: float
     exponent: Complexes = field(repr=False)
     error: Reals = field(repr=False)
@@ -47,7 +49,9 @@ class Cgf:
 
     def alone(self) -> "CgfRows":
         """Return it as a single row."""
-        nothing = Cgf(0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0, None if self.beyond is None else -np.inf)
+        nothing = Cgf(
+            0.0, 0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0, None if self.beyond is None else -np.inf
+        )
         return nothing.plus(self, np.ones(1))
 
     def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
@@ -59,6 +63,7 @@ class Cgf:
             tail += np.logaddexp(self.beyond, np.log(times) + other.beyond)
         return CgfRows(
             self.log + times * other.log,
+            self.log_error + times * other.log_error,
             self.mean + times * other.mean,
             *_exponentials(self.exponent, other.exponent, times),
             error,
@@ -76,6 +81,7 @@ class CgfRows:
     """
 
     log: Reals
+    log_error: Reals
     mean: Reals
     factor: Complexes = field(repr=False)
     size: Reals = field(repr=False)
@@ -117,7 +123,7 @@ def evaluate(
     at, across = frequencies(path)
     order, top, step = path.order, float(at[-1]), float(at[1])
     gaussian = releases.gaussian
-    log, mean = gaussian * order * (order + 1) / 2, gaussian * (order + 0.5)
+    log, mean, log_error = gaussian * order * (order + 1) / 2, gaussian * (order + 0.5), 0.0
     whole = (-0.5 * gaussian * at**2).astype(np.complex128)
     error, error_below = np.zeros(len(at)), np.zeros(len(at))
     below, tail, beyond, mass_below = whole.copy(), float(whole.real[-1]), [-np.inf], 0.0
@@ -125,7 +131,8 @@ def evaluate(
         for found in grids(laws, order, top, tolerance, stretch=path.stretch, rows=2 * across + 4):
             count = found.laws.count
             moment, center, _ = (row[0] for row in found.moments(np.array([order])))
-            tilted = np.exp(found.mass + order * found.loss - moment[:, None])
+            exponent = order * found.loss
+            tilted = np.exp(found.mass + exponent - moment[:, None])
             centred = found.loss - center[:, None]
             log += float(moment @ count)
             mean += float(center @ count)
@@ -140,7 +147,9 @@ def evaluate(
                 (wave_below, one), (wave_above, two) = (waves(part, centred, step, across) for part in parts)
                 wave, inexact = wave_below + wave_above, one + two
             whole += np.einsum("i,ij->j", count, log1p(wave))
-            each = inexact + _error(found, tilted, top, order, path.stretch, moment)[:, None]
+            lifted, each = _roundings(tilted, exponent, centred, inexact, at)
+            each += _quadrature_error(found, top, order, path.stretch, moment)[:, None]
+            log_error += float(count @ lifted)
             error += np.einsum("i,ij->j", count, np.log1p(relative(each, wave)))
             if path.cut is None:
                 continue
@@ -150,24 +159,42 @@ def evaluate(
             few = above < 0.5
             mass_below += float(count @ np.where(few, np.log1p(-np.minimum(above, 0.5)), np.log(mass)))
             below += np.einsum("i,ij->j", count, log1p(wave_below))
-            error_below += np.einsum("i,ij->j", count, np.log1p(relative(each / mass[:, None], wave_below)))
+            error_below += np.einsum(
+                "i,ij->j", count, np.log1p(relative((each + lifted[:, None]) / mass[:, None], wave_below))
+            )
             error_below += 200 * ROUNDOFF * float(count @ np.where(few, 2 * above, 1.0))
     if path.cut is None:
-        return Cgf(log, mean, whole, error, tail if known_tail is None else known_tail), None
-    whole_of = Cgf(log, mean, whole, error, tail, float(np.logaddexp.reduce(beyond)))
-    return whole_of, Cgf(mass_below, 0.0, below, error_below, tail)
+        return Cgf(log, log_error, mean, whole, error, tail if known_tail is None else known_tail), None
+    whole_of = Cgf(log, log_error, mean, whole, error, tail, float(np.logaddexp.reduce(beyond)))
+    return whole_of, Cgf(mass_below, 0.0, 0.0, below, error_below, tail)
 
 
-def _error(found: Nodes, tilted: Reals, top: float, order: float, stretch: float, moment: Reals) -> Reals:
-    """Bound the error of E[exp((t + iu) loss)] relative to E[exp(t loss)] for u up to the last; shape `(n,)`.
-
-    The rounding error of the sum over the nodes comes on top, see `waves`.
-    """
+def _quadrature_error(found: Nodes, top: float, order: float, stretch: float, moment: Reals) -> Reals:
+    """Bound the error of E[exp((t + iu) loss)] relative to E[exp(t loss)] for u up to the last; shape `(n,)`."""
     quadrature = found.discretization(order, top, stretch) + found.truncation(order, moment)
-    if stretch > 1:
-        quadrature += found.discretization(order, top)
-    lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-order * found.loss, 700.0)))).sum(axis=1))
-    return np.asarray(quadrature + 200 * ROUNDOFF * lifted)
+    return np.asarray(quadrature + found.discretization(order, top) if stretch > 1 else quadrature)
+
+
+def _roundings(tilted: Reals, exponent: Reals, centred: Reals, inexact: Reals, at: Reals) -> tuple[Reals, Reals]:
+    """Bound rounding errors of the moment at t, shape `(n,)`, and of the moments at each u relative to it.
+
+    Probabilities have the relative errors of their exponents, t times the loss among them, and of the moment at t that
+    they are divided by. An error that they have in common is in that moment alone.
+
+    Args:
+        tilted: Tilted probabilities, shape `(n, nodes)`.
+        exponent: t times the loss, same shape.
+        centred: Losses, same shape.
+        inexact: Error of the sums in `waves`, shape `(n, frequencies)`.
+        at: The frequencies.
+    """
+    lifted = np.minimum(2.0, (tilted * np.abs(np.expm1(np.minimum(-exponent, 700.0)))).sum(axis=1))
+    sizes = tilted * np.abs(exponent)
+    most, slope = 2 * sizes.sum(axis=1), (sizes * np.abs(centred)).sum(axis=1)
+    each = np.minimum(most[:, None], slope[:, None] * at) * ROUNDOFF
+    # `inexact` has at least 100 roundings of what differs from 1.
+    each += inexact * (1 + 2 * lifted)[:, None]
+    return 200 * ROUNDOFF * lifted, each
 
 
 def waves(tilted: Reals, centred: Reals, step: float, across: int) -> tuple[Complexes, Reals]:

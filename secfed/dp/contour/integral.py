@@ -97,6 +97,7 @@ class Contour:
         orders: Real orders t' at which K is known; they bound the trapezoid rule's error.
         log_moments: K there, shape `(rows, m)`.
         log: K(t), shape `(rows,)`.
+        log_error: Bound on its rounding error, same shape.
         mean: Mean of the tilted loss, shape `(rows,)`.
         waves: exp(K(t + iu) - K(t) - iu mean) / (z (z + 1)) for each u, the first halved.
         error: Bound on the summed errors of all terms, shape `(rows,)`, except those that depend on epsilon.
@@ -112,6 +113,7 @@ class Contour:
     orders: Reals = field(repr=False)
     log_moments: Reals = field(repr=False)
     log: Reals
+    log_error: Reals
     mean: Reals
     waves: Waves
     error: Reals
@@ -135,7 +137,7 @@ class Contour:
         value = self.waves.at(x) * step
         error = self.error + self.waves.rounding(x) * step
         scale = self.log - self.order * epsilon
-        rounding = 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
+        rounding = self.log_error + 8 * ROUNDOFF * (np.abs(self.log) + self.order * np.abs(epsilon) + 8)
         orders, far = self.orders, np.abs(self.orders - self.order) * self.period
         with np.errstate(divide="ignore", over="ignore"):
             chernoff = self.log_moments + (1e-6 + log_chernoff(orders)) - orders * epsilon[:, None] - scale[:, None]
@@ -237,6 +239,7 @@ def assemble(
         orders,
         log_moments,
         lines.log,
+        lines.log_error,
         lines.mean,
         Waves.of(values, size, kernel, float(at[1])),
         np.einsum("rj,j->r", errors, np.abs(kernel)) * step + tail,

@@ -107,7 +107,7 @@ def choose(
     kept = None if any(laws.direction == "fixed_size" for laws in releases.laws) else moments.nodes
     tail = _Tail(releases, order, 1.0, (kept or RealNodes(releases)).up_to(order, _ROWS))
     frequency, before = start, -1.0
-    for _ in range(8):
+    for _ in range(10):
         simple = replace(simple, frequency=frequency)
         if frequency * width > _FEW_STEPS:
             break
@@ -115,7 +115,7 @@ def choose(
         if size <= allowed:
             return replace(simple, tail=size + float(np.log(np.pi * frequency)) if kept else None)
         # A normal distribution decays with the square of U. Where the bound hardly falls, go farther.
-        least = 1.3 if size < 1.2 * before else 2.0
+        least = 1.3 if size < 1.1 * before else 2.0
         frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), least, 3.0))
         before = min(size, before)
     if doubtful and simple.loss > _DOUBTFUL:

@@ -350,4 +350,4 @@ def _cgf(pairs: Pairs, path: ContourPath, mu2: float) -> Cgf:
         error += count * np.log1p(relative(inexact + MASS_ERROR, wave))[0]
         log += count * (math.log(total) + top)
         mean += count * center
-    return Cgf(log, mean, whole, error, -0.5 * mu2 * float(at[-1]) ** 2)
+    return Cgf(log, 0.0, mean, whole, error, -0.5 * mu2 * float(at[-1]) ** 2)

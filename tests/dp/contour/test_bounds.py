@@ -186,6 +186,25 @@ def test_moments_fade_at_least_as_their_bound_says(direction: Direction, seeds: 
     assert max(gaps) <= 1e-15 and max(slack) > 0.2
 
 
+@pytest.mark.parametrize("count", [7, 150, 1500])
+def test_squares_of_close_copies_are_bounded_from_below(count: int) -> None:
+    rng = np.random.default_rng(count)
+    losses = np.sort(rng.normal(size=count) * 10 ** rng.uniform(-4, 0, count))
+    masses = rng.uniform(size=count)
+    masses /= masses.sum()
+    losses -= masses @ losses
+    away = np.abs(losses[:, None] - losses)
+    powers = range(-3, 20)
+    found = fixed_size._Copies(losses[None], masses[None]).squares(powers)[0]
+    for power, bound in zip(powers, found.tolist(), strict=True):
+        exact = float(masses @ np.where(away <= 1.5**-power, away**2, 0.0) @ masses)
+        assert bound <= exact * (1 + 1e-12)
+        if power < 0 and count > 100:
+            assert bound > 0.9 * exact
+    # Equal losses have no distance, and rounding gives them none.
+    assert fixed_size._Copies(np.full((1, count), 1e-9), masses[None]).squares([0, 40])[0].max() <= 0
+
+
 @every_direction
 @seeds
 def test_the_tail_that_a_path_keeps_is_a_bound(direction: Direction, seeds: range) -> None:
