@@ -200,7 +200,7 @@ def test_squares_of_close_copies_are_bounded_from_below(count: int) -> None:
         exact = float(masses @ np.where(away <= 1.5**-power, away**2, 0.0) @ masses)
         assert bound <= exact * (1 + 1e-12)
         if power < 0 and count > 100:
-            assert bound > 0.9 * exact
+            assert bound > 0.7 * exact
     # Equal losses have no distance, and rounding gives them none.
     assert fixed_size._Copies(np.full((1, count), 1e-9), masses[None]).squares([0, 40])[0].max() <= 0
 
