@@ -21,8 +21,8 @@ _MOST_WORK = 1.5e8
 # Work of a contour cheap enough to build at the first guess, and the gap below which that guess is good enough.
 _LITTLE_WORK = 3e7
 _CLOSE = 0.01
-# How much smaller the terms of a further contour must be at least, as a logarithm.
-_LESS = 0.5
+# Gap above which a contour is tried whose terms are only a little smaller, and how much, as a logarithm.
+_MUCH, _LESS = 5e-7, 0.5
 # Extra for each further kind of release: ten thousand take seconds, and no other engine is as tight.
 _KIND_WORK = 3e5
 # Relative gap above which a smoothed contour is tried too.
@@ -148,7 +148,7 @@ def epsilon_bounds(
     most_loss = np.inf
     for _ in range(_TRIES):
         fine = choose(releases, moments, found, log_delta, goal, most_loss=most_loss)
-        if tried and not fine and most_loss < np.inf:
+        if tried and not fine and most_loss < np.inf and best[1] - best[0] > _MUCH * best[1]:
             # Terms that are a little smaller help a little.
             fine = choose(releases, moments, found, log_delta, goal, most_loss=tried.loss - _LESS)
         if not fine or (tried and (fine.order, fine.frequency, fine.cut) == (tried.order, tried.frequency, tried.cut)):
