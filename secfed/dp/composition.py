@@ -330,10 +330,11 @@ def _epsilon(
 
 def _pairs_epsilon(pairs: smoothed.Pairs, log_delta: float, most: float) -> tuple[float, float]:
     """Return bounds on epsilon of any pairs, from a known upper bound."""
-    if sum(count for _, count in pairs) > 1 and (found := capped(pairs, log_delta, most, _EXCESS)):
-        low, high = smoothed.epsilon_bounds(found.pairs, log_delta, excess=found.excess)
-        return min(low, most), high
-    return smoothed.epsilon_bounds(pairs, log_delta)
+    found = capped(pairs, log_delta, most, _EXCESS)
+    if not found:
+        return smoothed.epsilon_bounds(pairs, log_delta)
+    low, high = smoothed.epsilon_bounds(found.pairs, log_delta, excess=found.excess)
+    return min(low, most), high
 
 
 def _pairs_delta(pairs: smoothed.Pairs, epsilon: float, most: float, start: WarmStart | None) -> tuple[float, float]:
@@ -341,8 +342,8 @@ def _pairs_delta(pairs: smoothed.Pairs, epsilon: float, most: float, start: Warm
     # Noise that is left out must be rare also where delta is tiny: about 1e-50, as in `NoiseLaw`.
     rare = min(math.log(max(most, 1e-300)) - 10.0, -99.0)
     # A contour that a search uses again must suit every epsilon.
-    found = capped(pairs, rare, epsilon, _EXCESS) if start is None and sum(count for _, count in pairs) > 1 else None
-    if found is None:
+    found = None if start else capped(pairs, rare, epsilon, _EXCESS)
+    if not found:
         return smoothed.delta_bounds(pairs, epsilon, start)
     low, high = smoothed.delta_bounds(found.pairs, epsilon)
     return low * (1 - found.excess), high

@@ -145,11 +145,13 @@ def capped(
         None if probabilities would underflow.
     """
     noises = {i: noise for i, (part, _) in enumerate(parts) if (noise := _gaussian(part))}
+    if not noises:
+        return CappedReleases(cast(list[tuple[Law, int]], [*parts]), 0.0)
     counts = sum(parts[i][1] for i in noises)
-    beyond = math.exp(max(log_delta, -690.0)) * _RARE / max(counts, 1)
+    beyond = math.exp(max(log_delta, -690.0)) * _RARE / counts
     if beyond < 1e-280 or any(each.noise < 1e-3 for each in noises.values()):
         return None
-    low = max(beyond, excess / (8 * max(counts, 1)))
+    low = max(beyond, excess / (8 * counts))
 
     def laws(cap: float) -> dict[int, CappedLaw]:
         return {i: CappedLaw(*each, beyond=beyond, low=low, cap=cap) for i, each in noises.items()}
@@ -165,7 +167,7 @@ def capped(
     # Some loss is infinite with a probability of at least 1 - exp(-infinite), and delta is at least that.
     infinite = sum(parts[i][1] * law.certain for i, law in found.items())
     ratio = infinite / -math.expm1(-infinite) if infinite > 0 else 1.0
-    return CappedReleases(joined(found), (raised + ratio * (raised + excess / 4) * (1 + 1e-9)) if noises else 0.0)
+    return CappedReleases(joined(found), raised + ratio * (raised + excess / 4) * (1 + 1e-9))
 
 
 def _gaussian(part: Law | GaussianNoise) -> GaussianNoise | None:
@@ -207,6 +209,7 @@ def _depth(laws: Sequence[tuple[Law, int]], probability: float) -> float:
             break
     best = 2 * tried.index(min(tried))
     tried += [depth(orders[i]) for i in (best - 1, best + 1) if 0 <= i < len(orders)]
-    if all(isinstance(law, CappedLaw) for law, _ in laws):
-        tried.append(sum(count * max(0.0, -law.least) for law, count in laws if isinstance(law, CappedLaw)))
+    sizes = [count * max(0.0, -law.least) for law, count in laws if isinstance(law, CappedLaw)]
+    if len(sizes) == len(laws):
+        tried.append(sum(sizes))
     return max(min(tried), 0.0)

@@ -49,9 +49,8 @@ class Cgf:
 
     def alone(self) -> "CgfRows":
         """Return it as a single row."""
-        nothing = Cgf(
-            0.0, 0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0, None if self.beyond is None else -np.inf
-        )
+        beyond = None if self.beyond is None else -np.inf
+        nothing = Cgf(0.0, 0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0, beyond)
         return nothing.plus(self, np.ones(1))
 
     def plus(self, other: "Cgf", times: Reals) -> "CgfRows":
@@ -126,7 +125,8 @@ def evaluate(
     log, mean, log_error = gaussian * order * (order + 1) / 2, gaussian * (order + 0.5), 0.0
     whole = (-0.5 * gaussian * at**2).astype(np.complex128)
     error, error_below = np.zeros(len(at)), np.zeros(len(at))
-    below, tail, beyond, mass_below = whole.copy(), float(whole.real[-1]), [-np.inf], 0.0
+    below, beyond, mass_below = whole.copy(), [-np.inf], 0.0
+    tail = float(whole.real[-1]) if known_tail is None else known_tail
     for laws in releases.laws:
         for found in grids(laws, order, top, tolerance, stretch=path.stretch, rows=2 * across + 4):
             count = found.laws.count
@@ -164,7 +164,7 @@ def evaluate(
             )
             error_below += 200 * ROUNDOFF * float(count @ np.where(few, 2 * above, 1.0))
     if path.cut is None:
-        return Cgf(log, log_error, mean, whole, error, tail if known_tail is None else known_tail), None
+        return Cgf(log, log_error, mean, whole, error, tail), None
     whole_of = Cgf(log, log_error, mean, whole, error, tail, float(np.logaddexp.reduce(beyond)))
     return whole_of, Cgf(mass_below, 0.0, 0.0, below, error_below, tail)
 

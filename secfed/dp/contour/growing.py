@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from secfed.dp.contour.privacy_loss import Reals
 from secfed.dp.contour.sampled_gaussian import between, smooth
 from secfed.dp.contour.smoothed import Ends, Pairs, finite_goals
 
+Part = TypeVar("Part")
 # Target error relative to delta.
 _GOAL = 1e-8
 # Relative gap of the guess when the moments give none, and what smoothing costs of epsilon.
@@ -216,7 +217,7 @@ class GrowingPairs:
         known = np.where(base + counts * extra <= np.exp(log_delta), 0.0, np.inf)
         goal = finite_goals(np.exp(log_delta), *_infinite(self.base, self.extra, counts), 0.0)[1]
         if floor[-1] > 0 and goal[-1] > _LEAST:
-            last = [*self.base, *((law, count * int(counts[-1])) for law, count in self.extra)]
+            last = _joined(self.base, self.extra, counts[-1])
             if moments := smoothed.moments_of(last, None, float(floor[-1]), float(goal[-1])):
                 logs = [smoothed.moments_at(pairs, moments.order)[0] for pairs in (self.base, self.extra)]
                 known = _floored(known, moments.order, logs[0] + counts[:, None] * logs[1], goal, floor)
@@ -248,6 +249,13 @@ def _floored(known: Reals, order: Reals, log: Reals, log_delta: Reals, floor: Re
     return np.where(least <= log_delta - smoothed.MARGIN, np.minimum(known, floor), known)
 
 
+def _joined(
+    base: Sequence[tuple[Part, int]], extra: Sequence[tuple[Part, int]], times: float
+) -> list[tuple[Part, int]]:
+    """Return a base, and what is released several times after it."""
+    return [*base, *((part, int(times) * count) for part, count in extra)]
+
+
 def _capped(
     base: Sequence[tuple[Law | GaussianNoise, int]],
     extra: Sequence[tuple[Law | GaussianNoise, int]],
@@ -255,8 +263,8 @@ def _capped(
     log_delta: float,
     epsilon: float,
 ) -> tuple[Pairs, Pairs] | None:
-    """Return a base and what is released several times after it, with losses capped up to an epsilon."""
-    found = capped([*base, *((part, int(times) * count) for part, count in extra)], log_delta, epsilon, _SMOOTHING / 10)
+    """Return both with losses capped for values up to an epsilon, where the second is released several times."""
+    found = capped(_joined(base, extra, times), log_delta, epsilon, _SMOOTHING / 10)
     if found is None:
         return None
     once = [(law, count) for (law, _), (_, count) in zip(found.pairs[len(base) :], extra, strict=True)]
@@ -286,7 +294,7 @@ def _smoothed(
         if (found := pairs_for(guess)) is None:
             break
         base, extra = found
-        joined = [*base, *((law, count * int(last[0])) for law, count in extra)]
+        joined = _joined(base, extra, last[0])
         infinite = partial(_infinite, base, extra)
         goal = float(finite_goals(np.exp(log_delta), *infinite(last), 0.0)[1][0])
         if goal < _LEAST or (moments := smoothed.moments_of(joined, goal, None)) is None:
