@@ -86,7 +86,7 @@ def _block(
 
     if shared and shared.needed >= _LONG and shared.frequencies * len(counts) <= _MOST_SHARED and guess < np.inf:
         solve_on(shared, guess)
-    contours = growing.contours(counts, log_delta, guess, float(floor[-1]))
+    contours = growing.contours(counts, log_delta, guess, float(floor[-1]), float(before[1]))
     while len(counts) > 1 and np.isinf(upper).any() and (found := next(contours, None)):
         shared, last_guess, most = found
         # Fewer releases reveal no more than the last row's.

@@ -16,14 +16,14 @@ from secfed.dp.contour.integral import Contour, assemble
 from secfed.dp.contour.inversion import solve
 from secfed.dp.contour.moments import Moments, NoOrderError, Releases, chernoff
 from secfed.dp.contour.pairs import Law
-from secfed.dp.contour.path import ContourPath, adapted, choose, frequencies, shortest, work
+from secfed.dp.contour.path import ContourPath, Smallest, adapted, choose, frequencies, work
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.contour.sampled_gaussian import between, smooth
+from secfed.dp.contour.sampled_gaussian import between, rare_guess, smooth
 from secfed.dp.contour.smoothed import Ends, Pairs, finite_goals
 
 Part = TypeVar("Part")
 # Target error relative to delta.
-_GOAL = 1e-8
+_GOAL = 1e-7
 # Relative gap of the guess when the moments give none, and what smoothing costs of epsilon.
 _ROUGH, _SMOOTHING = 3e-3, 1e-6
 # The most work of an exact contour, see `path.work`: beyond it, a smoothed one takes less time.
@@ -34,8 +34,9 @@ _LONGER = (1.0, 6.0)
 _TRIES, _NEAR = 3, 0.3
 # Least logarithm of delta that infinite losses must leave.
 _LEAST = -690.0
-# Gap that a shared contour must reach: relative to epsilon, and absolute.
-_FINE, _TINY = 3e-5, 1e-6
+# Gap that a shared contour must reach: relative to epsilon, and absolute; and the part of it that the tail beyond the
+# contour may cost the smallest composition.
+_FINE, _TINY, _PART = 3e-5, 1e-6, 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,9 @@ class Growing(Protocol):
     def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
         """Return 0 or the floor where a cheap bound shows that epsilon is at most that, and infinity elsewhere."""
 
-    def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
+    def contours(
+        self, counts: Reals, log_delta: Reals, guess: float, floor: float, least: float = 0.0
+    ) -> Iterator[Attempt]:
         """Yield contours that some counts share, chosen for the last one.
 
         Args:
@@ -97,6 +100,7 @@ class Growing(Protocol):
             log_delta: Logarithm of delta for each, same shape.
             guess: Of epsilon at the last count; infinite if unknown.
             floor: Value at the last count below which no bound is needed.
+            least: Epsilon at the count before the first; 0 if unknown.
         """
 
     def alone(self, count: float, log_delta: float) -> float:
@@ -136,7 +140,9 @@ class GrowingSampled:
                 known = _floored(known, order, base + counts[:, None] * extra, log_delta, floor)
         return known
 
-    def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
+    def contours(
+        self, counts: Reals, log_delta: Reals, guess: float, floor: float, least: float = 0.0
+    ) -> Iterator[Attempt]:
         """Yield exact contours, and then smoothed ones; see `Growing`."""
         last, end = self.base.joined(self.extra, float(counts[-1])), float(log_delta[-1])
         try:
@@ -146,12 +152,25 @@ class GrowingSampled:
         most = moments.epsilon_bound(end)
         known = guess < most
         guess = guess if known else min(moments.epsilon_guess(end), most)
-        path = choose(last, moments, guess, end, _GOAL, doubtful=not known)
-        if path is None:
-            bounds = smooth(last, end, _ROUGH, (0.0, most))
-            guess, most = between(bounds), min(most, bounds[1])
-            yield Attempt(None, guess, most)
-            path = choose(last, moments, guess, end, _GOAL) if guess < most else None
+        first = self.base.joined(self.extra, float(counts[0]))
+
+        def smallest(guess: float) -> Smallest:
+            at = guess * float(counts[0] / counts[-1])
+            if 0 < least < guess:
+                # On a logarithmic scale epsilon is nearly a straight line.
+                before = counts[0] - 1
+                at = least * float((guess / least) ** (np.log(counts[0] / before) / np.log(counts[-1] / before)))
+            return Smallest(first, at, _PART * (_FINE * at + _TINY))
+
+        path = choose(last, moments, guess, end, _GOAL, doubtful=not known, smallest=smallest(guess))
+        if path is None and not known:
+            if floor > 0:
+                bounds = smooth(last, end, _ROUGH, (0.0, most))
+                guess, most = between(bounds), min(most, bounds[1])
+                yield Attempt(None, guess, most)
+            else:
+                guess = min(rare_guess(last, end), most)
+            path = choose(last, moments, guess, end, _GOAL, smallest=smallest(guess))
         if path:
             yield Attempt(self._exact(counts, last, moments, path), guess, most)
         if not self.extra.gaussian:
@@ -166,9 +185,6 @@ class GrowingSampled:
     def _exact(self, counts: Reals, last: Releases, moments: Moments, path: ContourPath) -> Shared | None:
         """Evaluate both compositions on a contour, or return None if that is too much work."""
         needed = path.frequency * path.period / (2 * np.pi)
-        if path.cut is None:
-            # The smallest composition decays slowest.
-            path = shortest(self.base.joined(self.extra, float(counts[0])), path, _GOAL)
         if not work(last, path, _GOAL) <= _MOST_WORK:
             return None
         tolerance, both = path.tolerance(_GOAL), (self.base, self.extra)
@@ -223,7 +239,9 @@ class GrowingPairs:
                 known = _floored(known, moments.order, logs[0] + counts[:, None] * logs[1], goal, floor)
         return known
 
-    def contours(self, counts: Reals, log_delta: Reals, guess: float, floor: float) -> Iterator[Attempt]:
+    def contours(
+        self, counts: Reals, log_delta: Reals, guess: float, floor: float, least: float = 0.0
+    ) -> Iterator[Attempt]:
         """Yield a smoothed contour; see `Growing`. Asking for each count takes less time than a longer one."""
         both = partial(self._both, counts[-1], float(log_delta.min()))
         yield _smoothed(both, counts[-1:], log_delta[-1:], Attempt(None, guess, np.inf), floor)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,9 +28,10 @@ _ROWS = 12
 _DOUBTFUL = 6.4
 # How much to shorten a contour that cannot be long enough anyway.
 _FALLBACK = 4.0
-# How much each guess of the length grows, and how many guesses there are.
+# How much each guess of the length grows, how many guesses there are, and how much shorter the last one may be.
 _GROWTH = 1.5
 _MOST_GUESSES = 60
+_SHORTER = np.array([1.35, 1.2, 1.1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,20 @@ class ContourPath:
         return goal / 4 * float(np.exp(-min(max(self.loss - 4.0, 0.0), 16.0)))
 
 
+class Smallest(NamedTuple):
+    """The smallest of the compositions that share a contour: its transform decays slowest.
+
+    Attributes:
+        releases: The composition.
+        epsilon: A guess.
+        gap: How close together bounds on epsilon must be.
+    """
+
+    releases: Releases
+    epsilon: float
+    gap: float
+
+
 def choose(
     releases: Releases,
     moments: Moments,
@@ -72,6 +89,7 @@ def choose(
     *,
     most_loss: float = np.inf,
     doubtful: bool = False,
+    smallest: Smallest | None = None,
 ) -> ContourPath | None:
     """Choose a contour for values of delta near a guess.
 
@@ -83,6 +101,7 @@ def choose(
         goal: Target relative error.
         most_loss: The largest `ContourPath.loss` that is small enough.
         doubtful: The guess may be far off, so a long search for a path may be wasted.
+        smallest: A part of the composition that uses the same contour.
 
     Returns:
         The contour with the least predicted work among the grid's orders. None if none can be exact enough, or if the
@@ -99,51 +118,109 @@ def choose(
     if most_loss < np.inf and not work[best] < np.inf:
         return None
     order, width = float(orders[best]), float(period[best])
+    log_goal = log_delta + np.log(goal / 4)
     # The tail is exp(tail) / (pi U) in units of exp(K(t) - t epsilon).
-    allowed = log_delta + np.log(goal / 4) - (moments.log[best] - order * epsilon)
+    allowed = log_goal - (moments.log[best] - order * epsilon)
     start = np.sqrt(2 * max(1.0, 3.0 - allowed)) / float(deviation[best])
-    simple = ContourPath(order, width, start, loss=float(loss[best]))
     # The bound for fixed-size cohorts is a sum that needs nodes made for it, and finer ones on the contour itself.
     kept = None if any(laws.direction == "fixed_size" for laws in releases.laws) else moments.nodes
-    tail = _Tail(releases, order, 1.0, (kept or RealNodes(releases)).up_to(order, _ROWS))
-    frequency, before = start, -1.0
-    for _ in range(10):
-        simple = replace(simple, frequency=frequency)
-        if frequency * width > _FEW_STEPS:
-            break
-        size = tail.log(frequency, None)
-        if size <= allowed:
-            return replace(simple, tail=size + float(np.log(np.pi * frequency)) if kept else None)
-        # A normal distribution decays with the square of U. Where the bound hardly falls, go farther.
-        least = 1.3 if size < 1.1 * before else 2.0
-        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), least, 3.0))
-        before = min(size, before)
-    if doubtful and simple.loss > _DOUBTFUL:
+    tail, lowest = _Tail(releases, order, 1.0, (kept or RealNodes(releases)).up_to(order, _ROWS)), epsilon
+    plain = _Candidate(ContourPath(order, width, start, loss=float(loss[best])), start, [(tail, allowed)])
+    if smallest:
+        its, lowest, gap = smallest
+        log_goal = log_delta + np.log(max(goal, gap * order) / 4)
+        exponent = Moments.at(its, np.array([order])).log[0] - order * lowest
+        plain.limits.append((_Tail(its, order, 1.0, RealNodes(its).up_to(order, _ROWS)), log_goal - exponent))
+    path, whole = _without_cut(plain, bool(kept))
+    if whole:
+        return path
+    if doubtful and plain.path.loss > _DOUBTFUL:
         return None
     fine = goal < 1e-6
-    most = (_MOST_STEPS if fine else _MOST_STEPS / 10) / width
+    most = (_MOST_STEPS if fine else _MOST_STEPS / 10) * (2 if smallest else 1) / width
     last = _longest(releases, order, min(start, 10.0 / max(epsilon, 1e-300)), most)
 
     def since(stretch: float, loss: float) -> float:
         return tail.since(stretch, loss, allowed, last)
 
-    candidates = [(start, simple, tail)]
-    for first, cut in _cuts(releases, simple, epsilon, log_delta + np.log(goal / 4), since):
+    candidates = [plain]
+    for first, cut in _cuts(releases, plain.path, lowest, log_goal, since):
         finer = max(1e-3 * float(np.exp(allowed)), 1e-40)
         nodes = _cut_nodes(releases, order, cut.stretch, _ROWS, finer)
-        candidates.append((first, cut, _Tail(releases, order, cut.stretch, nodes)))
+        candidates.append(_Candidate(cut, first, [(_Tail(releases, order, cut.stretch, nodes), allowed)]))
     left = _MOST_EFFORT if fine else _MOST_EFFORT / 4
-    least = min(start, 10.0 / epsilon) if len(candidates) > 1 else start
-    for frequency in least * _GROWTH ** np.arange(_MOST_GUESSES):
+    shortest = min(start, 10.0 / epsilon) if len(candidates) > 1 else start
+    for frequency in shortest * _GROWTH ** np.arange(_MOST_GUESSES):
         if left < 0 or frequency > last:
             break
-        for first, candidate, its in candidates:
-            if frequency >= first:
-                left -= its.size
-                if its.log(frequency, candidate.cut) <= allowed:
-                    return replace(candidate, frequency=float(frequency))
+        for candidate in candidates:
+            if frequency < candidate.first:
+                continue
+            left -= candidate.size
+            met = candidate.met(frequency)
+            if met == len(candidate.limits):
+                shorter = (length for length in frequency / _SHORTER if candidate.met(length) == met)
+                return candidate.to(next(shorter, frequency))
+            if met and not path:
+                path = candidate.to(frequency)
     # No contour is short enough: the bounds will be wide but valid. A longer one costs more than it tells.
-    return replace(simple, frequency=float(min(most / _FALLBACK, frequency)))
+    return path if smallest else plain.to(min(most / _FALLBACK, frequency))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A contour whose length is to be found.
+
+    Attributes:
+        path: The contour.
+        first: A shorter U surely does not suffice.
+        limits: Bounds on the tail beyond U, and what they may be: of the composition, and maybe of the smallest one.
+    """
+
+    path: ContourPath
+    first: float
+    limits: list[tuple["_Tail", float]]
+
+    @property
+    def size(self) -> int:
+        """The work of a bound."""
+        return self.limits[0][0].size
+
+    def to(self, frequency: float) -> ContourPath:
+        """Return the contour up to a frequency."""
+        return replace(self.path, frequency=float(frequency))
+
+    def met(self, frequency: float) -> int:
+        """Return how many limits hold at a frequency; the first one first."""
+        held = (tail.log(frequency, self.path.cut) <= most for tail, most in self.limits)
+        return len(list(takewhile(bool, held)))
+
+
+def _without_cut(plain: _Candidate, known: bool) -> tuple[ContourPath | None, bool]:
+    """Search for a length, starting from that for a normal distribution; end where a cut may save work.
+
+    Args:
+        plain: The contour without a cut.
+        known: Whether the tail bound holds for the nodes that the contour will have.
+
+    Returns:
+        The contour, None if the composition's limit does not hold; and whether all limits hold.
+    """
+    (tail, allowed), *others = plain.limits
+    frequency, before, path = plain.first, -1.0, None
+    for _ in range(20):
+        if frequency * plain.path.period > _FEW_STEPS:
+            break
+        size = tail.log(frequency, None)
+        if size <= allowed:
+            path = plain.to(frequency)
+            if all(other.log(frequency, None) <= most for other, most in others):
+                return replace(path, tail=size + float(np.log(np.pi * frequency)) if known else None), True
+        # A normal distribution decays with the square of U. Where the bound hardly falls, go farther.
+        least = 1.3 if path or size < 1.1 * before else 2.0
+        frequency *= float(np.clip(np.sqrt((allowed - 2.0) / min(size, -1.0)), least, 3.0))
+        before = min(size, before)
+    return path, False
 
 
 def periods(moments: Moments, epsilon: float, log_delta: float, goal: float) -> Reals:
@@ -171,16 +248,6 @@ def _longest(releases: Releases, order: float, first: float, last: float) -> flo
         middle = float(np.sqrt(first * last))
         first, last = (middle, last) if fits(middle) else (first, middle)
     return first
-
-
-def shortest(releases: Releases, path: ContourPath, goal: float) -> ContourPath:
-    """Return the path with U as large as another composition needs on the same contour, if possible."""
-    tail = _Tail(releases, path.order, 1.0, RealNodes(releases).up_to(path.order, _ROWS))
-    for frequency in path.frequency * 1.3 ** np.arange(12):
-        longer = replace(path, frequency=float(frequency), tail=None)
-        if tail.log(longer.frequency, None) <= np.log(goal) - 8:
-            break
-    return longer
 
 
 class _Tail:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from secfed.dp.closed_forms import GaussianProfile
+from secfed.dp.closed_forms import GaussianProfile, SingleProfile
 from secfed.dp.contour import smoothed
 from secfed.dp.contour.capped import GaussianNoise, capped
 from secfed.dp.contour.integral import Contour, WarmStart, build
@@ -25,6 +25,8 @@ _CLOSE = 0.01
 _MUCH, _LESS = 5e-7, 0.5
 # Extra for each further kind of release: ten thousand take seconds, and no other engine is as tight.
 _KIND_WORK = 3e5
+# Values of epsilon that a guess interpolates, and how many kinds of releases it considers.
+_GUESSES, _KINDS = np.geomspace(1e-9, 1e3, 241), 8
 # Relative gap above which a smoothed contour is tried too.
 _WIDE = 1e-3
 # Its target relative gap, and the most by which capped losses may raise delta.
@@ -91,7 +93,7 @@ def delta_bounds(releases: Releases, epsilon: float, start: WarmStart | None = N
 def epsilon_bounds(
     releases: Releases, log_delta: float, goal: float = GOAL, start: WarmStart | None = None
 ) -> tuple[float, float]:
-    """Return lower and upper bounds on epsilon(delta), for a target relative error of delta.
+    """Return lower and upper bounds on epsilon(delta), for a target relative error of delta; below 0 they count as 0.
 
     Args:
         releases: The composition.
@@ -128,6 +130,8 @@ def epsilon_bounds(
         best = (-np.inf, unsampled(np.inf))
         return _meet(best, smooth(releases, log_delta, _FINE_GAP, best))
     best = (-np.inf, moments.epsilon_bound(log_delta))
+    if best[1] <= 0:
+        return best
     guess = min(moments.epsilon_guess(log_delta), best[1])
     effort, tried = Effort(releases), None
     # A contour at the first guess usually suffices, or shows where the next one must be.
@@ -144,6 +148,8 @@ def epsilon_bounds(
     best = (best[0], unsampled(best[1]))
     if found is None:
         best = _meet(best, smooth(releases, log_delta, _WIDE, best))
+        if near(best) or best[1] <= 0:
+            return best
         found = between(best)
     most_loss = np.inf
     for _ in range(_TRIES):
@@ -184,6 +190,22 @@ def smooth(
     near = most - known[0] <= 0.1 * middle
     low, high = smoothed.epsilon_bounds(found.pairs, log_delta, gap, middle if near else None, found.excess)
     return min(low, most), high
+
+
+def rare_guess(releases: Releases, log_delta: float) -> float:
+    """Estimate epsilon where participation is rare: a starting point, not a bound.
+
+    Either one release has a large loss, or all losses together are nearly normally distributed.
+    """
+    square, one = releases.gaussian, np.full(len(_GUESSES), -np.inf)
+    for laws in releases.laws:
+        square += float(laws.count @ laws.spread_of_loss**2)
+        for i in np.argsort(laws.noise)[:_KINDS]:
+            profile = SingleProfile(laws.direction, float(laws.rate[i]), float(laws.noise[i]))
+            with np.errstate(invalid="ignore"):
+                one = np.logaddexp(one, np.log(laws.count[i]) + profile.bounds(_GUESSES)[1])
+    largest = np.fmax(one, GaussianProfile(np.sqrt(square)).bounds(_GUESSES)[1])
+    return float(np.interp(-log_delta, -np.minimum.accumulate(largest), _GUESSES))
 
 
 def between(bounds: tuple[float, float]) -> float:

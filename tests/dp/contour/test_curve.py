@@ -15,6 +15,7 @@ from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.pairs import NoiseLaw
 from secfed.dp.contour.path import ContourPath, adapted, choose
 from secfed.dp.contour.privacy_loss import Direction, Reals
+from secfed.dp.contour.sampled_gaussian import rare_guess
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -80,6 +81,29 @@ def test_rows_give_the_bounds_of_their_own_contours(
             # Both hold, so they overlap; and sharing costs little.
             assert low <= high_own and low_own <= high
             assert high == pytest.approx(high_own, abs=1e-3) and low == pytest.approx(low_own, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("direction", "rate", "noise"),
+    [("remove", 0.1, 0.6), ("remove", 1e-3, 0.8), ("replace", 0.01, 1.0), ("fixed_size", 0.01, 0.6)],
+)
+def test_the_first_contour_of_a_block_suits_its_smallest_count(direction: Direction, rate: float, noise: float) -> None:
+    extra, counts = Releases((laws(direction, rate, noise, 1.0),), 0.0), np.arange(2.0, 6.0)
+    log_delta, least = np.full(4, LOG_DELTA), _alone(extra, LOG_DELTA)[1]
+    contours = GrowingSampled(NOTHING, extra, _alone).contours(counts, log_delta, math.inf, 0.0, least)
+    shared, guess, _ = next(contours)
+    assert shared
+    low, high, _ = shared.epsilon(counts, log_delta, guess * counts / counts[-1])
+    assert growing.close(low, high).all()
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "rounds", "delta", "near"),
+    [(1e-3, 0.8, 5, 1e-5, 0.05), (1e-3, 0.6, 100, 1e-8, 0.05), (4.6e-7, 7.5, 600_300, 4.6e-11, 0.3)],
+)
+def test_a_guess_for_rare_participation(rate: float, noise: float, rounds: int, delta: float, near: float) -> None:
+    releases = Releases((laws("remove", rate, noise, float(rounds)),), 0.0)
+    assert rare_guess(releases, math.log(delta)) == pytest.approx(_alone(releases, math.log(delta))[1], rel=near)
 
 
 def test_no_row_is_below_the_bounds_of_a_query() -> None:
@@ -287,8 +311,9 @@ def test_a_long_contour_serves_the_next_counts_too(monkeypatch: pytest.MonkeyPat
     paths = []
 
     def keep(*arguments: object, **options: object) -> ContourPath | None:
-        paths.append(choose(*arguments, **options))  # type: ignore[arg-type]
-        return paths[-1]
+        if chosen := choose(*arguments, **options):  # type: ignore[arg-type]
+            paths.append(chosen)
+        return chosen
 
     monkeypatch.setattr(growing, "choose", keep)
     fresh = curve.upper_curve(GrowingSampled(NOTHING, extra, _alone), counts, log_delta, floor)
