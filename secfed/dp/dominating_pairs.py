@@ -171,6 +171,5 @@ def _law(event: Event, adjacency: Adjacency, direction: Direction) -> Law | None
         return None
     directions, rate, noise = _noise_pair(event, adjacency, float(release.noise_multiplier))
     its, laplace = direction if direction in directions else directions[0], isinstance(release, Laplace)
-    if noise < (_LEAST_LAPLACE if laplace else _LEAST_GAUSSIAN) or (laplace and its == "replace"):
-        return None
-    return NoiseLaw(noise, rate, its, laplace=laplace)
+    tiny = noise < (_LEAST_LAPLACE if laplace else _LEAST_GAUSSIAN)
+    return None if tiny else NoiseLaw(noise, rate, its, laplace=laplace)

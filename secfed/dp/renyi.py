@@ -2,43 +2,37 @@
 
 The Renyi divergence of order `1 + b` of a release, times b, is the logarithm K(b) of a moment. Moments multiply under
 composition, and each order gives an upper bound on epsilon; the smallest one counts. Everything here is an upper bound
-on K in both directions, including numerical errors, and shares no code with the other engines.
+on K in both directions, including numerical errors.
 
-* Gaussian and Laplace: closed forms. Sampled: the moment of the dominating pair, by the trapezoid rule on the whole
-  line (the integrand is analytic, so the error falls exponentially with the number of nodes; it is added) or by
-  Gauss-Legendre on the pieces of a Laplace density. Tiny moments are integrated as `u^a - 1 - a(u - 1)`, which is never
-  negative, so nothing cancels.
-* Pairs of few losses and bounded range: closed forms; sampled: finite sums.
+* Gaussian and Laplace: closed forms.
+* Sampled Gaussian noise: the moment of the dominating pair by the trapezoid rule on the whole line. The integrand is
+  analytic, so the error falls exponentially with the number of nodes; it is added.
+* Sampled Laplace noise, and pairs of few losses: sums over the losses of their law, see `dominating_pairs`.
+* Bounded range: a closed form.
 * Sums of integers: published bounds; a general theorem covers sampling. K is convex, which gives orders between whole
   numbers.
 """
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
+from secfed.dp.dominating_pairs import laws
 from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
 from secfed.dp.likelihood import log_mixture
 from secfed.dp.mechanisms import ExponentialMechanism, Proved, ZeroConcentrated
 from secfed.dp.mixtures import GaussianMixture
-from secfed.dp.renyi_mixtures import mixture_moment
-from secfed.dp.renyi_pairs import (
-    Array,
-    ReplacedPair,
-    SampledPair,
-    SwappedPair,
-    exp_rest,
-    finite_bound,
-    log_expm1,
-    pair_bound,
-)
-from secfed.dp.responses import geometric, responses, sampled, take_off
+from secfed.dp.renyi_pairs import exp_rest, fixed_size_moment, law_moment, log_expm1, mixture_moment
+from secfed.dp.responses import take_off
 from secfed.errors import ConfigError, UnsupportedEventError
 
+Array = npt.NDArray[np.float64]
+Side = Literal["remove", "add", "replace"]
 # Largest order for which the general theorem's sum is computed; above it only convexity is used.
 _MOST_TERMS = 600
 
@@ -169,11 +163,19 @@ def _smallest(curve: Callable[[Array], Array], enough: float) -> float:
 
 
 def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
+    """Return K, the larger of both directions."""
     replace, event = adjacency == "replace", kinds.simplified(event)
     if isinstance(event, kinds.NonPrivate):
         return np.full_like(betas, math.inf)
     if isinstance(event, Composed):
         return _total(_merge(event.events, adjacency), adjacency, betas)
+    if isinstance(event, ExponentialMechanism):
+        return _bounded_range(event.epsilon, betas)
+    if isinstance(event, ZeroConcentrated):
+        return np.asarray(betas * (1 + betas) * event.rho)
+    sides: tuple[Side, ...] = ("replace",) if replace else ("remove", "add")
+    if isinstance(event, GaussianMixture):
+        return np.array([mixture_moment(*event.scaled(), float(beta), sides) for beta in betas])
     if isinstance(event, kinds.PoissonSampled | FixedSizeSampled):
         rate, release, fixed = event.sampling_rate, event.event, isinstance(event, FixedSizeSampled)
         assert not isinstance(release, Composed)
@@ -182,35 +184,29 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
         unsampled = _plain(release, shift, betas)
         if rate == 1:
             return unsampled
-        if isinstance(release, Gaussian | Laplace):
-            scale = release.noise_multiplier / (2.0 if fixed else 1.0)
-            pair = ReplacedPair if replace and not fixed else SwappedPair if replace else SampledPair
-            laplace = isinstance(release, Laplace)
-            found = np.array([pair_bound(pair, rate, scale, float(beta), laplace) for beta in betas])
-        elif isinstance(release, DiscreteLaplace):
-            pairs = [sampled(event, adjacency, side) for side in ("remove", "add")]
-            atoms = [each.atoms(0.0) for each in pairs if each is not None]
-            found = np.array([max(finite_bound(*each, float(beta)) for each in atoms) for beta in betas])
+        if isinstance(release, Gaussian):
+            scale, shares = release.noise_multiplier / (2.0 if fixed else 1.0), (1 - rate, rate)
+            if fixed and replace:
+                found = np.array([fixed_size_moment(rate, scale, float(beta)) for beta in betas])
+            else:
+                found = np.array([mixture_moment(scale, (0.0, 1.0), shares, float(beta), sides[:1]) for beta in betas])
+        elif isinstance(release, Laplace | DiscreteLaplace):
+            found = _listed(event, adjacency, betas)
         else:
             found = _general(release, rate, betas, replace=replace, fixed=fixed)
         # The moment is jointly convex in both laws: sampling never makes it larger than this.
         return np.asarray(np.minimum(found, log_mixture(rate, unsampled)))
     if isinstance(event, Proved):
-        return _proved(event, adjacency, betas)
-    if isinstance(event, GaussianMixture):
-        return np.array([mixture_moment(*event.scaled(), float(beta), replace) for beta in betas])
+        return _listed(event, adjacency, betas)
     assert isinstance(event, Release)
     return _plain(event, 2.0 if replace else 1.0, betas)
 
 
-def _proved(event: Proved, adjacency: Adjacency, betas: Array) -> Array:
-    if isinstance(event, ExponentialMechanism):
-        return _bounded_range(event.epsilon, betas)
-    if isinstance(event, ZeroConcentrated):
-        return np.asarray(betas * (1 + betas) * event.rho)
-    mixture = responses(event, adjacency)
-    assert mixture is not None
-    return np.full_like(betas, math.inf) if mixture.lost else mixture.log_moment(betas)
+def _listed(event: Event, adjacency: Adjacency, betas: Array) -> Array:
+    """Return K of a release whose losses are listed; infinite if they are not."""
+    pairs = laws({event: 1}, "replace" if adjacency == "replace" else "add_remove")
+    found = [[law_moment(law, float(beta)) for beta in betas] for ((law, _),) in pairs]
+    return np.max(found, axis=0) if found else np.full_like(betas, math.inf)
 
 
 def _bounded_range(length: float, betas: Array) -> Array:
@@ -234,7 +230,7 @@ def _plain(release: Release, shift: float, betas: Array) -> Array:
     if isinstance(release, Laplace):
         return _laplace(shift / release.noise_multiplier, betas)
     if isinstance(release, DiscreteLaplace):
-        return geometric(release, int(shift)).log_moment(betas)
+        return _listed(release, "replace" if shift > 1 else "add_remove", betas)
     honest, variance = float(release.clients), release.noise_variance
     total, l1, l2 = honest * variance, shift * release.sensitivity_l1, shift * release.sensitivity
     if isinstance(release, kinds.SkellamSum):

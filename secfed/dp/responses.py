@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import expit, logsumexp
+from scipy.special import expit
 
 from secfed.dp.contour.pairs import Array, Pair
 from secfed.dp.events import Adjacency, DiscreteLaplace, Event, FixedSizeSampled, PoissonSampled
@@ -41,27 +40,6 @@ class Responses:
         """Return the pair of distributions, the same in both directions."""
         losses = np.concatenate([self.losses, -self.losses])
         return Pair.of_losses(np.tile(self.weights, 2) * expit(losses), losses, self.lost)
-
-    def log_moment(self, betas: npt.ArrayLike) -> Array:
-        """Return K, b times the Renyi divergence of order 1 + b, given that not everything is revealed.
-
-        For one response it is log(cosh((b + 1/2) l) / cosh(l / 2)). The quotient minus 1 is a product without
-        cancellation: 2 sinh((b + 1) l / 2) sinh(b l / 2) / cosh(l / 2).
-
-        Args:
-            betas: Numbers above 0, `(orders,)`.
-
-        Returns:
-            `(orders,)`, rounded up.
-        """
-        beta = np.asarray(betas, np.float64)[:, None]
-        some = (self.losses > 0) & (self.weights > 0)
-        if not some.any():
-            return np.zeros(len(beta))
-        loss, share = self.losses[some], self.weights[some] / self.weights.sum()
-        terms = np.log(share) + beta * loss - np.log1p(np.exp(-loss))
-        terms += np.log(-np.expm1(-(beta + 1) * loss)) + np.log(-np.expm1(-beta * loss))
-        return np.asarray(np.logaddexp(0.0, logsumexp(terms, axis=1)) * (1 + _INFLATION))
 
 
 def responses(event: Event, adjacency: Adjacency) -> Responses | None:

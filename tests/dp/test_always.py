@@ -136,6 +136,11 @@ def test_one_release_is_never_above_its_moment_bound(rate: float, noise: float, 
     assert 0 < accountant.epsilon(delta) <= accountant.rdp_epsilon(delta) < math.inf
 
 
+def test_epsilon_is_tight_where_moments_are_far_off() -> None:
+    found = poisson(3.2785620092798453e-06, 0.9166988017224543, 2).epsilon(5.0888696247154875e-12, bounds=True)
+    assert 7e-4 < found.lower <= found.upper <= found.lower * 1.0001
+
+
 def test_gaussian_delta_that_underflows_is_above_zero() -> None:
     assert dp.Accountant().compose(dp.Gaussian(1.0)).delta(100.0) > 0
 

@@ -134,6 +134,28 @@ def test_whole_orders_of_the_sampled_laplace_equal_the_binomial_sum() -> None:
             assert found == pytest.approx(float(logsumexp(terms)) / (order - 1), rel=1e-8)
 
 
+@pytest.mark.parametrize(("rate", "scale"), [(0.01, 1.0), (0.5, 0.5), (1e-4, 3.0)])
+def test_moments_of_sampled_laplace_noise_are_those_of_its_dominating_pair(rate: float, scale: float) -> None:
+    x, step = np.linspace(-60, 60, 1_200_001, retstep=True)
+    density = np.exp(-np.abs(x) / scale) / (2 * scale)
+    one, other = (rate * np.expm1((np.abs(x) - np.abs(x - sign)) / scale) for sign in (1, -1))
+    fixed = FixedSizeSampled(round(rate * 10**4), 10**4, Laplace(2 * scale))
+    for order in ORDERS[:5]:
+        remove = density * ((1 + one) ** order - 1 - order * one)
+        ratio = (one - other) / (1 + other)
+        replace = density * (1 + other) * ((1 + ratio) ** order - 1 - order * ratio)
+        swap = np.where(x > 0.5, density * ((1 + one) ** order + (1 + one) ** (1 - order) - 2 - one), 0.0)
+        cases: list[tuple[Event, Adjacency, Array]] = [
+            (PoissonSampled(rate, Laplace(scale)), "replace", replace),
+            (fixed, "add_remove", remove),
+            (fixed, "replace", swap),
+        ]
+        for event, adjacency, terms in cases:
+            exact = math.log1p(float(terms.sum()) * step) / (order - 1)
+            found = renyi.moments(event, adjacency, [order])[0]
+            assert exact * (1 - 1e-5) <= found <= exact * (1 + 1e-5), (event, adjacency, order)
+
+
 def test_replacing_in_sampled_laplace_noise_lies_between_adding_and_the_convexity_bound() -> None:
     for event in (PoissonSampled(0.1, Laplace(2.0)), FixedSizeSampled(1, 10, Laplace(2.0))):
         replace, add = (renyi.moments(event, adjacency, ORDERS) for adjacency in ("replace", "add_remove"))

@@ -221,6 +221,22 @@ def test_one_sampled_laplace_release_holds_the_closed_form_between_its_bounds() 
     assert lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= upper <= lower + 1e-4 * exact
 
 
+def test_replacing_in_sampled_laplace_noise_equals_the_integral_and_no_other_replacement_is_worse() -> None:
+    rate, scale, epsilon = 0.3, 0.7, 0.4
+    x = np.linspace(-40.0, 40.0, 800_001)
+
+    def delta(client: float, other: float) -> float:
+        noise, first, second = (np.exp(-np.abs(x - center) / scale) / (2 * scale) for center in (0.0, client, other))
+        more = (1 - rate) * noise + rate * first - math.exp(epsilon) * ((1 - rate) * noise + rate * second)
+        return float(np.maximum(more, 0.0).sum() * (x[1] - x[0]))
+
+    exact = delta(1.0, -1.0)
+    lower, upper = bounds_delta([(PoissonSampled(rate, Laplace(scale)), 1)], "replace", epsilon)
+    assert lower <= exact * (1 + 1e-7) and exact * (1 - 1e-7) <= upper <= lower + 1e-4 * exact
+    for client, other in ((1.0, 0.0), (0.0, -1.0), (0.8, -1.0), (1.0, -0.6)):
+        assert delta(client, other) <= upper
+
+
 def test_replacing_a_sampled_client_equals_the_integral_and_no_other_replacement_is_worse() -> None:
     rate, noise = 0.4, 0.8
     grid = np.linspace(-6, 6, 601)
@@ -259,6 +275,7 @@ CASES: list[tuple[list[tuple[Event, int]], Adjacency]] = [
     ([(FixedSizeSampled(1, 20, Gaussian(2.0)), 50), (Gaussian(30.0), 10)], "replace"),
     ([(PoissonSampled(0.1, Laplace(1.0)), 20), (Laplace(10.0), 5)], "add_remove"),
     ([(FixedSizeSampled(1, 10, Laplace(2.0)), 20)], "replace"),
+    ([(PoissonSampled(0.1, Laplace(2.0)), 20)], "replace"),
 ]
 
 
@@ -303,7 +320,7 @@ def test_events_without_a_law_are_left_to_moments() -> None:
     cases: list[tuple[Event, Adjacency]] = [
         (total, "add_remove"),
         (PoissonSampled(0.1, total), "add_remove"),
-        (PoissonSampled(0.1, Laplace(1.0)), "replace"),
+        (PoissonSampled(0.1, total), "replace"),
     ]
     for event, adjacency in cases:
         assert directions([(Gaussian(1.0), 1), (event, 1)], adjacency) == ()

@@ -93,12 +93,34 @@ def _block(
         upper[np.isinf(upper) & (floor >= most)] = most
         if shared:
             solve_on(shared, last_guess)
-    # Shared contours suit the larger counts of a block better than the smaller ones.
-    suits = False
-    for i in np.flatnonzero(np.isinf(upper)):
-        if not suits or np.isinf(wide[i]):
+    rest = np.flatnonzero(np.isinf(upper))
+    # Shared contours suit the larger counts of a block better than the smaller ones: from this row on, they do.
+    suited = len(rest)
+
+    def ask(row: int) -> float:
+        """Solve a row alone, unless that did not help a smaller count."""
+        nonlocal suited
+        i = rest[row]
+        if row < suited or np.isinf(wide[i]):
             alone = growing.alone(float(counts[i]), float(log_delta[i]))
-            suits = bool(wide[i] <= alone * (1 + _NO_BETTER))
+            if wide[i] <= alone * (1 + _NO_BETTER):
+                suited = min(suited, row)
             wide[i] = min(wide[i], alone)
         upper[i] = wide[i]
+        return float(max(upper[i], floor[i]))
+
+    def ask_between(first: int, last: int, low: float, high: float) -> None:
+        """Solve the rows between two that have close bounds, by halves: fewer releases reveal no more."""
+        if last - first > 1 and close(np.array(2 * low - high), np.array(high)):
+            upper[rest[first + 1 : last]] = high
+        elif last - first > 1:
+            middle = (first + last) // 2
+            value = ask(middle)
+            ask_between(first, middle, low, value)
+            ask_between(middle, last, value, high)
+
+    if len(rest):
+        low = ask(0)
+    if len(rest) > 1:
+        ask_between(0, len(rest) - 1, low, ask(len(rest) - 1))
     return upper, shared

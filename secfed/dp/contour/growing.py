@@ -164,7 +164,8 @@ class GrowingSampled:
 
         path = choose(last, moments, guess, end, _GOAL, doubtful=not known, smallest=smallest(guess))
         if path is None and not known:
-            if floor > 0:
+            # Near the sum of the releases' total variations, epsilon is often 0.
+            if floor > 0 or end > np.log(last.variation) - 2:
                 bounds = smooth(last, end, _ROUGH, (0.0, most))
                 guess, most = between(bounds), min(most, bounds[1])
                 yield Attempt(None, guess, most)

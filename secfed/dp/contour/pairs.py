@@ -22,6 +22,7 @@ _BEYOND = 1e-50
 # Gauss-Legendre nodes and weights, and the most that z times the loss may change on a piece.
 _GAUSS = np.polynomial.legendre.leggauss(16)
 _TURN = 8.0
+_LOG_2 = math.log(2)
 # Relative error of a mass from quadrature and exponentials.
 MASS_ERROR = 4e-14
 
@@ -217,7 +218,8 @@ class NoiseLaw:
         """Return the edges of pieces of a range of noise values."""
         # The client's effect on the loss sets in within scale^2.
         piece = self.scale / 2 if self.laplace else min(self.scale / 2, self.scale**2)
-        return np.linspace(low, high, max(1, math.ceil((high - low) / piece)) + 1)
+        # An even number, so that the middle is an edge: there is the peak of Laplace noise under "replace".
+        return np.linspace(low, high, 2 * max(1, math.ceil((high - low) / piece / 2)) + 1)
 
     def _steps(self, order: float, lowest: float) -> npt.NDArray[np.int64]:
         """Return how many parts each piece is cut into."""
@@ -239,24 +241,21 @@ class NoiseLaw:
         points, weights = _GAUSS
         x = (left + half * (1 + points)).ravel()
         log_density = np.log((half * weights).ravel())
-        if self.laplace:
-            ends = np.array([1.0, -1.0]) / self.scale
-            w = np.append((2 * x - 1) / self.scale, ends)
-            log_density -= x / self.scale + math.log(2 * self.scale)
-            log_density = np.append(log_density, math.log(0.5) - np.maximum(ends, 0.0))
+        if self.laplace:  # beyond the ends the loss is constant
+            x = np.append(x, self._edges[[0, -1]])
+            log_density = np.append(log_density - math.log(self.scale), [0.0, 0.0]) - np.abs(x) / self.scale - _LOG_2
         else:
-            w = (x - 0.5) / self.scale**2
             log_density -= (x / self.scale) ** 2 / 2 + math.log(self.scale * math.sqrt(2 * math.pi))
         if self.direction == "fixed_size":
-            w, log_density = w[w > 0], log_density[w > 0]
-        above = self._gain(w)
+            some = x > 0.5
+            x, log_density = x[some], log_density[some]
+        above = self._gain(self._ratio(x))
         if self.direction == "add":
             return np.exp(log_density), -above
-        losses = above if self.direction != "replace" else above - self._gain(-w - 1 / self.scale**2)
         if self.direction != "fixed_size":
-            return np.exp(log_density + above), losses
+            return np.exp(log_density + above), self._losses_at(x) if self.direction == "replace" else above
         masses = np.exp(np.append(log_density + above, log_density))
-        return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([losses, -losses, [0.0]])
+        return np.append(masses, max(0.0, 1 - masses.sum())), np.concatenate([above, -above, [0.0]])
 
     def delta(self, epsilon: float) -> tuple[float, float] | None:
         """Return bounds on delta of one release at an epsilon of at least 0, or None without a closed form.
@@ -287,12 +286,16 @@ class NoiseLaw:
 
     def _losses_at(self, x: Array) -> Array:
         """Return the loss at these noise values; for `fixed_size`, the nonnegative one."""
-        w = (2 * x - 1) / self.scale if self.laplace else (x - 0.5) / self.scale**2
+        above = self._gain(self._ratio(x))
         if self.direction == "add":
-            return -self._gain(w)
-        if self.direction == "replace":
-            return self._gain(w) - self._gain(-w - 1 / self.scale**2)
-        return self._gain(w)
+            return -above
+        return above - self._gain(self._ratio(-x)) if self.direction == "replace" else above
+
+    def _ratio(self, x: Array) -> Array:
+        """Return w at these noise values."""
+        if self.laplace:
+            return np.asarray(np.clip(2 * x - 1, -1.0, 1.0) / self.scale)
+        return np.asarray((x - 0.5) / self.scale**2)
 
     def _gain(self, w: Array) -> Array:
         """Return the log of the density with the client divided by the density of the noise alone."""

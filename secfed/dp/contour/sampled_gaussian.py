@@ -29,6 +29,8 @@ _KIND_WORK = 3e5
 _GUESSES, _KINDS = np.geomspace(1e-9, 1e3, 241), 8
 # Relative gap above which a smoothed contour is tried too.
 _WIDE = 1e-3
+# Ratio of known bounds between which it starts.
+_CLOSE_ENOUGH = 3.0
 # Its target relative gap, and the most by which capped losses may raise delta.
 _FINE_GAP = 1e-5
 _MOST_EXCESS = 1e-6
@@ -187,8 +189,10 @@ def smooth(
     if found is None:
         return -np.inf, np.inf
     middle = (known[0] + most) / 2
-    near = most - known[0] <= 0.1 * middle
-    low, high = smoothed.epsilon_bounds(found.pairs, log_delta, gap, middle if near else None, found.excess)
+    start = middle if known[0] > 0 and most <= _CLOSE_ENOUGH * known[0] else None
+    if start is None and gap < _WIDE:
+        start = min(max(rare_guess(releases, log_delta), known[0]), most)
+    low, high = smoothed.epsilon_bounds(found.pairs, log_delta, gap, start, found.excess)
     return min(low, most), high
 
 

@@ -272,7 +272,7 @@ def test_rows_are_not_asked_alone_where_that_does_not_help(monkeypatch: pytest.M
     asked.clear()
     monkeypatch.setattr(curve, "_NO_BETTER", -0.5)
     curve._block(sampled, counts, log_delta, np.zeros(20), np.zeros(2), None)
-    assert asked == counts.tolist()
+    assert sorted(asked) == counts.tolist()
 
 
 def test_curves_where_a_part_has_other_pairs_than_the_whole() -> None:
@@ -303,6 +303,23 @@ def test_a_curve_of_any_kind_shares_contours() -> None:
     found = curve.upper_curve(GrowingPairs([], [(pair, 1)], alone), counts, np.full(40, LOG_DELTA), np.zeros(40))
     assert asked == [1]
     assert found[[4, 39]] == pytest.approx([alone(5), alone(40)], rel=1e-5)
+
+
+def test_a_value_serves_the_counts_before_it_where_all_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra, asked = Releases((laws("remove", 0.01, 1.1, 1.0),), 0.0), list[float]()
+
+    def alone(releases: Releases, log_delta: float, goal: float) -> tuple[float, float]:
+        count = float(releases.laws[0].count[0])
+        asked.append(count)
+        return 0.0, max(0.0, 2e-8 * (count - 300))
+
+    monkeypatch.setattr(growing.GrowingSampled, "contours", lambda *_: iter(()))
+    monkeypatch.setattr(growing.GrowingSampled, "settled", lambda self, counts, *_: np.full(len(counts), math.inf))
+    counts = np.arange(1.0, 1001.0)
+    found = curve.upper_curve(GrowingSampled(NOTHING, extra, alone), counts, np.full(1000, LOG_DELTA), np.zeros(1000))
+    true = np.maximum(0.0, 2e-8 * (counts - 300))
+    assert (found >= true).all() and growing.close(true, found).all()
+    assert len(asked) == len(set(asked)) and len(asked) < 100
 
 
 def test_a_long_contour_serves_the_next_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
