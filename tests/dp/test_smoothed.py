@@ -275,7 +275,7 @@ CASES: list[tuple[list[tuple[Event, int]], Adjacency]] = [
     ([(FixedSizeSampled(1, 20, Gaussian(2.0)), 50), (Gaussian(30.0), 10)], "replace"),
     ([(PoissonSampled(0.1, Laplace(1.0)), 20), (Laplace(10.0), 5)], "add_remove"),
     ([(FixedSizeSampled(1, 10, Laplace(2.0)), 20)], "replace"),
-    ([(PoissonSampled(0.1, Laplace(2.0)), 20)], "replace"),
+    ([(PoissonSampled(0.1, Laplace(2.0)), 300)], "replace"),
 ]
 
 
