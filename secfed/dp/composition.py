@@ -1,4 +1,4 @@
-"""A prepared composition: picks the engine that is exact for it."""
+"""A prepared composition: an engine for each direction, and the answer that they give together."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,17 +8,15 @@ from typing import TypeVar
 import numpy as np
 
 from secfed.dp import renyi
-from secfed.dp.closed_forms import GaussianProfile, SingleProfile
-from secfed.dp.contour import sampled_gaussian, smoothed
-from secfed.dp.contour.capped import capped
+from secfed.dp.closed_forms import SingleProfile
 from secfed.dp.contour.curve import upper_curve
 from secfed.dp.contour.growing import Growing, GrowingPairs, GrowingSampled
 from secfed.dp.contour.integral import WarmStart
-from secfed.dp.contour.inversion import Profile, epsilon_of
-from secfed.dp.contour.moments import Moments, NoOrderError, Releases
-from secfed.dp.contour.pairs import Law
+from secfed.dp.contour.inversion import epsilon_of
+from secfed.dp.contour.moments import Releases
 from secfed.dp.contour.privacy_loss import Direction, Laws, Reals
 from secfed.dp.dominating_pairs import gaussian_pair, laws, unsampled, weaker
+from secfed.dp.engines import Engine, GaussianEngine, PairsEngine
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -39,8 +37,6 @@ _TIGHT = 1e-6
 _FARTHEST = 1e15
 # Relative gap above which a single release may give a better lower value.
 _WIDE = 0.1
-# By how much capped losses may raise delta, relative to it.
-_EXCESS = 1e-7
 # Releases with a largest finite loss; for a larger epsilon, delta is the probability of an infinite loss.
 _BOUNDED = Laplace | DiscreteLaplace | ApproximateDP | RandomizedResponse | ExponentialMechanism
 
@@ -52,16 +48,14 @@ class Composition:
     Attributes:
         adjacency: Which data sets are adjacent.
         events: What is composed, with `Composed` flattened.
-        directions: The pairs of distributions to compare, one or two; empty with noise other than Gaussian.
-        pairs: The same for any kind of law, used with other releases; empty if only moments are known.
+        engines: One for each direction, one or two; empty if only moments are known.
         slack: Bound on |log ratio| of the true probabilities to those of the law accounted for.
         exact: Whether the pairs are exactly those of the releases; if not, they only bound them.
     """
 
     adjacency: Adjacency
     events: dict[Event, int]
-    directions: tuple[Releases, ...] = field(repr=False)
-    pairs: tuple[list[tuple[Law, int]], ...] = field(repr=False)
+    engines: tuple[Engine, ...] = field(repr=False)
     slack: float
     exact: bool
 
@@ -96,15 +90,12 @@ class Composition:
         if lattice and pairs:  # the exact laws of the sums, not their bounds
             exact = not any(isinstance(event, ExponentialMechanism) for event in flat)
             moments_only, slack = True, 0.0
-        directions: tuple[Releases, ...] = ()
-        if not moments_only:
-            directions = tuple(
-                Releases(
-                    tuple(_laws(names[side % len(names)], rows) for names, rows in groups.items()), square_distance
-                )
-                for side in range(max(map(len, groups), default=1))
-            )
-        return cls(adjacency, flat, directions, pairs, slack, exact)
+        if moments_only:
+            return cls(adjacency, flat, tuple(map(PairsEngine, pairs)), slack, exact)
+        sides = range(max(map(len, groups), default=1))
+        listed = ([_laws(names[side % len(names)], rows) for names, rows in groups.items()] for side in sides)
+        engines = tuple(GaussianEngine(Releases(tuple(some), square_distance)) for some in listed)
+        return cls(adjacency, flat, engines, slack, exact)
 
     @property
     def private(self) -> bool:
@@ -131,30 +122,21 @@ class Composition:
             return 0.0, 0.0
         if not self.private:
             return math.inf, math.inf
-        if not self.directions:
-            moments = renyi.epsilon(self.events.items(), self.adjacency, delta)
-            low, high = 0.0, 0.0 if self.pairs else math.inf
-            for pairs in self.pairs:
-                if low and smoothed.at_most(pairs, low, delta):
-                    continue
-                found = _pairs_epsilon(pairs, math.log(delta), moments)
-                low, high = max(low, found[0]), max(high, found[1])
-            high = min(high, moments)
-            return min(low if self.exact else self._epsilon_below(delta) if below else 0.0, high), high
+        most = math.inf if self._gaussian else renyi.epsilon(self.events.items(), self.adjacency, delta)
         # Ratios within exp(slack): (epsilon, delta) becomes (epsilon + 2 slack, exp(slack) delta).
         log_delta = math.log(delta) - self.slack
-        low, high = 0.0, 0.0
-        for i, direction in enumerate(self.directions):
-            if high and _chernoff(direction, low, log_delta) <= log_delta:
+        low, high = 0.0, 0.0 if self.engines else math.inf
+        for engine, start in zip(self.engines, starts or (None, None), strict=False):
+            if high and engine.at_most(low, math.exp(log_delta)):
                 continue
-            found = _epsilon(direction, log_delta, start=starts[i] if starts else None)
+            found = engine.epsilon(log_delta, most, start)
             low, high = max(low, found[0]), max(high, found[1])
-        high += 2 * self.slack
-        if high == math.inf or high - low > _TIGHT * high:
+        high = min(high + 2 * self.slack, most)
+        if self._gaussian and (high == math.inf or high - low > _TIGHT * high):
             high = min(high, renyi.epsilon(self.events.items(), self.adjacency, delta))
         if not self.exact:
             return min(self._epsilon_below(delta) if below else 0.0, high), high
-        return (min(max(low, self.floor(delta)), high) if high - low > _WIDE * high else low), high
+        return min(max(low, self.floor(delta)) if high - low > _WIDE * high else low, high), high
 
     def delta(self, epsilon: float, starts: Sequence[WarmStart] = (), *, below: bool = False) -> tuple[float, float]:
         """Return lower and upper bounds on delta; for `starts` and `below` see `epsilon`."""
@@ -166,32 +148,21 @@ class Composition:
         tiny = math.ulp(0.0)
         if epsilon > _FARTHEST:
             return 0.0, max(renyi.delta(self.events.items(), self.adjacency, _FARTHEST), tiny)
-        if not self.directions:
-            moments, both = renyi.delta(self.events.items(), self.adjacency, epsilon), starts or (None, None)
-            low, high = 0.0, 0.0 if self.pairs else 1.0
-            for pairs, start in zip(self.pairs, both, strict=False):
-                if low and smoothed.at_most(pairs, epsilon, low):
-                    continue
-                found = _pairs_delta(pairs, epsilon, moments, start)
-                low, high = max(low, found[0]), max(high, found[1])
-            bounded = all(isinstance(unsampled(event), _BOUNDED) for event in self.events)
-            high = max(0.0 if bounded else tiny, min(high, moments))
-            return min(max(0.0, low) if self.exact else self._delta_below(epsilon) if below else 0.0, high), high
-        low, high = -math.inf, -math.inf
-        for i, direction in enumerate(self.directions):
-            at = max(epsilon - 2 * self.slack, 0.0)
-            if high >= 0:
-                # No other direction can be worse.
-                break
-            if high > -math.inf and _chernoff(direction, at, low) <= low:
+        moments = 1.0 if self._gaussian else renyi.delta(self.events.items(), self.adjacency, epsilon)
+        at, low, high = max(epsilon - 2 * self.slack, 0.0), 0.0, 0.0 if self.engines else 1.0
+        for engine, start in zip(self.engines, starts or (None, None), strict=False):
+            # No other direction can be worse than 1.
+            if high >= 1 or (high and engine.at_most(at, low)):
                 continue
-            found = _delta(direction, at, starts[i] if starts else None)
+            found = engine.delta(at, moments, start)
             low, high = max(low, found[0]), max(high, found[1])
-        high = min(high + self.slack, 0.0, math.log(max(one.variation for one in self.directions)) + self.slack)
-        least, most = (math.exp(low) if self.exact else self._delta_below(epsilon) if below else 0.0), math.exp(high)
-        if not high - low <= _TIGHT:
+        variation = max((engine.variation for engine in self.engines), default=1.0)
+        most = min(min(high, variation) * math.exp(self.slack), moments, 1.0)
+        if self._gaussian and not high - low <= _TIGHT * high:
             most = min(most, renyi.delta(self.events.items(), self.adjacency, epsilon))
-        return least, max(most, tiny)
+        bounded = all(isinstance(unsampled(event), _BOUNDED) for event in self.events)
+        least = low if self.exact else self._delta_below(epsilon) if below else 0.0
+        return min(least, most), max(most, 0.0 if bounded else tiny)
 
     def _epsilon_below(self, delta: float) -> float:
         """Return a lower bound on epsilon, from releases that reveal no more than these."""
@@ -216,8 +187,7 @@ class Composition:
                 kept.append((found[0], count))
                 slack += count * found[1]
         composed = Composition.of(kept, self.adjacency)
-        known = composed.exact and (composed.directions or composed.pairs)
-        return (composed, slack) if known and slack < 1 else None
+        return (composed, slack) if composed.exact and composed.engines and slack < 1 else None
 
     def floor(self, delta: float) -> float:
         """Return a cheap lower bound on epsilon: an observer of all releases sees each of them."""
@@ -230,15 +200,14 @@ class Composition:
     def _alone(self) -> Iterator[SingleProfile]:
         """Yield the profiles of some of the sampled releases, each on its own."""
         if self.private and self.exact:
-            for laws in (laws for direction in self.directions for laws in direction.laws):
+            for laws in (laws for releases in self._releases for laws in releases.laws):
                 for rate, noise in zip(laws.rate[:8], laws.noise[:8], strict=True):
                     yield SingleProfile(laws.direction, float(rate), float(noise))
 
     def nothing(self, delta: float) -> bool:
         """Return whether the releases' total variation shows that epsilon is 0."""
-        if not (self.private and self.directions and self.exact):
-            return False
-        return math.log(max(direction.variation for direction in self.directions)) <= math.log(delta)
+        known = self.private and self.engines and self.exact
+        return bool(known and max(engine.variation for engine in self.engines) <= delta)
 
     def ceiling(self, delta: float, enough: float = 0.0) -> float:
         """Return a cheap upper bound on epsilon; the search stops at `enough`."""
@@ -257,9 +226,10 @@ class Composition:
 
         counts = np.arange(1.0, count + 1)
         # Each part may have Gaussian pairs although the whole has none, and the reverse.
-        gaussian = _paired(self.directions, step.directions) if after.directions else []
-        pairs = _paired(laws(self.events, self.adjacency), laws(step.events, self.adjacency)) if after.pairs else []
-        growing: list[Growing] = [GrowingSampled(*both, _epsilon) for both in gaussian]
+        gaussian = _paired(self._releases, step._releases) if after._gaussian else []
+        others = after.engines and not after._gaussian
+        pairs = _paired(laws(self.events, self.adjacency), laws(step.events, self.adjacency)) if others else []
+        growing: list[Growing] = [GrowingSampled(*both, _bounds) for both in gaussian]
         growing += [GrowingPairs(*both, alone) for both in pairs]
         if not growing:
             return np.array([alone(i + 1) for i in range(count)])
@@ -267,7 +237,7 @@ class Composition:
         best = np.zeros(count)
         for one in growing:
             best = np.maximum(best, upper_curve(one, counts, math.log(delta) - slacks, best))
-        if not (after.exact or after.directions):
+        if not (after.exact or after._gaussian):
             # Moments may be smaller than those of the pairs, which are only bounds.
             more = (self.with_event(event, i + 1).events.items() for i in range(count))
             best = np.minimum(best, [renyi.epsilon(events, self.adjacency, delta) for events in more])
@@ -279,9 +249,18 @@ class Composition:
         Raises:
             UnsupportedEventError: There are other events.
         """
-        if len(self.directions) != 1 or self.directions[0].laws or not self.exact or not self.private:
+        if len(self._releases) != 1 or self._releases[0].laws or not self.exact or not self.private:
             raise UnsupportedEventError("mu is exact for unsampled Gaussian releases only, found other events")
-        return math.sqrt(self.directions[0].gaussian)
+        return math.sqrt(self._releases[0].gaussian)
+
+    @property
+    def _releases(self) -> list[Releases]:
+        """The directions of Gaussian noise, if there is no other."""
+        return [engine.releases for engine in self.engines if isinstance(engine, GaussianEngine)]
+
+    @property
+    def _gaussian(self) -> bool:
+        return bool(self._releases)
 
 
 def _flatten(events: Iterable[tuple[Event, int]], times: int, into: dict[Event, int]) -> None:
@@ -304,67 +283,5 @@ def _paired(base: Sequence[Kind], extra: Sequence[Kind]) -> list[tuple[Kind, Kin
     return [(base[min(side, len(base) - 1)], extra[min(side, len(extra) - 1)]) for side in sides]
 
 
-def _profile(releases: Releases) -> Profile | None:
-    """Return a closed form, if there is one."""
-    if not releases.laws:
-        return GaussianProfile(math.sqrt(releases.gaussian))
-    if releases.gaussian == 0 and len(releases.laws) == 1 and len(releases.laws[0]) == 1:
-        law = releases.laws[0]
-        if law.count[0] == 1:
-            return SingleProfile(law.direction, float(law.rate[0]), float(law.noise[0]))
-    return None
-
-
-def _epsilon(
-    releases: Releases, log_delta: float, goal: float = sampled_gaussian.GOAL, start: WarmStart | None = None
-) -> tuple[float, float]:
-    if math.log(releases.variation) <= log_delta:
-        return 0.0, 0.0
-    profile = _profile(releases)
-    if profile is None:
-        low, high = sampled_gaussian.epsilon_bounds(releases, log_delta, goal, start)
-    else:
-        low, high = epsilon_of(profile, log_delta)
-    return max(low, 0.0), max(high, 0.0)
-
-
-def _pairs_epsilon(pairs: smoothed.Pairs, log_delta: float, most: float) -> tuple[float, float]:
-    """Return bounds on epsilon of any pairs, from a known upper bound."""
-    found = capped(pairs, log_delta, most, _EXCESS)
-    if not found:
-        return smoothed.epsilon_bounds(pairs, log_delta)
-    low, high = smoothed.epsilon_bounds(found.pairs, log_delta, excess=found.excess)
-    return min(low, most), high
-
-
-def _pairs_delta(pairs: smoothed.Pairs, epsilon: float, most: float, start: WarmStart | None) -> tuple[float, float]:
-    """Return bounds on delta of any pairs, from a known upper bound."""
-    # Noise that is left out must be rare also where delta is tiny: about 1e-50, as in `NoiseLaw`.
-    rare = min(math.log(max(most, 1e-300)) - 10.0, -99.0)
-    # A contour that a search uses again must suit every epsilon.
-    found = None if start else capped(pairs, rare, epsilon, _EXCESS)
-    if not found:
-        return smoothed.delta_bounds(pairs, epsilon, start)
-    low, high = smoothed.delta_bounds(found.pairs, epsilon)
-    return low * (1 - found.excess), high
-
-
-def _delta(releases: Releases, epsilon: float, start: WarmStart | None) -> tuple[float, float]:
-    profile = _profile(releases)
-    if profile is None:
-        return sampled_gaussian.delta_bounds(releases, epsilon, start)
-    low, high = profile.bounds(np.array([epsilon]))
-    return float(low[0]), float(high[0])
-
-
-def _chernoff(releases: Releases, epsilon: float, enough: float) -> float:
-    """Bound the logarithm of delta(epsilon) cheaply, to show that a direction does not matter."""
-    profile = _profile(releases)
-    if profile is not None:
-        return float(profile.bounds(np.array([epsilon]))[1][0])
-    if epsilon <= 0:
-        return 0.0
-    try:
-        return float(Moments.of(releases, None, epsilon, enough).exponent(epsilon).min())
-    except NoOrderError:
-        return 0.0
+def _bounds(releases: Releases, log_delta: float, goal: float) -> tuple[float, float]:
+    return GaussianEngine(releases).epsilon(log_delta, goal=goal)

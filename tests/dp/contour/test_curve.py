@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from secfed.dp.accountant import Accountant
-from secfed.dp.composition import _epsilon as _alone
 from secfed.dp.contour import curve, growing, path, smoothed
 from secfed.dp.contour.growing import GrowingPairs, GrowingSampled
 from secfed.dp.contour.integral import build
@@ -15,7 +14,8 @@ from secfed.dp.contour.moments import Moments, Releases
 from secfed.dp.contour.pairs import NoiseLaw
 from secfed.dp.contour.path import ContourPath, adapted, choose
 from secfed.dp.contour.privacy_loss import Direction, Reals
-from secfed.dp.contour.sampled_gaussian import rare_guess
+from secfed.dp.contour.sampled_gaussian import GOAL, rare_guess
+from secfed.dp.engines import GaussianEngine
 from secfed.dp.events import (
     Adjacency,
     Composed,
@@ -37,6 +37,10 @@ BASES = {
     "sampled": Releases((laws("remove", 1e-3, 0.85, 1.0),), 1e-9),
 }
 LOG_DELTA = math.log(1e-5)
+
+
+def _alone(releases: Releases, log_delta: float, goal: float = GOAL) -> tuple[float, float]:
+    return GaussianEngine(releases).epsilon(log_delta, goal=goal)
 
 
 @pytest.mark.parametrize("base", ["nothing", "gaussian", pytest.param("sampled", marks=pytest.mark.slow)])
