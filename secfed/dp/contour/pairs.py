@@ -51,11 +51,16 @@ class Law(Protocol):
     def size(self, order: float, lowest: float = -math.inf) -> int:
         """Return about how many atoms there are."""
 
+    def delta(self, epsilon: float) -> tuple[float, float] | None:
+        """Return bounds on delta of one release at an epsilon of at least 0, or None without a closed form."""
+
     def variation(self) -> float:
         """Return an upper bound on delta(0), the total variation of P and Q."""
+        found = self.delta(0.0)
+        return found[1] if found else 1.0
 
 
-class Pair:
+class Pair(Law):
     """An explicit pair of distributions on finitely many outcomes.
 
     Args:
@@ -129,12 +134,8 @@ class Pair:
         error = MASS_ERROR * value + 4e-16 * float((masses * (1 + losses + epsilon)).sum())
         return max(0.0, value - error), min(1.0, value + error)
 
-    def variation(self) -> float:
-        """Return an upper bound on delta(0)."""
-        return self.delta(0.0)[1]
 
-
-class RangeLaw:
+class RangeLaw(Law):
     """Loss with density e^{l/2} on [-length, length]: the worst case for losses in an interval of that length.
 
     Args:
@@ -176,12 +177,8 @@ class RangeLaw:
         error = 4e-16 * self.most / whole + 1e-14 * value
         return max(0.0, value - error), min(1.0, value + error)
 
-    def variation(self) -> float:
-        """Return an upper bound on delta(0)."""
-        return self.delta(0.0)[1]
 
-
-class NoiseLaw:
+class NoiseLaw(Law):
     """Loss of sampled noise; F(m) is the noise centered at m, and w is log F(1)/F(0).
 
     Args:
@@ -360,6 +357,4 @@ class MixtureLaw(NoiseLaw):
         error = 1e-15 * most * (8 + abs(first) + abs(second) + 2 * epsilon)
         return max(0.0, value - error), min(1.0, value + error + self.infinite)
 
-    def variation(self) -> float:
-        """Return an upper bound on delta(0)."""
-        return self.delta(0.0)[1]
+    variation = Law.variation  # not that of a single center

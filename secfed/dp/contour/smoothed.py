@@ -15,7 +15,7 @@ from secfed.dp.contour.cgf import Cgf, log1p, relative, waves
 from secfed.dp.contour.integral import Contour, WarmStart, assemble
 from secfed.dp.contour.inversion import solve
 from secfed.dp.contour.moments import Moments, NoOrderError, log_chernoff
-from secfed.dp.contour.pairs import MASS_ERROR, Law, NoiseLaw, Pair, RangeLaw
+from secfed.dp.contour.pairs import MASS_ERROR, Law
 from secfed.dp.contour.path import ContourPath, frequencies, periods
 from secfed.dp.contour.privacy_loss import Reals
 
@@ -184,7 +184,7 @@ def at_most(pairs: Pairs, epsilon: float, delta: float) -> bool:
 def _alone(pairs: Pairs, epsilon: float) -> tuple[float, float] | None:
     """Return bounds on delta of a single release with a closed form; None otherwise."""
     (law, count), *others = pairs
-    return law.delta(epsilon) if isinstance(law, NoiseLaw | Pair | RangeLaw) and count == 1 and not others else None
+    return law.delta(epsilon) if count == 1 and not others else None
 
 
 def _invert(pairs: Pairs, delta: float) -> tuple[float, float]:
