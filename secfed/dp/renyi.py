@@ -15,6 +15,7 @@ on K in both directions, including numerical errors.
 
 import math
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
 from secfed.dp import events as kinds
+from secfed.dp.contour.pairs import Law
 from secfed.dp.dominating_pairs import laws
 from secfed.dp.events import Adjacency, Composed, DiscreteLaplace, Event, FixedSizeSampled, Gaussian, Laplace, Release
 from secfed.dp.likelihood import log_mixture
@@ -204,9 +206,19 @@ def _log_moment(event: Event, adjacency: Adjacency, betas: Array) -> Array:
 
 def _listed(event: Event, adjacency: Adjacency, betas: Array) -> Array:
     """Return K of a release whose losses are listed; infinite if they are not."""
-    pairs = laws({event: 1}, "replace" if adjacency == "replace" else "add_remove")
-    found = [[law_moment(law, float(beta)) for beta in betas] for ((law, _),) in pairs]
-    return np.max(found, axis=0) if found else np.full_like(betas, math.inf)
+    its: Adjacency = "replace" if adjacency == "replace" else "add_remove"
+    return np.array([_listed_moment(event, its, float(beta)) for beta in betas])
+
+
+@lru_cache(maxsize=1024)
+def _listed_moment(event: Event, adjacency: Adjacency, beta: float) -> float:
+    """Return K at one order, cached because searches ask for the same orders again and again."""
+    return max((law_moment(law, beta) for ((law, _),) in _laws(event, adjacency)), default=math.inf)
+
+
+@lru_cache(maxsize=64)
+def _laws(event: Event, adjacency: Adjacency) -> tuple[list[tuple[Law, int]], ...]:
+    return laws({event: 1}, adjacency)
 
 
 def _bounded_range(length: float, betas: Array) -> Array:
