@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import logsumexp, ndtr
 
 from secfed.dp.contour.pairs import Array, Law
-from secfed.dp.likelihood import log_mixture
+from secfed.dp.likelihood import log_gaussian_mixture, log_mixture
 
 # Negative log of the quadrature error, and the most terms.
 _EXPONENT = 70.0
@@ -131,13 +131,18 @@ def _rest(scale: float, centers: Array, shares: Array, beta: float, side: str) -
     if not count * len(shares) <= _MOST_TERMS:
         return math.inf
     x = start + step * np.arange(count, dtype=np.float64)
-    above = _log_ratio(x, scale, centers, shares)
+    parts = list(zip(centers.tolist(), shares.tolist(), strict=True))
+
+    def log_ratio(x: Array) -> Array:
+        return log_gaussian_mixture(parts, scale, (x - 0.5) / scale**2)
+
+    above = log_ratio(x)
     if side == "remove":
         weight, ratio = np.zeros_like(x), above
     elif side == "add":
         weight, ratio = above, -above
     else:
-        weight = _log_ratio(-x, scale, centers, shares)
+        weight = log_ratio(-x)
         ratio = above - weight
     terms = weight - (x / scale) ** 2 / 2 + log_rest(beta, ratio)
     total = float(logsumexp(terms)) + math.log(step / (scale * math.sqrt(2 * math.pi)))
@@ -145,17 +150,6 @@ def _rest(scale: float, centers: Array, shares: Array, beta: float, side: str) -
     moved = float(shares[centers > 0].sum())
     missed = math.log(2) - _EXPONENT + np.logaddexp(total, math.log(2 + 2 * alpha * moved))
     return float(np.logaddexp(total, missed))
-
-
-def _log_ratio(x: Array, scale: float, centers: Array, shares: Array) -> Array:
-    """Return log u at x, accurate even where it is tiny."""
-    logs = centers[:, None] * (x - centers[:, None] / 2) / scale**2
-    rest = (shares[:, None] * np.expm1(np.minimum(logs, 30.0))).sum(axis=0)
-    far = (logs.max(axis=0) > 30) | (rest < -0.5)
-    rest[far] = 0.0
-    ratio = np.log1p(rest)
-    ratio[far] = logsumexp(logs[:, far] + np.log(shares)[:, None], axis=0)
-    return np.asarray(ratio)
 
 
 @lru_cache(maxsize=1024)

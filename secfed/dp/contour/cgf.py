@@ -49,6 +49,7 @@ class Cgf:
 
     def alone(self) -> "CgfRows":
         """Return it as a single row."""
+        # An empty composition has nothing beyond a cut.
         beyond = None if self.beyond is None else -np.inf
         nothing = Cgf(0.0, 0.0, 0.0, np.zeros(1, np.complex128), np.zeros(1), 0.0, beyond)
         return nothing.plus(self, np.ones(1))
@@ -126,6 +127,7 @@ def evaluate(
     whole = (-0.5 * gaussian * at**2).astype(np.complex128)
     error, error_below = np.zeros(len(at)), np.zeros(len(at))
     below, beyond, mass_below = whole.copy(), [-np.inf], 0.0
+    # Without a known tail bound, start from that of the Gaussian releases; sampled ones are added below.
     tail = float(whole.real[-1]) if known_tail is None else known_tail
     for laws in releases.laws:
         for found in grids(laws, order, top, tolerance, stretch=path.stretch, rows=2 * across + 4):

@@ -18,7 +18,7 @@ from secfed.dp.contour.moments import Moments, NoOrderError, Releases, chernoff
 from secfed.dp.contour.pairs import Law
 from secfed.dp.contour.path import ContourPath, Smallest, adapted, choose, frequencies, work
 from secfed.dp.contour.privacy_loss import Reals
-from secfed.dp.contour.sampled_gaussian import between, rare_guess, smooth
+from secfed.dp.contour.sampled_gaussian import GOAL, between, rare_guess, smooth
 from secfed.dp.contour.smoothed import Ends, Pairs, finite_goals
 
 Part = TypeVar("Part")
@@ -121,9 +121,14 @@ class GrowingSampled:
     extra: Releases
     bounds: Callable[[Releases, float, float], tuple[float, float]]
 
+    @property
+    def _goal(self) -> float:
+        """Target error relative to delta: without sampling, contours are short enough to be as exact as queries."""
+        return _GOAL if self.base.laws or self.extra.laws else GOAL
+
     def alone(self, count: float, log_delta: float) -> float:
         """Return an upper bound on epsilon at one count."""
-        return self.bounds(self.base.joined(self.extra, count), log_delta, _GOAL)[1]
+        return self.bounds(self.base.joined(self.extra, count), log_delta, self._goal)[1]
 
     def settled(self, counts: Reals, log_delta: Reals, floor: Reals) -> Reals:
         """Return 0 or the floor where total variation or Chernoff's bound shows that epsilon is at most that."""
@@ -162,16 +167,18 @@ class GrowingSampled:
                 at = least * float((guess / least) ** (np.log(counts[0] / before) / np.log(counts[-1] / before)))
             return Smallest(first, at, _PART * (_FINE * at + _TINY))
 
-        path = choose(last, moments, guess, end, _GOAL, doubtful=not known, smallest=smallest(guess))
+        path = choose(last, moments, guess, end, self._goal, doubtful=not known, smallest=smallest(guess))
         if path is None and not known:
-            # Near the sum of the releases' total variations, epsilon is often 0.
+            # The moments gave a poor guess, so find a better one. A smoothed contour also bounds epsilon. That may end
+            # the search where the other direction is worse, and where epsilon is often 0: near the sum of the releases'
+            # total variations. Elsewhere a closed form is cheaper.
             if floor > 0 or end > np.log(last.variation) - 2:
                 bounds = smooth(last, end, _ROUGH, (0.0, most))
                 guess, most = between(bounds), min(most, bounds[1])
                 yield Attempt(None, guess, most)
             else:
                 guess = min(rare_guess(last, end), most)
-            path = choose(last, moments, guess, end, _GOAL, smallest=smallest(guess))
+            path = choose(last, moments, guess, end, self._goal, smallest=smallest(guess))
         if path:
             yield Attempt(self._exact(counts, last, moments, path), guess, most)
         if not self.extra.gaussian:
@@ -186,9 +193,9 @@ class GrowingSampled:
     def _exact(self, counts: Reals, last: Releases, moments: Moments, path: ContourPath) -> Shared | None:
         """Evaluate both compositions on a contour, or return None if that is too much work."""
         needed = path.frequency * path.period / (2 * np.pi)
-        if not work(last, path, _GOAL) <= _MOST_WORK:
+        if not work(last, path, self._goal) <= _MOST_WORK:
             return None
-        tolerance, both = path.tolerance(_GOAL), (self.base, self.extra)
+        tolerance, both = path.tolerance(self._goal), (self.base, self.extra)
         (one, below_one), (two, below_two) = (
             evaluate(self.base, path, tolerance),
             evaluate(self.extra, path, tolerance / float(counts[-1])),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
-from secfed.dp.likelihood import log_mixture
+from secfed.dp.likelihood import log_gaussian_mixture, log_mixture
 from secfed.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -316,19 +316,7 @@ class MixtureLaw(NoiseLaw):
         super().__init__(scale, 1.0, direction, laplace=False)
 
     def _gain(self, w: Array) -> Array:
-        # Around the center c the density is e^{c w + c (1 - c) / (2 scale^2)} times that around 0.
-        logs = [(c * w + c * (1 - c) / (2 * self.scale**2), share) for c, share in self._parts]
-        rest, top = np.zeros_like(w), np.full_like(w, -math.inf)
-        for log, share in logs:
-            rest += share * np.expm1(np.minimum(log, 30.0))
-            np.maximum(top, log, out=top)
-        # Near 0 the logarithm of a sum would lose the difference from 1.
-        far = (top > 30) | (rest < -0.5)
-        gain = np.log1p(np.where(far, 0.0, rest))
-        if far.any():
-            total = sum(share * np.exp(log[far] - top[far]) for log, share in logs)
-            gain[far] = top[far] + np.log(total)
-        return np.asarray(gain)
+        return log_gaussian_mixture(self._parts, self.scale, w)
 
     def delta(self, epsilon: float) -> tuple[float, float]:
         """Return bounds on delta of one release at an epsilon of at least 0.

@@ -29,8 +29,8 @@ _KIND_WORK = 3e5
 _GUESSES, _KINDS = np.geomspace(1e-9, 1e3, 241), 8
 # Relative gap above which a smoothed contour is tried too.
 _WIDE = 1e-3
-# Ratio of known bounds between which it starts.
-_CLOSE_ENOUGH = 3.0
+# Known bounds are close together up to this ratio.
+_SIMILAR = 3.0
 # Its target relative gap, and the most by which capped losses may raise delta.
 _FINE_GAP = 1e-5
 _MOST_EXCESS = 1e-6
@@ -182,15 +182,17 @@ def smooth(
         releases: The composition.
         log_delta: Logarithm of delta.
         gap: Target relative gap.
-        known: Known bounds; the search starts from them if they are close together.
+        known: Known bounds; the search starts between them if they are close together.
     """
     most = known[1]
     found = capped(GaussianNoise.parts(releases), log_delta, most, min(gap / 10, _MOST_EXCESS))
     if found is None:
         return -np.inf, np.inf
-    middle = (known[0] + most) / 2
-    start = middle if known[0] > 0 and most <= _CLOSE_ENOUGH * known[0] else None
-    if start is None and gap < _WIDE:
+    start = None
+    if known[0] > 0 and most <= _SIMILAR * known[0]:
+        start = (known[0] + most) / 2
+    elif gap < _WIDE:
+        # A fine contour takes long, so start near the answer. A coarse one may start anywhere.
         start = min(max(rare_guess(releases, log_delta), known[0]), most)
     low, high = smoothed.epsilon_bounds(found.pairs, log_delta, gap, start, found.excess)
     return min(low, most), high
